@@ -1,0 +1,123 @@
+"""Similarity learning: train, index, calibrate, match, verify, evaluate.
+
+The names below are loaded when first used, so that `import likewise` costs next to nothing.
+"""
+
+import importlib
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from likewise import (
+        artifacts,
+        augment,
+        calibration,
+        data,
+        distances,
+        encoders,
+        evaluation,
+        index,
+        intervals,
+        losses,
+        masks,
+        matching,
+        metrics,
+        miners,
+        plots,
+        report,
+        samplers,
+        training,
+    )
+    from likewise.artifacts import ArtifactError, SimilarityModel, load
+    from likewise.calibration import (
+        Calibration,
+        at_least_precision,
+        at_least_recall,
+        at_most_false_accepts,
+        best_accuracy,
+        best_f1,
+        calibrate,
+        equal_error,
+    )
+    from likewise.encoders import encode
+    from likewise.index import Index, Neighbors
+    from likewise.intervals import Estimate
+    from likewise.matching import UNKNOWN, Matches, match
+    from likewise.training import History, fit
+
+__version__ = "0.1.0"
+
+__all__ = [
+    "UNKNOWN",
+    "ArtifactError",
+    "Calibration",
+    "Estimate",
+    "History",
+    "Index",
+    "Matches",
+    "Neighbors",
+    "SimilarityModel",
+    "artifacts",
+    "at_least_precision",
+    "at_least_recall",
+    "at_most_false_accepts",
+    "augment",
+    "best_accuracy",
+    "best_f1",
+    "calibrate",
+    "calibration",
+    "data",
+    "distances",
+    "encode",
+    "encoders",
+    "equal_error",
+    "evaluation",
+    "fit",
+    "index",
+    "intervals",
+    "load",
+    "losses",
+    "masks",
+    "match",
+    "matching",
+    "metrics",
+    "miners",
+    "plots",
+    "report",
+    "samplers",
+    "training",
+]
+
+_MODULE_OF = {  # the other names of __all__ are modules themselves
+    "UNKNOWN": "matching",
+    "ArtifactError": "artifacts",
+    "Calibration": "calibration",
+    "Estimate": "intervals",
+    "History": "training",
+    "Index": "index",
+    "Matches": "matching",
+    "Neighbors": "index",
+    "SimilarityModel": "artifacts",
+    "at_least_precision": "calibration",
+    "at_least_recall": "calibration",
+    "at_most_false_accepts": "calibration",
+    "best_accuracy": "calibration",
+    "best_f1": "calibration",
+    "calibrate": "calibration",
+    "encode": "encoders",
+    "equal_error": "calibration",
+    "fit": "training",
+    "load": "artifacts",
+    "match": "matching",
+}
+
+
+def __getattr__(name: str) -> Any:
+    if name in _MODULE_OF:
+        return getattr(importlib.import_module(f"likewise.{_MODULE_OF[name]}"), name)
+    if name in __all__:
+        return importlib.import_module(f"likewise.{name}")
+    raise AttributeError(f"module 'likewise' has no attribute {name!r}")
+
+
+def __dir__() -> list[str]:
+    return [*__all__, "__version__"]

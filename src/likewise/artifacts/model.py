@@ -1,0 +1,322 @@
+"""SimilarityModel: the parts that answer lookup, match and verify, and their saved folder."""
+
+import math
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor, nn
+
+from likewise import data as sources
+from likewise.artifacts import saving
+from likewise.artifacts.results import Evaluation, Verified
+from likewise.calibration import Calibration, Goal, best_f1, calibrate
+from likewise.data import fingerprints
+from likewise.distances import COSINE, Distance
+from likewise.encoders import encode
+from likewise.evaluation import (
+    evaluate_matching,
+    evaluate_retrieval,
+    evaluate_verification,
+)
+from likewise.index import Index, Neighbors
+from likewise.matching import Matches, decide, match
+
+PAIRS = "pairs"  # the rule of a calibration for verification
+
+Items = Any  # a tensor (n, ...), a dataset, or a sequence of image paths
+Progress = Callable[[int, int], None]
+
+
+class SimilarityModel:
+    """Everything that answers lookup, match and verify, kept together.
+
+    Each method is a few lines that call the parts; the parts are open and can be used alone.
+    Label codes inside are those of the index; a dataset brings class names of its own, and its
+    codes are translated by name.
+
+    Args:
+        encoder: any module from a batch of preprocessed items to embeddings (n, d).
+        distance: how embeddings are compared.
+        preprocess: what is done to items first, and how image files are read.
+        trained: the dataset that the encoder was trained on, if it is to be known again. Its
+            items are then left out of calibration and evaluation, where they would flatter.
+        origin: what the model was made from, as JSON can hold it; kept, not read.
+
+    Attributes:
+        index: the known items; open to `remove` and the rest.
+        calibrations: by rule; "pairs" is that of `verify`.
+        trained_on: names of the classes that the encoder was trained on.
+        trained_prints: `data.fingerprints` of the items that it was trained on.
+
+    Example:
+        >>> import likewise as lw
+        >>> digits = lw.data.load("digits", split="train")
+        >>> model = SimilarityModel(lw.encoders.MLPEncoder(digits.item_shape))
+        >>> ids = model.add(lw.data.sample_items(digits, per_class=5))
+        >>> model.lookup(lw.data.load("digits", split="test"), k=3).labels.shape
+        torch.Size([447, 3])
+    """
+
+    def __init__(
+        self,
+        encoder: nn.Module,
+        *,
+        distance: Distance = COSINE,
+        preprocess: sources.Preprocess | None = None,
+        trained: sources.Dataset | None = None,
+        origin: Mapping[str, Any] | None = None,
+    ) -> None:
+        self.encoder = encoder.eval()
+        self.distance = distance
+        self.preprocess = preprocess
+        self.origin = dict(origin or {})
+        self.index = Index(distance)
+        self.calibrations: dict[str, Calibration] = {}
+        self.trained_on: list[str] = []
+        self.trained_prints = torch.empty(0, dtype=torch.int64)
+        if trained is not None:
+            codes = torch.unique(trained.labels).tolist()
+            self.trained_on = [trained.class_names[code] for code in codes]
+            self.trained_prints = fingerprints(trained)
+
+    @property
+    def class_names(self) -> list[str]:
+        """The names that label codes stand for."""
+        return self.index.class_names
+
+    def embed(
+        self, items: Items, *, batch_size: int = 256, progress: Progress | None = None
+    ) -> Float[Tensor, "n d"]:
+        """Embeddings of items: a tensor (n, ...), a dataset, or a sequence of image paths."""
+        if isinstance(items, (str, Path)):
+            raise TypeError(f"items must be a list of paths, got one path. Use [{str(items)!r}].")
+        if isinstance(items, (list, tuple)):
+            if self.preprocess is None:
+                raise ValueError(
+                    "items must be a tensor or a dataset for a model without preprocess, got "
+                    "paths. Make the model with preprocess=data.Preprocess.fit(dataset)."
+                )
+            items = self.preprocess.read(items)
+        apply = None
+        if self.preprocess is not None:
+            apply = self.preprocess.apply
+            shape = tuple(items.shape[1:] if isinstance(items, Tensor) else items.item_shape)
+            if shape != tuple(self.preprocess.item_shape):
+                raise ValueError(
+                    f"items must have shape {tuple(self.preprocess.item_shape)}, which this model "
+                    f"was made for, got {shape}. Load them with image_size= and channels= to fit."
+                )
+        return encode(
+            self.encoder, items, batch_size=batch_size, preprocess=apply, progress=progress
+        )
+
+    def add(
+        self,
+        items: Items,
+        *,
+        ids: Any = None,
+        metadata: Sequence[Mapping[str, Any]] | None = None,
+        progress: Progress | None = None,
+    ) -> np.ndarray[Any, Any]:
+        """Embed items and put them into the index, with their labels if they are a dataset; ids."""
+        embeddings = self.embed(items, progress=progress)
+        facts = [{}] * len(embeddings) if metadata is None else metadata
+        if any("fingerprint" in fact for fact in facts):
+            raise ValueError(
+                "metadata must leave the name fingerprint free, got it in use. It is how an "
+                "indexed item is known again."
+            )
+        if not isinstance(items, (list, tuple)):
+            prints = fingerprints(items).tolist()
+            facts = [{**f, "fingerprint": p} for f, p in zip(facts, prints, strict=True)]
+        if not hasattr(items, "labels"):
+            return self.index.add(embeddings, ids=ids, metadata=facts)
+        if not len(self.index):
+            # Codes then follow the data's own order, in which tables and plots are read.
+            used = torch.unique(items.labels).tolist()
+            names = [items.class_names[code] for code in used]
+            self.index = Index(self.distance, class_names=names)
+        labels = [items.class_names[code] for code in items.labels.tolist()]
+        return self.index.add(embeddings, labels=labels, ids=ids, metadata=facts)
+
+    def lookup(self, items: Items, *, k: int = 5) -> Neighbors:
+        """The k nearest indexed items of each item."""
+        return self.index.lookup(self.embed(items), k=k)
+
+    def calibrate(
+        self,
+        data: sources.Dataset,
+        *,
+        goal: Goal = best_f1,
+        rule: str = "nearest",
+        k: int = 1,
+        per_item: float = 10.0,
+        seed: int = 0,
+        progress: Progress | None = None,
+    ) -> Calibration:
+        """Choose and keep the threshold for a matching rule, or with rule="pairs" for `verify`.
+
+        For matching every item is looked up, and "same" is whether the rule gives its own label.
+        For verification pairs are drawn from the data, half same, half different. Items that
+        are in the index themselves, or that the encoder was trained on, are left out.
+
+        Args:
+            data: a labelled dataset.
+            goal: what to choose for, such as `likewise.at_most_false_accepts(0.001)`.
+            rule: "pairs", or a rule of `likewise.matching`, such as "nearest" or "majority".
+            k: how many neighbours decide, for matching.
+            per_item: pairs drawn per item, for verification.
+            seed: of the pairs.
+            progress: called as progress(done, total) while embedding.
+
+        Raises:
+            ValueError: nothing is left to calibrate on, or the goal cannot be reached.
+        """
+        new = self.new_items(data)
+        if rule == PAIRS:
+            distances, same, _ = self._drawn_pairs(new, per_item, seed, progress)
+            chosen = calibrate(distances, same, goal=goal, rule=PAIRS)
+        else:
+            found = self.index.lookup(self.embed(new, progress=progress), k=k)
+            labels, nearest = decide(found, rule)
+            truth = _translated(new, self.class_names)
+            known = (truth >= 0) & torch.isin(truth, self.index.labels)
+            same = (labels == truth) & known
+            chosen = calibrate(nearest, same, goal=goal, known=known, rule=rule, k=k)
+        self.calibrations[rule] = chosen
+        return chosen
+
+    def match(
+        self,
+        items: Items,
+        *,
+        threshold: float | None = None,
+        rule: str = "nearest",
+        k: int = 1,
+        progress: Progress | None = None,
+    ) -> Matches:
+        """Which class each item is, or UNKNOWN, by a threshold or else by the calibration.
+
+        Args:
+            items: a tensor (n, ...), a dataset, or a sequence of image paths.
+            threshold: used instead of the calibration.
+            rule: how neighbours decide.
+            k: how many decide under a threshold; a calibration brings its own.
+            progress: called as progress(done, total) while embedding.
+        """
+        bound = self._bound(rule, threshold)
+        if isinstance(bound, Calibration) and bound.k is not None:
+            k = bound.k
+        found = self.index.lookup(self.embed(items, progress=progress), k=k)
+        return match(found, bound, rule=rule)
+
+    def verify(self, a: Items, b: Items, *, threshold: float | None = None) -> Verified:
+        """Whether a[i] and b[i] are the same, by a threshold or else by the calibration."""
+        bound = self._bound(PAIRS, threshold)
+        limit = bound.threshold if isinstance(bound, Calibration) else bound
+        distances = self.distance.paired(self.embed(a), self.embed(b))
+        # In float64: comparing float32 with a number would first round that number to float32.
+        return Verified(distances, distances.double() <= limit, limit)
+
+    def evaluate(
+        self,
+        data: sources.Dataset,
+        *,
+        rule: str = "nearest",
+        per_item: float = 10.0,
+        seed: int = 0,
+        progress: Progress | None = None,
+    ) -> Evaluation:
+        """Matching against the index, verification of drawn pairs, retrieval among the items.
+
+        Items that are in the index themselves, or that the encoder was trained on, are left out
+        and counted.
+
+        Args:
+            data: a labelled dataset; none of it used in calibration, if the numbers are to speak
+                for new items.
+            rule: the matching rule; calibrated before, if anything is indexed.
+            per_item: pairs drawn per item, for verification.
+            seed: of the pairs.
+            progress: called as progress(done, total) while embedding.
+        """
+        new = self.new_items(data)
+        names = list(dict.fromkeys([*self.class_names, *data.class_names]))
+        truth = _translated(new, names)
+        matching = matches = None
+        if len(self.index):
+            matches = self.match(new, rule=rule, progress=progress)
+            matching = evaluate_matching(
+                matches,
+                truth,
+                indexed_classes=sorted(set(self.index.labels.tolist()) - {-1}),
+                seen_classes=[names.index(name) for name in self.trained_on if name in names],
+                class_names=names,
+            )
+        distances, same, pairs = self._drawn_pairs(new, per_item, seed, progress)
+        calibrated = self.calibrations.get(PAIRS)
+        verification = evaluate_verification(
+            distances,
+            same,
+            threshold=None if calibrated is None else calibrated.threshold,
+            items=pairs,
+        )
+        retrieval = evaluate_retrieval(
+            self.embed(new, progress=progress),
+            truth,
+            distance=self.distance,
+            ks=tuple(k for k in (1, 5, 10) if k < len(new)),
+        )
+        left_out = len(data) - len(new)
+        return Evaluation(len(new), left_out, matching, matches, verification, retrieval)
+
+    def new_items(self, data: sources.Dataset) -> sources.Dataset:
+        """The items of a dataset that are neither in the index nor were trained on.
+
+        Raises:
+            ValueError: there are none.
+        """
+        stored = self.index.metadata(self.index.ids)
+        indexed = torch.tensor([f["fingerprint"] for f in stored if "fingerprint" in f]).long()
+        new = ~torch.isin(fingerprints(data), torch.cat([indexed, self.trained_prints]))
+        if not bool(new.any()):
+            raise ValueError(
+                f"data must hold items that are neither indexed nor trained on, got {len(data)} "
+                "that all are. Keep some aside."
+            )
+        return data if bool(new.all()) else sources.Subset(data, new.nonzero().flatten())
+
+    def save(self, path: str | Path) -> Path:
+        """Write the model into a folder, all or nothing; the folder. See `likewise.load`."""
+        return saving.save(self, path)
+
+    def _bound(self, rule: str, threshold: float | None) -> float | Calibration:
+        if threshold is not None:
+            if math.isnan(threshold):
+                raise ValueError("threshold must be a number, got nan.")
+            return float(threshold)
+        if rule not in self.calibrations:
+            made = ", ".join(sorted(self.calibrations)) or "no calibration"
+            raise ValueError(
+                f"model must be calibrated for {rule}, got {made}. "
+                f'Use calibrate(data, rule="{rule}"), or give a threshold.'
+            )
+        return self.calibrations[rule]
+
+    def _drawn_pairs(
+        self, data: sources.Dataset, per_item: float, seed: int, progress: Progress | None
+    ) -> tuple[Tensor, Tensor, Tensor]:
+        drawn = sources.PairDataset(data, per_item=per_item, seed=seed)
+        embeddings = self.embed(data, progress=progress)
+        left, right = drawn.pairs.T
+        return self.distance.paired(embeddings[left], embeddings[right]), drawn.same, drawn.pairs
+
+
+def _translated(data: sources.Dataset, names: Sequence[str]) -> Int[Tensor, " n"]:
+    position = {name: code for code, name in enumerate(names)}
+    codes = torch.tensor([position.get(name, -1) for name in data.class_names])
+    return codes[data.labels]

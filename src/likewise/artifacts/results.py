@@ -1,0 +1,41 @@
+"""What a model answers to `verify` and `evaluate`."""
+
+from dataclasses import dataclass
+from typing import Any
+
+from jaxtyping import Bool, Float
+from torch import Tensor
+
+from likewise.evaluation import MatchingResult, RetrievalResult, VerificationResult
+from likewise.matching import Matches
+
+
+@dataclass(frozen=True, eq=False)
+class Verified:
+    """Whether each pair is the same: distance <= threshold."""
+
+    distances: Float[Tensor, " p"]
+    same: Bool[Tensor, " p"]
+    threshold: float
+
+
+@dataclass(frozen=True, eq=False)
+class Evaluation:
+    """What `SimilarityModel.evaluate` found on `items` items; matching is None without an index."""
+
+    items: int
+    left_out: int  # items that are indexed or were trained on
+    matching: MatchingResult | None
+    matches: Matches | None
+    verification: VerificationResult
+    retrieval: RetrievalResult
+
+    def to_dict(self) -> dict[str, Any]:
+        """All numbers, ready for JSON."""
+        return {
+            "items": self.items,
+            "left_out": self.left_out,
+            "matching": None if self.matching is None else self.matching.to_dict(),
+            "verification": self.verification.to_dict(),
+            "retrieval": self.retrieval.to_dict(),
+        }

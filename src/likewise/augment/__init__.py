@@ -1,0 +1,6 @@
+"""Random changes to images that keep their class, and fixed ones that make new classes."""
+
+from likewise.augment.classes import MadeClasses, make_flipped_classes, make_rotated_classes
+from likewise.augment.images import Augment, views
+
+__all__ = ["Augment", "MadeClasses", "make_flipped_classes", "make_rotated_classes", "views"]

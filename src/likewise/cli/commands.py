@@ -1,0 +1,332 @@
+"""The commands of `likewise` and their options."""
+
+import sys
+from pathlib import Path
+from typing import Annotated, Any, Optional
+
+import typer
+
+from likewise.cli import console
+
+# Nothing heavy is imported up here: `likewise --help` must not wait for torch.
+app = typer.Typer(
+    name="likewise",
+    help="Learn from labelled examples what 'the same' means; then look up, match and verify.",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    context_settings={"help_option_names": ["-h", "--help"]},
+)
+
+Model = Annotated[str, typer.Argument(metavar="MODEL", help="Folder of a saved model.")]
+Data = Annotated[
+    str,
+    typer.Argument(
+        metavar="DATA",
+        help="digits, mnist, fashion-mnist, a folder of class folders, a folder of idx files, "
+        "a .csv, or an .npz with x and y.",
+    ),
+]
+Split = Annotated[
+    Optional[str],  # noqa: UP045  typer reads this at run time
+    typer.Option(help="train, test or all, where the data has parts."),
+]
+Json = Annotated[bool, typer.Option("--json", help="One JSON document on standard output.")]
+Seed = Annotated[int, typer.Option(help="Of everything drawn at random.")]
+Device = Annotated[
+    Optional[str],  # noqa: UP045
+    typer.Option(help="cpu or cuda; the best there is if left out."),
+]
+
+
+def main() -> None:
+    """Run the command line and exit: 0 done, 2 the caller's mistake, 1 a fault of ours."""
+    try:
+        status = app(standalone_mode=False)
+    except (KeyboardInterrupt, typer.Abort):
+        console.say("likewise: stopped.")
+        status = 130
+    except Exception as error:
+        if hasattr(error, "format_message"):  # click's own words about options
+            console.say(f"likewise: {error.format_message()}")
+            status = console.CALLERS_MISTAKE
+        else:
+            status = console.exit_status(error)
+    sys.exit(status if isinstance(status, int) else 0)
+
+
+@app.command()
+def demo(
+    out: Annotated[Path, typer.Option(help="Folder for the model and report.html.")] = Path("out"),
+    seed: Seed = 0,
+    device: Device = None,
+    as_json: Json = False,
+) -> None:
+    """The whole journey on bundled digits: train, index, calibrate, match, verify, evaluate."""
+    from likewise.cli import demonstration
+
+    result, lines = demonstration.run(out, seed=seed, device=device)
+    console.finish(result, lines, as_json=as_json)
+
+
+@app.command()
+def train(
+    source: Data,
+    out: Annotated[Path, typer.Option(help="Folder for the model.")],
+    split: Split = None,
+    hold_out_classes: Annotated[
+        Optional[str],  # noqa: UP045
+        typer.Option(help="Classes not to train on: names separated by commas, or e.g. 40%."),
+    ] = None,
+    keep_aside: Annotated[
+        float, typer.Option(help="Share of each class not trained on, for calibration.")
+    ] = 0.1,
+    loss: Annotated[
+        str, typer.Option(help="multi-similarity, triplet, contrastive or softmax.")
+    ] = "multi-similarity",
+    distance: Annotated[
+        str,
+        typer.Option(help="cosine, euclidean, squared_euclidean, manhattan, inner_product or snr."),
+    ] = "cosine",
+    margin: Annotated[
+        Optional[float],  # noqa: UP045
+        typer.Option(help="Of the triplet or contrastive loss."),
+    ] = None,
+    embedding_dim: Annotated[int, typer.Option(help="Numbers per embedding.")] = 64,
+    epochs: int = 10,
+    batches: Annotated[
+        Optional[int],  # noqa: UP045
+        typer.Option(help="Per epoch; about one pass over the data if left out."),
+    ] = None,
+    classes_per_batch: Annotated[Optional[int], typer.Option(help="P of P × K.")] = None,  # noqa: UP045
+    items_per_class: Annotated[Optional[int], typer.Option(help="K of P × K.")] = None,  # noqa: UP045
+    learning_rate: float = 1e-3,
+    made_classes: Annotated[
+        str, typer.Option(help="New classes from old: none, turned, mirrored or both.")
+    ] = "none",
+    augment: Annotated[bool, typer.Option(help="Turn, shift and scale images a little.")] = True,
+    image_size: Annotated[Optional[int], typer.Option(help="Resize images to this side.")] = None,  # noqa: UP045
+    channels: Annotated[Optional[int], typer.Option(help="1 for grey, 3 for colour.")] = None,  # noqa: UP045
+    workers: Annotated[int, typer.Option(help="Processes that read data.")] = 0,
+    precision: Annotated[str, typer.Option(help="float32, bfloat16 or float16.")] = "float32",
+    seed: Seed = 0,
+    device: Device = None,
+    as_json: Json = False,
+) -> None:
+    """Train an encoder and save it as a new model, with nothing indexed yet."""
+    from likewise.artifacts.folders import check_target
+    from likewise.cli import journeys
+
+    check_target(out)  # before the work rather than after it
+    model = journeys.train(
+        source,
+        split=split,
+        image_size=image_size,
+        channels=channels,
+        hold_out_classes=hold_out_classes,
+        keep_aside=keep_aside,
+        loss=loss,
+        distance=distance,
+        margin=margin,
+        embedding_dim=embedding_dim,
+        epochs=epochs,
+        batches=batches,
+        classes_per_batch=classes_per_batch,
+        items_per_class=items_per_class,
+        learning_rate=learning_rate,
+        made_classes=made_classes,
+        augmented=augment,
+        workers=workers,
+        precision=precision,
+        device=device,
+        seed=seed,
+    )
+    folder = model.save(out)
+    history = model.origin["history"]
+    seconds = sum(record["seconds"] for record in history)
+    lines = [
+        f"trained on {model.origin['items']} items of {len(model.trained_on)} classes, "
+        f"{len(history)} epochs in {seconds:.1f} s",
+        f"model saved in {folder}; next: likewise index {folder} {source} --per-class 20",
+    ]
+    result = {"model": str(folder), "trained_on": model.trained_on, "history": history}
+    console.finish(result, lines, as_json=as_json)
+
+
+@app.command()
+def index(
+    model: Model,
+    source: Data,
+    per_class: Annotated[
+        Optional[int],  # noqa: UP045
+        typer.Option(help="So many examples of each class, drawn by seed; all if left out."),
+    ] = None,
+    split: Split = None,
+    seed: Seed = 0,
+    device: Device = None,
+    as_json: Json = False,
+) -> None:
+    """Add examples of known things to the model's index."""
+    from likewise.cli import journeys
+
+    loaded = journeys.open_model(model, device)
+    added = journeys.index(loaded, source, split, per_class, seed)
+    loaded.save(model)
+    lines = [f"added {added} items; the index holds {len(loaded.index)}"]
+    if loaded.calibrations:
+        lines.append("thresholds were calibrated before: calibrate again")
+    console.finish({"added": added, "indexed": len(loaded.index)}, lines, as_json=as_json)
+
+
+@app.command()
+def calibrate(
+    model: Model,
+    source: Data,
+    goal: Annotated[
+        str, typer.Option(help="f1, accuracy, equal-error, far=0.001, precision=0.99, recall=0.95.")
+    ] = "f1",
+    rule: Annotated[
+        Optional[str],  # noqa: UP045
+        typer.Option(help="nearest, majority, … or pairs; nearest and pairs if left out."),
+    ] = None,
+    k: Annotated[int, typer.Option("-k", help="Neighbours that decide a match.")] = 1,
+    split: Split = None,
+    seed: Seed = 0,
+    device: Device = None,
+    as_json: Json = False,
+) -> None:
+    """Choose thresholds from items with known labels that were neither trained on nor indexed."""
+    from likewise.cli import journeys
+
+    loaded = journeys.open_model(model, device)
+    made = journeys.calibrate(loaded, source, split=split, goal=goal, rule=rule, k=k, seed=seed)
+    loaded.save(model)
+    lines = [
+        f"{each.rule}: accept at distance <= {each.threshold:.4g} "
+        f"(F1 {each.f1:.4f}, true accepts {each.true_accept_rate:.4f}, "
+        f"false accepts {each.false_accept_rate:.4f}, "
+        f"on {each.same_total} same and {each.different_total} different)"
+        for each in made
+    ]
+    console.finish({each.rule: each.to_dict() for each in made}, lines, as_json=as_json)
+
+
+@app.command()
+def lookup(
+    model: Model,
+    sources: Annotated[
+        list[str], typer.Argument(metavar="FILE…", help="Image files, or one DATA.")
+    ],
+    k: Annotated[int, typer.Option("-k", help="Neighbours of each.")] = 5,
+    split: Split = None,
+    seed: Seed = 0,
+    device: Device = None,
+    as_json: Json = False,
+) -> None:
+    """The k indexed items that are most like each given one."""
+    from likewise.cli import answers, journeys
+
+    loaded = journeys.open_model(model, device)
+    items, names = journeys.queries(loaded, sources, split)
+    found = loaded.lookup(items, k=k)
+    console.finish(*answers.neighbors(loaded, found, names), as_json=as_json)
+
+
+@app.command()
+def match(
+    model: Model,
+    sources: Annotated[
+        list[str], typer.Argument(metavar="FILE…|DATA", help="Image files, or one DATA.")
+    ],
+    rule: Annotated[str, typer.Option(help="The matching rule, calibrated before.")] = "nearest",
+    threshold: Annotated[
+        Optional[float],  # noqa: UP045
+        typer.Option(help="Used instead of the calibrated one."),
+    ] = None,
+    k: Annotated[int, typer.Option("-k", help="Neighbours, with --threshold.")] = 1,
+    split: Split = None,
+    seed: Seed = 0,
+    device: Device = None,
+    as_json: Json = False,
+) -> None:
+    """Which known class each item is, or that it is unknown."""
+    from likewise.cli import answers, journeys
+
+    loaded = journeys.open_model(model, device)
+    items, names = journeys.queries(loaded, sources, split)
+    with console.progress("matching") as show:
+        decided = loaded.match(items, threshold=threshold, rule=rule, k=k, progress=show)
+    console.finish(*answers.matches(loaded, decided, names, items), as_json=as_json)
+
+
+@app.command()
+def verify(
+    model: Model,
+    files: Annotated[
+        Optional[list[str]],  # noqa: UP045
+        typer.Argument(metavar="FILE_A FILE_B", help="Two images."),
+    ] = None,
+    pairs: Annotated[
+        Optional[Path],  # noqa: UP045
+        typer.Option(help="A .csv with columns a, b and perhaps same (1 or 0)."),
+    ] = None,
+    threshold: Annotated[
+        Optional[float],  # noqa: UP045
+        typer.Option(help="Used instead of the calibrated one."),
+    ] = None,
+    seed: Seed = 0,
+    device: Device = None,
+    as_json: Json = False,
+) -> None:
+    """Whether two images, or each pair of a table, are the same."""
+    from likewise.cli import answers, journeys
+
+    loaded = journeys.open_model(model, device)
+    left, right, same = answers.read_pairs(files or [], pairs)
+    decided = loaded.verify(left, right, threshold=threshold)
+    console.finish(*answers.verdicts(decided, left, right, same), as_json=as_json)
+
+
+@app.command()
+def evaluate(
+    model: Model,
+    source: Data,
+    report: Annotated[
+        Optional[Path],  # noqa: UP045
+        typer.Option(help="Also write a page with all numbers and pictures."),
+    ] = None,
+    rule: Annotated[str, typer.Option(help="The matching rule, calibrated before.")] = "nearest",
+    split: Split = None,
+    seed: Seed = 0,
+    device: Device = None,
+    as_json: Json = False,
+) -> None:
+    """Judge matching, verification and retrieval on labelled items, with intervals."""
+    from likewise.cli import answers, journeys
+
+    if report is not None:
+        from likewise._checks import check_exists
+
+        check_exists("folder of report", report.parent)
+    loaded = journeys.open_model(model, device)
+    examples = journeys.open_fitting(loaded, source, split, "test")
+    with console.progress("evaluating") as show:
+        found = loaded.evaluate(examples, rule=rule, seed=seed, progress=show)
+    result: dict[str, Any] = found.to_dict()
+    lines = answers.evaluation_lines(found)
+    if report is not None:
+        from likewise.cli import pages
+
+        title = f"{Path(model).name} on {source}"
+        page = pages.evaluation_page(report, loaded, examples, found, title=title, source=source)
+        result["report"] = str(page)
+        lines.append(f"report: {page}")
+    console.finish(result, lines, as_json=as_json)
+
+
+@app.command()
+def info(model: Model, seed: Seed = 0, device: Device = None, as_json: Json = False) -> None:
+    """What a saved model is made of."""
+    from likewise.cli import answers, journeys
+
+    console.finish(*answers.summary(journeys.open_model(model, device)), as_json=as_json)

@@ -1,0 +1,71 @@
+"""`likewise demo`: the whole journey on the digits that come with scikit-learn."""
+
+import time
+from pathlib import Path
+from typing import Any
+
+import likewise as lw
+from likewise.cli import console, journeys, pages
+
+HELD_OUT = "0,4,5,8"  # digits that the encoder never sees
+PER_CLASS = 10  # examples of every digit in the index
+
+
+def run(out: Path, *, seed: int = 0, device: str | None = None) -> tuple[dict[str, Any], list[str]]:
+    """Train on six of ten digits, index a few of all, calibrate, match, verify, report."""
+    started = time.perf_counter()
+    console.say(
+        f"train: six digits, turned and mirrored ones as more classes; {HELD_OUT} are held out"
+    )
+    model = journeys.train(
+        "digits",
+        hold_out_classes=HELD_OUT,
+        keep_aside=0.3,
+        epochs=15,
+        made_classes="both",
+        device=device,
+        seed=seed,
+    )
+    indexed = journeys.index(model, "digits", None, PER_CLASS, seed)
+    console.say(f"index: {PER_CLASS} examples of each of the ten digits")
+    thresholds = journeys.calibrate(
+        model, "digits", split=None, goal="f1", rule=None, k=1, seed=seed
+    )
+    console.say("calibrate: on training images that were neither trained on nor indexed")
+    model.save(out / "model")
+    reloaded = lw.load(out / "model")
+    test = lw.data.load("digits", split="test")
+    console.say(f"match and verify: {len(test)} test images, with the model loaded again")
+    found = reloaded.evaluate(test, seed=seed)
+    page = pages.evaluation_page(
+        out / "report.html",
+        reloaded,
+        test,
+        found,
+        title="Digits, four of ten never seen in training",
+        source="digits, test part",
+    )
+    matching = found.matching
+    if matching is None:
+        raise RuntimeError("the index is empty after indexing")
+    seconds = time.perf_counter() - started
+    by_rule = {made.rule: made.threshold for made in thresholds}
+    lines = [
+        f"accuracy on digits seen in training     {matching.accuracy_seen}",
+        f"accuracy on digits never seen           {matching.accuracy_unseen}",
+        f"answered unknown                        {matching.unknown_share}",
+        f"threshold for matching                  {by_rule['nearest']:.4f}",
+        f"verifying pairs: equal error rate       {found.verification.equal_error_rate}",
+        f"threshold for verifying                 {by_rule['pairs']:.4f}",
+        f"{indexed} items indexed, {found.items} matched, {seconds:.0f} s in all",
+        f"report: {page}",
+    ]
+    result = {
+        "model": str(out / "model"),
+        "report": str(page),
+        "thresholds": by_rule,
+        "indexed": indexed,
+        "seconds": seconds,
+        **found.to_dict(),
+    }
+    return result, lines

@@ -1,0 +1,288 @@
+"""What the commands do, one function each, from arguments to plain results."""
+
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+
+import likewise as lw
+from likewise import augment, calibration, data, distances, encoders, losses, training
+from likewise._checks import check_choice, check_rate
+from likewise.artifacts import SimilarityModel
+from likewise.cli import console
+from likewise.data.images import is_image_name
+
+LOSSES: dict[str, Callable[..., torch.nn.Module]] = {
+    "contrastive": losses.ContrastiveLoss,
+    "multi-similarity": losses.MultiSimilarityLoss,
+    "softmax": losses.SoftmaxLoss,
+    "triplet": losses.TripletLoss,
+}
+MADE_CLASSES = ("none", "turned", "mirrored", "both")
+CENTERS = {  # the distance that separates: 60° between unit vectors, as in the paper
+    "cosine": 0.5,
+    "euclidean": 1.0,
+    "squared_euclidean": 1.0,
+    "inner_product": -0.5,
+}
+LARGEST_MAP = 8  # pixels on a side that are left before the dense layer
+
+
+def open_data(
+    source: str,
+    split: str | None,
+    default_split: str,
+    *,
+    image_size: int | tuple[int, int] | None = None,
+    channels: int | None = None,
+) -> data.Dataset:
+    """The part of a source that a command reads: as asked, else the usual one if it has parts."""
+    if split is None and data.has_splits(source):
+        split = default_split
+    part = None if split == "all" else split
+    return data.load(source, split=part, image_size=image_size, channels=channels)
+
+
+def open_model(path: str, device: str | None) -> SimilarityModel:
+    """A saved model with its encoder on the device asked for."""
+    model = lw.load(path)
+    model.encoder.to(chosen_device(device))
+    return model
+
+
+def open_fitting(model: SimilarityModel, source: str, split: str | None, default: str) -> Any:
+    """Data read the way that the model's items are."""
+    shape = () if model.preprocess is None else model.preprocess.item_shape
+    if len(shape) != 3:
+        return open_data(source, split, default)
+    channels, height, width = shape
+    return open_data(source, split, default, image_size=(height, width), channels=channels)
+
+
+def chosen_device(device: str | None) -> str:
+    """The device by its name, or the best there is."""
+    cuda = torch.cuda.is_available()
+    if device is None:
+        return "cuda" if cuda else "cpu"
+    check_choice("device", device, ("cpu", "cuda"))
+    if device == "cuda" and not cuda:
+        raise ValueError("device must be one this machine has, got 'cuda'. Use --device cpu.")
+    return device
+
+
+def train(
+    source: str,
+    *,
+    split: str | None = None,
+    image_size: int | None = None,
+    channels: int | None = None,
+    hold_out_classes: str | None = None,
+    keep_aside: float = 0.1,
+    loss: str = "multi-similarity",
+    distance: str = "cosine",
+    margin: float | None = None,
+    embedding_dim: int = 64,
+    epochs: int = 10,
+    batches: int | None = None,
+    classes_per_batch: int | None = None,
+    items_per_class: int | None = None,
+    learning_rate: float = 1e-3,
+    made_classes: str = "none",
+    augmented: bool = True,
+    workers: int = 0,
+    precision: str = "float32",
+    device: str | None = None,
+    seed: int = 0,
+) -> SimilarityModel:
+    """A model trained on the source, nothing indexed or calibrated yet."""
+    check_choice("loss", loss, LOSSES)
+    check_choice("made_classes", made_classes, MADE_CLASSES)
+    check_rate("keep_aside", keep_aside)
+    compare = distances.by_name(distance)
+    whole = open_data(source, split, "train", image_size=image_size, channels=channels)
+    data.check_trainable(whole)
+    kept = _without(whole, hold_out_classes, seed)
+    data.check_trainable(kept)
+    if keep_aside > 0:
+        kept, _ = data.split_items(kept, [1 - keep_aside, keep_aside], seed=seed)
+        data.check_trainable(kept)
+    seen = _with_made_classes(kept, made_classes)
+    torch.manual_seed(seed)
+    encoder = _encoder(whole.item_shape, embedding_dim)
+    criterion = _loss(loss, margin, compare, embedding_dim, len(seen.class_names))
+    preprocess = data.Preprocess.fit(kept, seed=seed)
+    views = augment.Augment() if augmented and _is_photo(whole.item_shape) else None
+    with console.progress("training") as show:
+        history = training.fit(
+            encoder,
+            criterion,
+            seen,
+            epochs=epochs,
+            batches=batches,
+            classes_per_batch=classes_per_batch,
+            items_per_class=items_per_class,
+            learning_rate=learning_rate,
+            preprocess=preprocess.apply,
+            augment=views,
+            callbacks=[_tell_epoch],
+            progress=lambda epoch, batch, all_: show((epoch - 1) * all_ + batch, epochs * all_),
+            workers=workers,
+            device=device,
+            precision=precision,
+            seed=seed,
+        )
+    origin = {
+        "data": str(source),
+        "loss": loss,
+        "epochs": epochs,
+        "seed": seed,
+        "made_classes": made_classes,
+        "hold_out_classes": hold_out_classes,
+        "keep_aside": keep_aside,
+        "items": len(kept),
+        "history": history.records,
+    }
+    return SimilarityModel(
+        encoder, distance=compare, preprocess=preprocess, trained=kept, origin=origin
+    )
+
+
+def index(
+    model: SimilarityModel, source: str, split: str | None, per_class: int | None, seed: int
+) -> int:
+    """Add examples to the model's index, with where each came from; how many."""
+    examples = open_fitting(model, source, split, "train")
+    if per_class is not None:
+        examples = data.sample_items(examples, per_class=per_class, seed=seed)
+    with console.progress("indexing") as show:
+        return len(model.add(examples, metadata=_whereabouts(examples, source), progress=show))
+
+
+def calibrate(
+    model: SimilarityModel,
+    source: str,
+    *,
+    split: str | None,
+    goal: str,
+    rule: str | None,
+    k: int,
+    seed: int,
+) -> list[calibration.Calibration]:
+    """Calibrate for one rule, or for matching (if anything is indexed) and for verification."""
+    chosen = calibration.parse_goal(goal)
+    examples = open_fitting(model, source, split, "train")
+    rules = [rule] if rule else (["nearest"] if len(model.index) else []) + ["pairs"]
+    made = []
+    for each in rules:
+        with console.progress(f"calibrating {each}") as show:
+            made.append(
+                model.calibrate(examples, goal=chosen, rule=each, k=k, seed=seed, progress=show)
+            )
+    return made
+
+
+def queries(model: SimilarityModel, sources: Sequence[str], split: str | None) -> tuple[Any, Any]:
+    """The items to ask about, from image files or one source of data, and a name for each."""
+    if all(is_image_name(source) for source in sources):
+        if model.preprocess is None:
+            raise ValueError("model must have a preprocess to read image files, got one without.")
+        return model.preprocess.read(sources), list(sources)
+    if len(sources) > 1:
+        raise ValueError(
+            f"FILE must be image files, or one source of data, got {' '.join(sources)}."
+        )
+    examples = open_fitting(model, sources[0], split, "test")
+    return examples, paths_of(examples) or [f"item {number}" for number in range(len(examples))]
+
+
+def _without(whole: data.Dataset, held_out: str | None, seed: int) -> data.Dataset:
+    if held_out is None:
+        return whole
+    present = [whole.class_names[code] for code in torch.unique(whole.labels).tolist()]
+    if held_out.endswith("%"):
+        try:
+            count = round(len(present) * float(held_out[:-1]) / 100)
+        except ValueError:
+            count = -1
+        if not 0 < count < len(present):
+            raise ValueError(
+                f"hold_out_classes must leave some of {len(present)} classes and hold out some, "
+                f"got {held_out!r}. Write e.g. 40%, or names separated by commas."
+            )
+        kept, _ = data.split_by_class(whole, [len(present) - count, count], seed=seed)
+        return kept
+    names = [name.strip() for name in held_out.split(",")]
+    data.choose_classes(whole, names)  # refuses names that are not there
+    return data.choose_classes(whole, [name for name in present if name not in names])
+
+
+def _with_made_classes(kept: data.Dataset, made: str) -> Any:
+    if made in ("mirrored", "both"):
+        kept = augment.make_flipped_classes(kept)
+    if made in ("turned", "both"):
+        kept = augment.make_rotated_classes(kept)
+    return kept
+
+
+def _is_photo(shape: Sequence[int]) -> bool:
+    # On a handful of pixels turning and shifting would blur away what there is.
+    return len(shape) == 3 and min(shape[1:]) >= 16
+
+
+def _encoder(shape: Sequence[int], embedding_dim: int) -> torch.nn.Module:
+    if len(shape) != 3:
+        return encoders.MLPEncoder(shape, embedding_dim=embedding_dim)
+    layers: list[Any] = []
+    side, width = min(shape[1:]), 32
+    while True:
+        layers.append(width)
+        if side < LARGEST_MAP:
+            break
+        layers.append("pool")
+        side, width = side // 2, min(2 * width, 128)
+    return encoders.ConvEncoder(shape, layers=layers, embedding_dim=embedding_dim)
+
+
+def _loss(
+    name: str, margin: float | None, distance: distances.Distance, dim: int, class_count: int
+) -> torch.nn.Module:
+    if name == "softmax":
+        return LOSSES[name](dim, class_count)
+    options: dict[str, Any] = {"distance": distance}
+    if name == "multi-similarity":
+        if margin is not None:
+            raise ValueError(
+                f"margin must be left out for multi-similarity, got {margin}. It has none."
+            )
+        if distance.name not in CENTERS:
+            raise ValueError(
+                f"distance must be one of {', '.join(CENTERS)} for multi-similarity, got "
+                f"{distance.name}. Use another loss with it."
+            )
+        options["center"] = CENTERS[distance.name]
+    elif margin is not None:
+        options["margin"] = margin
+    return LOSSES[name](**options)
+
+
+def _tell_epoch(record: dict[str, float], encoder: torch.nn.Module) -> None:
+    told = [
+        f"{name} {record[name]:.4g}"
+        for name in ("loss", "active", "accuracy", "positive_distance", "negative_distance")
+        if name in record
+    ]
+    console.say(f"epoch {record['epoch']:.0f}: {', '.join(told)} ({record['seconds']:.1f} s)")
+
+
+def _whereabouts(examples: Any, source: str) -> list[dict[str, Any]]:
+    paths = paths_of(examples)
+    return [{"path": path} for path in paths] or [{"source": str(source)}] * len(examples)
+
+
+def paths_of(examples: Any) -> list[str]:
+    """The file of each item, absolute; empty if items come from no files of their own."""
+    whole = getattr(examples, "data", examples)
+    rows = getattr(examples, "source_indices", range(len(examples)))
+    paths = getattr(whole, "paths", None)
+    return [] if paths is None else [str(Path(paths[int(row)]).resolve()) for row in rows]

@@ -1,0 +1,228 @@
+"""The report of an evaluation: which numbers and pictures stand on the page, and in what order."""
+
+import math
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from likewise import data, plots, report
+from likewise.artifacts import Evaluation, SimilarityModel
+from likewise.artifacts.model import PAIRS
+from likewise.cli import journeys
+from likewise.intervals import Estimate
+from likewise.report import Section
+
+MOST_POINTS = 1500  # in the embedding map; t-SNE of more takes longer than the rest together
+SHEET_QUERIES = 6
+SHEET_NEIGHBORS = 5
+
+
+def evaluation_page(
+    path: str | Path,
+    model: SimilarityModel,
+    examples: data.Dataset,
+    found: Evaluation,
+    *,
+    title: str,
+    source: str,
+) -> Path:
+    """Write the report of `model.evaluate(examples)`.
+
+    Args:
+        path: of the page.
+        model: what was evaluated.
+        examples: the items it was evaluated on.
+        found: what came out.
+        title: of the page.
+        source: what the examples are, for the foot of the page.
+    """
+    unit = f"{model.distance.name} distance"
+    sections = [
+        *_matching(model, examples, found),
+        _verification(model, found, unit),
+        _retrieval(found),
+        _map(model, examples),
+        *_training(model),
+        Section(
+            "Data",
+            f"{len(examples)} items were given, of which {found.left_out} were left out because "
+            "the model was trained on them or holds them in its index.",
+            figures=[plots.items_per_class(data.items_per_class(examples))],
+        ),
+    ]
+    settings = {
+        "evaluated on": source,
+        **{f"trained: {k}": v for k, v in model.origin.items() if k != "history" and v is not None},
+        "distance": model.distance.name,
+        "indexed items": len(model.index),
+        **{f"calibrated for {rule}": made.goal for rule, made in model.calibrations.items()},
+    }
+    return report.write_report(
+        path, title=title, facts=_facts(model, found), sections=sections, settings=settings
+    )
+
+
+def _facts(model: SimilarityModel, found: Evaluation) -> list[tuple[str, Any]]:
+    facts: list[tuple[str, Any]] = []
+    if found.matching is not None:
+        matching = found.matching
+        facts += [
+            ("matching accuracy", matching.accuracy),
+            ("accuracy, classes trained on", matching.accuracy_seen),
+            ("accuracy, classes never trained on", matching.accuracy_unseen),
+            ("answered unknown", matching.unknown_share),
+        ]
+    facts += [
+        ("verification, area under ROC", found.verification.roc_auc),
+        ("verification, equal error rate", found.verification.equal_error_rate),
+        ("retrieval, precision at 1", found.retrieval.precision_at_1),
+    ]
+    for rule, made in model.calibrations.items():
+        facts.append((f"threshold for {rule}", f"{made.threshold:.4g}"))
+    return [(label, value) for label, value in facts if value is not None]
+
+
+def _matching(model: SimilarityModel, examples: data.Dataset, found: Evaluation) -> list[Section]:
+    matching, matches = found.matching, found.matches
+    if matching is None or matches is None:
+        return []
+    names = ("precision", "recall", "f1", "negative_predictive_value", "accuracy_unknown")
+    rows: list[Sequence[Any]] = [["", "value"]]
+    rows += [[name.replace("_", " "), getattr(matching, name)] for name in names]
+    figures: list[Any] = [plots.confusion(matching)]
+    sheet = _neighbor_sheet(model, examples, matches.threshold)
+    if sheet is not None:
+        figures.append(sheet)
+    per_class: list[Sequence[Any]] = [["class", "trained on", "accuracy"]]
+    per_class += [
+        [name, "yes" if name in model.trained_on else "no", value]
+        for name, value in matching.per_class.items()
+    ]
+    text = (
+        f"Each of {matching.queries} items was matched with {len(model.index)} indexed items by "
+        f"the rule {matches.rule}; an answer counts when its distance is at most "
+        f"{matches.threshold:.4g}, and is unknown otherwise."
+    )
+    return [
+        Section("Matching", text, figures=figures, table=rows),
+        Section("Matching, class by class", table=per_class),
+    ]
+
+
+def _verification(model: SimilarityModel, found: Evaluation, unit: str) -> Section:
+    result = found.verification
+    rows: list[Sequence[Any]] = [["", "value"]]
+    rows += [
+        ["area under ROC", result.roc_auc],
+        ["average precision", result.average_precision],
+        ["equal error rate", result.equal_error_rate],
+        *[
+            [f"true accepts at {far:.1%} false", result.true_accept_rate(far)]
+            for far in (0.01, 0.001)
+        ],
+    ]
+    if result.at_threshold is not None:
+        rows += [
+            [f"{name.replace('_', ' ')} at the threshold", value]
+            for name, value in result.at_threshold.items()
+        ]
+    text = (
+        f"{result.same_total} pairs of the same class and {result.different_total} of different "
+        "classes were drawn among the items. The intervals leave out items, for pairs share them."
+    )
+    if PAIRS not in model.calibrations:
+        text += " The model is not calibrated for verification, so no threshold is drawn."
+    figures = [
+        plots.distance_histogram(
+            result.distances, result.same, result.threshold, distance_name=unit
+        ),
+        plots.threshold_curves(result.sweep, result.threshold, distance_name=unit),
+        plots.roc(result.sweep),
+    ]
+    return Section("Verification", text, figures=figures, table=rows)
+
+
+def _retrieval(found: Evaluation) -> Section:
+    result = found.retrieval
+    rows: list[Sequence[Any]] = [["", "value"]]
+    rows += [["R-precision", result.r_precision], ["MAP at R", result.map_at_r]]
+    for k in result.recall_at_k:
+        rows += [
+            [f"recall at {k}", result.recall_at_k[k]],
+            [f"precision at {k}", result.precision_at_k[k]],
+        ]
+    text = (
+        f"Each of {result.queries} items was a query for the others of its class among all that "
+        f"were evaluated; {result.left_out} had none and were left out."
+    )
+    return Section("Retrieval", text, table=rows)
+
+
+def _map(model: SimilarityModel, examples: data.Dataset) -> Section:
+    few = _sample(examples, MOST_POINTS)
+    points, axis = plots.embedding_points(model.embed(few))
+    unseen = [c for c, name in enumerate(few.class_names) if name not in model.trained_on]
+    figure = plots.embedding_map(
+        points, few.labels, few.class_names, axis_title=axis, unseen=unseen
+    )
+    text = f"{len(few)} of the items. Hollow marks are classes that were never trained on."
+    return Section("Embeddings", text, figures=[figure])
+
+
+def _training(model: SimilarityModel) -> list[Section]:
+    history = model.origin.get("history")
+    if not history:
+        return []
+    seconds = sum(record["seconds"] for record in history)
+    text = f"Trained on {', '.join(model.trained_on)} for {len(history)} epochs in {seconds:.0f} s."
+    return [Section("Training", text, figures=[plots.training_curves(history)])]
+
+
+def _neighbor_sheet(model: SimilarityModel, examples: data.Dataset, threshold: float) -> Any:
+    few = _sample(examples, SHEET_QUERIES)
+    k = min(SHEET_NEIGHBORS, len(model.index))
+    found = model.lookup(few, k=k)
+    pictures = _indexed_items(model, found.ids.flatten().tolist())
+    if pictures is None:
+        return None
+    names = list(dict.fromkeys([*model.class_names, *few.class_names]))
+    truth = [names.index(few.class_names[code]) for code in few.labels.tolist()]
+    return plots.neighbors(
+        data.items(few),
+        pictures.reshape(*found.labels.shape, *pictures.shape[1:]),
+        found,
+        names,
+        query_labels=torch.tensor(truth),
+        threshold=threshold,
+    )
+
+
+def _indexed_items(model: SimilarityModel, ids: Sequence[Any]) -> Tensor | None:
+    """The indexed items themselves, read again from where they came from; None if they are gone."""
+    facts = model.index.metadata(ids)
+    try:
+        if all("path" in fact for fact in facts) and model.preprocess is not None:
+            return model.preprocess.read([fact["path"] for fact in facts])
+        (source,) = {fact["source"] for fact in facts}
+        whole = journeys.open_fitting(model, source, "all", "all")
+        row_of = {print_: row for row, print_ in enumerate(data.fingerprints(whole).tolist())}
+        return data.items(whole, [row_of[fact["fingerprint"]] for fact in facts])
+    except (KeyError, ValueError, OSError):
+        return None
+
+
+def _sample(examples: data.Dataset, most: int) -> data.Dataset:
+    if len(examples) <= most:
+        return examples
+    chosen = torch.randperm(len(examples), generator=torch.Generator().manual_seed(0))[:most]
+    return data.Subset(examples, chosen)
+
+
+def shown(estimate: Estimate | None) -> str:
+    """An estimate as a line of text has it."""
+    if estimate is None:
+        return "none to judge"
+    return f"{estimate.value:.4f}" if math.isnan(estimate.low) else f"{estimate:.4f}"

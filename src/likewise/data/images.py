@@ -1,0 +1,217 @@
+"""Image files: decoding of any mode and size, and the dataset that decodes when fetched."""
+
+import os
+import re
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+import torch
+from jaxtyping import Float
+from PIL import Image, ImageOps
+from torch import Tensor
+from torch.nn import functional as F
+from torch.utils.data import Dataset as TorchDataset
+
+from likewise._checks import check_count
+from likewise.data.datasets import Batch
+from likewise.data.labels import Labels, encode_labels
+
+_FORMATS = ("PNG", "JPEG", "BMP", "PPM")  # Pillow's PPM reads the whole family, PGM too
+_SUFFIXES = (".png", ".jpg", ".jpeg", ".bmp", ".pgm", ".ppm", ".pnm", ".pbm")
+
+
+class ImageFiles(TorchDataset[tuple[Tensor, int]]):
+    """Images on disk, decoded when fetched, so that nothing needs to fit in memory.
+
+    Reads PNG, JPEG, BMP and PGM of any mode. An image lies as its EXIF orientation says,
+    transparent pixels are white, 16-bit grey keeps its precision, and values lie in 0..1.
+
+    Args:
+        paths: one file per item.
+        labels: strings or integers, shape (n,); codes where `class_names` is given.
+        class_names: the name of every code; by default the sorted labels.
+        image_size: (height, width), or one number for both; every image is resized to it,
+            antialiased. By default all images must have the size of the first one.
+        channels: 1 for grey, 3 for colour; by default as the first image is.
+
+    Raises:
+        ValueError: no paths, labels of another number, or an unreadable first image. When
+            fetched: an image that cannot be read or has another size than the first.
+        FileNotFoundError: a file is not there when fetched.
+    """
+
+    def __init__(
+        self,
+        paths: Sequence[str | Path],
+        labels: Labels,
+        class_names: Sequence[str] | None = None,
+        image_size: int | tuple[int, int] | None = None,
+        channels: int | None = None,
+    ) -> None:
+        self.paths = [os.fspath(path) for path in paths]
+        self.labels, self.class_names = encode_labels(labels, class_names)
+        if len(self.labels) != len(self.paths) or not self.paths:
+            raise ValueError(
+                f"labels must be one per path and at least one, got {len(self.labels)} for "
+                f"{len(self.paths)} paths. Check that both come from the same source."
+            )
+        check_channels(channels)
+        self._resize = check_image_size(image_size)
+        if self._resize is None or channels is None:
+            first = _open(self.paths[0])
+            channels = channels or (1 if _is_grey(first) else 3)
+            height, width = self._resize or (first.height, first.width)
+        else:
+            height, width = self._resize
+        self.item_shape: tuple[int, ...] = (channels, height, width)
+
+    def __len__(self) -> int:
+        return len(self.paths)
+
+    def __getitem__(self, index: int) -> tuple[Tensor, int]:
+        return self._decode(self.paths[index]), int(self.labels[index])
+
+    def __getitems__(self, indices: Sequence[int]) -> list[Batch]:
+        rows = torch.as_tensor(indices, dtype=torch.int64)
+        items = torch.empty((len(rows), *self.item_shape), dtype=torch.float32)
+        for i, row in enumerate(rows.tolist()):
+            items[i] = self._decode(self.paths[row])
+        return [Batch(items, self.labels[rows])]
+
+    def _decode(self, path: str) -> Float[Tensor, "c h w"]:
+        image = read_image(path, channels=self.item_shape[0], image_size=self._resize)
+        if image.shape != self.item_shape:
+            _, height, width = self.item_shape
+            raise ValueError(
+                f"{path!r} must have the size of the first image, {height}x{width}, got "
+                f"{image.shape[1]}x{image.shape[2]}. Give image_size= to resize all images."
+            )
+        return image
+
+
+def read_image(
+    path: str | Path, *, channels: int, image_size: tuple[int, int] | None = None
+) -> Float[Tensor, "c h w"]:
+    """One image file as numbers in 0..1, by the rules of `ImageFiles`.
+
+    Args:
+        path: the file.
+        channels: 1 or 3.
+        image_size: (height, width) to resize to; by default the size it has.
+
+    Raises:
+        ValueError: the file cannot be read as an image.
+        FileNotFoundError: there is no such file.
+    """
+    image = _open(path)
+    if image.mode == "F":  # 16-bit grey, here in 0..255 with fractions
+        image = _resized(image, image_size)
+        pixels = torch.from_numpy(np.array(image)).clamp(0, 255)[None] / 255
+        return pixels.expand(channels, -1, -1)
+    image = _resized(image.convert("L" if channels == 1 else "RGB"), image_size)
+    pixels = torch.from_numpy(np.array(image)).float() / 255
+    return pixels[None] if channels == 1 else pixels.permute(2, 0, 1)
+
+
+def fit_images(
+    items: Tensor, image_size: tuple[int, int] | None, channels: int | None
+) -> Float[Tensor, "n c h w"]:
+    """Images in memory with the size and the channels asked for; None leaves them as they are.
+
+    Resized as image files are: bilinear and antialiased. Grey is repeated to make colour;
+    colour becomes grey by its luma (0.299 R + 0.587 G + 0.114 B).
+
+    Raises:
+        ValueError: the items are no images of 1 or 3 channels.
+    """
+    if image_size is None and channels is None:
+        return items
+    if items.ndim != 4 or items.shape[1] not in (1, 3):
+        raise ValueError(
+            "image_size and channels must be left out unless items are grey or colour images, "
+            f"got items of shape {tuple(items.shape[1:])}. Leave both out."
+        )
+    channels = channels or items.shape[1]
+    image_size = image_size or (items.shape[2], items.shape[3])
+    fitted = torch.empty((len(items), channels, *image_size), dtype=items.dtype)
+    for start in range(0, len(items), 1024):  # floats of all items at once might not fit
+        part = items[start : start + 1024].float()
+        if part.shape[2:] != image_size:
+            part = F.interpolate(part, image_size, mode="bilinear", antialias=True)
+        if channels == 1 and part.shape[1] == 3:
+            part = torch.einsum("nchw,c->nhw", part, torch.tensor([0.299, 0.587, 0.114]))[:, None]
+        if items.dtype == torch.uint8:
+            part = part.round().clamp(0, 255)
+        fitted[start : start + 1024] = part
+    return fitted
+
+
+def is_image_name(path: str | Path) -> bool:
+    """Whether a file's suffix is that of an image format read here."""
+    return os.path.splitext(path)[1].lower() in _SUFFIXES
+
+
+def check_image_size(image_size: int | tuple[int, int] | None) -> tuple[int, int] | None:
+    """(height, width) of an `image_size` argument, refusing sizes below 1."""
+    if image_size is None:
+        return None
+    sides = image_size if isinstance(image_size, (tuple, list)) else (image_size, image_size)
+    if len(sides) != 2:
+        raise ValueError(
+            f"image_size must be one number or (height, width), got {image_size!r}. "
+            "Use image_size=64 for square images."
+        )
+    for side in sides:
+        check_count("image_size", side)
+    return (sides[0], sides[1])
+
+
+def check_channels(channels: int | None) -> None:
+    """Refuse anything but 1, 3 and None."""
+    if channels not in (None, 1, 3):
+        raise ValueError(
+            f"channels must be 1 (grey) or 3 (colour), got {channels!r}. "
+            "Leave it out to take what the first image has."
+        )
+
+
+def _open(path: str | Path) -> Image.Image:
+    """The whole image upright: grey or colour of 8 bits, or mode F in 0..255 for 16-bit grey."""
+    try:
+        with Image.open(path, formats=_FORMATS) as file:
+            image = ImageOps.exif_transpose(file)
+            if image.mode.startswith("I"):
+                values = np.array(image, dtype=np.float32)
+                if "transparency" in image.info:  # the one value that is transparent
+                    values[values == image.info["transparency"]] = 65535
+                return Image.fromarray(values / 257)
+            if image.mode in ("LA", "La", "PA", "RGBA", "RGBa") or "transparency" in image.info:
+                white = Image.new("RGBA", image.size, "white")
+                grey = _is_grey(image)
+                image = Image.alpha_composite(white, image.convert("RGBA"))
+                return image.convert("L" if grey else "RGB")
+            return image.convert("L" if _is_grey(image) else "RGB")
+    except FileNotFoundError as error:
+        raise FileNotFoundError(
+            f"image {str(path)!r} must exist, got no such file. Check the path."
+        ) from error
+    except Exception as error:  # decoders raise whatever their parsers meet
+        reason = re.sub(r"\s+", " ", str(error)) or type(error).__name__
+        raise ValueError(
+            f"{str(path)!r} must be a whole PNG, JPEG, BMP or PGM image, got a file that cannot "
+            f"be read ({reason}). Replace or remove it."
+        ) from error
+
+
+def _is_grey(image: Image.Image) -> bool:
+    if image.mode == "P":
+        palette = np.reshape(image.getpalette("RGB") or [], (-1, 3))
+        return bool((palette == palette[:, :1]).all())
+    return image.mode in ("1", "L", "LA", "La", "F") or image.mode.startswith("I")
+
+
+def _resized(image: Image.Image, size: tuple[int, int] | None) -> Image.Image:
+    if size is None or size == (image.height, image.width):
+        return image
+    return image.resize((size[1], size[0]), Image.Resampling.BILINEAR)

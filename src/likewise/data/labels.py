@@ -1,0 +1,89 @@
+"""Labels of any kind become int64 codes with names."""
+
+import re
+from collections.abc import Sequence
+
+import numpy as np
+import torch
+from jaxtyping import Int
+from torch import Tensor
+
+Labels = Tensor | np.ndarray | Sequence[int] | Sequence[str]
+
+
+def encode_labels(
+    labels: Labels, class_names: Sequence[str] | None = None
+) -> tuple[Int[Tensor, " n"], list[str]]:
+    """Codes (n,) int64 and the names they stand for: label i is `names[codes[i]]`.
+
+    Codes follow the sorted labels: integers by value; strings in natural order, so "s2"
+    comes before "s10". With `class_names`, the labels already are codes and are only checked.
+
+    Args:
+        labels: strings or integers, shape (n,).
+        class_names: the name of every code, where the labels are codes.
+
+    Raises:
+        TypeError: labels are neither strings nor integers.
+        ValueError: labels are not one-dimensional, or are no codes of `class_names`.
+
+    Example:
+        >>> encode_labels(["s10", "s2", "s10"])
+        (tensor([1, 0, 1]), ['s2', 's10'])
+    """
+    values = _as_array(labels)
+    if class_names is not None:
+        return _check_codes(values, len(class_names)), [str(name) for name in class_names]
+    unique, codes = np.unique(values, return_inverse=True)
+    names = [str(value) for value in unique]
+    if values.dtype.kind == "U":
+        order = sorted(range(len(names)), key=lambda i: natural_order(names[i]))
+        codes = np.argsort(order)[codes]
+        names = [names[i] for i in order]
+    return torch.from_numpy(codes.astype(np.int64)), names
+
+
+def natural_order(name: str) -> tuple[object, ...]:
+    """Sorting key by which numbers inside names count as numbers, and whole numbers come first."""
+    if re.fullmatch(r"-?[0-9]+", name):
+        return (0, int(name), name)
+    parts = re.split(r"([0-9]+)", name)  # text and digits alternate, so like meets like
+    return (1, tuple(int(part) if i % 2 else part for i, part in enumerate(parts)), name)
+
+
+def _as_array(labels: Labels) -> np.ndarray:
+    values = labels.detach().cpu().numpy() if isinstance(labels, Tensor) else np.asarray(labels)
+    if values.dtype == object and all(isinstance(value, str) for value in values.flat):
+        values = values.astype(str)
+    if values.ndim != 1:
+        raise ValueError(
+            f"labels must have shape (n,), one per item, got {values.shape}. "
+            "Use .flatten() if it holds one label per item already."
+        )
+    if values.dtype.kind not in "iuU" and len(values):
+        raise TypeError(
+            f"labels must be strings or integers, got {values.dtype}. "
+            "Use .astype(int) if they are whole numbers."
+        )
+    # np.asarray turns [1, "a"] into strings; what was meant is unclear.
+    if (
+        not isinstance(labels, (Tensor, np.ndarray))
+        and len({isinstance(v, str) for v in labels}) > 1
+    ):
+        raise TypeError("labels must be all strings or all integers, got both. Use str(label).")
+    return values
+
+
+def _check_codes(values: np.ndarray, classes: int) -> Int[Tensor, " n"]:
+    if values.dtype.kind == "U":
+        raise TypeError(
+            "labels must be integer codes where class_names are given, got strings. "
+            "Leave class_names out."
+        )
+    bad = (values < 0) | (values >= classes)
+    if bad.any():
+        raise ValueError(
+            f"labels must be between 0 and {classes - 1}, positions in class_names, "
+            f"got {values[bad][0]}. Leave class_names out to have the labels coded."
+        )
+    return torch.from_numpy(values.astype(np.int64))

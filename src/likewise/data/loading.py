@@ -1,0 +1,362 @@
+"""`load`: one door for every source of labelled data."""
+
+import hashlib
+import os
+from collections.abc import Callable, Collection, Mapping, Sequence
+from dataclasses import dataclass
+from functools import partial
+from itertools import compress
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from likewise._checks import check_choice
+from likewise.data.datasets import ArrayDataset, as_items
+from likewise.data.downloads import FASHION_CLASSES, HOMES, find_or_download
+from likewise.data.idx import idx_parts, read_idx
+from likewise.data.images import (
+    ImageFiles,
+    check_channels,
+    check_image_size,
+    fit_images,
+    is_image_name,
+)
+from likewise.data.labels import Labels, encode_labels, natural_order
+from likewise.data.parts import Subset, split_items
+from likewise.data.tables import (
+    has_test_arrays,
+    is_path_table,
+    read_header,
+    read_npz,
+    read_number_table,
+    read_path_table,
+)
+
+Source = str | Path | tuple[Tensor | np.ndarray, Labels]
+
+NAMES = ("digits", *HOMES)
+SPLITS = ("train", "test")
+_CLUTTER = ("Thumbs.db", "desktop.ini")  # what file managers leave in folders of images
+
+# Labels of Fashion-MNIST, by part: the files themselves do not say what the classes are.
+_FASHION_SHA256 = {
+    "train": "657fbd221bfc9f4198cc14b5619cc33ec57c58dd0e47af4d99d6650759e869a7",
+    "test": "3d0e6c6ea990b53b6f8f500a41cac93881d981b315f84578b7d915342ade01e9",
+}
+
+
+@dataclass(frozen=True)
+class _Part:
+    """One part of a source in memory; its items are read only if they are wanted."""
+
+    read_items: Callable[[], Tensor | np.ndarray]
+    labels: Labels
+
+
+def load(
+    source: Source,
+    *,
+    split: str | None = None,
+    image_size: int | tuple[int, int] | None = None,
+    channels: int | None = None,
+) -> ArrayDataset | ImageFiles | Subset:
+    """Labelled data from wherever it is; every part has the codes and names of the whole.
+
+    ======================  ===================================================================
+    source                  what is read, and its parts
+    ======================  ===================================================================
+    "digits"                scikit-learn's 1,797 digits (1, 8, 8) in 0..1; train and test are a
+                            fixed split of every class, 75% and 25%
+    "mnist",                idx files in $LIKEWISE_DATA/<name> (default ../shared/data/<name>),
+    "fashion-mnist"         else downloaded; train and test as published
+    folder of idx files     train-images-idx3-ubyte and so on, gzipped or not; t10k is test
+    folder of folders       one sub-folder of images per class, or these within train/ and
+                            test/; decoded when fetched
+    .csv, path and label    a table of image files, relative to it; parts where it has a
+                            column split; decoded when fetched
+    .csv, label first       then numbers, see `likewise.data.tables.read_number_table`; no parts
+    .npz                    arrays x and y; with x_test and y_test, these are test, x is train
+    (items, labels)         arrays or tensors; no parts
+    ======================  ===================================================================
+
+    Args:
+        source: a name, a path, or a pair of arrays. Names win over paths: write "./mnist" for
+            a folder of that name.
+        split: "train", "test", or all together.
+        image_size: (height, width) or one number for both; images are resized to it.
+        channels: 1 for grey, 3 for colour; by default what the (first) image has.
+
+    Raises:
+        FileNotFoundError: no such name or path, or a file that a table lists is not there.
+        ValueError: the source is damaged, empty or of no known kind, or has no such part.
+        TypeError: the source is neither text nor a path nor a pair.
+
+    Example:
+        >>> data = load("digits", split="test")
+        >>> len(data), data.item_shape, data.class_names[:3]
+        (447, (1, 8, 8), ['0', '1', '2'])
+    """
+    if split is not None:
+        check_choice("split", split, SPLITS)
+    size = check_image_size(image_size)
+    check_channels(channels)
+
+    if isinstance(source, (tuple, list)) and len(source) == 2:
+        items, labels = source
+        parts = {"all": _Part(lambda: items, labels)}
+        return _in_memory(parts, "the pair of arrays", split, size, channels)
+    if not isinstance(source, (str, Path)):
+        raise TypeError(
+            "source must be a name, a path or a pair (items, labels), got "
+            f"{type(source).__name__}. Put arrays into a pair."
+        )
+    if source == "digits":
+        return _load_digits(split, size, channels)
+
+    path = _find(source)
+    where = repr(str(path))
+    match _kind(path):
+        case "idx":
+            return _load_idx(path, where, split, size, channels)
+        case "folder":
+            return _load_folder(path, where, split, image_size, channels)
+        case "paths":
+            return _load_path_table(path, where, split, image_size, channels)
+        case "numbers":
+            array, names, scale = read_number_table(path)
+            parts = {"all": _Part(partial(np.asarray, array), names)}
+            return _in_memory(parts, where, split, size, channels, scale=scale)
+        case _:
+            arrays = read_npz(path)
+            parts = {part: _Part(partial(np.asarray, x), y) for part, (x, y) in arrays.items()}
+            return _in_memory(parts, where, split, size, channels)
+
+
+def has_splits(source: Source) -> bool:
+    """Whether `load` can give the parts "train" and "test" of a source; reads next to nothing.
+
+    Raises:
+        FileNotFoundError: no such name or path.
+        ValueError: the source is of no known kind.
+
+    Example:
+        >>> has_splits("digits"), has_splits(([[1.0], [2.0]], ["a", "b"]))
+        (True, False)
+    """
+    if not isinstance(source, (str, Path)):
+        return False
+    if source in NAMES:
+        return True
+    path = _find(source)
+    match _kind(path):
+        case "idx":
+            return set(idx_parts(path)) == set(SPLITS)
+        case "folder":
+            return set(_folder_parts(path)) == set(SPLITS)
+        case "paths":
+            return "split" in read_header(path)
+        case "numbers":
+            return False
+        case _:
+            return has_test_arrays(path)
+
+
+def _find(source: str | Path) -> Path:
+    if source in HOMES:
+        return find_or_download(str(source))
+    path = Path(source).expanduser()
+    if not path.exists():
+        raise FileNotFoundError(
+            f"source must be one of {', '.join(NAMES)}, or a path that exists, "
+            f"got {str(source)!r}. Check the spelling."
+        )
+    return path
+
+
+def _kind(path: Path) -> str:
+    """One of idx, folder, paths, numbers, npz."""
+    if path.is_dir():
+        return "idx" if idx_parts(path) else "folder"
+    if path.suffix.lower() == ".csv":
+        return "paths" if is_path_table(path) else "numbers"
+    if path.suffix.lower() == ".npz":
+        return "npz"
+    raise ValueError(
+        f"source must be a folder, a .csv or an .npz, got {str(path)!r}. "
+        "Put images into one folder per class."
+    )
+
+
+def _choose(parts: Collection[str], split: str | None, where: str) -> list[str]:
+    """The parts to read, refusing one that the source has not."""
+    if split is None:
+        return list(parts)
+    if split not in parts:
+        known = [part for part in SPLITS if part in parts]
+        raise ValueError(
+            f"split must be left out, as {where} has no part {split!r}"
+            + (f" but only {known[0]!r}." if known else " and no parts at all.")
+            + " Use split_items or split_by_class to make parts."
+        )
+    return [split]
+
+
+def _in_memory(
+    parts: Mapping[str, _Part],
+    where: str,
+    split: str | None,
+    image_size: tuple[int, int] | None,
+    channels: int | None,
+    class_names: Sequence[str] | None = None,
+    scale: float | None = None,
+) -> ArrayDataset:
+    """The chosen parts as one dataset, with codes that are those of all parts together."""
+    read = {part: parts[part].read_items() for part in _choose(parts, split, where)}
+    try:
+        every = [part.labels for part in parts.values()]
+        codes, names = encode_labels(every[0] if len(every) == 1 else np.concatenate(every))
+        lengths = [len(labels) for labels in every]
+        codes_of = dict(zip(parts, torch.split(codes, lengths), strict=True))
+        items = [_checked_items(values, codes_of[part]) for part, values in read.items()]
+        if len({part.shape[1:] for part in items}) > 1:
+            raise ValueError(
+                "items must have the same shape in both parts, got "
+                f"{' and '.join(str(tuple(part.shape[1:])) for part in items)}. Resize one."
+            )
+        tensor = fit_images(torch.cat(items), image_size, channels)
+    except (TypeError, ValueError) as error:
+        raise type(error)(f"{where}: {error}") from error
+    labels = torch.cat([codes_of[part] for part in read])
+    return ArrayDataset(tensor, labels, class_names or names, scale)
+
+
+def _checked_items(values: Tensor | np.ndarray, codes: Tensor) -> Tensor:
+    items = as_items(values)
+    if len(items) != len(codes):
+        raise ValueError(
+            f"labels must be one per item, {len(items)}, got {len(codes)}. "
+            "Check that both come from the same source."
+        )
+    return items
+
+
+def _load_digits(
+    split: str | None, image_size: tuple[int, int] | None, channels: int | None
+) -> ArrayDataset | Subset:
+    from sklearn.datasets import load_digits
+
+    digits = load_digits()
+    items = fit_images(as_items(digits.images / 16), image_size, channels)
+    data = ArrayDataset(items, digits.target)
+    if split is None:
+        return data
+    return split_items(data, [0.75, 0.25])[SPLITS.index(split)]
+
+
+def _load_idx(
+    path: Path,
+    where: str,
+    split: str | None,
+    image_size: tuple[int, int] | None,
+    channels: int | None,
+) -> ArrayDataset:
+    parts = {
+        part: _Part(partial(read_idx, images), read_idx(labels))
+        for part, (images, labels) in idx_parts(path).items()
+    }
+    fashion = all(
+        hashlib.sha256(np.asarray(part.labels).tobytes()).hexdigest() == _FASHION_SHA256[name]
+        for name, part in parts.items()
+    )
+    names = FASHION_CLASSES if fashion else None
+    return _in_memory(parts, where, split, image_size, channels, names)
+
+
+def _load_folder(
+    path: Path,
+    where: str,
+    split: str | None,
+    image_size: int | tuple[int, int] | None,
+    channels: int | None,
+) -> ImageFiles:
+    parts = _folder_parts(path)
+    files = {part: _files_by_class(folder) for part, folder in parts.items()}
+    names = sorted({name for classes in files.values() for name in classes}, key=natural_order)
+    code_of = {name: code for code, name in enumerate(names)}
+    paths: list[Path] = []
+    labels: list[int] = []
+    for part in _choose(parts, split, where):
+        for name, class_files in files[part].items():
+            paths += class_files
+            labels += [code_of[name]] * len(class_files)
+    return ImageFiles(paths, labels, names, image_size, channels)
+
+
+def _folder_parts(path: Path) -> dict[str, Path]:
+    """Folders of class folders: train/ and test/ where they hold folders, else `path` itself."""
+    folders = _visible(path, folders=True)
+    if not folders:
+        found = _visible(path, folders=False)
+        raise ValueError(
+            f"{str(path)!r} must hold idx files or one sub-folder per class, got "
+            f"{f'only files such as {found[0].name!r}' if found else 'an empty folder'}. "
+            "Put the images of each class into a folder named after it."
+        )
+    if all(folder.name in SPLITS and _visible(folder, folders=True) for folder in folders):
+        return {part: path / part for part in SPLITS if (path / part) in folders}
+    return {"all": path}
+
+
+def _files_by_class(path: Path) -> dict[str, list[Path]]:
+    classes = {}
+    for folder in _visible(path, folders=True):
+        nested = _visible(folder, folders=True)
+        if nested:
+            raise ValueError(
+                f"class folder {str(folder)!r} must hold images only, got the folder "
+                f"{nested[0].name!r}. Only train and test may lie above the class folders."
+            )
+        files = _visible(folder, folders=False)
+        for file in files:
+            if not is_image_name(file):
+                raise ValueError(
+                    f"class folder {str(folder)!r} must hold PNG, JPEG, BMP or PGM images only, "
+                    f"got {file.name!r}. Move it out or convert it."
+                )
+        if not files:
+            raise ValueError(
+                f"class folder {str(folder)!r} must hold an image, got an empty folder. "
+                "Add images or remove it."
+            )
+        classes[folder.name] = files
+    return classes
+
+
+def _visible(path: Path, *, folders: bool) -> list[Path]:
+    """Folders, or files, directly in a folder, without hidden ones, in natural order."""
+    with os.scandir(path) as entries:
+        names = [
+            entry.name
+            for entry in entries
+            if entry.is_dir() == folders
+            and not entry.name.startswith(".")
+            and entry.name not in _CLUTTER
+        ]
+    return [path / name for name in sorted(names, key=natural_order)]
+
+
+def _load_path_table(
+    path: Path,
+    where: str,
+    split: str | None,
+    image_size: int | tuple[int, int] | None,
+    channels: int | None,
+) -> ImageFiles:
+    table = read_path_table(path)
+    codes, names = encode_labels(table.labels)
+    chosen = _choose(set(table.splits or ()), split, where)
+    keep = [split is None or part in chosen for part in table.splits or table.paths]
+    paths = list(compress(table.paths, keep))
+    return ImageFiles(paths, codes[torch.tensor(keep)], names, image_size, channels)

@@ -1,0 +1,257 @@
+"""Parts of a dataset: some items, some classes, and splits by either."""
+
+from collections.abc import Sequence
+
+import numpy as np
+import torch
+from jaxtyping import Int
+from torch import Tensor
+from torch.utils.data import Dataset as TorchDataset
+
+from likewise._checks import check_count
+from likewise.data.datasets import Batch, Dataset, fetch
+
+
+class Subset(TorchDataset[tuple[Tensor, int]]):
+    """Some items of a dataset, with the codes and class names of the whole.
+
+    A batch is fetched from the whole in one call. A part of a part refers to the whole
+    directly, so parts may be taken of parts without cost.
+
+    Args:
+        data: the whole, or a part of it.
+        indices: positions in `data`; order and repeats are kept.
+
+    Raises:
+        TypeError: indices are not integers.
+        ValueError: an index lies outside of `data`.
+
+    Example:
+        >>> from likewise.data import ArrayDataset
+        >>> whole = ArrayDataset(np.eye(4), ["a", "b", "a", "b"])
+        >>> part = Subset(Subset(whole, [3, 2, 1]), [0, 2])
+        >>> part.source_indices, part.labels
+        (tensor([3, 1]), tensor([1, 1]))
+    """
+
+    def __init__(self, data: Dataset, indices: Sequence[int] | Tensor | np.ndarray) -> None:
+        rows = _check_indices(indices, len(data))
+        if isinstance(data, Subset):
+            rows = data.source_indices[rows]
+            data = data.data
+        self.data: Dataset = data
+        self.source_indices: Int[Tensor, " n"] = rows  # positions in `data`, the whole
+        self.labels: Int[Tensor, " n"] = data.labels[rows]
+        self.class_names: list[str] = data.class_names
+
+    @property
+    def item_shape(self) -> tuple[int, ...]:
+        """Shape of one item."""
+        return self.data.item_shape
+
+    def __len__(self) -> int:
+        return len(self.source_indices)
+
+    def __getitem__(self, index: int) -> tuple[Tensor, int]:
+        return self.data[int(self.source_indices[index])]
+
+    def __getitems__(self, indices: Sequence[int]) -> list[Batch]:
+        rows = torch.as_tensor(indices, dtype=torch.int64)
+        return [fetch(self.data, self.source_indices[rows].tolist())]
+
+
+def items_per_class(dataset: Dataset) -> dict[str, int]:
+    """Number of items of every class that has any, by name, in the order of the codes.
+
+    Example:
+        >>> from likewise.data import ArrayDataset
+        >>> items_per_class(ArrayDataset(np.eye(3), ["dog", "cat", "dog"]))
+        {'cat': 1, 'dog': 2}
+    """
+    codes, counts = torch.unique(dataset.labels, return_counts=True)
+    return {
+        dataset.class_names[code]: count
+        for code, count in zip(codes.tolist(), counts.tolist(), strict=True)
+    }
+
+
+def check_trainable(dataset: Dataset) -> None:
+    """Refuse data that shows nothing about "same" and "different".
+
+    Raises:
+        ValueError: there are fewer than two classes, or no class has two items.
+    """
+    counts = items_per_class(dataset)
+    if len(counts) < 2:
+        names = ", ".join(repr(name) for name in counts) or "none"
+        raise ValueError(
+            f"data must have at least 2 classes, got {len(counts)} ({names}). "
+            "Add items of another class to learn what is different."
+        )
+    if max(counts.values()) < 2:
+        raise ValueError(
+            f"data must have a class with at least 2 items, got 1 item in each of its "
+            f"{len(counts)} classes. Add items to learn what is the same."
+        )
+
+
+def split_by_class(data: Dataset, counts: Sequence[int], *, seed: int = 0) -> list[Subset]:
+    """Parts that share no class: `counts[i]` classes, drawn at random, with all their items.
+
+    Items keep their order. Classes beyond the sum of `counts` are left out.
+
+    Args:
+        data: what to split; only classes that have items count.
+        counts: number of classes of each part.
+        seed: same seed, same parts.
+
+    Raises:
+        ValueError: the counts ask for more classes than there are, or one is below 1.
+
+    Example:
+        >>> from likewise.data import ArrayDataset
+        >>> data = ArrayDataset(np.eye(6), [0, 1, 2, 0, 1, 2])
+        >>> [sorted(set(part.labels.tolist())) for part in split_by_class(data, [2, 1])]
+        [[0, 2], [1]]
+    """
+    for count in counts:
+        check_count("counts", count)
+    labels = data.labels.numpy()
+    classes = np.unique(labels)
+    if not counts or sum(counts) > len(classes):
+        raise ValueError(
+            f"counts must name at least one part and add up to at most {len(classes)}, the "
+            f"number of classes, got {list(counts)}. Use smaller counts or data of more classes."
+        )
+    drawn = np.random.default_rng(seed).permutation(classes)
+    ends = np.cumsum(counts)
+    return [
+        Subset(data, np.flatnonzero(np.isin(labels, drawn[end - count : end])))
+        for end, count in zip(ends, counts, strict=True)
+    ]
+
+
+def split_items(data: Dataset, fractions: Sequence[float], *, seed: int = 0) -> list[Subset]:
+    """Parts that share no item and all, class by class, hold about `fractions` of the items.
+
+    Each class is dealt out by itself, in random order. Its n items give part i the whole
+    part of n·fractions[i]; items left over go to the largest remainders, the earlier part first.
+    Then, in a class with at least as many items as there are parts, a part left empty-handed
+    gets one item from the part that has most of them.
+
+    Args:
+        data: what to split.
+        fractions: share of each part, above 0, adding up to 1.
+        seed: same seed, same parts.
+
+    Raises:
+        ValueError: the fractions are not above 0 or do not add up to 1.
+
+    Example:
+        >>> from likewise.data import ArrayDataset
+        >>> data = ArrayDataset(np.eye(8), [0, 0, 0, 0, 1, 1, 1, 1])
+        >>> [part.labels.tolist() for part in split_items(data, [0.75, 0.25])]
+        [[0, 0, 0, 1, 1, 1], [0, 1]]
+    """
+    shares = np.asarray(fractions, dtype=np.float64)
+    if shares.ndim != 1 or not (shares > 0).all() or abs(shares.sum() - 1) > 1e-6:
+        raise ValueError(
+            f"fractions must be above 0 and add up to 1, got {list(fractions)}. "
+            "Name the rest as a last part, e.g. [0.1, 0.9]."
+        )
+    part_of = np.empty(len(data), dtype=np.int64)
+    rng = np.random.default_rng(seed)
+    for rows in _rows_by_class(data):
+        sizes = _part_sizes(len(rows), shares)
+        part_of[rng.permutation(rows)] = np.repeat(np.arange(len(shares)), sizes)
+    return [Subset(data, np.flatnonzero(part_of == part)) for part in range(len(shares))]
+
+
+def sample_items(data: Dataset, *, per_class: int, seed: int = 0) -> Subset:
+    """`per_class` items of every class, drawn without replacement, in the order of the data.
+
+    Raises:
+        ValueError: a class has fewer than `per_class` items.
+
+    Example:
+        >>> from likewise.data import ArrayDataset
+        >>> data = ArrayDataset(np.eye(6), [0, 0, 0, 1, 1, 1])
+        >>> sample_items(data, per_class=2).labels
+        tensor([0, 0, 1, 1])
+    """
+    check_count("per_class", per_class)
+    counts = items_per_class(data)
+    scarce = min(counts, key=counts.__getitem__, default=None)
+    if scarce is not None and counts[scarce] < per_class:
+        raise ValueError(
+            f"per_class must be at most {counts[scarce]}, the number of items of class "
+            f"{scarce!r}, got {per_class}. Leave small classes out with choose_classes."
+        )
+    rng = np.random.default_rng(seed)
+    drawn = [rng.choice(rows, per_class, replace=False) for rows in _rows_by_class(data)]
+    return Subset(data, np.sort(np.concatenate(drawn)) if drawn else [])
+
+
+def choose_classes(data: Dataset, classes: Sequence[str] | Sequence[int]) -> Subset:
+    """All items of some classes, in the order of the data.
+
+    Args:
+        data: what to choose from.
+        classes: class names, or codes where they are integers.
+
+    Raises:
+        ValueError: a class has no item in `data`, or no class is named.
+
+    Example:
+        >>> from likewise.data import ArrayDataset
+        >>> data = ArrayDataset(np.eye(3), ["cat", "dog", "cat"])
+        >>> len(choose_classes(data, ["cat"])), len(choose_classes(data, [1]))
+        (2, 1)
+    """
+    known = {data.class_names[code]: code for code in torch.unique(data.labels).tolist()}
+    codes = [known.get(name, -1) if isinstance(name, str) else int(name) for name in classes]
+    absent = [name for name, code in zip(classes, codes, strict=True) if code not in known.values()]
+    if absent or not codes:
+        few = ", ".join(list(known)[:12]) + (", ..." if len(known) > 12 else "")
+        raise ValueError(
+            f"classes must be among those of the data ({few}), got "
+            f"{', '.join(repr(name) for name in absent) or 'none'}. "
+            "Strings are class names, integers are codes."
+        )
+    return Subset(data, np.flatnonzero(np.isin(data.labels.numpy(), codes)))
+
+
+def _rows_by_class(data: Dataset) -> list[np.ndarray]:
+    """Positions of each class's items, classes and positions in ascending order."""
+    labels = data.labels.numpy()
+    order = np.argsort(labels, kind="stable")
+    return np.split(order, np.flatnonzero(np.diff(labels[order])) + 1) if len(order) else []
+
+
+def _part_sizes(count: int, shares: np.ndarray) -> np.ndarray:
+    quotas = count * shares / shares.sum()
+    sizes: np.ndarray = np.floor(quotas).astype(np.int64)
+    left_over = np.argsort(-(quotas - sizes), kind="stable")[: count - sizes.sum()]
+    sizes[left_over] += 1
+    while count >= len(sizes) and sizes.min() == 0:
+        sizes[sizes.argmax()] -= 1
+        sizes[sizes.argmin()] += 1
+    return sizes
+
+
+def _check_indices(indices: Sequence[int] | Tensor | np.ndarray, count: int) -> Int[Tensor, " n"]:
+    rows = torch.as_tensor(indices)
+    if rows.numel() == 0:
+        return torch.empty(0, dtype=torch.int64)
+    if rows.ndim != 1 or rows.is_floating_point() or rows.dtype == torch.bool:
+        raise TypeError(
+            f"indices must be integers of shape (n,), got {rows.dtype} of shape "
+            f"{tuple(rows.shape)}. Use .nonzero().flatten() on a mask."
+        )
+    low, high = int(rows.min()), int(rows.max())
+    if low < 0 or high >= count:
+        raise ValueError(
+            f"indices must be between 0 and {count - 1}, got {low if low < 0 else high}. "
+            "Count from the start of the data."
+        )
+    return rows.to(torch.int64)

@@ -1,0 +1,23 @@
+"""Encoders from items (n, ...) to embeddings (n, d), their heads, and `encode`."""
+
+from likewise.encoders.encoding import encode
+from likewise.encoders.heads import (
+    GeneralizedMeanPool1d,
+    GeneralizedMeanPool2d,
+    Normalize,
+    SelectOutput,
+)
+from likewise.encoders.networks import ConvEncoder, MLPEncoder
+from likewise.encoders.towers import SiameseNet, TripletNet
+
+__all__ = [
+    "ConvEncoder",
+    "GeneralizedMeanPool1d",
+    "GeneralizedMeanPool2d",
+    "MLPEncoder",
+    "Normalize",
+    "SelectOutput",
+    "SiameseNet",
+    "TripletNet",
+    "encode",
+]

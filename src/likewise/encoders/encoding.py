@@ -1,0 +1,137 @@
+"""`encode`: embeddings of many items, as inference sees them."""
+
+from collections.abc import Callable, Iterator
+from typing import Any, Protocol
+
+import numpy as np
+import torch
+from jaxtyping import Float
+from torch import Tensor, nn
+from torch.utils.data import DataLoader
+
+from likewise._checks import check_count, check_finite
+from likewise.encoders.heads import describe
+
+
+class Items(Protocol):
+    """A map-style dataset, of `likewise.data` or any other."""
+
+    def __len__(self) -> int:
+        """How many items."""
+        ...
+
+    def __getitem__(self, index: int, /) -> Any:
+        """One item, or a tuple that starts with it."""
+        ...
+
+
+@torch.no_grad()
+def encode(
+    encoder: nn.Module,
+    inputs: Tensor | Items,
+    *,
+    batch_size: int = 256,
+    preprocess: Callable[[Tensor], Tensor] | None = None,
+    progress: Callable[[int, int], None] | None = None,
+    workers: int = 0,
+) -> Float[Tensor, "n d"]:
+    """Embeddings (n, d) of n items, float32 on the CPU, as inference sees them.
+
+    Items go to the device and, if floating, to the dtype of the encoder's first parameter.
+    Dropout and batch statistics are off during the call. Every submodule is left in the mode it
+    was found in and no random number is drawn, so encoding between two training steps changes
+    nothing.
+
+    Args:
+        encoder: any module from a batch (n, ...) to embeddings (n, d).
+        inputs: items (n, ...), or a map-style dataset of items or (items, labels).
+        batch_size: items encoded at once; the results agree to rounding whatever it is.
+        preprocess: applied to each batch on the encoder's device, e.g. `Preprocess.apply`.
+        progress: called with (items done, items in all) after each batch.
+        workers: processes that fetch items of a dataset; 0 fetches them in this one.
+
+    Raises:
+        ValueError: if there is no item, or the embeddings are not (n, d) or not finite.
+        TypeError: if the encoder is no module or returns no tensor, or the inputs are neither a
+            tensor nor a dataset.
+
+    Example:
+        >>> encode(nn.Linear(10, 2), torch.rand(5, 10), batch_size=2).shape
+        torch.Size([5, 2])
+    """
+    if not isinstance(encoder, nn.Module):
+        raise TypeError(f"encoder must be a torch module, got {type(encoder).__name__}.")
+    check_count("batch_size", batch_size)
+    check_count("workers", workers, least=0)
+    total = _length(inputs)
+    first = next(encoder.parameters(), torch.empty(0))
+    embeddings: list[Tensor] = []
+    done = 0
+    modes = [(module, module.training) for module in encoder.modules()]
+    encoder.eval()
+    try:
+        for items in _batches(inputs, batch_size, workers):
+            items = items.to(first.device)
+            if preprocess is not None:
+                items = preprocess(items)
+            if items.is_floating_point():
+                items = items.to(first.dtype)
+            outputs = encoder(items)
+            _check_outputs(outputs, len(items))
+            embeddings.append(outputs.float().cpu())
+            done += len(items)
+            if progress is not None:
+                progress(done, total)
+    finally:
+        for module, mode in modes:
+            module.training = mode
+    result = torch.cat(embeddings)
+    check_finite(result, "embeddings")
+    return result
+
+
+def _length(inputs: Tensor | Items) -> int:
+    unsuited = isinstance(inputs, (list, tuple, dict, str, np.ndarray))
+    if unsuited or not (hasattr(inputs, "__len__") and hasattr(inputs, "__getitem__")):
+        raise TypeError(
+            f"inputs must be a tensor or a map-style dataset, got {type(inputs).__name__}. "
+            "Use torch.as_tensor(...) for arrays and lists."
+        )
+    if isinstance(inputs, Tensor) and inputs.ndim == 0:
+        raise ValueError("inputs must have shape (n, ...), got a single number.")
+    if len(inputs) == 0:
+        raise ValueError("inputs must hold at least one item, got none.")
+    return len(inputs)
+
+
+def _batches(inputs: Tensor | Items, batch_size: int, workers: int) -> Iterator[Tensor]:
+    if isinstance(inputs, Tensor):
+        yield from torch.split(inputs, batch_size)
+        return
+    loader: DataLoader[Any] = DataLoader(
+        inputs,  # type: ignore[arg-type]  # any map-style dataset will do
+        batch_size,
+        num_workers=workers,
+        generator=torch.Generator(),  # otherwise each loader draws from the global one
+    )
+    for batch in loader:
+        items = batch[0] if isinstance(batch, (tuple, list)) else batch
+        if not isinstance(items, Tensor):
+            raise TypeError(
+                "inputs must give tensors, or tensors with labels, for a batch, "
+                f"got {describe(items)}. Wrap the dataset so that it gives the items to encode."
+            )
+        yield items
+
+
+def _check_outputs(outputs: object, count: int) -> None:
+    if not isinstance(outputs, Tensor):
+        raise TypeError(
+            f"encoder must return one tensor, got {describe(outputs)}. "
+            "Choose one output with SelectOutput(encoder, key)."
+        )
+    if outputs.ndim != 2 or len(outputs) != count:
+        raise ValueError(
+            f"encoder must return shape ({count}, d) for {count} items, "
+            f"got {tuple(outputs.shape)}. End it with a pooling or nn.Flatten()."
+        )

@@ -1,0 +1,14 @@
+"""What a model is worth: retrieval, matching and verification, every number with an interval."""
+
+from likewise.evaluation.matching import MatchingResult, evaluate_matching
+from likewise.evaluation.retrieval import RetrievalResult, evaluate_retrieval
+from likewise.evaluation.verification import VerificationResult, evaluate_verification
+
+__all__ = [
+    "MatchingResult",
+    "RetrievalResult",
+    "VerificationResult",
+    "evaluate_matching",
+    "evaluate_retrieval",
+    "evaluate_verification",
+]

@@ -1,0 +1,191 @@
+"""What a caller gives with embeddings (ids, labels, metadata), checked and made plain."""
+
+import json
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from numbers import Integral
+from typing import Any
+
+import numpy as np
+from torch import Tensor
+
+Values = Sequence[int] | Sequence[str] | np.ndarray[Any, Any] | Tensor
+
+UNLABELLED = -1
+LARGEST_ID = 2**63 - 1
+
+
+def plain_ids(ids: Values) -> list[int] | list[str]:
+    """Ids as Python integers or as Python strings, all of one kind.
+
+    Raises:
+        TypeError: not a sequence, mixed kinds, or neither integers nor strings.
+        ValueError: a negative or too large integer, an empty string, which mark padding.
+    """
+    values = _listed("ids", ids)
+    if all(isinstance(value, str) for value in values):
+        for value in values:
+            # NumPy drops trailing zero bytes, so that id would come back as another one.
+            if not value or value.endswith("\0"):
+                raise ValueError(
+                    f"ids must be non-empty and not end in a zero byte, got {value!r}."
+                )
+        return [str(value) for value in values]
+    if not all(_is_integer(value) for value in values):
+        raise TypeError(
+            f"ids must be all integers or all strings, got {_others(values)}. "
+            "Turn them into strings if they are neither, or both."
+        )
+    for value in values:
+        if not 0 <= value <= LARGEST_ID:
+            raise ValueError(
+                f"ids must be between 0 and {LARGEST_ID}, got {value}. Use strings for other ids."
+            )
+    return [int(value) for value in values]
+
+
+def new_ids(ids: Values, count: int, stored: Mapping[Any, int]) -> list[int] | list[str]:
+    """`count` distinct ids, none of them in `stored`, of the kind that `stored` has.
+
+    Raises:
+        TypeError: as `plain_ids`, or another kind than in `stored`.
+        ValueError: as `plain_ids`, another number than `count`, or an id that is taken.
+    """
+    plain = plain_ids(ids)
+    check_one_per_item("ids", len(plain), count)
+    kind = type(next(iter(stored), plain[0] if plain else 0))
+    if plain and type(plain[0]) is not kind:
+        raise TypeError(
+            f"ids must be {'strings' if kind is str else 'integers'}, as those in the index are, "
+            f"got {plain[0]!r}. Use one kind for all items."
+        )
+    if len(set(plain)) < len(plain):
+        twice = Counter(plain).most_common(1)[0][0]
+        raise ValueError(f"ids must all differ, got {twice!r} more than once.")
+    if taken := [value for value in plain if value in stored]:
+        raise ValueError(
+            f"ids must be new, got {taken[0]!r}{_and_more(taken)} already in the index. "
+            "Remove the stored item first to replace it."
+        )
+    return plain
+
+
+def positions_of(ids: Values, stored: Mapping[Any, int]) -> list[int]:
+    """Where each of `ids` is stored.
+
+    Raises:
+        TypeError: as `plain_ids`.
+        ValueError: as `plain_ids`, or an id that is not in `stored`.
+    """
+    values = plain_ids(ids)
+    if unknown := [value for value in values if value not in stored]:
+        raise ValueError(
+            f"ids must all be in the index, got unknown {unknown[0]!r}{_and_more(unknown)}. "
+            "index.ids lists those there are."
+        )
+    return [stored[value] for value in values]
+
+
+def label_codes(
+    labels: Values | None, count: int, class_names: Sequence[str], *, has_codes: bool
+) -> tuple[list[int], list[str]]:
+    """The code of each label, -1 for unlabelled, and all class names with the new ones behind.
+
+    Args:
+        labels: codes or class names, `count` of them; None for unlabelled.
+        class_names: those known; names of labels are looked up there.
+        has_codes: there are stored labels already, which without class_names have no names.
+
+    Raises:
+        TypeError: neither integers nor strings, both, or names where there are codes.
+        ValueError: another number than `count`, a code below -1 or beyond the class names.
+    """
+    if labels is None:
+        return [UNLABELLED] * count, list(class_names)
+    values = _listed("labels", labels)
+    check_one_per_item("labels", len(values), count)
+    if values and all(isinstance(value, str) for value in values):
+        if has_codes and not class_names:
+            raise TypeError(
+                f"labels must be integers, as those in the index are, got {values[0]!r}. "
+                "Start the index with class_names to use names."
+            )
+        codes = {name: code for code, name in enumerate(class_names)}
+        return [codes.setdefault(str(value), len(codes)) for value in values], list(codes)
+    if not all(_is_integer(value) for value in values):
+        raise TypeError(
+            f"labels must be all integers or all class names, got {_others(values)}. "
+            "Use labels.long() if they are codes, and leave labels out for unlabelled items."
+        )
+    least, most = (min(values), max(values)) if values else (0, -1)
+    if least < UNLABELLED:
+        raise ValueError(
+            f"labels must be at least 0, or -1 for unlabelled, got {least}. "
+            "Number the classes from 0."
+        )
+    if class_names and most >= len(class_names):
+        raise ValueError(
+            f"labels must be below {len(class_names)}, the number of class names, got {most}. "
+            "Give names instead of codes to add a class."
+        )
+    return [int(value) for value in values], list(class_names)
+
+
+def metadata_texts(metadata: Sequence[Mapping[str, Any]] | None, count: int) -> list[str]:
+    """Each item's metadata as JSON, which no later change of the caller's reaches.
+
+    Raises:
+        TypeError: not a sequence of dicts with string keys, or JSON cannot hold one.
+        ValueError: another number than `count`.
+    """
+    if metadata is None:
+        return ["{}"] * count
+    values = _listed("metadata", metadata)
+    check_one_per_item("metadata", len(values), count)
+    return [_json(value) for value in values]
+
+
+def check_one_per_item(name: str, got: int, count: int) -> None:
+    """Refuse another number of things than there are items."""
+    if got != count:
+        raise ValueError(
+            f"{name} must hold one entry per item, {count}, got {got}. "
+            "They go with the rows of embeddings."
+        )
+
+
+def _json(value: object) -> str:
+    if not isinstance(value, Mapping) or not all(isinstance(key, str) for key in value):
+        raise TypeError(f"metadata must hold dicts with strings for keys, got {value!r}.")
+    try:
+        return json.dumps(dict(value), allow_nan=False)
+    except (TypeError, ValueError, RecursionError) as error:
+        raise TypeError(
+            f"metadata must be what JSON can hold, got {value!r}: {error}. "
+            "Turn other things into strings or numbers first."
+        ) from error
+
+
+def _listed(name: str, values: object) -> list[Any]:
+    if isinstance(values, (Tensor, np.ndarray)):
+        if values.ndim != 1:
+            raise ValueError(
+                f"{name} must have one dimension, got shape {tuple(values.shape)}. "
+                "Take one row, or use .flatten()."
+            )
+        values = values.tolist()
+    if isinstance(values, (str, bytes, Mapping)) or not isinstance(values, Sequence):
+        raise TypeError(f"{name} must be a list, array or tensor, got {values!r}.")
+    return list(values)
+
+
+def _is_integer(value: object) -> bool:
+    return isinstance(value, Integral) and not isinstance(value, bool)
+
+
+def _others(values: list[Any]) -> str:
+    return " and ".join(sorted({type(value).__name__ for value in values}))
+
+
+def _and_more(values: list[Any]) -> str:
+    return f" and {len(values) - 1} more" if len(values) > 1 else ""

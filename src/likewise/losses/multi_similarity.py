@@ -1,0 +1,121 @@
+"""The multi-similarity loss: hard pairs weigh more, by a softened maximum on either side."""
+
+import torch
+import torch.nn.functional as F
+from jaxtyping import Bool, Float, Int
+from torch import Tensor, nn
+
+from likewise import miners
+from likewise._checks import check_positive
+from likewise.distances import COSINE, Distance
+from likewise.losses.facts import batch_facts, mean_where
+from likewise.masks import compared
+from likewise.miners import PairMiner
+
+
+def multi_similarity_loss(
+    distances: Float[Tensor, "n m"],
+    positive: Bool[Tensor, "n m"],
+    negative: Bool[Tensor, "n m"],
+    *,
+    alpha: float,
+    beta: float,
+    center: float,
+) -> Float[Tensor, " n"]:
+    """log(1 + Σ exp(α (d⁺ − c))) / α + log(1 + Σ exp(β (c − d⁻))) / β, one value per anchor.
+
+    The sums run over the selected pairs of the anchor; an anchor without any costs 0.
+
+    Args:
+        distances: from every anchor to every reference; smaller is closer.
+        positive: the selected positive pairs.
+        negative: the selected negative pairs.
+        alpha: how much farther positives outweigh nearer ones.
+        beta: how much nearer negatives outweigh farther ones.
+        center: c, the distance that separates, in the unit of the distances.
+
+    Source:
+        Wang, Han, Huang, Dong & Scott, "Multi-Similarity Loss with General Pair Weighting for
+        Deep Metric Learning", CVPR 2019, equation 15; with cosine distance d = 1 − S and
+        c = 1 − λ it is the same number.
+    """
+    pull = _softened_sum(alpha * (distances - center), positive) / alpha
+    push = _softened_sum(beta * (center - distances), negative) / beta
+    return pull + push
+
+
+def _softened_sum(exponents: Tensor, mask: Tensor) -> Tensor:
+    # log(1 + Σ exp) as a log-sum-exp with a zero beside it; the floor keeps empty rows finite.
+    floor = torch.finfo(exponents.dtype).min
+    return F.softplus(exponents.masked_fill(~mask, floor).logsumexp(dim=1))
+
+
+class MultiSimilarityLoss(nn.Module):
+    """Mean of `multi_similarity_loss` over the anchors of a batch.
+
+    After each call `facts` holds the share of all pairs that the miner selected and what
+    `batch_facts` tells.
+
+    Args:
+        alpha: how much farther positives outweigh nearer ones.
+        beta: how much nearer negatives outweigh farther ones.
+        center: the distance that separates, in the unit of the distance.
+        distance: how embeddings are compared.
+        miner: which pairs count; pairs within 0.1 of the anchor's hardest if None.
+
+    Source:
+        As `multi_similarity_loss`; alpha 2, beta 50, λ 0.5 (center 0.5) and epsilon 0.1 are
+        the paper's.
+
+    Example:
+        >>> import torch
+        >>> loss = MultiSimilarityLoss()
+        >>> apart = torch.tensor([[1.0, 0.0], [1.0, 0.0], [-1.0, 0.0], [-1.0, 0.0]])
+        >>> loss(apart, torch.tensor([0, 0, 1, 1])) < loss(apart, torch.tensor([0, 1, 0, 1]))
+        tensor(True)
+    """
+
+    def __init__(
+        self,
+        *,
+        alpha: float = 2.0,
+        beta: float = 50.0,
+        center: float = 0.5,
+        distance: Distance = COSINE,
+        miner: PairMiner | None = None,
+    ) -> None:
+        super().__init__()
+        check_positive("alpha", alpha)
+        check_positive("beta", beta)
+        self.alpha = alpha
+        self.beta = beta
+        self.center = center
+        self.distance = distance
+        self.miner = miners.multi_similarity(0.1) if miner is None else miner
+        self.facts: dict[str, Tensor] = {}
+
+    def forward(
+        self,
+        embeddings: Float[Tensor, "n d"],
+        labels: Int[Tensor, " n"],
+        references: Float[Tensor, "m d"] | None = None,
+        reference_labels: Int[Tensor, " m"] | None = None,
+        *,
+        ids: Int[Tensor, " n"] | None = None,
+        reference_ids: Int[Tensor, " m"] | None = None,
+    ) -> Float[Tensor, ""]:
+        """The mean over all anchors, those without a selected pair counting 0."""
+        batch = compared(
+            embeddings, labels, references, reference_labels, ids=ids, reference_ids=reference_ids
+        )
+        distances = self.distance.matrix(batch.anchors, batch.references)
+        pairs = self.miner(distances, batch.is_positive, batch.is_negative)
+        costs = multi_similarity_loss(
+            distances, *pairs, alpha=self.alpha, beta=self.beta, center=self.center
+        )
+        possible = batch.is_positive | batch.is_negative
+        self.facts = {
+            "active": mean_where((pairs.positive | pairs.negative).float(), possible),
+            **batch_facts(embeddings, distances, batch.is_positive, batch.is_negative),
+        }
+        return costs.sum() / max(len(costs), 1)

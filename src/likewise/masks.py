@@ -1,0 +1,103 @@
+"""Which references are an item's positives and which its negatives: the checked batch."""
+
+from typing import NamedTuple
+
+import torch
+from jaxtyping import Bool, Float, Int
+from torch import Tensor
+
+from likewise._checks import check_embeddings, check_labels, check_same_width
+
+
+class Compared(NamedTuple):
+    """A checked batch: anchors are the rows, references the columns of both masks."""
+
+    anchors: Float[Tensor, "n d"]
+    references: Float[Tensor, "m d"]
+    is_positive: Bool[Tensor, "n m"]
+    is_negative: Bool[Tensor, "n m"]
+
+
+def masks(
+    labels: Int[Tensor, " n"],
+    reference_labels: Int[Tensor, " m"] | None = None,
+    *,
+    ids: Int[Tensor, " n"] | None = None,
+    reference_ids: Int[Tensor, " m"] | None = None,
+) -> tuple[Bool[Tensor, "n m"], Bool[Tensor, "n m"]]:
+    """Two masks (n, m): is_positive (same class, another item) and is_negative (another class).
+
+    Without references the items are compared with each other, and an item is never its own
+    positive. With references every reference counts as another item, unless ids say which
+    are older copies: a reference with the anchor's own id is neither positive nor negative.
+
+    Raises:
+        ValueError: a shape does not fit, or ids are given for one side only.
+        TypeError: labels or ids are not integers.
+
+    Example:
+        >>> import torch
+        >>> is_positive, is_negative = masks(torch.tensor([7, 7, 3]))
+        >>> is_positive.int().tolist()
+        [[0, 1, 0], [1, 0, 0], [0, 0, 0]]
+        >>> is_negative.int().tolist()
+        [[0, 0, 1], [0, 0, 1], [1, 1, 0]]
+    """
+    check_labels(labels, len(labels))
+    if reference_labels is None:
+        if ids is not None or reference_ids is not None:
+            raise ValueError(
+                "ids must come with references, got ids alone. "
+                "Within one batch an item is never compared with itself anyway."
+            )
+        same = labels[:, None] == labels[None, :]
+        itself = torch.eye(len(labels), dtype=torch.bool, device=labels.device)
+        return same & ~itself, ~same
+    check_labels(reference_labels, len(reference_labels), "reference_labels")
+    if (ids is None) != (reference_ids is None):
+        raise ValueError(
+            "ids and reference_ids must be given together, got one of them. Give both, or neither."
+        )
+    same = labels[:, None] == reference_labels[None, :]
+    if ids is None or reference_ids is None:
+        return same, ~same
+    check_labels(ids, len(labels), "ids")
+    check_labels(reference_ids, len(reference_labels), "reference_ids")
+    another = ids[:, None] != reference_ids[None, :]
+    return same & another, ~same & another
+
+
+def compared(
+    embeddings: Float[Tensor, "n d"],
+    labels: Int[Tensor, " n"],
+    references: Float[Tensor, "m d"] | None = None,
+    reference_labels: Int[Tensor, " m"] | None = None,
+    *,
+    ids: Int[Tensor, " n"] | None = None,
+    reference_ids: Int[Tensor, " m"] | None = None,
+) -> Compared:
+    """The batch that a loss works on, with every argument checked.
+
+    Without references the embeddings are compared with each other.
+
+    Raises:
+        ValueError: a shape does not fit, or one of references and reference_labels is missing.
+        TypeError: embeddings are not floating point, or labels are not integers.
+    """
+    check_embeddings(embeddings)
+    check_labels(labels, len(embeddings))
+    if (references is None) != (reference_labels is None):
+        raise ValueError(
+            "references and reference_labels must be given together, got one of them. "
+            "Give both, or neither to compare the batch with itself."
+        )
+    if references is None or reference_labels is None:
+        return Compared(embeddings, embeddings, *masks(labels))
+    check_embeddings(references, "references")
+    check_same_width(embeddings, references, ("embeddings", "references"))
+    check_labels(reference_labels, len(references), "reference_labels")
+    return Compared(
+        embeddings,
+        references,
+        *masks(labels, reference_labels, ids=ids, reference_ids=reference_ids),
+    )

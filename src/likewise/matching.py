@@ -1,0 +1,218 @@
+"""Which known thing each query is, or none of them: neighbours and a threshold in, labels out."""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import torch
+from jaxtyping import Bool, Float, Int
+from torch import Tensor
+
+from likewise._checks import check_choice
+from likewise.calibration import Calibration
+from likewise.index import Neighbors
+
+UNKNOWN = -1
+
+Rule = Callable[[Neighbors], tuple[Int[Tensor, " q"], Float[Tensor, " q"]]]
+"""From neighbours to one label and one distance per query; label -1 where there is none."""
+
+
+@dataclass(frozen=True, eq=False)
+class Matches:
+    """One decision per query.
+
+    Args:
+        labels: the label decided on, or UNKNOWN, (q,).
+        distances: what was compared with the threshold, (q,); inf where nobody had a vote.
+        neighbors: those that decided.
+        threshold: a distance up to it was accepted.
+        rule: name of the matching rule.
+    """
+
+    labels: Int[Tensor, " q"]
+    distances: Float[Tensor, " q"]
+    neighbors: Neighbors
+    threshold: float
+    rule: str
+
+    @property
+    def accepted(self) -> Bool[Tensor, " q"]:
+        """Whether a query was matched to a known thing, (q,)."""
+        return self.labels != UNKNOWN
+
+
+def nearest(neighbors: Neighbors) -> tuple[Int[Tensor, " q"], Float[Tensor, " q"]]:
+    """Label and distance of the nearest neighbour; the others do not count."""
+    return neighbors.labels[:, 0], neighbors.distances[:, 0]
+
+
+def majority(neighbors: Neighbors) -> tuple[Int[Tensor, " q"], Float[Tensor, " q"]]:
+    """The label most neighbours have, and the mean distance of those that have it.
+
+    Among equally frequent labels, the one whose first neighbour is nearer. Unlabelled and padded
+    neighbours have no vote; where nobody has, label -1 and distance inf.
+    """
+    return _elect(neighbors, torch.ones_like(neighbors.distances, dtype=torch.float64))
+
+
+def weighted(neighbors: Neighbors) -> tuple[Int[Tensor, " q"], Float[Tensor, " q"]]:
+    """The label with the largest sum of weights, and the weighted mean distance of those with it.
+
+    A neighbour's weight falls evenly from 1 for the nearest voter to 0 for the farthest; all
+    weigh 1 if all are equally far. It therefore does not depend on the unit of the distance,
+    nor on its zero, which the inner product does not have. Ties and missing voters as in
+    `majority`.
+
+    Source:
+        Dudani, "The Distance-Weighted k-Nearest-Neighbor Rule", IEEE Transactions on Systems,
+        Man, and Cybernetics 1976, equation 1.
+    """
+    distances = neighbors.distances.double()
+    may_vote = _may_vote(neighbors)
+    least = distances.masked_fill(~may_vote, torch.inf).amin(dim=1, keepdim=True)
+    most = distances.masked_fill(~may_vote, -torch.inf).amax(dim=1, keepdim=True)
+    weights = torch.where(most > least, (most - distances) / (most - least), 1.0)
+    return _elect(neighbors, weights)
+
+
+RULES: dict[str, Rule] = {"nearest": nearest, "majority": majority, "weighted": weighted}
+
+
+def decide(
+    neighbors: Neighbors, rule: str | Rule = "nearest"
+) -> tuple[Int[Tensor, " q"], Float[Tensor, " q"]]:
+    """The label each query would get if it were accepted, and the distance to judge it by.
+
+    What `match` compares with its threshold, and what a threshold is therefore calibrated on:
+    `calibrate(distances, labels == truth, rule=rule, k=k)`.
+
+    Args:
+        neighbors: from `Index.lookup`.
+        rule: a name in RULES, or a function like those.
+
+    Returns:
+        Labels (q,), -1 where the rule finds none, and distances (q,).
+
+    Raises:
+        ValueError: the rule is not known, or does not give one label and distance per query.
+
+    Example:
+        >>> import numpy as np
+        >>> import torch
+        >>> distances = torch.tensor([[0.1, 0.2, 0.4]])
+        >>> found = Neighbors(np.array([[5, 6, 7]]), distances, torch.tensor([[0, 1, 1]]))
+        >>> decide(found)
+        (tensor([0]), tensor([0.1000]))
+        >>> decide(found, "majority")
+        (tensor([1]), tensor([0.3000]))
+    """
+    elect = RULES[rule_name(rule)] if isinstance(rule, str) else rule
+    labels, distances = elect(neighbors)
+    count = len(neighbors.labels)
+    if labels.shape != (count,) or distances.shape != (count,):
+        raise ValueError(
+            f"rule must give one label and one distance for each of {count} queries, "
+            f"got shapes {tuple(labels.shape)} and {tuple(distances.shape)}."
+        )
+    return labels, distances
+
+
+def match(
+    neighbors: Neighbors,
+    threshold: float | Calibration,
+    *,
+    rule: str | Rule = "nearest",
+) -> Matches:
+    """The label of each query, or UNKNOWN where even the best is too far.
+
+    A query is accepted if the rule finds a label, and its distance is at most the threshold.
+
+    Args:
+        neighbors: from `Index.lookup`.
+        threshold: in the unit of the distance, or a Calibration made for the same rule and, as
+            means over other numbers of neighbours are other distances, the same k. (`nearest`
+            looks at one neighbour whatever k is.)
+        rule: a name in RULES, or a function like those.
+
+    Raises:
+        ValueError: NaN for a threshold, a Calibration for another rule or k, an unknown rule.
+        TypeError: a threshold that is neither a number nor a Calibration.
+
+    Example:
+        >>> import torch
+        >>> from likewise.index import Index
+        >>> index = Index()
+        >>> _ = index.add(torch.eye(2), labels=[0, 1])
+        >>> found = index.lookup(torch.tensor([[1.0, 0.1], [1.0, 0.9]]), k=1)
+        >>> match(found, 0.1).labels
+        tensor([ 0, -1])
+    """
+    name = rule_name(rule)
+    limit = _limit(threshold, name, neighbors.labels.shape[1])
+    labels, distances = decide(neighbors, rule)
+    # In float64: comparing float32 with a number would first round that number to float32.
+    accepted = distances.double() <= limit
+    return Matches(labels.where(accepted, UNKNOWN), distances, neighbors, limit, name)
+
+
+def rule_name(rule: str | Rule) -> str:
+    """The name under which a Calibration remembers a rule: that of RULES, or the function's.
+
+    Raises:
+        ValueError: a name that is not in RULES.
+
+    Example:
+        >>> rule_name(majority)
+        'majority'
+    """
+    if isinstance(rule, str):
+        check_choice("rule", rule, RULES)
+        return rule
+    return str(getattr(rule, "__name__", type(rule).__name__))
+
+
+def _limit(threshold: float | Calibration, rule: str, k: int) -> float:
+    if isinstance(threshold, Calibration):
+        if threshold.rule != rule:
+            raise ValueError(
+                f"threshold must be calibrated for the rule {rule!r}, "
+                f"got one for {threshold.rule!r}. Calibrate with rule={rule!r}, or match by "
+                f"{threshold.rule!r}."
+            )
+        if threshold.k != k and rule != "nearest":
+            raise ValueError(
+                f"threshold must be calibrated for k={k}, as there are neighbors, "
+                f"got one for k={threshold.k}. Look up {threshold.k} neighbors, or calibrate anew."
+            )
+        threshold = threshold.threshold
+    if isinstance(threshold, bool) or not isinstance(threshold, (int, float)):
+        raise TypeError(
+            f"threshold must be a number or a Calibration, got {threshold!r}. Use float(...)."
+        )
+    if threshold != threshold:
+        raise ValueError("threshold must be a number, got NaN. Nothing would be accepted.")
+    return float(threshold)
+
+
+def _may_vote(neighbors: Neighbors) -> Bool[Tensor, "q k"]:
+    return (neighbors.labels != UNKNOWN) & ~neighbors.distances.isposinf()
+
+
+def _elect(
+    neighbors: Neighbors, weights: Float[Tensor, "q k"]
+) -> tuple[Int[Tensor, " q"], Float[Tensor, " q"]]:
+    labels, distances = neighbors.labels, neighbors.distances
+    may_vote = _may_vote(neighbors)
+    weights = weights.where(may_vote, 0)
+    votes = torch.zeros_like(weights)  # that the label of each neighbour gets
+    for voter in range(labels.shape[1]):  # k steps, and never (q, k, k) numbers
+        votes += weights[:, voter, None] * (labels == labels[:, voter, None])
+    winner = votes.argmax(dim=1, keepdim=True)  # the first of equals, so the nearer
+    elected = may_vote & (labels == labels.gather(1, winner))
+    share = weights.where(elected, 0)
+    mean = (share * distances.double().where(elected, 0)).sum(dim=1) / share.sum(dim=1)
+    anyone = may_vote.any(dim=1)
+    return (
+        labels.gather(1, winner).squeeze(1).where(anyone, UNKNOWN),
+        mean.where(anyone, torch.inf).to(distances.dtype),
+    )

@@ -1,0 +1,26 @@
+"""Results in, matplotlib figures out; nothing is judged here.
+
+Every function returns a `matplotlib.figure.Figure` that knows no window, no global state and
+none of the caller's rcParams. `save` writes it; in a notebook it shows itself.
+"""
+
+from likewise.plots._saving import save
+from likewise.plots.curves import distance_histogram, roc, threshold_curves
+from likewise.plots.gallery import augmented_views, neighbors, pairs
+from likewise.plots.maps import confusion, embedding_map, embedding_points
+from likewise.plots.training import items_per_class, training_curves
+
+__all__ = [
+    "augmented_views",
+    "confusion",
+    "distance_histogram",
+    "embedding_map",
+    "embedding_points",
+    "items_per_class",
+    "neighbors",
+    "pairs",
+    "roc",
+    "save",
+    "threshold_curves",
+    "training_curves",
+]

@@ -1,0 +1,236 @@
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+from torch.utils.data import DataLoader
+
+from likewise.data import ImageFiles, Preprocess, items
+from likewise.data.images import fit_images, read_image
+
+RNG = np.random.default_rng(0)
+GREY = RNG.integers(0, 256, (6, 9), dtype=np.uint8)
+RGB = RNG.integers(0, 256, (6, 9, 3), dtype=np.uint8)
+DEEP = RNG.integers(0, 65536, (6, 9), dtype=np.uint16)
+ALPHA = np.where(np.arange(9) < 4, 255, 0).astype(np.uint8) * np.ones((6, 1), np.uint8)
+
+
+def luma(rgb):
+    return rgb @ [0.299, 0.587, 0.114]
+
+
+def save(path, array, mode=None, **options):
+    image = Image.fromarray(array)
+    (image.convert(mode) if mode else image).save(path, **options)
+    return path
+
+
+def save_palette(path, **options):
+    image = Image.fromarray(GREY % 3)
+    image = image.convert("P")
+    image.putpalette([250, 10, 0, 0, 200, 60, 30, 0, 90])
+    image.save(path, **options)
+    return path
+
+
+PALETTE = np.array([[250, 10, 0], [0, 200, 60], [30, 0, 90]])[GREY % 3]
+WHITE = ALPHA[..., None] == 0
+KEYED = np.where(DEEP[0, 0] == DEEP, 65535, DEEP)
+
+# How to write a file; the pixels (h, w) or (h, w, 3) in 0..255 it must read as.
+KINDS = {
+    "grey.png": (lambda p: save(p, GREY), GREY),
+    "grey.bmp": (lambda p: save(p, GREY), GREY),
+    "grey.pgm": (lambda p: save(p, GREY), GREY),
+    "colour.png": (lambda p: save(p, RGB), RGB),
+    "colour.bmp": (lambda p: save(p, RGB), RGB),
+    "colour.ppm": (lambda p: save(p, RGB), RGB),
+    "bits.png": (lambda p: save(p, GREY > 99), (GREY > 99) * 255),
+    "bits.pbm": (lambda p: save(p, GREY > 99), (GREY > 99) * 255),
+    "deep.png": (lambda p: save(p, DEEP), DEEP / 257),
+    "deep.pgm": (lambda p: save(p, DEEP), DEEP / 257),
+    "deep-keyed.png": (
+        lambda p: save(p, DEEP, transparency=int(DEEP[0, 0])),
+        KEYED / 257,
+    ),
+    "grey-alpha.png": (
+        lambda p: save(p, np.dstack([GREY, ALPHA])),
+        np.where(WHITE[..., 0], 255, GREY),
+    ),
+    "colour-alpha.png": (
+        lambda p: save(p, np.dstack([RGB, ALPHA])),
+        np.where(WHITE, 255, RGB),
+    ),
+    "half-alpha.png": (
+        lambda p: save(p, np.dstack([RGB, np.full_like(GREY, 51)])),  # a fifth
+        255 + (RGB - 255.0) / 5,
+    ),
+    "palette.png": (save_palette, PALETTE),
+    "palette.bmp": (save_palette, PALETTE),
+    "palette-key.png": (
+        lambda p: save_palette(p, transparency=1),
+        np.where((GREY % 3 == 1)[..., None], 255, PALETTE),
+    ),
+    "palette-alpha.png": (
+        lambda p: save_palette(p, transparency=bytes([255, 255, 0])),
+        np.where((GREY % 3 == 2)[..., None], 255, PALETTE),
+    ),
+    "flat.jpg": (
+        lambda p: save(p, np.full((6, 9, 3), (200, 100, 50), np.uint8)),
+        [[[200, 100, 50]]],
+    ),
+    "cmyk.jpeg": (
+        lambda p: save(p, np.full((6, 9, 3), (200, 100, 50), np.uint8), "CMYK"),
+        [[[200, 100, 50]]],
+    ),
+    "GREY.JPG": (lambda p: save(p, np.full((6, 9), 77, np.uint8)), [[77]]),
+}
+
+
+@pytest.mark.parametrize("name", KINDS)
+def test_every_kind_of_image_reads_as_the_pixels_it_shows(tmp_path, name):
+    write, pixels = KINDS[name]
+    path = write(tmp_path / name)
+    pixels = np.broadcast_to(pixels, (6, 9, *np.shape(pixels)[2:]))
+    files = ImageFiles([path], ["a"])
+    tolerance = 2 if name.lower().endswith(("jpg", "jpeg")) else 1e-3 if "deep" in name else 0.51
+
+    assert files.item_shape == ((1 if pixels.ndim == 2 else 3), 6, 9)
+    expected = pixels[None] if pixels.ndim == 2 else np.moveaxis(pixels, -1, 0)
+    np.testing.assert_allclose(files[0][0] * 255, expected, atol=tolerance)
+    assert files[0][0].std() > 0 or tolerance == 2
+
+    colour = read_image(path, channels=3) * 255
+    np.testing.assert_allclose(colour, np.broadcast_to(expected, (3, 6, 9)), atol=tolerance)
+    grey = read_image(path, channels=1)[0] * 255
+    expected_grey = pixels if pixels.ndim == 2 else luma(pixels)
+    np.testing.assert_allclose(grey, expected_grey, atol=tolerance + 0.5)
+
+
+@pytest.mark.parametrize("orientation", range(1, 9))
+def test_an_image_lies_as_its_exif_orientation_says(tmp_path, orientation):
+    upright = np.kron(RNG.integers(0, 2, (3, 2), dtype=np.uint8) * 200, np.ones((8, 8), np.uint8))
+    upright[:8, :8] = 100  # so that no turn looks like another
+    stored = {
+        1: upright,
+        2: upright[:, ::-1],
+        3: upright[::-1, ::-1],
+        4: upright[::-1],
+        5: upright.T,
+        6: np.rot90(upright, 1),
+        7: upright[::-1, ::-1].T,
+        8: np.rot90(upright, -1),
+    }[orientation]
+    exif = Image.Exif()
+    exif[0x0112] = orientation
+    path = save(tmp_path / "a.jpg", np.ascontiguousarray(stored), exif=exif, quality=100)
+    files = ImageFiles([path], ["a"])
+    assert files.item_shape == (1, 24, 16)
+    np.testing.assert_allclose(files[0][0][0] * 255, upright, atol=3)
+
+
+def test_image_size_resizes_and_antialiases(tmp_path):
+    stripes = np.tile(np.array([0, 255], np.uint8), (32, 16))
+    paths = [save(tmp_path / "stripes.png", stripes), save(tmp_path / "rgb.png", RGB)]
+    files = ImageFiles(paths, [0, 1], image_size=(4, 8))
+    assert files.item_shape == (1, 4, 8)
+    batch = items(files)
+    assert batch.shape == (2, 1, 4, 8)
+    assert (batch[0] - 0.5).abs().max() < 0.15  # picking pixels would give 0 or 1
+    assert ImageFiles(paths, [0, 1], image_size=5, channels=3).item_shape == (3, 5, 5)
+
+
+@pytest.mark.parametrize("channels", [1, 3])
+def test_deep_images_are_resized_too(tmp_path, channels):
+    path = save(tmp_path / "deep.png", np.full((6, 9), 12345, np.uint16))
+    image = read_image(path, channels=channels, image_size=(3, 3))
+    torch.testing.assert_close(image, torch.full((channels, 3, 3), 12345 / 65535))
+
+
+def test_memory_and_files_are_resized_alike(tmp_path):
+    path = save(tmp_path / "a.png", RGB)
+    from_file = read_image(path, channels=3, image_size=(4, 5)) * 255
+    in_memory = fit_images(torch.from_numpy(RGB).permute(2, 0, 1)[None], (4, 5), None)
+    assert in_memory.dtype == torch.uint8
+    np.testing.assert_allclose(from_file, in_memory[0], atol=1)
+    grey = fit_images(torch.from_numpy(RGB).permute(2, 0, 1)[None], None, 1)
+    np.testing.assert_allclose(grey[0, 0], luma(RGB), atol=0.51)
+    assert torch.equal(fit_images(grey, None, 3)[0, 2], grey[0, 0])
+
+
+@pytest.mark.parametrize("workers", [0, 1])
+def test_a_data_loader_decodes_in_its_workers(tmp_path, workers):
+    paths = [save(tmp_path / f"{i}.png", np.full((4, 4), 40 * i, np.uint8)) for i in range(5)]
+    files = ImageFiles(paths, ["x", "y", "x", "y", "x"])
+    loader = DataLoader(files, batch_size=2, num_workers=workers)
+    values = [value for batch in loader for value in (batch.items.mean((1, 2, 3)) * 255).tolist()]
+    np.testing.assert_allclose(values, [0, 40, 80, 120, 160], atol=1e-3)
+    assert torch.equal(torch.cat([batch.labels for batch in loader]), files.labels)
+
+
+def test_preprocess_reads_files_as_the_dataset_does(tmp_path):
+    paths = [save(tmp_path / "a.png", RGB), save(tmp_path / "b.png", GREY)]
+    read = Preprocess((3, 5, 4), (0.0,) * 3, (1.0,) * 3).read(paths)
+    assert torch.equal(read, items(ImageFiles(paths, [0, 1], image_size=(5, 4), channels=3)))
+    assert 0.1 < read.std() < 1
+
+
+def test_an_image_of_another_size_is_named_when_fetched(tmp_path):
+    paths = [save(tmp_path / "a.png", GREY), save(tmp_path / "b.png", GREY[:4])]
+    files = ImageFiles(paths, [0, 1])
+    message = r"b\.png' must have the size of the first image, 6x9, got 4x9\. Give image_size="
+    with pytest.raises(ValueError, match=message):
+        items(files)
+
+
+@pytest.mark.parametrize(
+    "contents",
+    [b"", b"hello", b"\x89PNG\r\n\x1a\n", b"P5\n9 6\n255\n123"],
+    ids=["empty", "text", "cut header", "cut pixels"],
+)
+def test_a_broken_image_is_named_in_one_sentence(tmp_path, contents):
+    good, broken = save(tmp_path / "a.png", GREY), tmp_path / "broken.pgm"
+    broken.write_bytes(contents)
+    files = ImageFiles([good, broken], [0, 1])
+    with pytest.raises(
+        ValueError, match=r"broken\.pgm' must be a whole PNG, .* got a file"
+    ) as info:
+        files[1]
+    assert "\n" not in str(info.value)
+    with pytest.raises(ValueError, match=r"broken\.pgm' must be a whole PNG"):
+        ImageFiles([broken, good], [0, 1])
+
+
+@pytest.mark.parametrize("suffix", ["png", "jpg", "bmp"])
+def test_a_truncated_image_is_named(tmp_path, suffix):
+    big = RNG.integers(0, 256, (64, 64), dtype=np.uint8)
+    path = save(tmp_path / f"cut.{suffix}", big)
+    path.write_bytes(path.read_bytes()[:-1500])
+    with pytest.raises(ValueError, match=rf"cut\.{suffix}' must be a whole PNG"):
+        read_image(path, channels=1)
+
+
+def test_a_file_that_has_gone_is_named(tmp_path):
+    files = ImageFiles([tmp_path / "gone.png"], [0], image_size=4, channels=1)
+    with pytest.raises(FileNotFoundError, match=r"image '.*gone\.png' must exist"):
+        files[0]
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ({"image_size": (1, 2, 3)}, r"image_size must be one number or \(height, width\), got"),
+        ({"image_size": 0}, "image_size must be at least 1, got 0"),
+        ({"channels": 2}, r"channels must be 1 \(grey\) or 3 \(colour\), got 2"),
+        ({"labels": [0, 1]}, "labels must be one per path .* got 2 for 1 paths"),
+        ({"paths": [], "labels": []}, "at least one, got 0 for 0 paths"),
+    ],
+)
+def test_bad_arguments_are_named(tmp_path, arguments, message):
+    path = save(tmp_path / "a.png", GREY)
+    with pytest.raises(ValueError, match=message):
+        ImageFiles(**{"paths": [path], "labels": [0], **arguments})
+
+
+def test_vectors_have_no_image_size():
+    with pytest.raises(ValueError, match=r"must be left out unless .* got items of shape \(4,\)"):
+        fit_images(torch.zeros(2, 4), (2, 2), None)

@@ -1,0 +1,138 @@
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from likewise import distances
+from likewise.distances import COSINE, EUCLIDEAN, INNER_PRODUCT, MANHATTAN, SNR, SQUARED_EUCLIDEAN
+
+ALL = [pytest.param(d, id=d.name) for d in distances.NAMED.values()]
+
+
+def points(*shape, seed=0, dtype=torch.float64):
+    return torch.randn(*shape, generator=torch.Generator().manual_seed(seed), dtype=dtype)
+
+
+def by_definition(name, a, b):
+    difference = a - b
+    return {
+        "cosine": lambda: 1 - a @ b / (a.norm() * b.norm()),
+        "euclidean": lambda: difference.square().sum().sqrt(),
+        "squared_euclidean": lambda: difference.square().sum(),
+        "manhattan": lambda: difference.abs().sum(),
+        "inner_product": lambda: -(a @ b),
+        "snr": lambda: difference.var() / a.var(),
+    }[name]()
+
+
+@pytest.mark.parametrize("distance", ALL)
+def test_matrix_agrees_with_the_definition_entry_by_entry(distance):
+    a, b = points(5, 4), points(7, 4, seed=1)
+    expected = torch.stack(
+        [torch.stack([by_definition(distance.name, x, y) for y in b]) for x in a]
+    )
+    assert expected.std() > 0.1
+    torch.testing.assert_close(distance.matrix(a, b), expected)
+
+
+@pytest.mark.parametrize("distance", ALL)
+@given(seed=st.integers(0, 2**16), n=st.integers(1, 9), d=st.integers(2, 6))
+@settings(deadline=None, max_examples=25)
+def test_paired_is_the_diagonal_of_matrix(distance, seed, n, d):
+    a, b = points(2, n, d, seed=seed)
+    torch.testing.assert_close(distance.paired(a, b), distance.matrix(a, b).diagonal())
+
+
+@pytest.mark.parametrize("distance", [COSINE, EUCLIDEAN, SQUARED_EUCLIDEAN, MANHATTAN])
+def test_true_distances_are_symmetric(distance):
+    a, b = points(4, 3), points(6, 3, seed=1)
+    torch.testing.assert_close(distance.matrix(a, b), distance.matrix(b, a).T)
+
+
+@pytest.mark.parametrize("distance", [EUCLIDEAN, SQUARED_EUCLIDEAN, MANHATTAN, SNR])
+def test_equal_rows_are_exactly_zero_apart(distance):
+    a = torch.nn.functional.normalize(points(50, 64, dtype=torch.float32))
+    assert (distance.matrix(a, a).diagonal() == 0).all()
+    assert (distance.paired(a, a) == 0).all()
+
+
+def test_equal_rows_are_zero_apart_by_cosine_up_to_rounding_and_never_below():
+    a = points(50, 64, dtype=torch.float32)
+    apart = COSINE.matrix(a, a).diagonal()
+    assert (apart >= 0).all()
+    assert apart.max() < 1e-6
+
+
+def test_smaller_is_closer_for_the_inner_product_too():
+    query = torch.tensor([[1.0, 0.0]])
+    found = INNER_PRODUCT.matrix(query, torch.tensor([[3.0, 0.0], [-1.0, 0.0]]))
+    assert found.tolist() == [[-3.0, 1.0]]
+
+
+def test_snr_is_not_symmetric():
+    a, b = torch.tensor([[1.0, -1.0]]), torch.tensor([[3.0, -3.0]])
+    assert SNR.paired(a, b).tolist() == [4.0]
+    torch.testing.assert_close(SNR.paired(b, a), torch.tensor([4 / 9]))
+
+
+@pytest.mark.parametrize("distance", ALL)
+def test_gradient_is_the_slope(distance):
+    a, b = points(3, 4).requires_grad_(), points(5, 4, seed=1).requires_grad_()
+    assert torch.autograd.gradcheck(distance.matrix, (a, b))
+    assert torch.autograd.gradcheck(distance.paired, (a, b[:3]))
+
+
+@pytest.mark.parametrize("distance", ALL)
+@pytest.mark.parametrize("fill", [0.0, 1.0, 1e4])
+def test_gradients_stay_finite_at_equal_constant_and_zero_rows(distance, fill):
+    a = torch.full((3, 4), fill, requires_grad=True)
+    distance.matrix(a, a).sum().backward()
+    distance.paired(a, a.detach()).sum().backward()
+    assert torch.isfinite(a.grad).all()
+
+
+@pytest.mark.parametrize("distance", ALL)
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
+def test_half_precision_neither_overflows_nor_loses_more_than_its_inputs_did(distance, dtype):
+    a, b = (200 * points(6, 8)).to(dtype), (200 * points(4, 8, seed=1)).to(dtype)
+    with torch.autocast("cpu", torch.bfloat16):
+        found = distance.matrix(a, b)
+    torch.testing.assert_close(found, distance.matrix(a.float(), b.float()))
+    assert torch.isfinite(found).all()
+
+
+def test_a_zero_vector_is_one_away_from_everything_by_cosine():
+    assert COSINE.matrix(torch.zeros(1, 3), torch.eye(3)).tolist() == [[1.0, 1.0, 1.0]]
+
+
+@pytest.mark.parametrize("distance", ALL)
+@pytest.mark.parametrize(
+    ("a", "b", "message"),
+    [
+        (torch.zeros(3), torch.zeros(2, 3), r"a must have shape \(n, d\) with d >= 1, got \(3,\)"),
+        (torch.zeros(2, 3), torch.zeros(2, 4), "b must have as many dimensions as a, 3, got 4"),
+        (torch.zeros(2, 3).int(), torch.zeros(2, 3), r"a must be floating point, got torch.int32"),
+        ([[1.0]], torch.zeros(2, 3), "a must be a torch tensor, got list"),
+    ],
+)
+def test_what_cannot_be_compared_is_named(distance, a, b, message):
+    for compare in (distance.matrix, distance.paired):
+        with pytest.raises((ValueError, TypeError), match=message):
+            compare(a, b)
+
+
+def test_paired_refuses_to_broadcast():
+    with pytest.raises(ValueError, match="b must have as many rows as a, 4, got 1"):
+        EUCLIDEAN.paired(torch.zeros(4, 2), torch.zeros(1, 2))
+
+
+def test_snr_refuses_a_single_dimension():
+    with pytest.raises(ValueError, match="at least 2 dimensions for snr, got 1"):
+        SNR.matrix(torch.zeros(4, 1), torch.zeros(4, 1))
+
+
+def test_an_unknown_name_lists_the_known_ones():
+    with pytest.raises(
+        ValueError, match=r"distance must be one of cosine, euclidean, .* got 'cos'"
+    ):
+        distances.by_name("cos")

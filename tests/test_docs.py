@@ -1,0 +1,68 @@
+"""Pages: their Python runs from top to bottom, and the glossary is in order."""
+
+import re
+from pathlib import Path
+
+import pytest
+
+PROJECT = Path(__file__).parents[1]
+PAGES = [PROJECT / "README.md", *sorted(PROJECT.glob("docs/*.md")), PROJECT / "CONTRIBUTING.md"]
+
+
+def python_of(page):
+    """The page's ```python blocks, each line at its own number so that errors point to it."""
+    lines, inside = [], False
+    for line in page.splitlines():
+        if line.startswith("```"):
+            inside = not inside and line.split() == ["```python"]
+            lines.append("")
+        else:
+            lines.append(line if inside else "")
+    return "\n".join(lines)
+
+
+def run(page, name):
+    exec(compile(page, name, "exec"), {"__name__": "page"})
+
+
+def with_python():
+    return [page for page in PAGES if page.exists() and python_of(page.read_text()).strip()]
+
+
+@pytest.mark.parametrize("page", with_python(), ids=lambda page: page.name)
+def test_the_python_of_a_page_runs(page, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    run(python_of(page.read_text()), str(page))
+
+
+def test_pages_that_show_how_have_python():
+    shown = {page.name for page in with_python()}
+    assert shown >= {"README.md", "architecture.md", "choosing.md", "CONTRIBUTING.md"}
+
+
+def test_blocks_are_joined_and_others_skipped():
+    page = "\n".join(
+        [
+            *("# page", "```python", "x = 1", "```", "text", "```", "x = no code", "```"),
+            *("```console", "$ likewise", "```", "```python no-run", "x = 5", "```"),
+            *("```python", "assert x == 2", "```"),
+        ]
+    )
+    code = python_of(page)
+    assert code.split() == ["x", "=", "1", "assert", "x", "==", "2"]
+    with pytest.raises(AssertionError) as caught:
+        run(code, "page")
+    assert caught.traceback[-1].lineno + 1 == page.splitlines().index("assert x == 2") + 1
+
+
+def glossary():
+    """Words of the glossary with what is said about each."""
+    page = (PROJECT / "docs" / "glossary.md").read_text()
+    return re.findall(r"^\*\*(.+?)\*\*:? +((?:.+\n)+)", page, re.MULTILINE)
+
+
+def test_the_glossary_is_in_order_short_and_has_each_word_once():
+    words = [word.lower() for word, _ in glossary()]
+    assert len(words) > 50
+    assert words == sorted(set(words))
+    assert all(said.count("\n") <= 2 for _, said in glossary())

@@ -1,0 +1,131 @@
+"""The architecture, as tests: floors, exports, names, pages."""
+
+import ast
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+import likewise
+
+PROJECT = Path(__file__).parents[1]
+ROOT = PROJECT / "src" / "likewise"
+FLOORS = [
+    ["_checks"],
+    ["_files", "distances", "masks", "intervals"],
+    ["data", "samplers", "augment", "encoders", "miners", "metrics"],
+    ["losses", "training", "index", "calibration"],
+    ["matching", "verification"],
+    ["evaluation", "plots"],
+    ["report", "artifacts"],
+    ["cli", "web"],
+]
+FLOOR_OF = {module: floor for floor, modules in enumerate(FLOORS) for module in modules}
+SOURCES = sorted(ROOT.rglob("*.py"))
+
+
+def name(path):
+    return ".".join(path.relative_to(ROOT).with_suffix("").parts)
+
+
+def imported_modules(source):
+    """Names of our own modules that `source` imports, e.g. {"distances", "miners"}."""
+    found = set()
+    for node in ast.walk(ast.parse(source)):
+        if isinstance(node, ast.ImportFrom):
+            assert node.level == 0, "imports are absolute"
+            if node.module == "likewise":
+                found |= {alias.name for alias in node.names}
+            elif (node.module or "").startswith("likewise."):
+                found.add(node.module.split(".")[1])
+        elif isinstance(node, ast.Import):
+            found |= {a.name.split(".")[1] for a in node.names if a.name.startswith("likewise.")}
+    return found
+
+
+@pytest.mark.parametrize("path", SOURCES, ids=name)
+def test_modules_import_only_from_lower_floors(path):
+    module = path.relative_to(ROOT).parts[0].removesuffix(".py")
+    if module in {"__init__", "__main__"}:
+        return
+    assert module in FLOOR_OF, f"{module} has no floor yet: add it to FLOORS and architecture.md"
+    for other in imported_modules(path.read_text()) - {module}:
+        assert FLOOR_OF[other] < FLOOR_OF[module], f"{module} must not import {other}"
+
+
+def test_the_reader_of_imports_sees_every_form():
+    source = (
+        "import likewise.data.idx\nfrom likewise import miners\nfrom likewise.losses.x import y"
+    )
+    assert imported_modules(source) == {"data", "miners", "losses"}
+
+
+def test_every_exported_name_is_there():
+    for exported in likewise.__all__:
+        assert getattr(likewise, exported) is not None
+    assert set(likewise._MODULE_OF) <= set(likewise.__all__)
+
+
+def test_a_name_that_is_not_there_is_an_attribute_error():
+    with pytest.raises(AttributeError, match="no attribute 'nothing'"):
+        _ = likewise.nothing
+
+
+def test_every_module_that_is_public_is_exported():
+    public = {path.stem for path in ROOT.iterdir() if (path / "__init__.py").exists()}
+    public |= {path.stem for path in ROOT.glob("*.py")}
+    public = {module for module in public if not module.startswith("_")}
+    assert public - {"cli"} <= set(likewise.__all__)
+
+
+def test_architecture_names_every_module():
+    architecture = (PROJECT / "docs" / "architecture.md").read_text()
+    for module in FLOOR_OF:
+        if (ROOT / module).exists() or (ROOT / f"{module}.py").exists():
+            assert f"`{module}" in architecture, f"docs/architecture.md does not name {module}"
+
+
+@pytest.mark.parametrize("path", SOURCES, ids=name)
+def test_modules_stay_small_and_say_what_they_are(path):
+    source = path.read_text()
+    assert len(source.splitlines()) <= 400, "a module this long becomes a folder"
+    assert ast.get_docstring(ast.parse(source)), "a module begins with what it is"
+
+
+FORBIDDEN = {"pickle", "joblib", "print", "torch.load", "torch.save", "eval", "exec"}
+
+
+@pytest.mark.parametrize("path", SOURCES, ids=name)
+def test_nothing_is_pickled_printed_or_run_from_text(path):
+    used = set()
+    for node in ast.walk(ast.parse(path.read_text())):
+        if isinstance(node, (ast.Import, ast.ImportFrom)):
+            used |= {alias.name for alias in node.names} | {getattr(node, "module", "")}
+        elif isinstance(node, ast.Call):
+            used.add(ast.unparse(node.func))
+    assert not used & FORBIDDEN
+
+
+def test_version_and_changelog_agree():
+    settings = (PROJECT / "pyproject.toml").read_text()
+    (declared,) = re.findall(r'^version = "(.*)"', settings, re.MULTILINE)
+    assert likewise.__version__ == declared
+    assert f"## {declared}" in (PROJECT / "CHANGELOG.md").read_text()
+
+
+@pytest.mark.parametrize("statement", ["import likewise", "import likewise.cli.commands"])
+def test_importing_loads_nothing_heavy(statement):
+    heavy = {"torch", "numpy", "matplotlib", "faiss", "sklearn", "kornia", "accelerate"}
+    code = f"import sys; {statement}; print(*sorted({heavy} & set(sys.modules)))"
+    ran = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert ran.stdout.split() == []
+
+
+def test_links_between_pages_lead_somewhere():
+    pages = [*PROJECT.glob("*.md"), *PROJECT.glob("docs/*.md")]
+    assert len(pages) > 5
+    for page in pages:
+        for target in re.findall(r"\]\(([^)#:]+)(?:#[^)]*)?\)", page.read_text()):
+            assert (page.parent / target).exists(), f"{page.name} points to {target}"

@@ -1,0 +1,306 @@
+import itertools
+import math
+import re
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from sklearn import metrics as sklearn_metrics
+
+from likewise import metrics
+
+
+def pairs(seed, n=60, levels=None):
+    """Distances, smaller for pairs that are the same; few levels make many ties."""
+    rng = torch.Generator().manual_seed(seed)
+    same = torch.rand(n, generator=rng) < 0.4
+    same[0], same[1] = True, False
+    distances = torch.randn(n, generator=rng) + torch.where(same, -0.7, 0.6)
+    if levels is not None:
+        distances = (distances * levels / 4).round()
+    return distances, same
+
+
+def ranking(seed, q=9, k=7):
+    """Relevance of the k nearest of q queries, and how many are relevant in all."""
+    rng = torch.Generator().manual_seed(seed)
+    relevant = torch.rand(q, k, generator=rng) < 0.45
+    missed = torch.randint(0, 3, (q,), generator=rng)
+    total = (relevant.sum(dim=1) + missed).clamp(min=1, max=k)
+    return relevant, total
+
+
+LEVELS = [None, 12, 2]
+
+
+# the sweep
+
+
+@pytest.mark.parametrize("levels", LEVELS)
+@pytest.mark.parametrize("seed", range(10))
+def test_the_sweep_agrees_with_counting_at_every_threshold(seed, levels):
+    distances, same = pairs(seed, levels=levels)
+    known = same | (torch.arange(len(same)) % 3 == 0)
+    counts = metrics.sweep(distances, same, known=known)
+
+    assert counts.thresholds.tolist() == sorted(set(distances.tolist()))
+    assert counts.thresholds.dtype == torch.float64
+    assert counts.true_accepts.dtype == counts.false_accepts.dtype == torch.int64
+    for i, threshold in enumerate(counts.thresholds.tolist()):
+        accepted = [d <= threshold for d in distances.tolist()]
+        facts = list(zip(accepted, same.tolist(), known.tolist(), strict=True))
+        tp = sum(a and s for a, s, _ in facts)
+        fp = sum(a and not s for a, s, _ in facts)
+        fn = sum(s and not a for a, s, _ in facts)
+        tn = sum(not a and not s for a, s, _ in facts)
+        of_known = sum(k for _, _, k in facts)
+        assert (int(counts.true_accepts[i]), int(counts.false_accepts[i])) == (tp, fp)
+        assert float(counts.true_accept_rate[i]) == tp / (tp + fn)
+        assert float(counts.false_accept_rate[i]) == fp / (fp + tn)
+        assert float(counts.accuracy[i]) == (tp + tn) / len(same)
+        precision = tp / (tp + fp)
+        assert float(counts.precision[i]) == precision
+        assert float(counts.recall[i]) == tp / of_known < tp / (tp + fn) or tp == 0
+        for f1, recall in [
+            (counts.f1[i], tp / of_known),
+            (counts.f1_tensorflow_similarity[i], tp / (tp + fn)),
+        ]:
+            harmonic = 2 * precision * recall / (precision + recall) if tp else 0.0
+            assert float(f1) == pytest.approx(harmonic)
+        if tn + fn:
+            assert float(counts.negative_predictive_value[i]) == tn / (tn + fn)
+        else:
+            assert i == len(counts.thresholds) - 1
+            assert math.isnan(counts.negative_predictive_value[i])
+
+
+def test_without_known_recall_is_the_true_accept_rate():
+    counts = metrics.sweep(*pairs(0))
+    assert counts.to_be_found == counts.same_total
+    assert torch.equal(counts.recall, counts.true_accept_rate)
+    assert torch.equal(counts.f1, counts.f1_tensorflow_similarity)
+
+
+@given(seed=st.integers(0, 2**16), levels=st.sampled_from(LEVELS))
+@settings(deadline=None)
+def test_no_count_depends_on_the_order_of_pairs_or_the_scale_of_distances(seed, levels):
+    distances, same = pairs(seed, levels=levels)
+    one = metrics.sweep(distances, same)
+    order = torch.randperm(len(same), generator=torch.Generator().manual_seed(seed + 1))
+    other = metrics.sweep((distances[order].double() / 3).exp(), same[order])
+    assert torch.equal(one.true_accepts, other.true_accepts)
+    assert torch.equal(one.false_accepts, other.false_accepts)
+    assert metrics.roc_auc(one) == metrics.roc_auc(other)
+
+
+def test_thresholds_accept_the_very_distances_they_come_from():
+    distances = torch.tensor([0.1, 0.3, 0.7], dtype=torch.float32)
+    counts = metrics.sweep(distances, torch.tensor([True, False, True]))
+    for threshold, distance in zip(counts.thresholds.tolist(), distances, strict=True):
+        assert bool(distance <= threshold)
+
+
+def test_the_sweep_leaves_its_arguments_alone():
+    distances, same = pairs(3)
+    before = distances.clone(), same.clone()
+    metrics.sweep(distances, same)
+    assert torch.equal(distances, before[0])
+    assert torch.equal(same, before[1])
+
+
+@pytest.mark.parametrize(
+    ("call", "error", "message"),
+    [
+        (
+            lambda d, s: metrics.sweep(d, torch.ones_like(s)),
+            ValueError,
+            "sweep needs pairs of both kinds, got 60 same and 0 different. Draw pairs",
+        ),
+        (
+            lambda d, s: metrics.sweep(d[:, None], s),
+            ValueError,
+            "distances must be a tensor of shape (p,), one per pair, got (60, 1).",
+        ),
+        (
+            lambda d, s: metrics.sweep([0.5], s),
+            ValueError,
+            "distances must be a tensor of shape (p,), one per pair, got list.",
+        ),
+        (
+            lambda d, s: metrics.sweep(d, s[:, None]),
+            ValueError,
+            "same must have shape (60,), one per pair, got (60, 1).",
+        ),
+        (lambda d, s: metrics.sweep(d, s.long()), TypeError, "same must be boolean"),
+        (
+            lambda d, s: metrics.sweep(d.masked_fill(s, math.nan), s),
+            ValueError,
+            "distances must be finite",
+        ),
+        (
+            lambda d, s: metrics.sweep(d.masked_fill(s, math.inf), s),
+            ValueError,
+            "distances must be finite",
+        ),
+        (
+            lambda d, s: metrics.sweep(d, s, known=~s),
+            ValueError,
+            "known must be True wherever same is, got",
+        ),
+        (
+            lambda d, s: metrics.true_accept_rate_at(metrics.sweep(d, s), 1.5),
+            ValueError,
+            "far must be between 0 and 1, got 1.5.",
+        ),
+    ],
+)
+def test_what_cannot_be_swept_is_named(call, error, message):
+    with pytest.raises(error, match=re.escape(message)):
+        call(*pairs(0))
+
+
+# numbers read off the sweep
+
+
+@pytest.mark.parametrize("levels", LEVELS)
+@pytest.mark.parametrize("seed", range(20))
+def test_areas_agree_with_scikit_learn(seed, levels):
+    distances, same = pairs(seed, levels=levels)
+    counts = metrics.sweep(distances, same)
+    area = sklearn_metrics.roc_auc_score(same, -distances)
+    precision = sklearn_metrics.average_precision_score(same, -distances)
+    assert area not in (0, 1)
+    assert metrics.roc_auc(counts) == pytest.approx(area, abs=1e-12)
+    assert metrics.average_precision(counts) == pytest.approx(precision, abs=1e-12)
+    far, tar, _ = sklearn_metrics.roc_curve(same, -distances, drop_intermediate=False)
+    np.testing.assert_allclose(metrics.roc_curve(counts), (far, tar), atol=1e-15)
+
+
+def test_areas_agree_with_scikit_learn_on_many_pairs():
+    distances, same = pairs(0, n=200_000, levels=4000)
+    counts = metrics.sweep(distances, same)
+    assert len(counts.thresholds) < 200_000
+    expected = sklearn_metrics.roc_auc_score(same, -distances)
+    assert metrics.roc_auc(counts) == pytest.approx(expected, abs=1e-12)
+    expected = sklearn_metrics.average_precision_score(same, -distances)
+    assert metrics.average_precision(counts) == pytest.approx(expected, abs=1e-12)
+
+
+@pytest.mark.parametrize("levels", LEVELS)
+@pytest.mark.parametrize("seed", range(10))
+def test_the_equal_error_rate_is_where_the_roc_meets_the_diagonal(seed, levels):
+    distances, same = pairs(seed, n=40, levels=levels)
+    negative, positive = (~same).sum().item(), same.sum().item()
+    corners = [(0.0, 0.0)]
+    for threshold in sorted(set(distances.tolist())):
+        accepted = distances <= threshold
+        corners.append(
+            (
+                (accepted & ~same).sum().item() / negative,
+                (accepted & same).sum().item() / positive,
+            )
+        )
+    met = []
+    for (far, tar), (next_far, next_tar) in itertools.pairwise(corners):
+        for share in np.linspace(0, 1, 2001):
+            x, y = far + share * (next_far - far), tar + share * (next_tar - tar)
+            met.append((abs(x - (1 - y)), x))
+    closest, error = min(met)
+    assert closest < 1e-3
+    ours = metrics.equal_error_rate(metrics.sweep(distances, same))
+    assert 0 < ours < 0.5
+    assert ours == pytest.approx(error, abs=1e-3)
+
+
+def test_the_equal_error_rate_between_two_thresholds_is_interpolated():
+    # From (0, 0) the ROC goes to (1/3, 1) at once: it meets the diagonal at (1/4, 3/4).
+    distances = torch.tensor([1.0, 1.0, 1.0, 2.0, 2.0])
+    same = torch.tensor([True, True, False, False, False])
+    assert metrics.equal_error_rate(metrics.sweep(distances, same)) == pytest.approx(0.25)
+
+
+@pytest.mark.parametrize(("sign", "error"), [(1, 0.0), (-1, 1.0)])
+def test_the_equal_error_rate_at_its_ends(sign, error):
+    distances = sign * torch.tensor([1.0, 2.0, 3.0, 4.0])
+    same = torch.tensor([True, True, False, False])
+    assert metrics.equal_error_rate(metrics.sweep(distances, same)) == error
+
+
+@given(seed=st.integers(0, 2**16), far=st.floats(0, 1), levels=st.sampled_from(LEVELS))
+@settings(deadline=None)
+def test_the_true_accept_rate_is_that_of_the_loosest_threshold_allowed(seed, far, levels):
+    distances, same = pairs(seed, levels=levels)
+    allowed = [
+        float((distances[same] <= t).double().mean())
+        for t in distances.tolist()
+        if float((distances[~same] <= t).double().mean()) <= far
+    ]
+    ours = metrics.true_accept_rate_at(metrics.sweep(distances, same), far)
+    assert ours == pytest.approx(max(allowed, default=0.0))
+
+
+def test_nothing_is_accepted_where_no_threshold_is_allowed():
+    counts = metrics.sweep(torch.tensor([2.0, 1.0, 3.0]), torch.tensor([True, False, False]))
+    assert metrics.true_accept_rate_at(counts, 0.4) == 0
+    assert metrics.true_accept_rate_at(counts, 0.5) == 1
+
+
+# ranking metrics
+
+
+@pytest.mark.parametrize("seed", range(10))
+def test_ranking_metrics_agree_with_loops(seed):
+    relevant, total = ranking(seed)
+    q, k = relevant.shape
+    r_precision = metrics.r_precision(relevant, total)
+    average = metrics.average_precision_at_r(relevant, total)
+    for query in range(q):
+        row, r = relevant[query].tolist(), int(total[query])
+        for n in range(1, k + 1):
+            assert float(metrics.precision_at(relevant, n)[query]) == sum(row[:n]) / n
+            assert float(metrics.recall_at(relevant, n)[query]) == float(any(row[:n]))
+        assert float(r_precision[query]) == sum(row[:r]) / r
+        summed = sum(sum(row[: i + 1]) / (i + 1) for i in range(r) if row[i])
+        assert float(average[query]) == pytest.approx(summed / r)
+    assert (average <= r_precision).all()
+    assert (average < r_precision).any()
+
+
+def test_a_query_with_nothing_to_find_is_nan():
+    relevant = torch.tensor([[False, False], [True, False]])
+    total = torch.tensor([0, 1])
+    assert metrics.r_precision(relevant, total).isnan().tolist() == [True, False]
+    assert metrics.average_precision_at_r(relevant, total).isnan().tolist() == [True, False]
+
+
+@pytest.mark.parametrize(
+    ("call", "message"),
+    [
+        (
+            lambda r, t: metrics.precision_at(r, 8),
+            "k must be at most the 7 ranks given, got 8. Look up more neighbours.",
+        ),
+        (lambda r, t: metrics.recall_at(r, 0), "k must be at least 1, got 0."),
+        (
+            lambda r, t: metrics.r_precision(r, t + 7),
+            "relevant must reach down to rank R for every query, got 7 ranks where a query has",
+        ),
+        (
+            lambda r, t: metrics.average_precision_at_r(r, t * 0),
+            "relevant_total must be at least the number of relevant items found",
+        ),
+        (
+            lambda r, t: metrics.r_precision(r, t[:3]),
+            "relevant_total must have shape (9,), one per item, got (3,).",
+        ),
+        (
+            lambda r, t: metrics.precision_at(r.long(), 1),
+            "relevant must be a boolean tensor of shape (q, k), got torch.int64 of shape (9, 7).",
+        ),
+    ],
+)
+def test_rankings_that_are_too_short_or_wrong_are_named(call, message):
+    with pytest.raises(ValueError, match=re.escape(message)):
+        call(*ranking(0))

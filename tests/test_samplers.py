@@ -1,0 +1,160 @@
+import json
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from torch.utils.data import DataLoader
+
+from likewise.data import ArrayDataset
+from likewise.samplers import BalancedBatchSampler
+
+
+def make_labels(sizes, seed=0):
+    labels = np.repeat(np.arange(len(sizes)) * 3, sizes)  # codes need not be consecutive
+    return np.random.default_rng(seed).permutation(labels)
+
+
+@st.composite
+def samplers(draw):
+    sizes = draw(st.lists(st.integers(1, 9), min_size=1, max_size=6))
+    sampler = BalancedBatchSampler(
+        make_labels(sizes),
+        classes_per_batch=draw(st.integers(1, len(sizes))),
+        items_per_class=draw(st.integers(1, 5)),
+        batches=draw(st.integers(1, 40)),
+        seed=draw(st.integers(0, 99)),
+    )
+    return sizes, sampler
+
+
+@given(samplers())
+@settings(deadline=None)
+def test_a_batch_has_the_classes_and_the_items_asked_for_and_none_twice(drawn):
+    sizes, sampler = drawn
+    labels = make_labels(sizes)
+    for batch in sampler:
+        assert len(set(batch)) == len(batch)
+        classes, counts = np.unique(labels[batch], return_counts=True)
+        assert len(classes) == sampler.classes_per_batch
+        expected = [min(sampler.items_per_class, sizes[code // 3]) for code in classes]
+        assert counts.tolist() == expected
+
+
+@given(samplers())
+@settings(deadline=None)
+def test_classes_and_items_within_a_class_are_used_equally_up_to_one_round(drawn):
+    sizes, sampler = drawn
+    labels = make_labels(sizes)
+    class_uses, item_uses = np.zeros(len(sizes), int), np.zeros(len(labels), int)
+    for batch in sampler:
+        class_uses[np.unique(labels[batch]) // 3] += 1
+        item_uses[batch] += 1
+        assert np.ptp(class_uses) <= 1
+        for code in range(len(sizes)):
+            assert np.ptp(item_uses[labels == code * 3]) <= 1
+
+
+@given(samplers(), st.integers(0, 5))
+@settings(deadline=None)
+def test_a_sampler_goes_on_exactly_from_a_saved_state(drawn, drawn_before):
+    sizes, sampler = drawn
+    for _ in range(drawn_before):
+        list(sampler)
+    state = json.loads(json.dumps(sampler.state_dict()))
+    resumed = BalancedBatchSampler(
+        make_labels(sizes),
+        classes_per_batch=sampler.classes_per_batch,
+        items_per_class=sampler.items_per_class,
+        batches=sampler.batches,
+        seed=sampler.seed,
+    )
+    resumed.load_state_dict(state)
+    for _ in range(3):
+        assert list(resumed) == list(sampler)
+
+
+def test_the_seed_alone_decides_and_the_stream_goes_on():
+    def make(seed):
+        return BalancedBatchSampler(
+            make_labels([9, 9, 9]), classes_per_batch=2, items_per_class=3, seed=seed
+        )
+
+    first, twin, other = make(1), make(1), make(2)
+    epoch = list(first)
+    assert epoch == list(twin)
+    assert epoch != list(other)
+    assert epoch != list(first)
+    assert next(iter(first)) != epoch[0]
+
+
+def test_the_seed_decides_about_items_not_only_about_classes():
+    orders = [
+        next(iter(BalancedBatchSampler([4] * 9, classes_per_batch=1, items_per_class=9, seed=seed)))
+        for seed in range(3)
+    ]
+    assert orders[0] != orders[1] != orders[2] != orders[0]
+    assert orders[0] != sorted(orders[0])
+
+
+def test_items_keep_different_company_from_round_to_round():
+    sampler = BalancedBatchSampler(
+        [0] * 6, classes_per_batch=1, items_per_class=2, batches=300, seed=5
+    )
+    pairs = {tuple(sorted(batch)) for batch in sampler}
+    assert len(pairs) == 15  # all of them
+
+
+def test_one_iteration_is_about_one_pass_over_the_items():
+    labels = make_labels([10, 11])
+    sampler = BalancedBatchSampler(labels, classes_per_batch=2, items_per_class=4)
+    assert len(sampler) == len(list(sampler)) == 3  # ceil(21 / 8)
+    assert len(BalancedBatchSampler([0, 1], classes_per_batch=2, items_per_class=9)) == 1
+
+
+@pytest.mark.parametrize("kind", [list, np.asarray, torch.tensor])
+def test_labels_may_be_a_list_an_array_or_a_tensor(kind):
+    labels = make_labels([4, 5, 6]).tolist()
+    sampler = BalancedBatchSampler(kind(labels), classes_per_batch=2, items_per_class=2)
+    expected = BalancedBatchSampler(labels, classes_per_batch=2, items_per_class=2)
+    assert list(sampler) == list(expected)
+
+
+@pytest.mark.parametrize("workers", [0, 1])
+def test_a_data_loader_yields_its_batches(workers):
+    labels = make_labels([5, 6, 7])
+    data = ArrayDataset(np.arange(18.0)[:, None], labels)
+    sampler, twin = (
+        BalancedBatchSampler(data.labels, classes_per_batch=2, items_per_class=3) for _ in "ab"
+    )
+    loader = DataLoader(data, batch_sampler=sampler, num_workers=workers)
+    assert [batch.items[:, 0].int().tolist() for batch in loader] == list(twin)
+
+
+def test_a_state_of_another_sampler_is_refused():
+    labels = make_labels([4, 4])
+    state = BalancedBatchSampler(labels, classes_per_batch=2, items_per_class=2).state_dict()
+    other = BalancedBatchSampler(labels, classes_per_batch=2, items_per_class=3)
+    with pytest.raises(ValueError, match=r"state must come from a sampler with settings"):
+        other.load_state_dict(state)
+
+
+@pytest.mark.parametrize(
+    ("labels", "arguments", "error", "message"),
+    [
+        ([0, 1], {"classes_per_batch": 3}, ValueError, "classes_per_batch must be at most 2, the"),
+        ([0, 1], {"classes_per_batch": 0}, ValueError, "classes_per_batch must be at least 1, got"),
+        ([0, 1], {"items_per_class": 0}, ValueError, "items_per_class must be at least 1, got 0"),
+        ([0, 1], {"batches": 0}, ValueError, "batches must be at least 1, got 0"),
+        ([0, 1], {"seed": -1}, ValueError, "seed must be at least 0, got -1"),
+        ([], {}, ValueError, r"labels must have shape \(n,\) with n >= 1, got \(0,\)"),
+        ([[0], [1]], {}, ValueError, r"labels must have shape \(n,\) with n >= 1, got \(2, 1\)"),
+        ([0.0, 1.0], {}, TypeError, "labels must be integers, got float32"),
+        ([0, -1], {}, ValueError, "labels must be at least 0, got -1"),
+    ],
+)
+def test_bad_arguments_are_named(labels, arguments, error, message):
+    usual = {"classes_per_batch": 2, "items_per_class": 2}
+    with pytest.raises(error, match=message):
+        BalancedBatchSampler(labels, **{**usual, **arguments})
