@@ -93,6 +93,12 @@ def test_items_indexed_or_trained_on_are_left_out_of_calibration_and_evaluation(
         model.calibrate(indexed)
 
 
+def test_evaluated_items_that_were_calibrated_on_are_counted(model, saved):
+    again = lw.load(saved)
+    assert again.evaluate(DIGITS, per_item=0.5).calibrated_on == len(model.new_items(DIGITS))
+    assert again.evaluate(TEST, per_item=0.5).calibrated_on == 0
+
+
 def test_evaluation_tells_seen_classes_from_unseen_ones(model):
     found = model.evaluate(TEST, per_item=0.5)
     right = model.match(TEST).labels

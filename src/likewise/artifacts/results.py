@@ -25,6 +25,7 @@ class Evaluation:
 
     items: int
     left_out: int  # items that are indexed or were trained on
+    calibrated_on: int  # items among those evaluated that a threshold was calibrated on
     matching: MatchingResult | None
     matches: Matches | None
     verification: VerificationResult
@@ -35,6 +36,7 @@ class Evaluation:
         return {
             "items": self.items,
             "left_out": self.left_out,
+            "calibrated_on": self.calibrated_on,
             "matching": None if self.matching is None else self.matching.to_dict(),
             "verification": self.verification.to_dict(),
             "retrieval": self.retrieval.to_dict(),

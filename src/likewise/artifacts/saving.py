@@ -51,7 +51,9 @@ def save(model: "SimilarityModel", path: str | Path) -> Path:
     }
     parts = {
         "encoder.safetensors": safetensors.torch.save(weights),
-        "index.safetensors": safetensors.torch.save({**tensors, "trained": model.trained_prints}),
+        "index.safetensors": safetensors.torch.save(
+            {**tensors, "trained": model.trained_prints, "calibrated": model.calibrated_prints}
+        ),
         "index.json": json.dumps(state).encode(),
     }
     write_folder(Path(path), manifest, parts)
@@ -93,6 +95,7 @@ def load(
         )
         model.trained_on = manifest["trained_on"]
         model.trained_prints = tensors.pop("trained")
+        model.calibrated_prints = tensors.pop("calibrated")
         model.index = Index.from_state(model.distance, tensors | json.loads(parts["index.json"]))
         model.calibrations = {
             rule: Calibration.from_dict(made) for rule, made in manifest["calibrations"].items()

@@ -174,6 +174,8 @@ def evaluation_lines(found: Evaluation) -> list[str]:
     said = f"{found.items} items"
     if found.left_out:
         said += f"; {found.left_out} more left out, trained on or in the index"
+    if found.calibrated_on:
+        said += f"; {found.calibrated_on} were calibrated on, which flatters the threshold"
     return [*lines, said]
 
 

@@ -96,7 +96,7 @@ def train(
     epochs: int = 10,
     batches: Annotated[
         Optional[int],  # noqa: UP045
-        typer.Option(help="Per epoch; about one pass over the data if left out."),
+        typer.Option(help="Per epoch; one pass over the data, at least 50, if left out."),
     ] = None,
     classes_per_batch: Annotated[Optional[int], typer.Option(help="P of P × K.")] = None,  # noqa: UP045
     items_per_class: Annotated[Optional[int], typer.Option(help="K of P × K.")] = None,  # noqa: UP045

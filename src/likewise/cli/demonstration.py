@@ -21,7 +21,7 @@ def run(out: Path, *, seed: int = 0, device: str | None = None) -> tuple[dict[st
         "digits",
         hold_out_classes=HELD_OUT,
         keep_aside=0.3,
-        epochs=15,
+        epochs=10,
         made_classes="both",
         device=device,
         seed=seed,

@@ -26,6 +26,7 @@ CENTERS = {  # the distance that separates: 60° between unit vectors, as in the
     "squared_euclidean": 1.0,
     "inner_product": -0.5,
 }
+FEWEST_BATCHES = 50  # per epoch
 LARGEST_MAP = 8  # pixels on a side that are left before the dense layer
 
 
@@ -119,7 +120,7 @@ def train(
             criterion,
             seen,
             epochs=epochs,
-            batches=batches,
+            batches=batches or _batches(len(seen)),
             classes_per_batch=classes_per_batch,
             items_per_class=items_per_class,
             learning_rate=learning_rate,
@@ -223,6 +224,11 @@ def _with_made_classes(kept: data.Dataset, made: str) -> Any:
     if made in ("turned", "both"):
         kept = augment.make_rotated_classes(kept)
     return kept
+
+
+def _batches(items: int) -> int:
+    # About one pass in batches of 128, but a small source would train for no time at all.
+    return max(FEWEST_BATCHES, items // 128)
 
 
 def _is_photo(shape: Sequence[int]) -> bool:

@@ -49,7 +49,8 @@ def evaluation_page(
         Section(
             "Data",
             f"{len(examples)} items were given, of which {found.left_out} were left out because "
-            "the model was trained on them or holds them in its index.",
+            "the model was trained on them or holds them in its index. "
+            f"{found.calibrated_on} of the others were calibrated on.",
             figures=[plots.items_per_class(data.items_per_class(examples))],
         ),
     ]
