@@ -93,6 +93,20 @@ def test_items_indexed_or_trained_on_are_left_out_of_calibration_and_evaluation(
         model.calibrate(indexed)
 
 
+def test_where_no_neighbour_is_wrong_items_are_also_asked_about_as_strangers():
+    corners = torch.tensor([[0.0, 0.0], [0.0, 4.0], [7.0, 0.0]]).repeat(4, 1)
+    items = corners + 0.1 * torch.arange(12)[:, None]
+    points = lw.data.ArrayDataset(items, ["a", "b", "c"] * 4)
+    model = SimilarityModel(nn.Identity(), distance=lw.distances.EUCLIDEAN)
+    model.add(lw.data.Subset(points, range(6)))
+    made = model.calibrate(points)
+    assert (made.same_total, made.different_total) == (6, 6)
+    strangers = torch.cdist(items[6:], items[:6])
+    strangers[torch.arange(6)[:, None] % 3 == torch.arange(6)[None, :] % 3] = torch.inf
+    assert made.threshold < strangers.amin() < 4
+    assert made.f1.value == 1.0
+
+
 def test_evaluated_items_that_were_calibrated_on_are_counted(model, saved):
     again = lw.load(saved)
     assert again.evaluate(DIGITS, per_item=0.5).calibrated_on == len(model.new_items(DIGITS))

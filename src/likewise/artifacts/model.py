@@ -163,8 +163,10 @@ class SimilarityModel:
         """Choose and keep the threshold for a matching rule, or with rule="pairs" for `verify`.
 
         For matching every item is looked up, and "same" is whether the rule gives its own label.
-        For verification pairs are drawn from the data, half same, half different. Items that
-        are in the index themselves, or that the encoder was trained on, are left out.
+        Where it always does, every item is also asked about as a stranger, as if its own class were
+        not indexed, for without a mistake nothing tells how far is too far. For verification
+        pairs are drawn from the data, half same, half different. Items that are in the index
+        themselves, or that the encoder was trained on, are left out.
 
         Args:
             data: a labelled dataset.
@@ -183,11 +185,15 @@ class SimilarityModel:
             distances, same, _ = self._drawn_pairs(new, per_item, seed, progress)
             chosen = calibrate(distances, same, goal=goal, rule=PAIRS)
         else:
-            found = self.index.lookup(self.embed(new, progress=progress), k=k)
-            labels, nearest = decide(found, rule)
+            embeddings = self.embed(new, progress=progress)
+            labels, nearest = decide(self.index.lookup(embeddings, k=k), rule)
             truth = _translated(new, self.class_names)
             known = (truth >= 0) & torch.isin(truth, self.index.labels)
             same = (labels == truth) & known
+            if bool(same.all()):
+                nearest = torch.cat([nearest, self._as_strangers(embeddings, truth)])
+                nothing = torch.zeros_like(same)
+                same, known = torch.cat([same, nothing]), torch.cat([known, nothing])
             chosen = calibrate(nearest, same, goal=goal, known=known, rule=rule, k=k)
         self.calibrations[rule] = chosen
         seen = torch.cat([self.calibrated_prints, fingerprints(new)])
@@ -284,6 +290,18 @@ class SimilarityModel:
             verification=verification,
             retrieval=retrieval,
         )
+
+    def _as_strangers(
+        self, embeddings: Float[Tensor, "n d"], labels: Int[Tensor, " n"], chunk_size: int = 1024
+    ) -> Float[Tensor, " n"]:
+        nearest = []
+        for rows, own in zip(
+            torch.split(embeddings, chunk_size), torch.split(labels, chunk_size), strict=True
+        ):
+            distances = self.distance.matrix(rows, self.index.embeddings)
+            others = own[:, None] != self.index.labels[None, :]
+            nearest.append(distances.masked_fill(~others, torch.inf).amin(dim=1))
+        return torch.cat(nearest)
 
     def new_items(self, data: sources.Dataset) -> sources.Dataset:
         """The items of a dataset that are neither in the index nor were trained on.
