@@ -56,6 +56,101 @@ def test_equal_rows_are_exactly_zero_apart(distance):
     assert (distance.paired(a, a) == 0).all()
 
 
+def near_pairs(apart, dtype=torch.float32, size=40):
+    """Unit vectors and others about `apart` from them, row by row."""
+    unit = torch.nn.functional.normalize
+    a = unit(points(size, 64))
+    b = unit(a + apart * unit(points(size, 64, seed=1)))
+    return a.to(dtype), b.to(dtype)
+
+
+def in_float64(distance, a, b):
+    """The definition in float64, by differences, with its gradient for slopes of our own."""
+    a, b = a.double().requires_grad_(), b.double().requires_grad_()
+    squares = (a[:, None, :] - b[None, :, :]).square().sum(dim=2)
+    matrix = squares if distance is SQUARED_EUCLIDEAN else squares.sqrt()
+    return matrix, torch.autograd.grad((matrix * slopes(matrix)).sum(), (a, b))
+
+
+def slopes(matrix):
+    # Heavy on the diagonal, where the near pairs are.
+    return torch.eye(len(matrix)) + points(*matrix.shape, seed=5).to(matrix.dtype) * 1e-3
+
+
+@pytest.mark.parametrize("looks", [True, False], ids=["CPU", "as on a GPU"])
+@pytest.mark.parametrize("distance", [EUCLIDEAN, SQUARED_EUCLIDEAN])
+@pytest.mark.parametrize("apart", [1e-6, 1e-5, 1e-4, 1e-3, 1e-2, 0.09, 0.11, 1.0])
+def test_near_rows_have_value_and_gradient_of_float64(distance, apart, looks, monkeypatch):
+    monkeypatch.setattr(distances, "_free_to_look", lambda _: looks)
+    a, b = (side.requires_grad_() for side in near_pairs(apart))
+    matrix = distance.matrix(a, b)
+    gradients = torch.autograd.grad((matrix * slopes(matrix)).sum(), (a, b))
+    expected, expected_gradients = in_float64(distance, a.detach(), b.detach())
+    torch.testing.assert_close(matrix.double(), expected, rtol=1e-4, atol=0)
+    for found, right in zip(gradients, expected_gradients, strict=True):
+        miss = (found.double() - right).norm(dim=1) / right.norm(dim=1)
+        # A squared distance pulls near rows hardly at all, so that far ones make the scale.
+        assert miss.max() < 1e-4
+
+
+@pytest.mark.parametrize("apart", [1e-6, 1e-4])
+def test_the_plain_product_would_not_do(apart):
+    a, b = near_pairs(apart)
+    product = (2 - 2 * (a * b).sum(dim=1)).clamp(min=0).sqrt()
+    exact = EUCLIDEAN.matrix(a, b).diagonal()
+    assert ((product - exact) / exact).abs().max() > 0.1
+
+
+@pytest.mark.parametrize("looks", [True, False], ids=["CPU", "as on a GPU"])
+@pytest.mark.parametrize("distance", [EUCLIDEAN, SQUARED_EUCLIDEAN, SNR])
+def test_gradient_is_the_slope_at_near_rows_too(distance, looks, monkeypatch):
+    monkeypatch.setattr(distances, "_free_to_look", lambda _: looks)
+    a = points(10, 3)
+    b = torch.cat([a[:3] + 0.02, points(9, 3, seed=1)])
+    near = EUCLIDEAN.paired(a[:3], b[:3])
+    assert (near < 0.1).all()
+    a, b = a.requires_grad_(), b.requires_grad_()
+    assert torch.autograd.gradcheck(distance.matrix, (a, b))
+    assert torch.autograd.gradcheck(lambda x: distance.matrix(x, b.detach()), a)
+
+
+@pytest.mark.parametrize("distance", [EUCLIDEAN, SQUARED_EUCLIDEAN])
+def test_equal_rows_among_others_are_zero_apart_and_pull_nothing(distance):
+    a = torch.nn.functional.normalize(points(30, 64, dtype=torch.float32))
+    a[20:] = a[:10]
+    a.requires_grad_()
+    matrix = distance.matrix(a, a)
+    equal = torch.eye(30) + torch.eye(30).roll(20, 1) * (torch.arange(30) < 10)[:, None]
+    assert (matrix[equal.bool()] == 0).all()
+    assert (matrix == 0).sum() == 50
+    (gradient,) = torch.autograd.grad((matrix * equal).sum(), a)
+    assert (gradient == 0).all()
+
+
+@pytest.mark.parametrize("shift", [0.0, 1.0, 1e3])
+def test_rows_nearly_all_alike_keep_their_digits(shift):
+    a = (shift + 1e-3 * points(30, 8)).float().requires_grad_()
+    matrix = EUCLIDEAN.matrix(a, a)
+    assert (matrix.diagonal() == 0).all()
+    expected = torch.cdist(a.detach().double(), a.detach().double())
+    torch.testing.assert_close(matrix.double(), expected, rtol=1e-4, atol=1e-9)
+    matrix.sum().backward()
+    assert torch.isfinite(a.grad).all()
+    assert a.grad.abs().max() > 1
+
+
+@pytest.mark.parametrize("shift", [0, 100])
+@pytest.mark.parametrize("levels", [2, 5])
+def test_equal_distances_between_whole_numbers_stay_equal(levels, shift):
+    a = torch.randint(0, levels, (40, 6), generator=torch.Generator().manual_seed(0)) + shift
+    expected = (a[:, None, :] - a[None, :, :]).square().sum(dim=2)
+    assert torch.equal(SQUARED_EUCLIDEAN.matrix(a.float(), a.float()), expected.float())
+
+
+def test_rows_without_embeddings_have_an_empty_matrix():
+    assert EUCLIDEAN.matrix(torch.zeros(0, 3), torch.zeros(20, 3)).shape == (0, 20)
+
+
 def test_equal_rows_are_zero_apart_by_cosine_up_to_rounding_and_never_below():
     a = points(50, 64, dtype=torch.float32)
     apart = COSINE.matrix(a, a).diagonal()

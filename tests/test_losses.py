@@ -39,6 +39,15 @@ def every_loss():
         "triplet batch hard": TripletLoss(margin=0.5, miner=miners.batch_hard),
         "triplet semi-hard": TripletLoss(margin=2.0, miner=miners.semi_hard, distance=COSINE),
         "multi-similarity": MultiSimilarityLoss(beta=10.0),
+        "circle": losses.CircleLoss(gamma=4.0, constant_weights=False),
+        "nt-xent": losses.NTXentLoss(temperature=0.3),
+        "supervised contrastive": losses.SupervisedContrastiveLoss(temperature=0.3),
+        "soft nearest neighbor": losses.SoftNearestNeighborLoss(temperature=0.5),
+        "lifted": losses.LiftedStructureLoss(),
+        "generalized lifted": losses.GeneralizedLiftedLoss(),
+        "multiple negatives": losses.MultipleNegativesLoss(symmetric=True),
+        "sigmoid": losses.SigmoidPairsLoss(),
+        "threshold consistency": losses.ThresholdConsistencyLoss(),
     }
 
 

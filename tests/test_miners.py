@@ -5,6 +5,7 @@ import oracles
 from likewise import miners
 from likewise.distances import EUCLIDEAN
 from likewise.masks import masks
+from likewise.miners import _rows
 
 SEEDS = range(25)
 
@@ -91,9 +92,17 @@ def test_random_hard_draws_every_costly_negative_about_equally_and_no_other():
         assert max(abs(count - fair) for count in choices) < 6 * fair**0.5
 
 
-def test_random_hard_repeats_under_the_same_seed():
+@pytest.mark.parametrize(
+    "mine",
+    [
+        miners.random_hard(1.0),
+        miners.random_semi_hard(1.0),
+        miners.distance_weighted(3, farthest=2),
+        miners.balanced_positive_pairs(),
+    ],
+)
+def test_chance_repeats_under_the_same_seed(mine):
     distances, labels = batch(1, size=40)
-    mine = miners.random_hard(1.0)
     torch.manual_seed(5)
     first = mine(distances, *masks(labels)).negative
     second = mine(distances, *masks(labels)).negative
@@ -102,11 +111,221 @@ def test_random_hard_repeats_under_the_same_seed():
     assert not torch.equal(first, second)
 
 
+def test_random_semi_hard_draws_every_one_within_the_margin_about_equally_and_no_other():
+    distances, labels = batch(3)
+    margin = 0.8
+    mine = miners.random_semi_hard(margin, torch.Generator().manual_seed(0))
+    counts = {}
+    rounds = 400
+    for _ in range(rounds):
+        for triplet in kept(mine(distances, *masks(labels))):
+            counts[triplet] = counts.get(triplet, 0) + 1
+    within = {
+        (a, p, n)
+        for a, p, n in oracles.all_triplets(labels)
+        if distances[a, p] < distances[a, n] < distances[a, p] + margin
+    }
+    assert len(within) > 20
+    assert set(counts) == within
+    for a, p, _n in within:
+        choices = [counts[t] for t in within if t[:2] == (a, p)]
+        assert sum(choices) == rounds, "one negative per positive pair and round"
+        fair = rounds / len(choices)
+        assert max(abs(count - fair) for count in choices) < 6 * fair**0.5
+
+
+def easy_or_hard(distances, labels, positive, negative):
+    """Triplets of `batch_easy_hard`, by loops."""
+    found = []
+    for a in range(len(labels)):
+        near, far = oracles.positives(labels, a), oracles.negatives(labels, a)
+
+        def of(items, kind, hardest, row=distances[a]):
+            if kind == "all":
+                return items
+            hard = kind != "easy"
+            pick = max if hard == (hardest == "farthest") else min
+            return [pick(items, key=lambda i: float(row[i]))] if items else []
+
+        if not near or not far:
+            continue
+        if positive == "semi_hard":
+            (bound,) = of(far, negative, "nearest")
+            near = [p for p in near if distances[a, p] < distances[a, bound]]
+        if negative == "semi_hard":
+            (bound,) = of(near, positive, "farthest")
+            far = [n for n in far if distances[a, n] > distances[a, bound]]
+        found += [
+            (a, p, n) for p in of(near, positive, "farthest") for n in of(far, negative, "nearest")
+        ]
+    return found
+
+
+KINDS = ["easy", "hard", "semi_hard", "all"]
+COMBINATIONS = [
+    (positive, negative)
+    for positive in KINDS
+    for negative in KINDS
+    if {positive, negative} not in ({"semi_hard"}, {"semi_hard", "all"}, {"all"})
+]
+
+
+@pytest.mark.parametrize("ties", [False, True])
+@pytest.mark.parametrize("seed", SEEDS[:6])
+@pytest.mark.parametrize(("positive", "negative"), COMBINATIONS)
+def test_batch_easy_hard_agrees_with_the_loops(positive, negative, seed, ties):
+    distances, labels = batch(seed, size=36, classes=4, ties=ties)
+    expected = easy_or_hard(distances, labels, positive, negative)
+    assert expected
+    mine = miners.batch_easy_hard(positive, negative)
+    assert kept(mine(distances, *masks(labels))) == expected
+
+
+def test_batch_easy_hard_has_batch_hard_hardest_negative_and_all_as_special_cases():
+    distances, labels = batch(0)
+    both = masks(labels)
+    assert kept(miners.batch_easy_hard()(distances, *both)) == kept(
+        miners.batch_hard(distances, *both)
+    )
+    assert kept(miners.batch_easy_hard("all", "hard")(distances, *both)) == kept(
+        miners.hardest_negative(distances, *both)
+    )
+    assert isinstance(miners.batch_easy_hard("all", "all")(distances, *both), miners.AllTriplets)
+
+
+def test_balanced_positive_pairs_take_all_positives_and_as_many_negatives_at_random():
+    distances, labels = batch(2, size=30)
+    is_positive, is_negative = masks(labels)
+    mine = miners.balanced_positive_pairs(torch.Generator().manual_seed(0))
+    drawn = torch.zeros(30, 30)
+    rounds, count = 200, int(is_positive.sum())
+    assert 0 < count < int(is_negative.sum())
+    for _ in range(rounds):
+        pairs = mine(distances, is_positive, is_negative)
+        assert torch.equal(pairs.positive, is_positive)
+        assert int(pairs.negative.sum()) == count
+        assert not (pairs.negative & ~is_negative).any()
+        drawn += pairs.negative
+    fair = rounds * count / int(is_negative.sum())
+    assert ((drawn[is_negative] - fair).abs() < 6 * fair**0.5).all()
+
+
+def test_balanced_positive_pairs_take_every_negative_where_there_are_fewer():
+    labels = torch.tensor([0, 0, 0, 0, 1])
+    is_positive, is_negative = masks(labels)
+    pairs = miners.balanced_positive_pairs()(torch.rand(5, 5), is_positive, is_negative)
+    assert torch.equal(pairs.negative, is_negative)
+    assert not miners.balanced_positive_pairs()(
+        torch.rand(3, 3), *masks(torch.arange(3))
+    ).negative.any()
+
+
+@pytest.mark.parametrize("dimension", [2, 3, 16])
+def test_distance_weighted_draws_in_inverse_proportion_to_how_common_a_distance_is(dimension):
+    # Many equal anchors with one positive, and five negatives at chosen distances.
+    rounds, apart = 40_000, [0.2, 0.5, 1.0, 1.3, 1.5]
+    distances = torch.tensor([[0.0, *apart]]).expand(rounds, -1)
+    is_positive = torch.tensor([[True] + [False] * 5]).expand(rounds, -1)
+
+    def weight(d):
+        d = max(d, 0.5)
+        return d ** (2 - dimension) * (1 - d**2 / 4) ** ((3 - dimension) / 2) if d < 1.4 else 0.0
+
+    weights = torch.tensor([weight(d) for d in apart])
+    mine = miners.distance_weighted(dimension, generator=torch.Generator().manual_seed(0))
+    mined = mine(distances, is_positive, ~is_positive)
+    assert mined.keep.all()
+    counts = torch.bincount(mined.negative, minlength=6)
+    fair = rounds * weights / weights.sum()
+    assert counts[0] == 0
+    assert fair[0] == fair[1] > 100
+    assert ((counts[1:] - fair).abs() <= 6 * fair.sqrt()).all()
+
+
+@pytest.mark.parametrize(
+    ("rule", "possible"), [(miners.random_hard, {1, 2, 3}), (miners.random_semi_hard, {3})]
+)
+def test_a_negative_exactly_as_far_as_positive_or_margin_is_not_beyond_it(rule, possible):
+    distances = torch.tensor([[2.0, 1.0, 2.0, 2.5, 3.0, 4.0]]).expand(300, -1)
+    is_positive = torch.tensor([[True] + [False] * 5]).expand(300, -1)
+    mined = rule(1.0, torch.Generator().manual_seed(0))(distances, is_positive, ~is_positive)
+    assert mined.keep.all()
+    assert set(mined.negative.tolist()) == possible
+
+
+def test_distance_weighted_keeps_nothing_where_no_negative_is_near():
+    distances = torch.tensor([[0.0, 0.3, 1.45], [0.3, 0.0, 1.39], [1.45, 1.39, 0.0]])
+    mined = miners.distance_weighted(8)(distances, *masks(torch.tensor([0, 0, 1])))
+    assert kept(mined) == [(1, 0, 2)]
+
+
+def angle(points, a, p, n):
+    middle = (points[a] + points[p]) / 2
+    return float(
+        torch.atan((points[a] - points[p]).norm() / (2 * (points[n] - middle).norm())).rad2deg()
+    )
+
+
+@pytest.mark.parametrize("seed", SEEDS[:6])
+def test_the_angular_rule_is_the_angle_from_the_middle(seed):
+    points = torch.randn(10, 3, generator=torch.Generator().manual_seed(seed), dtype=torch.float64)
+    labels = torch.arange(10) % 4
+    distances = EUCLIDEAN.matrix(points, points)
+    selected = miners.angular(30)(distances, *masks(labels))
+    expected = {t for t in oracles.all_triplets(labels) if angle(points, *t) > 30}
+    assert 0 < len(expected) < len(oracles.all_triplets(labels))
+    assert {
+        (a, p, n)
+        for a, p, n in oracles.all_triplets(labels)
+        if selected.rule(distances[a, p], distances[a, n], distances[p, n])
+    } == expected
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+@pytest.mark.parametrize("looks", [True, False])
+def test_sorted_rows_are_those_of_a_stable_sort(dtype, looks, monkeypatch):
+    monkeypatch.setattr(_rows, "free_to_look", lambda _: looks)
+    values = torch.randint(-3, 4, (6, 40), generator=torch.Generator().manual_seed(0)).to(dtype) / 3
+    values[0, ::3] = torch.inf
+    values[1, ::3] = -torch.inf
+    values[2, ::2] = -0.0
+    ordered, columns = _rows.sorted_rows(values)
+    expected, expected_columns = values.sort(dim=1, stable=True)
+    assert torch.equal(ordered, expected)
+    assert torch.equal(columns, expected_columns)
+    assert torch.equal(_rows.sorted_values(values[0]), values[0].sort().values)
+
+
+@pytest.mark.parametrize("seed", SEEDS[:6])
+def test_as_on_a_gpu_without_looking_at_numbers_the_same_is_kept(seed, monkeypatch):
+    distances, labels = batch(seed)
+    rules = (miners.hardest_negative, miners.semi_hard, miners.batch_easy_hard("all", "easy"))
+    expected = [kept(mine(distances, *masks(labels))) for mine in rules]
+    negative = miners.hard_negative_pairs(distances, *masks(labels)).negative
+    monkeypatch.setattr(_rows, "free_to_look", lambda _: False)
+    assert [kept(mine(distances, *masks(labels))) for mine in rules] == expected
+    assert torch.equal(miners.hard_negative_pairs(distances, *masks(labels)).negative, negative)
+
+
+def test_there_are_no_more_triplets_than_anchors_times_positives():
+    distances, _ = batch(0, size=40)
+    labels = torch.arange(40) // 4
+    assert miners.semi_hard(distances, *masks(labels)).keep.shape == (40 * 3,)
+
+
 TRIPLET_RULES = [
     miners.batch_hard,
     miners.hardest_negative,
     miners.semi_hard,
     miners.random_hard(0.5, torch.Generator().manual_seed(0)),
+    miners.random_semi_hard(5.0, torch.Generator().manual_seed(0)),
+    miners.distance_weighted(3, farthest=2, generator=torch.Generator().manual_seed(0)),
+    miners.batch_easy_hard("easy", "hard"),
+    miners.batch_easy_hard("hard", "easy"),
+    miners.batch_easy_hard("easy", "semi_hard"),
+    miners.batch_easy_hard("semi_hard", "easy"),
+    miners.batch_easy_hard("all", "hard"),
+    miners.batch_easy_hard("easy", "all"),
 ]
 
 
@@ -145,3 +364,17 @@ def test_settings_out_of_range_are_refused():
         miners.random_hard(0)
     with pytest.raises(ValueError, match="epsilon must be at least 0, got -1"):
         miners.multi_similarity(-1)
+    with pytest.raises(ValueError, match="margin must be a finite number above 0, got 0"):
+        miners.random_semi_hard(0)
+    with pytest.raises(ValueError, match="margin must be a finite number above 0, got 0"):
+        miners.all_semi_hard(0)
+    with pytest.raises(ValueError, match="degrees must be below 90, got 90"):
+        miners.angular(90)
+    with pytest.raises(ValueError, match="positive must be one of all, easy, hard, semi_hard, got"):
+        miners.batch_easy_hard("medium")
+    with pytest.raises(ValueError, match="negative must be easy or hard beside all, got 'semi_h"):
+        miners.batch_easy_hard("all", "semi_hard")
+    with pytest.raises(ValueError, match=r"farthest must be above nearest, 0\.5, and at most 2"):
+        miners.distance_weighted(8, farthest=0.5)
+    with pytest.raises(ValueError, match="dimension must be at least 2, got 1"):
+        miners.distance_weighted(1)

@@ -8,7 +8,11 @@ from hypothesis import strategies as st
 from torch.utils.data import DataLoader
 
 from likewise.data import ArrayDataset
-from likewise.samplers import BalancedBatchSampler
+from likewise.samplers import (
+    BalancedBatchSampler,
+    HierarchicalBatchSampler,
+    ShuffledBatchSampler,
+)
 
 
 def make_labels(sizes, seed=0):
@@ -158,3 +162,164 @@ def test_bad_arguments_are_named(labels, arguments, error, message):
     usual = {"classes_per_batch": 2, "items_per_class": 2}
     with pytest.raises(error, match=message):
         BalancedBatchSampler(labels, **{**usual, **arguments})
+
+
+def test_with_replacement_every_class_gives_its_share_and_items_repeat():
+    sampler = BalancedBatchSampler(
+        [0, 1, 1, 1, 2], classes_per_batch=3, items_per_class=4, batches=200, replacement=True
+    )
+    batches = list(sampler)
+    assert all(np.bincount(batch, minlength=5)[[0, 4]].tolist() == [4, 4] for batch in batches)
+    uses = np.bincount(np.concatenate(batches), minlength=5)[1:4]
+    assert uses.sum() == 800
+    assert uses.min() > 220
+    assert any(np.bincount(batch, minlength=5)[1:4].max() == 4 for batch in batches)
+
+
+@pytest.mark.parametrize("power", [0.0, 0.5, 1.0])
+def test_classes_come_as_often_as_the_power_of_their_size_says(power):
+    sizes = [1, 4, 16]
+    labels = make_labels(sizes)
+    sampler = BalancedBatchSampler(
+        labels, classes_per_batch=1, items_per_class=1, batches=6000, class_weights=power
+    )
+    found = np.bincount(labels[np.concatenate(list(sampler))] // 3) / 6000
+    expected = np.array(sizes, dtype=float) ** power
+    assert found == pytest.approx(expected / expected.sum(), abs=0.025)
+
+
+def test_given_weights_decide_one_after_the_other_without_replacement():
+    weights = {0: 1.0, 3: 2.0, 6: 5.0, 9: 0.0}  # by code; codes between have no items
+    labels = make_labels([3, 3, 3, 3])
+    sampler = BalancedBatchSampler(
+        labels,
+        classes_per_batch=2,
+        items_per_class=1,
+        batches=6000,
+        class_weights=[weights.get(code, 0.0) for code in range(10)],
+    )
+    pairs = [tuple(labels[batch].tolist()) for batch in sampler]
+    assert all(a != b for a, b in pairs)
+    total = sum(weights.values())
+    for first, second in [(6, 3), (3, 6), (0, 6), (0, 3)]:
+        share = weights[first] / total * weights[second] / (total - weights[first])
+        assert np.mean([pair == (first, second) for pair in pairs]) == pytest.approx(
+            share, abs=0.025
+        )
+
+
+@pytest.mark.parametrize("weights", [[1.0, 0.0, 0.0], [1.0, -1.0, 1.0], [1.0, np.nan, 1.0]])
+def test_weights_that_cannot_be_drawn_by_are_named(weights):
+    with pytest.raises(ValueError, match=r"class_weights must be finite, at least 0, and above 0"):
+        BalancedBatchSampler(
+            [0, 1, 2], classes_per_batch=2, items_per_class=1, class_weights=weights
+        )
+    with pytest.raises(ValueError, match="class_weights must have a weight for every code up to 2"):
+        BalancedBatchSampler(
+            [0, 1, 2], classes_per_batch=2, items_per_class=1, class_weights=weights[:2]
+        )
+
+
+def of_every_kind(seed=0):
+    labels = make_labels([5, 6, 7, 2, 9])
+    usual = {"classes_per_batch": 2, "items_per_class": 3, "batches": 7, "seed": seed}
+    return {
+        "balanced": BalancedBatchSampler(labels, **usual),
+        "replacement": BalancedBatchSampler(labels, **usual, replacement=True),
+        "weighted": BalancedBatchSampler(labels, **usual, class_weights=0.5),
+        "hierarchical": HierarchicalBatchSampler(
+            labels,
+            labels // 6,
+            super_classes_per_batch=2,
+            classes_per_super_class=2,
+            items_per_class=2,
+            seed=seed,
+        ),
+        "shuffled": ShuffledBatchSampler(29, batch_size=4, seed=seed),
+    }
+
+
+@pytest.mark.parametrize("kind", of_every_kind())
+def test_every_kind_is_seeded_and_goes_on_from_its_state(kind):
+    sampler, twin = of_every_kind()[kind], of_every_kind()[kind]
+    first = list(sampler)
+    assert first == list(twin)
+    assert first != list(of_every_kind(1)[kind])
+    state = json.loads(json.dumps(sampler.state_dict()))
+    resumed = of_every_kind()[kind]
+    resumed.load_state_dict(state)
+    for _ in range(2):
+        following = list(sampler)
+        assert following == list(resumed) != first
+    assert len(sampler) == len(first)
+    with pytest.raises(ValueError, match="state must come from a sampler with settings"):
+        of_every_kind(1)[kind].load_state_dict(state)
+
+
+@given(st.integers(0, 99))
+@settings(deadline=None, max_examples=20)
+def test_hierarchical_batches_are_classes_within_super_classes(seed):
+    labels = make_labels([3, 4, 5, 1, 2, 6])
+    above = np.array([0, 0, 0, 1, 1, 2])[labels // 3]
+    sampler = HierarchicalBatchSampler(
+        labels,
+        above,
+        super_classes_per_batch=2,
+        classes_per_super_class=2,
+        items_per_class=3,
+        batches=12,
+        seed=seed,
+    )
+    uses = np.zeros(3, int)
+    for batch in sampler:
+        assert len(set(batch)) == len(batch)
+        supers = np.unique(above[batch])
+        assert len(supers) == 2
+        uses[supers] += 1
+        for code in supers:
+            classes, counts = np.unique(labels[batch][above[batch] == code], return_counts=True)
+            assert len(classes) == min(2, len(np.unique(labels[above == code])))
+            assert counts.tolist() == [min(3, (labels == one).sum()) for one in classes]
+    assert np.ptp(uses) <= 1
+    assert (
+        len(
+            HierarchicalBatchSampler(
+                labels,
+                above,
+                super_classes_per_batch=1,
+                classes_per_super_class=2,
+                items_per_class=3,
+            )
+        )
+        == 4
+    )  # ceil(21 / 6)
+
+
+@pytest.mark.parametrize(
+    ("labels", "above", "most", "message"),
+    [
+        ([0, 0, 1], [0, 1, 1], 1, "super_labels must be one per class, got several for class 0"),
+        ([0, 0, 1], [0, 0], 1, "super_labels must be one per item, 3, got 2"),
+        ([0, 0, 1], [0, 0, 1], 3, "super_classes_per_batch must be at most 2"),
+        ([0, 0, 1], [0, 0, -1], 1, "super_labels must be at least 0, got -1"),
+    ],
+)
+def test_bad_super_classes_are_named(labels, above, most, message):
+    with pytest.raises(ValueError, match=message):
+        HierarchicalBatchSampler(
+            labels,
+            above,
+            super_classes_per_batch=most,
+            classes_per_super_class=1,
+            items_per_class=1,
+        )
+
+
+def test_shuffled_batches_use_every_item_alike_and_none_twice():
+    sampler = ShuffledBatchSampler(7, batch_size=3, batches=14)
+    uses = np.bincount(np.concatenate(list(sampler)), minlength=7)
+    assert uses.tolist() == [6] * 7
+    assert all(len(set(batch)) == 3 for batch in sampler)
+    assert len(ShuffledBatchSampler(7, batch_size=3)) == 2
+    with pytest.raises(ValueError, match="batch_size must be at most 7, the number of items"):
+        ShuffledBatchSampler(7, batch_size=8)

@@ -1,3 +1,4 @@
+import json
 import warnings
 
 import pytest
@@ -6,7 +7,9 @@ from torch import nn
 
 import likewise as lw
 from likewise import losses, training
-from likewise.data import ArrayDataset
+from likewise.data import ArrayDataset, PairDataset, TripletDataset, ViewDataset
+from likewise.encoders import SiameseNet, TripletNet
+from likewise.samplers import BalancedBatchSampler
 
 
 def blobs(classes=4, per_class=20, seed=0):
@@ -35,7 +38,7 @@ def fit(encoder=None, loss=None, data=None, **settings):
 
 
 def weights(module):
-    return torch.cat([weight.detach().flatten() for weight in module.parameters()])
+    return torch.cat([weight.detach().flatten() for weight in module.state_dict().values()])
 
 
 def test_training_brings_classes_together():
@@ -244,6 +247,297 @@ def test_a_loss_that_is_not_finite_stops_with_a_sentence():
 def test_settings_that_cannot_work_are_refused(settings, message):
     with pytest.raises(ValueError, match=message):
         fit(**settings)
+
+
+def test_the_weights_of_the_loss_may_have_a_learning_rate_of_their_own():
+    moved = []
+    for rate in (None, 1e-6, 1e-2):
+        loss = losses.SoftmaxLoss(3, 4)
+        torch.nn.init.zeros_(loss.classify.weight)
+        _, history = fit(loss=loss, loss_learning_rate=rate, epochs=2)
+        moved.append(float(loss.classify.weight.detach().abs().max()))
+        assert history[0]["learning_rate"] <= 1e-3
+    assert moved[1] < 1e-4 < moved[0] < moved[2]
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ({"loss_learning_rate": 0.1}, "loss_learning_rate must be for a loss with weights"),
+        (
+            {"loss": losses.SoftmaxLoss(3, 4), "loss_learning_rate": 0.0},
+            "loss_learning_rate must be a finite number above 0",
+        ),
+    ],
+)
+def test_a_learning_rate_for_nothing_is_refused(settings, message):
+    with pytest.raises(ValueError, match=message):
+        fit(**settings)
+    encoder, loss = network(), losses.SoftmaxLoss(3, 4)
+    optimizer = torch.optim.SGD([*encoder.parameters(), *loss.parameters()], lr=0.1)
+    with pytest.raises(ValueError, match="loss_learning_rate must be left out with an optimizer"):
+        fit(encoder, loss, optimizer=optimizer, loss_learning_rate=0.1)
+
+
+def test_records_tell_classes_and_items_per_class():
+    _, history = fit(epochs=1)
+    assert history[0]["classes"] == 3
+    assert history[0]["items_per_class"] == 5
+
+
+def test_parts_of_a_sum_are_in_the_record_and_trained():
+    loss = losses.Sum(losses.TripletLoss(margin=0.5), (0.5, losses.SoftmaxLoss(3, 4)))
+    before = weights(loss)
+    _, history = fit(loss=loss)
+    record = history[2]
+    assert record["loss"] == pytest.approx(
+        record["triplet/loss"] + 0.5 * record["softmax/loss"], rel=1e-4
+    )
+    assert {"triplet/active", "softmax/accuracy", "spread"} <= set(record)
+    assert not torch.equal(weights(loss), before)
+
+
+def memory(size=40, **settings):
+    loss = losses.ContrastiveLoss(margin=1.0)
+    return losses.CrossBatchMemory(loss, embedding_dim=3, size=size, **settings)
+
+
+def test_a_memory_gets_the_positions_of_the_items_as_ids():
+    data, loss = blobs(), memory()
+    _, history = fit(loss=loss, data=data, epochs=3)
+    assert history[2]["memory/filled"] == 1
+    assert torch.equal(data.labels[loss.ids], loss.labels)
+    assert len(set(loss.ids[:15].tolist())) == 15
+
+
+def test_a_memory_within_a_sum_gets_ids_too():
+    loss = losses.Sum(losses.TripletLoss(), (0.5, memory()))
+    fit(loss=loss, epochs=1)
+    assert (loss.parts[1].ids >= 0).any()
+
+
+def accuracy_of_pairs(encoder, data):
+    pairs = PairDataset(data, 4.0, seed=9)
+    embeddings = lw.encode(encoder, data)
+    distances = (embeddings[pairs.pairs[:, 0]] - embeddings[pairs.pairs[:, 1]]).norm(dim=1)
+    return float(lw.evaluation.evaluate_verification(distances, pairs.same).roc_auc)
+
+
+@pytest.mark.parametrize("wrapped", [False, True])
+@pytest.mark.parametrize(
+    ("sides", "loss", "net"),
+    [
+        (PairDataset, losses.GivenPairsLoss, SiameseNet),
+        (TripletDataset, losses.GivenTripletsLoss, TripletNet),
+    ],
+)
+def test_pairs_and_triplets_train_a_plain_encoder_and_one_for_sides(sides, loss, net, wrapped):
+    data, encoder = blobs(), network()
+    before = accuracy_of_pairs(encoder.eval(), data)
+    _, history = fit(
+        net(encoder) if wrapped else encoder,
+        loss(),
+        sides(data, 2.0, fresh=True),
+        epochs=12,
+        learning_rate=1e-2,
+        classes_per_batch=None,
+        items_per_class=None,
+    )
+    assert accuracy_of_pairs(encoder, data) > before + 0.03
+    assert history[11]["loss"] < history[0]["loss"]
+    assert history[11]["positive_distance"] < history[11]["negative_distance"]
+    other = network()
+    unwrapped = {"classes_per_batch": None, "items_per_class": None}
+    fit(other, loss(), sides(data, 2.0, fresh=True), epochs=12, learning_rate=1e-2, **unwrapped)
+    assert torch.equal(weights(other), weights(encoder))
+
+
+@pytest.mark.parametrize("workers", [0, 1])
+def test_pairs_are_fresh_each_epoch_with_workers_too(workers):
+    seen = []
+
+    def watch(items):
+        seen.append(items.sum().item())
+        return items
+
+    for fresh in (True, False):
+        fit(
+            loss=losses.GivenPairsLoss(),
+            data=PairDataset(blobs(), 0.2, seed=1, fresh=fresh),  # one batch of 16 pairs
+            epochs=2,
+            classes_per_batch=None,
+            items_per_class=None,
+            preprocess=watch,
+            workers=workers,
+        )
+    fresh, fixed = sorted(seen[:4]), seen[4:]
+    assert sum(seen[:2]) != pytest.approx(sum(seen[2:4]))
+    assert len(set(fresh)) == 4
+    assert sum(fixed[:2]) == pytest.approx(sum(fixed[2:]), rel=1e-4)
+
+
+def test_classes_asked_for_among_pairs_are_refused():
+    with pytest.raises(ValueError, match="must be left out for PairDataset, got 3 and 5"):
+        fit(loss=losses.GivenPairsLoss(), data=PairDataset(blobs()))
+
+
+@pytest.mark.parametrize("labels", ["items", "classes"])
+def test_views_train_without_labels_and_with_a_memory(labels):
+    data = ViewDataset(blobs(), labels=labels)
+    loss = memory()
+    settings = {} if labels == "classes" else {"classes_per_batch": None, "items_per_class": None}
+    _, history = fit(
+        loss=loss, data=data, augment=lambda items: items + torch.randn_like(items), **settings
+    )
+    assert history[0]["classes"] == (64 if labels == "items" else 3)
+    assert history[0]["items_per_class"] == (2 if labels == "items" else 10)
+    assert history[2]["positive_distance"] > 0
+    assert torch.equal(data.labels[loss.ids], loss.labels)
+
+
+class Interrupted(Exception):
+    pass
+
+
+def interrupt(epoch):
+    def stop(*numbers):
+        if numbers[:2] == (epoch, 2):
+            raise Interrupted
+
+    return stop
+
+
+def noisy(items):
+    return items + 0.1 * torch.randn_like(items)
+
+
+def norm_network():
+    torch.manual_seed(1)
+    return nn.Sequential(nn.Linear(6, 16), nn.BatchNorm1d(16), nn.Dropout(0.3), nn.Linear(16, 3))
+
+
+CASES = {
+    "triplet": (lambda: losses.TripletLoss(margin=0.5), blobs, {}),
+    "softmax": (lambda: losses.SoftmaxLoss(3, 4), blobs, {"loss_learning_rate": 0.1}),
+    "memory": (lambda: losses.Sum(memory(warm_up=7), (0.5, losses.TripletLoss())), blobs, {}),
+    "pairs": (
+        losses.GivenPairsLoss,
+        lambda: PairDataset(blobs(), 3.0, fresh=True),
+        {"classes_per_batch": None, "items_per_class": None},
+    ),
+    "workers": (
+        losses.TripletLoss,
+        lambda: ViewDataset(blobs(), noisy, labels="classes"),
+        {"workers": 1},
+    ),
+}
+
+
+@pytest.mark.parametrize("case", CASES)
+def test_an_interrupted_training_goes_on_to_the_same_encoder(case, tmp_path):
+    make, data, settings = CASES[case]
+    settings = {"epochs": 5, "augment": noisy, "augment_after": 1, "seed": 5} | settings
+
+    def train(folder, **watching):
+        encoder = norm_network()
+        loss = make()
+        return encoder, loss, fit(encoder, loss, data(), checkpoint=folder, **settings, **watching)
+
+    whole, loss, (_, history) = train(tmp_path / "whole")
+    for epoch in (1, 3, 4):  # three interruptions, one before there is a checkpoint
+        with pytest.raises(Interrupted):
+            train(tmp_path / "run", progress=interrupt(epoch))
+        torch.randn(epoch)  # a new process would have another global random state
+    seen = []
+    watch = [lambda record, _: seen.append(record["epoch"])]
+    again, loss_again, (_, resumed) = train(tmp_path / "run", callbacks=watch)
+    assert torch.equal(weights(whole), weights(again))
+    for name, value in loss.state_dict().items():
+        assert torch.equal(value, loss_again.state_dict()[name])
+    assert seen == [4, 5]
+    for record, twin in zip(history.records, resumed.records, strict=True):
+        assert {**record, "seconds": 0} == {**twin, "seconds": 0}
+
+
+def test_a_checkpoint_changes_nothing(tmp_path):
+    plain, _ = fit(norm_network(), augment=noisy)
+    kept, _ = fit(norm_network(), augment=noisy, checkpoint=tmp_path)
+    assert torch.equal(weights(plain), weights(kept))
+
+
+def test_a_finished_training_is_read_and_not_repeated(tmp_path):
+    calls = []
+    encoder, history = fit(checkpoint=tmp_path / "run")
+    again, read = fit(checkpoint=tmp_path / "run", progress=lambda *numbers: calls.append(numbers))
+    assert not calls
+    assert read.records == history.records
+    assert torch.equal(weights(encoder), weights(again))
+    assert not again.training
+
+
+def test_a_training_that_a_callback_stopped_stays_stopped(tmp_path):
+    stop = [lambda record, encoder: record["epoch"] == 2]
+    fit(epochs=4, checkpoint=tmp_path, callbacks=stop)
+    _, history = fit(epochs=4, checkpoint=tmp_path)
+    assert len(history) == 2
+
+
+def test_a_checkpoint_is_safetensors_and_json_and_one_at_a_time(tmp_path):
+    fit(checkpoint=tmp_path / "a" / "b")
+    files = sorted(path.name for path in (tmp_path / "a" / "b").iterdir())
+    assert len(files) == 2
+    assert files[0].endswith(".safetensors")
+    manifest = json.loads((tmp_path / "a" / "b" / "checkpoint.json").read_text())
+    assert manifest["file"] == files[0]
+    assert manifest["format"] == 1
+
+
+def test_a_crash_while_writing_leaves_the_older_checkpoint(tmp_path, monkeypatch):
+    from likewise.training import checkpoints
+
+    fit(epochs=2, checkpoint=tmp_path)
+    older = checkpoints.load_checkpoint(tmp_path)
+    real = checkpoints.write_whole
+
+    def full(path, content):
+        if path.suffix == ".json":
+            raise OSError("disk full")
+        real(path, content)
+
+    monkeypatch.setattr(checkpoints, "write_whole", full)
+    with pytest.raises(OSError, match="disk full"):
+        checkpoints.save_checkpoint(tmp_path, {"x": torch.ones(3)})
+    assert checkpoints.load_checkpoint(tmp_path)["records"] == older["records"]
+
+
+def test_a_checkpoint_of_another_training_or_a_damaged_one_is_refused(tmp_path):
+    fit(checkpoint=tmp_path)
+    with pytest.raises(ValueError, match=r"checkpoint must be of this training, .* settings"):
+        fit(checkpoint=tmp_path, epochs=4)
+    with pytest.raises(
+        ValueError, match=r"checkpoint must be of this training, .* another encoder"
+    ):
+        fit(nn.Linear(6, 3), checkpoint=tmp_path)
+    with pytest.raises(ValueError, match="another batch_sampler"):
+        fit(checkpoint=tmp_path, classes_per_batch=4, items_per_class=5, batches=6)
+    tensors = next(tmp_path.glob("*.safetensors"))
+    tensors.write_bytes(tensors.read_bytes()[:-1])
+    with pytest.raises(ValueError, match="checkpoint must be a whole folder"):
+        fit(checkpoint=tmp_path)
+
+
+def test_a_sampler_that_cannot_be_resumed_is_refused_with_a_checkpoint(tmp_path):
+    class Forgetful(torch.utils.data.Sampler):
+        def __iter__(self):
+            yield [0, 1, 20, 21]
+
+        def __len__(self):
+            return 1
+
+    with pytest.raises(ValueError, match="batch_sampler must have state_dict"):
+        fit(batch_sampler=Forgetful(), checkpoint=tmp_path)
+    sampler = BalancedBatchSampler(blobs().labels, classes_per_batch=2, items_per_class=4)
+    fit(batch_sampler=sampler, checkpoint=tmp_path)
 
 
 @pytest.mark.cuda

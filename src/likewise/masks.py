@@ -8,6 +8,8 @@ from torch import Tensor
 
 from likewise._checks import check_embeddings, check_labels, check_same_width
 
+UNLABELLED = -1  # as a reference's label: neither positive nor negative for anything
+
 
 class Compared(NamedTuple):
     """A checked batch: anchors are the rows, references the columns of both masks."""
@@ -30,6 +32,7 @@ def masks(
     Without references the items are compared with each other, and an item is never its own
     positive. With references every reference counts as another item, unless ids say which
     are older copies: a reference with the anchor's own id is neither positive nor negative.
+    Nor is a reference with the label -1, such as the slots of a memory that are not yet filled.
 
     Raises:
         ValueError: a shape does not fit, or ids are given for one side only.
@@ -59,12 +62,12 @@ def masks(
             "ids and reference_ids must be given together, got one of them. Give both, or neither."
         )
     same = labels[:, None] == reference_labels[None, :]
-    if ids is None or reference_ids is None:
-        return same, ~same
-    check_labels(ids, len(labels), "ids")
-    check_labels(reference_ids, len(reference_labels), "reference_ids")
-    another = ids[:, None] != reference_ids[None, :]
-    return same & another, ~same & another
+    counts = (reference_labels != UNLABELLED)[None, :]
+    if ids is not None and reference_ids is not None:
+        check_labels(ids, len(labels), "ids")
+        check_labels(reference_ids, len(reference_labels), "reference_ids")
+        counts = counts & (ids[:, None] != reference_ids[None, :])
+    return same & counts, ~same & counts
 
 
 def compared(

@@ -82,7 +82,11 @@ def train(
         float, typer.Option(help="Share of each class not trained on, for calibration.")
     ] = 0.1,
     loss: Annotated[
-        str, typer.Option(help="multi-similarity, triplet, contrastive or softmax.")
+        str,
+        typer.Option(
+            help="multi-similarity, triplet, contrastive, circle, nt-xent, "
+            "supervised-contrastive, softmax, arcface, cosface or proxy-anchor."
+        ),
     ] = "multi-similarity",
     distance: Annotated[
         str,

@@ -13,11 +13,19 @@ from likewise.artifacts import SimilarityModel
 from likewise.cli import console
 from likewise.data.images import is_image_name
 
-LOSSES: dict[str, Callable[..., torch.nn.Module]] = {
+PAIR_LOSSES: dict[str, Callable[..., torch.nn.Module]] = {
+    "circle": losses.CircleLoss,
     "contrastive": losses.ContrastiveLoss,
     "multi-similarity": losses.MultiSimilarityLoss,
-    "softmax": losses.SoftmaxLoss,
+    "nt-xent": losses.NTXentLoss,
+    "supervised-contrastive": losses.SupervisedContrastiveLoss,
     "triplet": losses.TripletLoss,
+}
+CLASS_LOSSES: dict[str, Callable[..., torch.nn.Module]] = {  # with weights of their own
+    "arcface": losses.ArcFaceLoss,
+    "cosface": losses.CosFaceLoss,
+    "proxy-anchor": losses.ProxyAnchorLoss,
+    "softmax": losses.SoftmaxLoss,
 }
 MADE_CLASSES = ("none", "turned", "mirrored", "both")
 CENTERS = {  # the distance that separates: 60° between unit vectors, as in the paper
@@ -97,7 +105,7 @@ def train(
     seed: int = 0,
 ) -> SimilarityModel:
     """A model trained on the source, nothing indexed or calibrated yet."""
-    check_choice("loss", loss, LOSSES)
+    check_choice("loss", loss, [*PAIR_LOSSES, *CLASS_LOSSES])
     check_choice("made_classes", made_classes, MADE_CLASSES)
     check_rate("keep_aside", keep_aside)
     compare = distances.by_name(distance)
@@ -253,23 +261,21 @@ def _encoder(shape: Sequence[int], embedding_dim: int) -> torch.nn.Module:
 def _loss(
     name: str, margin: float | None, distance: distances.Distance, dim: int, class_count: int
 ) -> torch.nn.Module:
-    if name == "softmax":
-        return LOSSES[name](dim, class_count)
+    if margin is not None and name not in ("contrastive", "triplet"):
+        raise ValueError(f"margin must be left out for {name}, got {margin}. Its default is used.")
+    if name in CLASS_LOSSES:
+        return CLASS_LOSSES[name](dim, class_count)
     options: dict[str, Any] = {"distance": distance}
     if name == "multi-similarity":
-        if margin is not None:
-            raise ValueError(
-                f"margin must be left out for multi-similarity, got {margin}. It has none."
-            )
         if distance.name not in CENTERS:
             raise ValueError(
                 f"distance must be one of {', '.join(CENTERS)} for multi-similarity, got "
                 f"{distance.name}. Use another loss with it."
             )
         options["center"] = CENTERS[distance.name]
-    elif margin is not None:
+    if margin is not None:
         options["margin"] = margin
-    return LOSSES[name](**options)
+    return PAIR_LOSSES[name](**options)
 
 
 def _tell_epoch(record: dict[str, float], encoder: torch.nn.Module) -> None:

@@ -19,3 +19,9 @@ from likewise.data.parts import sample_items as sample_items
 from likewise.data.parts import split_by_class as split_by_class
 from likewise.data.parts import split_items as split_items
 from likewise.data.preprocessing import Preprocess as Preprocess
+from likewise.data.triplets import TripletBatch as TripletBatch
+from likewise.data.triplets import TripletDataset as TripletDataset
+from likewise.data.views import IdBatch as IdBatch
+from likewise.data.views import ViewBatch as ViewBatch
+from likewise.data.views import ViewDataset as ViewDataset
+from likewise.data.views import WithIds as WithIds

@@ -10,7 +10,7 @@ from torch import Tensor
 from torch.utils.data import Dataset as TorchDataset
 from torch.utils.data._utils.collate import default_collate_fn_map
 
-from likewise._checks import check_positive
+from likewise._checks import check_count, check_positive
 from likewise.data.datasets import Dataset, fetch
 
 
@@ -22,7 +22,7 @@ class PairBatch(NamedTuple):
 
 
 class PairDataset(TorchDataset[tuple[tuple[Tensor, Tensor], bool]]):
-    """A fixed random set of pairs of a dataset's items: half of one class, half of two.
+    """A random set of pairs of a dataset's items: half of one class, half of two.
 
     There are round(per_item · n) pairs, or as many as can be had with both halves equal (up to
     one). The pairs of one class are spread evenly over the classes, as far as a class has so
@@ -35,6 +35,8 @@ class PairDataset(TorchDataset[tuple[tuple[Tensor, Tensor], bool]]):
         data: where the items come from.
         per_item: number of pairs per item of `data`.
         seed: same seed, same pairs.
+        fresh: False for one set for ever, as for tests; True for another one for each epoch that
+            `set_epoch` tells, as for training. `fit` calls it.
 
     Raises:
         ValueError: there is only one class, no class has two items, or `per_item` gives
@@ -48,12 +50,26 @@ class PairDataset(TorchDataset[tuple[tuple[Tensor, Tensor], bool]]):
         (4, 2)
     """
 
-    def __init__(self, data: Dataset, per_item: float = 1.0, seed: int = 0) -> None:
+    def __init__(
+        self, data: Dataset, per_item: float = 1.0, seed: int = 0, *, fresh: bool = False
+    ) -> None:
         check_positive("per_item", per_item)
         self.data = data
+        self.per_item = per_item
+        self.seed = seed
+        self.fresh = fresh
+        self._epoch = 0
         self.pairs: Int[Tensor, "p 2"]
         self.same: Bool[Tensor, " p"]
-        self.pairs, self.same = _draw_pairs(data.labels.numpy(), per_item, seed)
+        self.pairs, self.same = _draw_pairs(data.labels.numpy(), per_item, (seed,))
+
+    def set_epoch(self, epoch: int) -> None:
+        """Draw the pairs of an epoch, if they are fresh for each; epoch 0 is the start."""
+        check_count("epoch", epoch, least=0)
+        if self.fresh and epoch != self._epoch:
+            self._epoch = epoch
+            key = (self.seed, epoch) if epoch else (self.seed,)
+            self.pairs, self.same = _draw_pairs(self.data.labels.numpy(), self.per_item, key)
 
     def __len__(self) -> int:
         return len(self.pairs)
@@ -69,7 +85,7 @@ class PairDataset(TorchDataset[tuple[tuple[Tensor, Tensor], bool]]):
 
 
 def _draw_pairs(
-    labels: np.ndarray, per_item: float, seed: int
+    labels: np.ndarray, per_item: float, seed: tuple[int, ...]
 ) -> tuple[Int[Tensor, "p 2"], Bool[Tensor, " p"]]:
     # With items sorted by class, those of the same class that follow an item are a range, and
     # so are those of later classes. Counting along these ranges numbers all pairs of either

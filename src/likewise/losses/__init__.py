@@ -1,17 +1,126 @@
 """Losses: modules called as loss(embeddings, labels), over pure functions on distances."""
 
-from likewise.losses.contrastive import ContrastiveLoss, contrastive_loss
+from likewise.losses.angular import AngularLoss, angular_loss
+from likewise.losses.circle import CircleLoss, circle_loss
+from likewise.losses.combination import Sum
+from likewise.losses.contrastive import ContrastiveLoss, SNRContrastiveLoss, contrastive_loss
+from likewise.losses.fast_ap import FastAPLoss, fast_ap_loss
+from likewise.losses.lifted import (
+    GeneralizedLiftedLoss,
+    LiftedStructureLoss,
+    generalized_lifted_loss,
+    lifted_structure_loss,
+)
+from likewise.losses.margin_softmax import (
+    ArcFaceLoss,
+    CosFaceLoss,
+    SphereFaceLoss,
+    arcface_distance,
+    sphereface_distance,
+)
+from likewise.losses.memory import CrossBatchMemory
 from likewise.losses.multi_similarity import MultiSimilarityLoss, multi_similarity_loss
-from likewise.losses.softmax import SoftmaxLoss
+from likewise.losses.multiple_negatives import MultipleNegativesLoss
+from likewise.losses.n_pairs import NPairsLoss, first_of_each_class, n_pairs_loss
+from likewise.losses.nt_xent import NTXentLoss, nt_xent_loss
+from likewise.losses.proxy import (
+    ProxyAnchorLoss,
+    ProxyNCALoss,
+    SoftTripleLoss,
+    centers_apart,
+    proxy_anchor_loss,
+    soft_triple_distance,
+)
+from likewise.losses.ranked_list import RankedListLoss, ranked_list_loss
+from likewise.losses.ranking import RecallAtKLoss, SmoothAPLoss, smooth_ranks
+from likewise.losses.sides import GivenPairsLoss, GivenTripletsLoss
+from likewise.losses.sigmoid_pairs import SigmoidPairsLoss, sigmoid_pairs_loss
+from likewise.losses.soft_nearest_neighbor import (
+    SoftNearestNeighborLoss,
+    soft_nearest_neighbor_loss,
+)
+from likewise.losses.softmax import NormalizedSoftmaxLoss, SoftmaxLoss
+from likewise.losses.supervised_contrastive import (
+    SupervisedContrastiveLoss,
+    supervised_contrastive_loss,
+)
+from likewise.losses.threshold_consistency import (
+    ThresholdConsistencyLoss,
+    threshold_consistency_loss,
+)
 from likewise.losses.triplet import TripletLoss, all_triplets_hinge, triplet_loss
+from likewise.losses.two_views import (
+    BarlowTwinsLoss,
+    OnViews,
+    SimCLRLoss,
+    SimSiamLoss,
+    VICRegLoss,
+    barlow_twins_loss,
+    simsiam_loss,
+    vicreg_terms,
+)
 
 __all__ = [
+    "AngularLoss",
+    "ArcFaceLoss",
+    "BarlowTwinsLoss",
+    "CircleLoss",
     "ContrastiveLoss",
+    "CosFaceLoss",
+    "CrossBatchMemory",
+    "FastAPLoss",
+    "GeneralizedLiftedLoss",
+    "GivenPairsLoss",
+    "GivenTripletsLoss",
+    "LiftedStructureLoss",
     "MultiSimilarityLoss",
+    "MultipleNegativesLoss",
+    "NPairsLoss",
+    "NTXentLoss",
+    "NormalizedSoftmaxLoss",
+    "OnViews",
+    "ProxyAnchorLoss",
+    "ProxyNCALoss",
+    "RankedListLoss",
+    "RecallAtKLoss",
+    "SNRContrastiveLoss",
+    "SigmoidPairsLoss",
+    "SimCLRLoss",
+    "SimSiamLoss",
+    "SmoothAPLoss",
+    "SoftNearestNeighborLoss",
+    "SoftTripleLoss",
     "SoftmaxLoss",
+    "SphereFaceLoss",
+    "Sum",
+    "SupervisedContrastiveLoss",
+    "ThresholdConsistencyLoss",
     "TripletLoss",
+    "VICRegLoss",
     "all_triplets_hinge",
+    "angular_loss",
+    "arcface_distance",
+    "barlow_twins_loss",
+    "centers_apart",
+    "circle_loss",
     "contrastive_loss",
+    "fast_ap_loss",
+    "first_of_each_class",
+    "generalized_lifted_loss",
+    "lifted_structure_loss",
     "multi_similarity_loss",
+    "n_pairs_loss",
+    "nt_xent_loss",
+    "proxy_anchor_loss",
+    "ranked_list_loss",
+    "sigmoid_pairs_loss",
+    "simsiam_loss",
+    "smooth_ranks",
+    "soft_nearest_neighbor_loss",
+    "soft_triple_distance",
+    "sphereface_distance",
+    "supervised_contrastive_loss",
+    "threshold_consistency_loss",
     "triplet_loss",
+    "vicreg_terms",
 ]

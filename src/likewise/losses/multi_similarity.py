@@ -1,6 +1,5 @@
 """The multi-similarity loss: hard pairs weigh more, by a softened maximum on either side."""
 
-import torch
 import torch.nn.functional as F
 from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
@@ -8,7 +7,8 @@ from torch import Tensor, nn
 from likewise import miners
 from likewise._checks import check_positive
 from likewise.distances import COSINE, Distance
-from likewise.losses.facts import batch_facts, mean_where
+from likewise.losses._log_sum_exp import pull_and_push
+from likewise.losses.facts import batch_facts
 from likewise.masks import compared
 from likewise.miners import PairMiner
 
@@ -39,15 +39,8 @@ def multi_similarity_loss(
         Deep Metric Learning", CVPR 2019, equation 15; with cosine distance d = 1 − S and
         c = 1 − λ it is the same number.
     """
-    pull = _softened_sum(alpha * (distances - center), positive) / alpha
-    push = _softened_sum(beta * (center - distances), negative) / beta
-    return pull + push
-
-
-def _softened_sum(exponents: Tensor, mask: Tensor) -> Tensor:
-    # log(1 + Σ exp) as a log-sum-exp with a zero beside it; the floor keeps empty rows finite.
-    floor = torch.finfo(exponents.dtype).min
-    return F.softplus(exponents.masked_fill(~mask, floor).logsumexp(dim=1))
+    pull, push = pull_and_push(distances, positive, negative, pull_scale=alpha, push_scale=-beta)
+    return F.softplus(pull - alpha * center) / alpha + F.softplus(push + beta * center) / beta
 
 
 class MultiSimilarityLoss(nn.Module):
@@ -114,8 +107,9 @@ class MultiSimilarityLoss(nn.Module):
             distances, *pairs, alpha=self.alpha, beta=self.beta, center=self.center
         )
         possible = batch.is_positive | batch.is_negative
+        selected = pairs.positive | pairs.negative
         self.facts = {
-            "active": mean_where((pairs.positive | pairs.negative).float(), possible),
+            "active": (selected & possible).sum() / possible.sum().clamp(min=1),
             **batch_facts(embeddings, distances, batch.is_positive, batch.is_negative),
         }
         return costs.sum() / max(len(costs), 1)

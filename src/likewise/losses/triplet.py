@@ -1,16 +1,19 @@
 """The triplet loss: a positive nearer than a negative by a margin."""
 
+from typing import Any
+
 import torch
 import torch.nn.functional as F
 from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
-from torch.autograd.function import FunctionCtx, once_differentiable
+from torch.autograd.function import once_differentiable
 
-from likewise._checks import check_choice, check_positive
+from likewise._checks import check_choice, check_count, check_positive
 from likewise.distances import EUCLIDEAN, Distance
 from likewise.losses.facts import batch_facts
 from likewise.masks import compared
-from likewise.miners import AllTriplets, TripletMiner, all_triplets
+from likewise.miners import AllTriplets, TripletMiner, Triplets, all_triplets
+from likewise.miners._rows import or_infinite, positive_columns, row_blocks, sorted_rows
 
 
 def triplet_loss(
@@ -42,25 +45,30 @@ def all_triplets_hinge(
     negative: Bool[Tensor, "n m"],
     *,
     margin: float,
+    within: float | None = None,
+    most_positives: int | None = None,
 ) -> tuple[Float[Tensor, ""], Int[Tensor, ""]]:
     """The hinge summed over every (row, positive, negative), and how many of them are above zero.
 
     No triplet is listed. With the negatives of a row sorted, those that cost something for a
-    positive at distance d are the ones before d + margin: their number and the sum of their
-    distances are all that the value needs, and their numbers all that the gradient needs.
-    O(n m log m) time, O(n m) memory.
+    positive at distance d are the ones before d + margin. How many positives a negative costs
+    something for, and the other way, is all that value and gradient need. O(n m log m) time,
+    O(n m) memory.
 
     Args:
         distances: from every anchor to every reference; smaller is closer.
         positive: which entries are positives of their row.
         negative: which entries are negatives of their row.
         margin: the gap asked for, in the unit of the distances.
+        within: if given, only negatives count that are farther than the positive, by less
+            than this.
+        most_positives: a bound on the positives of a row, which saves time on a GPU.
 
     Returns:
         The sum, differentiable once, and the count of triplets above zero.
     """
     total, active = _AllTripletsHinge.apply(  # type: ignore[no-untyped-call]
-        distances, positive, negative, margin
+        distances, positive, negative, margin, within, most_positives
     )
     return total, active
 
@@ -68,48 +76,134 @@ def all_triplets_hinge(
 class _AllTripletsHinge(torch.autograd.Function):
     @staticmethod
     def forward(
-        ctx: FunctionCtx, distances: Tensor, positive: Tensor, negative: Tensor, margin: float
+        ctx: Any,
+        distances: Tensor,
+        positive: Tensor,
+        negative: Tensor,
+        margin: float,
+        within: float | None,
+        most: int | None,
     ) -> tuple[Tensor, Tensor]:
-        bounds = distances + margin
-        negatives = distances.masked_fill(~negative, torch.inf).sort(dim=1).values
-        # Both searches leave out ties, where the hinge is exactly zero.
-        nearer = torch.searchsorted(negatives, bounds).masked_fill_(~positive, 0)
-        positives = bounds.masked_fill(~positive, torch.inf).sort(dim=1).values
-        within = torch.searchsorted(positives, distances.contiguous(), right=True)
-        farther = (positive.sum(dim=1, keepdim=True) - within).masked_fill_(~negative, 0)
-        # The value is linear in the distances with these whole numbers as slopes, plus the
-        # margin once per active triplet.
-        slopes = (nearer - farther).to(distances.dtype)
-        active = nearer.sum()
-        total = (slopes * distances).sum(dtype=torch.float64) + margin * active
+        columns, valid = positive_columns(positive, most)
+        reach = margin if within is None else min(margin, within)
+        slopes = torch.empty_like(distances)
+        total = distances.new_zeros((), dtype=torch.float64)
+        active = torch.zeros((), dtype=torch.int64, device=distances.device)
+        for rows in row_blocks(distances, width=1):
+            some = distances[rows]
+            slopes[rows], found = _slopes(
+                some, negative[rows], columns[rows], valid[rows], reach, within is not None
+            )
+            # The value is linear in the distances with these whole numbers as slopes, plus the
+            # margin once per active triplet.
+            total += (slopes[rows] * some).sum(dtype=torch.float64)
+            active += found
         ctx.save_for_backward(slopes)
         ctx.mark_non_differentiable(active)
-        return total.to(distances.dtype), active
+        return (total + margin * active.double()).to(distances.dtype), active
 
     @staticmethod
     @once_differentiable
-    def backward(ctx, total: Tensor, _active: None) -> tuple[Tensor, None, None, None]:  # type: ignore[no-untyped-def]
+    def backward(ctx: Any, total: Tensor, _active: None) -> tuple[Tensor | None, ...]:
         (slopes,) = ctx.saved_tensors
-        return slopes * total, None, None, None
+        return slopes * total, None, None, None, None, None
 
 
-def _all_triplets_soft(
-    distances: Tensor, positive: Tensor, negative: Tensor, most: int = 1 << 23
-) -> Tensor:
-    # The soft margin does not separate into sums over positives and negatives, so the values
-    # are made a few rows at a time, for as many positives as the fullest row has.
-    width = int(positive.sum(dim=1).max()) if positive.numel() else 0
-    ordered = positive.int().argsort(dim=1, descending=True, stable=True)[:, :width]
-    total = distances.new_zeros(())
-    for rows in torch.split(
-        torch.arange(len(distances), device=distances.device),
-        max(1, most // max(1, width * distances.shape[1])),
-    ):
-        columns = ordered[rows]
-        gaps = distances[rows].gather(1, columns)[:, :, None] - distances[rows][:, None, :]
-        counts = positive[rows].gather(1, columns)[:, :, None] & negative[rows][:, None, :]
-        total = total + torch.where(counts, F.softplus(gaps), 0).sum()
-    return total
+def _slopes(
+    distances: Tensor,
+    negative: Tensor,
+    columns: Tensor,
+    valid: Tensor,
+    reach: float,
+    beyond_positive: bool,
+) -> tuple[Tensor, Tensor]:
+    near = distances.gather(1, columns)
+    ordered, order = sorted_rows(or_infinite(distances, negative))
+    # From `start` on and before `end` a row's sorted negatives cost something for a positive.
+    # The searches leave out ties, where the hinge is exactly zero.
+    end = torch.searchsorted(ordered, near + reach).masked_fill_(~valid, 0)
+    start = torch.zeros_like(end)
+    if beyond_positive:
+        start = torch.searchsorted(ordered, near, right=True)
+        # Of a padding, or if rounding swallows the margin, nothing lies between.
+        start = torch.minimum(start, end, out=start)
+    # Each positive adds one from its start to its end.
+    steps = ordered.new_zeros(len(ordered), ordered.shape[1] + 1, dtype=torch.int32)
+    one = valid.int()
+    steps.scatter_add_(1, start, one).scatter_add_(1, end, -one)
+    positives = steps.cumsum(dim=1, dtype=torch.int32)[:, :-1]
+    slopes = torch.empty_like(distances)
+    slopes.scatter_(1, order, positives.to(distances.dtype).neg_())
+    negatives = end - start
+    slopes.scatter_add_(1, columns, negatives.to(distances.dtype))
+    return slopes, negatives.sum()
+
+
+class _ListedInBlocks(torch.autograd.Function):
+    """Sum, active and selected count of triplets whose cost does not separate.
+
+    Their slopes are made along with the value, a few rows at a time, so that no block is kept.
+    """
+
+    @staticmethod
+    def forward(
+        ctx: Any,
+        distances: Tensor,
+        between: Tensor | None,
+        selected: AllTriplets,
+        margin: float | None,
+        swap: bool,
+        most: int | None,
+    ) -> tuple[Tensor, Tensor, Tensor]:
+        columns, valid = positive_columns(selected.positive, most)
+        slopes = torch.zeros_like(distances)
+        slopes_between = torch.zeros_like(between) if between is not None and swap else None
+        total = distances.new_zeros((), dtype=torch.float64)
+        active = torch.zeros((), dtype=torch.int64, device=distances.device)
+        count = torch.zeros_like(active)
+        for rows in row_blocks(distances, columns.shape[1]):
+            near = distances[rows].gather(1, columns[rows])[:, :, None]
+            far = distances[rows][:, None, :]
+            beside = None if between is None else between[columns[rows]]
+            counts = valid[rows][:, :, None] & selected.negative[rows][:, None, :]
+            if selected.within is not None:
+                counts = counts & (near < far) & (far < near + selected.within)
+            if selected.rule is not None and beside is not None:
+                counts = counts & selected.rule(near, far, beside)
+            costs, slope = _cost_and_slope(
+                near - (torch.minimum(far, beside) if swap and beside is not None else far), margin
+            )
+            slope.masked_fill_(~counts, 0)
+            total += costs.masked_fill_(~counts, 0).sum(dtype=torch.float64)
+            count += counts.sum()
+            active += counts.sum() if margin is None else (costs > 0).sum()
+            slopes[rows].scatter_add_(1, columns[rows], slope.sum(dim=2))
+            if swap and beside is not None and slopes_between is not None:
+                # Half each where both are equally near.
+                mine = slope * ((beside - far).sign_().add_(1).div_(2))
+                slopes_between.index_add_(
+                    0, columns[rows].flatten(), (slope - mine).flatten(0, 1), alpha=-1
+                )
+                slope = mine
+            slopes[rows] -= slope.sum(dim=1)
+        ctx.save_for_backward(slopes, slopes_between)
+        ctx.mark_non_differentiable(active, count)
+        return total.to(distances.dtype), active, count
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, total: Tensor, _active: None, _count: None) -> tuple[Tensor | None, ...]:
+        slopes, slopes_between = ctx.saved_tensors
+        beside = None if slopes_between is None else slopes_between * total
+        return slopes * total, beside, None, None, None, None
+
+
+def _cost_and_slope(gaps: Tensor, margin: float | None) -> tuple[Tensor, Tensor]:
+    # `triplet_loss` of fresh gaps between positive and negative, and its derivative.
+    if margin is None:
+        return F.softplus(gaps), gaps.sigmoid_()
+    costs = gaps.add_(margin).relu_()
+    return costs, (costs > 0).to(costs.dtype)
 
 
 class TripletLoss(nn.Module):
@@ -124,9 +218,21 @@ class TripletLoss(nn.Module):
         distance: how embeddings are compared; SQUARED_EUCLIDEAN gives FaceNet's form.
         miner: which triplets count. All of them, summed in closed form, by default.
         average: over "active" triplets, those above zero, or over "all" selected ones.
+        swap: whether the positive's distance to the negative takes the place of the anchor's
+            where it is smaller. Miners look at the anchor's.
+        most_positives: a bound on the positives that an anchor has, which saves time on a GPU;
+            a CPU counts them.
+
+    Time and memory grow as O(n m log m) and O(n m) for the hinge over all triplets or all
+    semi-hard ones. Soft margin, swap or a rule of its own over all triplets take O(n m K) time
+    for K positives, in O(n m) memory.
 
     Source:
         As `triplet_loss`. The mean over active triplets: Hermans et al., 2017, "Batch All≠0".
+        Swap: Balntas, Riba, Ponsa & Mikolajczyk, "Learning Local Feature Descriptors with
+        Triplets and Shallow Convolutional Neural Networks", BMVC 2016, section 2.2.
+        pytorch-metric-learning's smooth_loss is log(1 + exp(gap + margin)); here the soft
+        margin has no margin, as in the paper.
 
     Example:
         >>> import torch
@@ -142,15 +248,21 @@ class TripletLoss(nn.Module):
         distance: Distance = EUCLIDEAN,
         miner: TripletMiner = all_triplets,
         average: str = "active",
+        swap: bool = False,
+        most_positives: int | None = None,
     ) -> None:
         super().__init__()
         if margin is not None:
             check_positive("margin", margin)
+        if most_positives is not None:
+            check_count("most_positives", most_positives)
         check_choice("average", average, ("active", "all"))
         self.margin = margin
         self.distance = distance
         self.miner = miner
         self.average = average
+        self.swap = swap
+        self.most_positives = most_positives
         self.facts: dict[str, Tensor] = {}
 
     def forward(
@@ -169,23 +281,64 @@ class TripletLoss(nn.Module):
         )
         distances = self.distance.matrix(batch.anchors, batch.references)
         selected = self.miner(distances, batch.is_positive, batch.is_negative)
+        between = None
+        if self.swap or (isinstance(selected, AllTriplets) and selected.rule is not None):
+            between = distances
+            if references is not None:
+                between = self.distance.matrix(batch.references, batch.references)
         if isinstance(selected, AllTriplets):
-            count = (selected.positive.sum(dim=1) * selected.negative.sum(dim=1)).sum()
-            if self.margin is None:
-                total, active = _all_triplets_soft(distances, *selected), count
-            else:
-                total, active = all_triplets_hinge(distances, *selected, margin=self.margin)
+            total, active, count = self._all(distances, between, selected)
         else:
-            costs = triplet_loss(
-                distances[selected.anchor, selected.positive],
-                distances[selected.anchor, selected.negative],
-                margin=self.margin,
-            )
-            total = torch.where(selected.keep, costs, 0).sum()
-            count = selected.keep.sum()
-            active = (selected.keep & (costs > 0)).sum()
+            total, active, count = self._chosen(distances, between, selected)
         self.facts = {
             "active": active / count.clamp(min=1),
             **batch_facts(embeddings, distances, batch.is_positive, batch.is_negative),
         }
         return total / (active if self.average == "active" else count).clamp(min=1)
+
+    def _all(
+        self, distances: Tensor, between: Tensor | None, selected: AllTriplets
+    ) -> tuple[Tensor, Tensor, Tensor]:
+        positive, negative, within, rule = selected
+        if self.margin is None or self.swap or rule is not None:
+            total, active, count = _ListedInBlocks.apply(  # type: ignore[no-untyped-call]
+                distances, between, selected, self.margin, self.swap, self.most_positives
+            )
+            return total, active, count
+        total, active = all_triplets_hinge(
+            distances,
+            positive,
+            negative,
+            margin=self.margin,
+            within=within,
+            most_positives=self.most_positives,
+        )
+        if within is None:
+            count = (positive.sum(dim=1) * negative.sum(dim=1)).sum()
+        elif within <= self.margin:
+            count = active
+        else:
+            _, count = all_triplets_hinge(
+                distances.detach(),
+                positive,
+                negative,
+                margin=within,
+                within=within,
+                most_positives=self.most_positives,
+            )
+        return total, active, count
+
+    def _chosen(
+        self, distances: Tensor, between: Tensor | None, selected: Triplets
+    ) -> tuple[Tensor, Tensor, Tensor]:
+        # One read of the matrix gives one scatter into its gradient.
+        width = distances.shape[1]
+        start = selected.anchor * width
+        entries = torch.cat([start + selected.positive, start + selected.negative])
+        near, far = distances.flatten().index_select(0, entries).chunk(2)
+        if self.swap and between is not None:
+            entries = selected.positive * width + selected.negative
+            far = torch.minimum(far, between.flatten().index_select(0, entries))
+        costs = triplet_loss(near, far, margin=self.margin)
+        active = selected.keep & (costs.detach() > 0)
+        return torch.where(selected.keep, costs, 0).sum(), active.sum(), selected.keep.sum()

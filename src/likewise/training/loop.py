@@ -1,66 +1,29 @@
-"""Training: `fit` runs the loop, callbacks look on after each epoch."""
+"""The training loop: `fit`."""
 
-import math
 import time
-import warnings
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
 from torch.utils.data import DataLoader, Sampler
 
-from likewise._checks import check_choice, check_count, check_positive, check_rate
-from likewise.data import Dataset, check_trainable
-from likewise.samplers import BalancedBatchSampler
+from likewise._checks import check_choice, check_count, check_positive
+from likewise.data import Dataset, PairDataset, TripletDataset, ViewDataset, WithIds
+from likewise.training.batches import batch_loss, default_batches, label_facts
+from likewise.training.checkpoints import Checkpoint
+from likewise.training.history import History, check_healthy
+from likewise.training.schedules import Schedule, cosine
 
-Schedule = Callable[[float], float]
 Callback = Callable[[dict[str, float], nn.Module], bool | None]
-COLLAPSED = 0.01  # spread below which embeddings have become one point for all purposes
-
-
-@dataclass(frozen=True)
-class History:
-    """One record per epoch, in order: epoch, loss, seconds, learning_rate and the loss's facts."""
-
-    records: list[dict[str, float]] = field(default_factory=list)
-
-    def __len__(self) -> int:
-        return len(self.records)
-
-    def __getitem__(self, index: int) -> dict[str, float]:
-        return self.records[index]
-
-
-def constant(progress: float) -> float:
-    """A schedule that leaves the learning rate alone."""
-    return 1.0
-
-
-def cosine(warm_up: float = 0.05) -> Schedule:
-    """A schedule: up in a straight line for a share of the training, then a half cosine to zero.
-
-    Source:
-        Loshchilov & Hutter, "SGDR: Stochastic Gradient Descent with Warm Restarts", ICLR 2017,
-        equation 5, one cycle. Warm-up: Goyal et al., "Accurate, Large Minibatch SGD", 2017.
-    """
-
-    check_rate("warm_up", warm_up)
-
-    def factor(progress: float) -> float:
-        if progress < warm_up:
-            return progress / warm_up
-        left = max(1 - warm_up, 1e-9)
-        return 0.5 * (1 + math.cos(math.pi * (progress - warm_up) / left))
-
-    return factor
+PRECISIONS = {"float32": "no", "bfloat16": "bf16", "float16": "fp16"}  # ours and Accelerate's
 
 
 def fit(
     encoder: nn.Module,
     loss: nn.Module,
-    data: Dataset,
+    data: Dataset | PairDataset | TripletDataset | ViewDataset,
     *,
     epochs: int,
     classes_per_batch: int | None = None,
@@ -68,6 +31,7 @@ def fit(
     batches: int | None = None,
     batch_sampler: Sampler[list[int]] | None = None,
     learning_rate: float = 1e-3,
+    loss_learning_rate: float | None = None,
     weight_decay: float = 0.0,
     schedule: Schedule | None = None,
     optimizer: torch.optim.Optimizer | None = None,
@@ -80,6 +44,7 @@ def fit(
     device: str | None = None,
     precision: str = "float32",
     seed: int = 0,
+    checkpoint: str | Path | None = None,
 ) -> History:
     """Train the encoder, in place, and tell how each epoch went.
 
@@ -88,17 +53,26 @@ def fit(
     state is left as it was found, and the same seed on the same machine gives the same encoder.
     Afterwards encoder and loss are back on the devices they came from, in evaluation mode.
 
+    A loss with `takes_ids`, such as a memory, is also given the positions of the items in `data`
+    as ids. On a `ViewDataset` all views of a batch are encoded at once and stacked, and labels
+    and ids repeated. On a `PairDataset` the loss is called as loss(a, b, same), as
+    `losses.GivenPairsLoss` is, and on a `TripletDataset` as loss(anchor, positive, negative).
+    A `SiameseNet` or `TripletNet` gets the sides; any other encoder gets them stacked.
+
     Args:
         encoder: any module from a batch of items to embeddings (n, d).
         loss: called as loss(embeddings, labels). Weights of its own are trained as well.
-        data: a dataset with labels, such as `likewise.data.load` gives.
+        data: a dataset with labels, such as `likewise.data.load` gives; or one of pairs, triplets
+            or views over it. Its `set_epoch`, if it has one, is called with 0, 1, ...
         epochs: how many.
         classes_per_batch: P. All classes, but at most 16, if None.
         items_per_class: K. As many as make a batch of about 128 items, at least 4, if None.
         batches: per epoch; about one pass over the data if None.
-        batch_sampler: draws the batches instead of BalancedBatchSampler.
+        batch_sampler: draws the batches instead of BalancedBatchSampler (of
+            ShuffledBatchSampler, 64 at a time, where there are no classes to balance).
         learning_rate: the highest, reached when the schedule is 1. Adam, or AdamW with
             weight_decay.
+        loss_learning_rate: that of the loss's own weights; `learning_rate` if None.
         schedule: the learning rate's factor at a share of the training in [0, 1]; `cosine()`
             if None.
         optimizer: used as it is instead of our own; it must hold the loss's weights too.
@@ -112,13 +86,18 @@ def fit(
         device: "cpu" or "cuda"; the best there is if None.
         precision: "float32", or "bfloat16" or "float16" for mixed precision.
         seed: of the batches, the augmentation, dropout.
+        checkpoint: folder that is written after every epoch, and from which a training that was
+            interrupted goes on, to the same encoder as without the interruption. Needs the same
+            arguments; callbacks are called for the epochs to come only. A finished training is
+            read from it and not repeated. Random numbers must come from torch.
 
     Returns:
         One record per epoch.
 
     Raises:
         ValueError: an argument is out of range, the data cannot train, an optimizer leaves out
-            weights of the loss, or the loss stops being finite.
+            weights of the loss, the loss stops being finite, or the checkpoint is damaged or
+            of another training.
 
     Example:
         >>> import torch
@@ -132,19 +111,31 @@ def fit(
     check_positive("learning_rate", learning_rate)
     accelerator = _accelerator(device, precision)
     if optimizer is None:
-        weights = [*encoder.parameters(), *loss.parameters()]
-        optimizer = torch.optim.AdamW(
-            weights, lr=learning_rate, weight_decay=weight_decay, fused=True
+        optimizer = _optimizer(encoder, loss, learning_rate, loss_learning_rate, weight_decay)
+    elif loss_learning_rate is not None:
+        raise ValueError(
+            f"loss_learning_rate must be left out with an optimizer, got {loss_learning_rate}. "
+            "Give the optimizer a group of its own for the loss's weights."
         )
     _check_optimizer_holds(loss, optimizer)
     if batch_sampler is None:
-        check_trainable(data)
-        batch_sampler = _balanced(data, classes_per_batch, items_per_class, batches, seed)
+        batch_sampler = default_batches(
+            data,
+            classes_per_batch=classes_per_batch,
+            items_per_class=items_per_class,
+            batches=batches,
+            seed=seed,
+        )
+    # Workers copy the data when they start, so they start anew where each epoch changes it. With
+    # a checkpoint too, as random numbers of a worker could not be brought back.
+    lasting = workers > 0 and checkpoint is None and not hasattr(data, "set_epoch")
+    generator = torch.Generator()
     loader: DataLoader[Any] = DataLoader(
-        data,  # type: ignore[arg-type]
+        WithIds(data) if getattr(loss, "takes_ids", False) else data,  # type: ignore[arg-type]
         batch_sampler=batch_sampler,
         num_workers=workers,
-        persistent_workers=workers > 0,
+        persistent_workers=lasting,
+        generator=generator,
     )
     steps = epochs * len(loader)
     factor = cosine() if schedule is None else schedule
@@ -157,30 +148,47 @@ def fit(
     run = _Run(encoder_there, optimizer_there, loader_there, loss, scheduler, accelerator)
     records: list[dict[str, float]] = []
     cuda = [torch.cuda.current_device()] if accelerator.device.type == "cuda" else []
+    kept: Checkpoint | None = None
+    stopped = False
     try:
         with torch.random.fork_rng(devices=cuda):
             torch.manual_seed(seed)
-            for epoch in range(1, epochs + 1):
+            if checkpoint is not None:
+                parts = {
+                    "encoder": encoder,
+                    "loss": loss,
+                    "optimizer": optimizer,
+                    "scheduler": scheduler,
+                    "batch_sampler": batch_sampler,
+                }
+                if accelerator.scaler is not None:
+                    parts["scaler"] = accelerator.scaler
+                settings = {"epochs": epochs, "batches": len(loader), "seed": seed}
+                kept = Checkpoint(checkpoint, parts, settings, cuda)
+                records, stopped = kept.resume()
+            for epoch in range(len(records) + 1, epochs + 1):
+                if stopped:
+                    break
+                generator.manual_seed((seed * 1_000_003 + epoch) % 2**63)
+                loader_there.set_epoch(epoch - 1)
                 views = augment if epoch > augment_after else None
                 record: dict[str, float] = {
                     "epoch": epoch,
                     **_epoch(run, views, preprocess, epoch, progress),
                 }
-                _check_healthy(record, already=any(map(_collapsed, records)))
+                check_healthy(record, records)
                 records.append(record)
                 encoder.eval()
                 answers = [callback(record, encoder) for callback in callbacks]
-                if any(answers):
-                    break
+                stopped = any(answers)
+                if kept is not None:
+                    kept.save(records, stopped=stopped)
     finally:
         # Mixed precision wraps the encoder's forward; what comes back is the encoder as it was.
         accelerator.unwrap_model(run.encoder, keep_fp32_wrapper=False)
         encoder.to(homes[0]).eval()
         loss.to(homes[1]).eval()
     return History(records)
-
-
-PRECISIONS = {"float32": "no", "bfloat16": "bf16", "float16": "fp16"}  # ours and Accelerate's
 
 
 class _Run(NamedTuple):
@@ -205,18 +213,20 @@ def _epoch(
     batches = len(run.loader)
     learning_rate = float(run.scheduler.get_last_lr()[0])
     told: list[dict[str, Tensor]] = []
-    for number, (items, labels) in enumerate(run.loader, start=1):
-        if augment is not None:
-            items = augment(items)
-        if preprocess is not None:
-            items = preprocess(items)
-        value = run.loss(run.encoder(items), labels)
+
+    def prepare(items: Tensor) -> Tensor:
+        items = items if augment is None else augment(items)
+        return items if preprocess is None else preprocess(items)
+
+    for number, batch in enumerate(run.loader, start=1):
+        value, labels = batch_loss(run.encoder, run.loss, batch, prepare)
         run.optimizer.zero_grad()
         run.accelerator.backward(value)
         run.optimizer.step()
         run.scheduler.step()
         # Numbers stay on the device until the epoch is over, so that no step waits for it.
-        told.append({"loss": value.detach(), **getattr(run.loss, "facts", {})})
+        classes = {} if labels is None else label_facts(labels)
+        told.append({"loss": value.detach(), **classes, **getattr(run.loss, "facts", {})})
         if progress is not None:
             progress(epoch, number, batches)
     means = {name: torch.stack([facts[name].float() for facts in told]).mean() for name in told[0]}
@@ -247,25 +257,26 @@ def _accelerator(device: str | None, precision: str) -> Any:
     return Accelerator(cpu=device == "cpu", mixed_precision=PRECISIONS[precision])
 
 
-def _balanced(
-    data: Dataset,
-    classes_per_batch: int | None,
-    items_per_class: int | None,
-    batches: int | None,
-    seed: int,
-) -> BalancedBatchSampler:
-    classes = len(torch.unique(data.labels))
-    if classes_per_batch is None:
-        classes_per_batch = min(classes, 16)
-    if items_per_class is None:
-        items_per_class = max(4, 128 // classes_per_batch)
-    return BalancedBatchSampler(
-        data.labels,
-        classes_per_batch=classes_per_batch,
-        items_per_class=items_per_class,
-        batches=batches,
-        seed=seed,
-    )
+def _optimizer(
+    encoder: nn.Module,
+    loss: nn.Module,
+    learning_rate: float,
+    loss_learning_rate: float | None,
+    weight_decay: float,
+) -> torch.optim.Optimizer:
+    groups: list[dict[str, Any]] = [{"params": list(encoder.parameters())}]
+    own = list(loss.parameters())
+    if loss_learning_rate is not None:
+        check_positive("loss_learning_rate", loss_learning_rate)
+        if not own:
+            raise ValueError(
+                "loss_learning_rate must be for a loss with weights of its own, got "
+                f"{type(loss).__name__}, which has none. Leave it out."
+            )
+        groups.append({"params": own, "lr": loss_learning_rate})
+    else:
+        groups[0]["params"] += own
+    return torch.optim.AdamW(groups, lr=learning_rate, weight_decay=weight_decay, fused=True)
 
 
 def _check_optimizer_holds(loss: nn.Module, optimizer: torch.optim.Optimizer) -> None:
@@ -278,25 +289,6 @@ def _check_optimizer_holds(loss: nn.Module, optimizer: torch.optim.Optimizer) ->
             f"{forgotten} of them, which would never learn. "
             "Build it with [*encoder.parameters(), *loss.parameters()]."
         )
-
-
-def _check_healthy(record: dict[str, float], *, already: bool) -> None:
-    if not math.isfinite(record["loss"]):
-        raise ValueError(
-            f"loss must stay finite, got {record['loss']} in epoch {record['epoch']}. "
-            "Lower learning_rate, or look for extreme values in the data."
-        )
-    if _collapsed(record) and not already:
-        warnings.warn(
-            f"All embeddings have become nearly one point (spread {record['spread']:.2g} in epoch "
-            f"{record['epoch']}): the encoder tells nothing apart any more. Lower learning_rate, "
-            "or choose an easier miner.",
-            stacklevel=3,
-        )
-
-
-def _collapsed(record: dict[str, float]) -> bool:
-    return record.get("spread", 1.0) < COLLAPSED
 
 
 def _device_of(module: nn.Module) -> torch.device:

@@ -1,0 +1,124 @@
+"""Triplets of items: an anchor, another item of its class, and one of another class."""
+
+from collections.abc import Sequence
+from typing import NamedTuple
+
+import numpy as np
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor
+from torch.utils.data import Dataset as TorchDataset
+from torch.utils.data._utils.collate import default_collate_fn_map
+
+from likewise._checks import check_count, check_positive
+from likewise.data.datasets import Dataset, fetch
+
+
+class TripletBatch(NamedTuple):
+    """Triplets as a DataLoader yields them: `(anchor, positive, negative), labels = batch`."""
+
+    items: tuple[Float[Tensor, "t ..."], Float[Tensor, "t ..."], Float[Tensor, "t ..."]]
+    labels: Int[Tensor, "t 3"]
+
+
+class TripletDataset(TorchDataset[tuple[tuple[Tensor, Tensor, Tensor], Tensor]]):
+    """A random set of triplets of a dataset's items: anchor, positive, negative.
+
+    There are round(per_item · anchors) triplets, where anchors are the items that are not alone
+    in their class; each is an anchor equally often, up to one. The positive is any other item of
+    the anchor's class, the negative any item of another class, all alike. The order is random.
+
+    `triplets` (t, 3) are positions in `data`, `labels` (t, 3) the codes of these items.
+
+    Args:
+        data: where the items come from.
+        per_item: number of triplets per anchor.
+        seed: same seed, same triplets.
+        fresh: False for one set for ever, as for tests; True for another one for each epoch that
+            `set_epoch` tells, as for training. `fit` calls it.
+
+    Raises:
+        ValueError: there is only one class, no class has two items, or `per_item` gives no
+            triplet.
+
+    Example:
+        >>> from likewise.data import ArrayDataset
+        >>> triplets = TripletDataset(ArrayDataset(np.eye(4), ["a", "a", "b", "b"]))
+        >>> (anchor, positive, negative), labels = triplets[0]
+        >>> len(triplets), bool(labels[0] == labels[1]), bool(labels[0] == labels[2])
+        (4, True, False)
+    """
+
+    def __init__(
+        self, data: Dataset, per_item: float = 1.0, seed: int = 0, *, fresh: bool = False
+    ) -> None:
+        check_positive("per_item", per_item)
+        check_count("seed", seed, least=0)
+        self.data = data
+        self.per_item = per_item
+        self.seed = seed
+        self.fresh = fresh
+        self._epoch = 0
+        self.triplets: Int[Tensor, "t 3"]
+        self.labels: Int[Tensor, "t 3"]
+        self._draw(0)
+
+    def set_epoch(self, epoch: int) -> None:
+        """Draw the triplets of an epoch, if they are fresh for each; epoch 0 is the start."""
+        check_count("epoch", epoch, least=0)
+        if self.fresh and epoch != self._epoch:
+            self._epoch = epoch
+            self._draw(epoch)
+
+    def _draw(self, epoch: int) -> None:
+        rng = np.random.default_rng((self.seed, epoch))
+        drawn = _draw_triplets(self.data.labels.numpy(), self.per_item, rng)
+        self.triplets = torch.from_numpy(drawn)
+        self.labels = self.data.labels[self.triplets]
+
+    def __len__(self) -> int:
+        return len(self.triplets)
+
+    def __getitem__(self, index: int) -> tuple[tuple[Tensor, Tensor, Tensor], Tensor]:
+        anchor, positive, negative = (self.data[i][0] for i in self.triplets[index].tolist())
+        return (anchor, positive, negative), self.labels[index]
+
+    def __getitems__(self, indices: Sequence[int]) -> list[TripletBatch]:
+        rows = torch.as_tensor(indices, dtype=torch.int64)
+        positions = self.triplets[rows].T.flatten().tolist()
+        anchor, positive, negative = fetch(self.data, positions).items.chunk(3)
+        return [TripletBatch((anchor, positive, negative), self.labels[rows])]
+
+
+def _draw_triplets(labels: np.ndarray, per_item: float, rng: np.random.Generator) -> np.ndarray:
+    # With items sorted by class, a class is a range: its others are found by going round in
+    # it, those of other classes by leaping over it.
+    n = len(labels)
+    order = np.argsort(labels, kind="stable")
+    _, starts, sizes = np.unique(labels[order], return_index=True, return_counts=True)
+    start, size = np.repeat(starts, sizes), np.repeat(sizes, sizes)
+    anchors = np.flatnonzero((size > 1) & (size < n))
+    if not len(anchors):
+        raise ValueError(
+            "data must have at least 2 classes, and a class with at least 2 items, to form "
+            f"triplets, got {len(sizes)} classes and {n} items. Add items or classes."
+        )
+    count = round(per_item * len(anchors))
+    if count < 1:
+        raise ValueError(
+            f"per_item must give at least 1 triplet, got {per_item} for {len(anchors)} anchors. "
+            f"Use at least {1 / len(anchors):.3g}."
+        )
+    rounds, rest = divmod(count, len(anchors))
+    anchor = np.concatenate(
+        [np.tile(anchors, rounds), rng.choice(anchors, size=rest, replace=False)]
+    )
+    first, width = start[anchor], size[anchor]
+    positive = first + (anchor - first + rng.integers(1, width)) % width
+    negative = rng.integers(0, n - width)
+    negative += np.where(negative >= first, width, 0)
+    triplets: np.ndarray = order[np.stack([anchor, positive, negative], axis=1)]
+    return rng.permutation(triplets)
+
+
+default_collate_fn_map[TripletBatch] = lambda batches, **_: batches[0]

@@ -1,0 +1,191 @@
+"""Lifted structure: a positive pair against the negatives of both its items, or of an anchor."""
+
+import torch
+import torch.nn.functional as F
+from jaxtyping import Bool, Float, Int
+from torch import Tensor, nn
+
+from likewise._checks import check_at_least
+from likewise.distances import EUCLIDEAN, Distance
+from likewise.losses._log_sum_exp import log_sum_exp, pull_and_push
+from likewise.losses.facts import batch_facts, mean_where
+from likewise.masks import compared
+from likewise.miners import PairMiner, all_pairs
+
+
+def lifted_structure_loss(
+    distances: Float[Tensor, "n m"], negative: Bool[Tensor, "n m"], *, margin: float
+) -> Float[Tensor, "n m"]:
+    """J = d⁺ + log(Σ e^(m − d⁻) of the anchor + Σ e^(m − d⁻) of the reference), per entry.
+
+    The negatives of an anchor are those of its row, the negatives of a reference those of its
+    column: within one batch and with a symmetric distance these are the reference's own
+    negatives, as in the paper. Against references they are the batch's items that are negatives
+    of it, so that no distance between two references is needed.
+
+    Args:
+        distances: from every anchor to every reference; smaller is closer.
+        negative: the selected negative pairs.
+        margin: m, in the unit of the distances.
+
+    Returns:
+        J for every entry taken as a positive pair; where neither item has a negative, a number
+        far below zero.
+
+    Source:
+        Song, Xiang, Jegelka & Savarese, "Deep Metric Learning via Lifted Structured Feature
+        Embedding", CVPR 2016, equation 4.
+    """
+    of_anchor = log_sum_exp(distances, negative, scale=-1.0)
+    of_reference = log_sum_exp(distances, negative, scale=-1.0, dim=0)
+    return torch.logaddexp(of_anchor[:, None], of_reference[None, :]) + (distances + margin)
+
+
+def generalized_lifted_loss(
+    distances: Float[Tensor, "n m"],
+    positive: Bool[Tensor, "n m"],
+    negative: Bool[Tensor, "n m"],
+    *,
+    margin: float,
+) -> Float[Tensor, " n"]:
+    """max(0, log Σ e^(d⁺) + log Σ e^(m − d⁻)), one value per anchor.
+
+    An anchor without a positive or without a negative costs 0.
+
+    Args:
+        distances: from every anchor to every reference; smaller is closer.
+        positive: the selected positive pairs.
+        negative: the selected negative pairs.
+        margin: m, in the unit of the distances.
+
+    Source:
+        Hermans, Beyer & Leibe, "In Defense of the Triplet Loss for Person Re-Identification",
+        2017, section 2.
+    """
+    pull, push = pull_and_push(distances, positive, negative, pull_scale=1.0, push_scale=-1.0)
+    return F.relu(pull + push + margin)
+
+
+class LiftedStructureLoss(nn.Module):
+    """Mean of max(0, J)² / 2 over the selected positive pairs, J as `lifted_structure_loss`.
+
+    After each call `facts` holds the share of the selected positive pairs that cost something
+    and what `batch_facts` tells.
+
+    Args:
+        margin: the gap asked for, in the unit of the distance.
+        distance: how embeddings are compared.
+        miner: which pairs count.
+        squared: whether max(0, J) is squared before it is halved.
+
+    Source:
+        As `lifted_structure_loss`; the value is that of pytorch-metric-learning, which has no
+        meaning against references. TensorFlow Similarity halves J without squaring it and
+        takes the anchor's farthest positive only: squared=False with such a miner.
+
+    Example:
+        >>> import torch
+        >>> loss = LiftedStructureLoss()
+        >>> loss(torch.tensor([[0.0], [0.0], [9.0]]), torch.tensor([1, 1, 2]))
+        tensor(0.)
+    """
+
+    def __init__(
+        self,
+        *,
+        margin: float = 1.0,
+        distance: Distance = EUCLIDEAN,
+        miner: PairMiner = all_pairs,
+        squared: bool = True,
+    ) -> None:
+        super().__init__()
+        check_at_least("margin", margin, 0)
+        self.margin = margin
+        self.distance = distance
+        self.miner = miner
+        self.squared = squared
+        self.facts: dict[str, Tensor] = {}
+
+    def forward(
+        self,
+        embeddings: Float[Tensor, "n d"],
+        labels: Int[Tensor, " n"],
+        references: Float[Tensor, "m d"] | None = None,
+        reference_labels: Int[Tensor, " m"] | None = None,
+        *,
+        ids: Int[Tensor, " n"] | None = None,
+        reference_ids: Int[Tensor, " m"] | None = None,
+    ) -> Float[Tensor, ""]:
+        """The mean over the selected positive pairs; 0 if there is none."""
+        batch = compared(
+            embeddings, labels, references, reference_labels, ids=ids, reference_ids=reference_ids
+        )
+        distances = self.distance.matrix(batch.anchors, batch.references)
+        pairs = self.miner(distances, batch.is_positive, batch.is_negative)
+        above = F.relu(lifted_structure_loss(distances, pairs.negative, margin=self.margin))
+        self.facts = {
+            "active": mean_where((above.detach() > 0).float(), pairs.positive),
+            **batch_facts(embeddings, distances, batch.is_positive, batch.is_negative),
+        }
+        return mean_where(above.square() if self.squared else above, pairs.positive) / 2
+
+
+class GeneralizedLiftedLoss(nn.Module):
+    """Mean of `generalized_lifted_loss` over the anchors of a batch.
+
+    After each call `facts` holds the share of the anchors that cost something and what
+    `batch_facts` tells.
+
+    Args:
+        margin: the gap asked for, in the unit of the distance.
+        distance: how embeddings are compared.
+        miner: which pairs count.
+
+    Source:
+        As `generalized_lifted_loss`. In pytorch-metric-learning an anchor that has only one kind
+        of pair costs what that kind alone sums to; otherwise the value is the same.
+
+    Example:
+        >>> import torch
+        >>> loss = GeneralizedLiftedLoss()
+        >>> loss(torch.tensor([[0.0], [0.0], [9.0]]), torch.tensor([1, 1, 2]))
+        tensor(0.)
+    """
+
+    def __init__(
+        self,
+        *,
+        margin: float = 1.0,
+        distance: Distance = EUCLIDEAN,
+        miner: PairMiner = all_pairs,
+    ) -> None:
+        super().__init__()
+        check_at_least("margin", margin, 0)
+        self.margin = margin
+        self.distance = distance
+        self.miner = miner
+        self.facts: dict[str, Tensor] = {}
+
+    def forward(
+        self,
+        embeddings: Float[Tensor, "n d"],
+        labels: Int[Tensor, " n"],
+        references: Float[Tensor, "m d"] | None = None,
+        reference_labels: Int[Tensor, " m"] | None = None,
+        *,
+        ids: Int[Tensor, " n"] | None = None,
+        reference_ids: Int[Tensor, " m"] | None = None,
+    ) -> Float[Tensor, ""]:
+        """The mean over all anchors, those without both kinds of pairs counting 0."""
+        batch = compared(
+            embeddings, labels, references, reference_labels, ids=ids, reference_ids=reference_ids
+        )
+        distances = self.distance.matrix(batch.anchors, batch.references)
+        pairs = self.miner(distances, batch.is_positive, batch.is_negative)
+        costs = generalized_lifted_loss(distances, *pairs, margin=self.margin)
+        count = max(len(costs), 1)
+        self.facts = {
+            "active": (costs.detach() > 0).sum() / count,
+            **batch_facts(embeddings, distances, batch.is_positive, batch.is_negative),
+        }
+        return costs.sum() / count

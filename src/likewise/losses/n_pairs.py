@@ -1,0 +1,134 @@
+"""The N-pairs loss: one pair of each class, each told apart from all the others at once."""
+
+import torch
+import torch.nn.functional as F
+from jaxtyping import Bool, Float, Int
+from torch import Tensor, nn
+
+from likewise._checks import check_at_least
+from likewise.distances import INNER_PRODUCT, Distance
+from likewise.losses._log_sum_exp import has_any, log_sum_exp
+from likewise.losses.facts import batch_facts, mean_where
+from likewise.masks import compared
+
+
+@torch.no_grad()
+def first_of_each_class(
+    labels: Int[Tensor, " n"], counted: Bool[Tensor, " n"]
+) -> Bool[Tensor, " n"]:
+    """True for the first counted item of each class, False for all others.
+
+    Example:
+        >>> import torch
+        >>> first_of_each_class(torch.tensor([7, 3, 7, 3]), torch.tensor([True, False, True, True]))
+        tensor([ True, False, False,  True])
+    """
+    order = (~counted).int().argsort(stable=True)
+    order = order[labels[order].argsort(stable=True)]
+    ordered = labels[order]
+    first = torch.ones_like(counted)
+    first[1:] = ordered[1:] != ordered[:-1]
+    return torch.zeros_like(first).scatter_(0, order, first) & counted
+
+
+def n_pairs_loss(
+    distances: Float[Tensor, "n m"],
+    is_positive: Bool[Tensor, "n m"],
+    is_negative: Bool[Tensor, "n m"],
+    chosen: Bool[Tensor, " n"],
+) -> Float[Tensor, ""]:
+    """Mean of log(1 + Σ exp(d⁺ − d⁻)) over the chosen anchors; 0 if there are none.
+
+    Each chosen anchor has its first positive. The sum runs over the positives of the other
+    chosen anchors, as far as they are negatives.
+
+    Args:
+        distances: from every anchor to every reference; smaller is closer.
+        is_positive: same class, and not the anchor itself.
+        is_negative: another class.
+        chosen: which anchors form pairs; each has a positive.
+
+    Source:
+        Sohn, "Improved Deep Metric Learning with Multi-class N-pair Loss Objective", NeurIPS
+        2016, equation 6, with d = −x·y.
+    """
+    if not distances.numel():
+        return distances.sum()
+    column = is_positive.to(torch.uint8).argmax(dim=1, keepdim=True)  # of equals the first
+    taken = torch.zeros_like(is_positive[:1], dtype=torch.uint8)
+    taken.scatter_reduce_(1, column.T, chosen[None].to(torch.uint8), "amax")
+    push = log_sum_exp(distances, is_negative & taken.bool(), scale=-1.0)
+    return mean_where(F.softplus(distances.gather(1, column)[:, 0] + push), chosen)
+
+
+def _free_to_look(values: Tensor) -> bool:
+    # Elsewhere the number of rows would have to be waited for.
+    return values.device.type == "cpu"
+
+
+class NPairsLoss(nn.Module):
+    """Mean over N pairs, one of each class, of log(1 + Σ e^(d⁺ − d⁻)).
+
+    A pair is the first anchor of a class that has a positive, with its first positive; the sum
+    runs over the positives of the other N − 1 pairs. Over all pairs of a batch the same loss is
+    `NTXentLoss(temperature=1.0, distance=INNER_PRODUCT)`. After each call `facts` holds what
+    `batch_facts` tells.
+
+    Args:
+        distance: how embeddings are compared.
+        length_weight: how much the mean squared length of the embeddings adds to the loss.
+
+    Source:
+        As `n_pairs_loss`; its penalty on the lengths is summed there. Same pairs and value as
+        pytorch-metric-learning, which has it within a batch only and makes embeddings unit
+        length first.
+
+    Example:
+        >>> import torch
+        >>> loss = NPairsLoss()
+        >>> apart = torch.tensor([[2.0, 0.0], [2.0, 0.0], [-2.0, 0.0], [-2.0, 0.0]])
+        >>> loss(apart, torch.tensor([0, 0, 1, 1])) < loss(apart, torch.tensor([0, 1, 0, 1]))
+        tensor(True)
+    """
+
+    def __init__(self, *, distance: Distance = INNER_PRODUCT, length_weight: float = 0.0) -> None:
+        super().__init__()
+        check_at_least("length_weight", length_weight, 0)
+        self.distance = distance
+        self.length_weight = length_weight
+        self.facts: dict[str, Tensor] = {}
+
+    def forward(
+        self,
+        embeddings: Float[Tensor, "n d"],
+        labels: Int[Tensor, " n"],
+        references: Float[Tensor, "m d"] | None = None,
+        reference_labels: Int[Tensor, " m"] | None = None,
+        *,
+        ids: Int[Tensor, " n"] | None = None,
+        reference_ids: Int[Tensor, " m"] | None = None,
+    ) -> Float[Tensor, ""]:
+        """The mean over one pair of each class that has one; 0 if none has."""
+        batch = compared(
+            embeddings, labels, references, reference_labels, ids=ids, reference_ids=reference_ids
+        )
+        chosen = first_of_each_class(labels, has_any(batch.is_positive))
+        # The chosen rows are few, so their gradient is far less work than that of all.
+        rows = (
+            chosen.nonzero()[:, 0]
+            if _free_to_look(chosen)
+            else torch.arange(len(chosen), device=chosen.device)
+        )
+        mean = n_pairs_loss(
+            self.distance.matrix(batch.anchors[rows], batch.references),
+            batch.is_positive[rows],
+            batch.is_negative[rows],
+            chosen[rows],
+        )
+        with torch.no_grad():
+            distances = self.distance.matrix(batch.anchors, batch.references)
+        self.facts = batch_facts(embeddings, distances, batch.is_positive, batch.is_negative)
+        if not self.length_weight:
+            return mean
+        lengths = embeddings.to(distances.dtype).square().sum() / max(len(embeddings), 1)
+        return mean + self.length_weight * lengths

@@ -1,0 +1,51 @@
+"""Rules that select pairs and triplets from a matrix of distances and two masks."""
+
+from likewise.miners.pairs import (
+    PairMiner,
+    Pairs,
+    all_pairs,
+    balanced_positive_pairs,
+    hard_negative_pairs,
+    multi_similarity,
+)
+from likewise.miners.sets import (
+    AllTriplets,
+    TripletMiner,
+    TripletRule,
+    Triplets,
+    all_semi_hard,
+    all_triplets,
+    angular,
+)
+from likewise.miners.triplets import (
+    batch_easy_hard,
+    batch_hard,
+    distance_weighted,
+    hardest_negative,
+    random_hard,
+    random_semi_hard,
+    semi_hard,
+)
+
+__all__ = [
+    "AllTriplets",
+    "PairMiner",
+    "Pairs",
+    "TripletMiner",
+    "TripletRule",
+    "Triplets",
+    "all_pairs",
+    "all_semi_hard",
+    "all_triplets",
+    "angular",
+    "balanced_positive_pairs",
+    "batch_easy_hard",
+    "batch_hard",
+    "distance_weighted",
+    "hard_negative_pairs",
+    "hardest_negative",
+    "multi_similarity",
+    "random_hard",
+    "random_semi_hard",
+    "semi_hard",
+]

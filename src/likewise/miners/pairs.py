@@ -1,0 +1,129 @@
+"""Rules that select pairs."""
+
+from collections.abc import Callable
+from typing import NamedTuple
+
+import torch
+from jaxtyping import Bool, Float
+from torch import Tensor
+
+from likewise._checks import check_at_least
+from likewise.miners._rows import or_infinite, or_minus_infinite, sorted_values
+
+
+class Pairs(NamedTuple):
+    """The selected pairs: anchor i (row) with reference j (column) where a mask is True."""
+
+    positive: Bool[Tensor, "n m"]
+    negative: Bool[Tensor, "n m"]
+
+
+PairMiner = Callable[[Tensor, Tensor, Tensor], Pairs]
+
+
+def all_pairs(
+    distances: Float[Tensor, "n m"],
+    is_positive: Bool[Tensor, "n m"],
+    is_negative: Bool[Tensor, "n m"],
+) -> Pairs:
+    """Every positive and every negative pair.
+
+    Args:
+        distances: from every anchor to every reference; not looked at.
+        is_positive: same class, and not the anchor itself.
+        is_negative: another class.
+    """
+    return Pairs(is_positive, is_negative)
+
+
+def balanced_positive_pairs(generator: torch.Generator | None = None) -> PairMiner:
+    """A miner of every positive pair and as many random negative ones.
+
+    All negatives when there are fewer of them than positives.
+
+    Args:
+        generator: where chance comes from; torch's own generator if None, so that
+            `torch.manual_seed` decides. It must live on the device of the distances.
+
+    Source:
+        Bielski, "siamese-triplet", 2018, AllPositivePairSelector(balance=True).
+
+    Example:
+        >>> from likewise.masks import masks
+        >>> mine = balanced_positive_pairs(torch.Generator().manual_seed(0))
+        >>> pairs = mine(torch.rand(6, 6), *masks(torch.tensor([0, 0, 1, 1, 2, 2])))
+        >>> int(pairs.positive.sum()), int(pairs.negative.sum())
+        (6, 6)
+    """
+
+    @torch.no_grad()
+    def mine(distances: Tensor, is_positive: Tensor, is_negative: Tensor) -> Pairs:
+        chance = torch.rand(distances.shape, generator=generator, device=distances.device)
+        return Pairs(is_positive, _smallest(chance, is_negative, is_positive.sum()))
+
+    return mine
+
+
+@torch.no_grad()
+def hard_negative_pairs(
+    distances: Float[Tensor, "n m"],
+    is_positive: Bool[Tensor, "n m"],
+    is_negative: Bool[Tensor, "n m"],
+) -> Pairs:
+    """Every positive pair and as many negative ones, the closest of the whole matrix.
+
+    All negatives when there are fewer of them than positives. Of equally close pairs the one
+    that comes first row by row is taken.
+
+    Args:
+        distances: from every anchor to every reference; smaller is closer. Read, never
+            differentiated.
+        is_positive: same class, and not the anchor itself.
+        is_negative: another class.
+
+    Source:
+        Bielski, "siamese-triplet", 2018, HardNegativePairSelector (there an error when
+        negatives are the fewer).
+    """
+    return Pairs(is_positive, _smallest(distances, is_negative, is_positive.sum()))
+
+
+def _smallest(values: Tensor, mask: Tensor, count: Tensor) -> Tensor:
+    # The `count` smallest values of the mask, as a mask; of equals those that come first.
+    if not values.numel():
+        return mask
+    flat = or_infinite(values, mask).flatten()
+    # Not by [...]: an index without dimensions would be read as a number, and waited for.
+    last = sorted_values(flat).take((count - 1).clamp(min=0))
+    below, level = flat < last, flat == last
+    left = count - below.sum()
+    return mask & (below | (level & (level.cumsum(0) <= left))).view_as(mask)
+
+
+def multi_similarity(epsilon: float = 0.1) -> PairMiner:
+    """A miner of the pairs that are not yet clear by `epsilon` against the anchor's hardest one.
+
+    A positive is kept when it is farther than the anchor's nearest negative less epsilon, a
+    negative when it is nearer than the anchor's farthest positive plus epsilon. An anchor
+    without positives or without negatives keeps nothing.
+
+    Args:
+        epsilon: in the unit of the distances.
+
+    Source:
+        Wang, Han, Huang, Dong & Scott, "Multi-Similarity Loss with General Pair Weighting for
+        Deep Metric Learning", CVPR 2019, equations 7 and 8 (there for similarities).
+    """
+    check_at_least("epsilon", epsilon, 0)
+
+    @torch.no_grad()
+    def mine(distances: Tensor, is_positive: Tensor, is_negative: Tensor) -> Pairs:
+        nearest = or_infinite(distances, is_negative).amin(dim=1, keepdim=True)
+        farthest = or_minus_infinite(distances, is_positive).amax(dim=1, keepdim=True)
+        return Pairs(
+            # An infinite bound means that the other kind is missing, and then nothing is hard.
+            is_positive & (distances > nearest - epsilon),
+            is_negative & (distances < farthest + epsilon),
+        )
+
+    return mine

@@ -1,0 +1,5 @@
+"""Batches drawn as losses need them: several items of several classes, seeded and resumable."""
+
+from likewise.samplers.balanced import BalancedBatchSampler as BalancedBatchSampler
+from likewise.samplers.hierarchical import HierarchicalBatchSampler as HierarchicalBatchSampler
+from likewise.samplers.shuffled import ShuffledBatchSampler as ShuffledBatchSampler

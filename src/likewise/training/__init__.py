@@ -1,0 +1,8 @@
+"""Training: `fit` runs the loop, callbacks look on after each epoch, checkpoints resume it."""
+
+from likewise.training.history import History as History
+from likewise.training.loop import Callback as Callback
+from likewise.training.loop import fit as fit
+from likewise.training.schedules import Schedule as Schedule
+from likewise.training.schedules import constant as constant
+from likewise.training.schedules import cosine as cosine

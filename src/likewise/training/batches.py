@@ -1,0 +1,107 @@
+"""Which batches `fit` draws, and what encoder and loss make of one."""
+
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from jaxtyping import Int
+from torch import Tensor, nn
+from torch.utils.data import Sampler
+
+from likewise.data import (
+    Dataset,
+    IdBatch,
+    PairDataset,
+    TripletDataset,
+    ViewBatch,
+    ViewDataset,
+    check_trainable,
+)
+from likewise.encoders import SiameseNet, TripletNet
+from likewise.samplers import BalancedBatchSampler, ShuffledBatchSampler
+
+SIDES_PER_BATCH = 64  # pairs, triplets or items in views, if no batch_sampler says otherwise
+
+
+def default_batches(
+    data: Dataset | PairDataset | TripletDataset | ViewDataset,
+    *,
+    classes_per_batch: int | None,
+    items_per_class: int | None,
+    batches: int | None,
+    seed: int,
+) -> Sampler[list[int]]:
+    """Balanced batches of items; shuffled ones of pairs, triplets and items that are classes.
+
+    Raises:
+        ValueError: the data cannot train, or classes are asked for where there are none.
+    """
+    if isinstance(data, (PairDataset, TripletDataset)) or (
+        isinstance(data, ViewDataset) and data.items_are_classes
+    ):
+        if classes_per_batch is not None or items_per_class is not None:
+            raise ValueError(
+                "classes_per_batch and items_per_class must be left out for "
+                f"{type(data).__name__}, got {classes_per_batch} and {items_per_class}. "
+                "Set the size with batch_sampler=ShuffledBatchSampler(...)."
+            )
+        size = min(SIDES_PER_BATCH, len(data))
+        return ShuffledBatchSampler(len(data), batch_size=size, batches=batches, seed=seed)
+    check_trainable(data)  # type: ignore[arg-type]  # views have labels, and no more is read
+    classes = len(torch.unique(data.labels))
+    if classes_per_batch is None:
+        classes_per_batch = min(classes, 16)
+    if items_per_class is None:
+        items_per_class = max(4, 128 // classes_per_batch)
+    return BalancedBatchSampler(
+        data.labels,
+        classes_per_batch=classes_per_batch,
+        items_per_class=items_per_class,
+        batches=batches,
+        seed=seed,
+    )
+
+
+def batch_loss(
+    encoder: nn.Module, loss: nn.Module, batch: Any, prepare: Callable[[Tensor], Tensor]
+) -> tuple[Tensor, Tensor | None]:
+    """The loss of a batch of any dataset of ours, and the labels if there are any.
+
+    Items (n, ...) with labels: loss(embeddings, labels), with ids where the batch has them.
+    Views: the same, of all views stacked. Two sides: loss(a, b, same). Three sides:
+    loss(anchor, positive, negative).
+    """
+    options: dict[str, Tensor] = {}
+    if isinstance(batch, IdBatch):
+        batch, options["ids"] = batch
+    items, labels = batch
+    if isinstance(items, Tensor):
+        return loss(encoder(prepare(items)), labels, **options), labels
+    sides = [prepare(side) for side in items]
+    if isinstance(encoder, (SiameseNet, TripletNet)):
+        embeddings = encoder(*sides)
+    else:
+        embeddings = encoder(torch.cat(sides)).split([len(side) for side in sides])
+    if isinstance(batch, ViewBatch):
+        labels = labels.repeat(len(sides))
+        options = {name: ids.repeat(len(sides)) for name, ids in options.items()}
+        return loss(torch.cat(embeddings), labels, **options), labels
+    if len(sides) == 2:
+        return loss(*embeddings, labels), None
+    return loss(*embeddings), None
+
+
+@torch.no_grad()
+def label_facts(labels: Int[Tensor, " n"]) -> dict[str, Tensor]:
+    """Number of classes in a batch, and mean number of items of each.
+
+    Example:
+        >>> label_facts(torch.tensor([3, 1, 3, 3]))
+        {'classes': tensor(2.), 'items_per_class': tensor(2.)}
+    """
+    ordered = labels.sort().values
+    classes = (ordered[1:] != ordered[:-1]).sum() + min(len(labels), 1)
+    return {
+        "classes": classes.float(),
+        "items_per_class": len(labels) / classes.clamp(min=1).float(),
+    }

@@ -1,0 +1,176 @@
+"""Checkpoints: where a training stands, kept whole as safetensors and JSON."""
+
+import hashlib
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from likewise._files import write_whole
+
+MANIFEST = "checkpoint.json"
+FORMAT = 1  # raised when an older likewise could not read it
+
+
+def save_checkpoint(folder: Path, state: Mapping[str, Any]) -> None:
+    """Write a state of numbers, text, lists, dicts and tensors; an older one stays until it is.
+
+    The tensors' file carries the start of its checksum in its name. Putting the manifest in
+    place is the single step that makes the new state the one that is there.
+
+    Raises:
+        TypeError: something in the state is none of these.
+        OSError: the folder cannot be written to.
+    """
+    from safetensors.torch import save
+
+    tensors: dict[str, Tensor] = {}
+    plain = _pack(state, "", tensors)
+    content = save(tensors)
+    checksum = hashlib.sha256(content).hexdigest()
+    name = f"checkpoint-{checksum[:12]}.safetensors"
+    manifest = {"format": FORMAT, "file": name, "sha256": checksum, "state": plain}
+    folder.mkdir(parents=True, exist_ok=True)
+    older = _named_file(folder)
+    write_whole(folder / name, content)
+    write_whole(folder / MANIFEST, json.dumps(manifest).encode())
+    if older is not None and older != name:
+        (folder / older).unlink(missing_ok=True)
+
+
+def load_checkpoint(folder: Path) -> dict[str, Any] | None:
+    """The state in the folder, None if there is none yet.
+
+    Raises:
+        ValueError: a file is missing, truncated or altered, or a newer likewise wrote it.
+    """
+    from safetensors.torch import load
+
+    if not (folder / MANIFEST).is_file():
+        return None
+    try:
+        manifest = json.loads((folder / MANIFEST).read_bytes())
+        written = manifest["format"]
+        if written != FORMAT:
+            raise ValueError(f"format {written}")
+        # Only the bare name counts: a manifest must not reach outside of its folder.
+        content = (folder / Path(manifest["file"]).name).read_bytes()
+        if hashlib.sha256(content).hexdigest() != manifest["sha256"]:
+            raise ValueError("another checksum")
+        state: dict[str, Any] = _unpack(manifest["state"], load(content))
+    except (OSError, ValueError, TypeError, KeyError, AttributeError) as error:
+        raise ValueError(
+            f"checkpoint must be a whole folder of format {FORMAT}, got {str(folder)!r} with a "
+            f"file missing, damaged or of another format ({error}). Remove it to begin anew."
+        ) from error
+    return state
+
+
+class Checkpoint:
+    """A training's parts with what brings them back, in a folder.
+
+    Args:
+        folder: made when first saved.
+        parts: everything with `state_dict` and `load_state_dict` that training changes.
+        settings: what must be the same to go on.
+        devices: CUDA devices whose random states count, besides the CPU's.
+    """
+
+    def __init__(
+        self,
+        folder: str | Path,
+        parts: Mapping[str, Any],
+        settings: Mapping[str, Any],
+        devices: list[int],
+    ) -> None:
+        self.folder = Path(folder)
+        self.parts = parts
+        self.settings = dict(settings)
+        self.devices = devices
+        for name, part in parts.items():
+            if not (hasattr(part, "state_dict") and hasattr(part, "load_state_dict")):
+                raise ValueError(
+                    f"{name} must have state_dict and load_state_dict for a checkpoint, got "
+                    f"{type(part).__name__} without. Give it both, or leave checkpoint out."
+                )
+
+    def save(self, records: list[dict[str, float]], *, stopped: bool) -> None:
+        """Keep where everything stands after an epoch."""
+        save_checkpoint(
+            self.folder,
+            {
+                "settings": self.settings,
+                "parts": {name: part.state_dict() for name, part in self.parts.items()},
+                "random": torch.get_rng_state(),
+                "random_cuda": [torch.cuda.get_rng_state(device) for device in self.devices],
+                "records": records,
+                "stopped": stopped,
+            },
+        )
+
+    def resume(self) -> tuple[list[dict[str, float]], bool]:
+        """Bring everything back, if there is a state: the records, and whether it had stopped.
+
+        Raises:
+            ValueError: the state is of another training, or damaged.
+        """
+        state = load_checkpoint(self.folder)
+        if state is None:
+            return [], False
+        if state["settings"] != self.settings:
+            raise self._other(f"settings {state['settings']} instead of {self.settings}")
+        for name, part in self.parts.items():
+            try:
+                part.load_state_dict(state["parts"][name])
+            except (RuntimeError, KeyError, ValueError) as error:
+                raise self._other(f"another {name} ({str(error).splitlines()[0]})") from error
+        torch.set_rng_state(state["random"])
+        for device, random in zip(self.devices, state["random_cuda"], strict=False):
+            torch.cuda.set_rng_state(random, device)
+        return state["records"], state["stopped"]
+
+    def _other(self, difference: str) -> ValueError:
+        return ValueError(
+            f"checkpoint must be of this training, got {str(self.folder)!r} with {difference}. "
+            "Train as before, or give another folder."
+        )
+
+
+def _named_file(folder: Path) -> str | None:
+    try:
+        return Path(json.loads((folder / MANIFEST).read_bytes())["file"]).name
+    except (OSError, ValueError, TypeError, KeyError):
+        return None
+
+
+# JSON has no tensors and no keys but text, so these are put into dicts of one key each.
+def _pack(tree: Any, path: str, tensors: dict[str, Tensor]) -> Any:
+    if isinstance(tree, Tensor):
+        # A copy, since safetensors refuses tensors that share memory, as tied weights do.
+        tensors[path] = tree.detach().cpu().clone(memory_format=torch.contiguous_format)
+        return {"tensor": path}
+    if isinstance(tree, Mapping):
+        return {
+            "items": [[key, _pack(value, f"{path}/{key}", tensors)] for key, value in tree.items()]
+        }
+    if isinstance(tree, (list, tuple)):
+        return [_pack(value, f"{path}/{i}", tensors) for i, value in enumerate(tree)]
+    if tree is None or isinstance(tree, (bool, int, float, str)):
+        return tree
+    raise TypeError(
+        f"{path} must be numbers, text, lists, dicts or tensors for a checkpoint, "
+        f"got {type(tree).__name__}. Keep it out of the state_dict."
+    )
+
+
+def _unpack(tree: Any, tensors: Mapping[str, Tensor]) -> Any:
+    if isinstance(tree, list):
+        return [_unpack(value, tensors) for value in tree]
+    if isinstance(tree, dict):
+        if "tensor" in tree:
+            return tensors[tree["tensor"]]
+        return {key: _unpack(value, tensors) for key, value in tree["items"]}
+    return tree
