@@ -31,7 +31,9 @@ format: $(READY) ## put all code into its format
 	$(BIN)/ruff check --fix .
 
 bench: $(READY) ## run the benchmarks of benchmarks/
+	$(BIN)/python -m pip install --quiet --no-deps --requirement benchmarks/requirements.txt
 	$(BIN)/python benchmarks/startup.py
+	$(BIN)/python benchmarks/losses.py
 
 clean: ## remove what the other targets made
 	rm -rf $(VENV) out .mypy_cache .pytest_cache .ruff_cache .hypothesis

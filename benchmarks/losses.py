@@ -1,0 +1,340 @@
+"""Losses and miners beside pytorch-metric-learning: forward and backward on the same batch.
+
+    python benchmarks/losses.py            the table of times
+    python benchmarks/losses.py --growth   time and memory from 256 to 8,192 items, with a plot
+
+Each row takes both in turn, so that a machine which slows down slows both, and gives medians and
+their ratio. The distances are part of the time on both sides. Embeddings are unit vectors.
+"""
+
+import argparse
+import resource
+import statistics
+import subprocess
+import sys
+import time
+import warnings
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+
+import likewise as lw
+
+LEAST_SECONDS = 2.0  # per row
+Case = tuple[str, int, int, Callable[[], Any], Callable[[], Any], float]
+
+
+def batch(size: int, per_class: int, dim: int = 64) -> tuple[torch.Tensor, torch.Tensor]:
+    rng = torch.Generator().manual_seed(0)
+    points = F.normalize(torch.randn(size, dim, generator=rng)).requires_grad_()
+    return points, torch.arange(size) // per_class
+
+
+def step(loss: Any, points: torch.Tensor, labels: torch.Tensor) -> float:
+    points.grad = None
+    started = time.perf_counter()
+    loss(points, labels).backward()
+    return time.perf_counter() - started
+
+
+def with_miner(loss: Any, miner: Any) -> Any:
+    """A loss of the peer's fed by a miner of the peer's."""
+    return lambda points, labels: loss(points, labels, miner(points, labels))
+
+
+def cases() -> list[Case]:
+    """Name, items, items per class, ours, the peer's, and the ratio asked for."""
+    from pytorch_metric_learning import distances, losses, miners
+
+    ours = lw.losses
+    euclidean = distances.LpDistance(normalize_embeddings=False)
+    classes, dim = 512 // 16, 64
+    weighted = {"num_classes": classes, "embedding_size": dim}
+    plain = {"margin": 0.2, "distance": euclidean}
+
+    def triplets(miner: Any) -> Any:
+        return with_miner(losses.TripletMarginLoss(**plain), miner)
+
+    def semi_hard() -> Any:
+        return miners.TripletMarginMiner(type_of_triplets="semihard", **plain)
+
+    return [
+        # Those with a bar of their own.
+        (
+            "all triplets",
+            *(512, 16),
+            lambda: ours.TripletLoss(margin=0.2),
+            lambda: losses.TripletMarginLoss(**plain),
+            25,
+        ),
+        (
+            "all semi-hard triplets",
+            *(512, 16),
+            lambda: ours.TripletLoss(margin=0.2, miner=lw.miners.all_semi_hard(0.2)),
+            lambda: triplets(semi_hard()),
+            20,
+        ),
+        (
+            "batch hard, triplet",
+            *(1024, 16),
+            lambda: ours.TripletLoss(margin=0.2, miner=lw.miners.batch_hard),
+            lambda: triplets(miners.BatchHardMiner(distance=euclidean)),
+            1.5,
+        ),
+        (
+            "multi-similarity with its miner",
+            *(1024, 16),
+            lambda: ours.MultiSimilarityLoss(),
+            lambda: with_miner(losses.MultiSimilarityLoss(), miners.MultiSimilarityMiner()),
+            4,
+        ),
+        ("NT-Xent", 256, 8, lambda: ours.NTXentLoss(), lambda: losses.NTXentLoss(), 300),
+        ("circle", 1024, 16, lambda: ours.CircleLoss(), lambda: losses.CircleLoss(), 3),
+        (
+            "contrastive",
+            *(1024, 16),
+            lambda: ours.ContrastiveLoss(squared=False),
+            lambda: losses.ContrastiveLoss(distance=euclidean),
+            1.2,
+        ),
+        (
+            "supervised contrastive",
+            *(1024, 16),
+            lambda: ours.SupervisedContrastiveLoss(),
+            lambda: losses.SupConLoss(),
+            1.2,
+        ),
+        # Every other loss that both have.
+        ("angular", 512, 16, lambda: ours.AngularLoss(), lambda: losses.AngularLoss(), 0.95),
+        (
+            "ArcFace",
+            *(512, 16),
+            lambda: ours.ArcFaceLoss(dim, classes),
+            lambda: losses.ArcFaceLoss(**weighted),
+            0.95,
+        ),
+        (
+            "ArcFace, sub-centers",
+            *(512, 16),
+            lambda: ours.ArcFaceLoss(dim, classes, centers_per_class=3),
+            lambda: losses.SubCenterArcFaceLoss(**weighted),
+            0.95,
+        ),
+        (
+            "CosFace",
+            *(512, 16),
+            lambda: ours.CosFaceLoss(dim, classes),
+            lambda: losses.CosFaceLoss(**weighted),
+            0.95,
+        ),
+        ("FastAP", 512, 16, lambda: ours.FastAPLoss(), lambda: losses.FastAPLoss(), 0.95),
+        (
+            "generalized lifted",
+            *(512, 16),
+            lambda: ours.GeneralizedLiftedLoss(),
+            lambda: losses.GeneralizedLiftedStructureLoss(distance=euclidean),
+            0.95,
+        ),
+        (
+            "lifted structure",
+            *(512, 16),
+            lambda: ours.LiftedStructureLoss(),
+            lambda: losses.LiftedStructureLoss(distance=euclidean),
+            0.95,
+        ),
+        (
+            "soft nearest neighbour (NCA)",
+            *(512, 16),
+            lambda: ours.SoftNearestNeighborLoss(),
+            lambda: losses.NCALoss(),
+            0.95,
+        ),
+        (
+            "normalised softmax",
+            *(512, 16),
+            lambda: ours.NormalizedSoftmaxLoss(dim, classes),
+            lambda: losses.NormalizedSoftmaxLoss(**weighted),
+            0.95,
+        ),
+        ("N-pairs", 512, 16, lambda: ours.NPairsLoss(), lambda: losses.NPairsLoss(), 0.95),
+        (
+            "Proxy-Anchor",
+            *(512, 16),
+            lambda: ours.ProxyAnchorLoss(dim, classes),
+            lambda: losses.ProxyAnchorLoss(**weighted),
+            0.95,
+        ),
+        (
+            "Proxy-NCA",
+            *(512, 16),
+            lambda: ours.ProxyNCALoss(dim, classes),
+            lambda: losses.ProxyNCALoss(**weighted),
+            0.95,
+        ),
+        (
+            "ranked list",
+            *(512, 16),
+            lambda: ours.RankedListLoss(),
+            lambda: losses.RankedListLoss(margin=0.4, Tn=10),
+            0.95,
+        ),
+        (
+            "signal-to-noise contrastive",
+            *(512, 16),
+            lambda: ours.SNRContrastiveLoss(),
+            lambda: losses.SignalToNoiseRatioContrastiveLoss(),
+            0.95,
+        ),
+        ("SmoothAP", 512, 16, lambda: ours.SmoothAPLoss(), lambda: losses.SmoothAPLoss(), 0.95),
+        (
+            "SoftTriple",
+            *(512, 16),
+            lambda: ours.SoftTripleLoss(dim, classes),
+            lambda: losses.SoftTripleLoss(**weighted),
+            0.95,
+        ),
+        (
+            "SphereFace",
+            *(512, 16),
+            lambda: ours.SphereFaceLoss(dim, classes),
+            lambda: losses.SphereFaceLoss(**weighted),
+            0.95,
+        ),
+        (
+            "threshold consistency",
+            *(512, 16),
+            lambda: ours.ThresholdConsistencyLoss(),
+            lambda: losses.ThresholdConsistentMarginLoss(),
+            0.95,
+        ),
+    ]
+
+
+def selections() -> None:
+    """Our selection rules on siamese-triplet's own batch; its own code takes 600 to 4,560 ms."""
+    points, labels = batch(250, 25)
+    distances = lw.distances.EUCLIDEAN.matrix(points, points).detach()
+    masks = lw.masks.masks(labels)
+    rules = {
+        "all triplets": lw.losses.TripletLoss(margin=1.0),
+        "random hard": lw.miners.random_hard(1.0),
+        "semi-hard": lw.miners.semi_hard,
+        "semi-hard, random": lw.miners.random_semi_hard(1.0),
+        "hardest negative": lw.miners.hardest_negative,
+    }
+    print(
+        "\nselection from 10 classes x 25 items, given the distances (all triplets: the whole step)"
+    )
+    for name, rule in rules.items():
+        taken = []
+        for _ in range(60):
+            started = time.perf_counter()
+            if isinstance(rule, torch.nn.Module):
+                rule(points, labels).backward()
+            else:
+                rule(distances, *masks)
+            taken.append(time.perf_counter() - started)
+        print(f"{name:34s}{1000 * statistics.median(taken[10:]):10.2f} ms")
+
+
+def compare(case: Case) -> None:
+    name, size, per_class, make_ours, make_peer, bar = case
+    points, labels = batch(size, per_class)
+    mine, peer = make_ours(), make_peer()
+    step(mine, points, labels)
+    step(peer, points, labels)
+    ours: list[float] = []
+    theirs: list[float] = []
+    while len(theirs) < 5 or sum(ours) + sum(theirs) < LEAST_SECONDS:
+        # A quick step is taken several times, so that both sides have enough of them.
+        theirs.append(step(peer, points, labels))
+        ours.extend(step(mine, points, labels) for _ in range(3))
+    ours_ms, peer_ms = (1000 * statistics.median(side) for side in (ours, theirs))
+    print(
+        f"{name:34s}{size:6d} /{per_class:3d}{ours_ms:10.2f} ms{peer_ms:10.1f} ms"
+        f"{peer_ms / ours_ms:9.2f} x   asked {bar:g} x",
+        flush=True,
+    )
+
+
+def memory(name: str, size: int, per_class: int, dim: int) -> tuple[float, float]:
+    """Seconds and peak MB of one step above what stood before it, in this process."""
+    points, labels = batch(size, per_class, dim)
+    (make,) = [case[3] for case in cases() if case[0] == name]
+    loss = make()
+    step(loss, *batch(64, 8, dim))
+    before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    seconds = step(loss, points, labels)
+    peak = (resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before) / 1024
+    return seconds, peak
+
+
+def alone(name: str, size: int, per_class: int, dim: int) -> tuple[float, float]:
+    """The same in a process of its own, whose peak nothing else has raised before."""
+    command = [sys.executable, __file__, "--memory", name, str(size), str(per_class), str(dim)]
+    told = subprocess.run(command, check=True, capture_output=True, text=True).stdout.split()
+    return float(told[0]), float(told[1])
+
+
+def growth(picture: Path) -> None:
+    """Time and memory of one step from 256 to 8,192 items, with the slope on log axes."""
+    import math
+
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(9, 4), layout="constrained")
+    panels = figure.subplots(1, 2)
+    sizes = [256, 512, 1024, 2048, 4096, 8192]
+    for name in ("all triplets", "multi-similarity with its miner", "NT-Xent", "contrastive"):
+        found = [alone(name, size, 16, 64) for size in sizes]
+        slopes = [math.log2(found[-1][which] / found[-3][which]) / 2 for which in (0, 1)]
+        print(f"{name:34s}", *(f"{s:7.2f} s {mb:6.0f} MB" for s, mb in found))
+        print(
+            f"{'':34s} from 2,048 on: time grows as n^{slopes[0]:.2f}, memory as n^{slopes[1]:.2f}"
+        )
+        for panel, which in zip(panels, (0, 1), strict=True):
+            panel.plot(sizes, [pair[which] for pair in found], marker="o", label=name)
+    for panel, title in zip(panels, ("seconds", "peak MB above the start"), strict=True):
+        panel.set(xscale="log", yscale="log", xlabel="items in the batch", title=title)
+        panel.set_xticks(sizes, [f"{size:,}" for size in sizes], minor=False)
+        panel.grid(alpha=0.3)
+    panels[0].legend(fontsize=8)
+    figure.savefig(picture, dpi=110)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
+    parser.add_argument("--memory", nargs=4, metavar=("NAME", "SIZE", "PER_CLASS", "DIM"))
+    parser.add_argument("--growth", type=Path, nargs="?", const=Path("out/growth.png"))
+    parser.add_argument("--only", default="", help="rows whose name holds this")
+    asked = parser.parse_args()
+    warnings.filterwarnings("ignore", module="pytorch_metric_learning")
+    if asked.memory:
+        name, *numbers = asked.memory
+        print(*memory(name, *map(int, numbers)))
+        return
+    if asked.growth:
+        asked.growth.parent.mkdir(parents=True, exist_ok=True)
+        growth(asked.growth)
+        return
+    print(f"{torch.get_num_threads()} threads, torch {torch.__version__}; medians, in turn")
+    for case in cases():
+        if asked.only in case[0]:
+            compare(case)
+    if not asked.only:
+        selections()
+        print()
+        for name, size, per_class, dim in [
+            ("all triplets", 4096, 64, 128),
+            ("NT-Xent", 512, 16, 64),
+        ]:
+            seconds, peak = alone(name, size, per_class, dim)
+            what = f"{name}, {size:,} items, {per_class} per class, d = {dim}"
+            print(f"{what}: {seconds:.2f} s, {peak:.0f} MB above the start")
+
+
+if __name__ == "__main__":
+    main()
