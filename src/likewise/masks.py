@@ -2,7 +2,6 @@
 
 from typing import NamedTuple
 
-import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
@@ -54,8 +53,8 @@ def masks(
                 "Within one batch an item is never compared with itself anyway."
             )
         same = labels[:, None] == labels[None, :]
-        itself = torch.eye(len(labels), dtype=torch.bool, device=labels.device)
-        return same & ~itself, ~same
+        is_negative = ~same
+        return same.fill_diagonal_(False), is_negative
     check_labels(reference_labels, len(reference_labels), "reference_labels")
     if (ids is None) != (reference_ids is None):
         raise ValueError(
