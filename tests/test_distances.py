@@ -231,3 +231,15 @@ def test_an_unknown_name_lists_the_known_ones():
         ValueError, match=r"distance must be one of cosine, euclidean, .* got 'cos'"
     ):
         distances.by_name("cos")
+
+
+@pytest.mark.parametrize("distance", ALL)
+def test_comparing_a_set_with_itself_has_the_gradient_of_comparing_it_with_a_copy(distance):
+    rows = points(30, 4)
+    rows[3], rows[5] = rows[2], rows[4] + 1e-5  # equal and nearly equal rows
+    slopes = points(30, 30, seed=2)
+    itself = rows.clone().requires_grad_()
+    (distance.matrix(itself, itself) * slopes).sum().backward()
+    a, b = rows.clone().requires_grad_(), rows.clone().requires_grad_()
+    (distance.matrix(a, b) * slopes).sum().backward()
+    torch.testing.assert_close(itself.grad, a.grad + b.grad)

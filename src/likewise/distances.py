@@ -127,6 +127,7 @@ class _Euclidean(torch.autograd.Function):
         elif not squared:
             matrix.sqrt_()
         ctx.squared = squared
+        ctx.itself = a is b
         ctx.save_for_backward(a, b, None if squared else matrix, near)
         return matrix
 
@@ -147,7 +148,12 @@ class _Euclidean(torch.autograd.Function):
                 apart.masked_fill_(distances.view(-1)[near] == 0, 0)
             weights.view(-1)[near] = 0
             middle = b.mean(dim=0)
-            to_a, to_b = _pull(a - middle, b - middle, weights, *ctx.needs_input_grad[:2])
+            if ctx.itself:
+                # One product instead of two where a set is compared with itself.
+                both = weights + weights.T
+                to_a, to_b = _pull(a - middle, a - middle, both, to_a=True, to_b=False)
+            else:
+                to_a, to_b = _pull(a - middle, b - middle, weights, *ctx.needs_input_grad[:2])
             step = max(1, MOST // a.shape[1])
             for some, weight in zip(torch.split(near, step), torch.split(apart, step), strict=True):
                 rows, columns = some // len(b), some % len(b)
@@ -156,6 +162,8 @@ class _Euclidean(torch.autograd.Function):
                     to_a.index_add_(0, rows, steps)
                 if to_b is not None:
                     to_b.index_add_(0, columns, steps, alpha=-1)
+                elif ctx.itself and to_a is not None:
+                    to_a.index_add_(0, columns, steps, alpha=-1)
         return (
             None if to_a is None else to_a.to(a.dtype),
             None if to_b is None else to_b.to(b.dtype),
