@@ -58,8 +58,10 @@ def batch_facts(
 def spread(embeddings: Float[Tensor, "n d"]) -> Float[Tensor, ""]:
     """Root mean square distance from the mean, relative to the root mean square length."""
     points = embeddings.detach().float()
-    around = (points - points.mean(dim=0)).square().sum()
-    return (around / points.square().sum().clamp(min=1e-12)).sqrt()
+    lengths = points.square().sum()
+    middle = points.sum(dim=0).square().sum() / max(len(points), 1)
+    # Rounding leaves at most 1e-3 where all embeddings are one point, far below what is alarming.
+    return ((lengths - middle).clamp(min=0) / lengths.clamp(min=1e-12)).sqrt()
 
 
 def _count_mean_and_extremes(
