@@ -107,6 +107,25 @@ def test_where_no_neighbour_is_wrong_items_are_also_asked_about_as_strangers():
     assert made.f1.value == 1.0
 
 
+def test_strangers_are_judged_by_the_rule_that_is_calibrated():
+    items = torch.tensor([[0.0], [1.0], [2.0], [10.0], [11.0], [12.0], [0.5], [1.5], [10.5]])
+    points = lw.data.ArrayDataset(items, ["a"] * 3 + ["b"] * 3 + ["a", "a", "b"])
+    model = SimilarityModel(nn.Identity(), distance=lw.distances.EUCLIDEAN)
+    model.add(lw.data.Subset(points, range(6)))
+    made = model.calibrate(points, rule="majority", k=3, goal=lw.at_most_false_accepts(1.0))
+    # The mean distance of 0.5 to 10, 11 and 12 is the largest there is: 10.5.
+    assert made.threshold == 10.5
+    assert (made.same_total, made.different_total) == (3, 3)
+
+
+def test_an_index_of_one_class_cannot_tell_how_far_is_too_far():
+    points = lw.data.ArrayDataset(torch.rand(8, 2), ["a"] * 8)
+    model = SimilarityModel(nn.Identity(), distance=lw.distances.EUCLIDEAN)
+    model.add(lw.data.Subset(points, range(4)))
+    with pytest.raises(ValueError, match="index must hold at least two classes to calibrate"):
+        model.calibrate(points)
+
+
 def test_evaluated_items_that_were_calibrated_on_are_counted(model, saved):
     again = lw.load(saved)
     assert again.evaluate(DIGITS, per_item=0.5).calibrated_on == len(model.new_items(DIGITS))

@@ -81,7 +81,7 @@ def slopes(matrix):
 @pytest.mark.parametrize("distance", [EUCLIDEAN, SQUARED_EUCLIDEAN])
 @pytest.mark.parametrize("apart", [1e-6, 1e-5, 1e-4, 1e-3, 1e-2, 0.09, 0.11, 1.0])
 def test_near_rows_have_value_and_gradient_of_float64(distance, apart, looks, monkeypatch):
-    monkeypatch.setattr(distances, "_free_to_look", lambda _: looks)
+    monkeypatch.setattr(distances, "free_to_look", lambda _: looks)
     a, b = (side.requires_grad_() for side in near_pairs(apart))
     matrix = distance.matrix(a, b)
     gradients = torch.autograd.grad((matrix * slopes(matrix)).sum(), (a, b))
@@ -104,7 +104,7 @@ def test_the_plain_product_would_not_do(apart):
 @pytest.mark.parametrize("looks", [True, False], ids=["CPU", "as on a GPU"])
 @pytest.mark.parametrize("distance", [EUCLIDEAN, SQUARED_EUCLIDEAN, SNR])
 def test_gradient_is_the_slope_at_near_rows_too(distance, looks, monkeypatch):
-    monkeypatch.setattr(distances, "_free_to_look", lambda _: looks)
+    monkeypatch.setattr(distances, "free_to_look", lambda _: looks)
     a = points(10, 3)
     b = torch.cat([a[:3] + 0.02, points(9, 3, seed=1)])
     near = EUCLIDEAN.paired(a[:3], b[:3])

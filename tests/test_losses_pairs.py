@@ -467,7 +467,7 @@ def test_n_pairs_takes_the_first_pair_of_each_class():
 def test_n_pairs_is_the_same_where_it_may_not_look(case, monkeypatch):
     found = []
     for look in (True, False):
-        monkeypatch.setattr(n_pairs_module, "_free_to_look", lambda _, look=look: look)
+        monkeypatch.setattr(n_pairs_module, "free_to_look", lambda _, look=look: look)
         leaf = case.points.clone().requires_grad_()
         value = case.call(losses.NPairsLoss(), leaf)
         value.backward()

@@ -8,6 +8,11 @@ import torch
 from torch import Tensor
 
 
+def free_to_look(values: Tensor) -> bool:
+    """Whether numbers may decide what is done: only where that does not wait for the device."""
+    return values.device.type == "cpu"
+
+
 def check_embeddings(embeddings: object, name: str = "embeddings") -> None:
     """Refuse anything but a floating, finite tensor of shape (n, d)."""
     if not isinstance(embeddings, Tensor):

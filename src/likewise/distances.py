@@ -10,7 +10,7 @@ from jaxtyping import Float
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
-from likewise._checks import check_choice, check_embeddings, check_same_width
+from likewise._checks import check_choice, check_embeddings, check_same_width, free_to_look
 
 
 @dataclass(frozen=True)
@@ -118,7 +118,7 @@ class _Euclidean(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, a: Tensor, b: Tensor, squared: bool) -> Tensor:
         near = None
-        if _free_to_look(a) and min(len(a), len(b)) > FEW:
+        if free_to_look(a) and min(len(a), len(b)) > FEW:
             matrix, near = _by_product(a, b)
         if near is None:
             matrix = torch.cdist(a, b, compute_mode="donot_use_mm_for_euclid_dist")
@@ -169,11 +169,6 @@ class _Euclidean(torch.autograd.Function):
             None if to_b is None else to_b.to(b.dtype),
             None,
         )
-
-
-def _free_to_look(values: Tensor) -> bool:
-    # Numbers decide what is done only where that does not wait for the device.
-    return values.device.type == "cpu"
 
 
 def _by_product(a: Tensor, b: Tensor) -> tuple[Tensor, Tensor | None]:

@@ -191,7 +191,7 @@ class SimilarityModel:
             known = (truth >= 0) & torch.isin(truth, self.index.labels)
             same = (labels == truth) & known
             if bool(same.all()):
-                nearest = torch.cat([nearest, self._as_strangers(embeddings, truth)])
+                nearest = torch.cat([nearest, self._as_strangers(embeddings, truth, rule, k)])
                 nothing = torch.zeros_like(same)
                 same, known = torch.cat([same, nothing]), torch.cat([known, nothing])
             chosen = calibrate(nearest, same, goal=goal, known=known, rule=rule, k=k)
@@ -292,16 +292,25 @@ class SimilarityModel:
         )
 
     def _as_strangers(
-        self, embeddings: Float[Tensor, "n d"], labels: Int[Tensor, " n"], chunk_size: int = 1024
+        self, embeddings: Float[Tensor, "n d"], labels: Int[Tensor, " n"], rule: str, k: int
     ) -> Float[Tensor, " n"]:
-        nearest = []
-        for rows, own in zip(
-            torch.split(embeddings, chunk_size), torch.split(labels, chunk_size), strict=True
-        ):
+        # The distances the rule would judge by, were each item's own class not in the index.
+        k = min(k, len(self.index))
+        judged = []
+        for rows, own in zip(torch.split(embeddings, 1024), torch.split(labels, 1024), strict=True):
             distances = self.distance.matrix(rows, self.index.embeddings)
-            others = own[:, None] != self.index.labels[None, :]
-            nearest.append(distances.masked_fill(~others, torch.inf).amin(dim=1))
-        return torch.cat(nearest)
+            itself = own[:, None] == self.index.labels[None, :]
+            nearest, columns = distances.masked_fill_(itself, torch.inf).topk(k, largest=False)
+            found = self.index.labels[columns].masked_fill_(nearest.isinf(), -1)
+            others = Neighbors(self.index.ids[columns.numpy()], nearest, found)
+            judged.append(decide(others, rule)[1])
+        strangers = torch.cat(judged)
+        if bool(strangers.isinf().any()):
+            raise ValueError(
+                "index must hold at least two classes to calibrate matching, got one. "
+                "Add examples of another class, or give match a threshold."
+            )
+        return strangers
 
     def new_items(self, data: sources.Dataset) -> sources.Dataset:
         """The items of a dataset that are neither in the index nor were trained on.

@@ -5,7 +5,7 @@ import torch.nn.functional as F
 from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
 
-from likewise._checks import check_at_least
+from likewise._checks import check_at_least, free_to_look
 from likewise.distances import INNER_PRODUCT, Distance
 from likewise.losses._log_sum_exp import has_any, log_sum_exp
 from likewise.losses.facts import batch_facts, mean_where
@@ -61,11 +61,6 @@ def n_pairs_loss(
     return mean_where(F.softplus(distances.gather(1, column)[:, 0] + push), chosen)
 
 
-def _free_to_look(values: Tensor) -> bool:
-    # Elsewhere the number of rows would have to be waited for.
-    return values.device.type == "cpu"
-
-
 class NPairsLoss(nn.Module):
     """Mean over N pairs, one of each class, of log(1 + Σ e^(d⁺ − d⁻)).
 
@@ -116,7 +111,7 @@ class NPairsLoss(nn.Module):
         # The chosen rows are few, so their gradient is far less work than that of all.
         rows = (
             chosen.nonzero()[:, 0]
-            if _free_to_look(chosen)
+            if free_to_look(chosen)
             else torch.arange(len(chosen), device=chosen.device)
         )
         mean = n_pairs_loss(

@@ -7,6 +7,8 @@ import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
+from likewise._checks import free_to_look
+
 MOST = 1 << 20  # entries of a temporary
 
 
@@ -15,11 +17,6 @@ def row_blocks(matrix: Float[Tensor, "n m"], width: int) -> Iterator[slice]:
     step = max(1, MOST // max(1, width * matrix.shape[1]))
     for start in range(0, len(matrix), step):
         yield slice(start, start + step)
-
-
-def free_to_look(values: Tensor) -> bool:
-    """Whether numbers may decide what is done: only where that does not wait for the device."""
-    return values.device.type == "cpu"
 
 
 def or_infinite(distances: Tensor, mask: Tensor) -> Tensor:
