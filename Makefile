@@ -12,7 +12,7 @@ setup: $(READY) ## make .venv with the pinned versions of constraints.txt
 $(READY): pyproject.toml constraints.txt
 	python3 -m venv $(VENV)
 	PIP_CONSTRAINT=constraints.txt $(BIN)/python -m pip install --quiet --disable-pip-version-check \
-		--editable . --requirement requirements-dev.txt
+		--editable '.[backbones]' --requirement requirements-dev.txt
 	touch $(READY)
 
 demo: $(READY) ## the whole journey on bundled digits; writes out/demo/report.html
@@ -34,6 +34,7 @@ bench: $(READY) ## run the benchmarks of benchmarks/
 	$(BIN)/python -m pip install --quiet --no-deps --requirement benchmarks/requirements.txt
 	$(BIN)/python benchmarks/startup.py
 	$(BIN)/python benchmarks/losses.py
+	$(BIN)/python benchmarks/verification.py
 
 clean: ## remove what the other targets made
 	rm -rf $(VENV) out .mypy_cache .pytest_cache .ruff_cache .hypothesis

@@ -18,9 +18,10 @@ from likewise.calibration import (
     calibrate,
     equal_error,
     goal_name,
+    least_cost,
     parse_goal,
 )
-from likewise.intervals import binomial
+from likewise.intervals import binomial, jackknife
 from likewise.metrics import sweep
 
 
@@ -115,6 +116,53 @@ def test_recall_is_reached_and_at_no_stricter_threshold(seed, levels, recall):
     assert calibration.recall.value >= recall
 
 
+@SEEDS
+@LEVELS
+@pytest.mark.parametrize(
+    ("prior", "miss_cost", "false_accept_cost"), [(0.5, 1, 1), (0.1, 1, 1), (0.3, 5.0, 0.5)]
+)
+def test_the_least_cost_is_least_and_at_no_stricter_threshold(
+    seed, levels, prior, miss_cost, false_accept_cost
+):
+    distances, same = pairs(seed, levels=levels)
+    s, d = int(same.sum()), int((~same).sum())
+
+    def cost(row):
+        missed, accepted = 1 - row[1] / s, row[2] / d
+        return prior * miss_cost * missed + (1 - prior) * false_accept_cost * accepted
+
+    goal = least_cost(prior=prior, miss_cost=miss_cost, false_accept_cost=false_accept_cost)
+    chosen = calibrate(distances, same, goal=goal).threshold
+    rows = list(by_loops(distances, same))
+    best = min(map(cost, rows))
+    (at,) = (cost(row) for row in rows if row[0] == chosen)
+    assert at == pytest.approx(best, rel=1e-12)
+    assert all(cost(row) > best - 1e-12 for row in rows if row[0] < chosen)
+
+
+def test_the_dearer_a_mistake_the_rarer():
+    distances, same = pairs(0, n=400)
+    thresholds = [
+        calibrate(distances, same, goal=least_cost(prior=0.5, miss_cost=cost)).threshold
+        for cost in (0.05, 1.0, 20.0)
+    ]
+    assert thresholds[0] < thresholds[1] < thresholds[2]
+    likely = calibrate(distances, same, goal=least_cost(prior=0.95)).threshold
+    assert likely == pytest.approx(thresholds[2], abs=0.1)
+    assert likely > thresholds[1]
+
+
+def test_costs_that_cannot_be_are_refused():
+    for settings_, message in [
+        ({"prior": 0.0}, "prior must be above 0 and below 1, got 0.0. Give the share of pairs"),
+        ({"prior": 2.0}, "prior must be between 0 and 1, got 2.0."),
+        ({"prior": 0.5, "miss_cost": 0}, "miss_cost must be a finite number above 0, got 0."),
+        ({"prior": 0.5, "false_accept_cost": -1}, "false_accept_cost must be a finite number"),
+    ]:
+        with pytest.raises(ValueError, match=re.escape(message)):
+            least_cost(**settings_)
+
+
 @given(seed=st.integers(0, 2**16), levels=st.sampled_from([None, 4]))
 @settings(deadline=None)
 def test_thresholds_follow_any_increasing_map_of_the_distances(seed, levels):
@@ -163,6 +211,8 @@ def test_goals_out_of_reach_say_what_is_closest(goal, message):
         ("far=1e-5", "at_most_false_accepts(1e-05)"),
         ("precision=0.99", "at_least_precision(0.99)"),
         ("recall=0.95", "at_least_recall(0.95)"),
+        ("far=0.001@0.95", "at_most_false_accepts(0.001, confidence=0.95)"),
+        ("cost=0.01", "least_cost(prior=0.01, miss_cost=1.0, false_accept_cost=1.0)"),
     ],
 )
 def test_goals_are_read_from_words_and_named(text, name):
@@ -183,8 +233,8 @@ def test_a_goal_read_from_a_word_is_the_goal():
 @pytest.mark.parametrize("text", ["f2", "", "far", "far:0.1", "FAR=0.1", "f1=0.5"])
 def test_words_that_are_no_goal_are_refused(text):
     message = (
-        "goal must be one of f1, accuracy, equal-error, far=RATE, precision=P, recall=R, "
-        f"got {text!r}."
+        "goal must be one of f1, accuracy, equal-error, far=RATE, far=RATE@CONFIDENCE, "
+        f"precision=P, recall=R, cost=PRIOR, got {text!r}."
     )
     with pytest.raises(ValueError, match=f"^{re.escape(message)}$"):
         parse_goal(text)
@@ -297,6 +347,53 @@ def test_pairs_that_cannot_be_judged_are_refused():
         calibrate(distances, torch.zeros_like(same))
     with pytest.raises(ValueError, match=r"k must be at least 1, got 0\."):
         calibrate(distances, same, k=0)
+
+
+@pytest.mark.parametrize("search", [False, True])
+def test_with_items_intervals_leave_out_one_at_a_time_with_all_its_pairs(search):
+    distances, same = pairs(4, n=300)
+    known = same | (torch.rand(300, generator=torch.Generator().manual_seed(1)) < 0.5)
+    known = known if search else None
+    items = torch.randint(0, 30, (300, 2), generator=torch.Generator().manual_seed(2))
+    chosen = calibrate(distances, same, items=items, known=known)
+    plain = calibrate(distances, same, known=known)
+    for field in dataclasses.fields(chosen):
+        ours, alone = getattr(chosen, field.name), getattr(plain, field.name)
+        if not hasattr(ours, "method"):
+            continue
+        assert ours.value == pytest.approx(alone.value, rel=1e-12)
+        assert "leaving out each of 30 groups" in ours.method
+        assert ours.method.endswith("on the pairs the threshold was chosen on")
+
+        def rate(keep, name=field.name):
+            # The same threshold on the pairs kept, whatever it costs there.
+            part = None if known is None else known[keep]
+            counts = sweep(distances[keep], same[keep], known=part)
+            at = int((counts.thresholds <= chosen.threshold).sum()) - 1
+            return float(getattr(counts, name)[at])
+
+        expected = jackknife(rate, items, within=(0.0, 1.0))
+        assert (ours.low, ours.high) == pytest.approx((expected.low, expected.high))
+        assert ours.low < ours.value < ours.high
+
+
+def test_items_that_never_come_twice_make_pairs_independent():
+    distances, same = pairs(4, n=300)
+    alone = calibrate(distances, same)
+    assert calibrate(distances, same, items=torch.arange(300)) == alone
+    assert calibrate(distances, same, items=torch.arange(600).view(300, 2)) == alone
+    assert calibrate(distances, same, items=torch.arange(300) % 299) != alone
+
+
+def test_items_that_cannot_be_left_out_are_refused():
+    distances, same = pairs(0)
+    for items, error, message in [
+        (torch.arange(79), ValueError, r"items must be a tensor of shape \(80, 2\) or \(80,\)"),
+        (torch.rand(80, 2), TypeError, "items must be integers, got torch.float32"),
+        (torch.arange(80) % 9, ValueError, "at least 10 different items .* got 9"),
+    ]:
+        with pytest.raises(error, match=message):
+            calibrate(distances, same, items=items)
 
 
 # saving

@@ -211,7 +211,7 @@ MISTAKES = {
     "a part that is not there": (["evaluate", "MODEL", "one.csv", "--split", "test"], "split"),
     "items of another shape": (["match", "MODEL", "short.npz"], "shape"),
     "too many files": (["verify", "MODEL", "a.png"], "FILE_A FILE_B must be two images"),
-    "pairs without columns": (["verify", "MODEL", "--pairs", "one.csv"], "columns a and b"),
+    "pairs without columns": (["verify", "MODEL", "--pairs", "one.csv"], "columns a, b, each once"),
     "a report in no folder": (
         ["evaluate", "MODEL", "digits", "--report", "nowhere/report.html"],
         "nowhere",

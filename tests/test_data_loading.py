@@ -494,7 +494,7 @@ def test_a_pair_of_arrays(kind):
             "mnits",
             {},
             FileNotFoundError,
-            "source must be one of digits, mnist, fashion-mnist, or a p",
+            "source must be one of digits, mnist, fashion-mnist, .*, or a p",
         ),
         ("no/where.csv", {}, FileNotFoundError, r"or a path that exists, got 'no/where\.csv'"),
         (__file__, {}, ValueError, r"source must be a folder, a \.csv or an \.npz, got"),

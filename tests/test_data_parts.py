@@ -14,6 +14,7 @@ from likewise.data import (
     Subset,
     check_trainable,
     choose_classes,
+    fold_by_class,
     items,
     items_per_class,
     sample_items,
@@ -155,6 +156,38 @@ def test_bad_arguments_are_named(call, error, message):
 
 
 # pairs
+
+
+@given(labelled, st.integers(2, 6), st.integers(0, 20))
+@settings(deadline=None)
+def test_every_class_is_in_one_fold_and_in_the_rest_of_all_others(data, folds, seed):
+    classes = set(data.labels.tolist())
+    if folds > len(classes):
+        with pytest.raises(ValueError, match=f"folds must be at most {len(classes)}, .* got"):
+            fold_by_class(data, folds, seed=seed)
+        return
+    parts = fold_by_class(data, folds, seed=seed)
+    held_out = [set(fold.labels.tolist()) for _, fold in parts]
+    assert len(parts) == folds
+    assert sorted(code for codes in held_out for code in codes) == sorted(classes)
+    sizes = [len(codes) for codes in held_out]
+    assert sizes == sorted(sizes, reverse=True)
+    assert sizes[0] - sizes[-1] <= 1
+    for (rest, fold), codes in zip(parts, held_out, strict=True):
+        assert set(rest.labels.tolist()) == classes - codes
+        assert sorted(positions(rest) + positions(fold)) == list(range(len(data)))
+        assert positions(rest) == sorted(positions(rest))
+        assert positions(fold) == sorted(positions(fold))
+
+
+def test_the_seed_decides_the_folds():
+    def first(seed):
+        return positions(fold_by_class(SIX, 3, seed=seed)[0][1])
+
+    assert first(1) == first(1)
+    assert len({tuple(first(seed)) for seed in range(30)}) > 5
+    with pytest.raises(ValueError, match="folds must be at least 2, got 1"):
+        fold_by_class(SIX, 1)
 
 
 @given(labelled, st.floats(0.1, 20), st.integers(0, 5))

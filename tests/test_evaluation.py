@@ -7,7 +7,7 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from scipy import stats
+from scipy import special, stats
 
 from likewise import metrics
 from likewise.distances import COSINE, EUCLIDEAN, INNER_PRODUCT
@@ -15,6 +15,7 @@ from likewise.evaluation import evaluate_matching, evaluate_retrieval, evaluate_
 from likewise.index import Neighbors
 from likewise.intervals import Estimate, binomial, jackknife
 from likewise.matching import UNKNOWN, Matches
+from likewise.probability import fit_logistic
 
 
 def bounds(estimate):
@@ -138,9 +139,8 @@ def test_classes_as_sample_leaves_out_each_class_as_query_and_as_reference(own):
     assert len(classes) >= 12
     without = np.array([values(labels != c, reference_labels != c) for c in classes])
     g = len(classes)
-    error = without.std(axis=0) * math.sqrt(g - 1)
     everything = values(labels > -2, reference_labels > -2)
-    reach = stats.t.ppf(0.975, g - 1) * error
+    t = stats.t.ppf(0.975, g - 1)
 
     result = evaluate_retrieval(
         embeddings,
@@ -159,10 +159,14 @@ def test_classes_as_sample_leaves_out_each_class_as_query_and_as_reference(own):
         *result.recall_at_k.values(),
         *result.precision_at_k.values(),
     )
-    for estimate, value, half in zip(estimates, everything, reach, strict=True):
-        expected = (value, max(value - half, 0), min(value + half, 1))
-        assert half > 0
-        np.testing.assert_allclose(bounds(estimate), expected)
+    for estimate, value, left_out in zip(estimates, everything, without.T, strict=True):
+        if (left_out * (1 - left_out) > 0).all():
+            error = special.logit(left_out).std() * math.sqrt(g - 1)
+        else:
+            error = left_out.std() * math.sqrt(g - 1) / (value * (1 - value))
+        assert error > 0
+        ends = special.expit(special.logit(value) + t * error * np.array([-1, 1]))
+        np.testing.assert_allclose(bounds(estimate), (value, *ends))
 
 
 def test_classes_as_sample_knows_ranks_beyond_the_references():
@@ -558,11 +562,76 @@ def test_leaving_out_items_covers_where_independent_pairs_do_not():
     many_people = pairs(999, n=20_000, people=4000, personal=1.0)
     counts = metrics.sweep(*many_people[:2])
     covered = np.zeros(2)
-    for seed in range(60):
+    for seed in range(40):
         distances, same, items = pairs(seed, n=300, people=12, personal=1.0)
         for i, given_items in enumerate((None, items)):
             area = evaluate_verification(distances, same, items=given_items).roc_auc
             covered[i] += area.low <= metrics.roc_auc(counts) <= area.high
-    naive, left_out = covered / 60
+    naive, left_out = covered / 40
     assert naive < 0.85
     assert left_out > 0.9
+
+
+@pytest.mark.parametrize("with_items", [True, False])
+def test_the_smallest_detection_cost_has_an_interval(with_items):
+    distances, same, items = pairs(5)
+    result = evaluate_verification(distances, same, items=items if with_items else None)
+    estimate = result.min_detection_cost(prior=0.2, miss_cost=2, false_accept_cost=3)
+
+    def cost(keep):
+        return metrics.min_detection_cost(
+            metrics.sweep(distances[keep], same[keep]),
+            prior=0.2,
+            miss_cost=2,
+            false_accept_cost=3,
+        )
+
+    assert estimate.value == cost(torch.ones(120).bool())
+    assert estimate.low < estimate.value < estimate.high
+    if with_items:
+        np.testing.assert_allclose(bounds(estimate), bounds(jackknife(cost, items, within=(0, 1))))
+    else:
+        assert estimate.method.endswith("(each pair is its own)")
+
+
+@pytest.mark.parametrize("with_items", [True, False])
+def test_true_accept_rates_stand_where_a_false_accept_is_possible(with_items):
+    distances, same, items = pairs(6, n=400)
+    result = evaluate_verification(distances, same, items=items if with_items else None)
+    assert list(result.true_accept_rates) == [0.1, 0.01]
+    for at, estimate in result.true_accept_rates.items():
+        assert estimate == result.true_accept_rate(at)
+    fields = json.loads(json.dumps(result.to_dict(), allow_nan=False))
+    assert set(fields["true_accept_rates"]) == {"0.1", "0.01"}
+    assert fields["min_detection_cost"] == result.min_detection_cost().to_dict()
+    assert fields["of_probability"] is fields["prior"] is None
+
+
+@pytest.mark.parametrize("with_items", [True, False])
+def test_a_probability_is_judged_at_its_prior(with_items):
+    probability = fit_logistic(*pairs(7, n=2000)[:2], prior=0.1)
+    distances, same, items = pairs(8, n=300)
+    groups = items if with_items else None
+    result = evaluate_verification(distances, same, items=groups, probability=probability)
+    p, ratio = probability.of(distances), probability.log_likelihood_ratio(distances)
+    expected = {
+        "brier_score": lambda k: metrics.brier_score(p[k], same[k], prior=0.1),
+        "expected_calibration_error": lambda k: metrics.expected_calibration_error(
+            p[k], same[k], prior=0.1
+        ),
+        "cllr": lambda k: metrics.cllr(ratio[k], same[k]),
+        "min_cllr": lambda k: metrics.min_cllr(metrics.sweep(distances[k], same[k])),
+    }
+    assert set(result.of_probability) == set(expected)
+    for name, statistic in expected.items():
+        estimate = result.of_probability[name]
+        assert estimate.value == pytest.approx(statistic(torch.ones(300).bool()))
+        assert estimate.low < estimate.value < estimate.high
+        if with_items:
+            within = (0, math.inf) if "cllr" in name else (0, 1)
+            by_hand = jackknife(statistic, items, within=within)
+            np.testing.assert_allclose(bounds(estimate), bounds(by_hand), rtol=1e-6)
+    assert result.of_probability["min_cllr"].value < result.of_probability["cllr"].value < 1
+    fields = json.loads(json.dumps(result.to_dict(), allow_nan=False))
+    assert fields["prior"] == 0.1
+    assert fields["of_probability"]["cllr"]["value"] == result.of_probability["cllr"].value

@@ -16,7 +16,7 @@ FLOORS = [
     ["_checks"],
     ["_files", "distances", "masks", "intervals"],
     ["data", "samplers", "augment", "encoders", "miners", "metrics"],
-    ["losses", "training", "index", "calibration"],
+    ["losses", "training", "index", "calibration", "probability"],
     ["matching", "verification"],
     ["evaluation", "plots"],
     ["report", "artifacts"],

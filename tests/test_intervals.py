@@ -189,6 +189,36 @@ def test_the_jackknife_agrees_with_pseudo_values_by_loops(seed):
     assert (estimate.low, estimate.high) == pytest.approx((whole - half, whole + half))
 
 
+def test_the_interval_of_a_rate_is_that_of_its_log_odds():
+    rate = torch.tensor([0.95, 0.99, 0.999, 0.9, 0.97]).double()
+    groups = torch.arange(5)
+
+    def share(keep):
+        return float(rate[keep].mean())
+
+    def log_odds(keep):
+        return math.log(share(keep) / (1 - share(keep)))
+
+    ours = jackknife(share, groups, within=(0.0, 1.0))
+    turned_back = jackknife(log_odds, groups)
+    expected = [1 / (1 + math.exp(-x)) for x in (turned_back.low, turned_back.high)]
+    assert (ours.low, ours.high) == pytest.approx(tuple(expected))
+    assert ours.value - ours.low > ours.high - ours.value > 0
+    assert "Student t on log-odds" in ours.method
+    assert jackknife(share, groups).method == ours.method.replace(" on log-odds", "")
+
+
+def test_the_interval_of_a_rate_stands_where_a_part_has_no_mistake():
+    right = torch.tensor([1.0, 1.0, 1.0, 0.6, 1.0, 1.0]).double()
+    ours = jackknife(lambda keep: float(right[keep].mean()), torch.arange(6), within=(0.0, 1.0))
+    plain = jackknife(lambda keep: float(right[keep].mean()), torch.arange(6))
+    value = plain.value
+    half = (plain.high - value) / (value * (1 - value))
+    expected = [1 / (1 + (1 - value) / value * math.exp(step)) for step in (half, -half)]
+    assert plain.high > 1 > ours.high
+    assert (ours.low, ours.high) == pytest.approx(tuple(expected))
+
+
 @given(seed=st.integers(0, 2**16), n=st.integers(6, 40))
 @settings(deadline=None)
 def test_the_grouped_mean_is_the_jackknife_of_the_mean(seed, n):

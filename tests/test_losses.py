@@ -48,6 +48,7 @@ def every_loss():
         "multiple negatives": losses.MultipleNegativesLoss(symmetric=True),
         "sigmoid": losses.SigmoidPairsLoss(),
         "threshold consistency": losses.ThresholdConsistencyLoss(),
+        "threshold": losses.ThresholdLoss(),
     }
 
 

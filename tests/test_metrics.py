@@ -58,7 +58,10 @@ def test_the_sweep_agrees_with_counting_at_every_threshold(seed, levels):
         of_known = sum(k for _, _, k in facts)
         assert (int(counts.true_accepts[i]), int(counts.false_accepts[i])) == (tp, fp)
         assert float(counts.true_accept_rate[i]) == tp / (tp + fn)
+        assert float(counts.false_reject_rate[i]) == fn / (tp + fn)
         assert float(counts.false_accept_rate[i]) == fp / (fp + tn)
+        at = [s for d, s in zip(distances.tolist(), same.tolist(), strict=True) if d == threshold]
+        assert (int(counts.same_at[i]), int(counts.different_at[i])) == (sum(at), at.count(False))
         assert float(counts.accuracy[i]) == (tp + tn) / len(same)
         precision = tp / (tp + fp)
         assert float(counts.precision[i]) == precision
@@ -154,6 +157,16 @@ def test_the_sweep_leaves_its_arguments_alone():
             ValueError,
             "far must be between 0 and 1, got 1.5.",
         ),
+        (
+            lambda d, s: metrics.min_detection_cost(metrics.sweep(d, s), prior=1.0),
+            ValueError,
+            "prior must be above 0 and below 1, got 1.0. Give the share of pairs",
+        ),
+        (
+            lambda d, s: metrics.min_detection_cost(metrics.sweep(d, s), miss_cost=0),
+            ValueError,
+            "miss_cost must be a finite number above 0, got 0.",
+        ),
     ],
 )
 def test_what_cannot_be_swept_is_named(call, error, message):
@@ -176,6 +189,52 @@ def test_areas_agree_with_scikit_learn(seed, levels):
     assert metrics.average_precision(counts) == pytest.approx(precision, abs=1e-12)
     far, tar, _ = sklearn_metrics.roc_curve(same, -distances, drop_intermediate=False)
     np.testing.assert_allclose(metrics.roc_curve(counts), (far, tar), atol=1e-15)
+
+
+@pytest.mark.parametrize("levels", LEVELS)
+@pytest.mark.parametrize("seed", range(10))
+def test_the_det_curve_agrees_with_scikit_learn(seed, levels):
+    distances, same = pairs(seed, levels=levels)
+    false_accepts, false_rejects = metrics.det_curve(metrics.sweep(distances, same))
+    assert (float(false_accepts[0]), float(false_rejects[0])) == (0, 1)
+    assert (float(false_accepts[-1]), float(false_rejects[-1])) == (1, 0)
+    # scikit-learn leaves out all but the last point without false accepts, and all but the
+    # first without false rejects.
+    first = int((false_accepts == 0).sum()) - 1
+    last = int((false_rejects > 0).sum()) + 1
+    far, frr, _ = sklearn_metrics.det_curve(same, -distances)
+    np.testing.assert_allclose(false_accepts[first:last].flip(0), far, atol=1e-15)
+    np.testing.assert_allclose(false_rejects[first:last].flip(0), frr, atol=1e-15)
+
+
+@pytest.mark.parametrize("costs", [(0.01, 1.0, 1.0), (0.5, 1.0, 1.0), (0.2, 10.0, 3.0)])
+@pytest.mark.parametrize("levels", LEVELS)
+@pytest.mark.parametrize("seed", range(5))
+def test_the_smallest_detection_cost_is_that_of_the_loops(seed, levels, costs):
+    distances, same = pairs(seed, levels=levels)
+    prior, miss_cost, false_accept_cost = costs
+    found = []
+    for threshold in [-math.inf, *distances.tolist()]:
+        accepted = distances <= threshold
+        missed = float((~accepted)[same].double().mean())
+        wrong = float(accepted[~same].double().mean())
+        found.append(miss_cost * prior * missed + false_accept_cost * (1 - prior) * wrong)
+    without_looking = min(miss_cost * prior, false_accept_cost * (1 - prior))
+    ours = metrics.min_detection_cost(
+        metrics.sweep(distances, same),
+        prior=prior,
+        miss_cost=miss_cost,
+        false_accept_cost=false_accept_cost,
+    )
+    assert ours == pytest.approx(min(found) / without_looking, abs=1e-12)
+    assert 0 < ours <= 1
+
+
+def test_the_smallest_detection_cost_at_its_ends():
+    right_way = torch.tensor([1.0, 2.0, 3.0, 4.0])
+    same = torch.tensor([True, True, False, False])
+    assert metrics.min_detection_cost(metrics.sweep(right_way, same)) == 0
+    assert metrics.min_detection_cost(metrics.sweep(-right_way, same)) == 1
 
 
 def test_areas_agree_with_scikit_learn_on_many_pairs():

@@ -10,6 +10,7 @@ from likewise import losses, training
 from likewise.data import ArrayDataset, PairDataset, TripletDataset, ViewDataset
 from likewise.encoders import SiameseNet, TripletNet
 from likewise.samplers import BalancedBatchSampler
+from likewise.training.history import check_healthy
 
 
 def blobs(classes=4, per_class=20, seed=0):
@@ -225,6 +226,48 @@ def test_collapse_is_told():
     with warnings.catch_warnings():
         warnings.simplefilter("error")
         fit(epochs=1)
+
+
+def test_a_training_that_learns_nothing_about_sameness_is_told_of_once():
+    class Shuffled(PairDataset):
+        """Another truth in each epoch, as where labels do not belong to their pairs."""
+
+        def set_epoch(self, epoch):
+            rng = torch.Generator().manual_seed(epoch)
+            self.same = self.same[torch.randperm(len(self.same), generator=rng)]
+
+    rng = torch.Generator().manual_seed(0)
+    points = ArrayDataset(torch.randn(2000, 6, generator=rng), torch.arange(2000) % 4)
+    with pytest.warns(UserWarning, match=r"For 5 epochs same pairs are no closer than dif") as told:
+        lw.fit(network(), losses.GivenPairsLoss(), Shuffled(points), epochs=9, device="cpu")
+    assert len(told) == 1
+
+
+def test_a_training_is_told_of_only_after_five_epochs_without_a_difference():
+    def records(gaps, distance=1.0):
+        return [
+            {
+                "epoch": epoch,
+                "loss": 1.0,
+                "spread": 0.5,
+                "positive_distance": distance,
+                "negative_distance": distance + gap,
+            }
+            for epoch, gap in enumerate(gaps, start=1)
+        ]
+
+    def told(told_of):
+        with warnings.catch_warnings(record=True) as caught:
+            warnings.simplefilter("always")
+            for at, record in enumerate(told_of):
+                check_healthy(record, told_of[:at])
+        return [str(warning.message) for warning in caught]
+
+    (said,) = told(records([0.01, -0.04, 0.0, 0.04, 0.03, 0.0, 0.0]))
+    assert "(mean distance 1 and 1.03 in epoch 5): nothing is learnt. Check that labels" in said
+    assert told(records([0.01] * 4 + [0.06] + [0.01] * 4)) == []
+    assert told(records([0.01] * 7, distance=0.1)) == []
+    assert told(records([0.01] * 7, distance=-5.0)) == []
 
 
 def test_a_loss_that_is_not_finite_stops_with_a_sentence():

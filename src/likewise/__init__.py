@@ -23,9 +23,11 @@ if TYPE_CHECKING:
         metrics,
         miners,
         plots,
+        probability,
         report,
         samplers,
         training,
+        verification,
     )
     from likewise.artifacts import ArtifactError, SimilarityModel, load
     from likewise.calibration import (
@@ -37,6 +39,7 @@ if TYPE_CHECKING:
         best_f1,
         calibrate,
         equal_error,
+        least_cost,
     )
     from likewise.encoders import encode
     from likewise.index import Index, Neighbors
@@ -74,6 +77,7 @@ __all__ = [
     "fit",
     "index",
     "intervals",
+    "least_cost",
     "load",
     "losses",
     "masks",
@@ -82,9 +86,11 @@ __all__ = [
     "metrics",
     "miners",
     "plots",
+    "probability",
     "report",
     "samplers",
     "training",
+    "verification",
 ]
 
 _MODULE_OF = {  # the other names of __all__ are modules themselves
@@ -106,6 +112,7 @@ _MODULE_OF = {  # the other names of __all__ are modules themselves
     "encode": "encoders",
     "equal_error": "calibration",
     "fit": "training",
+    "least_cost": "calibration",
     "load": "artifacts",
     "match": "matching",
 }

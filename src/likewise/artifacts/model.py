@@ -7,14 +7,16 @@ from typing import Any
 
 import numpy as np
 import torch
-from jaxtyping import Float, Int
+from jaxtyping import Bool, Float
 from torch import Tensor, nn
 
 from likewise import data as sources
+from likewise._checks import check_choice
 from likewise.artifacts import saving
 from likewise.artifacts.results import Evaluation, Verified
-from likewise.calibration import Calibration, Goal, best_f1, calibrate
-from likewise.data import fingerprints
+from likewise.artifacts.trials import LEAVE_OUT, matching_trials, pair_trials, translated
+from likewise.calibration import Calibration, Goal, Promise, best_f1, calibrate
+from likewise.data import GivenPairs, fingerprints
 from likewise.distances import COSINE, Distance
 from likewise.encoders import encode
 from likewise.evaluation import (
@@ -23,7 +25,8 @@ from likewise.evaluation import (
     evaluate_verification,
 )
 from likewise.index import Index, Neighbors
-from likewise.matching import Matches, decide, match
+from likewise.matching import Matches, match
+from likewise.probability import Probability, fit_logistic
 
 PAIRS = "pairs"  # the rule of a calibration for verification
 
@@ -49,6 +52,7 @@ class SimilarityModel:
     Attributes:
         index: the known items; open to `remove` and the rest.
         calibrations: by rule; "pairs" is that of `verify`.
+        probability: that a pair is the same, by its distance; made when calibrated for pairs.
         trained_on: names of the classes that the encoder was trained on.
         trained_prints: `data.fingerprints` of the items that it was trained on.
         calibrated_prints: those of the items that any calibration saw.
@@ -77,6 +81,7 @@ class SimilarityModel:
         self.origin = dict(origin or {})
         self.index = Index(distance)
         self.calibrations: dict[str, Calibration] = {}
+        self.probability: Probability | None = None
         self.trained_on: list[str] = []
         self.trained_prints = torch.empty(0, dtype=torch.int64)
         self.calibrated_prints = torch.empty(0, dtype=torch.int64)
@@ -151,12 +156,13 @@ class SimilarityModel:
 
     def calibrate(
         self,
-        data: sources.Dataset,
+        data: sources.Dataset | GivenPairs,
         *,
         goal: Goal = best_f1,
         rule: str = "nearest",
         k: int = 1,
         per_item: float = 10.0,
+        leave_out: str = "items",
         seed: int = 0,
         progress: Progress | None = None,
     ) -> Calibration:
@@ -165,39 +171,50 @@ class SimilarityModel:
         For matching every item is looked up, and "same" is whether the rule gives its own label.
         Where it always does, every item is also asked about as a stranger, as if its own class were
         not indexed, for without a mistake nothing tells how far is too far. For verification
-        pairs are drawn from the data, half same, half different. Items that are in the index
+        pairs are drawn from the data, half same, half different, or come as `GivenPairs`; the
+        distances of these also make the model's `probability`. Items that are in the index
         themselves, or that the encoder was trained on, are left out.
 
         Args:
-            data: a labelled dataset.
+            data: a labelled dataset, or for verification given pairs.
             goal: what to choose for, such as `likewise.at_most_false_accepts(0.001)`.
             rule: "pairs", or a rule of `likewise.matching`, such as "nearest" or "majority".
             k: how many neighbours decide, for matching.
             per_item: pairs drawn per item, for verification.
+            leave_out: "items" or "classes": for new ones of these a goal with a confidence
+                holds, and they are what the intervals leave out.
             seed: of the pairs.
             progress: called as progress(done, total) while embedding.
 
         Raises:
             ValueError: nothing is left to calibrate on, or the goal cannot be reached.
         """
-        new = self.new_items(data)
+        check_choice("leave_out", leave_out, LEAVE_OUT)
         if rule == PAIRS:
-            distances, same, _ = self._drawn_pairs(new, per_item, seed, progress)
-            chosen = calibrate(distances, same, goal=goal, rule=PAIRS)
+            trials = pair_trials(
+                self, data, per_item=per_item, seed=seed, leave_out=leave_out, progress=progress
+            )
+        elif isinstance(data, GivenPairs):
+            raise ValueError(
+                f'data must be labelled items for {rule}, got pairs. Use rule="pairs".'
+            )
         else:
-            embeddings = self.embed(new, progress=progress)
-            labels, nearest = decide(self.index.lookup(embeddings, k=k), rule)
-            truth = _translated(new, self.class_names)
-            known = (truth >= 0) & torch.isin(truth, self.index.labels)
-            same = (labels == truth) & known
-            if bool(same.all()):
-                nearest = torch.cat([nearest, self._as_strangers(embeddings, truth, rule, k)])
-                nothing = torch.zeros_like(same)
-                same, known = torch.cat([same, nothing]), torch.cat([known, nothing])
-            chosen = calibrate(nearest, same, goal=goal, known=known, rule=rule, k=k)
+            trials = matching_trials(
+                self, data, rule=rule, k=k, leave_out=leave_out, progress=progress
+            )
+        chosen = calibrate(
+            trials.distances,
+            trials.same,
+            goal=goal,
+            items=trials.items if trials.enough or isinstance(goal, Promise) else None,
+            known=trials.known,
+            rule=rule,
+            k=None if rule == PAIRS else k,
+        )
+        if rule == PAIRS:
+            self.probability = fit_logistic(trials.distances, trials.same)
         self.calibrations[rule] = chosen
-        seen = torch.cat([self.calibrated_prints, fingerprints(new)])
-        self.calibrated_prints = torch.unique(seen)
+        self.calibrated_prints = torch.unique(torch.cat([self.calibrated_prints, trials.prints]))
         return chosen
 
     def match(
@@ -224,13 +241,40 @@ class SimilarityModel:
         found = self.index.lookup(self.embed(items, progress=progress), k=k)
         return match(found, bound, rule=rule)
 
-    def verify(self, a: Items, b: Items, *, threshold: float | None = None) -> Verified:
-        """Whether a[i] and b[i] are the same, by a threshold or else by the calibration."""
+    def verify(
+        self, a: Items, b: Items, *, threshold: float | None = None, prior: float | None = None
+    ) -> Verified:
+        """Whether a[i] and b[i] are the same, by a threshold or else by the calibration.
+
+        Args:
+            a: a tensor (n, ...), a dataset, or a sequence of image paths.
+            b: the other sides, as many.
+            threshold: used instead of the calibration.
+            prior: share of such pairs that are the same, for the probabilities; 0.5 if None.
+        """
+        if len(a) != len(b):
+            raise ValueError(f"b must hold as many items as a, {len(a)}, got {len(b)}.")
+        distances = self.distance.paired(self.embed(a), self.embed(b))
+        return self.judge(distances, threshold=threshold, prior=prior)
+
+    def judge(
+        self,
+        distances: Float[Tensor, " p"],
+        *,
+        threshold: float | None = None,
+        prior: float | None = None,
+    ) -> Verified:
+        """What `verify` says of pairs whose distances are known."""
         bound = self._bound(PAIRS, threshold)
         limit = bound.threshold if isinstance(bound, Calibration) else bound
-        distances = self.distance.paired(self.embed(a), self.embed(b))
-        # In float64: comparing float32 with a number would first round that number to float32.
-        return Verified(distances, distances.double() <= limit, limit)
+        of = self.probability
+        return Verified(
+            distances=distances,
+            # In float64: comparing float32 with a number would first round that number to float32.
+            same=distances.double() <= limit,
+            threshold=limit,
+            probabilities=None if of is None else of.of(distances, prior=prior),
+        )
 
     def evaluate(
         self,
@@ -256,7 +300,7 @@ class SimilarityModel:
         """
         new = self.new_items(data)
         names = list(dict.fromkeys([*self.class_names, *data.class_names]))
-        truth = _translated(new, names)
+        truth = translated(new, names)
         matching = matches = None
         if len(self.index):
             matches = self.match(new, rule=rule, progress=progress)
@@ -267,13 +311,16 @@ class SimilarityModel:
                 seen_classes=[names.index(name) for name in self.trained_on if name in names],
                 class_names=names,
             )
-        distances, same, pairs = self._drawn_pairs(new, per_item, seed, progress)
+        trials = pair_trials(
+            self, new, per_item=per_item, seed=seed, leave_out="items", progress=progress
+        )
         calibrated = self.calibrations.get(PAIRS)
         verification = evaluate_verification(
-            distances,
-            same,
+            trials.distances,
+            trials.same,
             threshold=None if calibrated is None else calibrated.threshold,
-            items=pairs,
+            items=trials.items,
+            probability=self.probability,
         )
         retrieval = evaluate_retrieval(
             self.embed(new, progress=progress),
@@ -291,26 +338,11 @@ class SimilarityModel:
             retrieval=retrieval,
         )
 
-    def _as_strangers(
-        self, embeddings: Float[Tensor, "n d"], labels: Int[Tensor, " n"], rule: str, k: int
-    ) -> Float[Tensor, " n"]:
-        # The distances the rule would judge by, were each item's own class not in the index.
-        k = min(k, len(self.index))
-        judged = []
-        for rows, own in zip(torch.split(embeddings, 1024), torch.split(labels, 1024), strict=True):
-            distances = self.distance.matrix(rows, self.index.embeddings)
-            itself = own[:, None] == self.index.labels[None, :]
-            nearest, columns = distances.masked_fill_(itself, torch.inf).topk(k, largest=False)
-            found = self.index.labels[columns].masked_fill_(nearest.isinf(), -1)
-            others = Neighbors(self.index.ids[columns.numpy()], nearest, found)
-            judged.append(decide(others, rule)[1])
-        strangers = torch.cat(judged)
-        if bool(strangers.isinf().any()):
-            raise ValueError(
-                "index must hold at least two classes to calibrate matching, got one. "
-                "Add examples of another class, or give match a threshold."
-            )
-        return strangers
+    def is_new(self, data: sources.Dataset) -> Bool[Tensor, " n"]:
+        """Which items of a dataset are neither in the index nor were trained on."""
+        stored = self.index.metadata(self.index.ids)
+        indexed = torch.tensor([f["fingerprint"] for f in stored if "fingerprint" in f]).long()
+        return ~torch.isin(fingerprints(data), torch.cat([indexed, self.trained_prints]))
 
     def new_items(self, data: sources.Dataset) -> sources.Dataset:
         """The items of a dataset that are neither in the index nor were trained on.
@@ -318,9 +350,7 @@ class SimilarityModel:
         Raises:
             ValueError: there are none.
         """
-        stored = self.index.metadata(self.index.ids)
-        indexed = torch.tensor([f["fingerprint"] for f in stored if "fingerprint" in f]).long()
-        new = ~torch.isin(fingerprints(data), torch.cat([indexed, self.trained_prints]))
+        new = self.is_new(data)
         if not bool(new.any()):
             raise ValueError(
                 f"data must hold items that are neither indexed nor trained on, got {len(data)} "
@@ -344,17 +374,3 @@ class SimilarityModel:
                 f'Use calibrate(data, rule="{rule}"), or give a threshold.'
             )
         return self.calibrations[rule]
-
-    def _drawn_pairs(
-        self, data: sources.Dataset, per_item: float, seed: int, progress: Progress | None
-    ) -> tuple[Tensor, Tensor, Tensor]:
-        drawn = sources.PairDataset(data, per_item=per_item, seed=seed)
-        embeddings = self.embed(data, progress=progress)
-        left, right = drawn.pairs.T
-        return self.distance.paired(embeddings[left], embeddings[right]), drawn.same, drawn.pairs
-
-
-def _translated(data: sources.Dataset, names: Sequence[str]) -> Int[Tensor, " n"]:
-    position = {name: code for code, name in enumerate(names)}
-    codes = torch.tensor([position.get(name, -1) for name in data.class_names])
-    return codes[data.labels]

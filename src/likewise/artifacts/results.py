@@ -12,11 +12,15 @@ from likewise.matching import Matches
 
 @dataclass(frozen=True, eq=False)
 class Verified:
-    """Whether each pair is the same: distance <= threshold."""
+    """Whether each pair is the same: distance <= threshold.
+
+    `probabilities` that a pair is the same are there if the model was calibrated for pairs.
+    """
 
     distances: Float[Tensor, " p"]
     same: Bool[Tensor, " p"]
     threshold: float
+    probabilities: Float[Tensor, " p"] | None = None
 
 
 @dataclass(frozen=True, eq=False)

@@ -15,13 +15,14 @@ from likewise import distances as known
 from likewise.artifacts.folders import ArtifactError, damaged, read_folder, write_folder
 from likewise.calibration import Calibration
 from likewise.distances import Distance
-from likewise.encoders import ConvEncoder, MLPEncoder
+from likewise.encoders import Backbone, ConvEncoder, MLPEncoder
 from likewise.index import Index
+from likewise.probability import Probability
 
 if TYPE_CHECKING:
     from likewise.artifacts.model import SimilarityModel
 
-REBUILT = {encoder.__name__: encoder for encoder in (ConvEncoder, MLPEncoder)}
+REBUILT = {encoder.__name__: encoder for encoder in (Backbone, ConvEncoder, MLPEncoder)}
 
 
 def save(model: "SimilarityModel", path: str | Path) -> Path:
@@ -48,6 +49,7 @@ def save(model: "SimilarityModel", path: str | Path) -> Path:
         "trained_on": model.trained_on,
         "origin": model.origin,
         "calibrations": {rule: made.to_dict() for rule, made in model.calibrations.items()},
+        "probability": None if model.probability is None else model.probability.to_dict(),
     }
     parts = {
         "encoder.safetensors": safetensors.torch.save(weights),
@@ -100,8 +102,12 @@ def load(
         model.calibrations = {
             rule: Calibration.from_dict(made) for rule, made in manifest["calibrations"].items()
         }
+        described = manifest["probability"]
+        model.probability = None if described is None else Probability.from_dict(described)
     except ArtifactError:
         raise
+    except ImportError as error:  # a backbone without timm
+        raise ArtifactError(str(error)) from error
     except (KeyError, TypeError, ValueError, safetensors.SafetensorError) as error:
         raise damaged(folder, "a description") from error
     try:

@@ -1,17 +1,11 @@
 """Results of the library as JSON documents and as lines to read."""
 
-import csv
 from collections import Counter
 from collections.abc import Sequence
-from pathlib import Path
 from typing import Any
 
-import torch
-from torch import Tensor
-
-from likewise.artifacts import Evaluation, SimilarityModel, Verified
+from likewise.artifacts import Evaluation, SimilarityModel
 from likewise.cli.console import columns
-from likewise.evaluation import evaluate_verification
 from likewise.index import Neighbors
 from likewise.intervals import Estimate
 from likewise.matching import UNKNOWN, Matches
@@ -40,7 +34,7 @@ def neighbors(model: SimilarityModel, found: Neighbors, names: Sequence[str]) ->
             for n in near
         ]
         lines += [name, *(f"  {line}" for line in columns(table))]
-    return {"queries": entries}, _cut(lines, MOST_LINES * (found.labels.shape[1] + 1))
+    return {"queries": entries}, cut(lines, MOST_LINES * (found.labels.shape[1] + 1))
 
 
 def matches(model: SimilarityModel, decided: Matches, names: Sequence[str], items: Any) -> Answer:
@@ -67,76 +61,6 @@ def matches(model: SimilarityModel, decided: Matches, names: Sequence[str], item
         result["named_rightly"] = right / len(truth)
         lines.append(f"named rightly: {right} of {len(truth)} ({right / len(truth):.2%})")
     return {**result, "queries": entries}, lines
-
-
-def read_pairs(
-    files: Sequence[str], table: Path | None
-) -> tuple[list[str], list[str], Tensor | None]:
-    """Both sides of the pairs to verify, and the truth if a table tells it.
-
-    Raises:
-        ValueError: neither two files nor a table, or a table without the columns it needs.
-    """
-    if table is None:
-        if len(files) != 2:
-            raise ValueError(
-                f"FILE_A FILE_B must be two images, got {len(files)}. Or give --pairs pairs.csv."
-            )
-        return [files[0]], [files[1]], None
-    if files:
-        raise ValueError("pairs must come alone, got files as well. Give either.")
-    with table.open(newline="", encoding="utf-8") as opened:
-        rows = list(csv.DictReader(opened))
-    if not rows or not {"a", "b"} <= rows[0].keys():
-        raise ValueError(
-            f"pairs must be a .csv with columns a and b and at least one row, got {str(table)!r}."
-        )
-    left = [str(table.parent / row["a"]) for row in rows]
-    right = [str(table.parent / row["b"]) for row in rows]
-    if "same" not in rows[0]:
-        return left, right, None
-    for number, row in enumerate(rows, start=2):
-        if row["same"] not in ("0", "1"):
-            raise ValueError(
-                f"same must be 1 for the same or 0 for different, got {row['same']!r} in line "
-                f"{number} of {str(table)!r}."
-            )
-    return left, right, torch.tensor([row["same"] == "1" for row in rows])
-
-
-def verdicts(
-    decided: Verified, left: Sequence[str], right: Sequence[str], truth: Tensor | None
-) -> Answer:
-    """The verdict on each pair, and how well they do where the truth is known."""
-    entries = [
-        {"a": a, "b": b, "distance": distance, "same": same}
-        for a, b, distance, same in zip(
-            left, right, decided.distances.tolist(), decided.same.tolist(), strict=True
-        )
-    ]
-    table = [
-        [
-            entry["a"],
-            entry["b"],
-            f"{entry['distance']:.4f}",
-            "same" if entry["same"] else "different",
-        ]
-        for entry in entries
-    ]
-    lines = [*_cut(columns(table), MOST_LINES), f"threshold {decided.threshold:.4f}"]
-    result: dict[str, Any] = {"threshold": decided.threshold, "pairs": entries}
-    if truth is not None:
-        right_ones = float((decided.same == truth).double().mean())
-        result["accuracy"] = right_ones
-        lines.append(f"accuracy {right_ones:.4f}")
-        if bool(truth.any()) and not bool(truth.all()):
-            judged = evaluate_verification(decided.distances, truth, threshold=decided.threshold)
-            result |= judged.to_dict()
-            lines += [
-                f"area under ROC {judged.roc_auc}",
-                f"equal error rate {judged.equal_error_rate}",
-            ]
-    return result, lines
 
 
 def evaluation_lines(found: Evaluation) -> list[str]:
@@ -213,7 +137,7 @@ def _name(model: SimilarityModel, code: int) -> str | None:
     return model.class_names[code] if code < len(model.class_names) else str(code)
 
 
-def _cut(lines: list[str], most: int) -> list[str]:
-    if len(lines) <= most:
-        return lines
-    return [*lines[:most], f"… and {len(lines) - most} more lines; --json gives all"]
+def cut(lines: list[str], most: int, count: int | None = None) -> list[str]:
+    """The first lines, and how many more there are of `count`, or of those given."""
+    more = (len(lines) if count is None else count) - most
+    return lines if more <= 0 else [*lines[:most], f"… and {more} more lines; --json gives all"]

@@ -23,8 +23,8 @@ Data = Annotated[
     str,
     typer.Argument(
         metavar="DATA",
-        help="digits, mnist, fashion-mnist, a folder of class folders, a folder of idx files, "
-        "a .csv, or an .npz with x and y.",
+        help="digits, mnist, fashion-mnist, imagenette, lfw, a folder of class folders, a folder "
+        "of idx files, a .csv, or an .npz with x and y.",
     ),
 ]
 Split = Annotated[
@@ -81,13 +81,22 @@ def train(
     keep_aside: Annotated[
         float, typer.Option(help="Share of each class not trained on, for calibration.")
     ] = 0.1,
-    loss: Annotated[
-        str,
+    pairs: Annotated[
+        bool,
         typer.Option(
-            help="multi-similarity, triplet, contrastive, circle, nt-xent, "
-            "supervised-contrastive, softmax, arcface, cosface or proxy-anchor."
+            "--pairs",
+            help="Train on pairs: DATA is a .csv with columns a, b and same, or has classes, of "
+            "which pairs are drawn anew in each epoch.",
         ),
-    ] = "multi-similarity",
+    ] = False,
+    loss: Annotated[
+        Optional[str],  # noqa: UP045
+        typer.Option(
+            help="multi-similarity (the usual one), triplet, contrastive, circle, nt-xent, "
+            "supervised-contrastive, softmax, arcface, cosface or proxy-anchor; with --pairs "
+            "contrastive (the usual one) or threshold."
+        ),
+    ] = None,
     distance: Annotated[
         str,
         typer.Option(help="cosine, euclidean, squared_euclidean, manhattan, inner_product or snr."),
@@ -129,6 +138,7 @@ def train(
         channels=channels,
         hold_out_classes=hold_out_classes,
         keep_aside=keep_aside,
+        pairs=pairs,
         loss=loss,
         distance=distance,
         margin=margin,
@@ -148,10 +158,13 @@ def train(
     folder = model.save(out)
     history = model.origin["history"]
     seconds = sum(record["seconds"] for record in history)
+    of = f"of {len(model.trained_on)} classes" if model.trained_on else "in pairs"
+    after = f"index {folder} {source} --per-class 20"
+    if pairs:
+        after = f"calibrate {folder} {'OTHER_PAIRS.csv' if not model.trained_on else source}"
     lines = [
-        f"trained on {model.origin['items']} items of {len(model.trained_on)} classes, "
-        f"{len(history)} epochs in {seconds:.1f} s",
-        f"model saved in {folder}; next: likewise index {folder} {source} --per-class 20",
+        f"trained on {model.origin['items']} items {of}, {len(history)} epochs in {seconds:.1f} s",
+        f"model saved in {folder}; next: likewise {after}",
     ]
     result = {"model": str(folder), "trained_on": model.trained_on, "history": history}
     console.finish(result, lines, as_json=as_json)
@@ -187,29 +200,42 @@ def calibrate(
     model: Model,
     source: Data,
     goal: Annotated[
-        str, typer.Option(help="f1, accuracy, equal-error, far=0.001, precision=0.99, recall=0.95.")
+        str,
+        typer.Option(
+            help="f1, accuracy, equal-error, far=0.001, far=0.001@0.95 (kept with a confidence of "
+            "0.95), precision=0.99, recall=0.95 or cost=0.01 (the least at that prior)."
+        ),
     ] = "f1",
     rule: Annotated[
         Optional[str],  # noqa: UP045
         typer.Option(help="nearest, majority, … or pairs; nearest and pairs if left out."),
     ] = None,
     k: Annotated[int, typer.Option("-k", help="Neighbours that decide a match.")] = 1,
+    holds_for: Annotated[
+        str, typer.Option(help="New items or new classes: what intervals and promises are for.")
+    ] = "items",
     split: Split = None,
     seed: Seed = 0,
     device: Device = None,
     as_json: Json = False,
 ) -> None:
-    """Choose thresholds from items with known labels that were neither trained on nor indexed."""
+    """Choose thresholds from items with known labels that were neither trained on nor indexed.
+
+    DATA may also be a .csv of pairs, with columns a, b and same.
+    """
     from likewise.cli import journeys
 
     loaded = journeys.open_model(model, device)
-    made = journeys.calibrate(loaded, source, split=split, goal=goal, rule=rule, k=k, seed=seed)
+    made = journeys.calibrate(
+        loaded, source, split=split, goal=goal, rule=rule, k=k, leave_out=holds_for, seed=seed
+    )
     loaded.save(model)
     lines = [
         f"{each.rule}: accept at distance <= {each.threshold:.4g} "
         f"(F1 {each.f1:.4f}, true accepts {each.true_accept_rate:.4f}, "
         f"false accepts {each.false_accept_rate:.4f}, "
         f"on {each.same_total} same and {each.different_total} different)"
+        + ("" if each.promise is None else f"; promised: {each.promise}")
         for each in made
     ]
     console.finish({each.rule: each.to_dict() for each in made}, lines, as_json=as_json)
@@ -278,17 +304,44 @@ def verify(
         Optional[float],  # noqa: UP045
         typer.Option(help="Used instead of the calibrated one."),
     ] = None,
+    prior: Annotated[
+        float, typer.Option(help="Share of such pairs that are the same, for the probability.")
+    ] = 0.5,
+    picture: Annotated[
+        Optional[Path],  # noqa: UP045
+        typer.Option(help="Also draw the pairs, side by side, into this .png or .svg."),
+    ] = None,
+    report: Annotated[
+        Optional[Path],  # noqa: UP045
+        typer.Option(help="Also write a page about the pairs of the table."),
+    ] = None,
     seed: Seed = 0,
     device: Device = None,
     as_json: Json = False,
 ) -> None:
     """Whether two images, or each pair of a table, are the same."""
-    from likewise.cli import answers, journeys
+    from likewise._checks import check_exists
+    from likewise.cli import journeys, verification
 
+    for name, path in (("picture", picture), ("report", report)):
+        if path is not None:
+            check_exists(f"folder of {name}", path.parent)
+    if report is not None and pairs is None:
+        raise ValueError("report must come with --pairs, got two files. Use --picture for these.")
+    asked = verification.read(files or [], pairs)
     loaded = journeys.open_model(model, device)
-    left, right, same = answers.read_pairs(files or [], pairs)
-    decided = loaded.verify(left, right, threshold=threshold)
-    console.finish(*answers.verdicts(decided, left, right, same), as_json=as_json)
+    with console.progress("verifying") as show:
+        decided = verification.judge(loaded, asked, threshold=threshold, prior=prior, progress=show)
+    judged = verification.evaluated(loaded, asked, decided)
+    result, lines = verification.answer(asked, decided, judged)
+    if picture is not None:
+        result["picture"] = str(verification.picture(loaded, asked, decided, picture))
+        lines.append(f"picture: {picture}")
+    if report is not None:
+        written = verification.page(report, loaded, asked, decided, judged, source=str(pairs))
+        result["report"] = str(written)
+        lines.append(f"report: {written}")
+    console.finish(result, lines, as_json=as_json)
 
 
 @app.command()

@@ -1,5 +1,6 @@
 """What the commands do, one function each, from arguments to plain results."""
 
+import functools
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
@@ -12,6 +13,7 @@ from likewise._checks import check_choice, check_rate
 from likewise.artifacts import SimilarityModel
 from likewise.cli import console
 from likewise.data.images import is_image_name
+from likewise.data.tables import read_header
 
 PAIR_LOSSES: dict[str, Callable[..., torch.nn.Module]] = {
     "circle": losses.CircleLoss,
@@ -27,6 +29,7 @@ CLASS_LOSSES: dict[str, Callable[..., torch.nn.Module]] = {  # with weights of t
     "proxy-anchor": losses.ProxyAnchorLoss,
     "softmax": losses.SoftmaxLoss,
 }
+GIVEN_PAIRS = ("contrastive", "threshold")
 MADE_CLASSES = ("none", "turned", "mirrored", "both")
 CENTERS = {  # the distance that separates: 60° between unit vectors, as in the paper
     "cosine": 0.5,
@@ -88,7 +91,8 @@ def train(
     channels: int | None = None,
     hold_out_classes: str | None = None,
     keep_aside: float = 0.1,
-    loss: str = "multi-similarity",
+    pairs: bool = False,
+    loss: str | None = None,
     distance: str = "cosine",
     margin: float | None = None,
     embedding_dim: int = 64,
@@ -105,21 +109,39 @@ def train(
     seed: int = 0,
 ) -> SimilarityModel:
     """A model trained on the source, nothing indexed or calibrated yet."""
-    check_choice("loss", loss, [*PAIR_LOSSES, *CLASS_LOSSES])
+    known_losses = GIVEN_PAIRS if pairs else [*PAIR_LOSSES, *CLASS_LOSSES]
+    loss = loss or ("contrastive" if pairs else "multi-similarity")
+    check_choice("loss", loss, known_losses)
     check_choice("made_classes", made_classes, MADE_CLASSES)
     check_rate("keep_aside", keep_aside)
     compare = distances.by_name(distance)
-    whole = open_data(source, split, "train", image_size=image_size, channels=channels)
-    data.check_trainable(whole)
-    kept = _without(whole, hold_out_classes, seed)
-    data.check_trainable(kept)
-    if keep_aside > 0:
-        kept, _ = data.split_items(kept, [1 - keep_aside, keep_aside], seed=seed)
+    table = None
+    seen: Any
+    if pairs and is_pair_table(source):
+        if hold_out_classes is not None or made_classes != "none":
+            raise ValueError(
+                "hold_out_classes and made_classes must be left out for a table of pairs, which "
+                f"has no classes, got {hold_out_classes or made_classes!r}."
+            )
+        seen = table = data.load_pairs(source, image_size=image_size, channels=channels)
+        whole = kept = table.data
+    else:
+        whole = open_data(source, split, "train", image_size=image_size, channels=channels)
+        data.check_trainable(whole)
+        kept = _without(whole, hold_out_classes, seed)
         data.check_trainable(kept)
-    seen = _with_made_classes(kept, made_classes)
+        if keep_aside > 0:
+            kept, _ = data.split_items(kept, [1 - keep_aside, keep_aside], seed=seed)
+            data.check_trainable(kept)
+        seen = _with_made_classes(kept, made_classes)
+        if pairs:
+            seen = data.PairDataset(seen, seed=seed, fresh=True)
     torch.manual_seed(seed)
     encoder = _encoder(whole.item_shape, embedding_dim)
-    criterion = _loss(loss, margin, compare, embedding_dim, len(seen.class_names))
+    if pairs:
+        criterion = _given_pairs_loss(loss, margin, compare)
+    else:
+        criterion = _loss(loss, margin, compare, embedding_dim, len(seen.class_names))
     preprocess = data.Preprocess.fit(kept, seed=seed)
     views = augment.Augment() if augmented and _is_photo(whole.item_shape) else None
     with console.progress("training") as show:
@@ -144,6 +166,7 @@ def train(
     origin = {
         "data": str(source),
         "loss": loss,
+        "pairs": pairs,
         "epochs": epochs,
         "seed": seed,
         "made_classes": made_classes,
@@ -152,9 +175,16 @@ def train(
         "items": len(kept),
         "history": history.records,
     }
-    return SimilarityModel(
-        encoder, distance=compare, preprocess=preprocess, trained=kept, origin=origin
+    model = SimilarityModel(
+        encoder,
+        distance=compare,
+        preprocess=preprocess,
+        trained=None if table is not None else kept,
+        origin=origin,
     )
+    if table is not None:  # its files have no classes to name
+        model.trained_prints = data.fingerprints(table.data)
+    return model
 
 
 def index(
@@ -176,17 +206,31 @@ def calibrate(
     goal: str,
     rule: str | None,
     k: int,
+    leave_out: str = "items",
     seed: int,
 ) -> list[calibration.Calibration]:
     """Calibrate for one rule, or for matching (if anything is indexed) and for verification."""
     chosen = calibration.parse_goal(goal)
-    examples = open_fitting(model, source, split, "train")
-    rules = [rule] if rule else (["nearest"] if len(model.index) else []) + ["pairs"]
+    examples: Any
+    if is_pair_table(source):
+        examples = _open_pairs(model, source)
+        rules = [rule or "pairs"]
+    else:
+        examples = open_fitting(model, source, split, "train")
+        rules = [rule] if rule else (["nearest"] if len(model.index) else []) + ["pairs"]
     made = []
     for each in rules:
         with console.progress(f"calibrating {each}") as show:
             made.append(
-                model.calibrate(examples, goal=chosen, rule=each, k=k, seed=seed, progress=show)
+                model.calibrate(
+                    examples,
+                    goal=chosen,
+                    rule=each,
+                    k=k,
+                    leave_out=leave_out,
+                    seed=seed,
+                    progress=show,
+                )
             )
     return made
 
@@ -203,6 +247,22 @@ def queries(model: SimilarityModel, sources: Sequence[str], split: str | None) -
         )
     examples = open_fitting(model, sources[0], split, "test")
     return examples, paths_of(examples) or [f"item {number}" for number in range(len(examples))]
+
+
+def is_pair_table(source: str) -> bool:
+    """Whether a source is a CSV whose header names two sides, a and b."""
+    path = Path(source)
+    if path.suffix.lower() != ".csv" or not path.is_file():
+        return False
+    return {"a", "b"} <= {name.removeprefix("path_") for name in read_header(path)}
+
+
+def _open_pairs(model: SimilarityModel, source: str) -> data.GivenPairs:
+    """A table of pairs, its images read the way that the model's items are."""
+    if model.preprocess is None:
+        raise ValueError("model must have a preprocess to read image files, got one without.")
+    channels, height, width = model.preprocess.item_shape
+    return data.load_pairs(source, image_size=(height, width), channels=channels)
 
 
 def _without(whole: data.Dataset, held_out: str | None, seed: int) -> data.Dataset:
@@ -276,6 +336,20 @@ def _loss(
     if margin is not None:
         options["margin"] = margin
     return PAIR_LOSSES[name](**options)
+
+
+def _given_pairs_loss(
+    name: str, margin: float | None, distance: distances.Distance
+) -> torch.nn.Module:
+    if name == "contrastive":
+        margin = CENTERS.get(distance.name, 1.0) if margin is None else margin
+        return losses.GivenPairsLoss(
+            functools.partial(losses.contrastive_loss, margin=margin), distance=distance
+        )
+    if margin is not None:
+        raise ValueError(f"margin must be left out for {name}, got {margin}. It is learnt.")
+    learned = losses.LearnedThreshold(CENTERS.get(distance.name, 1.0))
+    return losses.GivenPairsLoss(learned, distance=distance)
 
 
 def _tell_epoch(record: dict[str, float], encoder: torch.nn.Module) -> None:

@@ -130,6 +130,10 @@ def _verification(model: SimilarityModel, found: Evaluation, unit: str) -> Secti
             [f"{name.replace('_', ' ')} at the threshold", value]
             for name, value in result.at_threshold.items()
         ]
+    rows += [["least detection cost", result.min_detection_cost()]]
+    rows += [
+        [name.replace("_", " "), value] for name, value in (result.of_probability or {}).items()
+    ]
     text = (
         f"{result.same_total} pairs of the same class and {result.different_total} of different "
         "classes were drawn among the items. The intervals leave out items, for pairs share them."
@@ -142,7 +146,12 @@ def _verification(model: SimilarityModel, found: Evaluation, unit: str) -> Secti
         ),
         plots.threshold_curves(result.sweep, result.threshold, distance_name=unit),
         plots.roc(result.sweep),
+        plots.det(result.sweep),
     ]
+    if result.probability is not None:
+        chances = result.probability.of(result.distances)
+        error = (result.of_probability or {}).get("expected_calibration_error")
+        figures.append(plots.reliability(chances, result.same, calibration_error=error))
     return Section("Verification", text, figures=figures, table=rows)
 
 

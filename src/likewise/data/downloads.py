@@ -1,7 +1,9 @@
-"""MNIST and Fashion-MNIST by name: found on this machine, or downloaded and checked."""
+"""Data sets by name: found on this machine, or downloaded, checked and unpacked."""
 
 import os
-from pathlib import Path
+import shutil
+import tarfile
+from pathlib import Path, PurePosixPath
 
 FASHION_CLASSES = [
     "T-shirt/top",
@@ -16,9 +18,48 @@ FASHION_CLASSES = [
     "Ankle boot",
 ]
 
+IMAGENETTE_CLASSES = {
+    "n01440764": "tench",
+    "n02102040": "English springer",
+    "n02979186": "cassette player",
+    "n03000684": "chain saw",
+    "n03028079": "church",
+    "n03394916": "French horn",
+    "n03417042": "garbage truck",
+    "n03425413": "gas pump",
+    "n03445777": "golf ball",
+    "n03888257": "parachute",
+}
+
+_FAST_AI = "https://s3.amazonaws.com/fast-ai-imageclas/"
 HOMES = {
     "mnist": "https://ossci-datasets.s3.amazonaws.com/mnist/",
-    "fashion-mnist": ("https://github.com/zalandoresearch/fashion-mnist/raw/master/data/fashion/"),
+    "fashion-mnist": "https://github.com/zalandoresearch/fashion-mnist/raw/master/data/fashion/",
+    "imagenette": _FAST_AI,
+    "imagenette-320": _FAST_AI,
+    "imagenette-160": _FAST_AI,
+    "lfw": "https://ndownloader.figshare.com/files/",  # a mirror; the home at UMass is gone
+}
+
+# The folder that an archive holds, for those that are archives.
+_INSIDE = {
+    "imagenette": "imagenette2",
+    "imagenette-320": "imagenette2-320",
+    "imagenette-160": "imagenette2-160",
+    "lfw": "lfw_funneled",
+}
+
+# Under its home, a file goes by its name, or by a number where the home has no names.
+_NUMBERS = {
+    "lfw-funneled.tgz": "5976015",
+    "pairsDevTrain.txt": "5976012",
+    "pairsDevTest.txt": "5976009",
+    "pairs.txt": "5976006",
+}
+
+_CONTENTS = {
+    "lfw": "a folder per person, pairs.txt, pairsDevTrain.txt and pairsDevTest.txt",
+    **dict.fromkeys(("imagenette", "imagenette-320", "imagenette-160"), "its train/ and val/"),
 }
 
 SHA256 = {
@@ -50,11 +91,28 @@ SHA256 = {
             "67da17c76eaffca5446c3361aaab5c3cd6d1c2608764d35dfb1850b086bf8dd5"
         ),
     },
+    # Of the archives of 2021, as TensorFlow Datasets lists them.
+    "imagenette": {
+        "imagenette2.tgz": "6cbfac238434d89fe99e651496f0812ebc7a10fa62bd42d6874042bf01de4efd",
+    },
+    "imagenette-320": {
+        "imagenette2-320.tgz": "569b4497c98db6dd29f335d1f109cf315fe127053cedf69010d047f0188e158c",
+    },
+    "imagenette-160": {
+        "imagenette2-160.tgz": "64d0c4859f35a461889e0147755a999a48b49bf38a7e0f9bd27003f10db02fe5",
+    },
+    # As scikit-learn lists them.
+    "lfw": {
+        "pairsDevTrain.txt": "1d454dada7dfeca0e7eab6f65dc4e97a6312d44cf142207be28d688be92aabfa",
+        "pairsDevTest.txt": "7cb06600ea8b2814ac26e946201cdb304296262aad67d046a16a7ec85d0ff87c",
+        "pairs.txt": "ea42330c62c92989f9d7c03237ed5d591365e89b3e649747777b70e692dc1592",
+        "lfw-funneled.tgz": "b47c8422c8cded889dc5a13418c4bc2abbda121092b3533a83306f90d900100a",
+    },
 }
 
 
 def find_or_download(name: str) -> Path:
-    """The folder with the idx files of a named data set.
+    """The folder with the files of a named data set.
 
     That is $LIKEWISE_DATA/<name> (by default ../shared/data/<name>) where it exists, else a
     folder in the user's cache, into which missing files are downloaded.
@@ -63,8 +121,16 @@ def find_or_download(name: str) -> Path:
     return local if local.is_dir() else download(name)
 
 
+def unpacked(folder: Path, name: str) -> Path:
+    """The folder of images of a named data set: the one its archive holds if it is there."""
+    inside = folder / _INSIDE.get(name, "")
+    return inside if inside.is_dir() else folder
+
+
 def download(name: str, *, base_url: str | None = None, cache: Path | None = None) -> Path:
     """The folder in the cache with the files of a named data set, each of the known hash.
+
+    Archives are unpacked and not kept.
 
     Args:
         name: a key of `HOMES`.
@@ -80,18 +146,59 @@ def download(name: str, *, base_url: str | None = None, cache: Path | None = Non
     folder = (cache or Path(pooch.os_cache("likewise"))) / name
     base_url = base_url or HOMES[name]
     for file, sha256 in SHA256[name].items():
+        archive = file.endswith(".tgz")
+        if archive and (folder / _INSIDE[name]).is_dir():
+            continue
+        url = base_url + _NUMBERS.get(file, file)
+        remedy = f"or put {_CONTENTS.get(name, 'the files')} into $LIKEWISE_DATA/{name}."
         try:
-            pooch.retrieve(base_url + file, f"sha256:{sha256}", fname=file, path=folder)
+            path = pooch.retrieve(url, f"sha256:{sha256}", fname=file, path=folder)
         except OSError as error:
             raise ConnectionError(
-                f"{name!r} must be downloaded from {base_url}{file}, got "
-                f"{type(error).__name__}. Check the connection, or put the files into "
-                f"$LIKEWISE_DATA/{name}."
+                f"{name!r} must be downloaded from {url}, got {type(error).__name__}. "
+                f"Check the connection, {remedy}"
             ) from error
         except ValueError as error:
             raise ValueError(
-                f"{base_url}{file} must have the sha256 {sha256[:12]}..., got a file with "
-                "another one, which was not kept. Try again, or put the files into "
-                f"$LIKEWISE_DATA/{name}."
+                f"{url} must have the sha256 {sha256[:12]}..., got a file with "
+                f"another one, which was not kept. Try again, {remedy}"
             ) from error
+        if archive:
+            unpack(Path(path), folder, _INSIDE[name])
+            Path(path).unlink()
     return folder
+
+
+def unpack(archive: Path, folder: Path, inside: str) -> None:
+    """Put the folder `inside` of a tar archive into `folder`, whole or not at all.
+
+    Only its regular files are written: no links, no devices, no file elsewhere.
+
+    Raises:
+        ValueError: the archive holds a path that leads out of it, or has no such folder.
+    """
+    part = folder / f".{inside}.{os.getpid()}.part"
+    try:
+        with tarfile.open(archive) as tar:
+            for member in tar:
+                path = PurePosixPath(member.name)
+                if path.is_absolute() or ".." in path.parts:
+                    raise ValueError(
+                        f"{str(archive)!r} must hold paths within it, got {member.name!r}. "
+                        "Fetch it from its home."
+                    )
+                source = tar.extractfile(member) if member.isfile() else None
+                if source is None or path.parts[:1] != (inside,):
+                    continue
+                target = part.joinpath(*path.parts[1:])
+                target.parent.mkdir(parents=True, exist_ok=True)
+                with source, target.open("wb") as file:
+                    shutil.copyfileobj(source, file)
+        if not part.is_dir():
+            raise ValueError(
+                f"{str(archive)!r} must hold the folder {inside!r}, got an archive without. "
+                "Fetch it from its home."
+            )
+        os.replace(part, folder / inside)
+    finally:
+        shutil.rmtree(part, ignore_errors=True)

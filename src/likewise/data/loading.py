@@ -14,7 +14,13 @@ from torch import Tensor
 
 from likewise._checks import check_choice
 from likewise.data.datasets import ArrayDataset, as_items
-from likewise.data.downloads import FASHION_CLASSES, HOMES, find_or_download
+from likewise.data.downloads import (
+    FASHION_CLASSES,
+    HOMES,
+    IMAGENETTE_CLASSES,
+    find_or_download,
+    unpacked,
+)
 from likewise.data.idx import idx_parts, read_idx
 from likewise.data.images import (
     ImageFiles,
@@ -71,9 +77,14 @@ def load(
                             fixed split of every class, 75% and 25%
     "mnist",                idx files in $LIKEWISE_DATA/<name> (default ../shared/data/<name>),
     "fashion-mnist"         else downloaded; train and test as published
+    "imagenette",           ten classes of ImageNet, of several sizes: give image_size; likewise
+    "imagenette-320",       found or downloaded and unpacked; the published val is test
+    "imagenette-160"
+    "lfw"                   Labeled Faces in the Wild, people as classes, found or downloaded;
+                            no parts. For its pairs see `lfw_pairs`
     folder of idx files     train-images-idx3-ubyte and so on, gzipped or not; t10k is test
     folder of folders       one sub-folder of images per class, or these within train/ and
-                            test/; decoded when fetched
+                            test/, or train/ and val/, which is test; decoded when fetched
     .csv, path and label    a table of image files, relative to it; parts where it has a
                             column split; decoded when fetched
     .csv, label first       then numbers, see `likewise.data.tables.read_number_table`; no parts
@@ -148,7 +159,7 @@ def has_splits(source: Source) -> bool:
     if not isinstance(source, (str, Path)):
         return False
     if source in NAMES:
-        return True
+        return source != "lfw"
     path = _find(source)
     match _kind(path):
         case "idx":
@@ -165,7 +176,7 @@ def has_splits(source: Source) -> bool:
 
 def _find(source: str | Path) -> Path:
     if source in HOMES:
-        return find_or_download(str(source))
+        return unpacked(find_or_download(str(source)), str(source))
     path = Path(source).expanduser()
     if not path.exists():
         raise FileNotFoundError(
@@ -284,6 +295,7 @@ def _load_folder(
     parts = _folder_parts(path)
     files = {part: _files_by_class(folder) for part, folder in parts.items()}
     names = sorted({name for classes in files.values() for name in classes}, key=natural_order)
+    readable = IMAGENETTE_CLASSES if names == list(IMAGENETTE_CLASSES) else {}
     code_of = {name: code for code, name in enumerate(names)}
     paths: list[Path] = []
     labels: list[int] = []
@@ -291,11 +303,15 @@ def _load_folder(
         for name, class_files in files[part].items():
             paths += class_files
             labels += [code_of[name]] * len(class_files)
-    return ImageFiles(paths, labels, names, image_size, channels)
+    class_names = [readable.get(name, name) for name in names]
+    return ImageFiles(paths, labels, class_names, image_size, channels)
 
 
 def _folder_parts(path: Path) -> dict[str, Path]:
-    """Folders of class folders: train/ and test/ where they hold folders, else `path` itself."""
+    """Folders of class folders: train/ and test/ where they hold folders, else `path` itself.
+
+    Beside train/, a folder val/ may take the place of test/, as ImageNet has it.
+    """
     folders = _visible(path, folders=True)
     if not folders:
         found = _visible(path, folders=False)
@@ -304,8 +320,12 @@ def _folder_parts(path: Path) -> dict[str, Path]:
             f"{f'only files such as {found[0].name!r}' if found else 'an empty folder'}. "
             "Put the images of each class into a folder named after it."
         )
-    if all(folder.name in SPLITS and _visible(folder, folders=True) for folder in folders):
-        return {part: path / part for part in SPLITS if (path / part) in folders}
+    if all(_visible(folder, folders=True) for folder in folders):
+        found_parts = {folder.name for folder in folders}
+        if found_parts <= set(SPLITS):
+            return {part: path / part for part in SPLITS if part in found_parts}
+        if found_parts == {"train", "val"}:
+            return {"train": path / "train", "test": path / "val"}
     return {"all": path}
 
 

@@ -1,4 +1,4 @@
-"""Pairs of items with the truth whether both are of one class."""
+"""Pairs of items with the truth whether both are the same, given or drawn."""
 
 from collections.abc import Sequence
 from typing import NamedTuple
@@ -10,7 +10,7 @@ from torch import Tensor
 from torch.utils.data import Dataset as TorchDataset
 from torch.utils.data._utils.collate import default_collate_fn_map
 
-from likewise._checks import check_count, check_positive
+from likewise._checks import check_count, check_positive, check_same
 from likewise.data.datasets import Dataset, fetch
 
 
@@ -21,13 +21,63 @@ class PairBatch(NamedTuple):
     same: Bool[Tensor, " p"]
 
 
-class PairDataset(TorchDataset[tuple[tuple[Tensor, Tensor], bool]]):
+class GivenPairs(TorchDataset[tuple[tuple[Tensor, Tensor], bool]]):
+    """Pairs of a dataset's items that are known, each with its truth.
+
+    `pairs` (p, 2) are positions in `data`, `same` (p,) is True where both are the same. The
+    truth is taken as it is given; the labels of `data` are not asked.
+
+    Args:
+        data: where the items come from.
+        pairs: positions in `data`, (p, 2).
+        same: the truth, boolean, (p,).
+
+    Raises:
+        TypeError: positions that are no integers, a truth that is not boolean.
+        ValueError: no pairs, other shapes, a position outside of `data`, an item with itself,
+            or a pair that comes twice, in either order.
+
+    Example:
+        >>> from likewise.data import ArrayDataset
+        >>> pairs = GivenPairs(ArrayDataset(np.eye(3), [0, 1, 2]), [[0, 1], [2, 1]], [True, False])
+        >>> (a, b), same = pairs[1]
+        >>> a, b, same
+        (tensor([0., 0., 1.]), tensor([0., 1., 0.]), False)
+    """
+
+    def __init__(
+        self,
+        data: Dataset,
+        pairs: Tensor | np.ndarray | Sequence[Sequence[int]],
+        same: Tensor | np.ndarray | Sequence[bool],
+    ) -> None:
+        self.data = data
+        self.pairs: Int[Tensor, "p 2"] = check_tuples("pairs", pairs, 2, len(data))
+        self.same: Bool[Tensor, " p"] = torch.as_tensor(same).cpu()
+        check_same(self.same, len(self.pairs))
+        _check_once(self.pairs)
+
+    def __len__(self) -> int:
+        return len(self.pairs)
+
+    def __getitem__(self, index: int) -> tuple[tuple[Tensor, Tensor], bool]:
+        first, second = self.pairs[index].tolist()
+        return (self.data[first][0], self.data[second][0]), bool(self.same[index])
+
+    def __getitems__(self, indices: Sequence[int]) -> list[PairBatch]:
+        rows = torch.as_tensor(indices, dtype=torch.int64)
+        first, second = fetch(self.data, self.pairs[rows].T.flatten().tolist()).items.chunk(2)
+        return [PairBatch((first, second), self.same[rows])]
+
+
+class PairDataset(GivenPairs):
     """A random set of pairs of a dataset's items: half of one class, half of two.
 
     There are round(per_item · n) pairs, or as many as can be had with both halves equal (up to
     one). The pairs of one class are spread evenly over the classes, as far as a class has so
     many; pairs of two classes are drawn from all of these alike. No item is paired with
-    itself and no pair comes twice, in neither order. The order is random.
+    itself and no pair comes twice, in neither order. The order is random. Pairs of a part, such
+    as a `Subset`, stay within it, so drawing after a split keeps its sides apart.
 
     `pairs` (p, 2) are positions in `data`, `same` (p,) tells which are of one class.
 
@@ -54,14 +104,11 @@ class PairDataset(TorchDataset[tuple[tuple[Tensor, Tensor], bool]]):
         self, data: Dataset, per_item: float = 1.0, seed: int = 0, *, fresh: bool = False
     ) -> None:
         check_positive("per_item", per_item)
-        self.data = data
+        super().__init__(data, *_draw_pairs(data.labels.numpy(), per_item, (seed,)))
         self.per_item = per_item
         self.seed = seed
         self.fresh = fresh
         self._epoch = 0
-        self.pairs: Int[Tensor, "p 2"]
-        self.same: Bool[Tensor, " p"]
-        self.pairs, self.same = _draw_pairs(data.labels.numpy(), per_item, (seed,))
 
     def set_epoch(self, epoch: int) -> None:
         """Draw the pairs of an epoch, if they are fresh for each; epoch 0 is the start."""
@@ -71,32 +118,61 @@ class PairDataset(TorchDataset[tuple[tuple[Tensor, Tensor], bool]]):
             key = (self.seed, epoch) if epoch else (self.seed,)
             self.pairs, self.same = _draw_pairs(self.data.labels.numpy(), self.per_item, key)
 
-    def __len__(self) -> int:
-        return len(self.pairs)
 
-    def __getitem__(self, index: int) -> tuple[tuple[Tensor, Tensor], bool]:
-        first, second = self.pairs[index].tolist()
-        return (self.data[first][0], self.data[second][0]), bool(self.same[index])
+def check_tuples(
+    name: str, positions: Tensor | np.ndarray | Sequence[Sequence[int]], width: int, count: int
+) -> Int[Tensor, "t width"]:
+    """Positions as int64 (t, width), each row of `width` different items among `count`.
 
-    def __getitems__(self, indices: Sequence[int]) -> list[PairBatch]:
-        rows = torch.as_tensor(indices, dtype=torch.int64)
-        first, second = fetch(self.data, self.pairs[rows].T.flatten().tolist()).items.chunk(2)
-        return [PairBatch((first, second), self.same[rows])]
+    Raises:
+        TypeError: no integers.
+        ValueError: another shape, no rows, a position out of range, an item twice in a row.
+    """
+    rows = torch.as_tensor(positions).cpu()
+    if rows.ndim != 2 or rows.shape[1] != width or not len(rows):
+        raise ValueError(
+            f"{name} must have shape (n, {width}), one row of positions each and at least one, "
+            f"got {tuple(rows.shape)}. Use torch.stack([...], dim=1)."
+        )
+    if rows.is_floating_point() or rows.is_complex() or rows.dtype == torch.bool:
+        raise TypeError(f"{name} must be integers, got {rows.dtype}. Use .long().")
+    rows = rows.to(torch.int64)
+    outside = ((rows < 0) | (rows >= count)).any(dim=1)
+    ordered = rows.sort(dim=1).values
+    repeated = (ordered[:, 1:] == ordered[:, :-1]).any(dim=1)
+    for wrong, rule, remedy in (
+        (outside, f"be between 0 and {count - 1}", "Count from the start of the data."),
+        (repeated, "join different items", "Remove that row."),
+    ):
+        if wrong.any():
+            row = int(wrong.int().argmax())
+            raise ValueError(f"{name} must {rule}, got {rows[row].tolist()} in row {row}. {remedy}")
+    return rows
 
 
-def _draw_pairs(
-    labels: np.ndarray, per_item: float, seed: tuple[int, ...]
-) -> tuple[Int[Tensor, "p 2"], Bool[Tensor, " p"]]:
-    # With items sorted by class, those of the same class that follow an item are a range, and
-    # so are those of later classes. Counting along these ranges numbers all pairs of either
-    # kind, and a number is turned into its pair by one binary search: nothing is enumerated.
+def _check_once(pairs: Int[Tensor, "p 2"]) -> None:
+    keys = pairs.amin(dim=1) * (int(pairs.max()) + 1) + pairs.amax(dim=1)
+    order = keys.argsort(stable=True)
+    again = keys[order][1:] == keys[order][:-1]
+    if again.any():
+        at = int(again.int().argmax())
+        first, second = order[at : at + 2].tolist()
+        raise ValueError(
+            f"pairs must hold no pair twice, in neither order, got {pairs[second].tolist()} "
+            f"in rows {first} and {second}. Remove one."
+        )
+
+
+def count_kinds(labels: np.ndarray, per_item: float) -> tuple[int, int, int]:
+    """How many pairs to take, and how many there are of one class and of two.
+
+    Raises:
+        ValueError: there are no pairs of either kind, or fewer than two are asked for.
+    """
     n = len(labels)
-    order = np.argsort(labels, kind="stable")
-    _, starts, sizes = np.unique(labels[order], return_index=True, return_counts=True)
-    class_end = np.repeat(starts + sizes, sizes)
-    same_partners = class_end - np.arange(n) - 1
-    same_in_class = sizes * (sizes - 1) // 2
-    same_total, different_total = int(same_in_class.sum()), int((n - class_end).sum())
+    sizes = np.unique(labels, return_counts=True)[1]
+    same_total = int((sizes * (sizes - 1) // 2).sum())
+    different_total = n * (n - 1) // 2 - same_total
     if same_total == 0 or different_total == 0:
         raise ValueError(
             "data must have at least 2 classes, and a class with at least 2 items, to form pairs "
@@ -109,8 +185,24 @@ def _draw_pairs(
             f"per_item must give at least 2 pairs, got {per_item} for {n} items. "
             f"Use at least {2 / n:.3g}."
         )
+    return count, same_total, different_total
+
+
+def _draw_pairs(
+    labels: np.ndarray, per_item: float, seed: tuple[int, ...]
+) -> tuple[Int[Tensor, "p 2"], Bool[Tensor, " p"]]:
+    # With items sorted by class, those of the same class that follow an item are a range, and
+    # so are those of later classes. Counting along these ranges numbers all pairs of either
+    # kind, and a number is turned into its pair by one binary search: nothing is enumerated.
+    n = len(labels)
+    count, _, different_total = count_kinds(labels, per_item)
     different_count = min(count - count // 2, different_total)
     same_count = count - different_count
+    order = np.argsort(labels, kind="stable")
+    _, starts, sizes = np.unique(labels[order], return_index=True, return_counts=True)
+    class_end = np.repeat(starts + sizes, sizes)
+    same_partners = class_end - np.arange(n) - 1
+    same_in_class = sizes * (sizes - 1) // 2
 
     rng = np.random.default_rng(seed)
     quotas = _even_quotas(same_in_class, same_count, rng)

@@ -131,6 +131,44 @@ def split_by_class(data: Dataset, counts: Sequence[int], *, seed: int = 0) -> li
     ]
 
 
+def fold_by_class(data: Dataset, folds: int, *, seed: int = 0) -> list[tuple[Subset, Subset]]:
+    """(rest, fold) for each of `folds` parts that share no class: k-fold over classes, or people.
+
+    Every class is in one fold, with all its items, and in the rest of every other. The folds
+    have equally many classes, up to one; the earlier ones have more. Items keep their order.
+
+    Args:
+        data: what to split; only classes that have items count.
+        folds: how many, from 2 to the number of classes.
+        seed: same seed, same folds.
+
+    Raises:
+        ValueError: fewer than two folds, or more than there are classes.
+
+    Example:
+        >>> from likewise.data import ArrayDataset, PairDataset
+        >>> faces = ArrayDataset(np.eye(12), ["ann", "bob", "eve", "joe"] * 3)
+        >>> parts = fold_by_class(faces, 2)
+        >>> [sorted(items_per_class(fold)) for _, fold in parts]
+        [['ann', 'eve'], ['bob', 'joe']]
+        >>> [len(PairDataset(fold, per_item=2.0)) for _, fold in parts]  # none joins two folds
+        [12, 12]
+    """
+    check_count("folds", folds, least=2)
+    labels = data.labels.numpy()
+    classes = np.unique(labels)
+    if folds > len(classes):
+        raise ValueError(
+            f"folds must be at most {len(classes)}, the number of classes, got {folds}. "
+            "Use fewer folds or data of more classes."
+        )
+    drawn = np.random.default_rng(seed).permutation(classes)
+    inside = [np.isin(labels, part) for part in np.array_split(drawn, folds)]
+    return [
+        (Subset(data, np.flatnonzero(~fold)), Subset(data, np.flatnonzero(fold))) for fold in inside
+    ]
+
+
 def split_items(data: Dataset, fractions: Sequence[float], *, seed: int = 0) -> list[Subset]:
     """Parts that share no item and all, class by class, hold about `fractions` of the items.
 

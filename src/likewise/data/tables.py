@@ -49,11 +49,37 @@ def read_path_table(path: Path) -> PathTable:
             that is no image, or no rows at all.
         FileNotFoundError: a file that is not there.
     """
+    table = PathTable([], [], [] if "split" in read_header(path) else None)
+    for where, row in read_rows(path):
+        file = image_path(path, row["path"], where)
+        if not row["label"]:
+            raise ValueError(f"{where} must have a label, got none. Correct or remove it.")
+        table.paths.append(file)
+        table.labels.append(row["label"])
+        if table.splits is not None:
+            if row["split"] not in ("train", "test"):
+                raise ValueError(
+                    f"{where} must have the split train or test, got {row['split']!r}. "
+                    "Correct or remove the row."
+                )
+            table.splits.append(row["split"])
+    if not table.paths:
+        raise ValueError(f"{str(path)!r} must have a row after its header, got none. Add items.")
+    return table
+
+
+def read_rows(path: Path) -> Iterator[tuple[str, dict[str, str]]]:
+    """Each row of a CSV with a header: where it stands, and its cells by lower-case column.
+
+    Blank rows are left out, and so is space around a cell.
+
+    Raises:
+        ValueError: a row has more or fewer cells than the header.
+    """
     header = read_header(path)
-    table = PathTable([], [], [] if "split" in header else None)
     with _open(path) as lines:
         rows = csv.reader(lines)
-        next(rows)
+        next(rows, None)
         for cells in rows:
             if not cells:
                 continue
@@ -63,32 +89,28 @@ def read_path_table(path: Path) -> PathTable:
                     f"{where} must have {len(header)} columns as the header has, "
                     f"got {len(cells)}. Correct or remove the row."
                 )
-            row = {name: cell.strip() for name, cell in zip(header, cells, strict=True)}
-            file = path.parent / row["path"]
-            if not file.is_file():
-                raise FileNotFoundError(
-                    f"{where} must name a file that exists, got {row['path']!r}. "
-                    "Paths are relative to the folder of the table."
-                )
-            if not is_image_name(file):
-                raise ValueError(
-                    f"{where} must name a PNG, JPEG, BMP or PGM image, got {row['path']!r}. "
-                    "Correct or remove the row."
-                )
-            if not row["label"]:
-                raise ValueError(f"{where} must have a label, got none. Correct or remove it.")
-            table.paths.append(str(file))
-            table.labels.append(row["label"])
-            if table.splits is not None:
-                if row["split"] not in ("train", "test"):
-                    raise ValueError(
-                        f"{where} must have the split train or test, got {row['split']!r}. "
-                        "Correct or remove the row."
-                    )
-                table.splits.append(row["split"])
-    if not table.paths:
-        raise ValueError(f"{str(path)!r} must have a row after its header, got none. Add items.")
-    return table
+            yield where, {name: cell.strip() for name, cell in zip(header, cells, strict=True)}
+
+
+def image_path(table: Path, cell: str, where: str) -> str:
+    """The image file that a cell names, relative to the folder of its table.
+
+    Raises:
+        ValueError: it is no image.
+        FileNotFoundError: it is not there.
+    """
+    file = table.parent / cell
+    if not file.is_file():
+        raise FileNotFoundError(
+            f"{where} must name a file that exists, got {cell!r}. "
+            "Paths are relative to the folder of the table."
+        )
+    if not is_image_name(file):
+        raise ValueError(
+            f"{where} must name a PNG, JPEG, BMP or PGM image, got {cell!r}. "
+            "Correct or remove the row."
+        )
+    return str(file)
 
 
 def read_number_table(path: Path) -> tuple[np.ndarray, list[str], float]:

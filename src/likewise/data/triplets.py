@@ -1,4 +1,4 @@
-"""Triplets of items: an anchor, another item of its class, and one of another class."""
+"""Triplets of items, given or drawn: an anchor, another item of its class, one of another class."""
 
 from collections.abc import Sequence
 from typing import NamedTuple
@@ -12,6 +12,7 @@ from torch.utils.data._utils.collate import default_collate_fn_map
 
 from likewise._checks import check_count, check_positive
 from likewise.data.datasets import Dataset, fetch
+from likewise.data.pairs import check_tuples
 
 
 class TripletBatch(NamedTuple):
@@ -21,7 +22,52 @@ class TripletBatch(NamedTuple):
     labels: Int[Tensor, "t 3"]
 
 
-class TripletDataset(TorchDataset[tuple[tuple[Tensor, Tensor, Tensor], Tensor]]):
+class GivenTriplets(TorchDataset[tuple[tuple[Tensor, Tensor, Tensor], Tensor]]):
+    """Triplets of a dataset's items that are known: anchor, positive, negative.
+
+    `triplets` (t, 3) are positions in `data`, `labels` (t, 3) the codes that `data` has for
+    these items. Which item is the positive is taken as it is given; the labels are not asked.
+    A triplet may come more than once.
+
+    Args:
+        data: where the items come from.
+        triplets: positions in `data`, (t, 3).
+
+    Raises:
+        TypeError: positions that are no integers.
+        ValueError: no triplets, another shape, a position outside of `data`, or an item
+            twice in a triplet.
+
+    Example:
+        >>> from likewise.data import ArrayDataset
+        >>> triplets = GivenTriplets(ArrayDataset(np.eye(3), [0, 1, 0]), [[0, 2, 1]])
+        >>> (anchor, positive, negative), labels = triplets[0]
+        >>> positive, labels
+        (tensor([0., 0., 1.]), tensor([0, 0, 1]))
+    """
+
+    def __init__(
+        self, data: Dataset, triplets: Tensor | np.ndarray | Sequence[Sequence[int]]
+    ) -> None:
+        self.data = data
+        self.triplets: Int[Tensor, "t 3"] = check_tuples("triplets", triplets, 3, len(data))
+        self.labels: Int[Tensor, "t 3"] = data.labels[self.triplets]
+
+    def __len__(self) -> int:
+        return len(self.triplets)
+
+    def __getitem__(self, index: int) -> tuple[tuple[Tensor, Tensor, Tensor], Tensor]:
+        anchor, positive, negative = (self.data[i][0] for i in self.triplets[index].tolist())
+        return (anchor, positive, negative), self.labels[index]
+
+    def __getitems__(self, indices: Sequence[int]) -> list[TripletBatch]:
+        rows = torch.as_tensor(indices, dtype=torch.int64)
+        positions = self.triplets[rows].T.flatten().tolist()
+        anchor, positive, negative = fetch(self.data, positions).items.chunk(3)
+        return [TripletBatch((anchor, positive, negative), self.labels[rows])]
+
+
+class TripletDataset(GivenTriplets):
     """A random set of triplets of a dataset's items: anchor, positive, negative.
 
     There are round(per_item · anchors) triplets, where anchors are the items that are not alone
@@ -54,40 +100,23 @@ class TripletDataset(TorchDataset[tuple[tuple[Tensor, Tensor, Tensor], Tensor]])
     ) -> None:
         check_positive("per_item", per_item)
         check_count("seed", seed, least=0)
-        self.data = data
         self.per_item = per_item
         self.seed = seed
         self.fresh = fresh
         self._epoch = 0
-        self.triplets: Int[Tensor, "t 3"]
-        self.labels: Int[Tensor, "t 3"]
-        self._draw(0)
+        super().__init__(data, self._drawn(data, 0))
 
     def set_epoch(self, epoch: int) -> None:
         """Draw the triplets of an epoch, if they are fresh for each; epoch 0 is the start."""
         check_count("epoch", epoch, least=0)
         if self.fresh and epoch != self._epoch:
             self._epoch = epoch
-            self._draw(epoch)
+            self.triplets = torch.from_numpy(self._drawn(self.data, epoch))
+            self.labels = self.data.labels[self.triplets]
 
-    def _draw(self, epoch: int) -> None:
+    def _drawn(self, data: Dataset, epoch: int) -> np.ndarray:
         rng = np.random.default_rng((self.seed, epoch))
-        drawn = _draw_triplets(self.data.labels.numpy(), self.per_item, rng)
-        self.triplets = torch.from_numpy(drawn)
-        self.labels = self.data.labels[self.triplets]
-
-    def __len__(self) -> int:
-        return len(self.triplets)
-
-    def __getitem__(self, index: int) -> tuple[tuple[Tensor, Tensor, Tensor], Tensor]:
-        anchor, positive, negative = (self.data[i][0] for i in self.triplets[index].tolist())
-        return (anchor, positive, negative), self.labels[index]
-
-    def __getitems__(self, indices: Sequence[int]) -> list[TripletBatch]:
-        rows = torch.as_tensor(indices, dtype=torch.int64)
-        positions = self.triplets[rows].T.flatten().tolist()
-        anchor, positive, negative = fetch(self.data, positions).items.chunk(3)
-        return [TripletBatch((anchor, positive, negative), self.labels[rows])]
+        return _draw_triplets(data.labels.numpy(), self.per_item, rng)
 
 
 def _draw_triplets(labels: np.ndarray, per_item: float, rng: np.random.Generator) -> np.ndarray:

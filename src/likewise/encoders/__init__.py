@@ -1,5 +1,6 @@
 """Encoders from items (n, ...) to embeddings (n, d), their heads, and `encode`."""
 
+from likewise.encoders.backbones import Backbone, backbone
 from likewise.encoders.encoding import encode
 from likewise.encoders.heads import (
     GeneralizedMeanPool1d,
@@ -11,6 +12,7 @@ from likewise.encoders.networks import ConvEncoder, MLPEncoder
 from likewise.encoders.towers import SiameseNet, TripletNet
 
 __all__ = [
+    "Backbone",
     "ConvEncoder",
     "GeneralizedMeanPool1d",
     "GeneralizedMeanPool2d",
@@ -19,5 +21,6 @@ __all__ = [
     "SelectOutput",
     "SiameseNet",
     "TripletNet",
+    "backbone",
     "encode",
 ]

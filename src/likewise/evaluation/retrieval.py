@@ -20,9 +20,8 @@ from likewise._checks import (
 )
 from likewise.distances import COSINE, Distance
 from likewise.evaluation._plain import plain_fields
-from likewise.intervals import Estimate
+from likewise.intervals import FEWEST_GROUPS, Estimate
 
-FEWEST_CLASSES = 10
 MOST_PARTS = 100
 
 
@@ -275,9 +274,9 @@ def _check_ks(ks: Sequence[int], gallery: int) -> None:
 
 def _check_enough(query_class: Tensor) -> None:
     classes = int((query_class.bincount() > 0).sum())
-    if classes < FEWEST_CLASSES:
+    if classes < FEWEST_GROUPS:
         raise ValueError(
-            f"classes_as_sample must have at least {FEWEST_CLASSES} classes to find, got "
+            f"classes_as_sample must have at least {FEWEST_GROUPS} classes to find, got "
             f"{classes}. So few say too little about new ones: leave it off, and claim nothing "
             "about new classes."
         )

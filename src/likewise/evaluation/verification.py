@@ -1,7 +1,7 @@
 """Verification: does distance tell pairs that are the same from pairs that are different?"""
 
 import math
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -13,10 +13,11 @@ from torch import Tensor
 from likewise import intervals, metrics
 from likewise._checks import check_rate
 from likewise.evaluation._plain import plain_fields
-from likewise.intervals import A_RATE, Estimate
+from likewise.intervals import A_RATE, Estimate, checked_items
 from likewise.metrics import Sweep
+from likewise.probability import Probability
 
-FEWEST_ITEMS = 10
+FALSE_ACCEPT_RATES = (0.1, 0.01, 0.001, 0.0001)
 # Each part left out costs one pass over all pairs, 0.07 s for a million. Student's t with 19
 # degrees of freedom is 5% wider than with 99, with 49 it is 1%.
 PARTS_OF_PAIRS = 20
@@ -31,11 +32,17 @@ class VerificationResult:
         roc_auc: chance that a same pair is closer than a different one.
         average_precision: area under the precision-recall steps.
         equal_error_rate: where false accepts and false rejects are equally frequent.
+        true_accept_rates: by false accept rate, the true accept rate there, see the method;
+            for 0.1, 0.01, 0.001 and 0.0001 as far as there are different pairs enough for one
+            false accept.
         same_total: pairs that are the same.
         different_total: pairs that are different.
         threshold: the threshold judged, if one was given.
         at_threshold: at that threshold accuracy, true_accept_rate, false_accept_rate,
             precision, recall (the true accept rate by its other name) and f1.
+        probability: the probability judged, if one was given.
+        of_probability: at its prior brier_score and expected_calibration_error; and cllr and
+            min_cllr, which depend on no prior. See `likewise.metrics`.
         sweep: counts at every threshold, for curves.
         distances: of the pairs, ascending, (p,) float64.
         same: whether each is the same, in the order of `distances`, (p,).
@@ -45,10 +52,13 @@ class VerificationResult:
     roc_auc: Estimate
     average_precision: Estimate
     equal_error_rate: Estimate
+    true_accept_rates: Mapping[float, Estimate]
     same_total: int
     different_total: int
     threshold: float | None
     at_threshold: Mapping[str, Estimate] | None
+    probability: Probability | None
+    of_probability: Mapping[str, Estimate] | None
     sweep: Sweep
     distances: Float[Tensor, " p"]
     same: Bool[Tensor, " p"]
@@ -64,29 +74,51 @@ class VerificationResult:
             ValueError: if `at` is outside [0, 1].
         """
         check_rate("at", at)
-        if self.items is not None:
+        if self.items is None:
+            return _rate_at(self.sweep, at)
+        return self._of_sweeps(lambda counts: metrics.true_accept_rate_at(counts, at))
 
-            def rate(keep: Bool[Tensor, " p"]) -> float:
-                counts = _sweep_of(self.distances, self.same, keep)
-                return math.nan if counts is None else metrics.true_accept_rate_at(counts, at)
+    def min_detection_cost(
+        self, *, prior: float = 0.01, miss_cost: float = 1.0, false_accept_cost: float = 1.0
+    ) -> Estimate:
+        """The smallest cost of any threshold (minDCF), see `metrics.min_detection_cost`.
 
-            return intervals.jackknife(rate, self.items, most_groups=PARTS_OF_ITEMS, within=A_RATE)
-        value = metrics.true_accept_rate_at(self.sweep, at)
-        estimate = intervals.binomial(round(value * self.same_total), self.same_total)
-        return replace(estimate, method=f"{estimate.method}, threshold taken as given")
+        The threshold is chosen again without each of the parts that the interval leaves out.
+
+        Raises:
+            ValueError: for a prior outside (0, 1), or a cost that is not above 0.
+        """
+        return self._of_sweeps(
+            lambda counts: metrics.min_detection_cost(
+                counts, prior=prior, miss_cost=miss_cost, false_accept_cost=false_accept_cost
+            )
+        )
+
+    def _of_sweeps(self, number: Callable[[Sweep], float]) -> Estimate:
+        def statistics(keep: Bool[Tensor, " p"]) -> list[float]:
+            counts = _sweep_of(self.distances, self.same, keep)
+            return [math.nan if counts is None else number(counts)]
+
+        (estimate,) = _left_out(statistics, self.items, len(self.same))
+        return estimate
 
     def to_dict(self) -> dict[str, object]:
         """The numbers, ready for JSON; curves and pairs are left out."""
-        return plain_fields(
+        fields = plain_fields(
             self,
             "roc_auc",
             "average_precision",
             "equal_error_rate",
+            "true_accept_rates",
             "same_total",
             "different_total",
             "threshold",
             "at_threshold",
+            "of_probability",
         )
+        fields["min_detection_cost"] = self.min_detection_cost().to_dict()
+        fields["prior"] = None if self.probability is None else self.probability.prior
+        return fields
 
 
 def evaluate_verification(
@@ -95,6 +127,7 @@ def evaluate_verification(
     *,
     threshold: float | None = None,
     items: Int[Tensor, "p *s"] | None = None,
+    probability: Probability | None = None,
 ) -> VerificationResult:
     """How well distance tells pairs that are the same from pairs that are different.
 
@@ -103,7 +136,7 @@ def evaluate_verification(
     ones), and every interval leaves out one item at a time with all its pairs (jackknife).
     Without it pairs are taken as independent, and `method` says so: DeLong for the area under
     the ROC, Clopper-Pearson for rates at a threshold, a jackknife over random parts of the
-    pairs for average precision and equal error rate.
+    pairs for all else.
 
     Args:
         distances: one per pair; smaller is closer.
@@ -111,6 +144,8 @@ def evaluate_verification(
         threshold: also judge this one; it must have been chosen on other pairs.
         items: the items (or classes) a pair holds, (p, 2), or (p,) where it is one; any
             integers.
+        probability: also judge this one; it must have been fitted on other pairs. Brier score
+            and calibration error weigh the pairs so that its prior is the share of same ones.
 
     Raises:
         ValueError: if the pairs are all the same or all different, if a distance is not
@@ -130,43 +165,42 @@ def evaluate_verification(
     if threshold is not None and not math.isfinite(threshold):
         raise ValueError(f"threshold must be a finite number, got {threshold}.")
     if items is not None:
-        items = _checked_items(items, len(same))
+        items = checked_items(items, len(same))
     # Sorted once, so that no sweep of the jackknife needs to.
     distances = distances.detach().cpu().double()
     order = torch.from_numpy(np.argsort(distances.numpy()))
     distances, same = distances[order], same.cpu()[order]
     items = None if items is None else items[order]
 
+    rates = [at for at in FALSE_ACCEPT_RATES if at * counts.different_total >= 1]
+
     def summary(keep: Bool[Tensor, " p"]) -> list[float]:
         part = _sweep_of(distances, same, keep)
         if part is None:
-            return [math.nan] * 3
+            return [math.nan] * (3 + len(rates))
         return [
             metrics.roc_auc(part),
             metrics.average_precision(part),
             metrics.equal_error_rate(part),
+            *(metrics.true_accept_rate_at(part, at) for at in rates),
         ]
 
-    if items is not None:
-        area, precision, error = intervals.jackknife_all(
-            summary, items, most_groups=PARTS_OF_ITEMS, within=A_RATE
-        )
-    else:
-        area = _delong(counts)
-        _, precision, error = (
-            replace(estimate, method=f"{estimate.method} (each pair is its own)")
-            for estimate in intervals.jackknife_all(
-                summary, torch.arange(len(same)), most_groups=PARTS_OF_PAIRS, within=A_RATE
-            )
-        )
+    area, precision, error, *accept_rates = _left_out(summary, items, len(same))
+    if items is None:  # there are closed forms
+        area, accept_rates = _delong(counts), [_rate_at(counts, at) for at in rates]
     return VerificationResult(
         roc_auc=area,
         average_precision=precision,
         equal_error_rate=error,
+        true_accept_rates=dict(zip(rates, accept_rates, strict=True)),
         same_total=counts.same_total,
         different_total=counts.different_total,
         threshold=threshold,
         at_threshold=None if threshold is None else _judge(distances <= threshold, same, items),
+        probability=probability,
+        of_probability=None
+        if probability is None
+        else _judge_probability(probability, distances, same, items),
         sweep=counts,
         distances=distances,
         same=same,
@@ -181,6 +215,27 @@ def _sweep_of(distances: Tensor, same: Tensor, keep: Tensor) -> Sweep | None:
     return None if bool(same.all()) or not bool(same.any()) else metrics.sweep(distances, same)
 
 
+def _left_out(
+    statistics: Callable[[Bool[Tensor, " p"]], list[float]],
+    items: Tensor | None,
+    pairs: int,
+    within: tuple[float, float] = A_RATE,
+) -> list[Estimate]:
+    """Estimates that leave out items, or random parts of the pairs where there are no items."""
+    if items is not None:
+        return intervals.jackknife_all(statistics, items, most_groups=PARTS_OF_ITEMS, within=within)
+    estimates = intervals.jackknife_all(
+        statistics, torch.arange(pairs), most_groups=PARTS_OF_PAIRS, within=within
+    )
+    return [replace(e, method=f"{e.method} (each pair is its own)") for e in estimates]
+
+
+def _rate_at(counts: Sweep, at: float) -> Estimate:
+    value = metrics.true_accept_rate_at(counts, at)
+    estimate = intervals.binomial(round(value * counts.same_total), counts.same_total)
+    return replace(estimate, method=f"{estimate.method}, threshold taken as given")
+
+
 def _delong(counts: Sweep) -> Estimate:
     area = metrics.roc_auc(counts)
     if counts.same_total < 2 or counts.different_total < 2:
@@ -191,11 +246,10 @@ def _delong(counts: Sweep) -> Estimate:
     of_same = 1 - (false_before + counts.false_accept_rate) / 2
     of_different = (true_before + counts.true_accept_rate) / 2
     variance = 0.0
-    for placement, accepts, total in [
-        (of_same, counts.true_accepts, counts.same_total),
-        (of_different, counts.false_accepts, counts.different_total),
+    for placement, pairs, total in [
+        (of_same, counts.same_at, counts.same_total),
+        (of_different, counts.different_at, counts.different_total),
     ]:
-        pairs = accepts.diff(prepend=accepts.new_zeros(1))
         variance += float((pairs * (placement - area) ** 2).sum()) / (total - 1) / total
     if variance <= 1e-24:
         why = "all pairs of a kind rank alike, as where the kinds are perfectly separated"
@@ -229,28 +283,40 @@ def _judge(accepted: Tensor, same: Tensor, items: Tensor | None) -> dict[str, Es
         twice_hits, twice_hits_and_failures = rates.pop("f1")
         f1 = intervals.f1(twice_hits // 2, twice_hits_and_failures - twice_hits)
         return {**{name: intervals.binomial(*rate) for name, rate in rates.items()}, "f1": f1}
-    estimates = intervals.jackknife_all(
+    estimates = _left_out(
         lambda keep: [a / b if b else math.nan for a, b in counts(keep).values()],
         items,
-        most_groups=PARTS_OF_ITEMS,
-        within=A_RATE,
+        len(same),
     )
     return dict(zip(counts(everything), estimates, strict=True))
 
 
-def _checked_items(items: object, pairs: int) -> Int[Tensor, "p s"]:
-    if not isinstance(items, Tensor) or items.ndim not in (1, 2) or len(items) != pairs:
-        got = tuple(items.shape) if isinstance(items, Tensor) else type(items).__name__
-        raise ValueError(
-            f"items must be a tensor of shape ({pairs}, 2) or ({pairs},), one row per pair, "
-            f"got {got}. Give the two items, or the class, that each pair holds."
-        )
-    if items.is_floating_point() or items.dtype == torch.bool:
-        raise TypeError(f"items must be integers, got {items.dtype}. Use items.long().")
-    distinct = len(np.unique(items.cpu().numpy()))
-    if distinct < FEWEST_ITEMS:
-        raise ValueError(
-            f"items must name at least {FEWEST_ITEMS} different items (or classes), got "
-            f"{distinct}. Leave items out, and claim nothing beyond these."
-        )
-    return items.cpu().reshape(pairs, -1)
+def _judge_probability(
+    probability: Probability, distances: Tensor, same: Tensor, items: Tensor | None
+) -> dict[str, Estimate]:
+    chance, ratio = probability.of(distances), probability.log_likelihood_ratio(distances)
+    prior = probability.prior
+
+    def errors(keep: Tensor) -> list[float]:
+        p, s = chance[keep], same[keep]
+        if bool(s.all()) or not bool(s.any()):
+            return [math.nan] * 2
+        return [
+            metrics.brier_score(p, s, prior=prior),
+            metrics.expected_calibration_error(p, s, prior=prior),
+        ]
+
+    def costs(keep: Tensor) -> list[float]:
+        counts = _sweep_of(distances, same, keep)
+        if counts is None:
+            return [math.nan] * 2
+        return [metrics.cllr(ratio[keep], same[keep]), metrics.min_cllr(counts)]
+
+    brier_score, calibration_error = _left_out(errors, items, len(same))
+    cllr, min_cllr = _left_out(costs, items, len(same), within=(0.0, math.inf))
+    return {
+        "brier_score": brier_score,
+        "expected_calibration_error": calibration_error,
+        "cllr": cllr,
+        "min_cllr": min_cllr,
+    }

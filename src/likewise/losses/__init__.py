@@ -48,6 +48,12 @@ from likewise.losses.threshold_consistency import (
     ThresholdConsistencyLoss,
     threshold_consistency_loss,
 )
+from likewise.losses.threshold_logits import (
+    LearnedThreshold,
+    ThresholdLoss,
+    threshold_logits,
+    threshold_loss,
+)
 from likewise.losses.triplet import TripletLoss, all_triplets_hinge, triplet_loss
 from likewise.losses.two_views import (
     BarlowTwinsLoss,
@@ -72,6 +78,7 @@ __all__ = [
     "GeneralizedLiftedLoss",
     "GivenPairsLoss",
     "GivenTripletsLoss",
+    "LearnedThreshold",
     "LiftedStructureLoss",
     "MultiSimilarityLoss",
     "MultipleNegativesLoss",
@@ -95,6 +102,7 @@ __all__ = [
     "Sum",
     "SupervisedContrastiveLoss",
     "ThresholdConsistencyLoss",
+    "ThresholdLoss",
     "TripletLoss",
     "VICRegLoss",
     "all_triplets_hinge",
@@ -121,6 +129,8 @@ __all__ = [
     "sphereface_distance",
     "supervised_contrastive_loss",
     "threshold_consistency_loss",
+    "threshold_logits",
+    "threshold_loss",
     "triplet_loss",
     "vicreg_terms",
 ]

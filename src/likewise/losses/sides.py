@@ -19,7 +19,7 @@ class GivenPairsLoss(nn.Module):
 
     For a `SiameseNet`, or any encoder, that `fit` trains on a `PairDataset`. After each call
     `facts` holds the share of the pairs that cost something, the mean distance of either kind
-    and the spread.
+    and the spread; and what `cost.facts` tells, as of a `LearnedThreshold`.
 
     Args:
         cost: from distances (p,) and same (p,), True for the same, to costs (p,);
@@ -60,6 +60,7 @@ class GivenPairsLoss(nn.Module):
                 "positive_distance": mean_where(distances, same),
                 "negative_distance": mean_where(distances, ~same),
                 "spread": spread(torch.cat([a, b])),
+                **getattr(self.cost, "facts", {}),
             }
         return costs.sum() / max(len(costs), 1)
 

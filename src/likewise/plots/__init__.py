@@ -5,22 +5,28 @@ none of the caller's rcParams. `save` writes it; in a notebook it shows itself.
 """
 
 from likewise.plots._saving import save
-from likewise.plots.curves import distance_histogram, roc, threshold_curves
-from likewise.plots.gallery import augmented_views, neighbors, pairs
+from likewise.plots.curves import det, roc, threshold_curves
+from likewise.plots.distances import distance_histogram
+from likewise.plots.gallery import augmented_views, neighbors
 from likewise.plots.maps import confusion, embedding_map, embedding_points
+from likewise.plots.pair_gallery import pairs, worst_pairs
+from likewise.plots.probabilities import reliability
 from likewise.plots.training import items_per_class, training_curves
 
 __all__ = [
     "augmented_views",
     "confusion",
+    "det",
     "distance_histogram",
     "embedding_map",
     "embedding_points",
     "items_per_class",
     "neighbors",
     "pairs",
+    "reliability",
     "roc",
     "save",
     "threshold_curves",
     "training_curves",
+    "worst_pairs",
 ]

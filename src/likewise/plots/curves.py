@@ -1,23 +1,23 @@
-"""Pictures of numbers along an axis: distances, thresholds, rates."""
+"""Pictures of rates: what is accepted at every threshold, rightly and wrongly."""
 
 import math
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
+from typing import Any
 
 import numpy as np
 import torch
-from jaxtyping import Bool, Float
 from matplotlib.axes import Axes
+from matplotlib.axis import Axis
 from matplotlib.figure import Figure
-from matplotlib.ticker import FuncFormatter, LogLocator, NullLocator
-from numpy.typing import NDArray
-from torch import Tensor
+from matplotlib.ticker import FixedLocator, FuncFormatter, LogLocator, NullLocator
+from scipy.special import ndtr, ndtri
 
-from likewise._checks import check_count, check_finite, check_same
-from likewise.metrics import Sweep, roc_curve
+from likewise.metrics import Sweep, det_curve, equal_error_rate, roc_curve
+from likewise.plots._axes import legend, seen, thinned, threshold_line, unit
 from likewise.plots._style import (
     CLASS_COLORS,
+    CLASS_MARKERS,
     DIFFERENT,
-    INK,
     LINE_STYLES,
     MUTED,
     NOTE_SIZE,
@@ -25,99 +25,17 @@ from likewise.plots._style import (
     THIRD,
     canvas,
     fit,
+    measure,
     number,
     styled,
 )
 
-_MOST_POINTS = 2000  # more than a screen can show; a sweep may hold millions
-
-
-@styled
-def distance_histogram(
-    distances: Float[Tensor, " p"],
-    same: Bool[Tensor, " p"],
-    threshold: float | None = None,
-    *,
-    bins: int = 40,
-    distance_name: str = "distance",
-) -> Figure:
-    """How far apart same and different pairs are, in percent of each kind per bar.
-
-    Bars of one kind add to 100. With a threshold, one bar ends exactly there, so that what lies
-    left of the line is what is accepted, and the shares of both sides are written above it.
-
-    Args:
-        distances: one per pair.
-        same: whether the pair truly belongs together.
-        threshold: a pair is accepted if its distance is at most this.
-        bins: about how many bars.
-        distance_name: for the axis, e.g. "cosine distance".
-
-    Raises:
-        ValueError: without any pair, or if a distance is NaN or infinite.
-    """
-    check_same(same, len(distances))
-    check_count("bins", bins)
-    if len(distances) == 0:
-        raise ValueError("distances must hold at least one pair, got none. Draw pairs first.")
-    check_finite(distances, "distances")
-    if threshold is not None:
-        # In the precision of the distances, as matching compares.
-        threshold = float(torch.tensor(threshold, dtype=distances.dtype))
-    values = distances.detach().cpu().double().numpy()
-    truth = same.cpu().numpy()
-    edges = _edges(values, threshold, bins)
-
-    figure = canvas(
-        3.2,
-        "Distances of same and of different pairs",
-        "" if threshold is None else f"Vertical line: the threshold {number(threshold)}.",
-    )
-    axes = figure.subplots()
-    kinds = [
-        ("same", values[truth], SAME, "-", ""),
-        ("different", values[~truth], DIFFERENT, "--", "////"),
-    ]
-    tallest = 0.0
-    for kind, of_kind, color, line, hatch in kinds:
-        if len(of_kind) == 0:
-            continue
-        percent = 100 * np.histogram(of_kind, edges)[0] / len(of_kind)
-        tallest = max(tallest, float(percent.max()))
-        label = f"{kind} ({len(of_kind):,} pair{'s' * (len(of_kind) != 1)})"
-        axes.stairs(percent, edges, fill=True, color=color, alpha=0.22, label="_fill")
-        axes.stairs(percent, edges, edgecolor=color, linewidth=1.6, linestyle=line, label=label)
-        if hatch:
-            axes.stairs(
-                percent, edges, fill=True, facecolor="none", edgecolor=color, linewidth=0,
-                hatch=hatch, alpha=0.35, label="_hatch",
-            )  # fmt: skip
-    axes.set(xlabel=distance_name, ylabel="percent of the pairs of a kind")
-    axes.set_xlim(edges[0], edges[-1])
-    axes.set_ylim(0, tallest * 1.05)
-    axes.grid(axis="y")
-    if threshold is not None:
-        axes.set_ylim(0, tallest * 1.5)  # room for both texts above the bars
-        axes.axvline(threshold, color=INK, linestyle=(0, (4, 2)), linewidth=1.4, label="_threshold")
-        accepted = {kind: of_kind <= threshold for kind, of_kind, *_ in kinds if len(of_kind)}
-        for side, place in (("accepted", 0.015), ("rejected", 0.985)):
-            lines = [f"← {side}" if side == "accepted" else f"{side} →"]
-            for kind, is_accepted in accepted.items():
-                share = 100 * float(is_accepted.mean())
-                share = share if side == "accepted" else 100 - share
-                lines.append(f"{share:.1f}% of {kind}")
-            axes.text(
-                place,
-                0.985,
-                "\n".join(lines),
-                transform=axes.transAxes,
-                ha="left" if side == "accepted" else "right",
-                va="top",
-                fontsize=NOTE_SIZE,
-                bbox={"facecolor": "white", "edgecolor": "none", "alpha": 0.85, "pad": 1.5},
-            )
-    _legend(axes)
-    return figure
+_COLORS = (SAME, DIFFERENT, THIRD, *CLASS_COLORS)
+# Which rates get a tick, the first ones first, as far as there is room.
+_TICKS = (
+    *(0.5, 0.1, 0.01, 0.001, 0.2, 0.02, 1e-4, 1e-5, 1e-6, 1e-7, 1e-8),
+    *(0.05, 0.005, 0.9, 0.99, 0.8, 0.002, 0.3, 0.4, 0.7),
+)
 
 
 @styled
@@ -147,7 +65,7 @@ def threshold_curves(
             note += "."
     figure = canvas(3.2, "Precision, recall and F1 by threshold", note)
     axes = figure.subplots()
-    shown = _thinned(len(sweep.thresholds))
+    shown = thinned(len(sweep.thresholds))
     for name, (values, color, line) in curves.items():
         axes.plot(
             sweep.thresholds[shown].cpu().numpy(),
@@ -158,11 +76,11 @@ def threshold_curves(
             label=name,
         )
     axes.set(xlabel=f"threshold ({distance_name})", ylabel="share (0 to 1)")
-    _unit(axes, "y")
+    unit(axes, "y")
     axes.grid()
     if threshold is not None:
-        axes.axvline(threshold, color=INK, linestyle=(0, (4, 2)), linewidth=1.4, label="_threshold")
-    _legend(axes)
+        threshold_line(axes, threshold)
+    legend(axes)
     return figure
 
 
@@ -178,9 +96,7 @@ def roc(sweeps: Sweep | Mapping[str, Sweep], *, log_x: bool = False) -> Figure:
     Raises:
         ValueError: without any sweep.
     """
-    named = {"": sweeps} if isinstance(sweeps, Sweep) else dict(sweeps)
-    if not named:
-        raise ValueError("sweeps must hold at least one sweep, got none. Make one with sweep().")
+    named = _named(sweeps)
     least = 1 / max(sweep.different_total for sweep in named.values())
     figure = canvas(4.3, "True against false accepts (ROC)", "Up and left is better.")
     axes = figure.subplots()
@@ -194,19 +110,18 @@ def roc(sweeps: Sweep | Mapping[str, Sweep], *, log_x: bool = False) -> Figure:
             start = true_rate[~measurable].max(initial=0.0)
             false_rate = np.concatenate([[1 / sweep.different_total], false_rate[measurable]])
             true_rate = np.concatenate([[start], true_rate[measurable]])
-        shown = _thinned(len(false_rate), spread=false_rate if log_x else None)
+        shown = seen(np.log(false_rate) if log_x else false_rate, true_rate)
         axes.plot(
             false_rate[shown],
             true_rate[shown],
-            color=(SAME, DIFFERENT, THIRD, *CLASS_COLORS)[position % 13],
-            linestyle=LINE_STYLES[position % len(LINE_STYLES)],
+            **_look(position),
             label=fit(name, 3.8, NOTE_SIZE) if name else "_curve",
         )
     axes.set(
         xlabel="false accept rate (share of different pairs)",
         ylabel="true accept rate (share of same pairs)",
     )
-    _unit(axes, "y")
+    unit(axes, "y")
     if log_x:
         axes.set_xscale("log")
         axes.set_xlim(min(least, 0.5), 1)
@@ -214,62 +129,133 @@ def roc(sweeps: Sweep | Mapping[str, Sweep], *, log_x: bool = False) -> Figure:
         axes.xaxis.set_minor_locator(NullLocator())
         axes.xaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
     else:
-        _unit(axes, "x")
+        unit(axes, "x")
         axes.set_aspect("equal", adjustable="box")
     axes.grid()
-    _legend(axes, columns=1 if max(map(len, named)) > 16 else 3)
+    legend(axes, columns=1 if max(map(len, named)) > 16 else 3)
     return figure
 
 
-def _edges(values: NDArray[np.float64], threshold: float | None, bins: int) -> NDArray[np.float64]:
-    """Bar edges over all the values, one of them just behind the threshold.
+@styled
+def det(sweeps: Sweep | Mapping[str, Sweep]) -> Figure:
+    """False rejects against false accepts over all thresholds, one curve per sweep.
 
-    Just behind, as a bar holds its left edge and not its right one, but the threshold itself is
-    accepted, and calibrated thresholds are distances that occur.
+    Both axes are normal deviates, on which normally distributed distances give a straight
+    line and small rates have room. The mark on each curve is its equal error rate. A rate of
+    0 is drawn at half an error, as no sample can show less.
+
+    Args:
+        sweeps: one, or several by the name to show, e.g. {"trained": …, "raw pixels": …}.
+
+    Raises:
+        ValueError: without any sweep.
+
+    Source:
+        Martin et al., "The DET Curve in Assessment of Detection Task Performance",
+        Eurospeech 1997.
+
+    Example:
+        >>> import torch
+        >>> from likewise.metrics import sweep
+        >>> counts = sweep(torch.tensor([0.1, 0.4, 0.6]), torch.tensor([True, False, True]))
+        >>> det({"trained": counts}).get_suptitle()
+        'False rejects against false accepts (DET)'
     """
-    points = values if threshold is None else np.append(values, threshold)
-    low, high = float(points.min()), float(points.max())
-    if low == high:
-        low, high = low - 0.5, high + 0.5
-    width = (high - low) / bins
-    if threshold is None:
-        return np.linspace(low, high, bins + 1)
-    behind = float(np.nextafter(threshold, np.inf))
-    left = math.ceil((behind - low) / width)
-    right = max(1, math.ceil((high - behind) / width))
-    edges: NDArray[np.float64] = behind + width * np.arange(-left, right + 1, dtype=np.float64)
-    # Rounding must not push the extremes out of the outer bars.
-    edges[0], edges[-1] = min(edges[0], low), max(edges[-1], high)
-    return edges
-
-
-def _thinned(length: int, spread: NDArray[np.float64] | None = None) -> NDArray[np.int64]:
-    """Positions of at most `_MOST_POINTS` points, first and last included.
-
-    Evenly by position; with `spread` evenly by the logarithm of these ascending values, as
-    a logarithmic axis shows the few small ones largest.
-    """
-    if length <= _MOST_POINTS:
-        return np.arange(length)
-    if spread is None:
-        return np.unique(np.linspace(0, length - 1, _MOST_POINTS).round().astype(np.int64))
-    wanted = np.geomspace(spread[0], spread[-1], _MOST_POINTS)
-    found = np.searchsorted(spread, wanted).clip(0, length - 1)
-    return np.unique(np.concatenate([[0], found, [length - 1]]))
-
-
-def _unit(axes: Axes, which: str) -> None:
-    """Limits of shares, with a hair of room so that lines at 0 and 1 are seen whole."""
-    (axes.set_ylim if which == "y" else axes.set_xlim)(-0.02, 1.02)
-
-
-def _legend(axes: Axes, columns: int = 3) -> None:
-    handles, _ = axes.get_legend_handles_labels()
-    if handles:
-        axes.legend(
-            loc="lower left",
-            bbox_to_anchor=(0, 1.0),
-            ncols=columns,
-            columnspacing=1.4,
-            handlelength=2.2,
+    named = _named(sweeps)
+    equal = [equal_error_rate(sweep) for sweep in named.values()]
+    labels = []
+    for name, error in zip(named, equal, strict=True):
+        told = f"EER {100 * error:.1f}%" if error >= 0.01 else f"EER {100 * error:.2g}%"
+        room = 3.4 - measure(told, NOTE_SIZE)
+        labels.append(f"{fit(name, room, NOTE_SIZE)}, {told}" if name else told)
+    widest = max(measure(label, NOTE_SIZE) for label in labels)
+    columns = 2 if len(named) > 3 and widest < 1.6 else 1
+    figure = canvas(
+        4.0 + 0.2 * math.ceil(len(named) / columns),
+        "False rejects against false accepts (DET)",
+        "Down and left is better. The mark is the equal error rate (EER).",
+    )
+    axes = figure.subplots()
+    for position, (sweep, error) in enumerate(zip(named.values(), equal, strict=True)):
+        accepted, rejected = (rate.cpu().numpy() for rate in det_curve(sweep))
+        at = int(np.searchsorted(accepted - rejected, 0.0))
+        halves = (0.5 / sweep.different_total, 0.5 / sweep.same_total)
+        x, y = (
+            # With the point of equal error, so that its mark lies on the line.
+            ndtri(np.insert(rate, at, error).clip(half, 1 - half))
+            for rate, half in zip((accepted, rejected), halves, strict=True)
         )
+        shown = np.union1d(seen(x, y), at)
+        look = _look(position)
+        mark: dict[str, Any] = {
+            "marker": CLASS_MARKERS[position % len(CLASS_MARKERS)],
+            "markersize": 8,
+            "markeredgecolor": "white",
+            "markeredgewidth": 0.6,
+        }
+        axes.plot(x[shown], y[shown], **look, label="_curve")
+        # Not clipped: of perfect pairs it stands in the corner.
+        axes.plot(x[at], y[at], **look, **mark, label="_mark", clip_on=False, zorder=3)
+        axes.plot([], [], **look, **mark, label=labels[position])
+    for which, total in (("x", "different_total"), ("y", "same_total")):
+        least = min(0.05, *(0.5 / getattr(sweep, total) for sweep in named.values()))
+        # A curve at chance or worse needs the upper half as well.
+        _deviates(axes, which, least, 0.6 if max(equal) < 0.35 else 1 - least)
+    ends = [-6.0, 6.0]
+    axes.plot(ends, ends, color=MUTED, linestyle=":", linewidth=1.2, scalex=False, scaley=False)
+    axes.set(
+        xlabel="false accept rate (% of different pairs)",
+        ylabel="false reject rate (% of same pairs)",
+    )
+    axes.grid()
+    legend(axes, columns=columns)
+    return figure
+
+
+def _named(sweeps: object) -> dict[str, Sweep]:
+    """Every sweep by its name; a single one has no name."""
+    given = dict(sweeps) if isinstance(sweeps, Mapping) else {"": sweeps}
+    if not given:
+        raise ValueError("sweeps must hold at least one sweep, got none. Make one with sweep().")
+    named: dict[str, Sweep] = {}
+    for name, counts in given.items():
+        if not isinstance(counts, Sweep):
+            raise TypeError(
+                f"sweeps must be a Sweep, or Sweeps by name, got {type(counts).__name__}. "
+                "Make one with sweep()."
+            )
+        named[str(name)] = counts
+    return named
+
+
+def _look(position: int) -> dict[str, Any]:
+    """Colour and line style of a curve."""
+    return {
+        "color": _COLORS[position % len(_COLORS)],
+        "linestyle": LINE_STYLES[position % len(LINE_STYLES)],
+    }
+
+
+def _deviates(axes: Axes, which: str, least: float, most: float) -> None:
+    """Limits and ticks of an axis of normal deviates, from one rate to another."""
+    low, high = float(ndtri(least)), float(ndtri(most))
+    inches = 3.9 if which == "x" else 3.4  # about the length of the axis
+    ticks: dict[float, float] = {}  # the room that each takes, by its place
+    for rate in _TICKS:
+        place = float(ndtri(rate))
+        size = measure(_percent(place), NOTE_SIZE) + 0.12 if which == "x" else 0.2
+        size *= (high - low) / inches
+        if low <= place <= high and all(
+            abs(place - other) >= (size + taken) / 2 for other, taken in ticks.items()
+        ):
+            ticks[place] = size
+    axis: Axis = axes.xaxis if which == "x" else axes.yaxis
+    set_limits: Callable[[float, float], object] = axes.set_xlim if which == "x" else axes.set_ylim
+    hair = 0.01 * (high - low)  # so that lines at the border are seen whole
+    set_limits(low - hair, high + hair)
+    axis.set_major_locator(FixedLocator(sorted(ticks)))
+    axis.set_major_formatter(FuncFormatter(lambda value, _: _percent(value)))
+
+
+def _percent(deviate: float) -> str:
+    return f"{100 * ndtr(deviate):.6f}".rstrip("0").rstrip(".")

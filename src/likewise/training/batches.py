@@ -10,9 +10,9 @@ from torch.utils.data import Sampler
 
 from likewise.data import (
     Dataset,
+    GivenPairs,
+    GivenTriplets,
     IdBatch,
-    PairDataset,
-    TripletDataset,
     ViewBatch,
     ViewDataset,
     check_trainable,
@@ -24,7 +24,7 @@ SIDES_PER_BATCH = 64  # pairs, triplets or items in views, if no batch_sampler s
 
 
 def default_batches(
-    data: Dataset | PairDataset | TripletDataset | ViewDataset,
+    data: Dataset | GivenPairs | GivenTriplets | ViewDataset,
     *,
     classes_per_batch: int | None,
     items_per_class: int | None,
@@ -36,7 +36,7 @@ def default_batches(
     Raises:
         ValueError: the data cannot train, or classes are asked for where there are none.
     """
-    if isinstance(data, (PairDataset, TripletDataset)) or (
+    if isinstance(data, (GivenPairs, GivenTriplets)) or (
         isinstance(data, ViewDataset) and data.items_are_classes
     ):
         if classes_per_batch is not None or items_per_class is not None:

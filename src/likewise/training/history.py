@@ -5,6 +5,10 @@ import warnings
 from dataclasses import dataclass, field
 
 COLLAPSED = 0.01  # spread below which embeddings have become one point for all purposes
+ALIKE = (
+    0.05  # share by which both kinds of pairs must differ in mean distance, or nothing is learnt
+)
+PATIENCE = 5  # epochs in a row that they may not
 
 
 @dataclass(frozen=True)
@@ -21,7 +25,11 @@ class History:
 
 
 def check_healthy(record: dict[str, float], earlier: list[dict[str, float]]) -> None:
-    """Refuse a loss that is not finite, and warn once of embeddings that became one point.
+    """Refuse a loss that is not finite, and warn once of a training that tells nothing apart.
+
+    That is where embeddings became one point; or where for five epochs in a row, positive and
+    negative pairs have the same mean distance, within a twentieth. The loss then stays where the
+    best constant distance puts it.
 
     Raises:
         ValueError: the loss is NaN or infinite.
@@ -38,7 +46,27 @@ def check_healthy(record: dict[str, float], earlier: list[dict[str, float]]) -> 
             "or choose an easier miner.",
             stacklevel=3,
         )
+    latest = [*earlier, record][-PATIENCE - 1 :]
+    # Only at the end of the first five, so that a long stretch is told of once.
+    if len(latest) >= PATIENCE and all(map(_alike, latest[-PATIENCE:])):
+        if len(latest) > PATIENCE and _alike(latest[0]):
+            return
+        warnings.warn(
+            f"For {PATIENCE} epochs same pairs are no closer than different ones (mean distance "
+            f"{record['positive_distance']:.3g} and {record['negative_distance']:.3g} in epoch "
+            f"{record['epoch']}): nothing is learnt. Check that labels belong to their items and "
+            "that True means the same; else change learning_rate or margin.",
+            stacklevel=3,
+        )
 
 
 def _collapsed(record: dict[str, float]) -> bool:
     return record.get("spread", 1.0) < COLLAPSED
+
+
+def _alike(record: dict[str, float]) -> bool:
+    positive = record.get("positive_distance", math.nan)
+    negative = record.get("negative_distance", math.nan)
+    # Inner products can be far from 0 altogether; a share of them would mean nothing.
+    alike = min(positive, negative) > 0 and abs(negative - positive) < ALIKE * negative
+    return alike and not _collapsed(record)

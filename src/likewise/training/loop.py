@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from torch.utils.data import DataLoader, Sampler
 
 from likewise._checks import check_choice, check_count, check_positive
-from likewise.data import Dataset, PairDataset, TripletDataset, ViewDataset, WithIds
+from likewise.data import Dataset, GivenPairs, GivenTriplets, ViewDataset, WithIds
 from likewise.training.batches import batch_loss, default_batches, label_facts
 from likewise.training.checkpoints import Checkpoint
 from likewise.training.history import History, check_healthy
@@ -23,7 +23,7 @@ PRECISIONS = {"float32": "no", "bfloat16": "bf16", "float16": "fp16"}  # ours an
 def fit(
     encoder: nn.Module,
     loss: nn.Module,
-    data: Dataset | PairDataset | TripletDataset | ViewDataset,
+    data: Dataset | GivenPairs | GivenTriplets | ViewDataset,
     *,
     epochs: int,
     classes_per_batch: int | None = None,
@@ -55,8 +55,9 @@ def fit(
 
     A loss with `takes_ids`, such as a memory, is also given the positions of the items in `data`
     as ids. On a `ViewDataset` all views of a batch are encoded at once and stacked, and labels
-    and ids repeated. On a `PairDataset` the loss is called as loss(a, b, same), as
-    `losses.GivenPairsLoss` is, and on a `TripletDataset` as loss(anchor, positive, negative).
+    and ids repeated. On pairs (`PairDataset`, `GivenPairs`) the loss is called as
+    loss(a, b, same), as `losses.GivenPairsLoss` is, and on triplets (`TripletDataset`,
+    `GivenTriplets`) as loss(anchor, positive, negative).
     A `SiameseNet` or `TripletNet` gets the sides; any other encoder gets them stacked.
 
     Args:

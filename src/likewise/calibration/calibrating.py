@@ -1,4 +1,4 @@
-"""From pairs whose truth is known to a threshold, and what that threshold costs."""
+"""`calibrate`: from pairs whose truth is known to a threshold and what it costs."""
 
 import dataclasses
 import math
@@ -6,173 +6,28 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
+import numpy as np
 import torch
-from jaxtyping import Bool, Float
+from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from likewise import intervals
-from likewise._checks import check_count, check_rate
-from likewise.intervals import Estimate
+from likewise._checks import check_count
+from likewise.calibration.goals import Goal, best_f1, goal_name
+from likewise.calibration.promise import KeptPromise, Promise, keep
+from likewise.intervals import A_RATE, Estimate
 from likewise.metrics import Sweep, sweep
 
-Goal = Callable[[Sweep], int]
-"""Chooses one position of a sweep, or raises ValueError if none will do."""
-
-
-def best_f1(counts: Sweep) -> int:
-    """The position with the highest F1; the strictest of equals."""
-    return int(counts.f1.argmax())
-
-
-def best_accuracy(counts: Sweep) -> int:
-    """The position with the highest accuracy; the strictest of equals."""
-    return int(counts.accuracy.argmax())
-
-
-def equal_error(counts: Sweep) -> int:
-    """The position where false accept and false reject rate differ least; the strictest of equals.
-
-    No threshold may make them exactly equal: `metrics.equal_error_rate` interpolates, a
-    threshold cannot.
-    """
-    # In whole numbers, so that equals are equal.
-    false_rejects = counts.same_total - counts.true_accepts
-    gap = counts.false_accepts * counts.same_total - false_rejects * counts.different_total
-    return int(gap.abs().argmin())
-
-
-def at_most_false_accepts(rate: float) -> Goal:
-    """The loosest threshold whose false accept rate stays at or below `rate`.
-
-    The promise holds for the pairs at hand. On new pairs the rate is as often above `rate`
-    as below.
-
-    Args:
-        rate: between 0 and 1.
-
-    Raises:
-        ValueError: if `rate` is outside [0, 1]; by the goal, if every threshold accepts more.
-    """
-    check_rate("rate", rate)
-
-    def goal(counts: Sweep) -> int:
-        allowed = int((counts.false_accept_rate <= rate).sum())  # it never falls
-        if allowed == 0:
-            raise ValueError(
-                f"no threshold keeps false accepts at or below {rate:.3g}: the closest pair of "
-                "all is already a wrong one, and the strictest threshold has "
-                f"{float(counts.false_accept_rate[0]):.3g}. Raise the rate, or train further."
-            )
-        return allowed - 1
-
-    return _named(goal, "at_most_false_accepts", rate)
-
-
-def at_least_precision(precision: float) -> Goal:
-    """The loosest threshold whose precision is `precision` or better.
-
-    Stricter thresholds may fall short of it, as precision goes up and down.
-
-    Args:
-        precision: between 0 and 1.
-
-    Raises:
-        ValueError: if `precision` is outside [0, 1]; by the goal, if no threshold reaches it.
-    """
-    check_rate("precision", precision)
-
-    def goal(counts: Sweep) -> int:
-        reached = torch.nonzero(counts.precision >= precision)
-        if len(reached) == 0:
-            raise ValueError(
-                f"no threshold reaches a precision of {precision:.3g}: the highest is "
-                f"{float(counts.precision.max()):.3g}. Ask for less, or train further."
-            )
-        return int(reached[-1])
-
-    return _named(goal, "at_least_precision", precision)
-
-
-def at_least_recall(recall: float) -> Goal:
-    """The strictest threshold whose recall is `recall` or better.
-
-    Args:
-        recall: between 0 and 1.
-
-    Raises:
-        ValueError: if `recall` is outside [0, 1]; by the goal, if no threshold reaches it. That
-            happens in search, where a known query can have a wrong nearest neighbour.
-    """
-    check_rate("recall", recall)
-
-    def goal(counts: Sweep) -> int:
-        reached = torch.nonzero(counts.recall >= recall)
-        if len(reached) == 0:
-            raise ValueError(
-                f"no threshold reaches a recall of {recall:.3g}: the highest is "
-                f"{float(counts.recall[-1]):.3g}, as other known queries have a wrong nearest "
-                "neighbour. Ask for less, or train further."
-            )
-        return int(reached[0])
-
-    return _named(goal, "at_least_recall", recall)
-
-
-_PLAIN_GOALS = {"f1": best_f1, "accuracy": best_accuracy, "equal-error": equal_error}
-_PROMISES = {
-    "far": at_most_false_accepts,
-    "precision": at_least_precision,
-    "recall": at_least_recall,
-}
-
-
-def goal_name(goal: Goal) -> str:
-    """How a goal reads, e.g. "best_f1" or "at_most_false_accepts(0.001)".
-
-    A function of the caller's goes by its own name, any other callable by that of its class.
-    """
-    return str(getattr(goal, "__name__", type(goal).__name__))
-
-
-def parse_goal(text: str) -> Goal:
-    """The goal that a word of the command line means.
-
-    Args:
-        text: f1, accuracy, equal-error, far=RATE, precision=P or recall=R.
-
-    Raises:
-        ValueError: for any other word, or a number that is none or outside [0, 1].
-
-    Example:
-        >>> goal_name(parse_goal("far=0.001"))
-        'at_most_false_accepts(0.001)'
-    """
-    if text in _PLAIN_GOALS:
-        return _PLAIN_GOALS[text]
-    word, equals, number = text.partition("=")
-    if word not in _PROMISES or not equals:
-        raise ValueError(
-            "goal must be one of f1, accuracy, equal-error, far=RATE, precision=P, recall=R, "
-            f"got {text!r}."
-        )
-    try:
-        value = float(number)
-    except ValueError:
-        value = math.nan
-    if not 0 <= value <= 1:
-        raise ValueError(
-            f"goal {word}= must be followed by a number between 0 and 1, got {number!r}. "
-            f"Write e.g. {word}=0.01."
-        )
-    return _PROMISES[word](value)
+PARTS_OF_ITEMS = 50  # Student's t with 49 degrees of freedom is 1% wider than with 99
 
 
 @dataclass(frozen=True)
 class Calibration:
     """A threshold, what it was made for, and what it costs on the pairs it was chosen on.
 
-    The intervals take the pairs as independent. As the threshold was chosen on the very
-    same pairs, the numbers are a little better than new pairs would give; `method` says so.
+    The intervals leave out items where `calibrate` was told which a pair holds, else they take
+    the pairs as independent. As the threshold was chosen on the very same pairs, the numbers
+    are a little better than new pairs would give; `method` says so.
 
     Attributes:
         threshold: accept where `distance <= threshold`.
@@ -190,6 +45,7 @@ class Calibration:
         f1: of precision and recall.
         f1_tensorflow_similarity: of precision and true_accept_rate, as that library has it.
         accuracy: share of all pairs accepted and the same, or rejected and different.
+        promise: on the true false accept rate, if the goal has a confidence.
         sweep: all thresholds, if asked to be kept; not saved.
     """
 
@@ -206,13 +62,14 @@ class Calibration:
     f1: Estimate
     f1_tensorflow_similarity: Estimate
     accuracy: Estimate
+    promise: KeptPromise | None = None
     sweep: Sweep | None = dataclasses.field(default=None, repr=False, compare=False)
 
     def to_dict(self) -> dict[str, object]:
         """All fields but the sweep, ready for JSON."""
         fields = {name: getattr(self, name) for name in _FIELDS}
         return {
-            name: value.to_dict() if isinstance(value, Estimate) else value
+            name: value.to_dict() if isinstance(value, (Estimate, KeptPromise)) else value
             for name, value in fields.items()
         }
 
@@ -243,6 +100,7 @@ def calibrate(
     same: Bool[Tensor, " p"],
     *,
     goal: Goal = best_f1,
+    items: Int[Tensor, "p *s"] | None = None,
     known: Bool[Tensor, " p"] | None = None,
     rule: str = "pairs",
     k: int | None = None,
@@ -255,10 +113,19 @@ def calibrate(
     their labels agree. The choice is exact over every distinct distance, in O(p log p). No
     item may be its own neighbour.
 
+    Pairs that share an item are not independent: an odd photograph spoils all of its pairs at
+    once. Say with `items` which items a pair holds, or which classes, for claims about new
+    classes; they are taken as a random sample of those to come. Every interval then leaves out
+    one item at a time with all its pairs (jackknife, the threshold as it is), and a goal with
+    a confidence, which needs it, is kept on negatives that share no item. Where no item comes
+    twice, as with `torch.arange(p)`, pairs are independent and intervals exact binomial.
+
     Args:
         distances: one per pair; smaller is closer.
         same: whether the pair truly belongs together.
         goal: chooses among the thresholds; it may refuse.
+        items: the items (or classes) a pair holds, (p, 2), or (p,) where it is one, as the query
+            in search (the index then being the one there will be); any integers.
         known: in search, whether the query's class is indexed; see `metrics.sweep`.
         rule: what made the distances: "pairs", or the name of a matching rule.
         k: how many neighbours that rule looked at.
@@ -266,7 +133,7 @@ def calibrate(
 
     Raises:
         ValueError: if the pairs are all the same or all different, if a distance is not
-            finite, or if no threshold reaches the goal.
+            finite, if no threshold reaches the goal, or if there are fewer than 10 items.
 
     Example:
         >>> distances, same = torch.tensor([0.1, 0.3, 0.2]), torch.tensor([True, False, True])
@@ -277,19 +144,25 @@ def calibrate(
     if k is not None:
         check_count("k", k)
     counts = sweep(distances, same, known=known)
-    at = goal(counts)
+    distances, same = distances.detach().double().cpu(), same.cpu()
+    known = None if known is None else known.cpu()
+    slots = None if items is None else intervals.checked_items(items, len(same))
+    promise = None
+    if isinstance(goal, Promise) and slots is not None:
+        at, promise = keep(goal, counts, distances, same, slots)
+    else:
+        at = goal(counts)
     if not 0 <= at < len(counts.thresholds):
         raise ValueError(
             f"goal must return a position from 0 to {len(counts.thresholds) - 1}, got {at}."
         )
     threshold = float(counts.thresholds[at])
-    hits, wrong = int(counts.true_accepts[at]), int(counts.false_accepts[at])
-    missed = counts.to_be_found - hits
-    # A known query that accepts a wrong neighbour is wrong and missed: one case, two errors.
-    both = 0
-    if known is not None:
-        both = int(((distances.double() <= threshold) & known & ~same).sum())
-    rejected_right = counts.different_total - wrong
+    if slots is None or _all_differ(slots):
+        # A known query that accepts a wrong neighbour is wrong and missed: one case, two errors.
+        both = 0 if known is None else int(((distances <= threshold) & known & ~same).sum())
+        rates = _independent(counts, at, both)
+    else:
+        rates = _leaving_out(slots, distances <= threshold, same, known)
     return Calibration(
         threshold=threshold,
         goal=goal_name(goal),
@@ -297,20 +170,62 @@ def calibrate(
         k=k,
         same_total=counts.same_total,
         different_total=counts.different_total,
-        true_accept_rate=_here(intervals.binomial(hits, counts.same_total)),
-        false_accept_rate=_here(intervals.binomial(wrong, counts.different_total)),
-        precision=_here(intervals.binomial(hits, hits + wrong)),
-        recall=_here(intervals.binomial(hits, counts.to_be_found)),
-        f1=_here(intervals.f1(hits, wrong + missed - 2 * both, both)),
-        f1_tensorflow_similarity=_here(intervals.f1(hits, wrong + counts.same_total - hits)),
-        accuracy=_here(intervals.binomial(hits + rejected_right, len(same))),
+        **{name: _here(estimate) for name, estimate in rates.items()},
+        promise=promise,
         sweep=counts if keep_sweep else None,
     )
 
 
-def _named(goal: Goal, factory: str, promise: float) -> Goal:
-    goal.__name__ = f"{factory}({promise!r})"
-    return goal
+def _all_differ(items: Int[Tensor, "p s"]) -> bool:
+    ordered = np.sort(items.numpy(), axis=None)  # many times as fast as looking for distinct ones
+    return bool((ordered[1:] != ordered[:-1]).all())
+
+
+def _independent(counts: Sweep, at: int, both: int) -> dict[str, Estimate]:
+    hits, wrong = int(counts.true_accepts[at]), int(counts.false_accepts[at])
+    missed = counts.to_be_found - hits
+    right = hits + counts.different_total - wrong
+    return {
+        "true_accept_rate": intervals.binomial(hits, counts.same_total),
+        "false_accept_rate": intervals.binomial(wrong, counts.different_total),
+        "precision": intervals.binomial(hits, hits + wrong),
+        "recall": intervals.binomial(hits, counts.to_be_found),
+        "f1": intervals.f1(hits, wrong + missed - 2 * both, both),
+        "f1_tensorflow_similarity": intervals.f1(hits, wrong + counts.same_total - hits),
+        "accuracy": intervals.binomial(right, counts.same_total + counts.different_total),
+    }
+
+
+def _leaving_out(
+    items: Int[Tensor, "p s"],
+    accepted: Bool[Tensor, " p"],
+    same: Bool[Tensor, " p"],
+    known: Bool[Tensor, " p"] | None,
+) -> dict[str, Estimate]:
+    known = same if known is None else known
+    kind = accepted.to(torch.uint8) + 2 * same.to(torch.uint8) + 4 * known.to(torch.uint8)
+
+    def rates(kept: Bool[Tensor, " p"]) -> dict[str, float]:
+        # By known, same, accepted; counted once for all rates.
+        count = torch.bincount(kind[kept], minlength=8).view(2, 2, 2).double()
+        hits, wrong = count[:, 1, 1].sum(), count[:, 0, 1].sum()
+        same_total, different_total = count[:, 1].sum(), count[:, 0].sum()
+        to_be_found = count[1].sum()
+        shares = {
+            "true_accept_rate": hits / same_total,
+            "false_accept_rate": wrong / different_total,
+            "precision": hits / (hits + wrong),
+            "recall": hits / to_be_found,
+            "f1": 2 * hits / (hits + wrong + to_be_found),
+            "f1_tensorflow_similarity": 2 * hits / (hits + wrong + same_total),
+            "accuracy": (hits + different_total - wrong) / (same_total + different_total),
+        }
+        return {name: float(share) for name, share in shares.items()}  # 0 / 0 is nan
+
+    estimates = intervals.jackknife_all(
+        lambda kept: list(rates(kept).values()), items, most_groups=PARTS_OF_ITEMS, within=A_RATE
+    )
+    return dict(zip(rates(torch.ones_like(same)), estimates, strict=True))
 
 
 def _here(estimate: Estimate) -> Estimate:
@@ -322,6 +237,13 @@ def _here(estimate: Estimate) -> Estimate:
 def _read_estimate(name: str, value: object) -> Estimate:
     try:
         return Estimate.from_dict(value)
+    except ValueError as error:
+        raise ValueError(f"{name} of a calibration cannot be read: {error}") from error
+
+
+def _read_promise(name: str, value: object) -> KeptPromise | None:
+    try:
+        return None if value is None else KeptPromise.from_dict(value)
     except ValueError as error:
         raise ValueError(f"{name} of a calibration cannot be read: {error}") from error
 
@@ -368,4 +290,5 @@ _FIELDS: dict[str, Callable[[str, object], Any]] = {
         ),
         _read_estimate,
     ),
+    "promise": _read_promise,
 }

@@ -1,0 +1,284 @@
+"""Verification of faces of people never trained on: AT&T, 40 people with 10 photographs each.
+
+    python examples/verify_faces.py                20 people train, 20 others judge, ten folds
+    python examples/verify_faces.py --three        37 train, 3 judge, ten splits; the first is the
+                                                   seed's (people 5, 6, 7)
+    python examples/verify_faces.py --summary      the tables, from the runs that are finished
+
+Protocol. No person who is judged is trained on, and nothing is chosen by looking at them. The ten
+folds are five random halvings, each used both ways. For the people held out:
+
+- verification: area under the ROC and equal error rate over all pairs of their photographs, and
+  accuracy on as many different pairs as there are same ones, at a threshold fitted to people of the
+  training part alone;
+- one-shot: each photograph is named by the nearest of one photograph per person; each of a
+  person's ten serves in turn.
+
+Three methods. "pixels": Euclidean distance of the images. "seed": network, contrastive loss and
+schedule of the one-shot face notebook (three convolutions, 80,000 → 500 → 500 → 5; margin 2, Adam
+5e-4, 100 epochs of pairs, batches of 64), its threshold fitted on its training people. "likewise":
+a convolutional encoder with a multi-similarity loss on augmented images. Which of the SETTINGS it
+uses is chosen anew in every fold: each is trained on 70% of the training people and judged on the
+other 30%, the best area under the ROC wins and is trained again on all of them; the threshold is
+fitted on those 30%, to whom the first encoder was as new as it is to people held out. Each finished
+run is kept in --out and not run again.
+"""
+
+import argparse
+import io
+import json
+import os
+import time
+import zipfile
+from collections.abc import Callable
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from PIL import Image
+from torch import Tensor, nn
+
+import likewise as lw
+
+HOME = Path(os.environ.get("LIKEWISE_DATA", "../shared/data")) / "att-faces" / "att_faces.zip"
+DISTANCES = {"pixels": "euclidean", "seed": "euclidean", "likewise": "cosine"}
+Embed = Callable[[lw.data.Dataset], Tensor]
+
+AUGMENT = partial(
+    lw.augment.Augment,
+    degrees=8,
+    translate=0.06,
+    scale=(0.92, 1.08),
+    brightness=0.15,
+    contrast=0.15,
+    fill="border",
+)
+FOUR = (32, "pool", 64, "pool", 128, "pool", 128, "pool")
+SETTINGS: dict[str, tuple[Any, lw.augment.Augment]] = {  # layers, and what changes the images
+    "four pools": (FOUR, AUGMENT()),
+    "four pools, mirrored": (FOUR, AUGMENT(flip=True)),
+    "five pools": ((*FOUR, 128, "pool"), AUGMENT()),
+}
+
+
+def photographs(size: tuple[int, int]) -> lw.data.ArrayDataset:
+    """All 400 photographs (1, height, width), labelled with their people."""
+    images, people = [], []
+    with zipfile.ZipFile(HOME) as archive:
+        for name in archive.namelist():
+            if name.endswith(".pgm"):
+                image = Image.open(io.BytesIO(archive.read(name)))
+                images.append(np.asarray(image.resize(size[::-1], Image.Resampling.BILINEAR)))
+                people.append(name.split("/")[0])
+    return lw.data.ArrayDataset(np.stack(images)[:, None], people)
+
+
+def halves(fold: int) -> tuple[list[str], list[str]]:
+    """People who train and people who judge, twenty each."""
+    people = np.random.default_rng(fold // 2).permutation([f"s{n}" for n in range(1, 41)])
+    first, second = sorted(people[:20]), sorted(people[20:])
+    return (first, second) if fold % 2 == 0 else (second, first)
+
+
+def all_but_three(fold: int) -> tuple[list[str], list[str]]:
+    """37 people who train and three who judge."""
+    people = [f"s{n}" for n in range(1, 41)]
+    drawn = np.random.default_rng(fold).permutation(people)[:3]
+    three = ["s5", "s6", "s7"] if fold == 0 else sorted(drawn)
+    return [person for person in people if person not in three], three
+
+
+def pixels(train: list[str], seed: int) -> tuple[Embed, float, dict[str, Any]]:
+    """Nothing is learnt but the threshold."""
+    faces = photographs((56, 46))
+
+    def embed(data: lw.data.Dataset) -> Tensor:
+        return lw.data.items(data).flatten(1)
+
+    return embed, threshold_on(embed, lw.data.choose_classes(faces, train), "pixels"), {}
+
+
+def seed_network(train: list[str], seed: int) -> tuple[Embed, float, dict[str, Any]]:
+    """The notebook's network, loss and schedule."""
+    people = lw.data.choose_classes(photographs((100, 100)), train)
+    torch.manual_seed(seed)
+    encoder = lw.encoders.ConvEncoder(
+        (1, 100, 100),
+        layers=(4, 8, 8),
+        padding="reflect",
+        norm_after_activation=True,
+        dropout=0.2,
+        hidden=(500, 500),
+        embedding_dim=5,
+        normalize=False,
+    )
+    loss = lw.losses.GivenPairsLoss(partial(lw.losses.contrastive_loss, margin=2.0))
+    pairs = lw.data.PairDataset(people, per_item=1.0, seed=seed, fresh=True)
+    history = lw.fit(
+        encoder,
+        loss,
+        pairs,
+        epochs=100,
+        optimizer=torch.optim.Adam(encoder.parameters(), lr=5e-4),
+        schedule=lambda _: 1.0,
+        seed=seed,
+    )
+    embed = partial(lw.encode, encoder)
+    facts = {"last_loss": history.records[-1]["loss"]}
+    return embed, threshold_on(embed, people, "seed"), facts
+
+
+def likewise(train: list[str], seed: int) -> tuple[Embed, float, dict[str, Any]]:
+    """Settings chosen within the training people, then trained on all of them."""
+    faces = photographs((56, 46))
+    drawn = [str(person) for person in np.random.default_rng(seed).permutation(train)]
+    cut = round(0.7 * len(drawn))
+    inner = lw.data.choose_classes(faces, drawn[:cut])
+    validation = lw.data.choose_classes(faces, drawn[cut:])
+    areas, thresholds = {}, {}
+    for name, setting in SETTINGS.items():
+        embed = train_encoder(inner, setting, seed)
+        areas[name] = judged(embed, validation, "likewise", 0.0)["roc_auc"]
+        thresholds[name] = threshold_on(embed, validation, "likewise")
+    best = max(areas, key=areas.__getitem__)
+    embed = train_encoder(lw.data.choose_classes(faces, train), SETTINGS[best], seed)
+    return embed, thresholds[best], {"chosen": best, "validation_roc_auc": areas}
+
+
+METHODS = {"pixels": pixels, "seed": seed_network, "likewise": likewise}
+
+
+def train_encoder(
+    people: lw.data.Dataset, setting: tuple[Any, lw.augment.Augment], seed: int
+) -> Embed:
+    """Mean embedding of a photograph and its mirror image, by an encoder trained on `people`."""
+    preprocess = lw.data.Preprocess.fit(people)
+    torch.manual_seed(seed)
+    encoder = lw.encoders.ConvEncoder(
+        people.item_shape, layers=setting[0], pool_before_norm=True, embedding_dim=64
+    )
+    lw.fit(
+        encoder,
+        lw.losses.MultiSimilarityLoss(),
+        people,
+        epochs=5,
+        batches=80,
+        classes_per_batch=10,
+        items_per_class=6,
+        learning_rate=2e-3,
+        weight_decay=1e-4,
+        preprocess=preprocess.apply,
+        augment=setting[1],
+        seed=seed,
+    )
+
+    def embed(data: lw.data.Dataset) -> Tensor:
+        images = lw.data.items(data)
+        sides = [
+            lw.encode(encoder, x, preprocess=preprocess.apply) for x in (images, images.flip(-1))
+        ]
+        return nn.functional.normalize(sides[0] + sides[1], dim=1)
+
+    return embed
+
+
+def threshold_on(embed: Embed, people: lw.data.Dataset, method: str) -> float:
+    """The most accurate threshold on as many different pairs as there are same ones."""
+    distances, same = balanced_pairs(embed, people, method)
+    return lw.calibrate(distances, same, goal=lw.best_accuracy).threshold
+
+
+def balanced_pairs(embed: Embed, people: lw.data.Dataset, method: str) -> tuple[Tensor, Tensor]:
+    """All pairs of one person, and as many of two."""
+    embeddings = embed(people)
+    drawn = lw.data.PairDataset(people, per_item=9.0, seed=0)  # 45 same pairs per 10 photographs
+    left, right = drawn.pairs.T
+    distance = lw.distances.by_name(DISTANCES[method])
+    return distance.paired(embeddings[left], embeddings[right]), drawn.same
+
+
+def judged(
+    embed: Embed, people: lw.data.Dataset, method: str, threshold: float
+) -> dict[str, float]:
+    """The numbers of the protocol at the top, on people held out."""
+    embeddings, labels = embed(people), people.labels
+    distances = lw.distances.by_name(DISTANCES[method]).matrix(embeddings, embeddings)
+    rows, columns = torch.triu_indices(len(labels), len(labels), offset=1)
+    counts = lw.metrics.sweep(distances[rows, columns], labels[rows] == labels[columns])
+    drawn, same = balanced_pairs(embed, people, method)
+    photos = torch.stack([(labels == person).nonzero()[:, 0] for person in labels.unique()])
+    right = []
+    for column in range(photos.shape[1]):
+        known = photos[:, column]
+        asked = photos[:, [other for other in range(photos.shape[1]) if other != column]].flatten()
+        nearest = known[distances[asked][:, known].argmin(dim=1)]
+        right.append((labels[nearest] == labels[asked]).double().mean())
+    return {
+        "roc_auc": lw.metrics.roc_auc(counts),
+        "equal_error_rate": lw.metrics.equal_error_rate(counts),
+        "accuracy": float(((drawn <= threshold) == same).double().mean()),
+        "one_shot": float(torch.stack(right).mean()),
+    }
+
+
+def run(method: str, three: bool, fold: int) -> dict[str, Any]:
+    """One method on one fold."""
+    train, held_out = (all_but_three if three else halves)(fold)
+    started = time.perf_counter()
+    embed, threshold, facts = METHODS[method](train, fold)
+    seconds = time.perf_counter() - started
+    size = (100, 100) if method == "seed" else (56, 46)
+    people = lw.data.choose_classes(photographs(size), held_out)
+    numbers = judged(embed, people, method, threshold)
+    return {"method": method, "fold": fold, "seconds": seconds, **numbers, **facts}
+
+
+def summary(out: Path) -> None:
+    """Both tables, mean and 95% interval (Student t) over the folds."""
+    columns = ("roc_auc", "equal_error_rate", "accuracy", "one_shot")
+    for split in ("halves", "three"):
+        print(f"\n{split}\n| method | folds | {' | '.join(columns)} | seconds |")
+        print("|---|---|" + "---|" * (len(columns) + 1))
+        for method in METHODS:
+            runs = [json.loads(p.read_text()) for p in sorted(out.glob(f"{split}-{method}-*.json"))]
+            if not runs:
+                continue
+            cells = [
+                lw.intervals.mean(
+                    torch.tensor([r[name] for r in runs], dtype=torch.float64), within=(0, 1)
+                )
+                for name in columns
+            ]
+            seconds = sum(r["seconds"] for r in runs) / len(runs)
+            row = " | ".join(map(str, cells))
+            print(f"| {method} | {len(runs)} | {row} | {seconds:.0f} |")
+
+
+def main() -> None:
+    """Run what is asked for, one fold after the other."""
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawTextHelpFormatter
+    )
+    parser.add_argument("--three", action="store_true", help="37 people train, 3 judge")
+    parser.add_argument("--methods", nargs="+", choices=METHODS, default=list(METHODS))
+    parser.add_argument("--folds", nargs="+", type=int, default=range(10))
+    parser.add_argument("--summary", action="store_true", help="only print the tables")
+    parser.add_argument("--out", type=Path, default=Path("out/verify-faces"))
+    arguments = parser.parse_args()
+    arguments.out.mkdir(parents=True, exist_ok=True)
+    split = "three" if arguments.three else "halves"
+    if not arguments.summary:
+        for fold in arguments.folds:
+            for method in arguments.methods:
+                kept = arguments.out / f"{split}-{method}-{fold}.json"
+                if not kept.exists():
+                    result = run(method, arguments.three, fold)
+                    print(json.dumps(result), flush=True)
+                    kept.write_text(json.dumps(result, indent=1) + "\n")
+    summary(arguments.out)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,146 @@
+"""Comparisons whose truth is known, which a model is calibrated and judged on."""
+
+from collections.abc import Callable, Sequence
+from typing import TYPE_CHECKING, NamedTuple
+
+import torch
+from jaxtyping import Bool, Float, Int
+from torch import Tensor
+
+from likewise import data as sources
+from likewise.data import GivenPairs, fingerprints
+from likewise.index import Neighbors
+from likewise.intervals import FEWEST_GROUPS
+from likewise.matching import decide
+
+if TYPE_CHECKING:
+    from likewise.artifacts.model import SimilarityModel
+
+LEAVE_OUT = ("items", "classes")
+
+
+class Trials(NamedTuple):
+    """Distances with their truth, and which items each compares.
+
+    In verification a trial is a pair; in matching it is a query with what the rule makes of its
+    neighbours, and `known` tells whether the query's class is indexed.
+    """
+
+    distances: Float[Tensor, " p"]
+    same: Bool[Tensor, " p"]
+    items: Int[Tensor, "p s"]
+    known: Bool[Tensor, " p"] | None
+    prints: Int[Tensor, " n"]  # fingerprints of all items compared
+
+    @property
+    def enough(self) -> bool:
+        """Whether there are enough items for intervals that leave them out."""
+        return len(torch.unique(self.items)) >= FEWEST_GROUPS
+
+
+def pair_trials(
+    model: "SimilarityModel",
+    data: sources.Dataset | GivenPairs,
+    *,
+    per_item: float,
+    seed: int,
+    leave_out: str,
+    progress: Callable[[int, int], None] | None = None,
+) -> Trials:
+    """Pairs of items that the model has neither indexed nor trained on.
+
+    Args:
+        model: compares.
+        data: labelled items, of which pairs are drawn, or given pairs; those that hold an item
+            that is not new are left out.
+        per_item: pairs drawn per item.
+        seed: of the pairs.
+        leave_out: whether `items` of the trials are "items" or "classes".
+        progress: called as progress(done, total) while embedding.
+
+    Raises:
+        ValueError: nothing is left, or no pair of either kind.
+    """
+    if isinstance(data, GivenPairs):
+        new = model.is_new(data.data)
+        kept = new[data.pairs].all(dim=1)
+        if not bool(kept.any()):
+            raise ValueError(
+                f"data must hold pairs of items that are neither indexed nor trained on, got "
+                f"{len(data)} that all hold one. Keep some aside."
+            )
+        pairs = GivenPairs(data.data, data.pairs[kept], data.same[kept])
+    else:
+        pairs = sources.PairDataset(model.new_items(data), per_item=per_item, seed=seed)
+    positions, rows = torch.unique(pairs.pairs, return_inverse=True)
+    held = sources.Subset(pairs.data, positions)
+    left, right = model.embed(held, progress=progress)[rows.T]
+    items = pairs.data.labels[pairs.pairs] if leave_out == "classes" else pairs.pairs
+    distances = model.distance.paired(left, right)
+    return Trials(distances, pairs.same, items, None, fingerprints(held))
+
+
+def matching_trials(
+    model: "SimilarityModel",
+    data: sources.Dataset,
+    *,
+    rule: str,
+    k: int,
+    leave_out: str,
+    progress: Callable[[int, int], None] | None = None,
+) -> Trials:
+    """New items as queries to the index, by a matching rule.
+
+    Where the rule names every item rightly, each is also asked about as a stranger, as if its own
+    class were not indexed, for without a mistake nothing tells how far is too far.
+
+    Raises:
+        ValueError: nothing is left, or the index holds one class only and no mistake is made.
+    """
+    new = model.new_items(data)
+    embeddings = model.embed(new, progress=progress)
+    labels, distances = decide(model.index.lookup(embeddings, k=k), rule)
+    truth = translated(new, model.class_names)
+    known = (truth >= 0) & torch.isin(truth, model.index.labels)
+    same = (labels == truth) & known
+    items = new.labels if leave_out == "classes" else torch.arange(len(new))
+    if bool(same.all()):
+        distances = torch.cat([distances, _as_strangers(model, embeddings, truth, rule, k)])
+        nothing = torch.zeros_like(same)
+        same, known = torch.cat([same, nothing]), torch.cat([known, nothing])
+        items = items.repeat(2)
+    return Trials(distances, same, items[:, None], known, fingerprints(new))
+
+
+def translated(data: sources.Dataset, names: Sequence[str]) -> Int[Tensor, " n"]:
+    """The labels of a dataset as positions in `names`; -1 where a class is not among them."""
+    position = {name: code for code, name in enumerate(names)}
+    codes = torch.tensor([position.get(name, -1) for name in data.class_names])
+    return codes[data.labels]
+
+
+def _as_strangers(
+    model: "SimilarityModel",
+    embeddings: Float[Tensor, "n d"],
+    labels: Int[Tensor, " n"],
+    rule: str,
+    k: int,
+) -> Float[Tensor, " n"]:
+    # The distances the rule would judge by, were each item's own class not in the index.
+    index = model.index
+    k = min(k, len(index))
+    judged = []
+    for rows, own in zip(torch.split(embeddings, 1024), torch.split(labels, 1024), strict=True):
+        distances = model.distance.matrix(rows, index.embeddings)
+        itself = own[:, None] == index.labels[None, :]
+        nearest, columns = distances.masked_fill_(itself, torch.inf).topk(k, largest=False)
+        found = index.labels[columns].masked_fill_(nearest.isinf(), -1)
+        others = Neighbors(index.ids[columns.numpy()], nearest, found)
+        judged.append(decide(others, rule)[1])
+    strangers = torch.cat(judged)
+    if bool(strangers.isinf().any()):
+        raise ValueError(
+            "index must hold at least two classes to calibrate matching, got one. "
+            "Add examples of another class, or give match a threshold."
+        )
+    return strangers

@@ -1,0 +1,219 @@
+"""Goals: which of all thresholds to choose."""
+
+import math
+from collections.abc import Callable
+
+import torch
+
+from likewise._checks import check_positive, check_rate
+from likewise.calibration.promise import Promise, check_inside
+from likewise.metrics import Sweep
+
+Goal = Callable[[Sweep], int]
+"""Chooses one position of a sweep, or raises ValueError if none will do."""
+
+
+def best_f1(counts: Sweep) -> int:
+    """The position with the highest F1; the strictest of equals."""
+    return int(counts.f1.argmax())
+
+
+def best_accuracy(counts: Sweep) -> int:
+    """The position with the highest accuracy; the strictest of equals."""
+    return int(counts.accuracy.argmax())
+
+
+def equal_error(counts: Sweep) -> int:
+    """The position where false accept and false reject rate differ least; the strictest of equals.
+
+    No threshold may make them exactly equal: `metrics.equal_error_rate` interpolates, a
+    threshold cannot.
+    """
+    # In whole numbers, so that equals are equal.
+    false_rejects = counts.same_total - counts.true_accepts
+    gap = counts.false_accepts * counts.same_total - false_rejects * counts.different_total
+    return int(gap.abs().argmin())
+
+
+def at_most_false_accepts(rate: float, confidence: float | None = None) -> Goal:
+    """The loosest threshold whose false accept rate stays at or below `rate`.
+
+    Without a confidence that holds for the pairs at hand. On new pairs the rate is as often
+    above `rate` as below. With one it holds for new pairs too, see `Promise`; `calibrate` then
+    asks which items each pair holds.
+
+    Args:
+        rate: between 0 and 1; with a confidence exclusive.
+        confidence: with which the true false accept rate is to be at most `rate`, between 0
+            and 1, exclusive.
+
+    Raises:
+        ValueError: if `rate` or `confidence` is out of range; by the goal, if every threshold
+            accepts more, or if there are too few independent negatives for the confidence.
+
+    Example:
+        >>> goal_name(at_most_false_accepts(0.01, confidence=0.95))
+        'at_most_false_accepts(0.01, confidence=0.95)'
+    """
+    if confidence is not None:
+        return Promise(rate, confidence)
+    check_rate("rate", rate)
+
+    def goal(counts: Sweep) -> int:
+        allowed = int((counts.false_accept_rate <= rate).sum())  # it never falls
+        if allowed == 0:
+            raise ValueError(
+                f"no threshold keeps false accepts at or below {rate:.3g}: the closest pair of "
+                "all is already a wrong one, and the strictest threshold has "
+                f"{float(counts.false_accept_rate[0]):.3g}. Raise the rate, or train further."
+            )
+        return allowed - 1
+
+    return _named(goal, "at_most_false_accepts", rate)
+
+
+def least_cost(*, prior: float, miss_cost: float = 1.0, false_accept_cost: float = 1.0) -> Goal:
+    """The threshold whose mistakes are expected to cost least; the strictest of equals.
+
+    The cost of a pair is prior · miss_cost · (1 − true accept rate) + (1 − prior) ·
+    false_accept_cost · (false accept rate), so how many of the pairs at hand are the same does
+    not matter. Accepting nothing is no threshold, even where it would cost less.
+
+    Args:
+        prior: share of the pairs to come that are the same, between 0 and 1, exclusive.
+        miss_cost: of rejecting a same pair, above 0.
+        false_accept_cost: of accepting a different pair, above 0.
+
+    Raises:
+        ValueError: if an argument is out of range.
+    """
+    check_inside("prior", prior, "Give the share of pairs that are the same where it is used.")
+    check_positive("miss_cost", miss_cost)
+    check_positive("false_accept_cost", false_accept_cost)
+
+    def goal(counts: Sweep) -> int:
+        misses = counts.same_total - counts.true_accepts
+        # Over a common denominator and in whole numbers at first, so that equals are equal.
+        missed = (misses * counts.different_total).double() * (prior * miss_cost)
+        accepted = (counts.false_accepts * counts.same_total).double()
+        return int((missed + accepted * ((1 - prior) * false_accept_cost)).argmin())
+
+    goal.__name__ = (
+        f"least_cost(prior={prior!r}, miss_cost={miss_cost!r}, "
+        f"false_accept_cost={false_accept_cost!r})"
+    )
+    return goal
+
+
+def at_least_precision(precision: float) -> Goal:
+    """The loosest threshold whose precision is `precision` or better.
+
+    Stricter thresholds may fall short of it, as precision goes up and down.
+
+    Args:
+        precision: between 0 and 1.
+
+    Raises:
+        ValueError: if `precision` is outside [0, 1]; by the goal, if no threshold reaches it.
+    """
+    check_rate("precision", precision)
+
+    def goal(counts: Sweep) -> int:
+        reached = torch.nonzero(counts.precision >= precision)
+        if len(reached) == 0:
+            raise ValueError(
+                f"no threshold reaches a precision of {precision:.3g}: the highest is "
+                f"{float(counts.precision.max()):.3g}. Ask for less, or train further."
+            )
+        return int(reached[-1])
+
+    return _named(goal, "at_least_precision", precision)
+
+
+def at_least_recall(recall: float) -> Goal:
+    """The strictest threshold whose recall is `recall` or better.
+
+    Args:
+        recall: between 0 and 1.
+
+    Raises:
+        ValueError: if `recall` is outside [0, 1]; by the goal, if no threshold reaches it. That
+            happens in search, where a known query can have a wrong nearest neighbour.
+    """
+    check_rate("recall", recall)
+
+    def goal(counts: Sweep) -> int:
+        reached = torch.nonzero(counts.recall >= recall)
+        if len(reached) == 0:
+            raise ValueError(
+                f"no threshold reaches a recall of {recall:.3g}: the highest is "
+                f"{float(counts.recall[-1]):.3g}, as other known queries have a wrong nearest "
+                "neighbour. Ask for less, or train further."
+            )
+        return int(reached[0])
+
+    return _named(goal, "at_least_recall", recall)
+
+
+def goal_name(goal: Goal) -> str:
+    """How a goal reads, e.g. "best_f1" or "at_most_false_accepts(0.001)".
+
+    A function of the caller's goes by its own name, any other callable by that of its class.
+    """
+    return str(getattr(goal, "__name__", type(goal).__name__))
+
+
+_PLAIN_GOALS = {"f1": best_f1, "accuracy": best_accuracy, "equal-error": equal_error}
+_RATED_GOALS: dict[str, Callable[[float], Goal]] = {
+    "far": at_most_false_accepts,
+    "precision": at_least_precision,
+    "recall": at_least_recall,
+    "cost": lambda prior: least_cost(prior=prior),
+}
+
+
+def parse_goal(text: str) -> Goal:
+    """The goal that a word of the command line means.
+
+    Args:
+        text: f1, accuracy, equal-error, far=RATE, far=RATE@CONFIDENCE, precision=P, recall=R
+            or cost=PRIOR.
+
+    Raises:
+        ValueError: for any other word, or a number that is none or out of range.
+
+    Example:
+        >>> goal_name(parse_goal("far=0.001@0.95"))
+        'at_most_false_accepts(0.001, confidence=0.95)'
+    """
+    if text in _PLAIN_GOALS:
+        return _PLAIN_GOALS[text]
+    word, equals, number = text.partition("=")
+    if word not in _RATED_GOALS or not equals:
+        raise ValueError(
+            "goal must be one of f1, accuracy, equal-error, far=RATE, far=RATE@CONFIDENCE, "
+            f"precision=P, recall=R, cost=PRIOR, got {text!r}."
+        )
+    number, at, confidence = number.partition("@") if word == "far" else (number, "", "")
+    value = _number(word, number)
+    if at:
+        return at_most_false_accepts(value, _number(word, confidence))
+    return _RATED_GOALS[word](value)
+
+
+def _number(word: str, text: str) -> float:
+    try:
+        value = float(text)
+    except ValueError:
+        value = math.nan
+    if not 0 <= value <= 1:
+        raise ValueError(
+            f"goal {word}= must be followed by a number between 0 and 1, got {text!r}. "
+            f"Write e.g. {word}=0.01."
+        )
+    return value
+
+
+def _named(goal: Goal, factory: str, promise: float) -> Goal:
+    goal.__name__ = f"{factory}({promise!r})"
+    return goal

@@ -1,0 +1,201 @@
+"""Pairs and triplets of image files from a CSV, without any class labels."""
+
+import os
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from likewise._checks import check_exists
+from likewise.data.images import ImageFiles
+from likewise.data.pairs import GivenPairs
+from likewise.data.tables import image_path, read_header, read_rows
+from likewise.data.triplets import GivenTriplets
+
+_NAMES = {"path_a": "a", "path_b": "b"}  # other headers of the same columns
+_TRUTH = {"1": True, "true": True, "yes": True, "0": False, "false": False, "no": False}
+
+
+@dataclass(frozen=True)
+class PairTable:
+    """The rows of a CSV that lists pairs of image files."""
+
+    paths: list[str]  # the distinct files
+    names: list[str]  # what the table calls them
+    pairs: list[tuple[int, int]]  # positions in `paths`
+    same: list[bool] | None  # the truth, where the table has it
+
+
+def load_pairs(
+    csv_path: str | Path,
+    *,
+    image_size: int | tuple[int, int] | None = None,
+    channels: int | None = None,
+) -> GivenPairs:
+    """Pairs of image files with their truth, as a CSV lists them; class labels are not needed.
+
+    The table has the columns a and b (or path_a and path_b), image files relative to its folder,
+    and one that tells the truth: same (1 = the same) or different (1 = different), written as
+    1/0, true/false or yes/no. Other columns are ignored. A file that many rows name is one item::
+
+        a,b,same
+        ann/1.jpg,ann/2.jpg,1
+        ann/1.jpg,bob/1.jpg,0
+
+    What the table says of two files it says of no third, so every file is a class of its own in
+    `.data`, with its path as class name. Draw no other pairs from it.
+
+    Args:
+        csv_path: the table.
+        image_size: (height, width) or one number for both; images are resized to it.
+        channels: 1 for grey, 3 for colour; by default what the first image has.
+
+    Raises:
+        FileNotFoundError: the table, or a file that it names, is not there.
+        ValueError: a column is missing, or it is called label, which does not say what 1 means;
+            a faulty row; a pair that comes twice; no pairs of both kinds.
+    """
+    table = read_pair_table(csv_path)
+    if table.same is None:
+        raise ValueError(
+            f"{os.fspath(csv_path)!r} must have the column same (1 = the same) or different "
+            "(1 = different), got neither. Add one, or judge unlabelled pairs with "
+            "`likewise verify --pairs`."
+        )
+    if len(set(table.same)) < 2:
+        same = sum(table.same)
+        raise ValueError(
+            f"{os.fspath(csv_path)!r} must hold pairs of both kinds, got {same} same and "
+            f"{len(table.same) - same} different. Add pairs of the other kind."
+        )
+    data = _files(table.paths, table.names, image_size, channels)
+    return GivenPairs(data, table.pairs, table.same)
+
+
+def load_triplets(
+    csv_path: str | Path,
+    *,
+    image_size: int | tuple[int, int] | None = None,
+    channels: int | None = None,
+) -> GivenTriplets:
+    """Triplets of image files, as a CSV with the columns anchor, positive and negative lists them.
+
+    Files, classes and arguments are as for `load_pairs`.
+
+    Raises:
+        FileNotFoundError: the table, or a file that it names, is not there.
+        ValueError: a column is missing, or a row is faulty.
+    """
+    path = _table_path(csv_path)
+    _check_columns(path, read_header(path), ("anchor", "positive", "negative"))
+    files = _Files(path)
+    triplets = [
+        files.positions([row[name] for name in ("anchor", "positive", "negative")], where)
+        for where, row in read_rows(path)
+    ]
+    _check_rows(path, len(triplets))
+    return GivenTriplets(_files(files.paths, files.names, image_size, channels), triplets)
+
+
+def read_pair_table(csv_path: str | Path) -> PairTable:
+    """What a CSV of pairs holds, with its truth or without; the rules are those of `load_pairs`.
+
+    Raises:
+        FileNotFoundError: the table, or a file that it names, is not there.
+        ValueError: as for `load_pairs`, but the truth may be missing and be of one kind only.
+    """
+    path = _table_path(csv_path)
+    header = [_NAMES.get(name, name) for name in read_header(path)]
+    truth = [name for name in ("same", "different") if name in header]
+    if len(truth) > 1 or (not truth and "label" in header):
+        raise ValueError(
+            f"{str(path)!r} must tell the truth in a column same (1 = the same) or in a column "
+            f"different (1 = different), got {'both' if truth else 'label, which may mean either'}."
+            f" {'Remove one' if truth else 'Rename it to what its 1 means'}."
+        )
+    _check_columns(path, header, ("a", "b", *truth))
+    files = _Files(path)
+    rows: dict[tuple[int, int], str] = {}
+    pairs: list[tuple[int, int]] = []
+    same: list[bool] = []
+    for where, cells in read_rows(path):
+        row = {_NAMES.get(name, name): cell for name, cell in cells.items()}
+        a, b = files.positions([row["a"], row["b"]], where)
+        earlier = rows.setdefault((min(a, b), max(a, b)), where)
+        if earlier != where:
+            raise ValueError(
+                f"{where} must hold a pair that no other row holds, got the one of "
+                f"{earlier.partition(' of ')[0]}. Remove one."
+            )
+        pairs.append((a, b))
+        for name in truth:
+            value = _TRUTH.get(row[name].lower())
+            if value is None:
+                raise ValueError(
+                    f"{where} must have 1 or 0, true or false, yes or no as {name}, got "
+                    f"{row[name]!r}. Correct or remove the row."
+                )
+            same.append(value if name == "same" else not value)
+    _check_rows(path, len(pairs))
+    return PairTable(files.paths, files.names, pairs, same if truth else None)
+
+
+class _Files:
+    """The distinct image files that a table names, each with a position."""
+
+    def __init__(self, table: Path) -> None:
+        self.table = table
+        self.paths: list[str] = []
+        self.names: list[str] = []
+        self._position_of_cell: dict[str, int] = {}
+        self._position_of_file: dict[str, int] = {}  # by its path without links and dots
+
+    def positions(self, cells: Sequence[str], where: str) -> tuple[int, ...]:
+        """Positions of the files of a row, which must be different ones."""
+        found = tuple(self._position(cell, where) for cell in cells)
+        if len(set(found)) < len(found):
+            twice = Counter(found).most_common(1)[0][0]
+            raise ValueError(
+                f"{where} must name different files, got {self.names[twice]!r} twice. "
+                "Correct or remove the row."
+            )
+        return found
+
+    def _position(self, cell: str, where: str) -> int:
+        if cell not in self._position_of_cell:
+            path = image_path(self.table, cell, where)
+            position = self._position_of_file.setdefault(os.path.realpath(path), len(self.paths))
+            if position == len(self.paths):
+                self.paths.append(path)
+                self.names.append(cell)
+            self._position_of_cell[cell] = position
+        return self._position_of_cell[cell]
+
+
+def _files(
+    paths: list[str],
+    names: list[str],
+    image_size: int | tuple[int, int] | None,
+    channels: int | None,
+) -> ImageFiles:
+    return ImageFiles(paths, range(len(paths)), names, image_size, channels)
+
+
+def _table_path(csv_path: str | Path) -> Path:
+    path = Path(csv_path).expanduser()
+    check_exists("csv_path", path)
+    return path
+
+
+def _check_columns(path: Path, header: Sequence[str], columns: Sequence[str]) -> None:
+    for column in columns:
+        if header.count(column) != 1:
+            raise ValueError(
+                f"{str(path)!r} must have the columns {', '.join(columns)}, each once, got "
+                f"{', '.join(header) or 'none'}. Name them in the first row."
+            )
+
+
+def _check_rows(path: Path, count: int) -> None:
+    if not count:
+        raise ValueError(f"{str(path)!r} must have a row after its header, got none. Add rows.")
