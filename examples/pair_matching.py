@@ -1,7 +1,7 @@
 """Pair matching on Fashion-MNIST: threshold only, cross entropy, or contrastive and a threshold?
 
     python examples/pair_matching.py                    946 training, 392 validation pairs, 5 seeds
-    python examples/pair_matching.py --pairs 20000      the same with enough pairs
+    python examples/pair_matching.py --pairs 5000      the same with enough pairs
     python examples/pair_matching.py --held-out         judged on classes held out
     python examples/pair_matching.py --summary          the table, from the runs that are finished
 
@@ -114,7 +114,7 @@ def run(seed: int, pairs: int, held_out: bool) -> list[dict[str, Any]]:
             left, right = judged.pairs.T
             distances = DISTANCE.paired(embeddings[left], embeddings[right])
             counts = lw.metrics.sweep(distances, judged.same)
-            accepted = distances.double() <= float(learned.value)
+            accepted = distances.double() <= learned.value.item()
             numbers |= {
                 f"{name}accuracy": float((accepted == judged.same).double().mean()),
                 f"{name}roc_auc": lw.metrics.roc_auc(counts),
@@ -124,7 +124,7 @@ def run(seed: int, pairs: int, held_out: bool) -> list[dict[str, Any]]:
             {
                 "method": method,
                 "seed": seed,
-                "threshold": float(learned.value),
+                "threshold": learned.value.item(),
                 "seconds": seconds,
                 **numbers,
             }

@@ -8,7 +8,7 @@ import pytest
 from PIL import Image
 from sklearn.datasets import load_digits
 
-from likewise.cli import commands, journeys
+from likewise.cli import commands, training
 
 IMAGES, LABELS = load_digits(return_X_y=True)
 
@@ -144,7 +144,7 @@ def test_held_out_classes_may_be_a_share(run, tmp_path):
     assert len(json.loads(out)["trained_on"]) == 6
 
 
-@pytest.mark.parametrize("loss", [*journeys.PAIR_LOSSES, *journeys.CLASS_LOSSES])
+@pytest.mark.parametrize("loss", [*training.PAIR_LOSSES, *training.CLASS_LOSSES])
 def test_every_loss_trains(run, tmp_path, loss):
     arguments = ["--out", tmp_path / "m", "--epochs", 1, "--batches", 2, "--made-classes", "both"]
     status, out, _ = run("train", "digits", *arguments, "--loss", loss, "--json")

@@ -59,9 +59,9 @@ def tables(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def model(tables, tmp_path_factory):
-    from likewise.cli import journeys
+    from likewise.cli import journeys, training
 
-    made = journeys.train(str(tables["train"]), pairs=True, epochs=4, channels=1)
+    made = training.train(str(tables["train"]), pairs=True, epochs=4, channels=1)
     journeys.calibrate(
         made, str(tables["calibrate"]), split=None, goal="accuracy", rule=None, k=1, seed=0
     )

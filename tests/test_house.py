@@ -15,9 +15,9 @@ ROOT = PROJECT / "src" / "likewise"
 FLOORS = [
     ["_checks"],
     ["_files", "distances", "masks", "intervals"],
-    ["data", "samplers", "augment", "encoders", "miners", "metrics"],
+    ["data", "samplers", "augment", "encoders", "miners", "metrics", "normalisation"],
     ["losses", "training", "index", "calibration", "probability"],
-    ["matching", "verification"],
+    ["matching", "verification", "drift"],
     ["evaluation", "plots"],
     ["report", "artifacts"],
     ["cli", "web"],

@@ -18,7 +18,8 @@ from likewise.distances import (
     SQUARED_EUCLIDEAN,
     Distance,
 )
-from likewise.index import Index, _search
+from likewise.index import Index
+from likewise.index._searching import exact as _search
 
 CHEBYSHEV = Distance(
     "cosine",  # on purpose: only the functions may count, not the name
@@ -161,19 +162,24 @@ def test_infinite_distances_come_last_in_the_order_of_insertion():
     assert_is_the_full_sort(limited, stored[:10].clone(), stored, k=60)
 
 
-def test_faiss_searches_for_the_distances_it_knows(monkeypatch):
-    asked, knn = [], faiss.knn
+def test_each_distance_is_searched_in_its_own_way(monkeypatch):
+    asked, knn, product = [], faiss.knn, _search.best_products
     monkeypatch.setattr(
         faiss, "knn", lambda *args, metric: asked.append(metric) or knn(*args, metric=metric)
+    )
+    monkeypatch.setattr(
+        _search, "best_products", lambda *a, **k: asked.append("product") or product(*a, **k)
     )
     for distance in DISTANCES:
         index = Index(distance)
         index.add(gaussian(60, 4))
         index.lookup(gaussian(2, 4, seed=1), k=1)
-    of_faiss = [COSINE, EUCLIDEAN, SQUARED_EUCLIDEAN, MANHATTAN, INNER_PRODUCT]
-    product, l2, l1 = faiss.METRIC_INNER_PRODUCT, faiss.METRIC_L2, faiss.METRIC_L1
-    assert [d for d in DISTANCES if d in of_faiss] == of_faiss
-    assert asked == [product, l2, l2, l1, product]
+        asked.append(distance)
+    product, l1 = "product", faiss.METRIC_L1
+    assert asked[:8] == [
+        *(product, COSINE, product, EUCLIDEAN, product, SQUARED_EUCLIDEAN, l1, MANHATTAN),
+    ]
+    assert asked[8:] == [product, INNER_PRODUCT, NAMED["snr"], CHEBYSHEV]
 
 
 @every_distance
@@ -419,8 +425,9 @@ def test_many_small_adds_copy_little():
 
 def test_importing_the_index_leaves_faiss_for_the_first_lookup():
     code = (
-        "import sys, torch, likewise.index as i; assert 'faiss' not in sys.modules;"
-        "index = i.Index(); index.add(torch.eye(3)); index.lookup(torch.rand(99, 3), k=1);"
+        "import sys, torch, likewise.index as i; from likewise.distances import MANHATTAN;"
+        "index = i.Index(MANHATTAN); assert 'faiss' not in sys.modules;"
+        "index.add(torch.eye(3)); index.lookup(torch.rand(99, 3), k=1);"
         "index.add(torch.rand(99, 3)); index.lookup(torch.rand(99, 3), k=1);"
         "assert 'faiss' in sys.modules; torch.rand(500, 500) @ torch.rand(500, 500)"
     )

@@ -13,6 +13,7 @@ if TYPE_CHECKING:
         calibration,
         data,
         distances,
+        drift,
         encoders,
         evaluation,
         index,
@@ -22,6 +23,7 @@ if TYPE_CHECKING:
         matching,
         metrics,
         miners,
+        normalisation,
         plots,
         probability,
         report,
@@ -42,7 +44,7 @@ if TYPE_CHECKING:
         least_cost,
     )
     from likewise.encoders import encode
-    from likewise.index import Index, Neighbors
+    from likewise.index import Gallery, Index, Neighbors
     from likewise.intervals import Estimate
     from likewise.matching import UNKNOWN, Matches, match
     from likewise.training import History, fit
@@ -54,6 +56,7 @@ __all__ = [
     "ArtifactError",
     "Calibration",
     "Estimate",
+    "Gallery",
     "History",
     "Index",
     "Matches",
@@ -70,6 +73,7 @@ __all__ = [
     "calibration",
     "data",
     "distances",
+    "drift",
     "encode",
     "encoders",
     "equal_error",
@@ -85,6 +89,7 @@ __all__ = [
     "matching",
     "metrics",
     "miners",
+    "normalisation",
     "plots",
     "probability",
     "report",
@@ -98,6 +103,7 @@ _MODULE_OF = {  # the other names of __all__ are modules themselves
     "ArtifactError": "artifacts",
     "Calibration": "calibration",
     "Estimate": "intervals",
+    "Gallery": "index",
     "History": "training",
     "Index": "index",
     "Matches": "matching",

@@ -6,6 +6,9 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+import torch
+from torch import nn
+
 from likewise._files import write_whole
 
 MANIFEST = "model.json"
@@ -126,3 +129,13 @@ def _named_files(folder: Path) -> set[str] | None:
         return {Path(entry["file"]).name for entry in manifest["files"].values()}
     except (OSError, ValueError, TypeError, KeyError, AttributeError):
         return None
+
+
+def encoder_fingerprint(encoder: nn.Module) -> str:
+    """By which an encoder is known again: a hash of its class, its arguments and its weights."""
+    digest = hashlib.sha256(type(encoder).__name__.encode())
+    digest.update(json.dumps(getattr(encoder, "config", None), sort_keys=True).encode())
+    for name, weight in sorted(encoder.state_dict().items()):
+        digest.update(f"{name} {tuple(weight.shape)} {weight.dtype}".encode())
+        digest.update(weight.detach().cpu().flatten().view(torch.uint8).numpy().tobytes())
+    return digest.hexdigest()[:32]

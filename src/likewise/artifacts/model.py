@@ -13,22 +13,17 @@ from torch import Tensor, nn
 from likewise import data as sources
 from likewise._checks import check_choice
 from likewise.artifacts import saving
+from likewise.artifacts.folders import encoder_fingerprint
+from likewise.artifacts.judging import calibrated, evaluate
 from likewise.artifacts.results import Evaluation, Verified
-from likewise.artifacts.trials import LEAVE_OUT, matching_trials, pair_trials, translated
-from likewise.calibration import Calibration, Goal, Promise, best_f1, calibrate
+from likewise.artifacts.trials import LEAVE_OUT, PAIRS, matching_trials, neighbors_for, pair_trials
+from likewise.calibration import Calibration, Goal, best_f1
 from likewise.data import GivenPairs, fingerprints
 from likewise.distances import COSINE, Distance
 from likewise.encoders import encode
-from likewise.evaluation import (
-    evaluate_matching,
-    evaluate_retrieval,
-    evaluate_verification,
-)
-from likewise.index import Index, Neighbors
+from likewise.index import Gallery, Index, Neighbors
 from likewise.matching import Matches, match
 from likewise.probability import Probability, fit_logistic
-
-PAIRS = "pairs"  # the rule of a calibration for verification
 
 Items = Any  # a tensor (n, ...), a dataset, or a sequence of image paths
 Progress = Callable[[int, int], None]
@@ -51,8 +46,11 @@ class SimilarityModel:
 
     Attributes:
         index: the known items; open to `remove` and the rest.
-        calibrations: by rule; "pairs" is that of `verify`.
-        probability: that a pair is the same, by its distance; made when calibrated for pairs.
+        gallery: where these are, if they are in a gallery; see `use_gallery`.
+        calibrations: the operating points, by name, which is that of the rule unless another was
+            given; "pairs" is that of `verify`.
+        probabilities: by rule, that a pair is the same, or that a label is right, by the
+            distance; made when calibrated.
         trained_on: names of the classes that the encoder was trained on.
         trained_prints: `data.fingerprints` of the items that it was trained on.
         calibrated_prints: those of the items that any calibration saw.
@@ -79,9 +77,10 @@ class SimilarityModel:
         self.distance = distance
         self.preprocess = preprocess
         self.origin = dict(origin or {})
-        self.index = Index(distance)
+        self.index: Index | Gallery = Index(distance)
+        self.gallery: str | None = None
         self.calibrations: dict[str, Calibration] = {}
-        self.probability: Probability | None = None
+        self.probabilities: dict[str, Probability] = {}
         self.trained_on: list[str] = []
         self.trained_prints = torch.empty(0, dtype=torch.int64)
         self.calibrated_prints = torch.empty(0, dtype=torch.int64)
@@ -121,6 +120,37 @@ class SimilarityModel:
             self.encoder, items, batch_size=batch_size, preprocess=apply, progress=progress
         )
 
+    @property
+    def fingerprint(self) -> str:
+        """By which a gallery knows the encoder again: its architecture and weights, hashed."""
+        return encoder_fingerprint(self.encoder)
+
+    def use_gallery(
+        self, path: str | Path, *, recall: float | None = None, read_only: bool = False
+    ) -> Gallery:
+        """Keep the known items in a gallery, a folder that lasts, instead of in memory.
+
+        The gallery is made if it is not there, and refused if it was made with another encoder or
+        distance. Thresholds for matching that were chosen on another one are forgotten.
+
+        Args:
+            path: its folder.
+            recall: see `Gallery`.
+            read_only: look things up in a gallery that another process may write.
+        """
+        place = str(Path(path).resolve())
+        self.index = Gallery(
+            place,
+            distance=self.distance,
+            encoder=self.fingerprint,
+            recall=recall,
+            read_only=read_only,
+        )
+        if place != self.gallery:
+            kept = {name: made for name, made in self.calibrations.items() if made.rule == PAIRS}
+            self.calibrations, self.gallery = kept, place
+        return self.index
+
     def add(
         self,
         items: Items,
@@ -142,7 +172,7 @@ class SimilarityModel:
             facts = [{**f, "fingerprint": p} for f, p in zip(facts, prints, strict=True)]
         if not hasattr(items, "labels"):
             return self.index.add(embeddings, ids=ids, metadata=facts)
-        if not len(self.index):
+        if isinstance(self.index, Index) and not len(self.index):
             # Codes then follow the data's own order, in which tables and plots are read.
             used = torch.unique(items.labels).tolist()
             names = [items.class_names[code] for code in used]
@@ -161,6 +191,7 @@ class SimilarityModel:
         goal: Goal = best_f1,
         rule: str = "nearest",
         k: int = 1,
+        point: str | None = None,
         per_item: float = 10.0,
         leave_out: str = "items",
         seed: int = 0,
@@ -180,6 +211,8 @@ class SimilarityModel:
             goal: what to choose for, such as `likewise.at_most_false_accepts(0.001)`.
             rule: "pairs", or a rule of `likewise.matching`, such as "nearest" or "majority".
             k: how many neighbours decide, for matching.
+            point: the name under which the operating point is kept, that of the rule if None.
+                Several can be kept, each with a rule and a goal of its own.
             per_item: pairs drawn per item, for verification.
             leave_out: "items" or "classes": for new ones of these a goal with a confidence
                 holds, and they are what the intervals leave out.
@@ -202,18 +235,10 @@ class SimilarityModel:
             trials = matching_trials(
                 self, data, rule=rule, k=k, leave_out=leave_out, progress=progress
             )
-        chosen = calibrate(
-            trials.distances,
-            trials.same,
-            goal=goal,
-            items=trials.items if trials.enough or isinstance(goal, Promise) else None,
-            known=trials.known,
-            rule=rule,
-            k=None if rule == PAIRS else k,
-        )
-        if rule == PAIRS:
-            self.probability = fit_logistic(trials.distances, trials.same)
-        self.calibrations[rule] = chosen
+        chosen = calibrated(trials, goal=goal, rule=rule, k=k)
+        prior = 0.5 if rule == PAIRS else float(trials.same.double().mean())
+        self.probabilities[rule] = fit_logistic(trials.distances, trials.same, prior=prior)
+        self.calibrations[point or rule] = chosen
         self.calibrated_prints = torch.unique(torch.cat([self.calibrated_prints, trials.prints]))
         return chosen
 
@@ -221,53 +246,70 @@ class SimilarityModel:
         self,
         items: Items,
         *,
+        point: str = "nearest",
         threshold: float | None = None,
         rule: str = "nearest",
         k: int = 1,
         progress: Progress | None = None,
     ) -> Matches:
-        """Which class each item is, or UNKNOWN, by a threshold or else by the calibration.
+        """Which class each item is, or UNKNOWN, at an operating point or by a threshold.
 
         Args:
             items: a tensor (n, ...), a dataset, or a sequence of image paths.
-            threshold: used instead of the calibration.
-            rule: how neighbours decide.
-            k: how many decide under a threshold; a calibration brings its own.
+            point: a calibration, by its name; it brings its rule and k.
+            threshold: used instead of a calibration.
+            rule: how neighbours decide under a threshold.
+            k: how many decide under a threshold.
             progress: called as progress(done, total) while embedding.
         """
-        bound = self._bound(rule, threshold)
-        if isinstance(bound, Calibration) and bound.k is not None:
-            k = bound.k
-        found = self.index.lookup(self.embed(items, progress=progress), k=k)
-        return match(found, bound, rule=rule)
+        bound = self._bound(point, threshold)
+        if isinstance(bound, Calibration):
+            rule, k = bound.rule, bound.k or k
+        return match(
+            neighbors_for(self, self.embed(items, progress=progress), rule=rule, k=k),
+            bound,
+            rule=rule,
+            gallery_size=len(self.index),
+            probability=self.probabilities.get(rule),
+        )
 
     def verify(
-        self, a: Items, b: Items, *, threshold: float | None = None, prior: float | None = None
+        self,
+        a: Items,
+        b: Items,
+        *,
+        point: str = PAIRS,
+        threshold: float | None = None,
+        prior: float | None = None,
     ) -> Verified:
         """Whether a[i] and b[i] are the same, by a threshold or else by the calibration.
 
         Args:
             a: a tensor (n, ...), a dataset, or a sequence of image paths.
             b: the other sides, as many.
+            point: a calibration for pairs, by its name.
             threshold: used instead of the calibration.
             prior: share of such pairs that are the same, for the probabilities; 0.5 if None.
         """
         if len(a) != len(b):
             raise ValueError(f"b must hold as many items as a, {len(a)}, got {len(b)}.")
         distances = self.distance.paired(self.embed(a), self.embed(b))
-        return self.judge(distances, threshold=threshold, prior=prior)
+        return self.judge(distances, point=point, threshold=threshold, prior=prior)
 
     def judge(
         self,
         distances: Float[Tensor, " p"],
         *,
+        point: str = PAIRS,
         threshold: float | None = None,
         prior: float | None = None,
     ) -> Verified:
         """What `verify` says of pairs whose distances are known."""
-        bound = self._bound(PAIRS, threshold)
+        bound = self._bound(point, threshold)
+        if isinstance(bound, Calibration) and bound.rule != PAIRS:
+            raise ValueError(f"point must be one for pairs, got {point!r}, for {bound.rule}.")
         limit = bound.threshold if isinstance(bound, Calibration) else bound
-        of = self.probability
+        of = self.probabilities.get(PAIRS)
         return Verified(
             distances=distances,
             # In float64: comparing float32 with a number would first round that number to float32.
@@ -280,7 +322,7 @@ class SimilarityModel:
         self,
         data: sources.Dataset,
         *,
-        rule: str = "nearest",
+        point: str = "nearest",
         per_item: float = 10.0,
         seed: int = 0,
         progress: Progress | None = None,
@@ -293,50 +335,12 @@ class SimilarityModel:
 
         Args:
             data: a labelled dataset.
-            rule: the matching rule; calibrated before, if anything is indexed.
+            point: of matching; calibrated before, if anything is indexed.
             per_item: pairs drawn per item, for verification.
             seed: of the pairs.
             progress: called as progress(done, total) while embedding.
         """
-        new = self.new_items(data)
-        names = list(dict.fromkeys([*self.class_names, *data.class_names]))
-        truth = translated(new, names)
-        matching = matches = None
-        if len(self.index):
-            matches = self.match(new, rule=rule, progress=progress)
-            matching = evaluate_matching(
-                matches,
-                truth,
-                indexed_classes=sorted(set(self.index.labels.tolist()) - {-1}),
-                seen_classes=[names.index(name) for name in self.trained_on if name in names],
-                class_names=names,
-            )
-        trials = pair_trials(
-            self, new, per_item=per_item, seed=seed, leave_out="items", progress=progress
-        )
-        calibrated = self.calibrations.get(PAIRS)
-        verification = evaluate_verification(
-            trials.distances,
-            trials.same,
-            threshold=None if calibrated is None else calibrated.threshold,
-            items=trials.items,
-            probability=self.probability,
-        )
-        retrieval = evaluate_retrieval(
-            self.embed(new, progress=progress),
-            truth,
-            distance=self.distance,
-            ks=tuple(k for k in (1, 5, 10) if k < len(new)),
-        )
-        return Evaluation(
-            items=len(new),
-            left_out=len(data) - len(new),
-            calibrated_on=int(torch.isin(fingerprints(new), self.calibrated_prints).sum()),
-            matching=matching,
-            matches=matches,
-            verification=verification,
-            retrieval=retrieval,
-        )
+        return evaluate(self, data, point=point, per_item=per_item, seed=seed, progress=progress)
 
     def is_new(self, data: sources.Dataset) -> Bool[Tensor, " n"]:
         """Which items of a dataset are neither in the index nor were trained on."""
@@ -362,15 +366,15 @@ class SimilarityModel:
         """Write the model into a folder, all or nothing; the folder. See `likewise.load`."""
         return saving.save(self, path)
 
-    def _bound(self, rule: str, threshold: float | None) -> float | Calibration:
+    def _bound(self, point: str, threshold: float | None) -> float | Calibration:
         if threshold is not None:
             if math.isnan(threshold):
                 raise ValueError("threshold must be a number, got nan.")
             return float(threshold)
-        if rule not in self.calibrations:
+        if point not in self.calibrations:
             made = ", ".join(sorted(self.calibrations)) or "no calibration"
             raise ValueError(
-                f"model must be calibrated for {rule}, got {made}. "
-                f'Use calibrate(data, rule="{rule}"), or give a threshold.'
+                f"model must be calibrated for {point}, got {made}. "
+                f'Use calibrate(data, rule="{point}"), or give a threshold.'
             )
-        return self.calibrations[rule]
+        return self.calibrations[point]

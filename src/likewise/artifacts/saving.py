@@ -28,13 +28,17 @@ REBUILT = {encoder.__name__: encoder for encoder in (Backbone, ConvEncoder, MLPE
 def save(model: "SimilarityModel", path: str | Path) -> Path:
     """Write the model into a folder, all or nothing; the folder.
 
+    Items in a gallery stay there: the folder only tells where it is.
+
     An older model there is replaced in one step at the very end, so that a full disk or a
     crash leaves it as it was. Nothing is pickled.
 
     Raises:
         ArtifactError: the folder holds something else, or cannot be written.
     """
-    state = model.index.state()
+    # What is in a gallery is on disk already.
+    kept = model.index if isinstance(model.index, Index) else Index(model.distance)
+    state = kept.state()
     state["ids"] = state["ids"].tolist()
     tensors = {name: state.pop(name).contiguous() for name in ("embeddings", "labels")}
     weights = {name: weight.contiguous() for name, weight in model.encoder.state_dict().items()}
@@ -49,7 +53,8 @@ def save(model: "SimilarityModel", path: str | Path) -> Path:
         "trained_on": model.trained_on,
         "origin": model.origin,
         "calibrations": {rule: made.to_dict() for rule, made in model.calibrations.items()},
-        "probability": None if model.probability is None else model.probability.to_dict(),
+        "probabilities": {rule: made.to_dict() for rule, made in model.probabilities.items()},
+        "gallery": model.gallery,
     }
     parts = {
         "encoder.safetensors": safetensors.torch.save(weights),
@@ -102,8 +107,10 @@ def load(
         model.calibrations = {
             rule: Calibration.from_dict(made) for rule, made in manifest["calibrations"].items()
         }
-        described = manifest["probability"]
-        model.probability = None if described is None else Probability.from_dict(described)
+        model.probabilities = {
+            rule: Probability.from_dict(made) for rule, made in manifest["probabilities"].items()
+        }
+        model.gallery = manifest["gallery"]
     except ArtifactError:
         raise
     except ImportError as error:  # a backbone without timm

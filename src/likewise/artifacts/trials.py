@@ -9,13 +9,15 @@ from torch import Tensor
 
 from likewise import data as sources
 from likewise.data import GivenPairs, fingerprints
-from likewise.index import Neighbors
+from likewise.distances import Distance
+from likewise.index import Gallery, Index, Neighbors
 from likewise.intervals import FEWEST_GROUPS
-from likewise.matching import decide
+from likewise.matching import class_centers, decide
 
 if TYPE_CHECKING:
     from likewise.artifacts.model import SimilarityModel
 
+PAIRS = "pairs"  # the rule of a calibration for verification
 LEAVE_OUT = ("items", "classes")
 
 
@@ -31,6 +33,7 @@ class Trials(NamedTuple):
     items: Int[Tensor, "p s"]
     known: Bool[Tensor, " p"] | None
     prints: Int[Tensor, " n"]  # fingerprints of all items compared
+    gallery_size: int | None = None  # in matching, how many items a query met
 
     @property
     def enough(self) -> bool:
@@ -99,17 +102,29 @@ def matching_trials(
     """
     new = model.new_items(data)
     embeddings = model.embed(new, progress=progress)
-    labels, distances = decide(model.index.lookup(embeddings, k=k), rule)
+    home = _home(model, rule)
+    labels, distances = decide(home.lookup(embeddings, k=min(k, len(home))), rule)
     truth = translated(new, model.class_names)
     known = (truth >= 0) & torch.isin(truth, model.index.labels)
     same = (labels == truth) & known
     items = new.labels if leave_out == "classes" else torch.arange(len(new))
+    size = len(model.index)
     if bool(same.all()):
-        distances = torch.cat([distances, _as_strangers(model, embeddings, truth, rule, k)])
+        made = _as_strangers(home, model.distance, embeddings, truth, rule, k)
+        distances = torch.cat([distances, made])
+        # Each has met the items of other classes only.
+        size -= int(torch.bincount(model.index.labels[model.index.labels >= 0]).max())
         nothing = torch.zeros_like(same)
         same, known = torch.cat([same, nothing]), torch.cat([known, nothing])
         items = items.repeat(2)
-    return Trials(distances, same, items[:, None], known, fingerprints(new))
+    return Trials(distances, same, items[:, None], known, fingerprints(new), size)
+
+
+def neighbors_for(
+    model: "SimilarityModel", embeddings: Float[Tensor, "q d"], *, rule: str, k: int
+) -> Neighbors:
+    """What a matching rule decides by: the nearest items, or for "center" class centres."""
+    return _home(model, rule).lookup(embeddings, k=k)
 
 
 def translated(data: sources.Dataset, names: Sequence[str]) -> Int[Tensor, " n"]:
@@ -119,24 +134,33 @@ def translated(data: sources.Dataset, names: Sequence[str]) -> Int[Tensor, " n"]
     return codes[data.labels]
 
 
+def _home(model: "SimilarityModel", rule: str) -> Index | Gallery:
+    if rule != "center":
+        return model.index
+    index = model.index
+    return class_centers(
+        index.embeddings, index.labels, distance=model.distance, class_names=index.class_names
+    )
+
+
 def _as_strangers(
-    model: "SimilarityModel",
+    home: Index | Gallery,
+    distance: Distance,
     embeddings: Float[Tensor, "n d"],
     labels: Int[Tensor, " n"],
     rule: str,
     k: int,
 ) -> Float[Tensor, " n"]:
     # The distances the rule would judge by, were each item's own class not in the index.
-    index = model.index
-    k = min(k, len(index))
+    k = min(k, len(home))
+    stored, stored_labels, ids = home.embeddings, home.labels, home.ids
     judged = []
     for rows, own in zip(torch.split(embeddings, 1024), torch.split(labels, 1024), strict=True):
-        distances = model.distance.matrix(rows, index.embeddings)
-        itself = own[:, None] == index.labels[None, :]
+        distances = distance.matrix(rows, stored)
+        itself = own[:, None] == stored_labels[None, :]
         nearest, columns = distances.masked_fill_(itself, torch.inf).topk(k, largest=False)
-        found = index.labels[columns].masked_fill_(nearest.isinf(), -1)
-        others = Neighbors(index.ids[columns.numpy()], nearest, found)
-        judged.append(decide(others, rule)[1])
+        found = stored_labels[columns].masked_fill_(nearest.isinf(), -1)
+        judged.append(decide(Neighbors(ids[columns.numpy()], nearest, found), rule)[1])
     strangers = torch.cat(judged)
     if bool(strangers.isinf().any()):
         raise ValueError(

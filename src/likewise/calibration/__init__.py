@@ -1,6 +1,8 @@
 """From pairs whose truth is known to a threshold, and what that threshold costs and promises."""
 
-from likewise.calibration.calibrating import Calibration, calibrate
+from likewise.calibration.calibrated import Calibration
+from likewise.calibration.calibrating import calibrate, calibrate_all, calibrate_matching
+from likewise.calibration.classes import ClassThresholds, calibrate_per_class
 from likewise.calibration.goals import (
     Goal,
     at_least_precision,
@@ -17,6 +19,7 @@ from likewise.calibration.promise import KeptPromise, Promise, disjoint_rows
 
 __all__ = [
     "Calibration",
+    "ClassThresholds",
     "Goal",
     "KeptPromise",
     "Promise",
@@ -26,6 +29,9 @@ __all__ = [
     "best_accuracy",
     "best_f1",
     "calibrate",
+    "calibrate_all",
+    "calibrate_matching",
+    "calibrate_per_class",
     "disjoint_rows",
     "equal_error",
     "goal_name",

@@ -1,98 +1,13 @@
 """`calibrate`: from pairs whose truth is known to a threshold and what it costs."""
 
-import dataclasses
-import math
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass
-from typing import Any
+from collections.abc import Mapping
 
-import numpy as np
-import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
-from likewise import intervals
-from likewise._checks import check_count
-from likewise.calibration.goals import Goal, best_f1, goal_name
-from likewise.calibration.promise import KeptPromise, Promise, keep
-from likewise.intervals import A_RATE, Estimate
-from likewise.metrics import Sweep, sweep
-
-PARTS_OF_ITEMS = 50  # Student's t with 49 degrees of freedom is 1% wider than with 99
-
-
-@dataclass(frozen=True)
-class Calibration:
-    """A threshold, what it was made for, and what it costs on the pairs it was chosen on.
-
-    The intervals leave out items where `calibrate` was told which a pair holds, else they take
-    the pairs as independent. As the threshold was chosen on the very same pairs, the numbers
-    are a little better than new pairs would give; `method` says so.
-
-    Attributes:
-        threshold: accept where `distance <= threshold`.
-        goal: the name of the goal, see `goal_name`.
-        rule: "pairs" for verification, else the matching rule whose distances these were.
-        k: how many neighbours the rule looked at; None for pairs.
-        same_total: pairs that are the same.
-        different_total: pairs that are different.
-        true_accept_rate: share of the same pairs accepted. In search this is TensorFlow
-            Similarity's "recall".
-        false_accept_rate: share of the different pairs accepted.
-        precision: share of the accepted pairs that are the same.
-        recall: share of what was to be found that was accepted and right; differs from
-            `true_accept_rate` in search, where a known query with a wrong neighbour is missed.
-        f1: of precision and recall.
-        f1_tensorflow_similarity: of precision and true_accept_rate, as that library has it.
-        accuracy: share of all pairs accepted and the same, or rejected and different.
-        promise: on the true false accept rate, if the goal has a confidence.
-        sweep: all thresholds, if asked to be kept; not saved.
-    """
-
-    threshold: float
-    goal: str
-    rule: str
-    k: int | None
-    same_total: int
-    different_total: int
-    true_accept_rate: Estimate
-    false_accept_rate: Estimate
-    precision: Estimate
-    recall: Estimate
-    f1: Estimate
-    f1_tensorflow_similarity: Estimate
-    accuracy: Estimate
-    promise: KeptPromise | None = None
-    sweep: Sweep | None = dataclasses.field(default=None, repr=False, compare=False)
-
-    def to_dict(self) -> dict[str, object]:
-        """All fields but the sweep, ready for JSON."""
-        fields = {name: getattr(self, name) for name in _FIELDS}
-        return {
-            name: value.to_dict() if isinstance(value, (Estimate, KeptPromise)) else value
-            for name, value in fields.items()
-        }
-
-    @classmethod
-    def from_dict(cls, fields: object) -> "Calibration":
-        """The calibration that `to_dict` wrote, without a sweep.
-
-        Raises:
-            ValueError: if `fields` is not such a dict; the sentence names what is wrong.
-        """
-        if not isinstance(fields, Mapping):
-            raise ValueError(f"a calibration must be a dict, got {type(fields).__name__}.")
-        for problem, names in [
-            ("lacks", _FIELDS.keys() - fields.keys()),
-            ("has the unknown", fields.keys() - _FIELDS.keys()),
-        ]:
-            if names:
-                listed = ", ".join(sorted(map(str, names)))
-                raise ValueError(
-                    f"a calibration must have the fields of `Calibration`, got one that {problem} "
-                    f"{listed}. Calibrate again with this version."
-                )
-        return cls(**{name: read(name, fields[name]) for name, read in _FIELDS.items()})
+from likewise.calibration._trials import Trials
+from likewise.calibration.calibrated import Calibration
+from likewise.calibration.goals import Goal, best_f1
 
 
 def calibrate(
@@ -136,159 +51,115 @@ def calibrate(
             finite, if no threshold reaches the goal, or if there are fewer than 10 items.
 
     Example:
+        >>> import torch
         >>> distances, same = torch.tensor([0.1, 0.3, 0.2]), torch.tensor([True, False, True])
         >>> calibration = calibrate(distances, same)
         >>> f"{calibration.threshold:.1f}", str(calibration.recall)
         ('0.2', '1.000 [0.158, 1.000]')
     """
-    if k is not None:
-        check_count("k", k)
-    counts = sweep(distances, same, known=known)
-    distances, same = distances.detach().double().cpu(), same.cpu()
-    known = None if known is None else known.cpu()
-    slots = None if items is None else intervals.checked_items(items, len(same))
-    promise = None
-    if isinstance(goal, Promise) and slots is not None:
-        at, promise = keep(goal, counts, distances, same, slots)
-    else:
-        at = goal(counts)
-    if not 0 <= at < len(counts.thresholds):
-        raise ValueError(
-            f"goal must return a position from 0 to {len(counts.thresholds) - 1}, got {at}."
-        )
-    threshold = float(counts.thresholds[at])
-    if slots is None or _all_differ(slots):
-        # A known query that accepts a wrong neighbour is wrong and missed: one case, two errors.
-        both = 0 if known is None else int(((distances <= threshold) & known & ~same).sum())
-        rates = _independent(counts, at, both)
-    else:
-        rates = _leaving_out(slots, distances <= threshold, same, known)
-    return Calibration(
-        threshold=threshold,
-        goal=goal_name(goal),
-        rule=rule,
-        k=k,
-        same_total=counts.same_total,
-        different_total=counts.different_total,
-        **{name: _here(estimate) for name, estimate in rates.items()},
-        promise=promise,
-        sweep=counts if keep_sweep else None,
-    )
+    trials = Trials.of(distances, same, items=items, known=known, rule=rule, k=k)
+    return trials.calibrated(goal, keep_sweep=keep_sweep)
 
 
-def _all_differ(items: Int[Tensor, "p s"]) -> bool:
-    ordered = np.sort(items.numpy(), axis=None)  # many times as fast as looking for distinct ones
-    return bool((ordered[1:] != ordered[:-1]).all())
-
-
-def _independent(counts: Sweep, at: int, both: int) -> dict[str, Estimate]:
-    hits, wrong = int(counts.true_accepts[at]), int(counts.false_accepts[at])
-    missed = counts.to_be_found - hits
-    right = hits + counts.different_total - wrong
-    return {
-        "true_accept_rate": intervals.binomial(hits, counts.same_total),
-        "false_accept_rate": intervals.binomial(wrong, counts.different_total),
-        "precision": intervals.binomial(hits, hits + wrong),
-        "recall": intervals.binomial(hits, counts.to_be_found),
-        "f1": intervals.f1(hits, wrong + missed - 2 * both, both),
-        "f1_tensorflow_similarity": intervals.f1(hits, wrong + counts.same_total - hits),
-        "accuracy": intervals.binomial(right, counts.same_total + counts.different_total),
-    }
-
-
-def _leaving_out(
-    items: Int[Tensor, "p s"],
-    accepted: Bool[Tensor, " p"],
+def calibrate_all(
+    distances: Float[Tensor, " p"],
     same: Bool[Tensor, " p"],
-    known: Bool[Tensor, " p"] | None,
-) -> dict[str, Estimate]:
-    known = same if known is None else known
-    kind = accepted.to(torch.uint8) + 2 * same.to(torch.uint8) + 4 * known.to(torch.uint8)
+    goals: Mapping[str, Goal],
+    *,
+    items: Int[Tensor, "p *s"] | None = None,
+    known: Bool[Tensor, " p"] | None = None,
+    rule: str = "pairs",
+    k: int | None = None,
+    gallery_size: int | None = None,
+) -> dict[str, Calibration]:
+    """One calibration for each named goal, from the same pairs, which are sorted once.
 
-    def rates(kept: Bool[Tensor, " p"]) -> dict[str, float]:
-        # By known, same, accepted; counted once for all rates.
-        count = torch.bincount(kind[kept], minlength=8).view(2, 2, 2).double()
-        hits, wrong = count[:, 1, 1].sum(), count[:, 0, 1].sum()
-        same_total, different_total = count[:, 1].sum(), count[:, 0].sum()
-        to_be_found = count[1].sum()
-        shares = {
-            "true_accept_rate": hits / same_total,
-            "false_accept_rate": wrong / different_total,
-            "precision": hits / (hits + wrong),
-            "recall": hits / to_be_found,
-            "f1": 2 * hits / (hits + wrong + to_be_found),
-            "f1_tensorflow_similarity": 2 * hits / (hits + wrong + same_total),
-            "accuracy": (hits + different_total - wrong) / (same_total + different_total),
-        }
-        return {name: float(share) for name, share in shares.items()}  # 0 / 0 is nan
+    Args:
+        distances: as in `calibrate`, like all but `goals`; with a `gallery_size` as in
+            `calibrate_matching`.
+        same: whether the pair truly belongs together.
+        goals: by the names under which their operating points are to be known.
+        items: the items (or classes) a pair holds.
+        known: in search, whether the query's class is indexed.
+        rule: what made the distances.
+        k: how many neighbours that rule looked at.
+        gallery_size: for matching, how many items were indexed.
 
-    estimates = intervals.jackknife_all(
-        lambda kept: list(rates(kept).values()), items, most_groups=PARTS_OF_ITEMS, within=A_RATE
+    Raises:
+        ValueError: as these do; the sentence begins with the name of the goal that is refused.
+
+    Example:
+        >>> from likewise.calibration.goals import best_accuracy
+        >>> import torch
+        >>> distances, same = torch.tensor([0.1, 0.3, 0.2]), torch.tensor([True, False, True])
+        >>> points = calibrate_all(distances, same, {"f1": best_f1, "usual": best_accuracy})
+        >>> [f"{name} {point.threshold:.1f}" for name, point in points.items()]
+        ['f1 0.2', 'usual 0.2']
+    """
+    if not goals:
+        raise ValueError('goals must name at least one goal, got none. Use e.g. {"f1": best_f1}.')
+    trials = Trials.of(
+        distances, same, items=items, known=known, rule=rule, k=k, gallery_size=gallery_size
     )
-    return dict(zip(rates(torch.ones_like(same)), estimates, strict=True))
+    points = {}
+    for name, goal in goals.items():
+        try:
+            points[name] = trials.calibrated(goal)
+        except ValueError as error:
+            raise ValueError(f"goal {name}: {error}") from error
+    return points
 
 
-def _here(estimate: Estimate) -> Estimate:
-    return dataclasses.replace(
-        estimate, method=f"{estimate.method}; on the pairs the threshold was chosen on"
+def calibrate_matching(
+    distances: Float[Tensor, " q"],
+    same: Bool[Tensor, " q"],
+    known: Bool[Tensor, " q"],
+    *,
+    gallery_size: int,
+    goal: Goal = best_f1,
+    items: Int[Tensor, " q"] | None = None,
+    rule: str = "nearest",
+    k: int = 1,
+    keep_sweep: bool = False,
+) -> Calibration:
+    """Choose a threshold for matching with a gallery, from queries whose truth is known.
+
+    A goal with a confidence is kept on strangers only: queries of classes that are not indexed,
+    each with the distance that the rule makes of its neighbours in this very gallery. So it
+    counts that a stranger has as many chances to be mistaken as there are items, and it never
+    assumes that these chances are independent, as 1 - (1 - rate)^n would. It holds for new
+    strangers of the kind at hand, and for a gallery that does not grow, see
+    `Calibration.outgrown`. Goals without a confidence count every wrong answer as a false
+    accept, as `calibrate` does.
+
+    Strangers made by leaving a query's own class out of the gallery have met fewer items:
+    `gallery_size` must then be that smaller number.
+
+    Args:
+        distances: one per query, from `matching.decide`.
+        same: whether the label decided on is the query's own.
+        known: whether the query's class is indexed.
+        gallery_size: how many items were indexed.
+        goal: chooses among the thresholds; it may refuse.
+        items: the items, or classes, that the queries are, any integers; without them every query
+            is another item.
+        rule: the name of the matching rule.
+        k: how many neighbours it looked at.
+        keep_sweep: also keep the counts at every threshold, for plots.
+
+    Raises:
+        ValueError: as `calibrate`, or if there are too few strangers for a confidence.
+
+    Example:
+        >>> import torch
+        >>> from likewise.calibration.goals import at_most_false_accepts
+        >>> distances = torch.cat([torch.linspace(0, 0.5, 50), torch.linspace(0.4, 1, 100)])
+        >>> known = torch.arange(150) < 50
+        >>> goal = at_most_false_accepts(0.05, confidence=0.95)
+        >>> calibrate_matching(distances, known, known, gallery_size=200, goal=goal).promise
+        KeptPromise(rate=0.05, confidence=0.95, negatives=100, accepted=1, holds_for='strangers')
+    """
+    trials = Trials.of(
+        distances, same, items=items, known=known, rule=rule, k=k, gallery_size=gallery_size
     )
-
-
-def _read_estimate(name: str, value: object) -> Estimate:
-    try:
-        return Estimate.from_dict(value)
-    except ValueError as error:
-        raise ValueError(f"{name} of a calibration cannot be read: {error}") from error
-
-
-def _read_promise(name: str, value: object) -> KeptPromise | None:
-    try:
-        return None if value is None else KeptPromise.from_dict(value)
-    except ValueError as error:
-        raise ValueError(f"{name} of a calibration cannot be read: {error}") from error
-
-
-def _read_threshold(name: str, value: object) -> float:
-    if isinstance(value, bool) or not isinstance(value, (int, float)) or not math.isfinite(value):
-        raise ValueError(f"{name} of a calibration must be a finite number, got {value!r}.")
-    return float(value)
-
-
-def _read_text(name: str, value: object) -> str:
-    if not isinstance(value, str):
-        raise ValueError(f"{name} of a calibration must be text, got {value!r}.")
-    return value
-
-
-def _read_count(name: str, value: object) -> int:
-    if isinstance(value, bool) or not isinstance(value, int) or value < 1:
-        raise ValueError(f"{name} of a calibration must be a whole number above 0, got {value!r}.")
-    return value
-
-
-def _read_k(name: str, value: object) -> int | None:
-    return None if value is None else _read_count(name, value)
-
-
-# How each saved field is read back.
-_FIELDS: dict[str, Callable[[str, object], Any]] = {
-    "threshold": _read_threshold,
-    "goal": _read_text,
-    "rule": _read_text,
-    "k": _read_k,
-    "same_total": _read_count,
-    "different_total": _read_count,
-    **dict.fromkeys(
-        (
-            "true_accept_rate",
-            "false_accept_rate",
-            "precision",
-            "recall",
-            "f1",
-            "f1_tensorflow_similarity",
-            "accuracy",
-        ),
-        _read_estimate,
-    ),
-    "promise": _read_promise,
-}
+    return trials.calibrated(goal, keep_sweep=keep_sweep)

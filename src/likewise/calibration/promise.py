@@ -15,7 +15,7 @@ from torch import Tensor
 from likewise._checks import check_count, check_rate
 from likewise.metrics import Sweep
 
-FOR = ("items", "classes", "groups")
+FOR = ("items", "classes", "groups", "strangers")
 
 
 def check_inside(name: str, value: float, remedy: str) -> None:
@@ -84,13 +84,22 @@ class Promise:
             key=lambda accepted: float(bdtr(accepted, negatives, self.rate)),
         )
 
-    def position(self, counts: Sweep, negatives: Float[Tensor, " n"]) -> int:
+    def position(
+        self,
+        counts: Sweep,
+        negatives: Float[Tensor, " n"],
+        *,
+        source: str = "items",
+        kind: str = "different pairs",
+    ) -> int:
         """The loosest threshold of a sweep that these independent negatives allow.
 
         Args:
             counts: of all pairs.
             negatives: distances of different pairs that share nothing, chosen without looking
                 at distances, (n,).
+            source: the argument that tells which they are, for the errors.
+            kind: what they are called, for the errors.
 
         Raises:
             ValueError: if there are too few negatives, or every threshold is too loose.
@@ -99,7 +108,7 @@ class Promise:
         looked_at = self.looked_at(count)
         if looked_at == 0:
             raise ValueError(
-                f"items must leave at least {self.fewest:,} different pairs that share nothing, "
+                f"{source} must leave at least {self.fewest:,} {kind} that share nothing, "
                 f"for at most {self.rate:.3g} false accepts with a confidence of "
                 f"{self.confidence:.3g}, got {count:,}. "
                 "Give more items, raise the rate, or lower the confidence."
@@ -110,7 +119,7 @@ class Promise:
             raise ValueError(
                 f"no threshold keeps false accepts at or below {self.rate:.3g} with a confidence "
                 f"of {self.confidence:.3g}: no distance is smaller than that of the {looked_at} "
-                f"closest of {count:,} independent different pairs. "
+                f"closest of {count:,} independent {kind}. "
                 "Raise the rate, or train further."
             )
         return at
@@ -125,7 +134,8 @@ class KeptPromise:
         confidence: with which it holds.
         negatives: different pairs that share nothing, on which it rests.
         accepted: how many of these the threshold accepts.
-        holds_for: new "items", new "classes", or new "groups" of whatever `items` named.
+        holds_for: new "items", new "classes", new "groups" of whatever `items` named, or in
+            matching new "strangers", each a query whose class is not indexed.
     """
 
     rate: float
@@ -173,15 +183,23 @@ def keep(
     distances: Float[Tensor, " p"],
     same: Bool[Tensor, " p"],
     items: Int[Tensor, "p s"],
+    strangers: Bool[Tensor, " p"] | None = None,
 ) -> tuple[int, KeptPromise]:
-    """The position in the sweep that keeps the promise, and what it rests on."""
-    (different,) = torch.where(~same)
-    negatives = distances[different[disjoint_rows(items[different])]].double()
-    at = promise.position(counts, negatives)
+    """The position in the sweep that keeps the promise, and what it rests on.
+
+    The negatives are the strangers, or without any the different pairs.
+    """
+    (rows,) = torch.where(~same if strangers is None else strangers)
+    negatives = distances[rows[disjoint_rows(items[rows])]].double()
+    if strangers is None:
+        at, holds_for = promise.position(counts, negatives), _held_by(items, same)
+    else:
+        at = promise.position(
+            counts, negatives, source="known", kind="strangers (queries of classes not indexed)"
+        )
+        holds_for = "strangers" if len(negatives) == len(rows) else "groups"
     accepted = int((negatives <= counts.thresholds[at]).sum())
-    return at, KeptPromise(
-        promise.rate, promise.confidence, len(negatives), accepted, _held_by(items, same)
-    )
+    return at, KeptPromise(promise.rate, promise.confidence, len(negatives), accepted, holds_for)
 
 
 def disjoint_rows(items: Int[Tensor, "p s"]) -> Int[Tensor, " n"]:

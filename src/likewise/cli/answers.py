@@ -5,7 +5,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from likewise.artifacts import Evaluation, SimilarityModel
-from likewise.cli.console import columns
+from likewise.cli.console import columns, without
 from likewise.index import Neighbors
 from likewise.intervals import Estimate
 from likewise.matching import UNKNOWN, Matches
@@ -41,9 +41,12 @@ def matches(model: SimilarityModel, decided: Matches, names: Sequence[str], item
     """The class of each query, and how many of them are right where that is known."""
     labels = [None if code == UNKNOWN else _name(model, code) for code in decided.labels.tolist()]
     distances = decided.distances.tolist()
+    chances = [None] * len(labels)
+    if decided.probabilities is not None:
+        chances = decided.probabilities.tolist()
     entries = [
-        {"query": name, "label": label, "distance": distance}
-        for name, label, distance in zip(names, labels, distances, strict=True)
+        {"query": name, "label": label, "distance": distance, "probability": chance}
+        for name, label, distance, chance in zip(names, labels, distances, chances, strict=True)
     ]
     table = [
         [entry["query"], entry["label"] or "unknown", f"{entry['distance']:.4f}"]
@@ -115,7 +118,10 @@ def summary(model: SimilarityModel) -> Answer:
         "trained_on": model.trained_on,
         "indexed": len(model.index),
         "indexed_per_class": dict(labels),
-        "calibrations": {rule: made.to_dict() for rule, made in model.calibrations.items()},
+        "gallery": model.gallery,
+        "calibrations": {
+            point: without(made.to_dict(), "sample") for point, made in model.calibrations.items()
+        },
         "origin": model.origin,
     }
     rows = [
@@ -126,8 +132,10 @@ def summary(model: SimilarityModel) -> Answer:
     ]
     if model.preprocess is not None:
         rows.append(["items", " × ".join(map(str, model.preprocess.item_shape))])
-    for rule, made in model.calibrations.items():
-        rows.append([f"threshold for {rule}", f"{made.threshold:.4g} ({made.goal})"])
+    if model.gallery is not None:
+        rows.append(["gallery", model.gallery])
+    for point, made in model.calibrations.items():
+        rows.append([f"threshold for {point}", f"{made.threshold:.4g} ({made.goal})"])
     return result, columns(rows)
 
 

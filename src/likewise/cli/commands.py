@@ -6,7 +6,8 @@ from typing import Annotated, Any, Optional
 
 import typer
 
-from likewise.cli import console
+from likewise.cli import console, gallery, known
+from likewise.cli.options import Data, Device, GalleryFolder, Json, Model, Point, Seed, Split
 
 # Nothing heavy is imported up here: `likewise --help` must not wait for torch.
 app = typer.Typer(
@@ -17,26 +18,6 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     context_settings={"help_option_names": ["-h", "--help"]},
 )
-
-Model = Annotated[str, typer.Argument(metavar="MODEL", help="Folder of a saved model.")]
-Data = Annotated[
-    str,
-    typer.Argument(
-        metavar="DATA",
-        help="digits, mnist, fashion-mnist, imagenette, lfw, a folder of class folders, a folder "
-        "of idx files, a .csv, or an .npz with x and y.",
-    ),
-]
-Split = Annotated[
-    Optional[str],  # noqa: UP045  typer reads this at run time
-    typer.Option(help="train, test or all, where the data has parts."),
-]
-Json = Annotated[bool, typer.Option("--json", help="One JSON document on standard output.")]
-Seed = Annotated[int, typer.Option(help="Of everything drawn at random.")]
-Device = Annotated[
-    Optional[str],  # noqa: UP045
-    typer.Option(help="cpu or cuda; the best there is if left out."),
-]
 
 
 def main() -> None:
@@ -128,10 +109,10 @@ def train(
 ) -> None:
     """Train an encoder and save it as a new model, with nothing indexed yet."""
     from likewise.artifacts.folders import check_target
-    from likewise.cli import journeys
+    from likewise.cli import training
 
     check_target(out)  # before the work rather than after it
-    model = journeys.train(
+    model = training.train(
         source,
         split=split,
         image_size=image_size,
@@ -170,29 +151,9 @@ def train(
     console.finish(result, lines, as_json=as_json)
 
 
-@app.command()
-def index(
-    model: Model,
-    source: Data,
-    per_class: Annotated[
-        Optional[int],  # noqa: UP045
-        typer.Option(help="So many examples of each class, drawn by seed; all if left out."),
-    ] = None,
-    split: Split = None,
-    seed: Seed = 0,
-    device: Device = None,
-    as_json: Json = False,
-) -> None:
-    """Add examples of known things to the model's index."""
-    from likewise.cli import journeys
-
-    loaded = journeys.open_model(model, device)
-    added = journeys.index(loaded, source, split, per_class, seed)
-    loaded.save(model)
-    lines = [f"added {added} items; the index holds {len(loaded.index)}"]
-    if loaded.calibrations:
-        lines.append("thresholds were calibrated before: calibrate again")
-    console.finish({"added": added, "indexed": len(loaded.index)}, lines, as_json=as_json)
+for _command in (known.index, known.remove, known.lookup, known.match):
+    app.command()(_command)
+app.add_typer(gallery.app, name="gallery")
 
 
 @app.command()
@@ -211,9 +172,14 @@ def calibrate(
         typer.Option(help="nearest, majority, … or pairs; nearest and pairs if left out."),
     ] = None,
     k: Annotated[int, typer.Option("-k", help="Neighbours that decide a match.")] = 1,
+    point: Annotated[
+        Optional[str],  # noqa: UP045
+        typer.Option(help="Keep the threshold under this name; needs --rule. Several may be kept."),
+    ] = None,
     holds_for: Annotated[
         str, typer.Option(help="New items or new classes: what intervals and promises are for.")
     ] = "items",
+    gallery: GalleryFolder = None,
     split: Split = None,
     seed: Seed = 0,
     device: Device = None,
@@ -225,68 +191,29 @@ def calibrate(
     """
     from likewise.cli import journeys
 
-    loaded = journeys.open_model(model, device)
+    loaded = journeys.open_model(model, device, gallery)
     made = journeys.calibrate(
-        loaded, source, split=split, goal=goal, rule=rule, k=k, leave_out=holds_for, seed=seed
+        loaded,
+        source,
+        split=split,
+        goal=goal,
+        rule=rule,
+        k=k,
+        point=point,
+        leave_out=holds_for,
+        seed=seed,
     )
     loaded.save(model)
     lines = [
-        f"{each.rule}: accept at distance <= {each.threshold:.4g} "
+        f"{name}: accept at distance <= {each.threshold:.4g} "
         f"(F1 {each.f1:.4f}, true accepts {each.true_accept_rate:.4f}, "
         f"false accepts {each.false_accept_rate:.4f}, "
         f"on {each.same_total} same and {each.different_total} different)"
-        + ("" if each.promise is None else f"; promised: {each.promise}")
-        for each in made
+        + ("" if each.promised is None else f"; promised: {each.promised}")
+        for name, each in made.items()
     ]
-    console.finish({each.rule: each.to_dict() for each in made}, lines, as_json=as_json)
-
-
-@app.command()
-def lookup(
-    model: Model,
-    sources: Annotated[
-        list[str], typer.Argument(metavar="FILE…", help="Image files, or one DATA.")
-    ],
-    k: Annotated[int, typer.Option("-k", help="Neighbours of each.")] = 5,
-    split: Split = None,
-    seed: Seed = 0,
-    device: Device = None,
-    as_json: Json = False,
-) -> None:
-    """The k indexed items that are most like each given one."""
-    from likewise.cli import answers, journeys
-
-    loaded = journeys.open_model(model, device)
-    items, names = journeys.queries(loaded, sources, split)
-    found = loaded.lookup(items, k=k)
-    console.finish(*answers.neighbors(loaded, found, names), as_json=as_json)
-
-
-@app.command()
-def match(
-    model: Model,
-    sources: Annotated[
-        list[str], typer.Argument(metavar="FILE…|DATA", help="Image files, or one DATA.")
-    ],
-    rule: Annotated[str, typer.Option(help="The matching rule, calibrated before.")] = "nearest",
-    threshold: Annotated[
-        Optional[float],  # noqa: UP045
-        typer.Option(help="Used instead of the calibrated one."),
-    ] = None,
-    k: Annotated[int, typer.Option("-k", help="Neighbours, with --threshold.")] = 1,
-    split: Split = None,
-    seed: Seed = 0,
-    device: Device = None,
-    as_json: Json = False,
-) -> None:
-    """Which known class each item is, or that it is unknown."""
-    from likewise.cli import answers, journeys
-
-    loaded = journeys.open_model(model, device)
-    items, names = journeys.queries(loaded, sources, split)
-    with console.progress("matching") as show:
-        decided = loaded.match(items, threshold=threshold, rule=rule, k=k, progress=show)
-    console.finish(*answers.matches(loaded, decided, names, items), as_json=as_json)
+    told = {name: console.without(each.to_dict(), "sample") for name, each in made.items()}
+    console.finish(told, lines, as_json=as_json)
 
 
 @app.command()
@@ -304,6 +231,7 @@ def verify(
         Optional[float],  # noqa: UP045
         typer.Option(help="Used instead of the calibrated one."),
     ] = None,
+    point: Point = None,
     prior: Annotated[
         float, typer.Option(help="Share of such pairs that are the same, for the probability.")
     ] = 0.5,
@@ -331,7 +259,14 @@ def verify(
     asked = verification.read(files or [], pairs)
     loaded = journeys.open_model(model, device)
     with console.progress("verifying") as show:
-        decided = verification.judge(loaded, asked, threshold=threshold, prior=prior, progress=show)
+        decided = verification.judge(
+            loaded,
+            asked,
+            point=point or "pairs",
+            threshold=threshold,
+            prior=prior,
+            progress=show,
+        )
     judged = verification.evaluated(loaded, asked, decided)
     result, lines = verification.answer(asked, decided, judged)
     if picture is not None:
@@ -352,7 +287,9 @@ def evaluate(
         Optional[Path],  # noqa: UP045
         typer.Option(help="Also write a page with all numbers and pictures."),
     ] = None,
+    point: Point = None,
     rule: Annotated[str, typer.Option(help="The matching rule, calibrated before.")] = "nearest",
+    gallery: GalleryFolder = None,
     split: Split = None,
     seed: Seed = 0,
     device: Device = None,
@@ -365,10 +302,10 @@ def evaluate(
         from likewise._checks import check_exists
 
         check_exists("folder of report", report.parent)
-    loaded = journeys.open_model(model, device)
+    loaded = journeys.open_model(model, device, gallery)
     examples = journeys.open_fitting(loaded, source, split, "test")
-    with console.progress("evaluating") as show:
-        found = loaded.evaluate(examples, rule=rule, seed=seed, progress=show)
+    with console.warnings_as_lines(), console.progress("evaluating") as show:
+        found = loaded.evaluate(examples, point=point or rule, seed=seed, progress=show)
     result: dict[str, Any] = found.to_dict()
     lines = answers.evaluation_lines(found)
     if report is not None:

@@ -4,6 +4,7 @@ import json
 import os
 import sys
 import traceback
+import warnings
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
@@ -48,6 +49,23 @@ def progress(title: str) -> Iterator[Callable[[int, int], None]]:
     ) as bar:
         task = bar.add_task(title, total=None)
         yield lambda done, total: bar.update(task, completed=done, total=total)
+
+
+@contextmanager
+def warnings_as_lines() -> Iterator[None]:
+    """What the library warns of, as lines on standard error."""
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
+        try:
+            yield
+        finally:
+            for warning in caught:
+                say(f"likewise: {warning.message}")
+
+
+def without(fields: dict[str, Any], name: str) -> dict[str, Any]:
+    """A dict without one of its entries, which is of no use to a reader."""
+    return {key: value for key, value in fields.items() if key != name}
 
 
 def columns(rows: Sequence[Sequence[str]]) -> list[str]:

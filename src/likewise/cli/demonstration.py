@@ -7,7 +7,7 @@ from typing import Any
 import torch
 
 import likewise as lw
-from likewise.cli import console, journeys, pages
+from likewise.cli import console, journeys, pages, training
 
 HELD_OUT = "0,4,5,8"  # digits that the encoder never sees
 PER_CLASS = 10  # examples of every digit in the index
@@ -21,7 +21,7 @@ def run(out: Path, *, seed: int = 0, device: str | None = None) -> tuple[dict[st
     console.say(
         f"train: six digits, turned and mirrored ones as more classes; {HELD_OUT} are held out"
     )
-    model = journeys.train(
+    model = training.train(
         "digits",
         hold_out_classes=HELD_OUT,
         keep_aside=0.3,
@@ -53,7 +53,7 @@ def run(out: Path, *, seed: int = 0, device: str | None = None) -> tuple[dict[st
     if matching is None:
         raise RuntimeError("the index is empty after indexing")
     seconds = time.perf_counter() - started
-    by_rule = {made.rule: made.threshold for made in thresholds}
+    by_rule = {rule: made.threshold for rule, made in thresholds.items()}
     lines = [
         f"accuracy on digits seen in training     {matching.accuracy_seen}",
         f"accuracy on digits never seen           {matching.accuracy_unseen}",

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from likewise import data, plots, report
 from likewise.artifacts import Evaluation, SimilarityModel
-from likewise.artifacts.model import PAIRS
+from likewise.artifacts.trials import PAIRS
 from likewise.cli import journeys
 from likewise.intervals import Estimate
 from likewise.report import Section

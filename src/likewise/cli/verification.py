@@ -55,13 +55,15 @@ def judge(
     model: SimilarityModel,
     pairs: Pairs,
     *,
+    point: str,
     threshold: float | None,
     prior: float | None,
     progress: Callable[[int, int], None],
 ) -> Verified:
     """The verdicts; every file is read once."""
     left, right = model.embed(pairs.paths, progress=progress)[pairs.positions.T]
-    return model.judge(model.distance.paired(left, right), threshold=threshold, prior=prior)
+    distances = model.distance.paired(left, right)
+    return model.judge(distances, point=point, threshold=threshold, prior=prior)
 
 
 def evaluated(model: SimilarityModel, pairs: Pairs, decided: Verified) -> VerificationResult | None:
@@ -74,7 +76,7 @@ def evaluated(model: SimilarityModel, pairs: Pairs, decided: Verified) -> Verifi
         pairs.same,
         threshold=decided.threshold,
         items=pairs.positions if enough else None,
-        probability=model.probability,
+        probability=model.probabilities.get("pairs"),
     )
 
 

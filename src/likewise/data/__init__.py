@@ -7,10 +7,14 @@ from likewise.data.datasets import fetch as fetch
 from likewise.data.datasets import items as items
 from likewise.data.fingerprints import fingerprints as fingerprints
 from likewise.data.images import ImageFiles as ImageFiles
+from likewise.data.leaks import Leaks as Leaks
+from likewise.data.leaks import check_leaks as check_leaks
 from likewise.data.lfw import lfw_pairs as lfw_pairs
 from likewise.data.loading import has_splits as has_splits
 from likewise.data.loading import load as load
 from likewise.data.mining import hard_pairs as hard_pairs
+from likewise.data.open_set import OpenSetParts as OpenSetParts
+from likewise.data.open_set import split_open_set as split_open_set
 from likewise.data.pair_tables import load_pairs as load_pairs
 from likewise.data.pair_tables import load_triplets as load_triplets
 from likewise.data.pairs import GivenPairs as GivenPairs

@@ -7,12 +7,76 @@ from numbers import Integral
 from typing import Any
 
 import numpy as np
+import torch
 from torch import Tensor
+
+from likewise._checks import check_count, check_embeddings, check_finite
+from likewise.distances import Distance
 
 Values = Sequence[int] | Sequence[str] | np.ndarray[Any, Any] | Tensor
 
+Where = Mapping[str, Any]
+
 UNLABELLED = -1
 LARGEST_ID = 2**63 - 1
+
+
+def check_kind(distance: object, class_names: Sequence[str]) -> None:
+    """Refuse what is no distance, and class names of which two are alike."""
+    if not isinstance(distance, Distance):
+        raise TypeError(
+            f"distance must be a Distance, got {distance!r}. "
+            "Use one of likewise.distances, or distances.by_name(name)."
+        )
+    if len(set(class_names)) != len(class_names):
+        raise ValueError(f"class_names must all differ, got {list(class_names)}.")
+
+
+def check_filled(items: int) -> None:
+    """Refuse to look anything up among no items."""
+    if items == 0:
+        raise ValueError(
+            "index must hold at least one item before a lookup, got 0. "
+            "Add some with index.add(embeddings, labels=labels)."
+        )
+
+
+def check_k(k: object, items: int) -> None:
+    """Refuse to look up no items, or more than there are."""
+    check_count("k", k)
+    if isinstance(k, int) and k > items:
+        raise ValueError(
+            f"k must be at most {items}, the number of items in the index, got {k}. "
+            "Ask for fewer, or add more items."
+        )
+
+
+def next_ids(stored: Mapping[Any, int], first: int, count: int) -> range:
+    """Ids for items that come without, where those in `stored` are integers."""
+    if isinstance(next(iter(stored), 0), str):
+        raise ValueError(
+            "ids must be given where those in the index are strings, got None. "
+            "Pass ids=, one new string per item."
+        )
+    return range(first, first + count)
+
+
+def checked_rows(name: str, rows: Tensor, dimension: int | None) -> Tensor:
+    """Rows as float32 on the CPU.
+
+    Raises:
+        TypeError: not a floating tensor.
+        ValueError: another shape, NaN or infinity, or another number of columns than `dimension`.
+    """
+    check_embeddings(rows, name)
+    rows = rows.detach().to("cpu", torch.float32).contiguous()
+    check_finite(rows, name)
+    if dimension not in (None, rows.shape[1]):
+        raise ValueError(
+            f"{name} must have dimension {dimension}, as the items in the index have, "
+            f"got {rows.shape[1]}. Encode all with the same encoder."
+        )
+    return rows
 
 
 def plain_ids(ids: Values) -> list[int] | list[str]:
@@ -145,6 +209,24 @@ def metadata_texts(metadata: Sequence[Mapping[str, Any]] | None, count: int) -> 
     return [_json(value) for value in values]
 
 
+def holding(where: Mapping[str, Sequence[str]], texts: Sequence[str]) -> list[bool]:
+    """Which of the metadata, given as JSON, have for every key of `where` one of its values."""
+    holds: dict[str, bool] = {}  # many items share their metadata
+    for text in texts:
+        if text not in holds:
+            facts = json.loads(text)
+            holds[text] = all(
+                key in facts and _same_json(facts[key]) in values for key, values in where.items()
+            )
+    return [holds[text] for text in texts]
+
+
+def _same_json(value: object) -> str:
+    # 1 and 1.0 are the same number, as for `checked_where`.
+    whole = isinstance(value, float) and value.is_integer()
+    return json.dumps(int(value) if whole else value, sort_keys=True)  # type: ignore[call-overload]
+
+
 def check_one_per_item(name: str, got: int, count: int) -> None:
     """Refuse another number of things than there are items."""
     if got != count:
@@ -180,7 +262,8 @@ def _listed(name: str, values: object) -> list[Any]:
 
 
 def _is_integer(value: object) -> bool:
-    return isinstance(value, Integral) and not isinstance(value, bool)
+    # The first alone would do for most, and the check against Integral is slow.
+    return type(value) is int or (isinstance(value, Integral) and not isinstance(value, bool))
 
 
 def _others(values: list[Any]) -> str:

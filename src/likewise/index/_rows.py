@@ -7,11 +7,18 @@ class Rows:
     """Rows that take others behind them in amortised constant time.
 
     What `view` returned stays as it was: appending writes behind it, keeping makes a new tensor.
+
+    Args:
+        rows: the first; `rows` itself is kept, not a copy, where there is no more `room`.
+        room: for so many rows in all, before others must be copied to make some.
     """
 
-    def __init__(self, rows: Tensor) -> None:
+    def __init__(self, rows: Tensor, *, room: int = 0) -> None:
         self._buffer = rows
         self._count = len(rows)
+        if room > len(rows):
+            self._buffer = rows.new_empty(room, *rows.shape[1:])
+            self._buffer[: len(rows)] = rows
 
     def __len__(self) -> int:
         return self._count

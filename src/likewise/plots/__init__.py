@@ -9,6 +9,7 @@ from likewise.plots.curves import det, roc, threshold_curves
 from likewise.plots.distances import distance_histogram
 from likewise.plots.gallery import augmented_views, neighbors
 from likewise.plots.maps import confusion, embedding_map, embedding_points
+from likewise.plots.open_set import fnir_curve
 from likewise.plots.pair_gallery import pairs, worst_pairs
 from likewise.plots.probabilities import reliability
 from likewise.plots.training import items_per_class, training_curves
@@ -20,6 +21,7 @@ __all__ = [
     "distance_histogram",
     "embedding_map",
     "embedding_points",
+    "fnir_curve",
     "items_per_class",
     "neighbors",
     "pairs",

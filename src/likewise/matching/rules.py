@@ -1,44 +1,18 @@
-"""Which known thing each query is, or none of them: neighbours and a threshold in, labels out."""
+"""Matching rules: from neighbours to one label and one distance per query."""
 
 from collections.abc import Callable
-from dataclasses import dataclass
 
 import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from likewise._checks import check_choice
-from likewise.calibration import Calibration
 from likewise.index import Neighbors
 
 UNKNOWN = -1
 
 Rule = Callable[[Neighbors], tuple[Int[Tensor, " q"], Float[Tensor, " q"]]]
 """From neighbours to one label and one distance per query; label -1 where there is none."""
-
-
-@dataclass(frozen=True, eq=False)
-class Matches:
-    """One decision per query.
-
-    Args:
-        labels: the label decided on, or UNKNOWN, (q,).
-        distances: what was compared with the threshold, (q,); inf where nobody had a vote.
-        neighbors: those that decided.
-        threshold: a distance up to it was accepted.
-        rule: name of the matching rule.
-    """
-
-    labels: Int[Tensor, " q"]
-    distances: Float[Tensor, " q"]
-    neighbors: Neighbors
-    threshold: float
-    rule: str
-
-    @property
-    def accepted(self) -> Bool[Tensor, " q"]:
-        """Whether a query was matched to a known thing, (q,)."""
-        return self.labels != UNKNOWN
 
 
 def nearest(neighbors: Neighbors) -> tuple[Int[Tensor, " q"], Float[Tensor, " q"]]:
@@ -75,7 +49,33 @@ def weighted(neighbors: Neighbors) -> tuple[Int[Tensor, " q"], Float[Tensor, " q
     return _elect(neighbors, weights)
 
 
-RULES: dict[str, Rule] = {"nearest": nearest, "majority": majority, "weighted": weighted}
+def center(neighbors: Neighbors) -> tuple[Int[Tensor, " q"], Float[Tensor, " q"]]:
+    """Label and distance of the nearest class centre.
+
+    The neighbours must come from a lookup in `class_centers`, not from one among items.
+
+    Raises:
+        ValueError: for neighbours whose ids are not their class codes, as those of centres are.
+
+    Source:
+        Mensink, Verbeek, Perronnin & Csurka, "Distance-Based Image Classification: Generalizing
+        to New Classes at Near-Zero Cost", IEEE TPAMI 2013, section 3 (nearest class mean).
+    """
+    codes = neighbors.ids
+    if codes.dtype.kind == "U" or (codes != neighbors.labels.cpu().numpy()).any():
+        raise ValueError(
+            "neighbors must be class centers for the rule 'center', got items. "
+            "Look them up in class_centers(embeddings, labels, distance=...)."
+        )
+    return nearest(neighbors)
+
+
+RULES: dict[str, Rule] = {
+    "center": center,
+    "majority": majority,
+    "nearest": nearest,
+    "weighted": weighted,
+}
 
 
 def decide(
@@ -117,44 +117,6 @@ def decide(
     return labels, distances
 
 
-def match(
-    neighbors: Neighbors,
-    threshold: float | Calibration,
-    *,
-    rule: str | Rule = "nearest",
-) -> Matches:
-    """The label of each query, or UNKNOWN where even the best is too far.
-
-    A query is accepted if the rule finds a label, and its distance is at most the threshold.
-
-    Args:
-        neighbors: from `Index.lookup`.
-        threshold: in the unit of the distance, or a Calibration made for the same rule and, as
-            means over other numbers of neighbours are other distances, the same k. (`nearest`
-            looks at one neighbour whatever k is.)
-        rule: a name in RULES, or a function like those.
-
-    Raises:
-        ValueError: NaN for a threshold, a Calibration for another rule or k, an unknown rule.
-        TypeError: a threshold that is neither a number nor a Calibration.
-
-    Example:
-        >>> import torch
-        >>> from likewise.index import Index
-        >>> index = Index()
-        >>> _ = index.add(torch.eye(2), labels=[0, 1])
-        >>> found = index.lookup(torch.tensor([[1.0, 0.1], [1.0, 0.9]]), k=1)
-        >>> match(found, 0.1).labels
-        tensor([ 0, -1])
-    """
-    name = rule_name(rule)
-    limit = _limit(threshold, name, neighbors.labels.shape[1])
-    labels, distances = decide(neighbors, rule)
-    # In float64: comparing float32 with a number would first round that number to float32.
-    accepted = distances.double() <= limit
-    return Matches(labels.where(accepted, UNKNOWN), distances, neighbors, limit, name)
-
-
 def rule_name(rule: str | Rule) -> str:
     """The name under which a Calibration remembers a rule: that of RULES, or the function's.
 
@@ -169,29 +131,6 @@ def rule_name(rule: str | Rule) -> str:
         check_choice("rule", rule, RULES)
         return rule
     return str(getattr(rule, "__name__", type(rule).__name__))
-
-
-def _limit(threshold: float | Calibration, rule: str, k: int) -> float:
-    if isinstance(threshold, Calibration):
-        if threshold.rule != rule:
-            raise ValueError(
-                f"threshold must be calibrated for the rule {rule!r}, "
-                f"got one for {threshold.rule!r}. Calibrate with rule={rule!r}, or match by "
-                f"{threshold.rule!r}."
-            )
-        if threshold.k != k and rule != "nearest":
-            raise ValueError(
-                f"threshold must be calibrated for k={k}, as there are neighbors, "
-                f"got one for k={threshold.k}. Look up {threshold.k} neighbors, or calibrate anew."
-            )
-        threshold = threshold.threshold
-    if isinstance(threshold, bool) or not isinstance(threshold, (int, float)):
-        raise TypeError(
-            f"threshold must be a number or a Calibration, got {threshold!r}. Use float(...)."
-        )
-    if threshold != threshold:
-        raise ValueError("threshold must be a number, got NaN. Nothing would be accepted.")
-    return float(threshold)
 
 
 def _may_vote(neighbors: Neighbors) -> Bool[Tensor, "q k"]:

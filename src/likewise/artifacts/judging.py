@@ -1,0 +1,84 @@
+"""What a model is calibrated to and how well it does, from comparisons whose truth is known."""
+
+from collections.abc import Callable
+from typing import TYPE_CHECKING
+
+import torch
+
+from likewise import data as sources
+from likewise.artifacts.results import Evaluation
+from likewise.artifacts.trials import PAIRS, Trials, pair_trials, translated
+from likewise.calibration import Calibration, Goal, Promise, calibrate, calibrate_matching
+from likewise.data import fingerprints
+from likewise.evaluation import evaluate_matching, evaluate_retrieval, evaluate_verification
+
+if TYPE_CHECKING:
+    from likewise.artifacts.model import SimilarityModel
+
+
+def calibrated(trials: Trials, *, goal: Goal, rule: str, k: int) -> Calibration:
+    """The calibration for a rule; its intervals leave out items where there are enough."""
+    items = trials.items if trials.enough or isinstance(goal, Promise) else None
+    if trials.known is None:
+        return calibrate(trials.distances, trials.same, goal=goal, items=items, rule=PAIRS)
+    return calibrate_matching(
+        trials.distances,
+        trials.same,
+        trials.known,
+        gallery_size=trials.gallery_size or 0,
+        goal=goal,
+        items=None if items is None else items.flatten(),
+        rule=rule,
+        k=k,
+    )
+
+
+def evaluate(
+    model: "SimilarityModel",
+    data: sources.Dataset,
+    *,
+    point: str,
+    per_item: float,
+    seed: int,
+    progress: Callable[[int, int], None] | None,
+) -> Evaluation:
+    """See `SimilarityModel.evaluate`."""
+    new = model.new_items(data)
+    names = list(dict.fromkeys([*model.class_names, *data.class_names]))
+    truth = translated(new, names)
+    matching = matches = None
+    if len(model.index):
+        matches = model.match(new, point=point, progress=progress)
+        matching = evaluate_matching(
+            matches,
+            truth,
+            indexed_classes=sorted(set(model.index.labels.tolist()) - {-1}),
+            seen_classes=[names.index(name) for name in model.trained_on if name in names],
+            class_names=names,
+        )
+    trials = pair_trials(
+        model, new, per_item=per_item, seed=seed, leave_out="items", progress=progress
+    )
+    known_threshold = model.calibrations.get(PAIRS)
+    verification = evaluate_verification(
+        trials.distances,
+        trials.same,
+        threshold=None if known_threshold is None else known_threshold.threshold,
+        items=trials.items,
+        probability=model.probabilities.get(PAIRS),
+    )
+    retrieval = evaluate_retrieval(
+        model.embed(new, progress=progress),
+        truth,
+        distance=model.distance,
+        ks=tuple(k for k in (1, 5, 10) if k < len(new)),
+    )
+    return Evaluation(
+        items=len(new),
+        left_out=len(data) - len(new),
+        calibrated_on=int(torch.isin(fingerprints(new), model.calibrated_prints).sum()),
+        matching=matching,
+        matches=matches,
+        verification=verification,
+        retrieval=retrieval,
+    )

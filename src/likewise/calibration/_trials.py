@@ -1,0 +1,204 @@
+"""Pairs whose truth is known, checked and counted once for any number of goals."""
+
+import dataclasses
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from jaxtyping import Bool, Float, Int
+from torch import Tensor
+
+from likewise import intervals
+from likewise._checks import check_count
+from likewise.calibration.calibrated import Calibration
+from likewise.calibration.goals import Goal, goal_name
+from likewise.calibration.promise import Promise, disjoint_rows, keep
+from likewise.intervals import A_RATE, Estimate
+from likewise.metrics import Sweep, sweep
+
+PARTS_OF_ITEMS = 50  # Student's t with 49 degrees of freedom is 1% wider than with 99
+SAMPLE = 1000  # with as many new distances, a gap of 0.07 between shares is noticed
+
+
+@dataclass(frozen=True, eq=False)
+class Trials:
+    """What `calibrate` and its siblings choose from; on the CPU, distances in float64."""
+
+    counts: Sweep
+    distances: Float[Tensor, " p"]
+    same: Bool[Tensor, " p"]
+    known: Bool[Tensor, " p"] | None
+    slots: Int[Tensor, "p s"] | None
+    independent: bool
+    rule: str
+    k: int | None
+    gallery_size: int | None
+    sample: tuple[float, ...]
+
+    @classmethod
+    def of(
+        cls,
+        distances: Float[Tensor, " p"],
+        same: Bool[Tensor, " p"],
+        *,
+        items: Int[Tensor, "p *s"] | None,
+        known: Bool[Tensor, " p"] | None,
+        rule: str,
+        k: int | None,
+        gallery_size: int | None = None,
+    ) -> "Trials":
+        """Check and count. With a gallery size, a query without items is an item of its own."""
+        if k is not None:
+            check_count("k", k)
+        if gallery_size is not None:
+            check_count("gallery_size", gallery_size)
+            if known is None:
+                raise ValueError(
+                    "known must say which queries are of indexed classes where there is a "
+                    "gallery_size, got None."
+                )
+        counts = sweep(distances, same, known=known)
+        slots = None if items is None else intervals.checked_items(items, len(same))
+        if slots is None and gallery_size is not None:
+            slots = torch.arange(len(same))[:, None]
+        distances = distances.detach().double().cpu()
+        return cls(
+            counts=counts,
+            distances=distances,
+            same=same.cpu(),
+            known=None if known is None else known.cpu(),
+            slots=slots,
+            independent=slots is None or _all_differ(slots),
+            rule=rule,
+            k=k,
+            gallery_size=gallery_size,
+            sample=_sample(distances, slots),
+        )
+
+    def part(self, some: Bool[Tensor, " p"]) -> "Trials":
+        """These pairs only."""
+        return Trials.of(
+            self.distances[some],
+            self.same[some],
+            items=None if self.independent or self.slots is None else self.slots[some],
+            known=None if self.known is None else self.known[some],
+            rule=self.rule,
+            k=self.k,
+            gallery_size=self.gallery_size,
+        )
+
+    @property
+    def strangers(self) -> Bool[Tensor, " p"] | None:
+        """Queries of classes that are not indexed; None where there is no gallery."""
+        return None if self.gallery_size is None or self.known is None else ~self.known
+
+    def calibrated(self, goal: Goal, *, keep_sweep: bool = False) -> Calibration:
+        """The threshold that a goal chooses, and what it costs."""
+        counts, promise = self.counts, None
+        if isinstance(goal, Promise) and self.slots is not None:
+            at, promise = keep(goal, counts, self.distances, self.same, self.slots, self.strangers)
+        else:
+            at = goal(counts)
+        if not 0 <= at < len(counts.thresholds):
+            raise ValueError(
+                f"goal must return a position from 0 to {len(counts.thresholds) - 1}, got {at}."
+            )
+        threshold = float(counts.thresholds[at])
+        return Calibration(
+            threshold=threshold,
+            goal=goal_name(goal),
+            rule=self.rule,
+            k=self.k,
+            same_total=counts.same_total,
+            different_total=counts.different_total,
+            **{name: _here(estimate) for name, estimate in self._rates(at, threshold).items()},
+            promise=promise,
+            gallery_size=self.gallery_size,
+            sample=self.sample,
+            sweep=counts if keep_sweep else None,
+        )
+
+    def _rates(self, at: int, threshold: float) -> dict[str, Estimate]:
+        accepted = self.distances <= threshold
+        of_strangers = self.strangers is not None and bool(self.strangers.any())
+        if not self.independent and self.slots is not None:
+            rates = _leaving_out(self.slots, accepted, self.same, self.known)
+            if not of_strangers:
+                del rates["false_positive_rate"]
+            return rates
+        # A known query that accepts a wrong neighbour is wrong and missed: one case, two errors.
+        both = 0 if self.known is None else int((accepted & self.known & ~self.same).sum())
+        rates = _independent(self.counts, at, both)
+        if of_strangers and self.strangers is not None:
+            wrong, total = int((accepted & self.strangers).sum()), int(self.strangers.sum())
+            rates["false_positive_rate"] = intervals.binomial(wrong, total)
+        return rates
+
+
+def _sample(distances: Float[Tensor, " p"], slots: Int[Tensor, "p s"] | None) -> tuple[float, ...]:
+    # Rows are drawn without a look at distances, so that a random sample of independent ones is
+    # left; from few, as a look at the items of all would take longer than the calibration.
+    most = min(4 * SAMPLE, len(distances))
+    rows = torch.from_numpy(np.random.default_rng(1).choice(len(distances), most, replace=False))
+    if slots is not None:
+        rows = rows[disjoint_rows(slots[rows])]
+    return tuple(distances[rows[:SAMPLE]].sort().values.tolist())
+
+
+def _all_differ(items: Int[Tensor, "p s"]) -> bool:
+    ordered = np.sort(items.numpy(), axis=None)  # many times as fast as looking for distinct ones
+    return bool((ordered[1:] != ordered[:-1]).all())
+
+
+def _independent(counts: Sweep, at: int, both: int) -> dict[str, Estimate]:
+    hits, wrong = int(counts.true_accepts[at]), int(counts.false_accepts[at])
+    missed = counts.to_be_found - hits
+    right = hits + counts.different_total - wrong
+    return {
+        "true_accept_rate": intervals.binomial(hits, counts.same_total),
+        "false_accept_rate": intervals.binomial(wrong, counts.different_total),
+        "precision": intervals.binomial(hits, hits + wrong),
+        "recall": intervals.binomial(hits, counts.to_be_found),
+        "f1": intervals.f1(hits, wrong + missed - 2 * both, both),
+        "f1_tensorflow_similarity": intervals.f1(hits, wrong + counts.same_total - hits),
+        "accuracy": intervals.binomial(right, counts.same_total + counts.different_total),
+    }
+
+
+def _leaving_out(
+    items: Int[Tensor, "p s"],
+    accepted: Bool[Tensor, " p"],
+    same: Bool[Tensor, " p"],
+    known: Bool[Tensor, " p"] | None,
+) -> dict[str, Estimate]:
+    known = same if known is None else known
+    kind = accepted.to(torch.uint8) + 2 * same.to(torch.uint8) + 4 * known.to(torch.uint8)
+
+    def rates(kept: Bool[Tensor, " p"]) -> dict[str, float]:
+        # By known, same, accepted; counted once for all rates.
+        count = torch.bincount(kind[kept], minlength=8).view(2, 2, 2).double()
+        hits, wrong = count[:, 1, 1].sum(), count[:, 0, 1].sum()
+        same_total, different_total = count[:, 1].sum(), count[:, 0].sum()
+        to_be_found = count[1].sum()
+        shares = {
+            "true_accept_rate": hits / same_total,
+            "false_accept_rate": wrong / different_total,
+            "precision": hits / (hits + wrong),
+            "recall": hits / to_be_found,
+            "f1": 2 * hits / (hits + wrong + to_be_found),
+            "f1_tensorflow_similarity": 2 * hits / (hits + wrong + same_total),
+            "accuracy": (hits + different_total - wrong) / (same_total + different_total),
+            "false_positive_rate": count[0, :, 1].sum() / count[0].sum(),
+        }
+        return {name: float(share) for name, share in shares.items()}  # 0 / 0 is nan
+
+    estimates = intervals.jackknife_all(
+        lambda kept: list(rates(kept).values()), items, most_groups=PARTS_OF_ITEMS, within=A_RATE
+    )
+    return dict(zip(rates(torch.ones_like(same)), estimates, strict=True))
+
+
+def _here(estimate: Estimate) -> Estimate:
+    return dataclasses.replace(
+        estimate, method=f"{estimate.method}; on the pairs the threshold was chosen on"
+    )

@@ -1,0 +1,192 @@
+"""What a calibration found: a threshold, what it costs and what it promises."""
+
+import dataclasses
+import math
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from likewise._checks import check_count
+from likewise.calibration.promise import KeptPromise
+from likewise.intervals import Estimate
+from likewise.metrics import Sweep
+
+
+@dataclass(frozen=True)
+class Calibration:
+    """A threshold, what it was made for, and what it costs on the pairs it was chosen on.
+
+    The intervals leave out items where `calibrate` was told which a pair holds, else they take
+    the pairs as independent. As the threshold was chosen on the very same pairs, the numbers
+    are a little better than new pairs would give; `method` says so.
+
+    Attributes:
+        threshold: accept where `distance <= threshold`.
+        goal: the name of the goal, see `goal_name`.
+        rule: "pairs" for verification, else the matching rule whose distances these were.
+        k: how many neighbours the rule looked at; None for pairs.
+        same_total: pairs that are the same.
+        different_total: pairs that are different.
+        true_accept_rate: share of the same pairs accepted. In search this is TensorFlow
+            Similarity's "recall".
+        false_accept_rate: share of the different pairs accepted.
+        precision: share of the accepted pairs that are the same.
+        recall: share of what was to be found that was accepted and right; differs from
+            `true_accept_rate` in search, where a known query with a wrong neighbour is missed.
+        f1: of precision and recall.
+        f1_tensorflow_similarity: of precision and true_accept_rate, as that library has it.
+        accuracy: share of all pairs accepted and the same, or rejected and different.
+        promise: on the true false accept rate, if the goal has a confidence.
+        gallery_size: how many items were indexed; None for pairs.
+        false_positive_rate: share of the strangers accepted, that is of queries whose class is
+            not indexed; None where there were none, and for pairs.
+        sample: distances of at most 1,000 independent pairs, drawn at random and ascending, for
+            `drift.check_drift`.
+        sweep: all thresholds, if asked to be kept; not saved.
+    """
+
+    threshold: float
+    goal: str
+    rule: str
+    k: int | None
+    same_total: int
+    different_total: int
+    true_accept_rate: Estimate
+    false_accept_rate: Estimate
+    precision: Estimate
+    recall: Estimate
+    f1: Estimate
+    f1_tensorflow_similarity: Estimate
+    accuracy: Estimate
+    promise: KeptPromise | None = None
+    gallery_size: int | None = None
+    false_positive_rate: Estimate | None = None
+    sample: tuple[float, ...] = dataclasses.field(default=(), repr=False)
+    sweep: Sweep | None = dataclasses.field(default=None, repr=False, compare=False)
+
+    @property
+    def promised(self) -> str | None:
+        """The promise as a phrase, with the size of gallery that it was made for."""
+        if self.promise is None or self.gallery_size is None:
+            return None if self.promise is None else str(self.promise)
+        return f"{self.promise}, in a gallery of up to {self.gallery_size:,} items"
+
+    def outgrown(self, gallery_size: int) -> str | None:
+        """What the promise is worth in a gallery of this size; None where it holds as it is.
+
+        Items that are like those indexed can accept as many strangers as those did, and no
+        stranger need be one that others accept already: a gallery grown g-fold may accept up
+        to g times as many.
+        """
+        check_count("gallery_size", gallery_size)
+        made_for = self.gallery_size
+        if self.promise is None or made_for is None or gallery_size <= made_for:
+            return None
+        growth = gallery_size / made_for
+        return (
+            f"gallery must hold at most {made_for:,} items for the promise of this calibration, "
+            f"got {gallery_size:,}. Calibrate again: strangers may be accepted up to "
+            f"{growth:.3g} times as often, at a rate of {min(1.0, growth * self.promise.rate):.3g} "
+            f"instead of {self.promise.rate:.3g}."
+        )
+
+    def to_dict(self) -> dict[str, object]:
+        """All fields but the sweep, ready for JSON."""
+        fields = {name: getattr(self, name) for name in _FIELDS}
+        return {
+            name: value.to_dict() if isinstance(value, (Estimate, KeptPromise)) else value
+            for name, value in fields.items()
+        } | {"sample": list(self.sample)}
+
+    @classmethod
+    def from_dict(cls, fields: object) -> "Calibration":
+        """The calibration that `to_dict` wrote, without a sweep.
+
+        Raises:
+            ValueError: if `fields` is not such a dict; the sentence names what is wrong.
+        """
+        if not isinstance(fields, Mapping):
+            raise ValueError(f"a calibration must be a dict, got {type(fields).__name__}.")
+        for problem, names in [
+            ("lacks", _FIELDS.keys() - _LATER - fields.keys()),
+            ("has the unknown", fields.keys() - _FIELDS.keys()),
+        ]:
+            if names:
+                listed = ", ".join(sorted(map(str, names)))
+                raise ValueError(
+                    f"a calibration must have the fields of `Calibration`, got one that {problem} "
+                    f"{listed}. Calibrate again with this version."
+                )
+        return cls(
+            **{name: read(name, fields[name]) for name, read in _FIELDS.items() if name in fields}
+        )
+
+
+def _read_estimate(name: str, value: object) -> Estimate:
+    try:
+        return Estimate.from_dict(value)
+    except ValueError as error:
+        raise ValueError(f"{name} of a calibration cannot be read: {error}") from error
+
+
+def _read_promise(name: str, value: object) -> KeptPromise:
+    try:
+        return KeptPromise.from_dict(value)
+    except ValueError as error:
+        raise ValueError(f"{name} of a calibration cannot be read: {error}") from error
+
+
+def _read_threshold(name: str, value: object) -> float:
+    if isinstance(value, bool) or not isinstance(value, (int, float)) or not math.isfinite(value):
+        raise ValueError(f"{name} of a calibration must be a finite number, got {value!r}.")
+    return float(value)
+
+
+def _read_text(name: str, value: object) -> str:
+    if not isinstance(value, str):
+        raise ValueError(f"{name} of a calibration must be text, got {value!r}.")
+    return value
+
+
+def _read_count(name: str, value: object) -> int:
+    if isinstance(value, bool) or not isinstance(value, int) or value < 1:
+        raise ValueError(f"{name} of a calibration must be a whole number above 0, got {value!r}.")
+    return value
+
+
+def _or_none(read: Callable[[str, object], Any]) -> Callable[[str, object], Any]:
+    return lambda name, value: None if value is None else read(name, value)
+
+
+def _read_sample(name: str, value: object) -> tuple[float, ...]:
+    if not isinstance(value, (list, tuple)):
+        raise ValueError(f"{name} of a calibration must be a list of numbers, got {value!r}.")
+    return tuple(_read_threshold(name, each) for each in value)
+
+
+# How each saved field is read back.
+_FIELDS: dict[str, Callable[[str, object], Any]] = {
+    "threshold": _read_threshold,
+    "goal": _read_text,
+    "rule": _read_text,
+    "k": _or_none(_read_count),
+    "same_total": _read_count,
+    "different_total": _read_count,
+    **dict.fromkeys(
+        (
+            "true_accept_rate",
+            "false_accept_rate",
+            "precision",
+            "recall",
+            "f1",
+            "f1_tensorflow_similarity",
+            "accuracy",
+        ),
+        _read_estimate,
+    ),
+    "promise": _or_none(_read_promise),
+    "gallery_size": _or_none(_read_count),
+    "false_positive_rate": _or_none(_read_estimate),
+    "sample": _read_sample,
+}
+_LATER = {"gallery_size", "false_positive_rate", "sample"}  # not there in version 0.1

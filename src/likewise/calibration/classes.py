@@ -1,0 +1,225 @@
+"""A threshold for each class that has data enough, and the global one for all others."""
+
+import dataclasses
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from jaxtyping import Bool, Float, Int
+from torch import Tensor
+
+from likewise._checks import check_count, check_labels
+from likewise.calibration._trials import Trials
+from likewise.calibration.calibrated import Calibration
+from likewise.calibration.goals import Goal, best_f1
+from likewise.calibration.promise import KeptPromise, Promise
+from likewise.intervals import FEWEST_GROUPS
+
+
+@dataclass(frozen=True)
+class ClassThresholds:
+    """Thresholds by the class that a query would be given.
+
+    Attributes:
+        everywhere: for classes without a threshold of their own.
+        classes: by class code; calibrated on the queries that the rule gives to that class.
+        fewest: right and wrong answers that a class needed for a threshold of its own.
+        promise: of all thresholds together, if the goal has a confidence.
+    """
+
+    everywhere: Calibration
+    classes: dict[int, Calibration]
+    fewest: int
+    promise: KeptPromise | None = None
+
+    def of(self, labels: Int[Tensor, " q"]) -> Float[Tensor, " q"]:
+        """The threshold for each class code, float64."""
+        limits = torch.full(labels.shape, self.everywhere.threshold, dtype=torch.float64)
+        if not self.classes:
+            return limits
+        codes = torch.tensor(sorted(self.classes))
+        own = limits.new_tensor([self.classes[code].threshold for code in codes.tolist()])
+        at = torch.searchsorted(codes, labels.cpu()).clamp(max=len(codes) - 1)
+        return own[at].where(codes[at] == labels.cpu(), limits)
+
+    def to_dict(self) -> dict[str, object]:
+        """All fields, ready for JSON."""
+        return {
+            "everywhere": self.everywhere.to_dict(),
+            "classes": {str(code): each.to_dict() for code, each in self.classes.items()},
+            "fewest": self.fewest,
+            "promise": None if self.promise is None else self.promise.to_dict(),
+        }
+
+    @classmethod
+    def from_dict(cls, fields: object) -> "ClassThresholds":
+        """The thresholds that `to_dict` wrote.
+
+        Raises:
+            ValueError: if `fields` is not such a dict; the sentence names what is wrong.
+        """
+        names = [field.name for field in dataclasses.fields(cls)]
+        if not isinstance(fields, Mapping) or set(fields) != set(names):
+            raise ValueError(f"class thresholds must be a dict of {', '.join(names)}, got others.")
+        classes = fields["classes"]
+        if not isinstance(classes, Mapping) or not all(str(code).isdecimal() for code in classes):
+            raise ValueError("classes of class thresholds must be a dict by class code.")
+        fewest = fields["fewest"]
+        if isinstance(fewest, bool) or not isinstance(fewest, int) or fewest < 1:
+            raise ValueError(f"fewest must be a whole number above 0, got {fewest!r}.")
+        kept = fields["promise"]
+        return cls(
+            everywhere=Calibration.from_dict(fields["everywhere"]),
+            classes={int(code): Calibration.from_dict(each) for code, each in classes.items()},
+            fewest=fewest,
+            promise=None if kept is None else KeptPromise.from_dict(kept),
+        )
+
+
+def calibrate_per_class(
+    distances: Float[Tensor, " q"],
+    same: Bool[Tensor, " q"],
+    known: Bool[Tensor, " q"],
+    labels: Int[Tensor, " q"],
+    *,
+    gallery_size: int,
+    goal: Goal = best_f1,
+    fewest: int = 30,
+    items: Int[Tensor, " q"] | None = None,
+    rule: str = "nearest",
+    k: int = 1,
+) -> ClassThresholds:
+    """Choose a threshold for each class that has data enough, and one for all others.
+
+    A class has data enough if, of the queries that the rule gives to it, at least `fewest` are
+    right and as many wrong, and if the goal can be reached with these. All others get the
+    threshold that `calibrate_matching` chooses from all queries.
+
+    A goal with a confidence is kept by all thresholds together, for strangers whichever class
+    they are taken for: with n thresholds each is chosen with the confidence 1 - (1 -
+    confidence) / n (Bonferroni), the one for other classes from the queries given to these. So
+    a class needs the more strangers the more classes have thresholds of their own; as many get
+    one as can, and the scarcest go without. Classes that no query was given to are left to the
+    threshold of the others.
+
+    Args:
+        distances: one per query, as in `calibrate_matching`, like all but these two:
+        same: whether the label decided on is the query's own.
+        known: whether the query's class is indexed.
+        labels: the class code that the rule gives to the query, from `matching.decide`.
+        gallery_size: how many items were indexed.
+        goal: chooses among the thresholds; it may refuse.
+        fewest: right answers, and wrong ones or strangers, that a class must have.
+        items: the items, or classes, that the queries are.
+        rule: the name of the matching rule.
+        k: how many neighbours it looked at.
+
+    Raises:
+        ValueError: as `calibrate_matching`; for a goal with a confidence also if one class has no
+            threshold that is strict enough.
+
+    Example:
+        >>> from likewise.calibration.goals import best_accuracy
+        >>> labels = torch.arange(4).repeat_interleave(50)
+        >>> distances = torch.linspace(0, 1, 50).repeat(4) * (1 + labels)
+        >>> right = distances < 0.5 * (1 + labels)
+        >>> thresholds = calibrate_per_class(
+        ...     distances, right, right, labels, gallery_size=9, goal=best_accuracy, fewest=20
+        ... )
+        >>> [round(limit, 2) for limit in thresholds.of(torch.tensor([0, 3])).tolist()]
+        [0.49, 1.96]
+    """
+    check_count("fewest", fewest)
+    check_labels(labels, len(same))
+    everything = Trials.of(
+        distances, same, items=items, known=known, rule=rule, k=k, gallery_size=gallery_size
+    )
+    labels = labels.cpu()
+    strangers = everything.strangers
+    wrong = ~everything.same if strangers is None or not isinstance(goal, Promise) else strangers
+    own = _with_enough(labels, everything, wrong, fewest, goal)
+    others = len(own) < len(torch.unique(labels))
+    each = goal
+    if isinstance(goal, Promise):
+        each = Promise(goal.rate, 1 - (1 - goal.confidence) / (len(own) + others))
+    classes = {}
+    for code in own.tolist():
+        try:
+            chosen = everything.part(labels == code).calibrated(each)
+        except ValueError as error:
+            if not isinstance(goal, Promise):
+                continue
+            raise ValueError(f"class {code} cannot have a threshold of its own: {error}") from error
+        classes[code] = dataclasses.replace(chosen, sample=())
+    parts = list(classes.values())
+    if isinstance(goal, Promise) and classes and others:
+        rest = everything.part(~torch.isin(labels, own))
+        try:
+            everywhere = dataclasses.replace(rest.calibrated(each), sample=everything.sample)
+        except ValueError as error:
+            raise ValueError(f"the other classes cannot have a threshold: {error}") from error
+        parts.append(everywhere)
+    else:
+        everywhere = everything.calibrated(goal)
+    return ClassThresholds(everywhere, classes, fewest, _together(goal, parts or [everywhere]))
+
+
+def _with_enough(
+    labels: Int[Tensor, " q"],
+    trials: Trials,
+    wrong: Bool[Tensor, " q"],
+    fewest: int,
+    goal: Goal,
+) -> Int[Tensor, " c"]:
+    """Classes with data enough, chosen without a look at distances, as the promise needs."""
+    codes, row = torch.unique(labels, return_inverse=True)
+    item = torch.arange(len(row)) if trials.slots is None else trials.slots[:, 0]
+    item = torch.unique(item, return_inverse=True)[1]
+    right = row[trials.same].bincount(minlength=len(codes))
+    of_wrong = _distinct(row, item, wrong, len(codes))
+    enough = (codes >= 0) & (right >= fewest) & (of_wrong >= fewest)
+    if not trials.independent:
+        enough &= _distinct(row, item, torch.ones_like(wrong), len(codes)) >= FEWEST_GROUPS
+    if not isinstance(goal, Promise):
+        reached: Tensor = codes[enough]
+        return reached
+    # Classes with most strangers first, those without enough last.
+    order = of_wrong.where(enough, -1).argsort(descending=True, stable=True)
+    place = torch.empty_like(order)
+    place[order] = torch.arange(len(order))
+    last = torch.full((len(item),), -1).scatter_reduce(0, item[wrong], place[row[wrong]], "amax")
+    for count in range(int(enough.sum()), 0, -1):
+        others = count < len(codes)
+        part = Promise(goal.rate, 1 - (1 - goal.confidence) / (count + others))
+        left = int((last >= count).sum()) if others else part.fewest
+        if min(left, int(of_wrong[order[count - 1]])) < part.fewest:
+            continue
+        if not others or bool(right[order[count:]].any()):
+            chosen: Tensor = codes[order[:count]].sort().values
+            return chosen
+    none: Tensor = codes[:0]
+    return none
+
+
+def _distinct(
+    row: Int[Tensor, " q"], item: Int[Tensor, " q"], some: Bool[Tensor, " q"], classes: int
+) -> Int[Tensor, " c"]:
+    """How many different items each class has among some of the queries."""
+    both = row[some] * (int(item.max()) + 1) + item[some]
+    distinct = torch.from_numpy(np.unique(both.numpy()) // (int(item.max()) + 1))
+    counts: Tensor = distinct.bincount(minlength=classes)
+    return counts
+
+
+def _together(goal: Goal, parts: list[Calibration]) -> KeptPromise | None:
+    kept = [part.promise for part in parts if part.promise is not None]
+    if not isinstance(goal, Promise) or not kept:
+        return None
+    return KeptPromise(
+        goal.rate,
+        goal.confidence,
+        sum(each.negatives for each in kept),
+        sum(each.accepted for each in kept),
+        "groups" if any(each.holds_for == "groups" for each in kept) else kept[0].holds_for,
+    )

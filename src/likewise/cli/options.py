@@ -1,0 +1,38 @@
+"""Arguments and options that several commands share."""
+
+from pathlib import Path
+from typing import Annotated, Optional
+
+import typer
+
+Model = Annotated[str, typer.Argument(metavar="MODEL", help="Folder of a saved model.")]
+Data = Annotated[
+    str,
+    typer.Argument(
+        metavar="DATA",
+        help="digits, mnist, fashion-mnist, imagenette, lfw, a folder of class folders, a folder "
+        "of idx files, a .csv, or an .npz with x and y.",
+    ),
+]
+Split = Annotated[
+    Optional[str],  # noqa: UP045  typer reads this at run time
+    typer.Option(help="train, test or all, where the data has parts."),
+]
+Json = Annotated[bool, typer.Option("--json", help="One JSON document on standard output.")]
+Seed = Annotated[int, typer.Option(help="Of everything drawn at random.")]
+Device = Annotated[
+    Optional[str],  # noqa: UP045
+    typer.Option(help="cpu or cuda; the best there is if left out."),
+]
+GalleryFolder = Annotated[
+    Optional[Path],  # noqa: UP045
+    typer.Option(
+        "--gallery",
+        help="Keep known items in this folder, which lasts, instead of within the model; the "
+        "model remembers it.",
+    ),
+]
+Point = Annotated[
+    Optional[str],  # noqa: UP045
+    typer.Option(help="The operating point, as it was named when calibrating."),
+]

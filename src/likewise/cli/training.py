@@ -1,0 +1,238 @@
+"""`likewise train`: from a source of data and words of the command line to a trained model."""
+
+import functools
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import torch
+
+from likewise import augment, data, distances, encoders, losses, training
+from likewise._checks import check_choice, check_rate
+from likewise.artifacts import SimilarityModel
+from likewise.cli import console
+from likewise.cli.journeys import is_pair_table, open_data
+
+PAIR_LOSSES: dict[str, Callable[..., torch.nn.Module]] = {
+    "circle": losses.CircleLoss,
+    "contrastive": losses.ContrastiveLoss,
+    "multi-similarity": losses.MultiSimilarityLoss,
+    "nt-xent": losses.NTXentLoss,
+    "supervised-contrastive": losses.SupervisedContrastiveLoss,
+    "triplet": losses.TripletLoss,
+}
+CLASS_LOSSES: dict[str, Callable[..., torch.nn.Module]] = {  # with weights of their own
+    "arcface": losses.ArcFaceLoss,
+    "cosface": losses.CosFaceLoss,
+    "proxy-anchor": losses.ProxyAnchorLoss,
+    "softmax": losses.SoftmaxLoss,
+}
+GIVEN_PAIRS = ("contrastive", "threshold")
+MADE_CLASSES = ("none", "turned", "mirrored", "both")
+CENTERS = {  # the distance that separates: 60° between unit vectors, as in the paper
+    "cosine": 0.5,
+    "euclidean": 1.0,
+    "squared_euclidean": 1.0,
+    "inner_product": -0.5,
+}
+FEWEST_BATCHES = 50  # per epoch
+LARGEST_MAP = 8  # pixels on a side that are left before the dense layer
+
+
+def train(
+    source: str,
+    *,
+    split: str | None = None,
+    image_size: int | None = None,
+    channels: int | None = None,
+    hold_out_classes: str | None = None,
+    keep_aside: float = 0.1,
+    pairs: bool = False,
+    loss: str | None = None,
+    distance: str = "cosine",
+    margin: float | None = None,
+    embedding_dim: int = 64,
+    epochs: int = 10,
+    batches: int | None = None,
+    classes_per_batch: int | None = None,
+    items_per_class: int | None = None,
+    learning_rate: float = 1e-3,
+    made_classes: str = "none",
+    augmented: bool = True,
+    workers: int = 0,
+    precision: str = "float32",
+    device: str | None = None,
+    seed: int = 0,
+) -> SimilarityModel:
+    """A model trained on the source, nothing indexed or calibrated yet."""
+    known_losses = GIVEN_PAIRS if pairs else [*PAIR_LOSSES, *CLASS_LOSSES]
+    loss = loss or ("contrastive" if pairs else "multi-similarity")
+    check_choice("loss", loss, known_losses)
+    check_choice("made_classes", made_classes, MADE_CLASSES)
+    check_rate("keep_aside", keep_aside)
+    compare = distances.by_name(distance)
+    table = None
+    seen: Any
+    if pairs and is_pair_table(source):
+        if hold_out_classes is not None or made_classes != "none":
+            raise ValueError(
+                "hold_out_classes and made_classes must be left out for a table of pairs, which "
+                f"has no classes, got {hold_out_classes or made_classes!r}."
+            )
+        seen = table = data.load_pairs(source, image_size=image_size, channels=channels)
+        whole = kept = table.data
+    else:
+        whole = open_data(source, split, "train", image_size=image_size, channels=channels)
+        data.check_trainable(whole)
+        kept = _without(whole, hold_out_classes, seed)
+        data.check_trainable(kept)
+        if keep_aside > 0:
+            kept, _ = data.split_items(kept, [1 - keep_aside, keep_aside], seed=seed)
+            data.check_trainable(kept)
+        seen = _with_made_classes(kept, made_classes)
+        if pairs:
+            seen = data.PairDataset(seen, seed=seed, fresh=True)
+    torch.manual_seed(seed)
+    encoder = _encoder(whole.item_shape, embedding_dim)
+    if pairs:
+        criterion = _given_pairs_loss(loss, margin, compare)
+    else:
+        criterion = _loss(loss, margin, compare, embedding_dim, len(seen.class_names))
+    preprocess = data.Preprocess.fit(kept, seed=seed)
+    views = augment.Augment() if augmented and _is_photo(whole.item_shape) else None
+    with console.progress("training") as show:
+        history = training.fit(
+            encoder,
+            criterion,
+            seen,
+            epochs=epochs,
+            batches=batches or _batches(len(seen)),
+            classes_per_batch=classes_per_batch,
+            items_per_class=items_per_class,
+            learning_rate=learning_rate,
+            preprocess=preprocess.apply,
+            augment=views,
+            callbacks=[_tell_epoch],
+            progress=lambda epoch, batch, all_: show((epoch - 1) * all_ + batch, epochs * all_),
+            workers=workers,
+            device=device,
+            precision=precision,
+            seed=seed,
+        )
+    origin = {
+        "data": str(source),
+        "loss": loss,
+        "pairs": pairs,
+        "epochs": epochs,
+        "seed": seed,
+        "made_classes": made_classes,
+        "hold_out_classes": hold_out_classes,
+        "keep_aside": keep_aside,
+        "items": len(kept),
+        "history": history.records,
+    }
+    model = SimilarityModel(
+        encoder,
+        distance=compare,
+        preprocess=preprocess,
+        trained=None if table is not None else kept,
+        origin=origin,
+    )
+    if table is not None:  # its files have no classes to name
+        model.trained_prints = data.fingerprints(table.data)
+    return model
+
+
+def _without(whole: data.Dataset, held_out: str | None, seed: int) -> data.Dataset:
+    if held_out is None:
+        return whole
+    present = [whole.class_names[code] for code in torch.unique(whole.labels).tolist()]
+    if held_out.endswith("%"):
+        try:
+            count = round(len(present) * float(held_out[:-1]) / 100)
+        except ValueError:
+            count = -1
+        if not 0 < count < len(present):
+            raise ValueError(
+                f"hold_out_classes must leave some of {len(present)} classes and hold out some, "
+                f"got {held_out!r}. Write e.g. 40%, or names separated by commas."
+            )
+        kept, _ = data.split_by_class(whole, [len(present) - count, count], seed=seed)
+        return kept
+    names = [name.strip() for name in held_out.split(",")]
+    data.choose_classes(whole, names)  # refuses names that are not there
+    return data.choose_classes(whole, [name for name in present if name not in names])
+
+
+def _with_made_classes(kept: data.Dataset, made: str) -> Any:
+    if made in ("mirrored", "both"):
+        kept = augment.make_flipped_classes(kept)
+    if made in ("turned", "both"):
+        kept = augment.make_rotated_classes(kept)
+    return kept
+
+
+def _batches(items: int) -> int:
+    # About one pass in batches of 128, but a small source would train for no time at all.
+    return max(FEWEST_BATCHES, items // 128)
+
+
+def _is_photo(shape: Sequence[int]) -> bool:
+    # On a handful of pixels turning and shifting would blur away what there is.
+    return len(shape) == 3 and min(shape[1:]) >= 16
+
+
+def _encoder(shape: Sequence[int], embedding_dim: int) -> torch.nn.Module:
+    if len(shape) != 3:
+        return encoders.MLPEncoder(shape, embedding_dim=embedding_dim)
+    layers: list[Any] = []
+    side, width = min(shape[1:]), 32
+    while True:
+        layers.append(width)
+        if side < LARGEST_MAP:
+            break
+        layers.append("pool")
+        side, width = side // 2, min(2 * width, 128)
+    return encoders.ConvEncoder(shape, layers=layers, embedding_dim=embedding_dim)
+
+
+def _loss(
+    name: str, margin: float | None, distance: distances.Distance, dim: int, class_count: int
+) -> torch.nn.Module:
+    if margin is not None and name not in ("contrastive", "triplet"):
+        raise ValueError(f"margin must be left out for {name}, got {margin}. Its default is used.")
+    if name in CLASS_LOSSES:
+        return CLASS_LOSSES[name](dim, class_count)
+    options: dict[str, Any] = {"distance": distance}
+    if name == "multi-similarity":
+        if distance.name not in CENTERS:
+            raise ValueError(
+                f"distance must be one of {', '.join(CENTERS)} for multi-similarity, got "
+                f"{distance.name}. Use another loss with it."
+            )
+        options["center"] = CENTERS[distance.name]
+    if margin is not None:
+        options["margin"] = margin
+    return PAIR_LOSSES[name](**options)
+
+
+def _given_pairs_loss(
+    name: str, margin: float | None, distance: distances.Distance
+) -> torch.nn.Module:
+    if name == "contrastive":
+        margin = CENTERS.get(distance.name, 1.0) if margin is None else margin
+        return losses.GivenPairsLoss(
+            functools.partial(losses.contrastive_loss, margin=margin), distance=distance
+        )
+    if margin is not None:
+        raise ValueError(f"margin must be left out for {name}, got {margin}. It is learnt.")
+    learned = losses.LearnedThreshold(CENTERS.get(distance.name, 1.0))
+    return losses.GivenPairsLoss(learned, distance=distance)
+
+
+def _tell_epoch(record: dict[str, float], encoder: torch.nn.Module) -> None:
+    told = [
+        f"{name} {record[name]:.4g}"
+        for name in ("loss", "active", "accuracy", "positive_distance", "negative_distance")
+        if name in record
+    ]
+    console.say(f"epoch {record['epoch']:.0f}: {', '.join(told)} ({record['seconds']:.1f} s)")

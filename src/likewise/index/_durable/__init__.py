@@ -1,0 +1,1 @@
+"""What a gallery is made of on disk and in memory."""

@@ -1,0 +1,119 @@
+"""Galleries copied while they are in use, and galleries put into one."""
+
+import os
+import shutil
+import sqlite3
+import zlib
+from contextlib import closing
+from pathlib import Path
+
+import numpy as np
+
+from likewise._checks import check_choice
+from likewise.index._durable.connection import DATABASE, connect
+from likewise.index._durable.damage import GalleryError, damaged, sentence
+from likewise.index._durable.facts import Facts, create_acknowledged, sync_folder
+from likewise.index._durable.live import NONE, Additions, Live
+from likewise.index._durable.snapshot import Snapshot
+from likewise.index._durable.store import FACTS, Store
+from likewise.index._given import rows_of
+from likewise.index._searching.storage import pack
+
+
+def backup(folder: Path, path: Path) -> Path:
+    """Copy the gallery in `folder` into the new folder `path`, which appears whole or not at all.
+
+    Through a connection of its own, so that others read and write meanwhile.
+
+    Raises:
+        GalleryError: the folder is there already, or cannot be written.
+    """
+    if path.exists():
+        raise GalleryError(
+            f"path must be a new folder, got {str(path)!r}, which is there. Choose another name."
+        )
+    part = path.with_name(f".{path.name}.{os.getpid()}.part")
+    try:
+        part.mkdir(parents=True)
+        with closing(connect(folder, read_only=True)[0]) as source:
+            with closing(sqlite3.connect(part / DATABASE)) as target:
+                source.backup(target)
+                ((text, checksum),) = target.execute(FACTS).fetchall()
+        if zlib.crc32(text.encode()) != checksum:
+            raise damaged(folder, "what it says of itself is not what was written")
+        create_acknowledged(part, Facts.of_text(text.encode()))
+        part.rename(path)
+        sync_folder(path.parent)
+    except (sqlite3.Error, OSError) as error:
+        raise sentence(path, error, writing=True) from error
+    finally:
+        shutil.rmtree(part, ignore_errors=True)
+    return path
+
+
+def merge(
+    live: Live, here: Snapshot, store: Store, there: Snapshot, on_conflict: str | None
+) -> int:
+    """Take the items of `there` into `live`, in one batch; gives back how many came.
+
+    Args:
+        live: of the gallery that grows.
+        here: its items.
+        store: of the other gallery.
+        there: the items of that.
+        on_conflict: "keep", "replace", or None to refuse.
+
+    Raises:
+        ValueError: the galleries do not fit together, or an id is in both.
+    """
+    if on_conflict is not None:
+        check_choice("on_conflict", on_conflict, ["keep", "replace"])
+    _check_alike(here, there)
+    ids = there.ids_at(np.arange(len(there))).tolist()
+    rows = rows_of(here, ids)
+    clashes = np.flatnonzero(rows >= 0)
+    if len(clashes) and on_conflict is None:
+        more = f" and {len(clashes) - 1} more" if len(clashes) > 1 else ""
+        raise ValueError(
+            f"ids must be in one of the galleries only, got {ids[clashes[0]]!r}{more} in both. "
+            'Use on_conflict="keep" or on_conflict="replace".'
+        )
+    coming = np.flatnonzero(rows < 0) if on_conflict == "keep" else np.arange(len(there))
+    if not len(coming):
+        return 0
+    names = list(here.class_names)
+    codes = there.labels.numpy()[coming]
+    if there.class_names:
+        code_of = {name: code for code, name in enumerate(names)}
+        new = [code_of.setdefault(name, len(code_of)) for name in there.class_names]
+        names = list(code_of)
+        codes = np.append(np.array(new), -1)[codes]  # -1 stays -1
+    positions = there.positions[coming].tolist()
+    texts = store.parts("metadata", positions)
+    added = Additions(
+        ids=[ids[row] for row in coming.tolist()],
+        labels=codes.tolist(),
+        packed=pack(there.embeddings[coming], here.facts.storage),
+        metadata=[None if text is None else text.decode() for text in texts],
+        payloads=store.parts("payload", positions),
+    )
+    gone = rows[clashes] if on_conflict == "replace" else NONE
+    live.commit(class_names=names, added=added, removed=gone)
+    return len(coming)
+
+
+def _check_alike(here: Snapshot, there: Snapshot) -> None:
+    for name in ("distance", "encoder", "dimension", "kind"):
+        ours, theirs = getattr(here.facts, name), getattr(there.facts, name)
+        is_open = name in ("dimension", "kind") and not (len(here) and len(there))
+        if ours != theirs and not (is_open and None in (ours, theirs)):
+            shown = "ids" if name == "kind" else name
+            raise ValueError(
+                f"other must have the {shown} of this gallery, {ours!r}, got {theirs!r}. "
+                "Only galleries of the same encoder can be merged."
+            )
+    if len(here) and len(there) and bool(here.class_names) != bool(there.class_names):
+        raise ValueError(
+            "other must have class names where this gallery has, and none where it has none, got "
+            f"{len(there.class_names)} and {len(here.class_names)}. Relabel one of them first."
+        )

@@ -1,0 +1,120 @@
+"""Opening a gallery: what is asked for meets what the folder was made for."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from uuid import uuid4
+
+from likewise._checks import check_choice, check_count, check_rate
+from likewise.distances import COSINE, NAMED, Distance
+from likewise.index._durable.connection import DATABASE
+from likewise.index._durable.damage import GalleryError, is_there
+from likewise.index._durable.facts import Facts, last_acknowledged
+from likewise.index._durable.live import Live
+from likewise.index._durable.snapshot import Snapshot
+from likewise.index._given import check_storable
+from likewise.index._searching.storage import STORAGES
+
+_LONGEST_NAME = 500  # of an encoder; it has to fit beside the other facts
+
+
+@dataclass(frozen=True)
+class Asked:
+    """What a caller says a gallery is, or shall be, made for."""
+
+    distance: Distance | None
+    encoder: str | None
+    dimension: int | None
+    storage: str | None
+    class_names: Sequence[str]
+
+
+def opened(folder: Path, asked: Asked, *, recall: float | None, read_only: bool) -> Live:
+    """The gallery in `folder`; a new one where none is, unless it is to be read only.
+
+    Raises:
+        TypeError, ValueError: no gallery can be made for what is asked.
+        GalleryError: the folder holds something else, or a gallery that was made for something
+            else, is damaged, in use or cannot be written.
+    """
+    _check_asked(asked)
+    if recall is not None:
+        check_rate("recall", recall)
+    holds_gallery = is_there(folder, DATABASE) or last_acknowledged(folder) is not None
+    if read_only and not holds_gallery:
+        raise GalleryError(
+            f"path must be the folder of a gallery, got {str(folder)!r}. "
+            "Open it without read_only=True to make one."
+        )
+    if not holds_gallery:
+        _check_free(folder)
+    facts = Facts(
+        key=uuid4().hex,
+        distance=(asked.distance or COSINE).name,
+        encoder=asked.encoder,
+        dimension=asked.dimension,
+        storage=asked.storage or "float32",
+        names=len(asked.class_names),
+    )
+    made_for = None if read_only else facts
+    live = Live(
+        folder, read_only=read_only, made_for=made_for, names=asked.class_names, recall=recall
+    )
+    try:
+        _check_contract(folder, live.current, asked)
+    except BaseException:
+        live.close()
+        raise
+    return live
+
+
+def _check_asked(asked: Asked) -> None:
+    if asked.distance is not None and asked.distance not in NAMED.values():
+        raise TypeError(
+            f"distance must be one of likewise.distances, got {asked.distance!r}. A folder can "
+            "only name a distance; use Index for one of your own."
+        )
+    if asked.encoder is not None and not isinstance(asked.encoder, str):
+        raise TypeError(
+            f"encoder must be text, got {asked.encoder!r}. Use the encoder's fingerprint."
+        )
+    if asked.encoder is not None and len(asked.encoder) > _LONGEST_NAME:
+        raise ValueError(
+            f"encoder must have at most {_LONGEST_NAME} characters, got {len(asked.encoder)}. "
+            "Use a fingerprint."
+        )
+    if asked.dimension is not None:
+        check_count("dimension", asked.dimension)
+    if asked.storage is not None:
+        check_choice("storage", asked.storage, STORAGES)
+    if len(set(asked.class_names)) != len(asked.class_names):
+        raise ValueError(f"class_names must all differ, got {list(asked.class_names)}.")
+    check_storable([asked.encoder or ""], asked.class_names)
+
+
+def _check_contract(folder: Path, now: Snapshot, asked: Asked) -> None:
+    facts, names = now.facts, list(asked.class_names)
+    pairs: list[tuple[str, object, object]] = [
+        ("distance", facts.distance, asked.distance and asked.distance.name),
+        ("encoder", facts.encoder, asked.encoder),
+        ("dimension", facts.dimension, asked.dimension if facts.dimension else None),
+        ("storage", facts.storage, asked.storage),
+        ("class_names", list(now.class_names[: len(names)]), names or None),
+    ]
+    for name, made, given in pairs:
+        if given is not None and given != made:
+            raise GalleryError(
+                f"{name} must be {made!r}, as the gallery {str(folder)!r} was made with, got "
+                f"{given!r}. Leave it out, or make another gallery."
+            )
+
+
+def _check_free(folder: Path) -> None:
+    # Whoever was killed while making a gallery may have left a first file of it.
+    if folder.exists() and not (
+        folder.is_dir() and all(file.name.startswith("gallery.") for file in folder.iterdir())
+    ):
+        raise GalleryError(
+            f"path must be a new folder or a gallery, got {str(folder)!r}, which is something "
+            "else. Choose another name."
+        )

@@ -1,0 +1,1 @@
+"""What a gallery in Milvus is made of."""

@@ -1,0 +1,346 @@
+"""Exact nearest neighbours: a fast search proposes, the definition of the distance decides."""
+
+import threading
+from collections.abc import Callable
+
+import torch
+from jaxtyping import Bool, Float, Int
+from torch import Tensor
+
+from likewise.distances import (
+    COSINE,
+    EUCLIDEAN,
+    INNER_PRODUCT,
+    MANHATTAN,
+    SNR,
+    SQUARED_EUCLIDEAN,
+    Distance,
+)
+from likewise.index._rows import Rows
+from likewise.index._searching.scan import best_products
+from likewise.index._searching.storage import dimension, unpack
+
+BLOCK = 2**22  # numbers in one intermediate tensor; a few of them live at once, about 64 MB
+CACHE = 2**17  # numbers of which a few copies stay in a core's own memory
+SPARE = 16  # candidates beyond k
+UNIT = 2**-21  # so near to 1 a length counts as 1; less than the bound of the rounding leaves
+
+# Searched by a matrix product. Keyed by the distance itself: a user's own that happens to be
+# called "cosine" is none of these.
+BY_PRODUCT = (COSINE, INNER_PRODUCT, EUCLIDEAN, SQUARED_EUCLIDEAN)
+NEVER_NEGATIVE = (COSINE, EUCLIDEAN, SQUARED_EUCLIDEAN, MANHATTAN, SNR)
+
+# Rounding is in proportion to the numbers that are summed on the way to a value: for `matrix`,
+# from the norms of the query and of the longest stored row, and the value. Those of a user's own
+# distance are taken to be about 1, as cosine's are.
+_Size = Callable[[Tensor, Tensor, Tensor], Tensor]
+_SUMMED_BY_MATRIX: dict[Distance, _Size] = {
+    INNER_PRODUCT: lambda query, longest, value: query * longest,
+    **dict.fromkeys(
+        (EUCLIDEAN, SQUARED_EUCLIDEAN, MANHATTAN, SNR), lambda query, longest, value: value.abs()
+    ),
+}
+# How far both factors of a product may be off, by torch's setting for float32: TF32, bfloat16.
+_FACTORS = {"highest": 0.0, "high": 2**-10, "medium": 2**-7}
+
+
+def _about_one(query: Tensor, longest: Tensor, value: Tensor) -> Tensor:
+    return value.abs() + 1
+
+
+class ExactSearch:
+    """The k rows nearest to each query, exactly as a full sort by `distance.paired` has them.
+
+    A matrix product, FAISS for Manhattan, or `distance.matrix` for any other distance proposes a
+    few more candidates than k, and `distance.paired` ranks them, equals by position. What was
+    not proposed is at least as far as the last candidate, up to rounding. Where that leaves the
+    k-th place open (many near-equal rows), every row that rounding allows to be nearer than it
+    is ranked as well: at most the whole gallery once, by the definition, and no further than
+    the k-th distance of 0.
+
+    Several threads may search at once.
+
+    Args:
+        distance: decides; `matrix` and `paired` of a user's own agree up to float32 rounding.
+    """
+
+    def __init__(self, distance: Distance) -> None:
+        self._distance = distance
+        self._lock = threading.Lock()
+        self.forget()
+
+    def forget(self) -> None:
+        """Drop what was prepared from stored rows."""
+        self._numbers = Rows(torch.empty(0))  # one a row: cosine its scale, Euclidean its offset
+        self._measured = 0
+        self._longest = torch.zeros(())
+        self._middle: Tensor | None = None
+        self._all_unit = True
+
+    def keep(self, kept: Bool[Tensor, " n"]) -> None:
+        """Follow a removal: the stored rows are now those that `kept` marks."""
+        with self._lock:
+            kept = kept[: self._measured]
+            if len(self._numbers):
+                self._numbers.keep(kept)
+            self._measured = int(kept.sum())
+
+    @torch.no_grad()
+    def nearest(
+        self,
+        queries: Float[Tensor, "q d"],
+        stored: Tensor,
+        k: int,
+        allowed: Bool[Tensor, " n"] | None = None,
+        *,
+        first: int = 0,
+    ) -> tuple[Float[Tensor, "q k"], Int[Tensor, "q k"]]:
+        """Distances and positions, nearest first; equal distances by position.
+
+        Args:
+            queries: float32, finite, on the CPU.
+            stored: the same (n, d), or what `pack` made of it; the rows of the last call, and
+                perhaps others behind them, or the first of those.
+            k: how many. Where fewer may be found, rows are padded: distance inf, position -1.
+            allowed: which rows may be found; without, all.
+            first: the first position that may be found.
+
+        Raises:
+            ValueError: the distance of a pair is NaN.
+        """
+        count = len(stored) - first
+        if allowed is not None:
+            some = allowed[first:].nonzero().squeeze(1) + first
+            if len(some) <= max(k + SPARE, count // 4) or self._distance not in BY_PRODUCT:
+                few = ExactSearch(self._distance)
+                distances, positions = few.nearest(queries, stored[some], k)
+                is_padding = positions < 0
+                if len(some):
+                    positions = some[positions.clamp(min=0)].masked_fill_(is_padding, -1)
+                return distances, positions
+        distances = queries.new_full((len(queries), k), torch.inf)
+        positions = torch.full((len(queries), k), -1)
+        k = min(k, count)
+        if not k or not len(queries):
+            return distances, positions
+        with torch.autocast("cpu", enabled=False):
+            with self._lock:
+                self._catch_up(stored)
+                numbers, middle = self._numbers.view[first : len(stored)], self._middle
+                longest, all_unit = self._longest, self._all_unit
+            part = _Part(self._distance, stored[first:], numbers, longest, middle, all_unit)
+            may = None if allowed is None else allowed[first:]
+            distances[:, :k], found = part.nearest(queries, k, may)
+        positions[:, :k] = found + first
+        return distances, positions
+
+    def _catch_up(self, stored: Tensor) -> None:
+        step = max(1, BLOCK // dimension(stored))
+        for start in range(self._measured, len(stored), step):
+            rows = unpack(stored[start : start + step])
+            if start == 0 and self._distance in (EUCLIDEAN, SQUARED_EUCLIDEAN):
+                self._middle = _useful_middle(rows)
+            if self._middle is not None:
+                rows = rows - self._middle
+            norms = torch.linalg.vector_norm(rows, dim=1)
+            self._longest = torch.maximum(self._longest, norms.max())
+            if self._distance is COSINE:
+                self._all_unit &= bool(((norms - 1).abs() <= UNIT).all())
+                self._numbers.append(1 / norms.clamp(min=1e-12))
+            elif self._distance in (EUCLIDEAN, SQUARED_EUCLIDEAN):
+                self._numbers.append(rows.square().sum(dim=1) / -2)
+            self._measured = start + len(rows)
+
+
+class _Part:
+    """Stored rows with what was prepared for them, as one lookup sees them."""
+
+    def __init__(
+        self,
+        distance: Distance,
+        stored: Tensor,
+        numbers: Float[Tensor, " n"],
+        longest: Float[Tensor, ""],
+        middle: Float[Tensor, " d"] | None,
+        all_unit: bool,
+    ) -> None:
+        self.distance, self.stored, self.numbers = distance, stored, numbers
+        self.longest, self.middle, self.all_unit = longest, middle, all_unit
+
+    def nearest(
+        self, queries: Tensor, k: int, allowed: Tensor | None
+    ) -> tuple[Float[Tensor, "q k"], Int[Tensor, "q k"]]:
+        distances = queries.new_empty(len(queries), k)
+        positions = torch.empty(len(queries), k, dtype=torch.int64)
+        is_open = torch.zeros(len(queries), dtype=torch.bool)
+        count = min(k + SPARE, len(self.stored))
+        for chunk in chunks(torch.arange(len(queries)), count * queries.shape[1]):
+            proposed, beyond = self._propose(queries[chunk], count, allowed)
+            ranked, order = ranked_by(self.distance, queries[chunk], self.stored, proposed)
+            distances[chunk], positions[chunk] = ranked[:, :k], order[:, :k]
+            if count < len(self.stored):
+                is_open[chunk] = ~(ranked[:, k - 1] < beyond)
+        for chunk in chunks(is_open.nonzero().squeeze(1), CACHE):
+            limits = distances[chunk, -1]
+            distances[chunk], positions[chunk] = self._settle(queries[chunk], k, limits, allowed)
+        return distances, positions
+
+    def _propose(
+        self, queries: Tensor, count: int, allowed: Tensor | None
+    ) -> tuple[Int[Tensor, "q c"], Float[Tensor, " q"]]:
+        """Candidates of each query, and a distance below which nothing else lies."""
+        if count == len(self.stored):
+            everything = torch.arange(count).expand(len(queries), count)
+            return everything, queries.new_full((len(queries),), torch.inf)
+        if self.distance in BY_PRODUCT:
+            return self._propose_by_product(queries, count, allowed)
+        if self.distance is MANHATTAN:
+            return self._propose_by_faiss(queries, count)
+        return self._propose_by_matrix(queries, count)
+
+    def _propose_by_product(
+        self, queries: Tensor, count: int, allowed: Tensor | None
+    ) -> tuple[Int[Tensor, "q c"], Float[Tensor, " q"]]:
+        offsets = scales = None
+        longest = self.longest
+        if self.distance is COSINE:
+            queries = torch.nn.functional.normalize(queries, dim=1)
+            scales = None if self.all_unit else self.numbers
+            longest = torch.where(longest.isfinite(), 1.0, torch.inf)
+        elif self.distance is not INNER_PRODUCT:
+            offsets = self.numbers
+        if self.middle is not None:
+            queries = queries - self.middle
+        if allowed is not None:
+            shut = torch.zeros(len(allowed)).masked_fill_(~allowed, -torch.inf)
+            offsets = shut if offsets is None else offsets + shut
+        values, positions = best_products(
+            queries, self.stored, count, offsets=offsets, scales=scales, middle=self.middle
+        )
+        least = values.amin(dim=1)
+        norms = torch.linalg.vector_norm(queries, dim=1)
+        error = relative_error(queries)
+        if self.distance is COSINE:
+            return positions, 1 - least - longest * error
+        if self.distance is INNER_PRODUCT:
+            return positions, -least - norms * longest * error
+        squares = norms.square() - 2 * least - (norms + longest).square() * error
+        return positions, squares if self.distance is SQUARED_EUCLIDEAN else _root(squares)
+
+    def _propose_by_faiss(
+        self, queries: Tensor, count: int
+    ) -> tuple[Int[Tensor, "q c"], Float[Tensor, " q"]]:
+        import faiss  # takes 0.2 s, and only a lookup needs it
+
+        # The search behind IndexFlat, reading our rows where they are instead of a copy.
+        values, found = faiss.knn(
+            queries.numpy(), unpack(self.stored).numpy(), count, metric=faiss.METRIC_L1
+        )
+        last = torch.from_numpy(values)[:, -1]
+        return torch.from_numpy(found), last - last * relative_error(queries)
+
+    def _propose_by_matrix(
+        self, queries: Tensor, count: int
+    ) -> tuple[Int[Tensor, "q c"], Float[Tensor, " q"]]:
+        stored = unpack(self.stored)
+        nearest = [
+            self.distance.matrix(rows, stored).topk(count, dim=1, largest=False)
+            for rows in chunks(queries, len(stored))
+        ]
+        positions = torch.cat([indices for _, indices in nearest])
+        last = torch.cat([values[:, -1] for values, _ in nearest])
+        return positions, last - self._matrix_error(queries, last)
+
+    def _settle(
+        self, queries: Tensor, k: int, limits: Float[Tensor, " q"], allowed: Tensor | None
+    ) -> tuple[Float[Tensor, "q k"], Int[Tensor, "q k"]]:
+        """The k nearest, given that k are known to lie within `limits`."""
+        limits = limits + self._matrix_error(queries, limits)
+        distances = queries.new_full((len(queries), k), torch.nan)  # sorts behind infinity
+        positions = torch.full((len(queries), k), -1)
+        left = torch.arange(len(queries))
+        start = 0
+        for rows in chunks(self.stored, queries.shape[1], CACHE):
+            tile = unpack(rows)
+            # Not "<=": where NaN came from an overflow, the definition has to say.
+            possible = ~(self.distance.matrix(queries[left], tile) > limits[left, None])
+            if allowed is not None:
+                possible &= allowed[start : start + len(rows)]
+            exact = queries.new_full(possible.shape, torch.nan)
+            pairs = possible.nonzero()
+            for query, row in (part.T for part in chunks(pairs, queries.shape[1], CACHE)):
+                ranked = checked_paired(self.distance, queries[left[query]], tile[row])
+                exact[query, row] = ranked.float()
+            # As near as the k-th is too late, as ties are by position.
+            possible &= ~(exact >= distances[left, -1:])
+            some = possible.any(dim=0).nonzero().squeeze(1)
+            nearest, order = torch.cat([distances[left], exact[:, some]], dim=1).sort(stable=True)
+            at = torch.cat([positions[left], (some + start).expand(len(left), -1)], dim=1)
+            distances[left], positions[left] = nearest[:, :k], at.gather(1, order[:, :k])
+            start += len(rows)
+            if self.distance in NEVER_NEGATIVE:  # nothing comes before k zeros
+                left = left[~(distances[left, -1] <= 0)]
+                if not len(left):
+                    break
+        return distances, positions
+
+    def _matrix_error(self, queries: Tensor, values: Tensor) -> Tensor:
+        summed = _SUMMED_BY_MATRIX.get(self.distance, _about_one)
+        norms = torch.linalg.vector_norm(queries, dim=1)
+        return summed(norms, self.longest, values) * relative_error(queries)
+
+
+def ranked_by(
+    distance: Distance, queries: Tensor, stored: Tensor, proposed: Int[Tensor, "q c"]
+) -> tuple[Float[Tensor, "q c"], Int[Tensor, "q c"]]:
+    """Distances of the proposed positions by the definition, and these, in order; -1 last."""
+    proposed = proposed.sort(dim=1).values  # so that the stable sort leaves ties by position
+    count = proposed.shape[1]
+    exact = checked_paired(
+        distance,
+        queries.repeat_interleave(count, dim=0),
+        unpack(stored[proposed.clamp(min=0).flatten()]),
+    ).view(-1, count)
+    exact, order = exact.masked_fill(proposed < 0, torch.inf).sort(dim=1, stable=True)
+    return exact, proposed.gather(1, order)
+
+
+def checked_paired(
+    distance: Distance, a: Float[Tensor, "p d"], b: Float[Tensor, "p d"]
+) -> Float[Tensor, " p"]:
+    """`distance.paired`, which must not give NaN."""
+    distances = distance.paired(a, b)
+    if bool(distances.isnan().any()):
+        raise ValueError(
+            f"distance must give a number for every pair, got NaN from {distance.name}. "
+            "Scale the embeddings down if they are huge, or correct the distance."
+        )
+    return distances
+
+
+def chunks(rows: Tensor, numbers_per_row: int, block: int | None = None) -> list[Tensor]:
+    """Pieces of `block` numbers; unlike torch.split's, no piece of no rows."""
+    size = max(1, (block or BLOCK) // numbers_per_row)
+    return [rows[start : start + size] for start in range(0, len(rows), size)]
+
+
+def relative_error(queries: Tensor) -> float:
+    """How far a float32 sum of d products may be off, as a share of its size.
+
+    At most d + a few half-units in the last place, in whatever order; twice, as the definition
+    rounds as well.
+    """
+    factors = _FACTORS[torch.get_float32_matmul_precision()]
+    return 2 * ((queries.shape[1] + 16) * 2**-24 + factors)
+
+
+def _root(squares: Tensor) -> Tensor:
+    return squares.clamp(min=0).sqrt()
+
+
+def _useful_middle(rows: Tensor) -> Tensor | None:
+    # Far from the origin a product loses the digits in which near-equal rows differ.
+    middle = rows.mean(dim=0)
+    spread = torch.linalg.vector_norm(rows - middle, dim=1).mean()
+    far = torch.linalg.vector_norm(middle) > 4 * spread
+    return middle if bool(far) and bool(middle.isfinite().all()) else None

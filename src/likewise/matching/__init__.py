@@ -1,0 +1,32 @@
+"""Which known thing each query is, or none of them: neighbours and a threshold in, labels out."""
+
+from likewise.matching.centers import class_centers
+from likewise.matching.deciding import Matches, match
+from likewise.matching.normalising import normalise_neighbors
+from likewise.matching.rules import (
+    RULES,
+    UNKNOWN,
+    Rule,
+    center,
+    decide,
+    majority,
+    nearest,
+    rule_name,
+    weighted,
+)
+
+__all__ = [
+    "RULES",
+    "UNKNOWN",
+    "Matches",
+    "Rule",
+    "center",
+    "class_centers",
+    "decide",
+    "majority",
+    "match",
+    "nearest",
+    "normalise_neighbors",
+    "rule_name",
+    "weighted",
+]

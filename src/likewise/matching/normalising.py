@@ -1,0 +1,70 @@
+"""Neighbours that a quick lookup found, in the order of their normalised distances."""
+
+from typing import Any, Protocol
+
+import numpy as np
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from likewise.index import Neighbors
+from likewise.normalisation import AdaptiveNorm, CohortFacts, normalise
+
+
+class _Stored(Protocol):
+    @property
+    def embeddings(self) -> Tensor: ...
+
+
+class _Home(Protocol):
+    def get(self, ids: Any) -> _Stored: ...
+
+
+def normalise_neighbors(
+    neighbors: Neighbors, queries: Float[Tensor, "q d"], gallery: _Home, norm: AdaptiveNorm
+) -> Neighbors:
+    """The same neighbours with normalised distances, nearest first; padding stays at the end.
+
+    Only the k that were found are looked at: with a larger k fewer are missed that would be
+    nearest by the normalised distance. Of equals, the one that was nearer comes first.
+
+    Args:
+        neighbors: from `gallery.lookup(queries, k=k)`.
+        queries: the embeddings that were looked up.
+        gallery: any home of items, such as an Index or a Gallery.
+        norm: its distance must be that of the gallery.
+
+    Raises:
+        ValueError: not one query per row of neighbours, or an id that is no longer stored.
+
+    Example:
+        >>> from likewise.index import Index
+        >>> index = Index()
+        >>> _ = index.add(torch.eye(3), labels=[0, 1, 2])
+        >>> norm = AdaptiveNorm(torch.tensor([[-1.0, 0.5, 0.0], [0.0, -1.0, 1.0]]), nearest=2)
+        >>> queries = torch.tensor([[1.0, 0.2, 0.1]])
+        >>> normalise_neighbors(index.lookup(queries, k=2), queries, index, norm).labels.tolist()
+        [[0, 1]]
+    """
+    if len(queries) != len(neighbors.labels):
+        raise ValueError(
+            f"queries must be those that were looked up, {len(neighbors.labels)}, "
+            f"got {len(queries)}."
+        )
+    found = ~neighbors.distances.isposinf()
+    ids, at = np.unique(neighbors.ids[found.numpy()], return_inverse=True)
+    if not len(ids):
+        return neighbors
+    of_items = norm.facts(gallery.get(ids).embeddings, second=True)
+    of_queries = norm.facts(queries.to("cpu", torch.float32))
+    rows = found.nonzero()[:, 0]
+    place = torch.from_numpy(at)
+    distances = neighbors.distances.clone()
+    distances[found] = normalise(
+        distances[found],
+        CohortFacts(of_queries.mean[rows], of_queries.spread[rows]),
+        CohortFacts(of_items.mean[place], of_items.spread[place]),
+    )
+    distances, order = distances.sort(dim=1, stable=True)
+    ids = np.take_along_axis(neighbors.ids, order.numpy(), axis=1)
+    return Neighbors(ids, distances, neighbors.labels.gather(1, order))

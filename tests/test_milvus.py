@@ -1,0 +1,327 @@
+"""The gallery in Milvus: the contract of all homes, and what is its own. Served by Milvus Lite."""
+
+import inspect
+import itertools
+import subprocess
+import sys
+import threading
+
+import pytest
+import torch
+
+import test_index_contract
+from likewise.distances import COSINE, EUCLIDEAN, INNER_PRODUCT, MANHATTAN, SQUARED_EUCLIDEAN
+from likewise.index import GalleryError, Index
+
+pytest.importorskip("pymilvus", reason="needs pip install likewise[milvus]")
+server_manager = pytest.importorskip(
+    "milvus_lite.server_manager", reason="needs milvus-lite, which serves on loopback"
+)
+
+from likewise.index._milvus.collections import METRICS  # noqa: E402
+from likewise.index.milvus import MilvusGallery  # noqa: E402
+
+numbers = itertools.count()
+
+
+@pytest.fixture(scope="session")
+def uri(tmp_path_factory):
+    """Where a real server answers, on loopback."""
+    path = str(tmp_path_factory.mktemp("milvus") / "lite.db")
+    return server_manager.server_manager_instance.start_and_get_uri(path)  # ends at exit
+
+
+@pytest.fixture
+def home(uri):
+    """A function that makes an empty home; each call another."""
+    made = []
+
+    def make(**options):
+        options = {"distance": EUCLIDEAN, **options}
+        if "storage" in options:
+            pytest.skip("Milvus has its own ways to make vectors smaller")
+        if options["distance"] not in METRICS:
+            pytest.skip(f"Milvus knows no {options['distance'].name} distance")
+        made.append(MilvusGallery(uri, collection=f"home_{next(numbers)}", **options))
+        return made[-1]
+
+    yield make
+    for one in made:
+        one.close()
+
+
+# The contract itself, with this home.
+globals().update(
+    (name, test)
+    for name, test in inspect.getmembers(test_index_contract, inspect.isfunction)
+    if name.startswith("test_")
+)
+
+
+def gaussian(*shape, seed=0):
+    return torch.randn(*shape, generator=torch.Generator().manual_seed(seed))
+
+
+def again(one, **options):
+    """A second opening of the same gallery, as another process has it."""
+    return MilvusGallery(one._live.collections.uri, collection=one._live.name, **options)
+
+
+@pytest.mark.parametrize(
+    "distance", [COSINE, EUCLIDEAN, SQUARED_EUCLIDEAN, INNER_PRODUCT], ids=lambda d: d.name
+)
+@pytest.mark.parametrize("dimension", [1, 3])
+def test_answers_are_those_of_a_full_sort_where_nearly_all_ties(home, distance, dimension):
+    generator = torch.Generator().manual_seed(dimension)
+    stored = torch.randint(-1, 2, (300, dimension), generator=generator).float()
+    queries = torch.randint(-2, 3, (9, dimension), generator=generator).float()
+    one, plain = home(distance=distance), Index(distance)
+    for each in (one, plain):
+        each.add(stored)
+    found, expected = one.lookup(queries, k=12), plain.lookup(queries, k=12)
+    assert found.ids.tolist() == expected.ids.tolist()
+    assert found.distances.tolist() == expected.distances.tolist()
+    assert (one.embeddings == stored).all()
+
+
+def test_near_equal_embeddings_far_from_the_origin_are_told_apart(home):
+    stored = 1000 + gaussian(400, 6) * 1e-3
+    one, plain = home(), Index(EUCLIDEAN)
+    for each in (one, plain):
+        each.add(stored)
+    queries = stored[:5] + 1e-3
+    assert one.lookup(queries, k=7).ids.tolist() == plain.lookup(queries, k=7).ids.tolist()
+
+
+def test_another_opening_sees_what_was_written_at_once(home):
+    one = home()
+    with again(one) as other:
+        one.add(torch.eye(3), labels=["a", "b", "a"], ids=["x", "y", "z"])
+        assert other.dimension == 3
+        assert other.get(["y"]).labels.tolist() == [1]
+        assert other.lookup(torch.eye(3)[:1], k=1).ids.tolist() == [["x"]]
+        assert other.class_names == ["a", "b"]
+        other.remove(["x"])
+        assert one.ids.tolist() == ["y", "z"]
+        assert one.add(torch.ones(1, 3), labels=["c"], ids=["x"]).tolist() == ["x"]
+        assert other.summary().items_per_class == {"a": 1, "b": 1, "c": 1}
+        assert other.summary().batches == 3
+
+
+ELSEWHERE = """
+import sys, torch, likewise.index
+assert "pymilvus" not in sys.modules, "what nobody asked for was imported"
+_, uri, name, file = sys.argv
+with likewise.index.MilvusGallery(uri, collection=name) as one:
+    assert one.lookup(torch.ones(1, 4), k=20).ids[0].tolist() == list(range(19, -1, -1))
+    one.add(torch.zeros(1, 4), labels=["new"])
+with likewise.index.MilvusGallery(file, collection="a", class_names=["u"]) as one:
+    one.add(torch.eye(2), labels=["u", "v"], metadata=[{"n": 1}, {}], payloads=[None, b"x"])
+"""
+
+
+def test_another_process_finds_the_same_and_what_it_writes_lasts(home, uri, tmp_path):
+    one, file = home(), tmp_path / "a.db"
+    one.add(torch.arange(20)[:, None].expand(-1, 4) / 20, labels=["old"] * 20)
+    subprocess.run([sys.executable, "-c", ELSEWHERE, uri, one._live.name, str(file)], check=True)
+    assert one.ids.tolist() == list(range(21))
+    assert one.class_names == ["old", "new"]
+    with MilvusGallery(file, collection="a") as left:  # served by Milvus Lite for this process
+        assert left.embeddings.tolist() == torch.eye(2).tolist()
+        assert left.class_names == ["u", "v"]
+        assert left.metadata([0, 1]) == [{"n": 1}, {}]
+        assert left.payloads([0, 1]) == [None, b"x"]
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"distance": COSINE}, "distance must be 'euclidean', .* got 'cosine'"),
+        ({"encoder": "b"}, "encoder must be 'a', .* got 'b'"),
+        ({"dimension": 3}, "dimension must be 2, .* got 3"),
+        ({"class_names": ["y"]}, r"class_names must be \['x'\], .* got \['y'\]"),
+    ],
+)
+def test_a_gallery_that_was_made_for_something_else_is_refused(home, options, message):
+    one = home(encoder="a", dimension=2, class_names=["x"])
+    with pytest.raises(GalleryError, match=message):
+        again(one, **options)
+    with again(one) as other:
+        assert (other.distance, other.encoder, other.dimension) == (EUCLIDEAN, "a", 2)
+        assert other.class_names == ["x"]
+
+
+def test_what_no_gallery_can_be_made_for_is_refused(uri):
+    with pytest.raises(ValueError, match=r"distance must be one that Milvus knows, .* manhattan"):
+        MilvusGallery(uri, collection="a", distance=MANHATTAN)
+    for name in ("", "1a", "a-b", None):
+        with pytest.raises(ValueError, match="collection must be letters, digits"):
+            MilvusGallery(uri, collection=name)
+
+
+def test_nothing_that_answers_is_one_sentence(home, uri):
+    one = home()
+    one.close()
+    one.close()
+    with pytest.raises(GalleryError, match="gallery must be open"):
+        len(one)
+    with pytest.raises(GalleryError, match=r"uri must lead to a Milvus server .* got 'http"):
+        MilvusGallery("http://127.0.0.1:9", collection="a")
+
+
+def test_without_pymilvus_it_says_what_to_install(uri, monkeypatch):
+    monkeypatch.setitem(sys.modules, "pymilvus", None)
+    with pytest.raises(ImportError, match=r"pip install .likewise\[milvus\]"):
+        MilvusGallery(uri, collection="a")
+
+
+def test_a_collection_of_something_else_is_left_alone(home):
+    one = home(dimension=2)
+    client = one._live.collections._client
+    client.drop_collection(one._live.name + "_facts")
+    with pytest.raises(GalleryError, match="collection must be new or a gallery"):
+        again(one)
+    assert client.has_collection(one._live.name)
+    with pytest.raises(GalleryError, match="uri must lead to a Milvus server that does"):
+        one.add(torch.ones(1, 2))
+
+
+def test_a_beginning_that_was_interrupted_is_begun_again(home):
+    one = home(dimension=2, class_names=["x"])
+    client = one._live.collections._client
+    client.delete(one._live.name + "_facts", filter="key == 0")
+    with again(one, class_names=["y"]) as other:
+        other.add(torch.ones(1, 3), labels=["y"])
+        assert other.class_names == ["y"]
+
+
+def test_items_that_are_gone_without_their_facts_are_told(home):
+    one = home(dimension=2)
+    one._live.collections._client.drop_collection(one._live.name)
+    with pytest.raises(GalleryError, match="collection must be whole"):
+        again(one)
+
+
+def test_payloads_come_back(home):
+    one = home()
+    payloads = [b"", None, bytes(range(256)), b"x" * 49149]
+    one.add(gaussian(4, 2), payloads=payloads)
+    assert one.payloads([0, 1, 2, 3]) == payloads
+    one.relabel([2], [5])
+    assert one.payloads([2, 1]) == [payloads[2], None]
+    with pytest.raises(ValueError, match="payloads must have at most 65535 bytes in Milvus"):
+        one.add(torch.ones(1, 2), payloads=[b"x" * 49150])
+    with pytest.raises(ValueError, match="metadata must have at most 65535 bytes in Milvus"):
+        one.add(torch.ones(1, 2), metadata=[{"a": "é" * 33000}])
+    with pytest.raises(ValueError, match="metadata must have at most 4096 keys in Milvus"):
+        one.add(torch.ones(1, 2), metadata=[{str(n): 1 for n in range(4097)}])
+    assert len(one) == 4
+
+
+def test_ids_names_and_metadata_are_any_text(home):
+    one = home()
+    texts = ["a'b", 'c"d', "e\\f", "g\nh", "\x01", "ü€", "id in [1]"]
+    one.add(gaussian(7, 2), ids=texts, labels=texts, metadata=[{text: text} for text in texts])
+    assert one.ids.tolist() == texts
+    assert one.class_names == texts
+    for text in texts:
+        found = one.lookup(torch.ones(1, 2), k=2, where={text: text})
+        assert found.ids.tolist() == [[text, ""]]
+    assert one.remove(texts[:6]) == 6
+    assert one.ids.tolist() == texts[6:]
+
+
+def test_metadata_is_found_by_any_value_that_json_has(home):
+    one = home()
+    values = [1, 1.5, True, None, "1", [1, 2], {"b": 1, "a": [None]}, 10**30]
+    one.add(gaussian(8, 2), metadata=[{"v": value} for value in values])
+    assert one.metadata(range(8)) == [{"v": value} for value in values]
+    for at, value in enumerate(values):
+        found = one.lookup(torch.ones(1, 2), k=8, where={"v": [value]})
+        assert found.ids[0, :2].tolist() == [at, -1]
+    assert one.lookup(torch.ones(1, 2), k=1, where={"v": []}).ids.tolist() == [[-1]]
+
+
+def test_an_add_that_breaks_off_takes_back_what_it_stored(home, monkeypatch):
+    one = home()
+    one.add(torch.zeros(1, 2))
+    collections = one._live.collections
+    error = collections._milvus.MilvusException(message="the line broke")
+    insert, sent = collections._client.insert, []
+
+    def breaks(name, rows):
+        if sent:
+            raise error
+        sent.append(insert(name, rows))
+
+    monkeypatch.setattr("likewise.index._milvus.collections._AT_ONCE", 500)
+    monkeypatch.setattr(collections._client, "insert", breaks)
+    with pytest.raises(GalleryError, match="the line broke"):
+        one.add(gaussian(20, 2), labels=["a"] * 20)
+    assert sent
+    assert one.ids.tolist() == [0]
+    monkeypatch.undo()
+    assert one.add(gaussian(2, 2), labels=["b", "a"]).tolist() == [21, 22]
+    assert one.labels.tolist() == [-1, 1, 0]
+
+
+def test_messages_of_any_size_store_all(home, monkeypatch):
+    monkeypatch.setattr("likewise.index._milvus.collections._AT_ONCE", 700)
+    one, rows = home(), gaussian(50, 3)
+    one.add(rows)
+    one.relabel(range(50), list(range(50)))
+    assert (one.embeddings == rows).all()
+    assert one.labels.tolist() == list(range(50))
+
+
+def test_positions_that_several_writers_gave_out_lose_nothing(home, monkeypatch):
+    one = home()
+    with again(one) as other:
+        one.add(gaussian(9, 2))
+        facts = one._live.facts
+        other.add(gaussian(9, 2), ids=range(100, 109))
+        other._live.remember(facts)  # as if both had begun at once
+        other.add(gaussian(9, 2), ids=range(200, 209))
+    monkeypatch.setattr("likewise.index._milvus.collections.MOST", 5)
+    expected = [id_ for pair in zip(range(100, 109), range(200, 209), strict=True) for id_ in pair]
+    assert one.ids.tolist() == [*range(9), *expected]
+
+
+def test_strings_whose_hashes_are_equal_are_refused(home, monkeypatch):
+    one = home()
+    one.add(torch.ones(1, 2), ids=["a"])
+    hashes = torch.zeros(1, dtype=torch.int64).numpy()
+    key = one._live.collections.everything(["text"], one._live.facts)[0]["key"]
+    monkeypatch.setattr("likewise.index._milvus.live.keys", lambda ids: hashes + key)
+    for verb in (one.add, one.upsert):
+        with pytest.raises(ValueError, match="ids must differ in their 64-bit hashes, got 'b'"):
+            verb(torch.ones(1, 2), ids=["b"])
+
+
+def test_lookups_while_another_thread_writes_see_whole_batches(home):
+    one, batch, done, seen = home(dimension=2), 50, threading.Event(), []
+
+    def look():
+        while not done.is_set():
+            seen.append(len(one))
+            if seen[-1]:
+                assert one.lookup(torch.ones(3, 2), k=min(seen[-1], 60)).ids.min() >= 0
+
+    readers = [threading.Thread(target=look) for _ in range(3)]
+    for reader in readers:
+        reader.start()
+    for _ in range(6):
+        one.add(gaussian(batch, 2))
+    done.set()
+    for reader in readers:
+        reader.join()
+    assert len(one) == 6 * batch
+    assert seen
+    assert all(count % batch == 0 for count in seen)
+
+
+def test_more_than_milvus_finds_at_once_is_refused(home):
+    one = home()
+    one.add(torch.ones(3, 2))
+    with pytest.raises(ValueError, match=r"k must be at most 16384, .* got 16385"):
+        one.lookup(torch.ones(1, 2), k=16385)
