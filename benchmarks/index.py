@@ -35,7 +35,7 @@ K, DIM, CENTRES = 10, 64, 2000
 TILE = 65536  # columns of the tiled matrix product
 
 # Lookups and matches a second of TensorFlow Similarity 0.18 with 200 items indexed, measured on
-# such a machine; it forms the whole matrix again at every call (seed-systems.md 1.6, 1.7).
+# such a machine; it forms the whole matrix again at every call.
 PEER_LOOKUPS, PEER_MATCHES = 710, 570
 
 

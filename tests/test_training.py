@@ -589,3 +589,12 @@ def test_training_on_cuda_brings_the_encoder_home():
     encoder, history = fit(device="cuda")
     assert next(encoder.parameters()).device.type == "cpu"
     assert history[2]["loss"] > 0
+
+
+@pytest.mark.parametrize(
+    "encoder", [torch.nn.Identity(), torch.nn.Linear(5, 2).requires_grad_(False)]
+)
+def test_an_encoder_that_cannot_learn_is_refused(encoder):
+    points = ArrayDataset(torch.randn(40, 5), torch.arange(40) % 4)
+    with pytest.raises(ValueError, match="encoder must have weights that can be trained, got "):
+        lw.fit(encoder, losses.TripletLoss(), points, epochs=1)

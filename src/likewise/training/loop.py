@@ -110,6 +110,7 @@ def fit(
     """
     check_count("epochs", epochs)
     check_positive("learning_rate", learning_rate)
+    _check_something_learns(encoder, loss)
     accelerator = _accelerator(device, precision)
     if optimizer is None:
         optimizer = _optimizer(encoder, loss, learning_rate, loss_learning_rate, weight_decay)
@@ -278,6 +279,16 @@ def _optimizer(
     else:
         groups[0]["params"] += own
     return torch.optim.AdamW(groups, lr=learning_rate, weight_decay=weight_decay, fused=True)
+
+
+def _check_something_learns(encoder: nn.Module, loss: nn.Module) -> None:
+    weights = [*encoder.parameters(), *loss.parameters()]
+    if not any(weight.requires_grad for weight in weights):
+        raise ValueError(
+            f"encoder must have weights that can be trained, got {type(encoder).__name__} with "
+            f"{'none that is not frozen' if weights else 'no weights at all'}. "
+            'Use trainable="partial", or add a layer, as embedding_dim= does.'
+        )
 
 
 def _check_optimizer_holds(loss: nn.Module, optimizer: torch.optim.Optimizer) -> None:
