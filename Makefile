@@ -35,6 +35,8 @@ bench: $(READY) ## run the benchmarks of benchmarks/
 	$(BIN)/python benchmarks/startup.py
 	$(BIN)/python benchmarks/losses.py
 	$(BIN)/python benchmarks/verification.py
+	$(BIN)/python benchmarks/index.py
+	$(BIN)/python benchmarks/gallery.py
 
 clean: ## remove what the other targets made
 	rm -rf $(VENV) out .mypy_cache .pytest_cache .ruff_cache .hypothesis
