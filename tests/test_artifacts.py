@@ -376,3 +376,28 @@ def test_the_model_folder_is_all_that_a_decision_needs(model, saved, tmp_path):
     moved.parent.mkdir()
     saved.rename(moved)
     assert torch.equal(lw.load(moved).match(TEST).labels, model.match(TEST).labels)
+
+
+def test_each_operating_point_has_its_own_probability(tmp_path):
+    model = made_model()
+    for k in (1, 5):
+        model.calibrate(DIGITS, rule="majority", k=k, point=f"of {k}")
+    lw.load(model.save(tmp_path / "model"))
+    by_point = {k: model.match(TEST, point=f"of {k}") for k in (1, 5)}
+    for k, decided in by_point.items():
+        expected = model.probabilities[f"of {k}"].of(decided.distances)
+        voted = decided.neighbors.labels[:, 0] >= 0
+        assert torch.equal(decided.probabilities[voted], expected[voted])
+    assert model.probabilities["of 1"] != model.probabilities["of 5"]
+    assert model.match(TEST, threshold=0.1).probabilities is None
+
+
+def test_an_evaluation_encodes_each_item_once(monkeypatch):
+    model = made_model()
+    seen = []
+    embed = model.embed
+    monkeypatch.setattr(
+        model, "embed", lambda items, **o: seen.append(len(items)) or embed(items, **o)
+    )
+    found = model.evaluate(TEST)
+    assert seen == [found.items]

@@ -1,23 +1,6 @@
 import json
-import sys
 
 import pytest
-
-from likewise.cli import commands
-
-
-@pytest.fixture
-def run(capsys, monkeypatch):
-    """Runs a command in this process: its status, standard output and standard error."""
-
-    def run(*arguments):
-        monkeypatch.setattr(sys, "argv", ["likewise", *map(str, arguments)])
-        with pytest.raises(SystemExit) as stopped:
-            commands.main()
-        told = capsys.readouterr()
-        return stopped.value.code, told.out, told.err
-
-    return run
 
 
 @pytest.fixture(scope="module")

@@ -1,29 +1,12 @@
 import csv
 import json
-import sys
 
 import numpy as np
 import pytest
 from PIL import Image
 from sklearn.datasets import load_digits
 
-from likewise.cli import commands
-
 IMAGES, LABELS = load_digits(return_X_y=True)
-
-
-@pytest.fixture
-def run(capsys, monkeypatch):
-    """Runs a command in this process: its status, standard output and standard error."""
-
-    def run(*arguments):
-        monkeypatch.setattr(sys, "argv", ["likewise", *map(str, arguments)])
-        with pytest.raises(SystemExit) as stopped:
-            commands.main()
-        told = capsys.readouterr()
-        return stopped.value.code, told.out, told.err
-
-    return run
 
 
 def table(folder, name, rows, count, seed, truth=True):

@@ -1,3 +1,4 @@
+import gc
 import json
 import os
 import shutil
@@ -43,6 +44,18 @@ def content(gallery):
 
 
 # What lasts
+
+
+def test_a_gallery_that_is_forgotten_gives_its_folder_back(tmp_path):
+    gc.disable()
+    try:
+        gallery = Gallery(tmp_path / "known", distance=EUCLIDEAN, dimension=2)
+        gallery.add(torch.zeros(1, 2), labels=[0])
+        del gallery
+        with Gallery(tmp_path / "known") as again:
+            assert len(again) == 1
+    finally:
+        gc.enable()
 
 
 def test_a_gallery_opened_again_is_the_same(tmp_path):

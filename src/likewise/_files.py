@@ -1,13 +1,16 @@
 """Files that appear whole, or not at all."""
 
 import os
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 from likewise._checks import check_exists
 
 
-def write_whole(path: Path, content: bytes) -> None:
-    """Put the content at `path` in one step; on failure what was there stays.
+@contextmanager
+def whole(path: Path) -> Iterator[Path]:
+    """A new file to write, which takes the place of `path` at the end; on failure that stays.
 
     Raises:
         FileNotFoundError: if the folder does not exist.
@@ -17,9 +20,8 @@ def write_whole(path: Path, content: bytes) -> None:
     part = path.with_name(f".{path.name}.{os.getpid()}.part")
     try:
         try:
-            with part.open("wb") as file:
-                file.write(content)
-                file.flush()
+            yield part
+            with part.open("rb") as file:
                 os.fsync(file.fileno())
             os.replace(part, path)
         finally:
@@ -30,3 +32,9 @@ def write_whole(path: Path, content: bytes) -> None:
             f"({error.strerror or error}). Choose another folder or make room; "
             "what was there before is unchanged."
         ) from error
+
+
+def write_whole(path: Path, content: bytes) -> None:
+    """Put the content at `path` in one step; raises as `whole`."""
+    with whole(path) as part:
+        part.write_bytes(content)

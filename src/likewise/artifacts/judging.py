@@ -7,7 +7,7 @@ import torch
 
 from likewise import data as sources
 from likewise.artifacts.results import Evaluation
-from likewise.artifacts.trials import PAIRS, Trials, pair_trials, translated
+from likewise.artifacts.trials import PAIRS, Trials, translated
 from likewise.calibration import Calibration, Goal, Promise, calibrate, calibrate_matching
 from likewise.data import fingerprints
 from likewise.evaluation import evaluate_matching, evaluate_retrieval, evaluate_verification
@@ -46,9 +46,10 @@ def evaluate(
     new = model.new_items(data)
     names = list(dict.fromkeys([*model.class_names, *data.class_names]))
     truth = translated(new, names)
+    embeddings = model.embed(new, progress=progress)
     matching = matches = None
     if len(model.index):
-        matches = model.match(new, point=point, progress=progress)
+        matches = model.match_embeddings(embeddings, point=point)
         matching = evaluate_matching(
             matches,
             truth,
@@ -56,19 +57,19 @@ def evaluate(
             seen_classes=[names.index(name) for name in model.trained_on if name in names],
             class_names=names,
         )
-    trials = pair_trials(
-        model, new, per_item=per_item, seed=seed, leave_out="items", progress=progress
-    )
+    pairs = sources.PairDataset(new, per_item=per_item, seed=seed)
+    left, right = pairs.pairs.T
+    distances = model.distance.paired(embeddings[left], embeddings[right])
     known_threshold = model.calibrations.get(PAIRS)
     verification = evaluate_verification(
-        trials.distances,
-        trials.same,
+        distances,
+        pairs.same,
         threshold=None if known_threshold is None else known_threshold.threshold,
-        items=trials.items,
+        items=pairs.pairs,
         probability=model.probabilities.get(PAIRS),
     )
     retrieval = evaluate_retrieval(
-        model.embed(new, progress=progress),
+        embeddings,
         truth,
         distance=model.distance,
         ks=tuple(k for k in (1, 5, 10) if k < len(new)),

@@ -49,8 +49,8 @@ class SimilarityModel:
         gallery: where these are, if they are in a gallery; see `use_gallery`.
         calibrations: the operating points, by name, which is that of the rule unless another was
             given; "pairs" is that of `verify`.
-        probabilities: by rule, that a pair is the same, or that a label is right, by the
-            distance; made when calibrated.
+        probabilities: by operating point, that a pair is the same, or that a label is right, by
+            the distance; made when calibrated.
         trained_on: names of the classes that the encoder was trained on.
         trained_prints: `data.fingerprints` of the items that it was trained on.
         calibrated_prints: those of the items that any calibration saw.
@@ -202,8 +202,8 @@ class SimilarityModel:
         For matching every item is looked up, and "same" is whether the rule gives its own label.
         Where it always does, every item is also asked about as a stranger, as if its own class were
         not indexed, for without a mistake nothing tells how far is too far. For verification
-        pairs are drawn from the data, half same, half different, or come as `GivenPairs`; the
-        distances of these also make the model's `probability`. Items that are in the index
+        pairs are drawn from the data, half same, half different, or come as `GivenPairs`. The
+        distances also make the probability of this operating point. Items that are in the index
         themselves, or that the encoder was trained on, are left out.
 
         Args:
@@ -237,8 +237,9 @@ class SimilarityModel:
             )
         chosen = calibrated(trials, goal=goal, rule=rule, k=k)
         prior = 0.5 if rule == PAIRS else float(trials.same.double().mean())
-        self.probabilities[rule] = fit_logistic(trials.distances, trials.same, prior=prior)
-        self.calibrations[point or rule] = chosen
+        point = point or rule
+        self.probabilities[point] = fit_logistic(trials.distances, trials.same, prior=prior)
+        self.calibrations[point] = chosen
         self.calibrated_prints = torch.unique(torch.cat([self.calibrated_prints, trials.prints]))
         return chosen
 
@@ -262,15 +263,29 @@ class SimilarityModel:
             k: how many decide under a threshold.
             progress: called as progress(done, total) while embedding.
         """
+        self._bound(point, threshold)  # refuses before the work rather than after it
+        embeddings = self.embed(items, progress=progress)
+        return self.match_embeddings(embeddings, point=point, threshold=threshold, rule=rule, k=k)
+
+    def match_embeddings(
+        self,
+        embeddings: Float[Tensor, "n d"],
+        *,
+        point: str = "nearest",
+        threshold: float | None = None,
+        rule: str = "nearest",
+        k: int = 1,
+    ) -> Matches:
+        """What `match` says of items that are embedded already."""
         bound = self._bound(point, threshold)
         if isinstance(bound, Calibration):
             rule, k = bound.rule, bound.k or k
         return match(
-            neighbors_for(self, self.embed(items, progress=progress), rule=rule, k=k),
+            neighbors_for(self, embeddings, rule=rule, k=k),
             bound,
             rule=rule,
             gallery_size=len(self.index),
-            probability=self.probabilities.get(rule),
+            probability=self.probabilities.get(point) if threshold is None else None,
         )
 
     def verify(
@@ -309,7 +324,7 @@ class SimilarityModel:
         if isinstance(bound, Calibration) and bound.rule != PAIRS:
             raise ValueError(f"point must be one for pairs, got {point!r}, for {bound.rule}.")
         limit = bound.threshold if isinstance(bound, Calibration) else bound
-        of = self.probabilities.get(PAIRS)
+        of = self.probabilities.get(point)
         return Verified(
             distances=distances,
             # In float64: comparing float32 with a number would first round that number to float32.
@@ -340,6 +355,8 @@ class SimilarityModel:
             seed: of the pairs.
             progress: called as progress(done, total) while embedding.
         """
+        if len(self.index):
+            self._bound(point, None)  # refuses before the work rather than after it
         return evaluate(self, data, point=point, per_item=per_item, seed=seed, progress=progress)
 
     def is_new(self, data: sources.Dataset) -> Bool[Tensor, " n"]:

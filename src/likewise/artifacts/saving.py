@@ -53,7 +53,7 @@ def save(model: "SimilarityModel", path: str | Path) -> Path:
         "trained_on": model.trained_on,
         "origin": model.origin,
         "calibrations": {rule: made.to_dict() for rule, made in model.calibrations.items()},
-        "probabilities": {rule: made.to_dict() for rule, made in model.probabilities.items()},
+        "probabilities": {point: made.to_dict() for point, made in model.probabilities.items()},
         "gallery": model.gallery,
     }
     parts = {
@@ -108,7 +108,7 @@ def load(
             rule: Calibration.from_dict(made) for rule, made in manifest["calibrations"].items()
         }
         model.probabilities = {
-            rule: Probability.from_dict(made) for rule, made in manifest["probabilities"].items()
+            point: Probability.from_dict(made) for point, made in manifest["probabilities"].items()
         }
         model.gallery = manifest["gallery"]
     except ArtifactError:

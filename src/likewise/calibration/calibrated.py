@@ -108,7 +108,7 @@ class Calibration:
         if not isinstance(fields, Mapping):
             raise ValueError(f"a calibration must be a dict, got {type(fields).__name__}.")
         for problem, names in [
-            ("lacks", _FIELDS.keys() - _LATER - fields.keys()),
+            ("lacks", _FIELDS.keys() - fields.keys()),
             ("has the unknown", fields.keys() - _FIELDS.keys()),
         ]:
             if names:
@@ -117,9 +117,7 @@ class Calibration:
                     f"a calibration must have the fields of `Calibration`, got one that {problem} "
                     f"{listed}. Calibrate again with this version."
                 )
-        return cls(
-            **{name: read(name, fields[name]) for name, read in _FIELDS.items() if name in fields}
-        )
+        return cls(**{name: read(name, fields[name]) for name, read in _FIELDS.items()})
 
 
 def _read_estimate(name: str, value: object) -> Estimate:
@@ -189,4 +187,3 @@ _FIELDS: dict[str, Callable[[str, object], Any]] = {
     "false_positive_rate": _or_none(_read_estimate),
     "sample": _read_sample,
 }
-_LATER = {"gallery_size", "false_positive_rate", "sample"}  # not there in version 0.1

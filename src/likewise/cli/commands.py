@@ -267,7 +267,7 @@ def verify(
             prior=prior,
             progress=show,
         )
-    judged = verification.evaluated(loaded, asked, decided)
+    judged = verification.evaluated(loaded, asked, decided, point or "pairs")
     result, lines = verification.answer(asked, decided, judged)
     if picture is not None:
         result["picture"] = str(verification.picture(loaded, asked, decided, picture))

@@ -66,7 +66,9 @@ def judge(
     return model.judge(distances, point=point, threshold=threshold, prior=prior)
 
 
-def evaluated(model: SimilarityModel, pairs: Pairs, decided: Verified) -> VerificationResult | None:
+def evaluated(
+    model: SimilarityModel, pairs: Pairs, decided: Verified, point: str
+) -> VerificationResult | None:
     """How well the verdicts do; None without a truth of both kinds."""
     if pairs.same is None or bool(pairs.same.all()) or not bool(pairs.same.any()):
         return None
@@ -76,7 +78,7 @@ def evaluated(model: SimilarityModel, pairs: Pairs, decided: Verified) -> Verifi
         pairs.same,
         threshold=decided.threshold,
         items=pairs.positions if enough else None,
-        probability=model.probabilities.get("pairs"),
+        probability=model.probabilities.get(point),
     )
 
 
@@ -155,15 +157,14 @@ def page(
             text = text.partition(" The intervals")[0] + (
                 f" Below {FEWEST_GROUPS} images, the intervals take pairs as independent."
             )
-        if decided.probabilities is not None and pairs.same is not None:
-            share = float(pairs.same.double().mean())
-            probability = model.judge(decided.distances, threshold=0.0, prior=share).probabilities
-            if probability is not None:
-                figures.append(plots.reliability(probability, pairs.same))
-                text += (
-                    " The reliability of the probabilities is shown at the share of same pairs "
-                    f"in this table, {share:.3g}."
-                )
+        if judged.probability is not None:
+            share = float(judged.same.double().mean())
+            chances = judged.probability.of(judged.distances, prior=share)
+            figures.append(plots.reliability(chances, judged.same))
+            text += (
+                " The reliability of the probabilities is shown at the share of same pairs "
+                f"in this table, {share:.3g}."
+            )
         sections.append(Section("Verification", text, figures=figures, table=table))
     chosen = _order(pairs, decided)
     shown = min(SHEET, len(chosen))

@@ -1,6 +1,5 @@
 """Stored items as Arrow and pandas tables and Parquet files, and back; needs likewise[tables]."""
 
-import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -13,6 +12,7 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from likewise._checks import check_count, check_exists
+from likewise._files import whole
 from likewise.index._arrow import (
     KEY,
     Home,
@@ -207,27 +207,15 @@ def write_parquet(index: Home, path: str | Path, *, batch_size: int = BATCH) -> 
     """
     path = Path(path)
     parquet = load("pyarrow.parquet")
-    check_exists("folder of path", path.parent)
-    part = path.with_name(f".{path.name}.{os.getpid()}.part")
     schema, batches = schema_of(index), batches_of(index, batch_size)
-    try:
-        try:
-            with parquet.ParquetWriter(
-                part, schema, use_dictionary=["class"], write_page_checksum=True
-            ) as writer:
-                for batch in batches:
-                    writer.write_batch(batch)
-            with part.open("rb") as file:
-                os.fsync(file.fileno())
-            os.replace(part, path)
-        finally:
-            part.unlink(missing_ok=True)
-    except OSError as error:
-        raise OSError(
-            f"path must be a file that can be written, got {str(path)!r} "
-            f"({error.strerror or error}). Choose another folder or make room; "
-            "what was there before is unchanged."
-        ) from error
+    with (
+        whole(path) as part,
+        parquet.ParquetWriter(
+            part, schema, use_dictionary=["class"], write_page_checksum=True
+        ) as writer,
+    ):
+        for batch in batches:
+            writer.write_batch(batch)
     return path
 
 

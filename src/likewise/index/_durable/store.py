@@ -1,6 +1,7 @@
 """The folder of a gallery: rows in SQLite, each with its checksum, and whole batches only."""
 
 import json
+import os
 import sqlite3
 import zlib
 from collections.abc import Iterable, Iterator, Sequence
@@ -70,6 +71,7 @@ class Store:
         names: Sequence[str] = (),
     ) -> None:
         self.folder = folder
+        self._process = os.getpid()
         self._lock: sqlite3.Connection | None = None
         if made_for is not None:
             with self._sentences(writing=True):
@@ -99,6 +101,12 @@ class Store:
                 with suppress(sqlite3.Error):
                     connection.close()
         self._lock = None
+
+    def __del__(self) -> None:
+        # A connection refers to itself, so that it would stay open, and the folder locked, until
+        # the collector comes by. Not in a process that was forked: the files are the first one's.
+        if os.getpid() == self._process:
+            self.close()
 
     @contextmanager
     def reading(self) -> Iterator[None]:
