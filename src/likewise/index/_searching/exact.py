@@ -1,9 +1,11 @@
 """Exact nearest neighbours: a fast search proposes, the definition of the distance decides."""
 
+import math
 import threading
 from collections.abc import Callable
 
 import torch
+import torch.nn.functional as F
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
@@ -33,7 +35,7 @@ NEVER_NEGATIVE = (COSINE, EUCLIDEAN, SQUARED_EUCLIDEAN, MANHATTAN, SNR)
 # Rounding is in proportion to the numbers that are summed on the way to a value: for `matrix`,
 # from the norms of the query and of the longest stored row, and the value. Those of a user's own
 # distance are taken to be about 1, as cosine's are.
-_Size = Callable[[Tensor, Tensor, Tensor], Tensor]
+_Size = Callable[[Tensor, float, Tensor], Tensor]
 _SUMMED_BY_MATRIX: dict[Distance, _Size] = {
     INNER_PRODUCT: lambda query, longest, value: query * longest,
     **dict.fromkeys(
@@ -44,7 +46,7 @@ _SUMMED_BY_MATRIX: dict[Distance, _Size] = {
 _FACTORS = {"highest": 0.0, "high": 2**-10, "medium": 2**-7}
 
 
-def _about_one(query: Tensor, longest: Tensor, value: Tensor) -> Tensor:
+def _about_one(query: Tensor, longest: float, value: Tensor) -> Tensor:
     return value.abs() + 1
 
 
@@ -73,7 +75,7 @@ class ExactSearch:
         """Drop what was prepared from stored rows."""
         self._numbers = Rows(torch.empty(0))  # one a row: cosine its scale, Euclidean its offset
         self._measured = 0
-        self._longest = torch.zeros(())
+        self._longest = 0.0
         self._middle: Tensor | None = None
         self._all_unit = True
 
@@ -118,11 +120,10 @@ class ExactSearch:
                 if len(some):
                     positions = some[positions.clamp(min=0)].masked_fill_(is_padding, -1)
                 return distances, positions
-        distances = queries.new_full((len(queries), k), torch.inf)
-        positions = torch.full((len(queries), k), -1)
-        k = min(k, count)
-        if not k or not len(queries):
-            return distances, positions
+        found_count = min(k, count)
+        if not found_count or not len(queries):
+            padded = queries.new_full((len(queries), k), torch.inf)
+            return padded, torch.full((len(queries), k), -1)
         with torch.autocast("cpu", enabled=False):
             with self._lock:
                 self._catch_up(stored)
@@ -130,8 +131,11 @@ class ExactSearch:
                 longest, all_unit = self._longest, self._all_unit
             part = _Part(self._distance, stored[first:], numbers, longest, middle, all_unit)
             may = None if allowed is None else allowed[first:]
-            distances[:, :k], found = part.nearest(queries, k, may)
-        positions[:, :k] = found + first
+            distances, positions = part.nearest(queries, found_count, may)
+        positions += first
+        if found_count < k:
+            distances = F.pad(distances, (0, k - found_count), value=torch.inf)
+            positions = F.pad(positions, (0, k - found_count), value=-1)
         return distances, positions
 
     def _catch_up(self, stored: Tensor) -> None:
@@ -143,7 +147,7 @@ class ExactSearch:
             if self._middle is not None:
                 rows = rows - self._middle
             norms = torch.linalg.vector_norm(rows, dim=1)
-            self._longest = torch.maximum(self._longest, norms.max())
+            self._longest = max(self._longest, float(norms.max()))
             if self._distance is COSINE:
                 self._all_unit &= bool(((norms - 1).abs() <= UNIT).all())
                 self._numbers.append(1 / norms.clamp(min=1e-12))
@@ -160,7 +164,7 @@ class _Part:
         distance: Distance,
         stored: Tensor,
         numbers: Float[Tensor, " n"],
-        longest: Float[Tensor, ""],
+        longest: float,
         middle: Float[Tensor, " d"] | None,
         all_unit: bool,
     ) -> None:
@@ -174,12 +178,16 @@ class _Part:
         positions = torch.empty(len(queries), k, dtype=torch.int64)
         is_open = torch.zeros(len(queries), dtype=torch.bool)
         count = min(k + SPARE, len(self.stored))
-        for chunk in chunks(torch.arange(len(queries)), count * queries.shape[1]):
-            proposed, beyond = self._propose(queries[chunk], count, allowed)
-            ranked, order = ranked_by(self.distance, queries[chunk], self.stored, proposed)
-            distances[chunk], positions[chunk] = ranked[:, :k], order[:, :k]
+        parts = (
+            chunks(rows, count * queries.shape[1])
+            for rows in (queries, distances, positions, is_open)
+        )
+        for asked, nearest, at, still_open in zip(*parts, strict=True):
+            proposed, beyond = self._propose(asked, count, allowed)
+            ranked, order = ranked_by(self.distance, asked, self.stored, proposed)
+            nearest[:], at[:] = ranked[:, :k], order[:, :k]
             if count < len(self.stored):
-                is_open[chunk] = ~(ranked[:, k - 1] < beyond)
+                still_open[:] = ~(ranked[:, k - 1] < beyond)
         for chunk in chunks(is_open.nonzero().squeeze(1), CACHE):
             limits = distances[chunk, -1]
             distances[chunk], positions[chunk] = self._settle(queries[chunk], k, limits, allowed)
@@ -204,9 +212,9 @@ class _Part:
         offsets = scales = None
         longest = self.longest
         if self.distance is COSINE:
-            queries = torch.nn.functional.normalize(queries, dim=1)
+            queries = F.normalize(queries, dim=1)
             scales = None if self.all_unit else self.numbers
-            longest = torch.where(longest.isfinite(), 1.0, torch.inf)
+            longest = 1.0 if math.isfinite(longest) else math.inf
         elif self.distance is not INNER_PRODUCT:
             offsets = self.numbers
         if self.middle is not None:
@@ -218,10 +226,10 @@ class _Part:
             queries, self.stored, count, offsets=offsets, scales=scales, middle=self.middle
         )
         least = values.amin(dim=1)
-        norms = torch.linalg.vector_norm(queries, dim=1)
         error = relative_error(queries)
         if self.distance is COSINE:
             return positions, 1 - least - longest * error
+        norms = torch.linalg.vector_norm(queries, dim=1)
         if self.distance is INNER_PRODUCT:
             return positions, -least - norms * longest * error
         squares = norms.square() - 2 * least - (norms + longest).square() * error

@@ -36,11 +36,9 @@ def best_products(
         scales: each column is multiplied by, before that.
         middle: taken from every stored row first.
     """
-    # Few queries have room for all in one tile, whose best a top-k finds.
     width = max(count, TILE // len(queries))
     # Fresh memory for each tile would cost more than the product.
     room = queries.new_empty(len(queries) * min(width, len(stored)))
-    larger = np.empty(len(room), dtype=np.bool_)
 
     def product(start: int) -> Tensor:
         columns = slice(start, start + width)
@@ -55,6 +53,9 @@ def best_products(
             values += offsets[columns]
         return values
 
+    if width >= len(stored):  # few queries have room for all in one tile
+        return _largest(product(0), count)
+    larger = np.empty(len(room), dtype=np.bool_)
     best = _Best(product(0), count)
     for start in range(width, len(stored), width):
         values = product(start)
