@@ -8,7 +8,7 @@ from torch import nn
 import likewise as lw
 from likewise import losses, training
 from likewise.data import ArrayDataset, PairDataset, TripletDataset, ViewDataset
-from likewise.encoders import SiameseNet, TripletNet
+from likewise.encoders import ConvEncoder, SiameseNet, TripletNet
 from likewise.samplers import BalancedBatchSampler
 from likewise.training.history import check_healthy
 
@@ -500,6 +500,24 @@ def test_an_interrupted_training_goes_on_to_the_same_encoder(case, tmp_path):
     assert seen == [4, 5]
     for record, twin in zip(history.records, resumed.records, strict=True):
         assert {**record, "seconds": 0} == {**twin, "seconds": 0}
+
+
+def test_an_interrupted_training_on_images_goes_on_to_the_same_encoder(tmp_path):
+    # Weights of convolutions lie in memory in another order than in a file.
+    images = ArrayDataset(torch.rand(40, 1, 8, 8), torch.arange(40) % 4)
+
+    def train(folder, **watching):
+        torch.manual_seed(1)
+        encoder = ConvEncoder((1, 8, 8), layers=(4, "pool", 4), embedding_dim=3)
+        loss = losses.TripletLoss(margin=0.5)
+        settings = {"epochs": 4, "batches": 3, "checkpoint": folder}
+        return fit(encoder, loss, images, **settings, **watching)
+
+    whole, _ = train(tmp_path / "whole")
+    with pytest.raises(Interrupted):
+        train(tmp_path / "run", progress=interrupt(3))
+    again, _ = train(tmp_path / "run")
+    assert torch.equal(weights(whole), weights(again))
 
 
 def test_a_checkpoint_changes_nothing(tmp_path):

@@ -122,11 +122,16 @@ class Checkpoint:
             return [], False
         if state["settings"] != self.settings:
             raise self._other(f"settings {state['settings']} instead of {self.settings}")
+        if state["parts"].keys() != self.parts.keys():
+            either = state["parts"].keys() ^ self.parts.keys()
+            raise self._other(f"{', '.join(sorted(either))} on one side only")
         for name, part in self.parts.items():
             try:
                 part.load_state_dict(state["parts"][name])
             except (RuntimeError, KeyError, ValueError) as error:
                 raise self._other(f"another {name} ({str(error).splitlines()[0]})") from error
+            if isinstance(part, torch.optim.Optimizer):
+                _lay_out(part)
         torch.set_rng_state(state["random"])
         for device, random in zip(self.devices, state["random_cuda"], strict=False):
             torch.cuda.set_rng_state(random, device)
@@ -137,6 +142,15 @@ class Checkpoint:
             f"checkpoint must be of this training, got {str(self.folder)!r} with {difference}. "
             "Train as before, or give another folder."
         )
+
+
+def _lay_out(optimizer: torch.optim.Optimizer) -> None:
+    # Fused optimizers pair the numbers of a weight with those of its state as they lie in memory,
+    # and a file has them row by row, whatever the weight has.
+    for weight, state in optimizer.state.items():
+        for name, value in state.items():
+            if isinstance(value, Tensor) and value.shape == weight.shape:
+                state[name] = torch.empty_like(weight, dtype=value.dtype).copy_(value)
 
 
 def _named_file(folder: Path) -> str | None:
