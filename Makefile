@@ -12,7 +12,7 @@ setup: $(READY) ## make .venv with the pinned versions of constraints.txt
 $(READY): pyproject.toml constraints.txt
 	python3 -m venv $(VENV)
 	PIP_CONSTRAINT=constraints.txt $(BIN)/python -m pip install --quiet --disable-pip-version-check \
-		--editable '.[backbones,milvus,tables]' --requirement requirements-dev.txt
+		--editable '.[backbones,milvus,tables,trackers]' --requirement requirements-dev.txt
 	touch $(READY)
 
 demo: $(READY) ## the whole journey on bundled digits; writes out/demo/report.html

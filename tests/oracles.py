@@ -99,3 +99,31 @@ def multi_similarity_value(distances, labels, alpha, beta, center, epsilon):
         )
         total += math.log1p(pull) / alpha + math.log1p(push) / beta
     return total / len(labels)
+
+
+def ranking_scores(hits, ks):
+    """Every score of one query by name, from whether the item at each rank is relevant."""
+    r = sum(hits)
+    if not r:
+        return {}
+
+    def average(n):
+        return sum(sum(hits[: i + 1]) / (i + 1) for i in range(n) if hits[i]) / min(n, r)
+
+    def gain(ranking):
+        return sum(1 / math.log2(i + 2) for i, hit in enumerate(ranking) if hit)
+
+    rank = hits.index(True) + 1
+    scores = {
+        "precision_at_1": float(hits[0]),
+        "r_precision": sum(hits[:r]) / r,
+        "map_at_r": average(r),
+        "reciprocal_rank": 1 / rank,
+        "rank": rank,
+    }
+    for k in ks:
+        scores[f"recall_at_{k}"] = float(any(hits[:k]))
+        scores[f"precision_at_{k}"] = sum(hits[:k]) / k
+        scores[f"map_at_{k}"] = average(k)
+        scores[f"ndcg_at_{k}"] = gain(hits[:k]) / gain(sorted(hits, reverse=True)[:k])
+    return scores

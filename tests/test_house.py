@@ -19,7 +19,7 @@ FLOORS = [
     ["losses", "training", "index", "calibration", "probability"],
     ["matching", "verification", "drift"],
     ["evaluation", "plots"],
-    ["report", "artifacts"],
+    ["report", "map_page", "artifacts"],
     ["cli", "web"],
 ]
 FLOOR_OF = {module: floor for floor, modules in enumerate(FLOORS) for module in modules}

@@ -9,6 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from sklearn import metrics as sklearn_metrics
 
+import oracles
 from likewise import metrics
 
 
@@ -327,11 +328,74 @@ def test_ranking_metrics_agree_with_loops(seed):
     assert (average < r_precision).any()
 
 
+@pytest.mark.parametrize("seed", range(10))
+def test_scores_at_k_agree_with_loops(seed):
+    relevant, total = ranking(seed)
+    k = relevant.shape[1]
+    for query, row in enumerate(relevant.tolist()):
+        # What is relevant but not among the ranks given comes after them.
+        hits = row + [True] * (int(total[query]) - sum(row))
+        expected = oracles.ranking_scores(hits, range(1, k + 1))
+        for n in range(1, k + 1):
+            average = metrics.average_precision_at(relevant, total, n)[query]
+            assert float(average) == pytest.approx(expected[f"map_at_{n}"])
+            gain = metrics.ndcg_at(relevant, total, n)[query]
+            assert float(gain) == pytest.approx(expected[f"ndcg_at_{n}"])
+        rank = float(metrics.first_relevant_rank(relevant)[query])
+        assert rank == (expected["rank"] if any(row) else math.inf)
+
+
+@pytest.mark.parametrize("seed", range(5))
+def test_gain_agrees_with_scikit_learn_where_everything_is_ranked(seed):
+    relevant, _ = ranking(seed, q=20, k=12)
+    relevant = relevant[relevant.any(dim=1)]
+    scores = -np.arange(12.0)[None].repeat(len(relevant), axis=0)
+    for k in (1, 4, 12):
+        ours = metrics.ndcg_at(relevant, relevant.sum(dim=1), k).mean()
+        theirs = sklearn_metrics.ndcg_score(relevant.double().numpy(), scores, k=k)
+        assert 0.1 < float(ours) == pytest.approx(theirs)
+
+
+def test_at_k_of_r_the_two_average_precisions_are_one():
+    relevant, _ = ranking(1)
+    total = torch.full((len(relevant),), 7)
+    one = metrics.average_precision_at(relevant, total, 7)
+    torch.testing.assert_close(one, metrics.average_precision_at_r(relevant, total))
+
+
+def test_the_gain_falls_short_where_relevant_items_are_not_retrieved():
+    hit_last = torch.tensor([[False, True]])
+    assert float(metrics.ndcg_at(hit_last, torch.tensor([1]), 2)) == pytest.approx(0.6309, abs=1e-4)
+    assert float(metrics.ndcg_at(hit_last, torch.tensor([9]), 2)) == pytest.approx(0.3869, abs=1e-4)
+
+
+@given(seed=st.integers(0, 2**16))
+@settings(deadline=None)
+def test_moving_a_hit_forward_never_lowers_a_score(seed):
+    relevant, total = ranking(seed)
+    better = relevant.sort(dim=1, descending=True).values
+    for k in (1, 3, 7):
+        for score in (metrics.average_precision_at, metrics.ndcg_at):
+            assert (score(better, total, k) >= score(relevant, total, k) - 1e-12).all()
+            assert (score(better, total, k) <= 1 + 1e-12).all()
+
+
+def test_means_by_class():
+    values = torch.tensor([1.0, 0.0, 0.5, 0.25])
+    labels = torch.tensor([2**61, -3, 2**61, 7])
+    classes, means = metrics.mean_by_class(values, labels)
+    assert classes.tolist() == [-3, 7, 2**61]
+    assert means.tolist() == [0, 0.25, 0.75]
+
+
 def test_a_query_with_nothing_to_find_is_nan():
     relevant = torch.tensor([[False, False], [True, False]])
     total = torch.tensor([0, 1])
     assert metrics.r_precision(relevant, total).isnan().tolist() == [True, False]
     assert metrics.average_precision_at_r(relevant, total).isnan().tolist() == [True, False]
+    assert metrics.average_precision_at(relevant, total, 2).isnan().tolist() == [True, False]
+    assert metrics.ndcg_at(relevant, total, 2).isnan().tolist() == [True, False]
+    assert metrics.first_relevant_rank(relevant).tolist() == [math.inf, 1]
 
 
 @pytest.mark.parametrize(
@@ -349,6 +413,22 @@ def test_a_query_with_nothing_to_find_is_nan():
         (
             lambda r, t: metrics.average_precision_at_r(r, t * 0),
             "relevant_total must be at least the number of relevant items found",
+        ),
+        (
+            lambda r, t: metrics.ndcg_at(r, t, 8),
+            "k must be at most the 7 ranks given, got 8. Look up more neighbours.",
+        ),
+        (
+            lambda r, t: metrics.average_precision_at(r, t * 0, 7),
+            "relevant_total must be at least the number of relevant items found",
+        ),
+        (
+            lambda r, t: metrics.first_relevant_rank(r[:, :0]),
+            "k must be at most the 0 ranks given, got 1.",
+        ),
+        (
+            lambda r, t: metrics.mean_by_class(torch.ones(2), t),
+            "labels must have shape (2,), one per item, got (9,).",
         ),
         (
             lambda r, t: metrics.r_precision(r, t[:3]),

@@ -1,6 +1,8 @@
 """What the pictures hold: marks, lines, numbers, and texts that stay clear of each other."""
 
+import importlib.util
 import re
+import sys
 from types import SimpleNamespace
 
 import matplotlib
@@ -18,6 +20,7 @@ from likewise.index import Neighbors
 from likewise.intervals import binomial
 from likewise.metrics import Sweep, sweep
 from likewise.plots._style import RIGHT, WRONG, fit, fit_middle, measure, number
+from likewise.plots.maps import embedding_maps
 
 NAMES = ["ant", "bee", "cat"]
 
@@ -366,6 +369,32 @@ def test_training_curves_of_nothing_are_refused():
         plots.training_curves([{"epoch": 1}])
 
 
+def test_runs_share_their_panels_and_differ_in_color_and_line():
+    runs = {
+        "one": [{"loss": 2.0, "recall": 0.5}, {"loss": 1.0, "recall": 0.75}],
+        "two": [{"epoch": 3, "loss": 4.0}],
+    }
+    figure = plots.training_curves(runs)
+    loss, recall = figure.axes
+    one, two = loss.lines
+    assert one.get_xydata().tolist() == [[1, 2.0], [2, 1.0]]
+    assert two.get_xydata().tolist() == [[3, 4.0]]
+    assert recall.lines[0].get_xydata().tolist() == [[1, 0.5], [2, 0.75]]
+    assert len(recall.lines[1].get_xydata()) == 0
+    assert one.get_color() == recall.lines[0].get_color() != two.get_color()
+    assert one.get_linestyle() != two.get_linestyle()
+    assert loss.get_xlim() == recall.get_xlim()
+    assert [text.get_text() for text in figure.legends[0].get_texts()] == ["one", "two"]
+    assert figure.get_suptitle() == "Training, 2 runs of up to 2 epochs"
+
+
+def test_a_run_without_records_is_named():
+    with pytest.raises(ValueError, match="records must hold at least one run, got none"):
+        plots.training_curves({})
+    with pytest.raises(ValueError, match="records of 'two' must hold at least one epoch, got none"):
+        plots.training_curves({"one": [{"loss": 1.0}], "two": []})
+
+
 def test_bars_are_sorted_and_a_cut_list_says_what_it_leaves_out():
     counts = {f"c{i}": (i * 7) % 101 for i in range(100)}  # all different
     figure = plots.items_per_class(counts, most=9)
@@ -410,7 +439,7 @@ def test_a_confusion_of_the_wrong_shape_is_refused():
 
 def test_two_dimensions_are_shown_as_they_are():
     embeddings = random(60, 2)
-    points, axis = plots.embedding_points(embeddings, "tsne")
+    points, axis = plots.embedding_points(embeddings, "t-sne")
     assert torch.equal(points, embeddings)
     assert axis == "embedding dimension"
 
@@ -442,6 +471,59 @@ def test_tsne_is_chosen_for_some_items_and_repeats_with_its_seed():
     assert axis == "t-SNE dimension"
     assert torch.equal(first, again)
     assert plots.embedding_points(embeddings[:49])[1] == "principal component"
+
+
+def test_a_method_is_refused_if_unknown_or_without_its_package(monkeypatch):
+    with pytest.raises(ValueError, match="method must be one of auto, pca, t-sne, umap, got 'ica'"):
+        plots.embedding_points(random(9, 3), "ica")
+    with pytest.raises(ValueError, match="embeddings must hold at least 4 rows, got 3"):
+        plots.embedding_points(random(3, 3), "umap")
+    monkeypatch.setitem(sys.modules, "umap", None)
+    with pytest.raises(ImportError, match=r"umap-learn must be installed .*likewise\[umap\]"):
+        plots.embedding_points(random(9, 3), "umap")
+
+
+def test_umap_keeps_neighbors_together_and_repeats_with_its_seed():
+    if importlib.util.find_spec("umap") is None:
+        pytest.skip("umap-learn is not installed: pip install 'likewise[umap]'")
+    embeddings = 0.1 * random(40, 5)
+    embeddings[20:] += 3
+    points, axis = plots.embedding_points(embeddings, "umap", seed=3)
+    assert axis == "UMAP dimension"
+    near = torch.cdist(points, points).fill_diagonal_(torch.inf).argmin(dim=1)
+    assert ((near < 20) == (torch.arange(40) < 20)).all()
+    assert torch.equal(plots.embedding_points(embeddings, "umap", seed=3)[0], points)
+    for shape in ((4, 3), (9, 1)):
+        points, _ = plots.embedding_points(random(*shape), "umap")
+        assert points.shape == (shape[0], 2)
+        assert torch.isfinite(points).all()
+
+
+def test_maps_side_by_side_share_their_axes_and_the_look_of_a_class():
+    near, far = random(30, 2), random(20, 2, seed=1) + 4
+    parts = {"train": (near, torch.arange(30) % 2), "test": (far, torch.arange(20) % 2 + 1)}
+    figure = embedding_maps(parts, NAMES, unseen={2})
+    left, right = figure.axes
+    assert left.get_xlim() == right.get_xlim()
+    assert left.get_ylim() == right.get_ylim()
+    both = torch.cat([near, far])
+    for axis, (low, high) in enumerate((left.get_xlim(), left.get_ylim())):
+        assert low < both[:, axis].min() < both[:, axis].max() < high
+    bees = [next(line for line in axes.lines if line.get_label() == "bee") for axes in figure.axes]
+    assert [len(line.get_xdata()) for line in bees] == [15, 10]
+    assert len({(line.get_color(), line.get_marker()) for line in bees}) == 1
+    assert [text.get_text() for text in figure.legends[0].get_texts()] == NAMES
+    assert {"train (30 items)", "test (20 items)"} <= set(texts(figure))
+
+
+def test_rows_of_maps_may_have_axes_of_their_own():
+    labels = torch.arange(9) % 3
+    parts = {f"{k}": (random(9, 2, seed=k) * 10 ** (k // 2), labels) for k in range(4)}
+    limits = [axes.get_xlim() for axes in embedding_maps(parts, NAMES, shared="row").axes]
+    assert limits[0] == limits[1] != limits[2] == limits[3]
+    assert len({axes.get_xlim() for axes in embedding_maps(parts, NAMES).axes}) == 1
+    with pytest.raises(ValueError, match="parts must hold at least one map, got none"):
+        embedding_maps({}, NAMES)
 
 
 def test_the_map_draws_each_class_where_its_points_are():
@@ -510,6 +592,11 @@ def pictures() -> dict[str, Figure]:
         "training once": plots.training_curves(records[:1]),
         "items": plots.items_per_class({name: 10**6 // (i + 1) for i, name in enumerate(names)}),
         "map": plots.embedding_map(points, labels % 5, names, unseen={1}),
+        "maps": embedding_maps(
+            dict.fromkeys(names[:3], (points, labels % 5)), names, axis_title="t-SNE dimension"
+        ),
+        "maps of many": embedding_maps({"a": (points, labels), "b": (points, labels)}, names),
+        "runs": plots.training_curves(dict.fromkeys(names[:7], records[:9])),
         "map of many": plots.embedding_map(points, labels, names, axis_title="t-SNE dimension"),
         **{f"confusion {len(c)}": plots.confusion(matching(c, names[: len(c)])) for c in cut},
     }  # fmt: skip
@@ -525,6 +612,7 @@ def gallery() -> dict[str, Figure]:
     [
         *("neighbors", "one neighbor", "pairs", "views", "histogram", "curves", "roc", "log roc"),
         *("training", "training once", "items", "map", "map of many"),
+        *("maps", "maps of many", "runs"),
         *(f"confusion {c}" for c in (1, 2, 12, 20, 60)),
     ],
 )
@@ -547,7 +635,9 @@ def test_every_axis_with_ticks_is_labelled(gallery):
     checked = 0
     for name, figure in gallery.items():
         for axes in figure.axes:
-            if len(axes.get_xticks()) and not name.startswith(("confusion", "training", "items")):
+            if len(axes.get_xticks()) and not name.startswith(
+                ("confusion", "training", "items", "runs", "maps")
+            ):
                 assert axes.get_xlabel(), name
                 assert axes.get_ylabel(), name
                 checked += 1

@@ -6,7 +6,7 @@ from typing import Annotated, Any, Optional
 
 import typer
 
-from likewise.cli import console, gallery, known
+from likewise.cli import comparing, console, gallery, known, maps
 from likewise.cli.options import Data, Device, GalleryFolder, Json, Model, Point, Seed, Split
 
 # Nothing heavy is imported up here: `likewise --help` must not wait for torch.
@@ -103,6 +103,33 @@ def train(
     channels: Annotated[Optional[int], typer.Option(help="1 for grey, 3 for colour.")] = None,  # noqa: UP045
     workers: Annotated[int, typer.Option(help="Processes that read data.")] = 0,
     precision: Annotated[str, typer.Option(help="float32, bfloat16 or float16.")] = "float32",
+    evaluate: Annotated[
+        Optional[str],  # noqa: UP045
+        typer.Option(
+            metavar="DATA|aside",
+            help="Score the encoder as it learns, on other data or on what is not trained on: the "
+            "items kept aside (seen_…) and the classes held out (unseen_…).",
+        ),
+    ] = None,
+    evaluate_every: Annotated[
+        Optional[int],  # noqa: UP045
+        typer.Option(help="Score epoch 1 and each so many; all of them if left out."),
+    ] = None,
+    keep_best: Annotated[
+        Optional[str],  # noqa: UP045
+        typer.Option(
+            help="Keep the encoder of the epoch with the best of this number: seen_map_at_r, "
+            "unseen_map_at_r, seen_roc_auc, …, loss. What it is chosen on is no longer untouched."
+        ),
+    ] = None,
+    patience: Annotated[
+        Optional[int],  # noqa: UP045
+        typer.Option(help="Stop when that number did not become better so many times in a row."),
+    ] = None,
+    track: Annotated[
+        Optional[str],  # noqa: UP045
+        typer.Option(help="tensorboard, wandb or mlflow: log every epoch, in a folder runs/."),
+    ] = None,
     seed: Seed = 0,
     device: Device = None,
     as_json: Json = False,
@@ -133,6 +160,12 @@ def train(
         augmented=augment,
         workers=workers,
         precision=precision,
+        evaluate=evaluate,
+        evaluate_every=evaluate_every,
+        keep_best=keep_best,
+        patience=patience,
+        track=track,
+        tracked=out.parent / "runs" / out.name,
         device=device,
         seed=seed,
     )
@@ -143,17 +176,21 @@ def train(
     after = f"index {folder} {source} --per-class 20"
     if pairs:
         after = f"calibrate {folder} {'OTHER_PAIRS.csv' if not model.trained_on else source}"
+    chosen = {key: model.origin[key] for key in model.origin if key.startswith("selected_")}
     lines = [
         f"trained on {model.origin['items']} items {of}, {len(history)} epochs in {seconds:.1f} s",
+        *([f"kept the encoder of epoch {chosen['selected_epoch']}"] if chosen else []),
+        *training.selection_lines(chosen, chosen.get("selected_on", [])),
         f"model saved in {folder}; next: likewise {after}",
     ]
-    result = {"model": str(folder), "trained_on": model.trained_on, "history": history}
+    result = {"model": str(folder), "trained_on": model.trained_on, "history": history, **chosen}
     console.finish(result, lines, as_json=as_json)
 
 
 for _command in (known.index, known.remove, known.lookup, known.match):
     app.command()(_command)
 app.add_typer(gallery.app, name="gallery")
+app.command("map")(maps.map_)
 
 
 @app.command()
@@ -296,7 +333,8 @@ def evaluate(
     as_json: Json = False,
 ) -> None:
     """Judge matching, verification and retrieval on labelled items, with intervals."""
-    from likewise.cli import answers, journeys
+    from likewise.cli import answers, journeys, training
+    from likewise.data import items_per_class
 
     if report is not None:
         from likewise._checks import check_exists
@@ -308,6 +346,7 @@ def evaluate(
         found = loaded.evaluate(examples, point=point or rule, seed=seed, progress=show)
     result: dict[str, Any] = found.to_dict()
     lines = answers.evaluation_lines(found)
+    lines += training.selection_lines(loaded.origin, list(items_per_class(examples)))
     if report is not None:
         from likewise.cli import pages
 
@@ -316,6 +355,9 @@ def evaluate(
         result["report"] = str(page)
         lines.append(f"report: {page}")
     console.finish(result, lines, as_json=as_json)
+
+
+app.command()(comparing.compare)
 
 
 @app.command()

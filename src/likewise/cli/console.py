@@ -83,7 +83,7 @@ def exit_status(error: BaseException) -> int:
     The library's sentences all say what an argument must be, which tells them from accidents.
     """
     expected = isinstance(error, (ValueError, OSError)) or (
-        isinstance(error, TypeError) and " must " in str(error)
+        isinstance(error, (TypeError, ImportError)) and " must " in str(error)
     )
     if expected:
         say(f"likewise: {_sentence(error)}")

@@ -10,8 +10,8 @@ Data = Annotated[
     str,
     typer.Argument(
         metavar="DATA",
-        help="digits, mnist, fashion-mnist, imagenette, lfw, a folder of class folders, a folder "
-        "of idx files, a .csv, or an .npz with x and y.",
+        help="digits, mnist, fashion-mnist, omniglot, imagenette, lfw, a folder of class folders, "
+        "a folder of idx files, a .csv, or an .npz with x and y.",
     ),
 ]
 Split = Annotated[

@@ -11,11 +11,12 @@ from torch import Tensor
 from likewise import data, plots, report
 from likewise.artifacts import Evaluation, SimilarityModel
 from likewise.artifacts.trials import PAIRS
-from likewise.cli import journeys
+from likewise.cli import journeys, mistakes
 from likewise.intervals import Estimate
 from likewise.report import Section
 
 MOST_POINTS = 1500  # in the embedding map; t-SNE of more takes longer than the rest together
+MOST_COMPARED = 5000  # in search of mistakes, each item with each
 SHEET_QUERIES = 6
 SHEET_NEIGHBORS = 5
 
@@ -40,11 +41,15 @@ def evaluation_page(
         source: what the examples are, for the foot of the page.
     """
     unit = f"{model.distance.name} distance"
+    few = _sample(model.new_items(examples), MOST_COMPARED)
+    embeddings = model.embed(few)
+    names = list(dict.fromkeys([*model.class_names, *examples.class_names]))
     sections = [
         *_matching(model, examples, found),
         _verification(model, found, unit),
         _retrieval(found),
-        _map(model, examples),
+        *mistakes.sections(model, few, embeddings, found.retrieval, names),
+        _map(model, few, embeddings, source),
         *_training(model),
         Section(
             "Data",
@@ -158,11 +163,17 @@ def _verification(model: SimilarityModel, found: Evaluation, unit: str) -> Secti
 def _retrieval(found: Evaluation) -> Section:
     result = found.retrieval
     rows: list[Sequence[Any]] = [["", "value"]]
-    rows += [["R-precision", result.r_precision], ["MAP at R", result.map_at_r]]
+    rows += [
+        ["R-precision", result.r_precision],
+        ["MAP at R", result.map_at_r],
+        ["mean reciprocal rank", result.mean_reciprocal_rank],
+        *[[f"{name} rank of the nearest right one", rank] for name, rank in result.rank.items()],
+    ]
     for k in result.recall_at_k:
         rows += [
             [f"recall at {k}", result.recall_at_k[k]],
             [f"precision at {k}", result.precision_at_k[k]],
+            [f"nDCG at {k}", result.ndcg_at_k[k]],
         ]
     text = (
         f"Each of {result.queries} items was a query for the others of its class among all that "
@@ -171,14 +182,21 @@ def _retrieval(found: Evaluation) -> Section:
     return Section("Retrieval", text, table=rows)
 
 
-def _map(model: SimilarityModel, examples: data.Dataset) -> Section:
-    few = _sample(examples, MOST_POINTS)
-    points, axis = plots.embedding_points(model.embed(few))
-    unseen = [c for c, name in enumerate(few.class_names) if name not in model.trained_on]
+def _map(
+    model: SimilarityModel, examples: data.Dataset, embeddings: Tensor, source: str
+) -> Section:
+    kept = _chosen(len(examples), MOST_POINTS)
+    labels = examples.labels[kept]
+    points, axis = plots.embedding_points(embeddings[kept])
+    unseen = [c for c, name in enumerate(examples.class_names) if name not in model.trained_on]
     figure = plots.embedding_map(
-        points, few.labels, few.class_names, axis_title=axis, unseen=unseen
+        points, labels, examples.class_names, axis_title=axis, unseen=unseen
     )
-    text = f"{len(few)} of the items. Hollow marks are classes that were never trained on."
+    text = (
+        f"{len(labels)} of the items. Hollow marks are classes that were never trained on.\n\n"
+        f"To move about in the map, with a picture of each item: "
+        f"likewise map MODEL {source} --out map.html"
+    )
     return Section("Embeddings", text, figures=[figure])
 
 
@@ -227,8 +245,11 @@ def _indexed_items(model: SimilarityModel, ids: Sequence[Any]) -> Tensor | None:
 def _sample(examples: data.Dataset, most: int) -> data.Dataset:
     if len(examples) <= most:
         return examples
-    chosen = torch.randperm(len(examples), generator=torch.Generator().manual_seed(0))[:most]
-    return data.Subset(examples, chosen)
+    return data.Subset(examples, _chosen(len(examples), most))
+
+
+def _chosen(count: int, most: int) -> Tensor:
+    return torch.randperm(count, generator=torch.Generator().manual_seed(0))[:most]
 
 
 def shown(estimate: Estimate | None) -> str:

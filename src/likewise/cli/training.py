@@ -1,7 +1,8 @@
 """`likewise train`: from a source of data and words of the command line to a trained model."""
 
 import functools
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -11,6 +12,9 @@ from likewise._checks import check_choice, check_rate
 from likewise.artifacts import SimilarityModel
 from likewise.cli import console
 from likewise.cli.journeys import is_pair_table, open_data
+from likewise.evaluation.during import EvaluateEpochs, seen_and_unseen
+from likewise.training.following import KeepBest, StopEarly
+from likewise.training.tracking import Track
 
 PAIR_LOSSES: dict[str, Callable[..., torch.nn.Module]] = {
     "circle": losses.CircleLoss,
@@ -34,6 +38,8 @@ CENTERS = {  # the distance that separates: 60° between unit vectors, as in the
     "squared_euclidean": 1.0,
     "inner_product": -0.5,
 }
+ASIDE = "aside"
+SCORED = ("seen_", "unseen_", "pairs_")  # what the numbers of parts that are scored begin with
 FEWEST_BATCHES = 50  # per epoch
 LARGEST_MAP = 8  # pixels on a side that are left before the dense layer
 
@@ -60,17 +66,34 @@ def train(
     augmented: bool = True,
     workers: int = 0,
     precision: str = "float32",
+    evaluate: str | None = None,
+    evaluate_every: int | None = None,
+    keep_best: str | None = None,
+    patience: int | None = None,
+    track: str | None = None,
+    tracked: Path | None = None,
     device: str | None = None,
     seed: int = 0,
 ) -> SimilarityModel:
-    """A model trained on the source, nothing indexed or calibrated yet."""
+    """A model trained on the source, nothing indexed or calibrated yet.
+
+    Trackers go to the folder that holds `tracked`, as a run of its name.
+    """
     known_losses = GIVEN_PAIRS if pairs else [*PAIR_LOSSES, *CLASS_LOSSES]
     loss = loss or ("contrastive" if pairs else "multi-similarity")
     check_choice("loss", loss, known_losses)
     check_choice("made_classes", made_classes, MADE_CLASSES)
     check_rate("keep_aside", keep_aside)
     compare = distances.by_name(distance)
+    best, early = _following(keep_best, patience)
+    tracker = None
+    if track is not None:
+        where = tracked or Path("runs", "likewise")
+        tracker = Track(track, folder=where.parent, run=where.name)
+    if evaluate_every is not None or (keep_best or "").startswith(SCORED):
+        evaluate = evaluate or ASIDE
     table = None
+    apart: dict[str, data.Dataset] = {}  # labelled items that are not trained on
     seen: Any
     if pairs and is_pair_table(source):
         if hold_out_classes is not None or made_classes != "none":
@@ -83,11 +106,13 @@ def train(
     else:
         whole = open_data(source, split, "train", image_size=image_size, channels=channels)
         data.check_trainable(whole)
-        kept = _without(whole, hold_out_classes, seed)
+        kept, held_out = _hold_out(whole, hold_out_classes, seed)
         data.check_trainable(kept)
         if keep_aside > 0:
-            kept, _ = data.split_items(kept, [1 - keep_aside, keep_aside], seed=seed)
+            kept, apart["seen"] = data.split_items(kept, [1 - keep_aside, keep_aside], seed=seed)
             data.check_trainable(kept)
+        if held_out is not None:
+            apart["unseen"] = held_out
         seen = _with_made_classes(kept, made_classes)
         if pairs:
             seen = data.PairDataset(seen, seed=seed, fresh=True)
@@ -99,6 +124,19 @@ def train(
         criterion = _loss(loss, margin, compare, embedding_dim, len(seen.class_names))
     preprocess = data.Preprocess.fit(kept, seed=seed)
     views = augment.Augment() if augmented and _is_photo(whole.item_shape) else None
+    scores = None
+    if evaluate is not None:
+        parts = apart if evaluate == ASIDE else _parts_of(evaluate, kept, given=table is not None)
+        scores = EvaluateEpochs(
+            _scorable(parts, evaluate),
+            distance=compare,
+            preprocess=preprocess.apply,
+            every=1 if evaluate_every is None else evaluate_every,
+            seed=seed,
+        )
+        if (keep_best or "").startswith(SCORED):
+            check_choice("keep_best", keep_best, scores.names)
+    callbacks = [each for each in (scores, best, early, tracker, _tell_epoch) if each is not None]
     with console.progress("training") as show:
         history = training.fit(
             encoder,
@@ -111,7 +149,7 @@ def train(
             learning_rate=learning_rate,
             preprocess=preprocess.apply,
             augment=views,
-            callbacks=[_tell_epoch],
+            callbacks=callbacks,
             progress=lambda epoch, batch, all_: show((epoch - 1) * all_ + batch, epochs * all_),
             workers=workers,
             device=device,
@@ -128,6 +166,8 @@ def train(
         "hold_out_classes": hold_out_classes,
         "keep_aside": keep_aside,
         "items": len(kept),
+        "evaluate": evaluate,
+        **_selection(best, encoder, scores),
         "history": history.records,
     }
     model = SimilarityModel(
@@ -142,9 +182,11 @@ def train(
     return model
 
 
-def _without(whole: data.Dataset, held_out: str | None, seed: int) -> data.Dataset:
+def _hold_out(
+    whole: data.Dataset, held_out: str | None, seed: int
+) -> tuple[data.Dataset, data.Dataset | None]:
     if held_out is None:
-        return whole
+        return whole, None
     present = [whole.class_names[code] for code in torch.unique(whole.labels).tolist()]
     if held_out.endswith("%"):
         try:
@@ -156,11 +198,95 @@ def _without(whole: data.Dataset, held_out: str | None, seed: int) -> data.Datas
                 f"hold_out_classes must leave some of {len(present)} classes and hold out some, "
                 f"got {held_out!r}. Write e.g. 40%, or names separated by commas."
             )
-        kept, _ = data.split_by_class(whole, [len(present) - count, count], seed=seed)
-        return kept
+        kept, rest = data.split_by_class(whole, [len(present) - count, count], seed=seed)
+        return kept, rest
     names = [name.strip() for name in held_out.split(",")]
-    data.choose_classes(whole, names)  # refuses names that are not there
-    return data.choose_classes(whole, [name for name in present if name not in names])
+    rest = data.choose_classes(whole, names)  # refuses names that are not there
+    return data.choose_classes(whole, [name for name in present if name not in names]), rest
+
+
+def _following(keep_best: str | None, patience: int | None) -> tuple[Any, Any]:
+    if keep_best is None:
+        if patience is not None:
+            raise ValueError(
+                f"patience must come with --keep-best, got {patience} alone. Say by which number."
+            )
+        return None, None
+    try:
+        best = KeepBest(keep_best)
+    except ValueError:
+        raise ValueError(
+            "keep_best must be a loss, a rate or a score, as only of these it is known which way "
+            f"is better, got {keep_best!r}. Use e.g. seen_map_at_r."
+        ) from None
+    return best, None if patience is None else StopEarly(keep_best, patience=patience)
+
+
+def _parts_of(source: str, trained: data.Dataset, *, given: bool) -> Mapping[str, Any]:
+    """What to score of a source: classes seen and unseen, or the pairs of a table."""
+    shape = tuple(trained.item_shape)
+    size: dict[str, Any] = {}
+    if len(shape) == 3:
+        size = {"image_size": shape[1:], "channels": shape[0]}
+    if is_pair_table(source):
+        pairs = data.load_pairs(source, **size)
+        both = int(torch.isin(data.fingerprints(pairs.data), data.fingerprints(trained)).sum())
+        if both:
+            raise ValueError(
+                f"evaluate must be pairs of other images than those trained on, got {both} that "
+                "are trained on."
+            )
+        return {"pairs": pairs}
+    if given:
+        raise ValueError(
+            "evaluate must be a table of pairs where pairs of a table are trained on, got "
+            f"{source!r}."
+        )
+    return seen_and_unseen(open_data(source, None, "test", **size), trained)
+
+
+def _scorable(parts: Mapping[str, Any], source: str) -> dict[str, Any]:
+    """The parts that have pairs of both kinds; the others are told of."""
+    kept: dict[str, Any] = {}
+    for name, part in parts.items():
+        try:
+            if name != "pairs":
+                data.check_trainable(part)
+            kept[name] = part
+        except ValueError:
+            console.say(f"{name} classes are not scored: it takes 2 of them, and 2 items of one")
+    if not kept:
+        raise ValueError(
+            f"evaluate must have 2 classes of items that are not trained on, got {source!r}. "
+            "Use --keep-aside, --hold-out-classes, or other data."
+        )
+    return kept
+
+
+def _selection(
+    best: KeepBest | None, encoder: torch.nn.Module, scores: EvaluateEpochs | None
+) -> dict[str, Any]:
+    """Give the encoder its best weights; by which number, of which epoch and on which classes."""
+    if best is None:
+        return {}
+    best.restore(encoder)
+    part, _, _ = best.by.partition("_")
+    items = None if scores is None or part not in scores.parts else scores.parts[part].items
+    on = [] if items is None or part == "pairs" else list(data.items_per_class(items))
+    return {"selected_by": best.by, "selected_epoch": best.epoch, "selected_on": on}
+
+
+def selection_lines(origin: Mapping[str, Any], classes: Sequence[str]) -> list[str]:
+    """What to know before believing numbers of these classes, if the epoch was chosen on any."""
+    touched = [name for name in classes if name in (origin.get("selected_on") or [])]
+    if not touched:
+        return []
+    few = ", ".join(touched[:8]) + (", …" if len(touched) > 8 else "")
+    these = "classes" if origin["selected_by"].startswith("unseen_") else "items"
+    return [
+        f"epoch {origin['selected_epoch']} was chosen by {origin['selected_by']} on items of "
+        f"classes {few}: these {these} are no longer untouched, and numbers on them are flattered"
+    ]
 
 
 def _with_made_classes(kept: data.Dataset, made: str) -> Any:
@@ -232,7 +358,8 @@ def _given_pairs_loss(
 def _tell_epoch(record: dict[str, float], encoder: torch.nn.Module) -> None:
     told = [
         f"{name} {record[name]:.4g}"
-        for name in ("loss", "active", "accuracy", "positive_distance", "negative_distance")
-        if name in record
+        for name in record
+        if name in ("loss", "active", "accuracy", "positive_distance", "negative_distance")
+        or name.endswith(("_map_at_r", "pairs_roc_auc"))
     ]
     console.say(f"epoch {record['epoch']:.0f}: {', '.join(told)} ({record['seconds']:.1f} s)")

@@ -13,6 +13,9 @@ from likewise.data.lfw import lfw_pairs as lfw_pairs
 from likewise.data.loading import has_splits as has_splits
 from likewise.data.loading import load as load
 from likewise.data.mining import hard_pairs as hard_pairs
+from likewise.data.omniglot import OneShotRuns as OneShotRuns
+from likewise.data.omniglot import alphabets as alphabets
+from likewise.data.omniglot import one_shot_runs as one_shot_runs
 from likewise.data.open_set import OpenSetParts as OpenSetParts
 from likewise.data.open_set import split_open_set as split_open_set
 from likewise.data.pair_tables import load_pairs as load_pairs

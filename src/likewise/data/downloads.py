@@ -39,6 +39,7 @@ HOMES = {
     "imagenette-320": _FAST_AI,
     "imagenette-160": _FAST_AI,
     "lfw": "https://ndownloader.figshare.com/files/",  # a mirror; the home at UMass is gone
+    "omniglot": "https://github.com/brendenlake/omniglot/raw/master/python/",
 }
 
 # The folder that an archive holds, for those that are archives.
@@ -49,12 +50,13 @@ _INSIDE = {
     "lfw": "lfw_funneled",
 }
 
-# Under its home, a file goes by its name, or by a number where the home has no names.
-_NUMBERS = {
+# Where a file is under its home, if not by its name: some homes have numbers, some folders.
+_PLACES = {
     "lfw-funneled.tgz": "5976015",
     "pairsDevTrain.txt": "5976012",
     "pairsDevTest.txt": "5976009",
     "pairs.txt": "5976006",
+    "all_runs.zip": "one-shot-classification/all_runs.zip",
 }
 
 _CONTENTS = {
@@ -108,6 +110,12 @@ SHA256 = {
         "pairs.txt": "ea42330c62c92989f9d7c03237ed5d591365e89b3e649747777b70e692dc1592",
         "lfw-funneled.tgz": "b47c8422c8cded889dc5a13418c4bc2abbda121092b3533a83306f90d900100a",
     },
+    # The images as TensorFlow Datasets lists them. These archives are read as they are.
+    "omniglot": {
+        "images_background.zip": "ad41ab679c8b5d90b271ef46be6987cc81211774a695c29dcc5367b2b26ee640",
+        "images_evaluation.zip": "1f61a8f3366785b057fc117d9228e78a16e3d976c8953b2a10fcc74cf0609cee",
+        "all_runs.zip": "437c1eeab0af8484112e1b4cc0f3d541ec727f7c47b9b202da738af9dfd6c325",
+    },
 }
 
 
@@ -130,7 +138,7 @@ def unpacked(folder: Path, name: str) -> Path:
 def download(name: str, *, base_url: str | None = None, cache: Path | None = None) -> Path:
     """The folder in the cache with the files of a named data set, each of the known hash.
 
-    Archives are unpacked and not kept.
+    Archives of the kind .tgz are unpacked and not kept.
 
     Args:
         name: a key of `HOMES`.
@@ -149,7 +157,7 @@ def download(name: str, *, base_url: str | None = None, cache: Path | None = Non
         archive = file.endswith(".tgz")
         if archive and (folder / _INSIDE[name]).is_dir():
             continue
-        url = base_url + _NUMBERS.get(file, file)
+        url = base_url + _PLACES.get(file, file)
         remedy = f"or put {_CONTENTS.get(name, 'the files')} into $LIKEWISE_DATA/{name}."
         try:
             path = pooch.retrieve(url, f"sha256:{sha256}", fname=file, path=folder)

@@ -30,6 +30,7 @@ from likewise.data.images import (
     is_image_name,
 )
 from likewise.data.labels import Labels, encode_labels, natural_order
+from likewise.data.omniglot import omniglot_parts
 from likewise.data.parts import Subset, split_items
 from likewise.data.tables import (
     has_test_arrays,
@@ -82,6 +83,10 @@ def load(
     "imagenette-160"
     "lfw"                   Labeled Faces in the Wild, people as classes, found or downloaded;
                             no parts. For its pairs see `lfw_pairs`
+    "omniglot"              drawn characters (1, 105, 105), ink 1 on 0, found or downloaded;
+                            train is the background set (964 characters of 30 alphabets), test
+                            the evaluation set (659 of 20). Classes are "Greek/character01";
+                            see `omniglot.alphabets` and `omniglot.one_shot_runs`
     folder of idx files     train-images-idx3-ubyte and so on, gzipped or not; t10k is test
     folder of folders       one sub-folder of images per class, or these within train/ and
                             test/, or train/ and val/, which is test; decoded when fetched
@@ -128,6 +133,10 @@ def load(
 
     path = _find(source)
     where = repr(str(path))
+    if source == "omniglot":
+        drawn, names = omniglot_parts(path)
+        parts = {part: _Part(read, codes) for part, (read, codes) in drawn.items()}
+        return _in_memory(parts, where, split, size, channels, names)
     match _kind(path):
         case "idx":
             return _load_idx(path, where, split, size, channels)

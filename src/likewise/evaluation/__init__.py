@@ -1,20 +1,66 @@
 """What a model is worth: retrieval, matching and verification, every number with an interval."""
 
+from likewise.evaluation.comparison import (
+    Comparison,
+    Difference,
+    compare,
+    compare_classes,
+    compare_runs,
+    together,
+)
+from likewise.evaluation.during import EvaluateEpochs, seen_and_unseen
+from likewise.evaluation.few_shot import (
+    FewShotResult,
+    OneShotResult,
+    evaluate_few_shot,
+    evaluate_one_shot_runs,
+)
 from likewise.evaluation.folds import FoldsResult, evaluate_folds
 from likewise.evaluation.matching import MatchingResult, evaluate_matching
+from likewise.evaluation.mistakes import (
+    ConfusedClasses,
+    FoundPairs,
+    confused_classes,
+    farthest_right,
+    nearest_others,
+    nearest_wrong,
+    scores_by_class,
+)
 from likewise.evaluation.open_set import OpenSetResult, evaluate_open_set
+from likewise.evaluation.repetition import Repeated, repeat
 from likewise.evaluation.retrieval import RetrievalResult, evaluate_retrieval
 from likewise.evaluation.verification import VerificationResult, evaluate_verification
 
 __all__ = [
+    "Comparison",
+    "ConfusedClasses",
+    "Difference",
+    "EvaluateEpochs",
+    "FewShotResult",
     "FoldsResult",
+    "FoundPairs",
     "MatchingResult",
+    "OneShotResult",
     "OpenSetResult",
+    "Repeated",
     "RetrievalResult",
     "VerificationResult",
+    "compare",
+    "compare_classes",
+    "compare_runs",
+    "confused_classes",
+    "evaluate_few_shot",
     "evaluate_folds",
     "evaluate_matching",
+    "evaluate_one_shot_runs",
     "evaluate_open_set",
     "evaluate_retrieval",
     "evaluate_verification",
+    "farthest_right",
+    "nearest_others",
+    "nearest_wrong",
+    "repeat",
+    "scores_by_class",
+    "seen_and_unseen",
+    "together",
 ]

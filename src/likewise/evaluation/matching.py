@@ -4,7 +4,7 @@ from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 
 import torch
-from jaxtyping import Int
+from jaxtyping import Bool, Int
 from torch import Tensor
 
 from likewise import intervals
@@ -39,6 +39,8 @@ class MatchingResult:
         confusion: counts; row: true class, column: answer, the last one UNKNOWN, (c, c + 1).
         per_class: by name, share of right answers among queries of the class; classes without
             queries are left out.
+        right: whether each query is right, (q,).
+        truth: their true class codes, (q,).
     """
 
     accuracy: Estimate
@@ -55,10 +57,13 @@ class MatchingResult:
     class_names: list[str]
     confusion: Int[Tensor, "c c+1"]
     per_class: dict[str, Estimate]
+    right: Bool[Tensor, " q"]
+    truth: Int[Tensor, " q"]
 
     def to_dict(self) -> dict[str, object]:
-        """All fields, ready for JSON."""
-        return plain_fields(self, *self.__dataclass_fields__)
+        """All fields but those of single queries, ready for JSON."""
+        names = (name for name in self.__dataclass_fields__ if name not in ("right", "truth"))
+        return plain_fields(self, *names)
 
 
 def evaluate_matching(
@@ -135,6 +140,8 @@ def evaluate_matching(
         class_names=names,
         confusion=_confusion(answers, truth, classes),
         per_class={name: rate for name, rate in per_class.items() if rate is not None},
+        right=right,
+        truth=truth,
     )
 
 

@@ -1,5 +1,6 @@
-"""Counts at every threshold, and what is read off them; scores of probabilities; rankings."""
+"""Counts at every threshold and what is read off them; probabilities; rankings; clusters."""
 
+from likewise.metrics.clustering import cluster, mutual_information
 from likewise.metrics.pairs import (
     average_precision,
     det_curve,
@@ -16,20 +17,35 @@ from likewise.metrics.probabilities import (
     min_cllr,
     reliability,
 )
-from likewise.metrics.ranking import average_precision_at_r, precision_at, r_precision, recall_at
+from likewise.metrics.ranking import (
+    average_precision_at,
+    average_precision_at_r,
+    first_relevant_rank,
+    mean_by_class,
+    ndcg_at,
+    precision_at,
+    r_precision,
+    recall_at,
+)
 from likewise.metrics.sweeps import Sweep, sweep
 
 __all__ = [
     "Sweep",
     "average_precision",
+    "average_precision_at",
     "average_precision_at_r",
     "brier_score",
     "cllr",
+    "cluster",
     "det_curve",
     "equal_error_rate",
     "expected_calibration_error",
+    "first_relevant_rank",
+    "mean_by_class",
     "min_cllr",
     "min_detection_cost",
+    "mutual_information",
+    "ndcg_at",
     "precision_at",
     "r_precision",
     "recall_at",

@@ -1,5 +1,10 @@
-"""Whether the nearest items of a query are relevant."""
+"""Whether the nearest items of a query are relevant.
 
+Each function gives one number per query. Its mean over queries is the usual (micro) score; the mean
+over classes of `mean_by_class` is the macro one, in which small classes weigh as much as large.
+"""
+
+import numpy as np
 import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
@@ -28,8 +33,8 @@ def precision_at(relevant: Bool[Tensor, "q k"], k: int) -> Float[Tensor, " q"]:
 def recall_at(relevant: Bool[Tensor, "q k"], k: int) -> Float[Tensor, " q"]:
     """Per query, 1 if any of its k nearest items is relevant, else 0.
 
-    The field's "recall@k", which is a hit rate: it does not ask how many relevant items were
-    missed.
+    The field's recall@k and the hit rate at k are this one number: it does not ask how many
+    relevant items were missed. In face and person search it is called CMC.
 
     Args:
         relevant: whether the item at each rank is relevant to the query, nearest first.
@@ -84,26 +89,140 @@ def average_precision_at_r(
         >>> average_precision_at_r(torch.tensor([[True, False, True]]), torch.tensor([3]))
         tensor([0.5556], dtype=torch.float64)
     """
-    counted = relevant & _within_r(relevant, relevant_total)
-    rank = torch.arange(1, relevant.shape[1] + 1, device=relevant.device)
-    precision = relevant.cumsum(dim=1).double() / rank
-    return (precision * counted).sum(dim=1) / relevant_total
+    return _summed_precision(relevant & _within_r(relevant, relevant_total)) / relevant_total
+
+
+def average_precision_at(
+    relevant: Bool[Tensor, "q k"], relevant_total: Int[Tensor, " q"], k: int
+) -> Float[Tensor, " q"]:
+    """Per query, the sum of precision_at(i) over the relevant ranks i <= k, by min(k, R).
+
+    Its mean over queries is MAP@k. It is 1 exactly when the first min(k, R) items are relevant,
+    R being how many there are. Other libraries divide by k, by R or by the relevant items found;
+    with k = R for every query it is `average_precision_at_r`.
+
+    Args:
+        relevant: whether the item at each rank is relevant to the query, nearest first.
+        relevant_total: R. The result is nan where R is 0.
+        k: at most as many ranks as `relevant` has.
+
+    Raises:
+        ValueError: if `k` is less than 1 or larger than the number of ranks, or more of the k
+            are relevant than R.
+
+    Example:
+        >>> average_precision_at(torch.tensor([[False, True, True]]), torch.tensor([5]), 2)
+        tensor([0.2500], dtype=torch.float64)
+    """
+    _check_totals(relevant, relevant_total, k)
+    return _summed_precision(relevant[:, :k]) / relevant_total.clamp(max=k)
+
+
+def ndcg_at(
+    relevant: Bool[Tensor, "q k"], relevant_total: Int[Tensor, " q"], k: int
+) -> Float[Tensor, " q"]:
+    """Per query, the gain of its k nearest items as a share of the most that was possible.
+
+    A relevant item at rank i gains 1 / log2(i + 1). The ideal order has all R relevant items
+    first, so that its gain is that of min(k, R) ranks.
+
+    This is also TensorFlow Similarity's BNDCG, corrected: there the ideal order has only the
+    relevant items that were retrieved, and one hit in last place of k = 2 out of R = 9 counts
+    0.63 where it is worth 0.39. Its distance threshold is `relevant & (distances <= threshold)`.
+
+    Args:
+        relevant: whether the item at each rank is relevant to the query, nearest first.
+        relevant_total: R. The result is nan where R is 0.
+        k: at most as many ranks as `relevant` has.
+
+    Raises:
+        ValueError: if `k` is less than 1 or larger than the number of ranks, or more of the k
+            are relevant than R.
+
+    Source:
+        Järvelin & Kekäläinen, "Cumulated Gain-Based Evaluation of IR Techniques", ACM TOIS 2002,
+        with gains of 0 and 1 and their discount of base 2 from the first rank on.
+
+    Example:
+        >>> ndcg_at(torch.tensor([[False, True]]), torch.tensor([9]), 2)
+        tensor([0.3869], dtype=torch.float64)
+    """
+    _check_totals(relevant, relevant_total, k)
+    rank = torch.arange(1, k + 1, device=relevant.device, dtype=torch.float64)
+    gain = 1 / (rank + 1).log2()
+    ideal = torch.nn.functional.pad(gain.cumsum(0), (1, 0))[relevant_total.clamp(max=k)]
+    return (relevant[:, :k] * gain).sum(dim=1) / ideal
+
+
+def first_relevant_rank(relevant: Bool[Tensor, "q k"]) -> Float[Tensor, " q"]:
+    """Per query, the rank of its nearest relevant item, from 1; inf if none is among the given.
+
+    1 divided by it is the reciprocal rank, whose mean over queries is MRR.
+
+    Args:
+        relevant: whether the item at each rank is relevant to the query, nearest first.
+
+    Raises:
+        ValueError: if `relevant` is no boolean tensor of shape (q, k) with a rank or more.
+
+    Example:
+        >>> first_relevant_rank(torch.tensor([[False, True], [False, False]]))
+        tensor([2., inf], dtype=torch.float64)
+    """
+    _check_ranks(relevant, 1)
+    first = relevant.byte().argmax(dim=1).double() + 1
+    return first.masked_fill(~relevant.any(dim=1), torch.inf)
+
+
+def mean_by_class(
+    values: Float[Tensor, " q"], labels: Int[Tensor, " q"]
+) -> tuple[Int[Tensor, " c"], Float[Tensor, " c"]]:
+    """The labels there are, ascending, and the mean value of each; the mean of these is macro.
+
+    Args:
+        values: one per query.
+        labels: the class of each query, any integers.
+
+    Raises:
+        ValueError: if `labels` are not one per value.
+
+    Example:
+        >>> mean_by_class(torch.tensor([1.0, 0.0, 1.0]), torch.tensor([7, 7, 3]))
+        (tensor([3, 7]), tensor([1.0000, 0.5000], dtype=torch.float64))
+    """
+    check_labels(labels, len(values))
+    classes, number, count = np.unique(
+        labels.cpu().numpy(), return_inverse=True, return_counts=True
+    )
+    total = np.bincount(number, weights=values.cpu().double().numpy())
+    return torch.from_numpy(classes), torch.from_numpy(total / count)
+
+
+def _summed_precision(relevant: Tensor) -> Tensor:
+    rank = torch.arange(1, relevant.shape[1] + 1, device=relevant.device, dtype=torch.float64)
+    hits = relevant.cumsum(dim=1, dtype=torch.int32)
+    return (hits * relevant / rank).sum(dim=1)
+
+
+def _check_totals(relevant: Tensor, relevant_total: Tensor, k: int) -> None:
+    _check_ranks(relevant, k)
+    check_labels(relevant_total, len(relevant), "relevant_total")
+    if bool((relevant[:, :k].sum(dim=1) > relevant_total).any()):
+        raise ValueError(
+            "relevant_total must be at least the number of relevant items found, got a query "
+            "with fewer. Count all items of the query's class, but not the query itself."
+        )
 
 
 def _within_r(relevant: Tensor, relevant_total: Tensor) -> Tensor:
     _check_ranks(relevant, 1)
-    check_labels(relevant_total, len(relevant), "relevant_total")
     ranks = relevant.shape[1]
+    _check_totals(relevant, relevant_total, ranks)
     largest = int(relevant_total.max()) if len(relevant_total) else 0
     if largest > ranks:
         raise ValueError(
             f"relevant must reach down to rank R for every query, got {ranks} ranks where a "
             f"query has {largest} relevant items. Look up more neighbours."
-        )
-    if bool((relevant.sum(dim=1) > relevant_total).any()):
-        raise ValueError(
-            "relevant_total must be at least the number of relevant items found, got a query "
-            "with fewer. Count all items of the query's class, but not the query itself."
         )
     return torch.arange(ranks, device=relevant.device) < relevant_total[:, None]
 

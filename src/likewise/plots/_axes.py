@@ -2,9 +2,12 @@
 
 import numpy as np
 from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from matplotlib.layout_engine import ConstrainedLayoutEngine
+from matplotlib.lines import Line2D
 from numpy.typing import NDArray
 
-from likewise.plots._style import INK
+from likewise.plots._style import INK, MARGIN, NOTE_SIZE, line_height
 
 MOST_POINTS = 2000  # more than a screen can show; a sweep may hold millions
 
@@ -49,6 +52,41 @@ def legend(axes: Axes, columns: int = 3) -> None:
             columnspacing=1.4,
             handlelength=2.2,
         )
+
+
+def legend_of_all(figure: Figure, axes: Axes, height: float, columns: int) -> None:
+    """Name the marks of all panels once, below the note.
+
+    Args:
+        figure: from `canvas`, with its axes arranged.
+        axes: any of the panels, all of which hold the same marks.
+        height: below the title strip, as given to `canvas`, with `legend_height` in it.
+        columns: names in a row.
+    """
+    handles, names = axes.get_legend_handles_labels()
+    taken = legend_height(len(names), columns)
+    total = figure.get_size_inches()[1]
+    legend = figure.legend(
+        handles,
+        names,
+        loc="upper left",
+        bbox_to_anchor=(MARGIN / figure.get_size_inches()[0], height / total),
+        ncols=columns,
+        columnspacing=1.2,
+        handletextpad=0.4,
+    )
+    legend.set_in_layout(False)
+    for handle in legend.legend_handles:
+        if isinstance(handle, Line2D) and handle.get_linestyle() == "None":
+            handle.set_markersize(6)
+    engine = figure.get_layout_engine()
+    if isinstance(engine, ConstrainedLayoutEngine):
+        engine.set(rect=(0.0, 0.0, 1.0, (height - taken) / total))
+
+
+def legend_height(names: int, columns: int) -> float:
+    """Inches that `legend_of_all` takes."""
+    return -(-names // columns) * 1.25 * line_height(NOTE_SIZE) + 0.08
 
 
 def threshold_line(axes: Axes, threshold: float) -> None:

@@ -1,17 +1,16 @@
-"""Pictures of classes among each other: confusion, and embeddings on a plane."""
+"""Pictures of embeddings on a plane."""
 
-from collections.abc import Collection, Sequence
-from typing import Protocol
+from collections.abc import Collection, Mapping, Sequence
+from typing import NamedTuple
 
 import numpy as np
 import torch
 from jaxtyping import Float, Int
 from matplotlib.axes import Axes
-from matplotlib.colors import LinearSegmentedColormap
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
-from matplotlib.patches import Rectangle
 from matplotlib.patheffects import withStroke
+from matplotlib.ticker import MaxNLocator
 from matplotlib.transforms import Bbox
 from numpy.typing import NDArray
 from torch import Tensor
@@ -23,14 +22,14 @@ from likewise._checks import (
     check_finite,
     check_labels,
 )
-from likewise.intervals import Estimate
+from likewise.plots._axes import legend_height, legend_of_all
 from likewise.plots._style import (
     CLASS_COLORS,
     CLASS_MARKERS,
-    GRID,
     INK,
     MUTED,
     NOTE_SIZE,
+    TEXT_SIZE,
     WIDTH,
     canvas,
     fit,
@@ -39,149 +38,7 @@ from likewise.plots._style import (
     styled,
 )
 
-# Steep at the start: a confusion of a few percent must be seen.
-_BLUES = LinearSegmentedColormap.from_list(
-    "likewise",
-    [(0, "#ffffff"), (0.02, "#dcebf5"), (0.2, "#a9cfe6"), (0.6, "#0072b2"), (1, "#00365a")],
-)
-_OUTLINE = "#c9d0d6"
-_MOST_NUMBERED = 20  # classes; beyond, numbers in the cells would be too small to read
-_MOST_NAMED = 60  # classes; beyond, only every few rows are named
 _MOST_IN_LEGEND = 10  # classes; beyond, names stand on the points
-_LARGEST_TSNE = 5000  # points; t-SNE takes minutes beyond
-
-
-class Confusion(Protocol):
-    """What `confusion` reads of a matching result."""
-
-    @property
-    def confusion(self) -> Int[Tensor, "c c+1"]:
-        """Counts; rows are true classes, the last column is unknown."""
-
-    @property
-    def class_names(self) -> Sequence[str]:
-        """One name per row."""
-
-    @property
-    def accuracy(self) -> Estimate | None:
-        """Told in the note."""
-
-
-@styled
-def confusion(result: Confusion) -> Figure:
-    """What each true class was taken for, in percent of its row; the last column is unknown.
-
-    Up to 20 classes the numbers stand in the cells (empty is none at all, 0 less than half a
-    percent). Rows without any item are hatched.
-
-    Args:
-        result: a matching result.
-
-    Raises:
-        ValueError: if the counts are not of shape (c, c + 1), or names are missing.
-    """
-    counts = torch.as_tensor(result.confusion).cpu()
-    names = [str(name) for name in result.class_names]
-    c = len(names)
-    if c == 0 or counts.shape != (c, c + 1):
-        raise ValueError(
-            f"confusion must have shape (c, c + 1) for c = {c} class names, at least one, "
-            f"got {tuple(counts.shape)}. Give the result of evaluate_matching."
-        )
-    totals = counts.sum(dim=1)
-    percent = (100 * counts.double() / totals.clamp(min=1)[:, None]).numpy()
-    numbered = c <= _MOST_NUMBERED
-    aside = max(1.0, c / 30)  # width of the unknown column in cells, so that it stays visible
-    cell = max(0.36, min(0.7, 4.0 / (c + 1.3))) if numbered else min(0.2, 6.0 / c)
-    room = max(measure(fit(name, 1.3, NOTE_SIZE), NOTE_SIZE) for name in names)
-    turned = not _stand_level(names, cell)
-    below = 0.45 + (max(room, measure("unknown", NOTE_SIZE)) if turned else 0.15)
-    width = room + 0.75 + cell * (c + 1.3 * aside) + (0.0 if numbered else 1.0)
-    note = "In percent of each true class."
-    if result.accuracy is not None:
-        note = f"Accuracy {result.accuracy}. {note}"
-    title = "True classes and their matches"
-    figure = canvas(cell * c + below + 0.15, title, note, width=max(WIDTH, width))
-    axes = figure.subplots()
-
-    known = np.arange(c + 1) - 0.5
-    # The unknown column stands apart: it is an answer, but no class.
-    unknown = known[-1] + aside * np.array([0.3, 1.3])
-    for columns, part in ((known, percent[:, :c]), (unknown, percent[:, c:])):
-        cells = axes.pcolormesh(columns, known, part, cmap=_BLUES, vmin=0, vmax=100)
-        if numbered:
-            cells.set(edgecolor=GRID, linewidth=0.6)
-        cells.set_rasterized(True)  # many cells would make a heavy SVG
-        frame = (columns[0], -0.5), columns[-1] - columns[0], c
-        axes.add_patch(Rectangle(*frame, fill=False, edgecolor=_OUTLINE, linewidth=0.8))
-    places = [*range(c), float(unknown.mean())]
-    if numbered:
-        for row, column in torch.nonzero(counts).tolist():
-            _cell_number(axes, places[column], row, float(percent[row, column]))
-    else:
-        figure.colorbar(cells, ax=axes, label="percent of the true class", shrink=0.7)
-    for row in torch.nonzero(totals == 0).flatten().tolist():
-        axes.axhspan(row - 0.5, row + 0.5, facecolor="none", edgecolor=_OUTLINE, hatch="///", lw=0)
-    _name_classes(axes, names, places, cell, turned=turned)
-    axes.set(xlabel="matched as", ylabel="true class")
-    axes.set_xlim(-0.5, unknown[1])
-    axes.set_ylim(c - 0.5, -0.5)
-    axes.set_aspect("equal")
-    axes.tick_params(length=0)
-    for spine in axes.spines.values():
-        spine.set_visible(False)
-    return figure
-
-
-def embedding_points(
-    embeddings: Float[Tensor, "n d"], method: str = "auto", seed: int = 0
-) -> tuple[Float[Tensor, "n 2"], str]:
-    """Points (n, 2) on a plane for the embeddings, and what one axis of it is called.
-
-    Two-dimensional embeddings stay as they are, whatever the method. "pca" keeps the two
-    directions of largest variance; "tsne" keeps neighbours together, but its distances between
-    groups mean nothing; "auto" is t-SNE from 50 to 5,000 points, otherwise PCA.
-
-    Args:
-        embeddings: one per row.
-        method: "auto", "pca" or "tsne".
-        seed: of t-SNE; the same seed gives the same points on one machine.
-
-    Raises:
-        ValueError: with fewer than two embeddings of d ≠ 2 dimensions, or values that are not
-            finite.
-
-    Source:
-        Van der Maaten & Hinton, "Visualizing Data using t-SNE", JMLR 2008 (scikit-learn's, started
-        from PCA).
-
-    Example:
-        >>> points, axis = embedding_points(torch.eye(4), "pca")
-        >>> points.shape, axis
-        (torch.Size([4, 2]), 'principal component')
-    """
-    check_embeddings(embeddings)
-    check_choice("method", method, ("auto", "pca", "tsne"))
-    check_finite(embeddings, "embeddings")
-    n, d = embeddings.shape
-    values = embeddings.detach().cpu().float()
-    if d == 2:
-        return values, "embedding dimension"
-    if n < 2:
-        raise ValueError(f"embeddings must hold at least 2 rows, got {n}. Add items.")
-    if method == "tsne" or (method == "auto" and 50 <= n <= _LARGEST_TSNE):
-        from sklearn.manifold import TSNE
-
-        tsne = TSNE(perplexity=min(30.0, (n - 1) / 3), init="pca", random_state=seed)
-        # PCA needs two directions to start from.
-        wide = values if d > 1 else torch.cat([values, torch.zeros_like(values)], dim=1)
-        return torch.from_numpy(tsne.fit_transform(wide.numpy())).float(), "t-SNE dimension"
-    # Not sklearn's PCA: it gives one component only for n = 2 rows or d = 1.
-    centered = values.double() - values.double().mean(dim=0)
-    _, _, directions = torch.linalg.svd(centered, full_matrices=False)
-    points = torch.zeros(n, 2, dtype=torch.float64)
-    points[:, : min(2, len(directions))] = centered @ directions[:2].T
-    return points.float(), "principal component"
 
 
 @styled
@@ -212,6 +69,126 @@ def embedding_map(
     Raises:
         ValueError: if points are not of shape (n, 2), not finite, or none at all.
     """
+    part = _chosen(points, labels, most, seed)
+    present = np.unique(part.codes)
+    note = [
+        f"{len(part.codes):,} of {part.given:,} items."
+        if part.given > most
+        else f"{part.given:,} items."
+    ]
+    note += _notes(axis_title, unseen, present)
+    title = f"Embeddings of {len(present):,} class{'es' * (len(present) != 1)}"
+    figure = canvas(4.6, title, " ".join(note))
+    axes = figure.subplots()
+    _scatter(axes, part, present, class_names, unseen)
+    axes.set_aspect("equal", adjustable="datalim")
+    axes.set(xlabel=f"{axis_title} 1 (no unit)", ylabel=f"{axis_title} 2 (no unit)")
+    axes.grid()
+    if len(present) <= _MOST_IN_LEGEND:
+        _map_legend(axes, [name_of(int(code), class_names) for code in present])
+    else:
+        _name_groups(figure, axes, part, class_names)
+    return figure
+
+
+@styled
+def embedding_maps(
+    parts: Mapping[str, tuple[Float[Tensor, "n 2"], Int[Tensor, " n"]]],
+    class_names: Sequence[str],
+    *,
+    axis_title: str = "embedding dimension",
+    unseen: Collection[int] = (),
+    columns: int = 2,
+    shared: str = "all",
+    most: int = 5000,
+    seed: int = 0,
+) -> Figure:
+    """Several maps side by side on shared axes, such as train and test, or several models.
+
+    A class has one colour and marker in all of them. Otherwise as `embedding_map`.
+
+    Args:
+        parts: by title: points and class codes. Points of one plane, see `embedding_points`, or
+            two-dimensional embeddings.
+        class_names: of the label codes.
+        axis_title: from `embedding_points`.
+        unseen: class codes that were not trained on, drawn hollow.
+        columns: maps in a row.
+        shared: "all" maps have the same axes, or those of a "row", when rows differ in unit.
+        most: points drawn in each; of more, an even random choice.
+        seed: of that choice.
+
+    Raises:
+        ValueError: without any part, or as `embedding_map`.
+
+    Example:
+        >>> near, far = torch.rand(2, 9, 2)
+        >>> figure = embedding_maps(
+        ...     {"train": (near, torch.arange(9)), "test": (far + 3, torch.arange(9))}, "abcdefghi"
+        ... )
+        >>> left, right = figure.axes
+        >>> left.get_xlim() == right.get_xlim()
+        True
+    """
+    if not parts:
+        raise ValueError("parts must hold at least one map, got none.")
+    check_count("columns", columns)
+    check_choice("shared", shared, ("all", "row"))
+    drawn = [_chosen(points, labels, most, seed) for points, labels in parts.values()]
+    present = np.unique(np.concatenate([part.codes for part in drawn]))
+    columns = min(columns, len(drawn))
+    rows = -(-len(drawn) // columns)
+    side = (WIDTH - 0.9) / 2 if columns > 1 else WIDTH - 1.2
+    note = " ".join(
+        [
+            "Shared axes." if shared == "all" else "Shared axes in a row.",
+            *_notes(axis_title, unseen, present),
+        ]
+    )
+    title = f"Embeddings of {len(present):,} class{'es' * (len(present) != 1)}"
+    in_legend = len(present) <= _MOST_IN_LEGEND
+    height = rows * (side + 0.35) + 0.45
+    legend_columns = _legend_columns([name_of(int(code), class_names) for code in present])
+    height += legend_height(len(present), legend_columns) if in_legend else 0.0
+    figure = canvas(height, title, note, width=max(WIDTH, columns * side + 0.9))
+    panels = list(figure.subplots(rows, columns, squeeze=False).flat)
+    for place, (axes, name, part) in enumerate(zip(panels, parts, drawn, strict=False)):
+        _scatter(axes, part, present, class_names, unseen)
+        row = place // columns
+        together = drawn if shared == "all" else drawn[row * columns : (row + 1) * columns]
+        middle, reach = _square(together)
+        axes.set(
+            xlim=(middle[0] - reach, middle[0] + reach), ylim=(middle[1] - reach, middle[1] + reach)
+        )
+        axes.set_aspect("equal", adjustable="box")
+        words = f"{name} ({len(part.codes):,} items)"
+        axes.set_title(fit(words, side, TEXT_SIZE), loc="left", size=TEXT_SIZE)
+        axes.xaxis.set_major_locator(MaxNLocator(4))
+        axes.yaxis.set_major_locator(MaxNLocator(4))
+        if place + columns >= len(drawn):
+            axes.set_xlabel(f"{axis_title} 1")
+        if place % columns == 0:
+            axes.set_ylabel(f"{axis_title} 2")
+        axes.grid()
+    for axes in panels[len(drawn) :]:
+        axes.remove()
+    if in_legend:
+        legend_of_all(figure, panels[0], height, legend_columns)
+    else:
+        for axes, part in zip(panels, drawn, strict=False):
+            _name_groups(figure, axes, part, class_names)
+    return figure
+
+
+class _Part(NamedTuple):
+    """What is drawn of a map."""
+
+    places: NDArray[np.float32]  # (n, 2)
+    codes: NDArray[np.int64]  # (n,)
+    given: int
+
+
+def _chosen(points: Tensor, labels: Tensor, most: int, seed: int) -> _Part:
     check_embeddings(points, "points")
     n = len(points)
     if n == 0 or points.shape[1] != 2:
@@ -225,29 +202,38 @@ def embedding_map(
     chosen = torch.arange(n)
     if n > most:
         chosen = torch.randperm(n, generator=torch.Generator().manual_seed(seed))[:most]
-    places, codes = points.detach().cpu()[chosen].numpy(), labels.cpu()[chosen].numpy()
-    present, sizes = np.unique(codes, return_counts=True)
-    in_legend = len(present) <= _MOST_IN_LEGEND
+    places = points.detach().cpu().float()[chosen].numpy()
+    return _Part(places, labels.cpu()[chosen].numpy(), n)
 
-    note = [f"{min(n, most):,} of {n:,} items." if n > most else f"{n:,} items."]
+
+def _notes(axis_title: str, unseen: Collection[int], present: NDArray[np.int64]) -> list[str]:
+    note = []
     if len(unseen):
         note.append("Hollow: classes not trained on.")
-    if axis_title.startswith("t-SNE"):
+    if axis_title.startswith(("t-SNE", "UMAP")):
         note.append("Near neighbors are meaningful, distances between groups are not.")
-    if not in_legend:
+    if len(present) > _MOST_IN_LEGEND:
         note.append("Names stand amid their class, where there is room.")
-    title = f"Embeddings of {len(present):,} class{'es' * (len(present) != 1)}"
-    figure = canvas(4.6, title, " ".join(note))
-    axes = figure.subplots()
-    size = 5.5 if len(chosen) <= 500 else 4.0 if len(chosen) <= 2000 else 2.8
+    return note
+
+
+def _scatter(
+    axes: Axes,
+    part: _Part,
+    present: NDArray[np.int64],
+    class_names: Sequence[str],
+    unseen: Collection[int],
+) -> None:
+    count = len(part.codes)
+    size = 5.5 if count <= 500 else 4.0 if count <= 2000 else 2.8
     for position, code in enumerate(present.tolist()):
-        color = MUTED if code < 0 else CLASS_COLORS[position % len(CLASS_COLORS)]
-        turn = position + position // len(CLASS_COLORS)  # another pairing in each round
+        look = class_look(position)
+        color, marker = (MUTED, "x") if code < 0 else look
         hollow = code in unseen or code < 0
         axes.plot(
-            *places[codes == code].T,
+            *part.places[part.codes == code].T,
             linestyle="none",
-            marker="x" if code < 0 else CLASS_MARKERS[turn % len(CLASS_MARKERS)],
+            marker=marker,
             markersize=size,
             markerfacecolor="none" if hollow else color,
             markeredgecolor=color if hollow else "white",
@@ -255,52 +241,26 @@ def embedding_map(
             alpha=0.85,
             label=fit(name_of(code, class_names), 1.4, NOTE_SIZE),
         )
-    axes.set_aspect("equal", adjustable="datalim")
-    axes.set(xlabel=f"{axis_title} 1 (no unit)", ylabel=f"{axis_title} 2 (no unit)")
-    axes.grid()
-    if in_legend:
-        _map_legend(axes, [name_of(int(code), class_names) for code in present])
-    else:
-        order = np.argsort(-sizes, kind="stable")
-        middles = {int(code): np.median(places[codes == code], axis=0) for code in present[order]}
-        _name_groups(figure, axes, middles, class_names)
-    return figure
 
 
-def _cell_number(axes: Axes, x: float, y: float, percent: float) -> None:
-    axes.text(
-        x, y, f"{percent:.0f}", ha="center", va="center", fontsize=8.5,
-        color="white" if percent >= 50 else INK,
-    )  # fmt: skip
+def class_look(position: int) -> tuple[str, str]:
+    """Colour and marker of the class at a position; another pairing in each round of colours."""
+    turn = position + position // len(CLASS_COLORS)
+    return CLASS_COLORS[position % len(CLASS_COLORS)], CLASS_MARKERS[turn % len(CLASS_MARKERS)]
 
 
-def _name_classes(
-    axes: Axes, names: Sequence[str], places: Sequence[float], cell: float, *, turned: bool
-) -> None:
-    every = 1 if len(names) <= _MOST_NAMED else -(-len(names) // 40)
-    every = max(every, int(np.ceil(1.15 * NOTE_SIZE / 72 / cell)))
-    short = [fit(name, 1.3, NOTE_SIZE) for name in names]
-    axes.set_yticks(places[:-1][::every], short[::every])
-    columns, words = list(places[:-1][::every]), short[::every]
-    while columns and (places[-1] - columns[-1]) * cell < 1.15 * NOTE_SIZE / 72:
-        columns, words = columns[:-1], words[:-1]  # too close to "unknown"
-    axes.set_xticks([*columns, places[-1]], [*words, "unknown"], rotation=90 if turned else 0)
-
-
-def _stand_level(names: Sequence[str], cell: float) -> bool:
-    """Whether the names of the columns have room side by side, "unknown" included."""
-    widths = [measure(name, NOTE_SIZE) for name in names]
-    half_unknown = measure("unknown", NOTE_SIZE) / 2
-    return max(widths) <= 0.85 * cell and widths[-1] / 2 + half_unknown <= 1.2 * cell
+def _square(parts: Sequence[_Part]) -> tuple[NDArray[np.float32], float]:
+    """Middle and half side of the square that holds all points, with a little room."""
+    places = np.concatenate([part.places for part in parts])
+    low, high = places.min(axis=0), places.max(axis=0)
+    return (low + high) / 2, float((high - low).max() / 2 * 1.06 or 1.0)
 
 
 def _map_legend(axes: Axes, names: Sequence[str]) -> None:
-    widest = max(measure(fit(name, 1.4, NOTE_SIZE), NOTE_SIZE) for name in names)
-    columns = max(1, min(len(names), 5, int(4.3 / (widest + 0.42))))
     legend = axes.legend(
         loc="lower left",
         bbox_to_anchor=(0, 1.0),
-        ncols=columns,
+        ncols=_legend_columns(names),
         columnspacing=1.0,
         handletextpad=0.2,
         handlelength=1.2,
@@ -310,12 +270,17 @@ def _map_legend(axes: Axes, names: Sequence[str]) -> None:
             handle.set_markersize(6)
 
 
-def _name_groups(
-    figure: Figure, axes: Axes, middles: dict[int, NDArray[np.float32]], class_names: Sequence[str]
-) -> None:
+def _legend_columns(names: Sequence[str]) -> int:
+    widest = max(measure(fit(name, 1.4, NOTE_SIZE), NOTE_SIZE) for name in names)
+    return max(1, min(len(names), 5, int(4.3 / (widest + 0.42))))
+
+
+def _name_groups(figure: Figure, axes: Axes, part: _Part, class_names: Sequence[str]) -> None:
+    present, sizes = np.unique(part.codes, return_counts=True)
     figure.draw_without_rendering()  # settles the layout, so that texts can be measured
     taken: list[Bbox] = []
-    for code, (x, y) in middles.items():
+    for code in present[np.argsort(-sizes, kind="stable")].tolist():
+        x, y = np.median(part.places[part.codes == code], axis=0)
         text = axes.text(
             x,
             y,
@@ -329,6 +294,12 @@ def _name_groups(
         )
         text.set_in_layout(False)
         box = text.get_window_extent().padded(4)
+        # Moved inwards where it would lie over the ticks, or beyond the figure.
+        low, high = np.asarray(axes.bbox.min), np.asarray(axes.bbox.max)
+        inside = (low - box.min).clip(min=0) + (high - box.max).clip(max=0)
+        x, y = axes.transData.inverted().transform(axes.transData.transform((x, y)) + inside)
+        text.set_position((float(x), float(y)))
+        box = box.translated(*inside)
         if any(box.overlaps(other) for other in taken):
             text.remove()
         else:

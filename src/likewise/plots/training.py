@@ -4,20 +4,28 @@ import math
 from collections.abc import Mapping, Sequence
 
 import numpy as np
+from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import FuncFormatter, MaxNLocator
 
 from likewise._checks import check_count
+from likewise.plots._axes import legend_height, legend_of_all
 from likewise.plots._style import (
+    CLASS_COLORS,
+    DIFFERENT,
+    LINE_STYLES,
     MUTED,
     NOTE_SIZE,
     SAME,
     TEXT_SIZE,
+    THIRD,
     canvas,
     fit,
     number,
     styled,
 )
+
+_COLORS = (SAME, DIFFERENT, THIRD, *CLASS_COLORS)  # of runs
 
 
 @styled
@@ -75,75 +83,112 @@ def items_per_class(counts: Mapping[str, int], *, most: int = 30) -> Figure:
 
 
 @styled
-def training_curves(records: Sequence[Mapping[str, object]]) -> Figure:
+def training_curves(
+    records: Sequence[Mapping[str, object]] | Mapping[str, Sequence[Mapping[str, object]]],
+) -> Figure:
     """Loss and every other number of the records against the epoch, a small panel each.
 
-    Epochs that lack a number, or where it is NaN, are gaps. The last value stands above the panel.
+    Several runs share the panels, a colour and line style each. Epochs that lack a number, or
+    where it is NaN, are gaps. Of a single run the last value stands above the panel.
 
     Args:
-        records: one per epoch, as `fit` returns them; "epoch" is the axis (else 1, 2, …).
+        records: one per epoch, as `fit` returns them; "epoch" is the axis (else 1, 2, …). Or
+            those of several runs by name.
 
     Raises:
         ValueError: without any record, or without any number in them.
+
+    Example:
+        >>> runs = {"triplet": [{"loss": 0.2}, {"loss": 0.1}], "softmax": [{"loss": 2.3}]}
+        >>> training_curves(runs).get_suptitle()
+        'Training, 2 runs of up to 2 epochs'
     """
-    if not records:
-        raise ValueError("records must hold at least one epoch, got none. Train first.")
-    epochs = [float(_number(record.get("epoch", row + 1))) for row, record in enumerate(records)]
-    facts: dict[str, list[float]] = {}
-    for record in records:
-        for name, value in record.items():
-            if name != "epoch" and not math.isnan(_number(value)):
-                facts.setdefault(name, [])
-    if not facts:
-        raise ValueError(
-            f"records must hold numbers beside the epoch, got {sorted(records[0])}. "
-            "Give History.records."
-        )
-    for name, values in facts.items():
-        values.extend(_number(record.get(name)) for record in records)
+    if isinstance(records, Mapping):
+        if not records:
+            raise ValueError("records must hold at least one run, got none. Train first.")
+        runs = {str(name): _run(each, f"records of {name!r}") for name, each in records.items()}
+    else:
+        runs = {"": _run(records, "records")}
+    several = isinstance(records, Mapping)
+    facts = list(dict.fromkeys(fact for _, found in runs.values() for fact in found))
+    facts.sort(key=lambda fact: fact != "loss")  # loss first, then as recorded
 
     columns = 1 if len(facts) == 1 else 2
     rows = -(-len(facts) // columns)
-    count = len(records)
-    figure = canvas(
-        2.9 if columns == 1 else 1.95 * rows,
-        f"Training, {count} epoch{'s' * (count != 1)}",
-        "Blue: the value after the last epoch that has one.",
-    )
+    count = max(len(epochs) for epochs, _ in runs.values())
+    title = f"Training, {count} epoch{'s' * (count != 1)}"
+    note = "Blue: the value after the last epoch that has one."
+    if several:
+        title = f"Training, {len(runs)} run{'s' * (len(runs) != 1)} of up to {title[10:]}"
+        note = ""
+    height = 2.9 if columns == 1 else 1.95 * rows
+    height += legend_height(len(runs), 2) if several else 0.0
+    figure = canvas(height, title, note)
     panels = list(figure.subplots(rows, columns, squeeze=False).flat)
-    order = sorted(facts, key=lambda name: name != "loss")  # loss first, then as recorded
-    room = max(0.5, 0.04 * (max(epochs) - min(epochs)))
-    for axes, name in zip(panels, order, strict=False):
-        recorded = np.array(facts[name])
-        known = ~np.isnan(recorded)
-        axes.plot(
-            np.array(epochs)[known],
-            recorded[known],
-            color=SAME,
-            marker="o",
-            markersize=3.5 if known.sum() <= 40 else 0.0,
-            linewidth=1.8,
-        )
-        name = fit(name.replace("_", " "), 4.2 if columns == 1 else 1.75, TEXT_SIZE)
-        axes.set_title(name, loc="left", size=TEXT_SIZE, pad=17)
-        axes.annotate(
-            number(float(recorded[known][-1])),
-            (0, 1),
-            xycoords="axes fraction",
-            xytext=(0, 4),
-            textcoords="offset points",
-            color=SAME,
-            fontsize=NOTE_SIZE,
-        )
+    ends = [epoch for epochs, _ in runs.values() for epoch in (min(epochs), max(epochs))]
+    room = max(0.5, 0.04 * (max(ends) - min(ends)))
+    for axes, fact in zip(panels, facts, strict=False):
+        for position, (run, (epochs, found)) in enumerate(runs.items()):
+            recorded = np.array(found.get(fact, [math.nan] * len(epochs)))
+            known = ~np.isnan(recorded)
+            axes.plot(
+                np.array(epochs)[known],
+                recorded[known],
+                color=_COLORS[position % len(_COLORS)],
+                linestyle=LINE_STYLES[position % len(LINE_STYLES)],
+                marker="o",
+                markersize=3.5 if known.sum() <= 40 and len(runs) <= 5 else 0.0,
+                linewidth=1.8,
+                label=fit(run, 1.9, NOTE_SIZE),
+            )
+            if not several:
+                _last_value(axes, float(recorded[known][-1]))
+        words = fit(fact.replace("_", " "), 4.2 if columns == 1 else 1.75, TEXT_SIZE)
+        axes.set_title(words, loc="left", size=TEXT_SIZE, pad=6 if several else 17)
         axes.grid(axis="y")
-        axes.set_xlim(min(epochs) - room, max(epochs) + room)
+        axes.set_xlim(min(ends) - room, max(ends) + room)
         axes.xaxis.set_major_locator(MaxNLocator(5, integer=True, min_n_ticks=1))
         axes.yaxis.set_major_locator(MaxNLocator(4))
         axes.yaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:.6g}"))
         axes.set_xlabel("epoch")
-    for axes in panels[len(order) :]:
+    for axes in panels[len(facts) :]:
         axes.remove()
+    if several:
+        legend_of_all(figure, panels[0], height, 2)
     return figure
+
+
+def _run(
+    records: Sequence[Mapping[str, object]], argument: str
+) -> tuple[list[float], dict[str, list[float]]]:
+    """The epochs of a run, and every number of it by name, NaN where an epoch lacks it."""
+    if not records:
+        raise ValueError(f"{argument} must hold at least one epoch, got none. Train first.")
+    epochs = [float(_number(record.get("epoch", row + 1))) for row, record in enumerate(records)]
+    named = dict.fromkeys(
+        name
+        for record in records
+        for name, value in record.items()
+        if name != "epoch" and not math.isnan(_number(value))
+    )
+    if not named:
+        raise ValueError(
+            f"{argument} must hold numbers beside the epoch, got {sorted(records[0])}. "
+            "Give History.records."
+        )
+    return epochs, {name: [_number(record.get(name)) for record in records] for name in named}
+
+
+def _last_value(axes: Axes, value: float) -> None:
+    axes.annotate(
+        number(value),
+        (0, 1),
+        xycoords="axes fraction",
+        xytext=(0, 4),
+        textcoords="offset points",
+        color=SAME,
+        fontsize=NOTE_SIZE,
+    )
 
 
 def _number(value: object) -> float:

@@ -81,7 +81,9 @@ def fit(
         augment: applied to every batch of items before preprocess.
         augment_after: how many epochs go without augmentation first.
         callbacks: called as callback(record, encoder) after each epoch, the encoder in
-            evaluation mode; may add numbers to the record, and returns True to stop.
+            evaluation mode; may add numbers to the record, and returns True to stop. One with
+            `state_dict` and `load_state_dict` is kept in the checkpoint, one with `finish` has
+            it called when the training ends, however it ends.
         progress: called as progress(epoch, batch, batches) after each batch.
         workers: processes that load data; 0 loads in this one.
         device: "cpu" or "cuda"; the best there is if None.
@@ -89,8 +91,9 @@ def fit(
         seed: of the batches, the augmentation, dropout.
         checkpoint: folder that is written after every epoch, and from which a training that was
             interrupted goes on, to the same encoder as without the interruption. Needs the same
-            arguments; callbacks are called for the epochs to come only. A finished training is
-            read from it and not repeated. Random numbers must come from torch.
+            arguments; callbacks are called for the epochs to come only, but those with a state
+            get it back. A finished training is read from it and not repeated. Random numbers
+            must come from torch.
 
     Returns:
         One record per epoch.
@@ -165,6 +168,7 @@ def fit(
                 }
                 if accelerator.scaler is not None:
                     parts["scaler"] = accelerator.scaler
+                parts |= _with_state(callbacks)
                 settings = {"epochs": epochs, "batches": len(loader), "seed": seed}
                 kept = Checkpoint(checkpoint, parts, settings, cuda)
                 records, stopped = kept.resume()
@@ -190,6 +194,9 @@ def fit(
         accelerator.unwrap_model(run.encoder, keep_fp32_wrapper=False)
         encoder.to(homes[0]).eval()
         loss.to(homes[1]).eval()
+        for callback in callbacks:
+            if hasattr(callback, "finish"):
+                callback.finish()
     return History(records)
 
 
@@ -237,6 +244,11 @@ def _epoch(
         "learning_rate": learning_rate,
         "seconds": time.perf_counter() - started,
     }
+
+
+def _with_state(callbacks: Sequence[Callback]) -> dict[str, Any]:
+    kept = [c for c in callbacks if hasattr(c, "state_dict") and hasattr(c, "load_state_dict")]
+    return {f"callback {n} ({type(c).__name__})": c for n, c in enumerate(kept, start=1)}
 
 
 def _accelerator(device: str | None, precision: str) -> Any:

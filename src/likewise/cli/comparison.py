@@ -1,0 +1,281 @@
+"""`likewise compare`: two models on the same items, the verdict, and the page side by side."""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from jaxtyping import Bool, Int
+from torch import Tensor
+
+from likewise import data, plots, report
+from likewise._checks import check_choice
+from likewise.artifacts import SimilarityModel
+from likewise.artifacts.trials import LEAVE_OUT, PAIRS
+from likewise.cli import journeys
+from likewise.cli.console import columns
+from likewise.evaluation import (
+    RetrievalResult,
+    VerificationResult,
+    evaluate_retrieval,
+    evaluate_verification,
+)
+from likewise.evaluation.comparison import (
+    Comparison,
+    Difference,
+    compare,
+    compare_classes,
+    together,
+)
+from likewise.intervals import FEWEST_GROUPS
+from likewise.matching import UNKNOWN
+from likewise.plots.comparison import differences
+from likewise.report import Section
+
+RETRIEVAL = ("precision_at_1", "r_precision", "map_at_r")
+BY_CLASS = "map_at_r"
+PER_ITEM = 10.0  # pairs drawn per item, as `SimilarityModel.evaluate` draws them
+POINT = "nearest"
+
+
+@dataclass(frozen=True, eq=False)
+class Judged:
+    """One model on the items that are new to both."""
+
+    retrieval: RetrievalResult
+    verification: VerificationResult
+    right: Bool[Tensor, " n"] | None  # of matching; None unless indexed and calibrated
+
+
+@dataclass(frozen=True, eq=False)
+class Compared:
+    """Two models on the same items."""
+
+    names: tuple[str, str]
+    models: tuple[SimilarityModel, SimilarityModel]
+    judged: tuple[Judged, Judged]
+    items: data.Dataset
+    left_out: int
+    holds_for: str
+    comparison: Comparison
+
+    @property
+    def smaller_is_better(self) -> set[str]:
+        """Names of the measures of which less is better."""
+        return {name for name, one in self.comparison.measures.items() if one.smaller_is_better}
+
+
+def names_of(first: str, second: str) -> tuple[str, str]:
+    """What two models go by: the names of their folders, or their paths where these are alike.
+
+    Raises:
+        ValueError: if they are the same folder.
+    """
+    if Path(first).resolve() == Path(second).resolve():
+        raise ValueError(f"MODEL_B must be another folder than MODEL_A, got {second!r} for both.")
+    names = Path(first).resolve().name, Path(second).resolve().name
+    return names if names[0] != names[1] else (first, second)
+
+
+def compared(
+    names: tuple[str, str],
+    models: tuple[SimilarityModel, SimilarityModel],
+    source: str,
+    *,
+    split: str | None,
+    holds_for: str,
+    seed: int,
+    progress: Callable[[int, int], None] | None = None,
+) -> Compared:
+    """Both models judged on the items of a source that are new to both.
+
+    Raises:
+        ValueError: no item is new to both, there is one class only, or there are too few items or
+            classes for what the intervals are to hold for.
+    """
+    check_choice("holds_for", holds_for, LEAVE_OUT)
+    wholes = [journeys.open_fitting(model, source, split, "test") for model in models]
+    new = torch.stack([m.is_new(d) for m, d in zip(models, wholes, strict=True)]).all(dim=0)
+    if not bool(new.any()):
+        raise ValueError(
+            f"DATA must hold items that neither model was trained on or has indexed, got "
+            f"{len(new)} without any. Keep some aside."
+        )
+    parts = [data.Subset(whole, new.nonzero().flatten()) for whole in wholes]
+    labels = parts[0].labels
+    of_classes = holds_for == "classes"
+    count = len(torch.unique(labels if of_classes else torch.arange(len(labels))))
+    if count < FEWEST_GROUPS:
+        raise ValueError(
+            f"DATA must hold at least {FEWEST_GROUPS} {holds_for} that are new to both models, "
+            f"got {count}. " + ("Use --holds-for items." if of_classes else "Give more.")
+        )
+    pairs = data.PairDataset(parts[0], per_item=PER_ITEM, seed=seed)
+    match = all(len(model.index) and POINT in model.calibrations for model in models)
+    judged = []
+    for turn, (model, part) in enumerate(zip(models, parts, strict=True)):
+
+        def show(done: int, total: int, turn: int = turn) -> None:
+            if progress is not None:
+                progress(turn * total + done, 2 * total)
+
+        judged.append(_judged(model, part, pairs, of_classes=of_classes, match=match, show=show))
+    a, b = judged
+    found = {
+        "retrieval": compare(
+            a.retrieval, b.retrieval, measures=RETRIEVAL, classes_as_sample=of_classes, names=names
+        ),
+        "verification": compare(a.verification, b.verification, names=names),
+    }
+    if a.right is not None and b.right is not None:
+        found["matching"] = compare(
+            {"accuracy": a.right.double()},
+            {"accuracy": b.right.double()},
+            labels=labels,
+            classes_as_sample=of_classes,
+            names=names,
+        )
+    left_out = len(new) - len(labels)
+    first, second = models
+    return Compared(names, (first, second), (a, b), parts[0], left_out, holds_for, together(found))
+
+
+def answer(found: Compared) -> tuple[dict[str, Any], list[str]]:
+    """The table and the verdict."""
+    rows = [[str(cell) for cell in row] for row in _table(found)]
+    result = {
+        "items": len(found.items),
+        "left_out": found.left_out,
+        "holds_for": found.holds_for,
+        **found.comparison.to_dict(),
+    }
+    said = f"{len(found.items)} items new to both models"
+    if found.left_out:
+        said += f"; {found.left_out} more left out, trained on or in an index"
+    if found.judged[0].right is None:
+        said += "; no matching, for which both must be indexed and calibrated"
+    return result, [*columns(rows), said, f"for new {found.holds_for}:", found.comparison.verdict]
+
+
+def page(path: Path, found: Compared, *, source: str, seed: int) -> Path:
+    """Write the report of a comparison."""
+    a, b = found.names
+    first, second = (judged.verification for judged in found.judged)
+    sweeps = {a: first.sweep, b: second.sweep}
+    gaps = {name: one.difference for name, one in found.comparison.measures.items()}
+    told = {name: name.replace("_", " ") for name in gaps}
+    retrieval = [judged.retrieval for judged in found.judged]
+    by_class = compare_classes(retrieval[0], retrieval[1], BY_CLASS)
+    classes = {found.items.class_names[code]: gap for code, gap in by_class.items()}
+    sections = [
+        Section(
+            "Verdict",
+            found.comparison.verdict + f"\n\nThe intervals and p-values are for new "
+            f"{found.holds_for}: each is of the difference on the same {found.comparison.compared}."
+            " A p-value tells how often a difference so far from 0 would come about by chance; "
+            "adjusted, it holds for all measures at once.",
+            table=_table(found),
+            figures=[
+                differences(
+                    {told[name]: gap for name, gap in gaps.items()},
+                    names=found.names,
+                    ahead={told[n]: one.ahead for n, one in found.comparison.measures.items()},
+                    smaller_is_better={told[name] for name in found.smaller_is_better},
+                )
+            ],
+        ),
+        Section(
+            "Verification",
+            f"{first.same_total} pairs of the same class and {first.different_total} of "
+            "different classes, the same for both models.",
+            figures=[plots.roc(sweeps), plots.det(sweeps)],
+        ),
+        Section(
+            "Class by class",
+            "The difference in MAP at R for the queries of each class. Each interval is of its "
+            "class alone and of new queries, so of many classes some stand out by chance.",
+            figures=[differences(classes, names=found.names, title="MAP at R by class")],
+        ),
+    ]
+    settings = {
+        "compared on": source,
+        "items": len(found.items),
+        "seed": seed,
+        **{
+            f"{name}: {key}": value
+            for name, model in zip(found.names, found.models, strict=True)
+            for key, value in {**model.origin, "distance": model.distance.name}.items()
+            if key != "history" and value is not None
+        },
+    }
+    facts: list[tuple[str, Any]] = [("items new to both", len(found.items))]
+    for measure in ("retrieval map_at_r", "verification roc_auc", "matching accuracy"):
+        if measure in gaps:
+            one = found.comparison.measures[measure]
+            facts += [(f"{told[measure]}, {a}", one.a), (f"{told[measure]}, {b}", one.b)]
+    title = f"{a} and {b} on {source}"
+    return report.write_report(path, title=title, facts=facts, sections=sections, settings=settings)
+
+
+def _judged(
+    model: SimilarityModel,
+    items: data.Dataset,
+    pairs: data.PairDataset,
+    *,
+    of_classes: bool,
+    match: bool,
+    show: Callable[[int, int], None],
+) -> Judged:
+    embeddings = model.embed(items, progress=show)
+    calibration = model.calibrations.get(PAIRS)
+    right = None
+    if match:
+        answers = model.match_embeddings(embeddings, point=POINT).labels
+        right = _right(model, items, answers)
+    left, far = pairs.pairs.T
+    return Judged(
+        retrieval=evaluate_retrieval(
+            embeddings,
+            items.labels,
+            distance=model.distance,
+            ks=(1,),
+            classes_as_sample=of_classes,
+        ),
+        verification=evaluate_verification(
+            model.distance.paired(embeddings[left], embeddings[far]),
+            pairs.same,
+            threshold=None if calibration is None else calibration.threshold,
+            items=items.labels[pairs.pairs] if of_classes else pairs.pairs,
+        ),
+        right=right,
+    )
+
+
+def _right(
+    model: SimilarityModel, items: data.Dataset, answers: Int[Tensor, " n"]
+) -> Bool[Tensor, " n"]:
+    """Whether each item is given its class, or UNKNOWN where that is not indexed."""
+    indexed = set(model.index.labels.tolist())
+    codes = {name: code for code, name in enumerate(model.class_names) if code in indexed}
+    truth = torch.tensor([codes.get(name, UNKNOWN) for name in items.class_names])
+    return answers == truth[items.labels]
+
+
+def _table(found: Compared) -> list[Sequence[Any]]:
+    a, b = found.names
+    header = ["", a, b, f"{a} − {b}", "p", "p adjusted", "ahead"]
+    rows = [_row(name, one, found.names) for name, one in found.comparison.measures.items()]
+    return [header, *rows]
+
+
+def _row(name: str, one: Difference, names: Sequence[str]) -> list[Any]:
+    ahead = "–" if one.ahead is None else names[one.ahead]
+    chances = [_chance(p) for p in (one.p_value, one.adjusted_p_value)]
+    return [name.replace("_", " "), one.a, one.b, one.difference, *chances, ahead]
+
+
+def _chance(p: float) -> str:
+    if p != p:
+        return "–"
+    return "< 0.0001" if p < 1e-4 else f"{p:.2g}"

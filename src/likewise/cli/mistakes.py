@@ -1,0 +1,138 @@
+"""What the report of an evaluation shows of mistakes: confused classes, odd pairs, each class."""
+
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor
+
+from likewise import data
+from likewise.artifacts import SimilarityModel
+from likewise.artifacts.trials import PAIRS, translated
+from likewise.cli import journeys
+from likewise.evaluation import RetrievalResult
+from likewise.evaluation.mistakes import (
+    FoundPairs,
+    confused_classes,
+    farthest_right,
+    nearest_others,
+    nearest_wrong,
+    scores_by_class,
+)
+from likewise.plots.mistakes import confused_classes as draw_confused
+from likewise.plots.mistakes import labelled_pairs
+from likewise.report import Section
+
+SHEET = 9  # pairs on a sheet
+MOST_CLASSES = 50  # rows of the table
+
+
+def sections(
+    model: SimilarityModel,
+    examples: data.Dataset,
+    embeddings: Float[Tensor, "n d"],
+    retrieval: RetrievalResult,
+    class_names: Sequence[str],
+) -> list[Section]:
+    """The mistakes among the examples, and how well each class is found.
+
+    Args:
+        model: what was evaluated.
+        examples: items that were.
+        embeddings: of these.
+        retrieval: what came out of all items.
+        class_names: of the class codes of `retrieval`.
+    """
+    labels = translated(examples, class_names)
+    nearest = nearest_others(embeddings, distance=model.distance)
+    answers = labels[nearest.items[:, 1]]
+    figures = _figures(model, examples, embeddings, labels, class_names, nearest)
+    wrong = int((answers != labels).sum())
+    text = (
+        f"The nearest other item of {wrong:,} of {len(labels):,} items is of another class. "
+        "In the sheets of pairs an item stands once. Look here first for wrong labels."
+    )
+    table = _table(model, retrieval, labels, answers, class_names)
+    shown = len(table) - 1
+    classes = len(torch.unique(retrieval.query_labels))
+    order = "" if shown == classes else f" The {shown} hardest of {classes} classes."
+    told = f"Each item as a query for the others of its class, hardest class first.{order}"
+    return [
+        Section("Mistakes", text, figures=figures),
+        Section("Retrieval, class by class", told, table=table),
+    ]
+
+
+def _figures(
+    model: SimilarityModel,
+    examples: data.Dataset,
+    embeddings: Tensor,
+    labels: Int[Tensor, " n"],
+    class_names: Sequence[str],
+    nearest: FoundPairs,
+) -> list[Any]:
+    paths = journeys.paths_of(examples)
+
+    def shown(found: FoundPairs) -> tuple[Tensor, Tensor, list[tuple[str, str]] | None]:
+        items = [data.items(examples, side) for side in found.items.T.tolist()]
+        named = [(paths[a], paths[b]) for a, b in found.items.tolist()] if paths else None
+        return items[0], items[1], named
+
+    figures: list[Any] = []
+    point = model.calibrations.get(PAIRS)
+    for title, find in (
+        ("The nearest pairs of two classes", nearest_wrong),
+        ("The farthest pairs of one class", farthest_right),
+    ):
+        found = find(embeddings, labels, SHEET, distance=model.distance)
+        if len(found.items):
+            left, right, names = shown(found)
+            figures.append(
+                labelled_pairs(
+                    left,
+                    right,
+                    found.distances,
+                    labels[found.items],
+                    class_names,
+                    threshold=None if point is None else point.threshold,
+                    names=names,
+                    title=title,
+                )
+            )
+    confused = confused_classes(labels[nearest.items[:, 1]], labels, nearest.distances)
+    if confused:
+        rows = torch.cat([each.examples for each in confused])
+        taken = FoundPairs(nearest.items[rows], nearest.distances[rows])
+        left, right, names = shown(taken)
+        figures.append(
+            draw_confused(confused, left, right, taken.distances, class_names, names=names)
+        )
+    return figures
+
+
+def _table(
+    model: SimilarityModel,
+    retrieval: RetrievalResult,
+    labels: Int[Tensor, " n"],
+    answers: Int[Tensor, " n"],
+    class_names: Sequence[str],
+) -> list[Sequence[Any]]:
+    first = scores_by_class(retrieval.per_query["precision_at_1"], retrieval.query_labels)
+    whole = scores_by_class(retrieval.per_query["map_at_r"], retrieval.query_labels)
+    sizes = torch.bincount(retrieval.query_labels).tolist()
+    taken_for: dict[int, str] = {}
+    for each in confused_classes(answers, labels, most=len(labels), examples=0):
+        words = f"{class_names[each.answer]} ({each.count} of {each.queries})"
+        taken_for.setdefault(each.truth, words)
+    hardest = sorted(first, key=lambda code: (first[code].value, whole[code].value, code))
+    rows: list[Sequence[Any]] = [
+        ["class", "trained on", "queries", "precision at 1", "MAP at R", "most often taken for"]
+    ]
+    for code in hardest[:MOST_CLASSES]:
+        name = class_names[code]
+        seen = "yes" if name in model.trained_on else "no"
+        rows.append(
+            [name, seen, sizes[code], first[code], whole[code], taken_for.get(code, "none")]
+        )
+    return rows

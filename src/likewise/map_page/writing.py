@@ -1,0 +1,162 @@
+"""The page: what it is told, and how it is put together."""
+
+import base64
+import hashlib
+import html
+import importlib.metadata
+import importlib.resources
+import json
+import os
+from collections.abc import Collection, Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor
+
+from likewise._checks import check_embeddings, check_finite, check_labels
+from likewise._files import write_whole
+from likewise.map_page.thumbnails import sheets, thumbnails
+from likewise.plots._style import check_items, name_of
+from likewise.plots.maps import class_look
+
+_SIDES = ((1500, 64), (6000, 48))  # of at most so many items, thumbnails of this side
+_SMALLEST_SIDE = 32
+_UNKNOWN = {"color": "#5b6770", "marker": "x"}
+
+
+def write_map_page(
+    path: str | os.PathLike[str],
+    points: Float[Tensor, "n 2"],
+    labels: Int[Tensor, " n"],
+    class_names: Sequence[str],
+    *,
+    items: Tensor | None = None,
+    names: Sequence[str] | None = None,
+    title: str = "Embeddings",
+    note: str = "",
+    unseen: Collection[int] = (),
+) -> Path:
+    """The path of a new HTML page with a map of embeddings to zoom and to move about in.
+
+    Pointing at an item, tapping it, or going to it with the arrow keys shows its picture, class
+    and name; classes can be searched and hidden. The page holds everything it shows and loads
+    nothing; its policy lets no script run but its own. `map.html#item=12` opens at the item in
+    position 12, `map.html#class=cat` with a class looked for. 5,000 items with photographs take
+    less than 10 MB. The file appears whole; when it cannot be written, what was there stays.
+
+    Args:
+        path: of the page; its folder exists.
+        points: one per item, from `plots.embedding_points`.
+        labels: class codes, -1 for unknown.
+        class_names: of the label codes.
+        items: images (c, h, w) or (h, w), clipped to 0..1, made small with `thumbnails`. Vectors
+            have no picture.
+        names: one word on each item, e.g. its file.
+        title: of the page.
+        note: a sentence below it.
+        unseen: class codes that were not trained on, drawn hollow.
+
+    Raises:
+        ValueError: if sizes do not fit each other, a class has no name, or points are not finite.
+        FileNotFoundError: if the folder does not exist.
+        OSError: if the file cannot be written.
+
+    Example:
+        >>> import tempfile
+        >>> with tempfile.TemporaryDirectory() as folder:
+        ...     page = write_map_page(
+        ...         f"{folder}/map.html", torch.rand(2, 2), torch.tensor([0, 1]), ["cat", "dog"]
+        ...     )
+        ...     page.name
+        'map.html'
+    """
+    path = Path(path)
+    check_embeddings(points, "points")
+    n = len(points)
+    if n == 0 or points.shape[1] != 2:
+        raise ValueError(
+            f"points must have shape (n, 2) with n >= 1, got {tuple(points.shape)}. "
+            "Make them with plots.embedding_points()."
+        )
+    check_finite(points, "points")
+    check_labels(labels, n)
+    for argument, given in (("items", items), ("names", names)):
+        if given is not None and len(given) != n:
+            raise ValueError(
+                f"{argument} must have {n} entries, one per point, got {len(given)}. "
+                "Leave it out if there are none."
+            )
+    pictures = None
+    if items is not None:
+        check_items(items, "items")
+        if items.ndim > 2:
+            pictures = sheets(thumbnails(items, _side(n)))
+    codes, position = torch.unique(labels.cpu(), return_inverse=True)
+    counts = position.bincount().tolist()
+    told = {
+        "x": _rounded(points[:, 0]),
+        "y": _rounded(points[:, 1]),
+        "class": position.tolist(),
+        "classes": [
+            _class(place, code, counts[place], class_names, unseen)
+            for place, code in enumerate(codes.tolist())
+        ],
+        "names": None if names is None else [str(name) for name in names],
+        "pictures": pictures,
+    }
+    page = _page(title, note, told)
+    # Paths may hold bytes that are no text; they must not keep the page from being written.
+    write_whole(path, page.encode("utf-8", errors="replace"))
+    return path
+
+
+def _class(
+    place: int, code: int, count: int, class_names: Sequence[str], unseen: Collection[int]
+) -> dict[str, Any]:
+    color, marker = class_look(place)
+    look = _UNKNOWN if code < 0 else {"color": color, "marker": marker}
+    hollow = code < 0 or code in unseen
+    return {"name": name_of(code, class_names), "count": count, "hollow": hollow, **look}
+
+
+def _side(count: int) -> int:
+    return next((side for most, side in _SIDES if count <= most), _SMALLEST_SIDE)
+
+
+def _rounded(values: Tensor) -> list[float]:
+    # Five digits: more than a screen can show at the deepest zoom.
+    return [float(f"{value:.5g}") for value in values.detach().cpu().double().tolist()]
+
+
+def _page(title: str, note: str, told: dict[str, Any]) -> str:
+    style, script, body = (_part(name) for name in ("page.css", "page.js", "page.html"))
+    # A class may be called "</script>"; JSON has another way to write its letters.
+    data = json.dumps(told, separators=(",", ":"), allow_nan=False)
+    for letter in "<>&":
+        data = data.replace(letter, f"\\u{ord(letter):04x}")
+    filled = {
+        "POLICY": f"default-src 'none'; img-src data:; script-src '{_hash(script)}'; "
+        f"style-src '{_hash(style)}'; base-uri 'none'; form-action 'none'",
+        "TITLE": html.escape(title),
+        "NOTE": html.escape(note),
+        "VERSION": html.escape(importlib.metadata.version("likewise")),
+        "STYLE": style,
+        "SCRIPT": script,
+        "DATA": data,
+    }
+    # Split once, so that a title called {{DATA}} stays a title.
+    pieces = body.split("{{")
+    return pieces[0] + "".join(
+        filled[name] + rest for name, _, rest in (piece.partition("}}") for piece in pieces[1:])
+    )
+
+
+def _part(name: str) -> str:
+    return (importlib.resources.files("likewise.map_page") / name).read_text(encoding="utf-8")
+
+
+def _hash(source: str) -> str:
+    digest = hashlib.sha256(source.encode("utf-8")).digest()
+    return f"sha256-{base64.b64encode(digest).decode('ascii')}"

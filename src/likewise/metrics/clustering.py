@@ -1,0 +1,84 @@
+"""Whether clusters of embeddings, found without labels, are the classes."""
+
+from typing import NamedTuple
+
+import numpy as np
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor
+
+from likewise._checks import check_count, check_embeddings, check_finite, check_labels
+
+
+class MutualInformation(NamedTuple):
+    """How much clusters and classes tell of each other: 1 where they are the same partition.
+
+    `normalized` (NMI) grows with the number of clusters even for random ones; `adjusted` (AMI) is
+    0 on average for these, and may be below.
+    """
+
+    normalized: float
+    adjusted: float
+
+
+def cluster(embeddings: Float[Tensor, "n d"], count: int, *, seed: int = 0) -> Int[Tensor, " n"]:
+    """The k-means cluster of each embedding, 0 to count - 1.
+
+    Lloyd's algorithm from one k-means++ start, by scikit-learn, on the CPU; the same seed gives
+    the same clusters. It minimises squared Euclidean distances: normalise embeddings first if
+    their direction is what counts.
+
+    Args:
+        embeddings: (n, d), finite.
+        count: how many clusters, at most n.
+        seed: of the start.
+
+    Raises:
+        ValueError: for NaN, or more clusters than embeddings.
+    """
+    from sklearn.cluster import KMeans  # takes a second, and few need it
+
+    check_embeddings(embeddings)
+    check_finite(embeddings, "embeddings")
+    check_count("count", count)
+    if count > len(embeddings):
+        raise ValueError(
+            f"count must be at most the {len(embeddings)} embeddings, got {count}. "
+            "Ask for fewer clusters."
+        )
+    # With fewer different points than clusters some stay empty, of which scikit-learn would warn.
+    rows = embeddings.cpu().float().numpy()
+    count = min(count, len(np.unique(rows, axis=0)))
+    found = KMeans(count, n_init=1, random_state=seed).fit_predict(rows)
+    return torch.from_numpy(found).long()
+
+
+def mutual_information(clusters: Int[Tensor, " n"], labels: Int[Tensor, " n"]) -> MutualInformation:
+    """NMI and AMI of clusters and classes, as scikit-learn has them (arithmetic means).
+
+    Args:
+        clusters: the cluster of each item, any integers.
+        labels: the class of each item, any integers.
+
+    Raises:
+        ValueError: if there is no item, or `clusters` are not one per item.
+
+    Source:
+        Vinh, Epps & Bailey, "Information Theoretic Measures for Clusterings Comparison", JMLR
+        2010.
+
+    Example:
+        >>> mutual_information(torch.tensor([5, 5, 2, 2]), torch.tensor([0, 0, 1, 1]))
+        MutualInformation(normalized=1.0, adjusted=1.0)
+    """
+    from sklearn.metrics import adjusted_mutual_info_score, normalized_mutual_info_score
+
+    check_labels(labels, len(labels))
+    check_labels(clusters, len(labels), "clusters")
+    if len(labels) == 0:
+        raise ValueError("labels must hold at least one item, got none.")
+    truth, found = labels.cpu().numpy(), clusters.cpu().numpy()
+    return MutualInformation(
+        float(normalized_mutual_info_score(truth, found)),
+        float(adjusted_mutual_info_score(truth, found)),
+    )
