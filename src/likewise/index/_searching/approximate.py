@@ -8,7 +8,7 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from likewise._checks import check_rate
-from likewise.distances import COSINE, INNER_PRODUCT, Distance
+from likewise.distances import COSINE, INNER_PRODUCT, Distance, unit
 from likewise.index._rows import Rows
 from likewise.index._searching.exact import BY_PRODUCT, ExactSearch, chunks, ranked_by
 from likewise.index._searching.scan import best_products
@@ -116,12 +116,13 @@ class Search:
         if lists is None or few or k + MORE > EXACT_UP_TO or not len(queries):
             return self._exact.nearest(queries, stored, k, allowed)
         with self._lock:  # FAISS must not add while it searches
-            rows = min(lists.rows, len(stored))
+            size = len(stored)
+            rows = min(lists.rows, size)
             proposed = lists.propose(queries, k + MORE, allowed, rows)
         distances, positions = (
             part[:, :k] for part in ranked_by(self._distance, queries, stored, proposed)
         )
-        if rows < len(stored):
+        if rows < size:
             late, behind = self._exact.nearest(queries, stored, k, allowed, first=rows)
             distances, order = torch.cat([distances, late], dim=1).sort(dim=1, stable=True)
             positions = torch.cat([positions, behind], dim=1).gather(1, order)
@@ -135,12 +136,13 @@ class Search:
         return distances, positions
 
     def _caught_up(self, stored: Tensor) -> "_Lists | None":
-        if self._recall is None or len(stored) < EXACT_UP_TO:
+        count = len(stored)
+        if self._recall is None or count < EXACT_UP_TO:
             return None
         with self._lock:
             self._take_over()
             size = EXACT_UP_TO
-            while 2 * size <= len(stored):
+            while 2 * size <= count:
                 size *= 2
             if self._builder is None and size > self._tried:
                 self._tried = size
@@ -216,7 +218,7 @@ class _Lists:
     def _prepared(self, rows: Tensor) -> Float[Tensor, "n d"]:
         rows = unpack(rows)
         if self._distance is COSINE:
-            rows = torch.nn.functional.normalize(rows, dim=1)
+            rows = unit(rows)
         return rows.contiguous()
 
     @property
@@ -273,17 +275,18 @@ class _Lists:
             bits = (octets << torch.arange(8, dtype=torch.uint8)).sum(dim=1).byte().numpy()
             selector = library.IDSelectorBitmap(len(may), library.swig_ptr(bits))
             parameters = library.SearchParametersIVF(nprobe=probes, sel=selector)
-        found = torch.empty(len(queries), count, dtype=torch.int64)
-        apart = torch.empty(len(queries), count)
+        asked = len(queries)
+        found = torch.empty(asked, count, dtype=torch.int64)
+        apart = torch.empty(asked, count)
         x, far, ids = (library.swig_ptr(part.numpy()) for part in (queries, apart, found))
-        if len(queries) < FEW:
-            self._index.search_c(len(queries), x, count, far, ids, parameters)
+        if asked < FEW:
+            self._index.search_c(asked, x, count, far, ids, parameters)
         else:
             # FAISS's own way to the lists takes longer than a product.
             nearest, values = self._nearest_lists(queries, probes)
             lists, reached = (library.swig_ptr(part.numpy()) for part in (nearest, values))
             self._index.search_preassigned_c(
-                len(queries), x, count, lists, reached, far, ids, False, parameters
+                asked, x, count, lists, reached, far, ids, False, parameters
             )
         return found if is_whole else torch.where(found >= 0, self.now[found.clamp(min=0)], -1)
 

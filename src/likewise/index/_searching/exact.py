@@ -17,6 +17,7 @@ from likewise.distances import (
     SNR,
     SQUARED_EUCLIDEAN,
     Distance,
+    unit,
 )
 from likewise.index._rows import Rows
 from likewise.index._searching.scan import best_products
@@ -110,7 +111,8 @@ class ExactSearch:
         Raises:
             ValueError: the distance of a pair is NaN.
         """
-        count = len(stored) - first
+        size, asked = len(stored), len(queries)
+        count = size - first
         if allowed is not None:
             some = allowed[first:].nonzero().squeeze(1) + first
             if len(some) <= max(k + SPARE, count // 4) or self._distance not in BY_PRODUCT:
@@ -121,13 +123,13 @@ class ExactSearch:
                     positions = some[positions.clamp(min=0)].masked_fill_(is_padding, -1)
                 return distances, positions
         found_count = min(k, count)
-        if not found_count or not len(queries):
-            padded = queries.new_full((len(queries), k), torch.inf)
-            return padded, torch.full((len(queries), k), -1)
+        if not found_count or not asked:
+            padded = queries.new_full((asked, k), torch.inf)
+            return padded, torch.full((asked, k), -1)
         with torch.autocast("cpu", enabled=False):
             with self._lock:
                 self._catch_up(stored)
-                numbers, middle = self._numbers.view[first : len(stored)], self._middle
+                numbers, middle = self._numbers.view[first:size], self._middle
                 longest, all_unit = self._longest, self._all_unit
             part = _Part(self._distance, stored[first:], numbers, longest, middle, all_unit)
             may = None if allowed is None else allowed[first:]
@@ -174,23 +176,21 @@ class _Part:
     def nearest(
         self, queries: Tensor, k: int, allowed: Tensor | None
     ) -> tuple[Float[Tensor, "q k"], Int[Tensor, "q k"]]:
-        distances = queries.new_empty(len(queries), k)
-        positions = torch.empty(len(queries), k, dtype=torch.int64)
-        is_open = torch.zeros(len(queries), dtype=torch.bool)
         count = min(k + SPARE, len(self.stored))
-        parts = (
-            chunks(rows, count * queries.shape[1])
-            for rows in (queries, distances, positions, is_open)
-        )
-        for asked, nearest, at, still_open in zip(*parts, strict=True):
+        parts = []
+        for asked in chunks(queries, count * queries.shape[1]):
             proposed, beyond = self._propose(asked, count, allowed)
             ranked, order = ranked_by(self.distance, asked, self.stored, proposed)
-            nearest[:], at[:] = ranked[:, :k], order[:, :k]
-            if count < len(self.stored):
-                still_open[:] = ~(ranked[:, k - 1] < beyond)
-        for chunk in chunks(is_open.nonzero().squeeze(1), CACHE):
-            limits = distances[chunk, -1]
-            distances[chunk], positions[chunk] = self._settle(queries[chunk], k, limits, allowed)
+            parts.append((ranked[:, :k], order[:, :k], ~(ranked[:, k - 1] < beyond)))
+        # One part is all there is of few queries, and copying it would cost a tenth of the rest.
+        distances, positions, is_open = (
+            parts[0] if len(parts) == 1 else map(torch.cat, zip(*parts, strict=True))
+        )
+        if count < len(self.stored):
+            for chunk in chunks(is_open.nonzero().squeeze(1), CACHE):
+                limits = distances[chunk, -1]
+                near, at = self._settle(queries[chunk], k, limits, allowed)
+                distances[chunk], positions[chunk] = near, at
         return distances, positions
 
     def _propose(
@@ -212,7 +212,7 @@ class _Part:
         offsets = scales = None
         longest = self.longest
         if self.distance is COSINE:
-            queries = F.normalize(queries, dim=1)
+            queries = unit(queries)
             scales = None if self.all_unit else self.numbers
             longest = 1.0 if math.isfinite(longest) else math.inf
         elif self.distance is not INNER_PRODUCT:
@@ -328,8 +328,10 @@ def checked_paired(
 
 def chunks(rows: Tensor, numbers_per_row: int, block: int | None = None) -> list[Tensor]:
     """Pieces of `block` numbers; unlike torch.split's, no piece of no rows."""
-    size = max(1, (block or BLOCK) // numbers_per_row)
-    return [rows[start : start + size] for start in range(0, len(rows), size)]
+    size, count = max(1, (block or BLOCK) // numbers_per_row), len(rows)
+    if 0 < count <= size:
+        return [rows]
+    return [rows[start : start + size] for start in range(0, count, size)]
 
 
 def relative_error(queries: Tensor) -> float:

@@ -36,16 +36,18 @@ def best_products(
         scales: each column is multiplied by, before that.
         middle: taken from every stored row first.
     """
-    width = max(count, TILE // len(queries))
+    asked, size = len(queries), len(stored)
+    width = max(count, TILE // asked)
     # Fresh memory for each tile would cost more than the product.
-    room = queries.new_empty(len(queries) * min(width, len(stored)))
+    room = queries.new_empty(asked * min(width, size))
 
     def product(start: int) -> Tensor:
         columns = slice(start, start + width)
         tile = unpack(stored[columns])
         if middle is not None:
             tile = tile - middle
-        values = room[: len(queries) * len(tile)].view(len(queries), len(tile))
+        columns_here = len(tile)
+        values = room[: asked * columns_here].view(asked, columns_here)
         torch.mm(queries, tile.T, out=values)
         if scales is not None:
             values *= scales[columns]
@@ -53,11 +55,11 @@ def best_products(
             values += offsets[columns]
         return values
 
-    if width >= len(stored):  # few queries have room for all in one tile
+    if width >= size:  # few queries have room for all in one tile
         return _largest(product(0), count)
     larger = np.empty(len(room), dtype=np.bool_)
     best = _Best(product(0), count)
-    for start in range(width, len(stored), width):
+    for start in range(width, size, width):
         values = product(start)
         # Equal values are left where they are: those before them are as good.
         # By NumPy: torch takes twice as long, or the same with both of two cores.
@@ -69,15 +71,17 @@ def best_products(
 
 def _largest(values: Float[Tensor, "q n"], count: int) -> tuple[Tensor, Tensor]:
     """What `topk` gives, several times faster for long rows."""
-    groups = values.shape[1] // GROUP
+    rows, size = values.shape
+    groups = size // GROUP
     if groups < 2 * count:
-        return values.topk(min(count, values.shape[1]), dim=1)
+        return values.topk(min(count, size), dim=1)
     # The largest values lie in the groups that have the largest.
-    whole = values[:, : groups * GROUP].view(len(values), groups, GROUP)
+    whole = values[:, : groups * GROUP].view(rows, groups, GROUP)
     chosen = whole.amax(dim=2).topk(count, dim=1, sorted=False).indices
     columns = (chosen[:, :, None] * GROUP + torch.arange(GROUP)).flatten(1)
-    rest = torch.arange(groups * GROUP, values.shape[1]).expand(len(values), -1)
-    columns = torch.cat([columns, rest], dim=1)
+    if groups * GROUP < size:
+        rest = torch.arange(groups * GROUP, size).expand(rows, -1)
+        columns = torch.cat([columns, rest], dim=1)
     found, order = values.gather(1, columns).topk(count, dim=1)
     return found, columns.gather(1, order)
 
