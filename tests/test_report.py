@@ -63,7 +63,7 @@ def full_page(tmp_path) -> tuple[str, Page]:
             ),
             Section("Empty"),
         ],
-        settings={"seed": 3},
+        settings={"seed": 3, "classes": ["a", "b"]},
     )
 
 
@@ -124,8 +124,8 @@ def test_text_becomes_paragraphs_and_the_foot_tells_how_it_was_made(tmp_path):
     _, page = full_page(tmp_path)
     assert page.words["p"][:2] == ["One.", "Two."]
     assert page.words["p"][2].startswith("Made with likewise ")
-    assert page.words["dt"][-1] == "seed"
-    assert page.words["dd"][-1] == "3"
+    assert page.words["dt"][-2:] == ["seed", "classes"]
+    assert page.words["dd"][-2:] == ["3", "a, b"]
 
 
 def test_the_page_is_made_for_phones_and_for_dark_rooms(tmp_path):

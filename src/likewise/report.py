@@ -156,11 +156,15 @@ def _described(figure: Figure, caption: str) -> str:
 def _foot(settings: Mapping[str, object]) -> str:
     version = importlib.metadata.version("likewise")
     entries = [
-        f"<div><dt>{_escape(str(name))}</dt><dd>{_escape(str(value))}</dd></div>"
+        f"<div><dt>{_escape(str(name))}</dt><dd>{_escape(_setting(value))}</dd></div>"
         for name, value in settings.items()
     ]
     listed = f'<dl class="settings">{"".join(entries)}</dl>' if entries else ""
     return f"<p>Made with likewise {_escape(version)}.</p>{listed}"
+
+
+def _setting(value: object) -> str:
+    return ", ".join(map(str, value)) if isinstance(value, (list, tuple)) else str(value)
 
 
 def _text(cell: Cell) -> str:
