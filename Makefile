@@ -37,6 +37,7 @@ bench: $(READY) ## run the benchmarks of benchmarks/
 	$(BIN)/python benchmarks/verification.py
 	$(BIN)/python benchmarks/index.py
 	$(BIN)/python benchmarks/gallery.py
+	$(BIN)/python benchmarks/evaluation.py
 
 clean: ## remove what the other targets made
 	rm -rf $(VENV) out .mypy_cache .pytest_cache .ruff_cache .hypothesis

@@ -1,8 +1,9 @@
 """The classes of each query's nearest references, exactly and in bounded memory."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -89,7 +90,7 @@ class Search:
             groups: of the queries.
             depth: how many references are wanted of each.
         """
-        found = []
+        found: list[tuple[Tensor, Tensor, Tensor]] = []
         size = len(self.references)
         tile, rows = self._tiles(queries)
         with ThreadPoolExecutor(torch.get_num_threads()) as pool:
@@ -107,7 +108,9 @@ class Search:
                     positions = _by_topk(values, count)
                 wanted = query_class[at].to(values.device)
                 near = self.classes[positions]
-                found.append(self._ranked(near, wanted, values, exact, slack))
+                found += pool.map(
+                    partial(self._ranked, exact=exact, slack=slack), *_pieces(near, wanted, values)
+                )
         classes, rank, closer = (torch.cat(part).cpu() for part in zip(*found, strict=True))
         return Nearest(F.pad(classes, (0, depth - count), value=len(self.parts) - 1), rank, closer)
 
@@ -179,7 +182,10 @@ class Search:
         at = self.by_class[(self.starts[wanted, None] + place).clamp(max=len(self.by_class) - 1)]
         own = values.gather(1, at).masked_fill(place >= sizes[:, None], torch.inf)
         limit = own.amin(dim=1, keepdim=True)
-        before, until = _count(values < limit - slack), _count(values <= limit + slack)
+        before, until = (
+            _count(np.less, values, limit - slack),
+            _count(np.less_equal, values, limit + slack),
+        )
         # A tie, or what rounding may make one; or products of 1 and above, which are one.
         is_open = until - before != 1
         if slack:
@@ -187,12 +193,20 @@ class Search:
         return before, is_open
 
 
-def _count(mask: Tensor) -> Int[Tensor, " n"]:
-    """How many are true in each row."""
-    if mask.device.type != "cpu" or mask.shape[1] < 256:
-        return mask.sum(dim=1)
-    # In bytes, as many as these can count, which is ten times faster.
-    octets = mask.numpy().view(np.uint8)
+def _pieces(*rows_of: Tensor) -> Iterator[tuple[Tensor, ...]]:
+    """The same rows of all, so few that a core's cache holds them; on other devices all rows."""
+    values = rows_of[-1]
+    rows = max(1, 4 * PIECE // values.shape[1]) if values.device.type == "cpu" else len(values)
+    return (torch.split(of, rows) for of in rows_of)
+
+
+def _count(compare: Any, values: Tensor, limit: Tensor) -> Int[Tensor, " n"]:
+    """How many values of each row are less than (or equal to) the row's limit."""
+    if values.device.type != "cpu" or values.dtype not in (torch.float32, torch.float64):
+        less = values < limit if compare is np.less else values <= limit
+        return less.sum(dim=1)
+    # By NumPy, as its pieces are each for one thread. In bytes, as many as these can count.
+    octets = compare(values.numpy(), limit.numpy()).view(np.uint8)
     depth = 255
     width = octets.shape[1] // depth
     whole = octets[:, : depth * width].reshape(len(octets), depth, width)
