@@ -251,10 +251,11 @@ def growth(picture: Path) -> None:
             print(f"{kind} {size:9,d}: {found[-1][0]:8.3f} ms/query, {found[-1][1]:7.0f} MB more, "
                   f"{found[-1][2]:6.1f} s to the first", flush=True)  # fmt: skip
         for panel, which in zip(panels, (0, 1), strict=True):
-            panel.plot(sizes, [max(row[which], 1e-3) for row in found], marker=marker, label=kind)
+            least = (1e-3, 1.0)[which]  # a logarithm has no 0
+            panel.plot(sizes, [max(row[which], least) for row in found], marker=marker, label=kind)
     panels[1].plot(sizes, [size * DIM * 4 / 2**20 for size in sizes], "k:", label="the vectors")
     panels[0].set_title("milliseconds a query, batches of 100")
-    panels[1].set_title("peak MB above the vectors, training included")
+    panels[1].set_title("peak MB above the vectors, training included (0 drawn as 1)")
     for panel in panels:
         panel.set(xscale="log", yscale="log", xlabel="items, 64 numbers each")
         panel.grid(alpha=0.3)

@@ -202,6 +202,24 @@ MISTAKES = {
         ["evaluate", "MODEL", "digits", "--report", "nowhere/report.html"],
         "nowhere",
     ),
+    "a report that is a folder": (
+        ["evaluate", "MODEL", "digits", "--report", "empty"],
+        "report must be a file, got the folder 'empty'",
+    ),
+    "a picture that is a folder": (
+        ["verify", "MODEL", "a.png", "a.png", "--picture", "empty"],
+        "picture must be a file, got the folder 'empty'",
+    ),
+    "a report without a name": (
+        ["verify", "MODEL", "--pairs", "one.csv", "--report", "."],
+        "report must be a file, got the folder '.'",
+    ),
+    "a comparison without a name": (
+        ["compare", "MODEL", "EMPTY", "digits", "--report", "."],
+        "report must be a file, got the folder '.'",
+    ),
+    "a seed below 0": (["info", "MODEL", "--seed", "-1"], "--seed"),
+    "a seed too large": (["info", "MODEL", "--seed", str(2**32)], "--seed"),
     "a folder of something else": (
         ["train", "digits", "--out", "text", "--epochs", "1"],
         "path must",

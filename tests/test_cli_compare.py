@@ -5,6 +5,8 @@ import pytest
 import torch
 from sklearn.datasets import load_digits
 
+import likewise as lw
+
 IMAGES, LABELS = load_digits(return_X_y=True)
 
 
@@ -115,3 +117,22 @@ def test_what_cannot_be_compared_is_said_in_a_sentence(run, models, tmp_path):
         assert (status, out) == (2, "")
         assert err.count("\n") == 1, err
         assert sentence in err
+
+
+def test_numbers_that_are_too_good_are_said_to_be(run, models, tmp_path):
+    import shutil
+
+    chosen, calibrated = tmp_path / "chosen", tmp_path / "calibrated"
+    for copy in (chosen, calibrated):
+        shutil.copytree(models / "good", copy)
+    model = lw.load(chosen)
+    model.origin |= {"selected_by": "seen_map_at_r", "selected_epoch": 1, "selected_on": ["3"]}
+    model.save(chosen)
+    assert run("calibrate", calibrated, "digits", "--split", "test", "--rule", "pairs")[0] == 0
+    told = json.loads(run("compare", chosen, calibrated, "digits", "--json")[1])["flattered"]
+    assert told[0].startswith("chosen: epoch 1 was chosen by seen_map_at_r on items of classes 3")
+    assert told[-1].startswith("calibrated: ")
+    assert told[-1].endswith("of the items were calibrated on, which flatters its thresholds")
+    lines = run("compare", chosen, calibrated, "digits", "--report", tmp_path / "page.html")[1]
+    assert told[0] in lines
+    assert "which flatters its thresholds" in (tmp_path / "page.html").read_text()

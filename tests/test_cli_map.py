@@ -34,6 +34,13 @@ def test_the_map_of_a_model_shows_some_items_and_says_so(run, model, tmp_path):
 def test_wrong_wishes_end_in_one_sentence(run, model, tmp_path, monkeypatch):
     for options, sentence in (
         (["--out", tmp_path / "no" / "map.html"], "folder of out must exist"),
+        (["--out", "."], "out must be a file, got the folder '.'. Add the name"),
+        (["--out", tmp_path], "out must be a file, got the folder"),
+        (
+            ["--out", model / "model.json" / "m.html"],
+            "folder of out must be a folder, got the file",
+        ),
+        (["--out", tmp_path / "m.html", "--seed", -1], "--seed"),
         (["--out", tmp_path / "m.html", "--most", 0], "most must be at least 1, got 0"),
         (["--out", tmp_path / "m.html", "--method", "ica"], "method must be one of auto, pca"),
     ):

@@ -192,3 +192,9 @@ def test_a_tracker_without_its_package_ends_in_one_sentence(train, monkeypatch):
     status, _, said = train("--track", "tensorboard")
     assert status == 2
     assert "got 'tensorboard' without it. Use pip install \"likewise[trackers]\"." in said
+
+
+def test_a_model_does_not_go_where_the_tracker_logs(run, tmp_path):
+    status, _, err = run("train", "digits", "--out", tmp_path / "runs", "--track", "tensorboard")
+    assert status == 2
+    assert "out must not be runs with --track, which logs there" in err

@@ -1,5 +1,6 @@
 import json
 import math
+import re
 from dataclasses import replace
 
 import numpy as np
@@ -337,3 +338,57 @@ def test_what_is_not_of_the_same_pairs_is_refused():
         compare(a, replace(a, items=None))
     with pytest.raises(ValueError, match="classes_as_sample must be left off for verification"):
         compare(a, a, classes_as_sample=True)
+
+
+@pytest.mark.parametrize("name", ["loss", "unseen.equal_error_rate", "rank.mean", "a/seconds"])
+def test_less_is_better_for_errors_and_ranks_wherever_they_are_of(name):
+    bad, good = [0.3, 0.301, 0.304, 0.3], [0.1, 0.102, 0.104, 0.1]
+    found = compare_runs({name: bad}, {name: good}, names=("bad", "good"))
+    assert found.verdict.startswith(f"good is ahead on {name}")
+
+
+def test_more_is_better_for_reciprocal_ranks():
+    assert (
+        not compare_runs({"mean_reciprocal_rank": [1.0, 2]}, {"mean_reciprocal_rank": [2.0, 4]})
+        .measures["mean_reciprocal_rank"]
+        .smaller_is_better
+    )
+
+
+def test_a_difference_that_is_equal_but_for_rounding_has_no_p_value():
+    scores = torch.rand(30)
+    found = compare({"x": scores}, {"x": scores + 0.1})
+    assert math.isnan(found.measures["x"].p_value)
+    assert "is ahead" not in found.verdict
+
+
+@pytest.mark.parametrize(
+    ("call", "message"),
+    [
+        (lambda x: compare(x, x, names=("A",)), "names must be two different ones, got ('A',)."),
+        (lambda x: compare(x, x, names=("A", "A")), "names must be two different ones"),
+        (lambda x: compare(x, x, measures=[]), "measures must be names, at least one, got []."),
+        (lambda x: compare(x, x, measures="x"), "measures must be names, at least one, got 'x'."),
+        (
+            lambda x: compare({**x, "y": torch.ones(3)}, x),
+            "y must have as many queries as x, 10, got 3.",
+        ),
+        (lambda x: compare_runs({}, {}), "a and b must hold at least one measure, got none."),
+        (lambda x: compare_runs([], []), "value must be numbers, one per run and at least one"),
+        (lambda x: compare_runs("abc", "def"), "value must be numbers, one per run"),
+        (lambda x: compare_runs([[1.0]], [[1.0]]), "value must be numbers, one per run"),
+        (
+            lambda x: compare_runs({"a": [1.0, 2], "b": [1.0]}, {"a": [1.0, 2], "b": [1.0]}),
+            "a and b must have the same number of runs for every measure",
+        ),
+    ],
+)
+def test_comparisons_that_mean_nothing_are_refused(call, message):
+    with pytest.raises(ValueError, match=re.escape(message)):
+        call({"x": torch.ones(10)})
+
+
+def test_smaller_is_better_is_no_text():
+    x = {"error": torch.rand(10)}
+    with pytest.raises(TypeError, match="smaller_is_better must be a set of names, got 'error'"):
+        compare(x, x, smaller_is_better="error")

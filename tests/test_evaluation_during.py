@@ -182,7 +182,12 @@ def test_seen_and_unseen_classes_are_told_apart_and_trained_items_left_out():
         ),
         ({"few": Subset(blobs(), range(6))}, {}, "got 'few' with 6 items of 6. Keep more items"),
         ({"x": blobs()}, {"every": 0}, "every must be at least 1"),
-        ({"x": blobs()}, {"most": 3}, "most must be at least 4"),
+        ({"x": blobs()}, {"most": 4}, "most must be at least 5"),
+        (
+            {"x": GivenPairs(blobs(), [[0, 1], [2, 3]], [True, True])},
+            {},
+            "parts must each hold pairs of both kinds, got 'x' with 2 same and 0 different",
+        ),
         (
             {"x": blobs()},
             {"gallery": blobs(names=list("abcdef"))},
@@ -197,6 +202,19 @@ def test_seen_and_unseen_classes_are_told_apart_and_trained_items_left_out():
 )
 def test_what_cannot_be_scored_is_refused_before_the_training(parts, settings, message):
     with pytest.raises(ValueError, match=message):
+        EvaluateEpochs(parts, **settings)
+
+
+@pytest.mark.parametrize(
+    ("parts", "settings", "message"),
+    [
+        ([blobs()], {}, "parts must be datasets or pairs by name, got list. Give e.g."),
+        ({"x": torch.eye(3)}, {}, "parts must be datasets or pairs by name, got Tensor as 'x'."),
+        ({"x": blobs()}, {"distance": "cosine"}, "distance must be a Distance, got 'cosine'."),
+    ],
+)
+def test_what_is_of_another_kind_is_refused_before_the_training(parts, settings, message):
+    with pytest.raises(TypeError, match=message):
         EvaluateEpochs(parts, **settings)
 
 

@@ -108,6 +108,17 @@ def test_without_such_a_pair_nothing_is_found():
     assert len(farthest_right(torch.eye(3), torch.arange(3)).items) == 0
 
 
+@pytest.mark.parametrize("function", [nearest_wrong, farthest_right])
+@pytest.mark.parametrize("known", [{}, {"references": torch.eye(3)}], ids=["own", "references"])
+def test_among_no_items_nothing_is_found(function, known):
+    if known:
+        known = known | {"reference_labels": torch.arange(3)}
+    found = function(torch.eye(3)[:0], torch.arange(3)[:0], **known)
+    assert found.items.shape == (0, 2)
+    assert found.items.dtype == torch.int64
+    assert found.distances.shape == (0,)
+
+
 def test_nearest_others_agree_with_the_loops_and_with_retrieval():
     rng = torch.Generator().manual_seed(1)
     embeddings = torch.randn(40, 3, generator=rng)
@@ -157,8 +168,21 @@ def test_scores_by_class_are_the_means_of_their_queries():
     assert by_class[7] == mean(torch.tensor([0.25, 0.75]), within=(0.0, 1.0))
 
 
+def test_a_score_that_rounding_lifts_above_1_is_taken_as_1():
+    by_class = scores_by_class(torch.tensor([1 + 2**-52], dtype=torch.float64), torch.tensor([0]))
+    assert by_class[0] == binomial(1, 1)
+
+
 def test_what_does_not_fit_is_named():
     three = torch.arange(3)
+    for scores, got in (([0.5, 3.0, 1.0], "0.5 to 3"), ([0.0, -0.5, 1.0], "-0.5 to 1")):
+        with pytest.raises(ValueError, match=rf"between 0 and 1, got {got}. Use RetrievalResult"):
+            scores_by_class(torch.tensor(scores), three)
+    for function in (nearest_wrong, farthest_right):
+        with pytest.raises(TypeError, match="distance must be a Distance, got 'cosine'"):
+            function(torch.eye(3), three, distance="cosine")
+    with pytest.raises(TypeError, match="distance must be a Distance, got 'cosine'"):
+        nearest_others(torch.eye(3), distance="cosine")
     with pytest.raises(ValueError, match="references and reference_labels must be given together"):
         nearest_wrong(torch.eye(3), three, references=torch.eye(3))
     with pytest.raises(ValueError, match=r"labels must have shape \(3,\), one per item, got \(2,"):

@@ -11,6 +11,7 @@ from scipy import special, stats
 
 import oracles
 from likewise.distances import COSINE, EUCLIDEAN
+from likewise.evaluation.few_shot import evaluate_few_shot, evaluate_one_shot_runs
 from likewise.evaluation.retrieval import evaluate_retrieval, nearest
 from likewise.intervals import binomial
 
@@ -298,6 +299,38 @@ def test_the_result_is_ready_for_json_without_what_is_per_query():
 def test_embeddings_that_overflow_a_distance_are_named():
     with pytest.raises(ValueError, match="distances must be finite"):
         evaluate_retrieval(1e30 * directions(0, 20), labels_of(0, 20, 4), distance=EUCLIDEAN)
+
+
+def test_ranks_may_come_from_a_generator():
+    given = directions(0, 20), labels_of(0, 20, 2)
+    found = evaluate_retrieval(*given, ks=(k for k in (1, 3)))
+    assert found.to_dict() == evaluate_retrieval(*given, ks=(1, 3)).to_dict()
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ({"ks": 5}, "ks must be ranks, got 5. Use e.g. ks=(1, 5)."),
+        (
+            {"distance": "cosine"},
+            "distance must be a Distance, got 'cosine'. Use e.g. likewise.distances.COSINE.",
+        ),
+    ],
+)
+def test_what_is_of_another_kind_is_named(arguments, message):
+    with pytest.raises(TypeError, match=re.escape(message)):
+        evaluate_retrieval(directions(0, 20), labels_of(0, 20, 2), **arguments)
+
+
+def test_few_shot_names_what_is_no_distance():
+    for evaluate in (
+        lambda: evaluate_few_shot(directions(0, 20), labels_of(0, 20, 2), ways=2, distance="snr"),
+        lambda: evaluate_one_shot_runs(
+            torch.eye(3)[None], torch.eye(3)[None], torch.arange(3)[None], distance="snr"
+        ),
+    ):
+        with pytest.raises(TypeError, match="distance must be a Distance, got 'snr'"):
+            evaluate()
 
 
 GROUPS = torch.arange(20) % 3

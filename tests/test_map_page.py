@@ -88,12 +88,13 @@ def test_names_from_outside_are_data_and_never_markup(tmp_path):
 
 
 def test_the_data_are_what_was_given(tmp_path):
-    points = torch.tensor([[0.1, -2e5], [1 / 3, 3e-9], [0.5, 0.25]])
+    points = torch.tensor([[0.1, -2e5], [1 / 3, 3e-9], [0.5, -1.0]])
     labels = torch.tensor([-1, 1, 1])
     page = write_map_page(tmp_path / "m.html", points, labels, ["a", "b"], unseen=[1])
     told = data_of(page.read_text(encoding="utf-8"))
+    scaled = (points.double() - torch.tensor([0.3, -1e5])) / 1e5
     torch.testing.assert_close(
-        torch.tensor([told["x"], told["y"]]).T, points, rtol=1e-4, atol=1e-12
+        torch.tensor([told["x"], told["y"]], dtype=torch.float64).T, scaled, rtol=0, atol=2e-7
     )
     assert told["class"] == [0, 1, 1]
     assert [(each["name"], each["count"], each["hollow"]) for each in told["classes"]] == [
@@ -101,6 +102,23 @@ def test_the_data_are_what_was_given(tmp_path):
         ("b", 2, True),
     ]
     assert told["names"] is told["pictures"] is None
+
+
+@pytest.mark.parametrize(("spread", "middle"), [(0.01, 1000.0), (1e-20, 0.0), (1e30, 1e30)])
+def test_points_keep_their_places_wherever_they_lie(tmp_path, spread, middle):
+    points = random(50, 2).double() * spread + middle
+    page = write_map_page(tmp_path / "m.html", points, torch.zeros(50).long(), ["a"])
+    told = data_of(page.read_text(encoding="utf-8"))
+    found = torch.tensor([told["x"], told["y"]], dtype=torch.float64).T
+    assert found.abs().max() == 1
+    wanted = points - (points.amin(dim=0) + points.amax(dim=0)) / 2
+    torch.testing.assert_close(found, wanted / wanted.abs().max(), rtol=0, atol=1e-7)
+
+
+def test_points_that_are_all_one_lie_in_the_middle(tmp_path):
+    page = write_map_page(tmp_path / "m.html", torch.ones(2, 2), torch.zeros(2).long(), ["a"])
+    told = data_of(page.read_text(encoding="utf-8"))
+    assert told["x"] == told["y"] == [0, 0]
 
 
 def test_small_pictures_are_kept_to_the_bit_each_at_its_place(tmp_path):
@@ -162,6 +180,11 @@ def test_what_does_not_fit_is_named(tmp_path):
         write_map_page(page, random(3, 2), labels, ["a"], items=random(1, 4, 4))
     with pytest.raises(ValueError, match="class_names must name every label, got 0 names"):
         write_map_page(page, random(3, 2), labels, [])
+    with pytest.raises(TypeError, match=r"items must be .* or uint8, got torch.int64. Use items.b"):
+        write_map_page(page, random(3, 2), labels, ["a"], items=torch.full((3, 4, 4), 200))
+    for unseen in (["a"], "a"):
+        with pytest.raises(TypeError, match="unseen must be class codes, got 'a'"):
+            write_map_page(page, random(3, 2), labels, ["a"], unseen=unseen)
     with pytest.raises(ValueError, match="points must be finite, got 1 NaN"):
         write_map_page(page, torch.tensor([[0.0, torch.nan]] * 1), labels[:1], ["a"])
     with pytest.raises(FileNotFoundError, match="folder of path must exist"):

@@ -473,6 +473,29 @@ def test_tsne_is_chosen_for_some_items_and_repeats_with_its_seed():
     assert plots.embedding_points(embeddings[:49])[1] == "principal component"
 
 
+@pytest.mark.parametrize("n", [30, 80])
+@pytest.mark.parametrize("value", [0.0, 0.1])
+def test_rows_that_are_all_equal_lie_at_one_point(n, value):
+    points, axis = plots.embedding_points(torch.full((n, 16), value), "t-sne")
+    assert torch.equal(points, torch.zeros(n, 2))
+    assert axis == "principal component"
+
+
+@pytest.mark.parametrize("apart", [1e-16, 1e-25])
+def test_rows_that_are_nearly_equal_do_not_crash(apart):
+    embeddings = torch.zeros(80, 16)
+    embeddings[3, 2] = apart
+    points, axis = plots.embedding_points(embeddings, "t-sne")
+    assert axis == "principal component"
+    assert float(points[3].norm()) == pytest.approx(apart, rel=0.02)
+
+
+@pytest.mark.parametrize(("seed", "rule"), [(-1, "at least 0"), (2**32, "at most 4294967295")])
+def test_a_seed_that_scikit_learn_does_not_take_is_refused(seed, rule):
+    with pytest.raises(ValueError, match=f"seed must be {rule}, got {seed}. Use e.g. seed=0."):
+        plots.embedding_points(random(9, 3), seed=seed)
+
+
 def test_a_method_is_refused_if_unknown_or_without_its_package(monkeypatch):
     with pytest.raises(ValueError, match="method must be one of auto, pca, t-sne, umap, got 'ica'"):
         plots.embedding_points(random(9, 3), "ica")

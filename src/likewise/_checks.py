@@ -126,5 +126,19 @@ def check_exists(name: str, path: Path) -> None:
         raise FileNotFoundError(f"{name} must exist, got {str(path)!r}. Check the spelling.")
 
 
+def check_file_target(name: str, path: Path) -> None:
+    """Refuse a path that no file can be written to: without a name, a folder, or in none."""
+    if not path.name or path.is_dir():
+        raise ValueError(
+            f"{name} must be a file, got the folder {str(path)!r}. Add the name of the file."
+        )
+    check_exists(f"folder of {name}", path.parent)
+    if not path.parent.is_dir():
+        raise ValueError(
+            f"folder of {name} must be a folder, got the file {str(path.parent)!r}. "
+            "Choose another place."
+        )
+
+
 def _after(remedy: str) -> str:
     return f" {remedy}" if remedy else ""

@@ -56,6 +56,14 @@ def by_name(name: str) -> Distance:
     return NAMED[name]
 
 
+def check_distance(distance: object) -> None:
+    """Refuse anything but a `Distance`, such as the name of one."""
+    if not isinstance(distance, Distance):
+        raise TypeError(
+            f"distance must be a Distance, got {distance!r}. Use e.g. likewise.distances.COSINE."
+        )
+
+
 def _widened(a: Tensor, b: Tensor) -> tuple[Tensor, Tensor]:
     # Squares of float16 embeddings overflow from 256 on, and bfloat16 keeps three digits.
     dtype = torch.promote_types(torch.promote_types(a.dtype, b.dtype), torch.float32)

@@ -139,6 +139,8 @@ def train(
     from likewise.cli import training
 
     check_target(out)  # before the work rather than after it
+    if track is not None and out.name == "runs":
+        raise ValueError("out must not be runs with --track, which logs there, got 'runs'.")
     model = training.train(
         source,
         split=split,
@@ -285,12 +287,12 @@ def verify(
     as_json: Json = False,
 ) -> None:
     """Whether two images, or each pair of a table, are the same."""
-    from likewise._checks import check_exists
+    from likewise._checks import check_file_target
     from likewise.cli import journeys, verification
 
     for name, path in (("picture", picture), ("report", report)):
         if path is not None:
-            check_exists(f"folder of {name}", path.parent)
+            check_file_target(name, path)
     if report is not None and pairs is None:
         raise ValueError("report must come with --pairs, got two files. Use --picture for these.")
     asked = verification.read(files or [], pairs)
@@ -337,9 +339,9 @@ def evaluate(
     from likewise.data import items_per_class
 
     if report is not None:
-        from likewise._checks import check_exists
+        from likewise._checks import check_file_target
 
-        check_exists("folder of report", report.parent)
+        check_file_target("report", report)
     loaded = journeys.open_model(model, device, gallery)
     examples = journeys.open_fitting(loaded, source, split, "test")
     with console.warnings_as_lines(), console.progress("evaluating") as show:

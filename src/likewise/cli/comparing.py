@@ -27,11 +27,11 @@ def compare(
     as_json: Json = False,
 ) -> None:
     """Which of two models is ahead, on items that neither was trained on or has indexed."""
-    from likewise._checks import check_exists
+    from likewise._checks import check_file_target
     from likewise.cli import comparison, journeys
 
     if report is not None:
-        check_exists("folder of report", report.parent)
+        check_file_target("report", report)
     names = comparison.names_of(model_a, model_b)
     loaded = journeys.open_model(model_a, device), journeys.open_model(model_b, device)
     with console.warnings_as_lines(), console.progress("comparing") as show:

@@ -15,6 +15,7 @@ from likewise.artifacts import SimilarityModel
 from likewise.artifacts.trials import LEAVE_OUT, PAIRS
 from likewise.cli import journeys
 from likewise.cli.console import columns
+from likewise.cli.training import selection_lines
 from likewise.evaluation import (
     RetrievalResult,
     VerificationResult,
@@ -59,6 +60,7 @@ class Compared:
     left_out: int
     holds_for: str
     comparison: Comparison
+    flattered: list[str]  # what is too good, and why, a line each
 
     @property
     def smaller_is_better(self) -> set[str]:
@@ -138,7 +140,28 @@ def compared(
         )
     left_out = len(new) - len(labels)
     first, second = models
-    return Compared(names, (first, second), (a, b), parts[0], left_out, holds_for, together(found))
+    return Compared(
+        names,
+        (first, second),
+        (a, b),
+        parts[0],
+        left_out,
+        holds_for,
+        together(found),
+        [
+            f"{name}: {line}"
+            for name, model, part in zip(names, models, parts, strict=True)
+            for line in _flattered(model, part)
+        ],
+    )
+
+
+def _flattered(model: SimilarityModel, items: data.Dataset) -> list[str]:
+    lines = selection_lines(model.origin, list(data.items_per_class(items)))
+    seen = int(torch.isin(data.fingerprints(items), model.calibrated_prints).sum())
+    if seen:
+        lines.append(f"{seen} of the items were calibrated on, which flatters its thresholds")
+    return lines
 
 
 def answer(found: Compared) -> tuple[dict[str, Any], list[str]]:
@@ -148,6 +171,7 @@ def answer(found: Compared) -> tuple[dict[str, Any], list[str]]:
         "items": len(found.items),
         "left_out": found.left_out,
         "holds_for": found.holds_for,
+        "flattered": found.flattered,
         **found.comparison.to_dict(),
     }
     said = f"{len(found.items)} items new to both models"
@@ -155,7 +179,8 @@ def answer(found: Compared) -> tuple[dict[str, Any], list[str]]:
         said += f"; {found.left_out} more left out, trained on or in an index"
     if found.judged[0].right is None:
         said += "; no matching, for which both must be indexed and calibrated"
-    return result, [*columns(rows), said, f"for new {found.holds_for}:", found.comparison.verdict]
+    verdict = found.comparison.verdict
+    return result, [*columns(rows), said, *found.flattered, f"for new {found.holds_for}:", verdict]
 
 
 def page(path: Path, found: Compared, *, source: str, seed: int) -> Path:
@@ -171,7 +196,8 @@ def page(path: Path, found: Compared, *, source: str, seed: int) -> Path:
     sections = [
         Section(
             "Verdict",
-            found.comparison.verdict + f"\n\nThe intervals and p-values are for new "
+            "\n\n".join([found.comparison.verdict, *found.flattered])
+            + f"\n\nThe intervals and p-values are for new "
             f"{found.holds_for}: each is of the difference on the same {found.comparison.compared}."
             " A p-value tells how often a difference so far from 0 would come about by chance; "
             "adjusted, it holds for all measures at once.",

@@ -32,13 +32,13 @@ def map_(
     as_json: Json = False,
 ) -> None:
     """Draw the items of DATA as the model sees them: a page to zoom, search and point at."""
-    from likewise._checks import check_choice, check_count, check_exists
+    from likewise._checks import check_choice, check_count, check_file_target
     from likewise.cli import journeys
     from likewise.plots.points import METHODS
 
     check_choice("method", method, METHODS)
     check_count("most", most)
-    check_exists("folder of out", out.parent)  # before the work rather than after it
+    check_file_target("out", out)  # before the work rather than after it
     loaded = journeys.open_model(model, device)
     examples = journeys.open_fitting(loaded, source, split, "test")
     with console.progress("embedding") as show:

@@ -19,7 +19,7 @@ Split = Annotated[
     typer.Option(help="train, test or all, where the data has parts."),
 ]
 Json = Annotated[bool, typer.Option("--json", help="One JSON document on standard output.")]
-Seed = Annotated[int, typer.Option(help="Of everything drawn at random.")]
+Seed = Annotated[int, typer.Option(min=0, max=2**32 - 1, help="Of everything drawn at random.")]
 Device = Annotated[
     Optional[str],  # noqa: UP045
     typer.Option(help="cpu or cuda; the best there is if left out."),

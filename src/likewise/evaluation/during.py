@@ -18,7 +18,7 @@ from likewise.data import (
     fingerprints,
     items_per_class,
 )
-from likewise.distances import COSINE, Distance
+from likewise.distances import COSINE, Distance, check_distance
 from likewise.encoders import SiameseNet, TripletNet, encode
 from likewise.evaluation.retrieval import RetrievalResult, evaluate_retrieval
 
@@ -48,14 +48,15 @@ class EvaluateEpochs:
         distance: what is compared; smaller is closer.
         preprocess: the same that `fit` gets.
         every: score each so many epochs.
-        most: items of a part that are scored at most, in an order drawn once: a few of each
-            class, as many of each as far as there are.
+        most: items of a part that are scored at most, at least 5, in an order drawn once: a few
+            of each class, as many of each as far as there are.
         per_item: pairs per item.
         seed: of items and pairs; same seed, same items and pairs in every epoch.
 
     Raises:
         ValueError: no part; a part without pairs of both kinds, or none of whose classes is in
             the gallery; or queries that are in the gallery.
+        TypeError: parts that are no datasets or pairs by name, or a distance that is none.
 
     Example:
         >>> from likewise import data, fit, losses
@@ -81,7 +82,9 @@ class EvaluateEpochs:
         seed: int = 0,
     ) -> None:
         check_count("every", every)
-        check_count("most", most, least=4)
+        check_count("most", most, least=TOGETHER + 1)
+        check_distance(distance)
+        _check_parts(parts)
         if not parts:
             raise ValueError('parts must hold at least one, got none. Give e.g. {"unseen": ...}.')
         self.gallery = gallery
@@ -89,7 +92,7 @@ class EvaluateEpochs:
         self.preprocess = preprocess
         self.every = every
         self.parts = {
-            name: _given(part, most, seed)
+            name: _given(name, part, most, seed)
             if isinstance(part, GivenPairs)
             else _drawn(name, part, most, per_item, seed)
             for name, part in parts.items()
@@ -172,6 +175,20 @@ class _Part(NamedTuple):
     retrieval: bool
 
 
+def _check_parts(parts: object) -> None:
+    remedy = 'Give e.g. {"unseen": dataset}.'
+    if not isinstance(parts, Mapping):
+        raise TypeError(
+            f"parts must be datasets or pairs by name, got {type(parts).__name__}. {remedy}"
+        )
+    for name, part in parts.items():
+        if not isinstance(part, GivenPairs) and not hasattr(part, "class_names"):
+            raise TypeError(
+                f"parts must be datasets or pairs by name, got {type(part).__name__} as {name!r}. "
+                f"{remedy}"
+            )
+
+
 def _drawn(name: str, part: Dataset, most: int, per_item: float, seed: int) -> _Part:
     chosen = _at_most(part, most, seed)
     counts = items_per_class(chosen)
@@ -184,9 +201,15 @@ def _drawn(name: str, part: Dataset, most: int, per_item: float, seed: int) -> _
     return _Part(chosen, drawn.pairs, drawn.same, retrieval=True)
 
 
-def _given(part: GivenPairs, most: int, seed: int) -> _Part:
+def _given(name: str, part: GivenPairs, most: int, seed: int) -> _Part:
     rng = torch.Generator().manual_seed(seed)
     chosen = torch.randperm(len(part.pairs), generator=rng)[: most // 2]
+    same = int(part.same[chosen].sum())
+    if same in (0, len(chosen)):
+        raise ValueError(
+            f"parts must each hold pairs of both kinds, got {name!r} with {same} same and "
+            f"{len(chosen) - same} different among those scored. Give pairs of both."
+        )
     rows, pairs = torch.unique(part.pairs[chosen], return_inverse=True)
     return _Part(Subset(part.data, rows), pairs, part.same[chosen], retrieval=False)
 

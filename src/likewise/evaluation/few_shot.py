@@ -18,7 +18,7 @@ from likewise._checks import (
     check_labels,
     check_same_width,
 )
-from likewise.distances import COSINE, Distance
+from likewise.distances import COSINE, Distance, check_distance
 from likewise.evaluation._plain import plain_fields
 from likewise.intervals import FEWEST_GROUPS, Estimate
 
@@ -140,6 +140,7 @@ def evaluate_few_shot(
     for name, count in (("shots", shots), ("queries", queries), ("episodes", episodes)):
         check_count(name, count)
     check_choice("rule", rule, RULES)
+    check_distance(distance)
     items = _Items(labels.cpu(), ways, shots + queries, within)
     if classes_as_sample:
         _check_enough(items, grouped=within is not None)
@@ -195,6 +196,7 @@ def evaluate_one_shot_runs(
         0.500 [0.013, 0.987]
     """
     _check_runs(support, queries, answers)
+    check_distance(distance)
     chunk = max(1, _ROWS // max(support.shape[1], queries.shape[1]))
     nearest = [
         _nearest(asked, known, distance)

@@ -15,8 +15,10 @@ from likewise._checks import (
     check_labels,
     check_same_width,
 )
-from likewise.distances import COSINE, Distance
+from likewise.distances import COSINE, Distance, check_distance
 from likewise.intervals import Estimate
+
+_ROUNDING = 1e-6  # by which a score may lie outside of 0 to 1
 
 
 class FoundPairs(NamedTuple):
@@ -127,6 +129,7 @@ def nearest_others(
     """
     check_embeddings(embeddings)
     check_finite(embeddings, "embeddings")
+    check_distance(distance)
     check_count("chunk_size", chunk_size)
     if len(embeddings) < 2:
         raise ValueError(f"embeddings must hold at least 2 rows, got {len(embeddings)}. Add items.")
@@ -217,7 +220,8 @@ def scores_by_class(scores: Float[Tensor, " q"], labels: Int[Tensor, " q"]) -> d
         labels: class codes of the queries.
 
     Raises:
-        ValueError: for scores and labels of different length, or scores that are not finite.
+        ValueError: for scores and labels of different length, or scores that are not finite or not
+            within 0 to 1.
 
     Example:
         >>> by_class = scores_by_class(torch.tensor([1.0, 0.0, 1.0]), torch.tensor([0, 0, 1]))
@@ -226,6 +230,12 @@ def scores_by_class(scores: Float[Tensor, " q"], labels: Int[Tensor, " q"]) -> d
     """
     check_labels(labels, len(scores))
     check_finite(scores, "scores")
+    if bool(((scores < -_ROUNDING) | (scores > 1 + _ROUNDING)).any()):
+        raise ValueError(
+            f"scores must be between 0 and 1, got {float(scores.min()):g} to "
+            f"{float(scores.max()):g}. Use RetrievalResult.per_class() for ranks."
+        )
+    scores = scores.clamp(0, 1)
     codes, sizes = torch.unique(labels.cpu(), return_counts=True)
     parts = torch.split(scores.cpu()[labels.cpu().argsort(stable=True)], sizes.tolist())
     return {code: _mean(part) for code, part in zip(codes.tolist(), parts, strict=True)}
@@ -248,6 +258,7 @@ def _extreme_pairs(
     *,
     same: bool,
 ) -> FoundPairs:
+    check_distance(distance)
     check_count("k", k)
     check_count("chunk_size", chunk_size)
     others = embeddings if references is None else references
@@ -255,7 +266,7 @@ def _extreme_pairs(
     # k - 1 pairs before take at most 2k - 2 items from a row, so one candidate is always left.
     width = min(2 * k - 1, len(others))
     found = []
-    for start in range(0, len(embeddings), chunk_size):
+    for start in range(0, max(1, len(embeddings)), chunk_size):  # of no items, one empty chunk
         stop = min(start + chunk_size, len(embeddings))
         values = distance.matrix(embeddings[start:stop], others)
         check_finite(values, "distances")

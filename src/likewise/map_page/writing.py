@@ -51,8 +51,8 @@ def write_map_page(
         points: one per item, from `plots.embedding_points`.
         labels: class codes, -1 for unknown.
         class_names: of the label codes.
-        items: images (c, h, w) or (h, w), clipped to 0..1, made small with `thumbnails`. Vectors
-            have no picture.
+        items: images (c, h, w) or (h, w), clipped to 0..1 or uint8, made small with `thumbnails`.
+            Vectors have no picture.
         names: one word on each item, e.g. its file.
         title: of the page.
         note: a sentence below it.
@@ -60,6 +60,7 @@ def write_map_page(
 
     Raises:
         ValueError: if sizes do not fit each other, a class has no name, or points are not finite.
+        TypeError: for images of other integers, or names as `unseen`.
         FileNotFoundError: if the folder does not exist.
         OSError: if the file cannot be written.
 
@@ -88,16 +89,23 @@ def write_map_page(
                 f"{argument} must have {n} entries, one per point, got {len(given)}. "
                 "Leave it out if there are none."
             )
+    texts = [unseen] if isinstance(unseen, str) else [c for c in unseen if isinstance(c, str)]
+    if texts:
+        raise TypeError(
+            f"unseen must be class codes, got {texts[0]!r}. Use class_names.index({texts[0]!r})."
+        )
     pictures = None
     if items is not None:
         check_items(items, "items")
         if items.ndim > 2:
+            _check_pixels(items)
             pictures = sheets(thumbnails(items, _side(n)))
+    across, up = _scaled(points)
     codes, position = torch.unique(labels.cpu(), return_inverse=True)
     counts = position.bincount().tolist()
     told = {
-        "x": _rounded(points[:, 0]),
-        "y": _rounded(points[:, 1]),
+        "x": across,
+        "y": up,
         "class": position.tolist(),
         "classes": [
             _class(place, code, counts[place], class_names, unseen)
@@ -125,9 +133,22 @@ def _side(count: int) -> int:
     return next((side for most, side in _SIDES if count <= most), _SMALLEST_SIDE)
 
 
-def _rounded(values: Tensor) -> list[float]:
-    # Five digits: more than a screen can show at the deepest zoom.
-    return [float(f"{value:.5g}") for value in values.detach().cpu().double().tolist()]
+def _check_pixels(items: Tensor) -> None:
+    if not (items.is_floating_point() or items.dtype in (torch.uint8, torch.bool)):
+        raise TypeError(
+            f"items must be floating point in 0..1 or uint8, got {items.dtype}. "
+            "Use items.byte() for pixels of 0 to 255."
+        )
+
+
+def _scaled(points: Tensor) -> list[list[float]]:
+    """The columns around 0 and within -1 to 1, as the page has no use for their own scale."""
+    values = points.detach().cpu().double()
+    low, high = values.amin(dim=0) / 2, values.amax(dim=0) / 2
+    half = float((high - low).max()) or 1.0
+    scaled = (values - (low + high)) / half
+    # Seven digits: more than a screen can show at the deepest zoom.
+    return [[round(value, 7) for value in column] for column in scaled.T.tolist()]
 
 
 def _page(title: str, note: str, told: dict[str, Any]) -> str:

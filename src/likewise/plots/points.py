@@ -9,11 +9,13 @@ from jaxtyping import Float
 from numpy.typing import NDArray
 from torch import Tensor
 
-from likewise._checks import check_choice, check_embeddings, check_finite
+from likewise._checks import check_choice, check_count, check_embeddings, check_finite
 
 METHODS = ("auto", "pca", "t-sne", "umap")
 _FEWEST_TSNE, _LARGEST_TSNE = 50, 5000  # t-SNE takes minutes beyond
 _FEWEST_UMAP = 4
+_LARGEST_SEED = 2**32 - 1
+_LEAST_SPREAD = 1e-15  # squares of less vanish in float32, and t-SNE crashes
 
 
 def embedding_points(
@@ -24,6 +26,7 @@ def embedding_points(
     Two-dimensional embeddings stay as they are, whatever the method. "pca" keeps the two
     directions of largest variance; "t-sne" and "umap" keep neighbours together, but their
     distances between groups mean nothing; "auto" is t-SNE from 50 to 5,000 points, otherwise PCA.
+    Where rows are equal up to 1e-15, t-SNE has nothing to start from: then it is PCA, too.
 
     Embeddings that are to share a plane, such as those of train and test, must be given together:
     `points, axis = embedding_points(torch.cat([train, test]))`, and then
@@ -33,11 +36,12 @@ def embedding_points(
         embeddings: one per row.
         method: "auto", "pca", "t-sne" or "umap"; the last needs
             `pip install "likewise[umap]"`.
-        seed: of t-SNE and UMAP; the same seed gives the same points on one machine.
+        seed: of t-SNE and UMAP, 0 to 2**32 - 1; the same seed gives the same points on one
+            machine.
 
     Raises:
         ValueError: with fewer than two embeddings of d ≠ 2 dimensions (four for UMAP), or values
-            that are not finite.
+            that are not finite, or another seed.
         ImportError: for "umap" without its package.
 
     Source:
@@ -52,6 +56,9 @@ def embedding_points(
     check_embeddings(embeddings)
     check_choice("method", method, METHODS)
     check_finite(embeddings, "embeddings")
+    check_count("seed", seed, least=0, remedy="Use e.g. seed=0.")
+    if seed > _LARGEST_SEED:
+        raise ValueError(f"seed must be at most {_LARGEST_SEED}, got {seed}. Use e.g. seed=0.")
     n, d = embeddings.shape
     values = embeddings.detach().cpu().float()
     if d == 2:
@@ -63,7 +70,11 @@ def embedding_points(
     wide = values if d > 1 else torch.cat([values, torch.zeros_like(values)], dim=1)
     if method == "umap":
         return torch.from_numpy(_umap(wide.numpy(), seed)).float(), "UMAP dimension"
-    if method == "t-sne" or (method == "auto" and _FEWEST_TSNE <= n <= _LARGEST_TSNE):
+    spread = float((values - values[0]).abs().max())
+    if spread == 0:
+        return torch.zeros(n, 2), "principal component"
+    wanted = method == "t-sne" or (method == "auto" and _FEWEST_TSNE <= n <= _LARGEST_TSNE)
+    if wanted and spread > _LEAST_SPREAD:
         from sklearn.manifold import TSNE
 
         tsne = TSNE(perplexity=min(30.0, (n - 1) / 3), init="pca", random_state=seed)

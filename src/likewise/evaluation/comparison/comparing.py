@@ -19,8 +19,10 @@ from likewise.evaluation.retrieval import RetrievalResult
 from likewise.evaluation.verification import PARTS_OF_ITEMS, VerificationResult
 from likewise.intervals import A_RATE, ANYWHERE, FEWEST_GROUPS, Estimate
 
+# Of measures that are called so, or end so: "unseen.loss" is a loss.
 SMALLER_IS_BETTER = frozenset(
-    {"equal_error_rate", "false_accept_rate", "rank", "mean_rank", "median_rank", "worst_rank"}
+    {"error_rate", "false_accept_rate", "false_reject_rate", "loss", "seconds"}
+    | {"rank", "rank.mean", "rank.median", "rank.worst"}
 )
 Scores = Mapping[str, Num[Tensor, " q"]]
 Judged = RetrievalResult | MatchingResult | VerificationResult | Scores
@@ -196,15 +198,22 @@ def _queries(result: object, labels: Tensor | None) -> _Queries:
         return _Queries({"accuracy": result.right.double()}, None, result.truth)
     if not isinstance(result, Mapping) or not result:
         raise ValueError(
-            f"a and b must be results, or scores of queries by name, got {result!r}. "
+            "a and b must be results, or scores of queries by name, got "
+            f"{type(result).__name__}. "
             'Give e.g. {"correct": tensor of 0 and 1}.'
         )
-    scores = {}
+    scores: dict[str, Float[Tensor, " q"]] = {}
     for name, values in result.items():
         if not isinstance(values, Tensor) or values.ndim != 1 or not len(values):
             got = tuple(values.shape) if isinstance(values, Tensor) else type(values).__name__
             raise ValueError(f"{name} must be a tensor of shape (q,), one per query, got {got}.")
         check_finite(values, name)
+        first, count = next(((n, len(v)) for n, v in scores.items()), (name, len(values)))
+        if len(values) != count:
+            raise ValueError(
+                f"{name} must have as many queries as {first}, {count}, got {len(values)}. "
+                "Judge all on the same queries."
+            )
         scores[name] = values.detach().cpu().double()
     if labels is not None:
         check_labels(labels, len(next(iter(scores.values()))))
@@ -239,6 +248,11 @@ def _chosen(measures: Iterable[str] | None, known: Iterable[str]) -> list[str]:
     if measures is None:
         return list(known)
     chosen = list(measures)
+    if isinstance(measures, str) or not chosen:
+        raise ValueError(
+            f"measures must be names, at least one, got {measures!r}. "
+            f"Use e.g. [{next(iter(known))!r}]."
+        )
     for name in chosen:
         check_choice("measures", name, known)
     return chosen
@@ -332,9 +346,25 @@ def _run_values(runs: Runs) -> dict[str, Float[Tensor, " r"]]:
     given = runs.values if isinstance(runs, Repeated) else runs
     if not isinstance(given, Mapping):
         given = {"value": given}
-    values = {name: torch.tensor(list(row), dtype=torch.float64) for name, row in given.items()}
-    for name, row in values.items():
-        check_finite(row, name)
+    if not given:
+        raise ValueError("a and b must hold at least one measure, got none. Give what repeat gave.")
+    values = {}
+    for name, row in given.items():
+        try:
+            values[name] = torch.as_tensor(row, dtype=torch.float64)
+        except (TypeError, ValueError, RuntimeError):
+            values[name] = torch.empty(0)
+        if values[name].ndim != 1 or not len(values[name]):
+            raise ValueError(
+                f"{name} must be numbers, one per run and at least one, got {row!r}. "
+                "Give what repeat gave, or a list."
+            )
+        check_finite(values[name], name)
+    if len({len(row) for row in values.values()}) != 1:
+        raise ValueError(
+            "a and b must have the same number of runs for every measure, got "
+            f"{ {name: len(row) for name, row in values.items()} }. Run all with the same seeds."
+        )
     return values
 
 

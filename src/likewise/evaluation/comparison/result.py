@@ -115,11 +115,28 @@ def finished(
     smaller_is_better: Collection[str],
 ) -> Comparison:
     """The comparison of these measures, their p-values adjusted for all of them."""
+    if isinstance(names, str) or len(names) != 2 or names[0] == names[1]:
+        raise ValueError(
+            f"names must be two different ones, got {names!r}. Give e.g. ('before', 'after')."
+        )
+    if isinstance(smaller_is_better, str):
+        raise TypeError(
+            f"smaller_is_better must be a set of names, got {smaller_is_better!r}. "
+            f"Use {{{smaller_is_better!r}}}."
+        )
     measures = {
-        name: Difference(a, b, gap, p_value, p_value, name in smaller_is_better)
+        name: Difference(a, b, gap, p_value, p_value, _is_one_of(name, smaller_is_better))
         for name, (a, b, (gap, p_value)) in found.items()
     }
     return Comparison(names, compared, _adjusted(measures))
+
+
+def _is_one_of(name: str, names: Collection[str]) -> bool:
+    """Whether a name is one of these, or ends with one, as "unseen.loss" and "unseen_loss" do."""
+    # A reciprocal rank is larger where the rank is smaller.
+    return not name.endswith("reciprocal_rank") and any(
+        name == one or name.endswith((f".{one}", f"_{one}", f"/{one}")) for one in names
+    )
 
 
 def _adjusted(measures: Mapping[str, Difference]) -> dict[str, Difference]:

@@ -1,7 +1,7 @@
 """`evaluate_retrieval`: over all queries, exactly, by chunks of them."""
 
 import math
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 
 import numpy as np
 import torch
@@ -17,7 +17,7 @@ from likewise._checks import (
     check_labels,
     check_same_width,
 )
-from likewise.distances import COSINE, Distance
+from likewise.distances import COSINE, Distance, check_distance
 from likewise.evaluation.retrieval import estimating
 from likewise.evaluation.retrieval.leaving_out import LeftOut, parts_of
 from likewise.evaluation.retrieval.nearest import Search
@@ -35,7 +35,7 @@ def evaluate_retrieval(
     reference_labels: Int[Tensor, " m"] | None = None,
     groups: Int[Tensor, " q"] | None = None,
     reference_groups: Int[Tensor, " m"] | None = None,
-    ks: Sequence[int] = (1, 5, 10),
+    ks: Iterable[int] = (1, 5, 10),
     classes_as_sample: bool = False,
     clustering: bool = False,
     chunk_size: int = 1024,
@@ -74,6 +74,7 @@ def evaluate_retrieval(
         ValueError: for mismatched shapes, NaN, negative labels, a k larger than the number of
             references that some query sees, no query that sees a relevant reference, or fewer
             than 10 classes with `classes_as_sample`.
+        TypeError: for `ks` that are no ranks, or a distance that is none, such as its name.
 
     Source:
         Musgrave, Belongie & Lim, "A Metric Learning Reality Check", ECCV 2020, section 3
@@ -85,6 +86,10 @@ def evaluate_retrieval(
         >>> print(result.precision_at_1)
         1.000 [0.398, 1.000]
     """
+    if not isinstance(ks, Iterable):
+        raise TypeError(f"ks must be ranks, got {ks!r}. Use e.g. ks=(1, 5).")
+    ks = tuple(ks)
+    check_distance(distance)
     check_count("chunk_size", chunk_size)
     _check_queries(embeddings, labels)
     own = references is None

@@ -119,16 +119,16 @@ class Search:
             size = len(stored)
             rows = min(lists.rows, size)
             proposed = lists.propose(queries, k + MORE, allowed, rows)
-        distances, positions = (
-            part[:, :k] for part in ranked_by(self._distance, queries, stored, proposed)
-        )
+        padded = bool((proposed < 0).any())
+        distances, positions = ranked_by(self._distance, queries, stored, proposed, padded=padded)
+        distances, positions = distances[:, :k], positions[:, :k]
         if rows < size:
             late, behind = self._exact.nearest(queries, stored, k, allowed, first=rows)
             distances, order = torch.cat([distances, late], dim=1).sort(dim=1, stable=True)
             positions = torch.cat([positions, behind], dim=1).gather(1, order)
             distances, positions = distances[:, :k], positions[:, :k]
         # Lists that hold too few that are allowed must not hide the others.
-        if len(short := (positions[:, -1] < 0).nonzero().squeeze(1)):
+        if padded and len(short := (positions[:, -1] < 0).nonzero().squeeze(1)):
             distances, positions = distances.clone(), positions.clone()
             distances[short], positions[short] = self._exact.nearest(
                 queries[short], stored, k, allowed
@@ -204,7 +204,9 @@ class _Lists:
             faiss.ScalarQuantizer.QT_8bit,
             metric if self._is_product else faiss.METRIC_L2,
         )
-        of_training = _ids(training, self)  # a name, as FAISS only sees where it lies
+        of_training = _nearest_centre(
+            training, self.centres
+        )  # a name, as FAISS only sees where it lies
         self._index.train_encoder(
             len(training), *(faiss.swig_ptr(part.numpy()) for part in (training, of_training))
         )
@@ -232,7 +234,7 @@ class _Lists:
 
         for rows in chunks(stored[self.rows :], 64, 64 * STEP):
             prepared = self._prepared(rows)
-            into = _ids(prepared, self)
+            into = _nearest_centre(prepared, self.centres)
             ids = len(self.now) + torch.arange(len(rows))
             self._index.add_core(
                 len(rows),
@@ -307,7 +309,7 @@ class _Lists:
         probes = 1
         while probes <= most:
             proposed = self.propose(queries, k + 1 + MORE, None, self.rows, probes)
-            found, _ = ranked_by(self._distance, queries, stored, proposed)
+            found, _ = ranked_by(self._distance, queries, stored, proposed, padded=True)
             # An item finds itself, which proves nothing; equal distances are as good.
             hits = (found[:, : k + 1] <= truth[:, -1:]).sum(dim=1).clamp(max=k + 1) - 1
             shares = hits.clamp(min=0) / k
@@ -319,28 +321,25 @@ class _Lists:
         return 0, 1.0
 
 
-def _ids(rows: Tensor, lists: _Lists) -> Int[Tensor, " n"]:
-    """The nearest centre of each row."""
-    offsets = lists.centres.square().sum(dim=1) / -2
-    return torch.cat(
-        [
-            torch.addmm(offsets, part, lists.centres.T).argmax(dim=1)
-            for part in chunks(rows, len(lists.centres), 2**20)
-        ]
-    )
+def _nearest_centre(rows: Float[Tensor, "n d"], centres: Float[Tensor, "c d"]) -> Int[Tensor, " n"]:
+    """Which centre is nearest to each row."""
+    offsets = centres.square().sum(dim=1) / -2
+    nearest = torch.empty(len(rows), dtype=torch.int64)
+    step = max(1, 2**20 // len(centres))
+    # Fresh memory for each product leaves holes that the process keeps: 2 GB of a million rows.
+    room = rows.new_empty(step, len(centres))
+    for start in range(0, len(rows), step):
+        part = rows[start : start + step]
+        products = torch.addmm(offsets, part, centres.T, out=room[: len(part)])
+        torch.argmax(products, dim=1, out=nearest[start : start + step])
+    return nearest
 
 
 def _centres(rows: Float[Tensor, "n d"], count: int) -> Float[Tensor, "c d"]:
     """k-means from the first rows; a centre that loses all its rows takes one of the others."""
     centres = rows[:count].clone()
     for _ in range(ROUNDS):
-        offsets = centres.square().sum(dim=1) / -2
-        nearest = torch.cat(
-            [
-                torch.addmm(offsets, part, centres.T).argmax(dim=1)
-                for part in chunks(rows, count, 2**20)
-            ]
-        )
+        nearest = _nearest_centre(rows, centres)
         sizes = nearest.bincount(minlength=count)
         sums = torch.zeros_like(centres).index_add_(0, nearest, rows)
         centres = sums / sizes.clamp(min=1)[:, None]
