@@ -108,6 +108,10 @@ def test_a_training_stops_after_so_many_numbers_without_a_gain(values, higher, p
         ("loss", False),
         ("triplet/loss", False),
         ("seen_equal_error_rate", False),
+        ("x_ndcg_at_5", True),
+        ("reciprocal_rank", True),
+        ("median_rank", False),
+        ("error_rate", False),
     ],
 )
 def test_the_direction_of_known_numbers_is_known(name, higher):

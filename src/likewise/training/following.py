@@ -11,8 +11,11 @@ from torch import Tensor, nn
 from likewise._checks import check_at_least, check_count
 from likewise.training.checkpoints import load_checkpoint, save_checkpoint
 
-HIGHER = ("accuracy", "f1", "map", "precision", "recall", "roc_auc", "true_accept_rate")
-LOWER = ("equal_error_rate", "false_accept_rate", "false_reject_rate", "loss")
+HIGHER = (
+    *("accuracy", "f1", "map", "precision", "recall", "roc_auc", "true_accept_rate"),
+    *("ami", "ndcg", "nmi", "reciprocal_rank"),  # before "rank", which it ends with
+)
+LOWER = ("error_rate", "false_accept_rate", "false_reject_rate", "loss", "rank")
 
 
 class KeepBest:
