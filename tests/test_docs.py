@@ -22,7 +22,9 @@ def python_of(page):
 
 
 def run(page, name):
-    exec(compile(page, name, "exec"), {"__name__": "page"})
+    made = {"__name__": "page"}
+    exec(compile(page, name, "exec"), made)
+    return made.keys() - {"__name__", "__builtins__"}
 
 
 def with_python():
@@ -32,7 +34,7 @@ def with_python():
 @pytest.mark.parametrize("page", with_python(), ids=lambda page: page.name)
 def test_the_python_of_a_page_runs(page, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    run(python_of(page.read_text()), str(page))
+    assert run(python_of(page.read_text()), str(page))  # names that it made
 
 
 def test_pages_that_show_how_have_python():

@@ -14,9 +14,7 @@ from likewise.evaluation.mistakes import (
     farthest_right,
     nearest_others,
     nearest_wrong,
-    scores_by_class,
 )
-from likewise.intervals import binomial, mean
 
 
 def greedy(distances, pairs, k, *, farthest):
@@ -160,24 +158,8 @@ def test_without_a_mistake_no_classes_are_confused():
     assert confused_classes(torch.full((3,), -1), codes) == []
 
 
-def test_scores_by_class_are_the_means_of_their_queries():
-    scores = torch.tensor([0.25, 1.0, 0.75, 0.0], dtype=torch.float64)
-    by_class = scores_by_class(scores, torch.tensor([7, 2, 7, 2]))
-    assert list(by_class) == [2, 7]
-    assert by_class[2] == binomial(1, 2)
-    assert by_class[7] == mean(torch.tensor([0.25, 0.75]), within=(0.0, 1.0))
-
-
-def test_a_score_that_rounding_lifts_above_1_is_taken_as_1():
-    by_class = scores_by_class(torch.tensor([1 + 2**-52], dtype=torch.float64), torch.tensor([0]))
-    assert by_class[0] == binomial(1, 1)
-
-
 def test_what_does_not_fit_is_named():
     three = torch.arange(3)
-    for scores, got in (([0.5, 3.0, 1.0], "0.5 to 3"), ([0.0, -0.5, 1.0], "-0.5 to 1")):
-        with pytest.raises(ValueError, match=rf"between 0 and 1, got {got}. Use RetrievalResult"):
-            scores_by_class(torch.tensor(scores), three)
     for function in (nearest_wrong, farthest_right):
         with pytest.raises(TypeError, match="distance must be a Distance, got 'cosine'"):
             function(torch.eye(3), three, distance="cosine")

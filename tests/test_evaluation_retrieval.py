@@ -200,6 +200,8 @@ def test_per_class_means_have_intervals():
     assert float(table[7]["rank"]) == pytest.approx(
         float(result.per_query["rank"][of_class].mean())
     )
+    some = result.per_class("map_at_r", "rank")
+    assert some == {c: {n: row[n] for n in ("map_at_r", "rank")} for c, row in table.items()}
 
 
 def test_the_median_rank_has_an_exact_interval_and_the_worst_none():

@@ -443,3 +443,9 @@ def test_a_query_with_nothing_to_find_is_nan():
 def test_rankings_that_are_too_short_or_wrong_are_named(call, message):
     with pytest.raises(ValueError, match=re.escape(message)):
         call(*ranking(0))
+
+
+def test_the_ndcg_of_a_perfect_order_is_1_at_any_length():
+    for k in range(1, 60):
+        perfect = torch.ones(1, k, dtype=torch.bool)
+        assert 1 - 1e-15 <= float(metrics.ndcg_at(perfect, torch.tensor([k]), k)) <= 1

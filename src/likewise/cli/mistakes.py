@@ -18,7 +18,6 @@ from likewise.evaluation.mistakes import (
     farthest_right,
     nearest_others,
     nearest_wrong,
-    scores_by_class,
 )
 from likewise.plots.mistakes import confused_classes as draw_confused
 from likewise.plots.mistakes import labelled_pairs
@@ -118,8 +117,9 @@ def _table(
     answers: Int[Tensor, " n"],
     class_names: Sequence[str],
 ) -> list[Sequence[Any]]:
-    first = scores_by_class(retrieval.per_query["precision_at_1"], retrieval.query_labels)
-    whole = scores_by_class(retrieval.per_query["map_at_r"], retrieval.query_labels)
+    of_class = retrieval.per_class("precision_at_1", "map_at_r")
+    first = {code: scores["precision_at_1"] for code, scores in of_class.items()}
+    whole = {code: scores["map_at_r"] for code, scores in of_class.items()}
     sizes = torch.bincount(retrieval.query_labels).tolist()
     taken_for: dict[int, str] = {}
     for each in confused_classes(answers, labels, most=len(labels), examples=0):

@@ -24,7 +24,6 @@ from likewise.evaluation.mistakes import (
     farthest_right,
     nearest_others,
     nearest_wrong,
-    scores_by_class,
 )
 from likewise.evaluation.open_set import OpenSetResult, evaluate_open_set
 from likewise.evaluation.repetition import Repeated, repeat
@@ -60,7 +59,6 @@ __all__ = [
     "nearest_others",
     "nearest_wrong",
     "repeat",
-    "scores_by_class",
     "seen_and_unseen",
     "together",
 ]

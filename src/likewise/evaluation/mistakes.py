@@ -7,18 +7,10 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from likewise import intervals
-from likewise._checks import (
-    check_count,
-    check_embeddings,
-    check_finite,
-    check_labels,
-    check_same_width,
-)
+from likewise._checks import check_count, check_embeddings, check_finite, check_labels
 from likewise.distances import COSINE, Distance, check_distance
-from likewise.intervals import Estimate
-
-_ROUNDING = 1e-6  # by which a score may lie outside of 0 to 1
+from likewise.evaluation.retrieval.evaluating import checked_references
+from likewise.evaluation.retrieval.nearest import smallest
 
 
 class FoundPairs(NamedTuple):
@@ -209,44 +201,6 @@ def confused_classes(
     ]
 
 
-def scores_by_class(scores: Float[Tensor, " q"], labels: Int[Tensor, " q"]) -> dict[int, Estimate]:
-    """The mean score of the queries of each class, by its code, ascending.
-
-    Queries are taken as independent: Clopper-Pearson where all scores are 0 or 1, else
-    Student t.
-
-    Args:
-        scores: one per query, 0 to 1, such as `RetrievalResult.per_query["map_at_r"]`.
-        labels: class codes of the queries.
-
-    Raises:
-        ValueError: for scores and labels of different length, or scores that are not finite or not
-            within 0 to 1.
-
-    Example:
-        >>> by_class = scores_by_class(torch.tensor([1.0, 0.0, 1.0]), torch.tensor([0, 0, 1]))
-        >>> print(by_class[0])
-        0.500 [0.013, 0.987]
-    """
-    check_labels(labels, len(scores))
-    check_finite(scores, "scores")
-    if bool(((scores < -_ROUNDING) | (scores > 1 + _ROUNDING)).any()):
-        raise ValueError(
-            f"scores must be between 0 and 1, got {float(scores.min()):g} to "
-            f"{float(scores.max()):g}. Use RetrievalResult.per_class() for ranks."
-        )
-    scores = scores.clamp(0, 1)
-    codes, sizes = torch.unique(labels.cpu(), return_counts=True)
-    parts = torch.split(scores.cpu()[labels.cpu().argsort(stable=True)], sizes.tolist())
-    return {code: _mean(part) for code, part in zip(codes.tolist(), parts, strict=True)}
-
-
-def _mean(score: Tensor) -> Estimate:
-    if bool(((score == 0) | (score == 1)).all()):
-        return intervals.binomial(int(score.sum()), len(score))
-    return intervals.mean(score, within=intervals.A_RATE)
-
-
 def _extreme_pairs(
     embeddings: Tensor,
     labels: Tensor,
@@ -277,24 +231,15 @@ def _extreme_pairs(
         rows = torch.arange(start, stop, device=others.device)
         if references is None:  # each pair once
             allowed &= columns > rows[:, None]
-        values, positions = _first(values.masked_fill_(~allowed, torch.inf), width)
-        kept = values != torch.inf
+        values.masked_fill_(~allowed, torch.inf)
+        positions = smallest(values, width)
+        kept = positions >= 0
         pairs = torch.stack([rows[:, None].expand_as(positions), positions], dim=-1)
-        found.append((pairs[kept].cpu(), values[kept].cpu()))
+        found.append((pairs[kept].cpu(), values.gather(1, positions.clamp(min=0))[kept].cpu()))
     pairs = torch.cat([part for part, _ in found])
     values = torch.cat([part for _, part in found])
     chosen = _without_repeats(pairs, values, k, one_set=references is None)
     return FoundPairs(pairs[chosen], -values[chosen] if same else values[chosen])
-
-
-def _first(values: Float[Tensor, "n m"], width: int) -> tuple[Tensor, Tensor]:
-    """The smallest values of each row, smallest first, earlier first in a tie."""
-    smallest, positions = values.topk(min(width + 1, values.shape[1]), largest=False)
-    # topk breaks ties as it likes, also between its last and what it leaves out.
-    tied = (smallest.diff(dim=1) == 0).any(dim=1)
-    positions = positions[:, :width]
-    positions[tied] = values[tied].argsort(dim=1, stable=True)[:, :width]
-    return values.gather(1, positions), positions
 
 
 def _without_repeats(
@@ -323,15 +268,7 @@ def _checked(
     check_embeddings(embeddings)
     check_finite(embeddings, "embeddings")
     check_labels(labels, len(embeddings))
-    if (references is None) != (reference_labels is None):
-        raise ValueError(
-            "references and reference_labels must be given together, got only one of them."
-        )
-    labels = labels.to(embeddings.device)
-    if references is None or reference_labels is None:
-        return embeddings, labels, None, labels
-    check_embeddings(references, "references")
-    check_finite(references, "references")
-    check_same_width(embeddings, references, ("embeddings", "references"))
-    check_labels(reference_labels, len(references), "reference_labels")
-    return embeddings, labels, references, reference_labels.to(embeddings.device)
+    others, other_labels = checked_references(embeddings, labels, references, reference_labels)
+    device = embeddings.device
+    references = None if references is None else others
+    return embeddings, labels.to(device), references, other_labels.to(device)

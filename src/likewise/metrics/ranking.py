@@ -151,7 +151,8 @@ def ndcg_at(
     rank = torch.arange(1, k + 1, device=relevant.device, dtype=torch.float64)
     gain = 1 / (rank + 1).log2()
     ideal = torch.nn.functional.pad(gain.cumsum(0), (1, 0))[relevant_total.clamp(max=k)]
-    return (relevant[:, :k] * gain).sum(dim=1) / ideal
+    # Summed in another order a perfect list may come out an ulp above 1.
+    return ((relevant[:, :k] * gain).sum(dim=1) / ideal).clamp(max=1)
 
 
 def first_relevant_rank(relevant: Bool[Tensor, "q k"]) -> Float[Tensor, " q"]:

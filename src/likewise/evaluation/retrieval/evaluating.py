@@ -93,7 +93,7 @@ def evaluate_retrieval(
     check_count("chunk_size", chunk_size)
     _check_queries(embeddings, labels)
     own = references is None
-    references, reference_labels = _checked_references(
+    references, reference_labels = checked_references(
         embeddings, labels, references, reference_labels
     )
     groups, reference_groups = _checked_groups(
@@ -221,7 +221,7 @@ def _seen_of_others(
     return class_sizes[query_class] - hidden_of_class, len(reference_class) - hidden
 
 
-def _checked_references(
+def checked_references(
     embeddings: Tensor,
     labels: Tensor,
     references: Tensor | None,

@@ -105,7 +105,7 @@ class Search:
                 if values.device.type == "cpu" and values.dtype == torch.float32:
                     positions = _smallest(values, count, exact, slack, pool)
                 else:
-                    positions = _by_topk(values, count)
+                    positions = smallest(values, count)
                 wanted = query_class[at].to(values.device)
                 near = self.classes[positions]
                 found += pool.map(
@@ -298,8 +298,11 @@ def _keys(distances: _Array, positions: _Array) -> _Array:
 _INFINITE = int(_keys(np.array([np.inf], dtype=np.float32), np.zeros(1, dtype=np.int64))[0] >> 32)
 
 
-def _by_topk(values: Tensor, count: int) -> Int[Tensor, "n count"]:
-    """The same as `_smallest`, of any dtype on any device."""
+def smallest(values: Tensor, count: int) -> Int[Tensor, "n count"]:
+    """Positions of each row's smallest, earlier first in a tie; -1 for what is infinite.
+
+    Of any dtype on any device; `_smallest` does the same in less time.
+    """
     smallest, positions = values.topk(min(count + 1, values.shape[1]), largest=False)
     # topk breaks ties as it likes, also between its last and what it leaves out.
     tied = (smallest[:, 1:] == smallest[:, :-1]).any(dim=1)

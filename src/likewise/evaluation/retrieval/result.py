@@ -58,8 +58,8 @@ class RetrievalResult:
     query_labels: Int[Tensor, " q"]
     without_classes: dict[str, Float[Tensor, " parts"]] | None = None
 
-    def per_class(self) -> dict[int, dict[str, Estimate]]:
-        """By class code, the means of the scores and the rank over the class's queries, by name.
+    def per_class(self, *names: str) -> dict[int, dict[str, Estimate]]:
+        """By class code, the means over the class's queries of these scores, or of all, by name.
 
         The intervals take these queries as independent.
         """
@@ -67,6 +67,7 @@ class RetrievalResult:
             int(label): {
                 name: over_queries(score[self.query_labels == label], name)
                 for name, score in self.per_query.items()
+                if not names or name in names
             }
             for label in np.unique(self.query_labels.numpy())
         }
