@@ -47,8 +47,9 @@ import json
 import time
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, replace
+from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import torch
 import torch.nn.functional as F
@@ -74,7 +75,7 @@ class Recipe:
 
     image_size: int = 32
     centred: bool = False  # drawings moved to the middle and scaled to the same spread of ink
-    layers: tuple[int | str, ...] = (64, "pool", 64, "pool", 128, "pool", 128)
+    layers: tuple[int | Literal["pool"], ...] = (64, "pool", 64, "pool", 128, "pool", 128)
     embedding_dim: int = 128
     loss: str = "multi-similarity"
     alphabets_per_batch: int = 0  # 0: the classes of a batch are drawn from all
@@ -90,7 +91,7 @@ class Recipe:
     encoders: int = 1  # the time is shared among them
 
 
-DEEP = (64, "pool", 64, 64, "pool", 128, 128, "pool", 128)
+DEEP: tuple[int | Literal["pool"], ...] = (64, "pool", 64, 64, "pool", 128, 128, "pool", 128)
 BASE = Recipe()
 CENTRED = replace(BASE, centred=True, translate=0.04, scale=(0.9, 1.1))
 RECIPES = {
@@ -111,11 +112,20 @@ RECIPES = {
     ),
     "two encoders": replace(CENTRED, encoders=2),
     "deep, bend": replace(CENTRED, layers=DEEP, bend=0.06),
+    "softmax, bend": replace(
+        CENTRED, bend=0.06, loss="normalized softmax", classes_per_batch=128, items_per_class=1
+    ),
+    "deep, bend, mirrored": replace(CENTRED, layers=DEEP, bend=0.06, mirrored=True),
     "two, deep, bend": replace(CENTRED, layers=DEEP, bend=0.06, encoders=2),
+    "two, deep, bend, mirrored": replace(
+        CENTRED, layers=DEEP, bend=0.06, mirrored=True, encoders=2
+    ),
 }
 CHOSEN = "two, deep, bend"
 VIEWS = 8  # slightly changed copies of an image whose embeddings are averaged, beside its own
-KINDS = ("one view", "several views")
+SHRINKAGE = 0.1  # of the covariance within classes, towards a multiple of the identity
+KINDS = {"as trained": (False, 0), "whitened": (True, 0), "whitened, views": (True, VIEWS)}
+BEST = "whitened, views"
 VIEW = lw.augment.Augment(degrees=6, translate=0.04, scale=(0.95, 1.05), shear=6)
 
 
@@ -146,7 +156,7 @@ def read(split: str, recipe: Recipe) -> lw.data.ArrayDataset:
     """A part of Omniglot with classes of its own, so that no loss keeps room for the other's."""
     size = None if recipe.centred else recipe.image_size
     data = lw.data.load("omniglot", split=split, image_size=size)
-    parts = torch.arange(len(data)).split(1000)  # not all at once: as floats they are large
+    parts = torch.split(torch.arange(len(data)), 1000)  # not all at once: as floats they are large
     images = [fitted(lw.data.items(data, part.tolist()), recipe) for part in parts]
     return lw.data.ArrayDataset(torch.cat(images), [data.class_names[c] for c in data.labels])
 
@@ -170,7 +180,7 @@ def draw_runs(data: lw.data.Dataset, count: int, seed: int = 0) -> tuple[Tensor,
     other the queries, which come in the same order.
     """
     codes = alphabets(data)[0][::DRAWERS]  # of each character
-    large = [code for code in codes.unique().tolist() if (codes == code).sum() >= WAYS]
+    large = [code for code in torch.unique(codes).tolist() if (codes == code).sum() >= WAYS]
     rng = torch.Generator().manual_seed(seed)
     runs = []
     for number in range(count):
@@ -222,6 +232,7 @@ class Training:
 
     def __init__(self, recipe: Recipe, data: lw.data.Dataset) -> None:
         self.recipe = recipe
+        self.data = data
         self.preprocess = lw.data.Preprocess.fit(data)
         made = lw.augment.make_flipped_classes(data) if recipe.mirrored else data
         self.made = lw.augment.make_rotated_classes(made)
@@ -296,15 +307,42 @@ def plan(training: Training, minutes: float, kept: Path) -> int:
     return int(json.loads(kept.read_text())["batches"])
 
 
-def embed(encoders: Sequence[nn.Module], training: Training, images: Tensor, views: int) -> Tensor:
+Whitening = tuple[Tensor, Tensor]  # the mean of the embeddings, and what their rest is turned by
+
+
+def whitening(encoder: nn.Module, training: Training) -> Whitening:
+    """Makes embeddings vary alike in all directions within the classes that trained (WCCN).
+
+    What differs among drawings of one character counts for less then. From Hatch, Kajarekar &
+    Stolcke, "Within-Class Covariance Normalization for SVM-based Speaker Recognition", 2006.
+    """
+    points = lw.encode(encoder, training.data, preprocess=training.preprocess.apply)
+    labels = training.data.labels
+    centres = torch.zeros(int(labels.max()) + 1, points.shape[1]).index_add(0, labels, points)
+    centres /= labels.bincount()[:, None]
+    values, directions = torch.linalg.eigh(torch.cov((points - centres[labels]).T))
+    return points.mean(dim=0), directions / (values + SHRINKAGE * values.mean()).sqrt()
+
+
+def embed(
+    encoders: Sequence[nn.Module],
+    training: Training,
+    images: Tensor,
+    views: int,
+    whitenings: Sequence[Whitening],
+) -> Tensor:
     """Embeddings of all encoders side by side, each the mean over an image and `views` of it."""
     sides = []
-    for encoder in encoders:
+    for place, encoder in enumerate(encoders):
         rng = torch.Generator().manual_seed(0)
         total = lw.encode(encoder, images, preprocess=training.preprocess.apply)
         for _ in range(views):
             total += lw.encode(encoder, VIEW(images, rng), preprocess=training.preprocess.apply)
-        sides.append(F.normalize(total, dim=1))
+        points = F.normalize(total, dim=1)
+        if whitenings:
+            middle, turn = whitenings[place]
+            points = F.normalize((points - middle) @ turn, dim=1)
+        sides.append(points)
     return torch.cat(sides, dim=1)
 
 
@@ -315,30 +353,35 @@ def judge_drawn(embeddings: Tensor, data: lw.data.Dataset, count: int) -> OneSho
     return evaluate_one_shot_runs(embeddings[support], embeddings[queries], answers)
 
 
-def judge(encoders: Sequence[nn.Module], training: Training) -> dict[str, Any]:
-    """All numbers of the evaluation set."""
+def judge(encoders: Sequence[nn.Module], training: Training, aside: Any) -> dict[str, Any]:
+    """By kind of embedding, the numbers of the data aside, or of the evaluation set if None."""
     recipe = training.recipe
-    test = read("test", recipe)
-    runs = one_shot_runs(image_size=None if recipe.centred else recipe.image_size)
+    test = read("test", recipe) if aside is None else aside
+    white = [whitening(encoder, training) for encoder in encoders]
     found: dict[str, Any] = {}
-    for views in (0, VIEWS):
-        sides = [
-            embed(encoders, training, fitted(side.flatten(0, 1), recipe), views)
+    for kind, (whitened, views) in KINDS.items():
+        of = partial(embed, encoders, training, views=views, whitenings=white if whitened else [])
+        embeddings = of(lw.data.items(test))
+        if aside is not None:
+            found[kind] = {"drawn runs": judge_drawn(embeddings, test, 600).to_dict()}
+            continue
+        runs = one_shot_runs(image_size=None if recipe.centred else recipe.image_size)
+        support, queries = (
+            of(fitted(side.flatten(0, 1), recipe)).view(*runs.answers.shape, -1)
             for side in (runs.support, runs.queries)
-        ]
-        support, queries = (side.unflatten(0, runs.answers.shape) for side in sides)
-        embeddings = embed(encoders, training, lw.data.items(test), views)
-        episodes = {
-            f"{ways} ways, intervals over {'classes' if new else 'episodes'}": evaluate_few_shot(
-                embeddings, test.labels, ways=ways, queries=5, classes_as_sample=new
-            ).to_dict()
-            for ways in (20, 5)
-            for new in (False, True)
-        }
-        found[KINDS[views > 0]] = {
+        )
+        found[kind] = {
             "runs": evaluate_one_shot_runs(support, queries, runs.answers).to_dict(),
             "drawn runs": judge_drawn(embeddings, test, 1000).to_dict(),
-            "episodes": episodes,
+            "episodes": {
+                f"{ways} ways, intervals over {'classes' if new else 'episodes'}": (
+                    evaluate_few_shot(
+                        embeddings, test.labels, ways=ways, queries=5, classes_as_sample=new
+                    ).to_dict()
+                )
+                for ways in (20, 5)
+                for new in (False, True)
+            },
         }
     return found
 
@@ -380,22 +423,13 @@ def run(name: str, seed: int, minutes: float, out: Path, *, validate: bool) -> N
         "device": "cuda" if torch.cuda.is_available() else "cpu",
         "finished": time.strftime("%Y-%m-%d %H:%M:%S"),
     }
-    if aside is None:
-        result |= judge(encoders, training)
-    else:
-        images = lw.data.items(aside)
-        for views in (0, VIEWS):
-            embeddings = embed(encoders, training, images, views)
-            result[KINDS[views > 0]] = judge_drawn(embeddings, aside, 600).to_dict()
+    result |= judge(encoders, training, aside)
     kept.write_text(json.dumps(result, indent=1) + "\n")
 
 
-def percent(fields: dict[str, Any], *, missing: bool = False) -> str:
-    """As "3.2% (1.7% to 5.5%)"; of an accuracy what is missing to 100%, if asked."""
+def percent(fields: dict[str, Any]) -> str:
+    """As "3.2% (1.7% to 5.5%)"."""
     value, low, high = (fields[key] for key in ("value", "low", "high"))
-    if missing:
-        value = 1 - value
-        low, high = (None if end is None else 1 - end for end in (high, low))
     if low is None or high is None:
         return f"{value:.2%}"
     return f"{value:.2%} ({low:.2%} to {high:.2%})"
@@ -404,24 +438,22 @@ def percent(fields: dict[str, Any], *, missing: bool = False) -> str:
 def summary(out: Path) -> None:
     """Tables of what is finished."""
     runs = [json.loads(path.read_text()) for path in sorted(out.glob("*-*min-*.json"))]
-    final = [run for run in runs if "episodes" in run[KINDS[1]]]
+    final = [run for run in runs if "runs" in run[BEST]]
     chosen_on = [run for run in runs if run not in final]
     if chosen_on:
         print("\nValidation: error of 600 runs of 6 background alphabets, Student t over runs\n")
-        print(
-            f"| recipe | minutes | batches | one view | {VIEWS + 1} views | more than the best by |"
-        )
-        print("|---|---|---|---|---|---|")
-        chosen_on.sort(key=lambda run: run[KINDS[1]]["error_rate"]["value"])
-        best = torch.tensor(chosen_on[0][KINDS[1]]["per_run"])
+        print(f"| recipe | core minutes | batches | {' | '.join(KINDS)} | more than the best by |")
+        print("|---|---|---|" + "---|" * (len(KINDS) + 1))
+        chosen_on.sort(key=lambda run: run[BEST]["drawn runs"]["error_rate"]["value"])
+        best = torch.tensor(chosen_on[0][BEST]["drawn runs"]["per_run"])
         for run in chosen_on:
-            found = run[KINDS[1]]
-            behind = lw.intervals.mean(torch.tensor(found["per_run"]) - best).to_dict()
+            found = [run[kind]["drawn runs"] for kind in KINDS]
+            behind = lw.intervals.mean(torch.tensor(found[-1]["per_run"]) - best).to_dict()
             print(
-                f"| {run['recipe']} | {run['training_seconds'] / 60:.1f} | "
+                f"| {run['recipe']} | {run['training_seconds'] * run['threads'] / 60:.1f} | "
                 f"{run['settings']['encoders']} x {run['batches']:,} | "
-                f"{percent(run[KINDS[0]]['error_rate_over_runs'])} | "
-                f"{percent(found['error_rate_over_runs'])} | {percent(behind)} |"
+                f"{' | '.join(percent(one['error_rate_over_runs']) for one in found)} | "
+                f"{percent(behind)} |"
             )
     for run in final:
         print(
@@ -430,10 +462,10 @@ def summary(out: Path) -> None:
             f"{run['training_seconds'] / 60:.1f} minutes on {run['threads']} threads "
             f"({run['device']}); 95% intervals\n"
         )
-        print(f"| | one view | {VIEWS + 1} views |")
-        print("|---|---|---|")
-        sides = [run[KINDS[0]], run[KINDS[1]]]
-        rows: dict[str, list[str]] = {
+        print(f"| | {' | '.join(KINDS)} |")
+        print("|---|" + "---|" * len(KINDS))
+        sides = [run[kind] for kind in KINDS]
+        rows = {
             "(a) error, 400 queries, exact binomial": [
                 percent(side["runs"]["error_rate"]) for side in sides
             ],

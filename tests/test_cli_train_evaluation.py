@@ -138,11 +138,16 @@ def tables(tmp_path):
     return tmp_path
 
 
-def test_a_training_on_pairs_is_scored_on_other_pairs(train, tables):
+def test_a_training_on_pairs_is_scored_on_other_pairs(run, train, tables):
     options = ("--pairs", "--epochs", 1, "--evaluate")
     status, told, _ = train(*options, tables / "judge.csv", source=tables / "train.csv")
     assert status == 0
     assert {"pairs_roc_auc", "pairs_equal_error_rate"} <= set(told["history"][0])
+    quick = ("--batches", 3, "--device", "cpu", "--out", tables / "kept")
+    best = ("--keep-best", "pairs_roc_auc")
+    _, told, _ = run("train", tables / "train.csv", *options, tables / "judge.csv", *quick, *best)
+    assert "epoch 1 was chosen by pairs_roc_auc on the pairs of" in told
+    assert "judge.csv: numbers on these pairs are flattered" in told
     for other, message in (
         (tables / "train.csv", "evaluate must be pairs of other images than those trained on"),
         ("digits", "evaluate must be a table of pairs where pairs of a table are trained on"),
@@ -170,10 +175,12 @@ def test_tensorboard_gets_the_scores_of_every_epoch(train, tmp_path):
         (("--keep-best", "active"), "keep_best must be a loss, a rate or a score"),
         (("--keep-best", "unseen_map_at_r"), "keep_best must be one of seen_equal_error_rate, "),
         (("--keep-best", "seen_mpa"), "keep_best must be a loss, a rate or a score"),
-        (("--keep-best", "x_accuracy"), "by must be a number that came up by epoch 1"),
+        (("--keep-best", "x_accuracy"), "keep_best must be a number that came up by epoch 1, got"),
         (("--keep-aside", 0, "--evaluate", "aside"), "evaluate must have 2 classes of items"),
-        (("--evaluate", "nowhere"), "nowhere"),
-        (("--evaluate-every", 0), "every must be at least 1, got 0"),
+        (("--evaluate", "nowhere"), "evaluate must be one of digits, mnist, "),
+        (("--evaluate", ""), "or a path that exists, got ''"),
+        (("--evaluate-every", 0), "evaluate_every must be at least 1, got 0"),
+        (("--split", "foo"), "split must be one of all, test, train, got 'foo'"),
         (("--track", "paper"), "tracker must be one of mlflow, tensorboard, wandb, got 'paper'"),
     ],
 )

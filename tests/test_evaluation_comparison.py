@@ -130,7 +130,7 @@ def test_alike_models_seldom_differ_over_classes():
     def p_value(rng):
         a, b = (without_each_class(draw_items(rng, CLASSES, ITEMS).flatten(0, 1)) for _ in "ab")
         gaps = [x - y for x, y in zip(a, b, strict=True)]
-        return of_parts(gaps[0], gaps[1:])[1]
+        return of_parts(gaps[0], torch.tensor(gaps[1:]))[1]
 
     assert 0.005 < false_alarms(100, p_value) < 0.1
 

@@ -67,8 +67,28 @@ def test_kept_runs_of_other_settings_are_refused_before_any_work(tmp_path):
     with pytest.raises(ValueError, match=r"settings must be those that .*run-1.json' was run with"):
         repeat(lambda seed: ran.append(seed), seeds=2, out=tmp_path, settings={"epochs": 4})
     assert ran == []
-    (tmp_path / "run-1.json").write_text('{"seed": 1}')
-    with pytest.raises(ValueError, match=r"out must hold runs as repeat keeps them, got .*run-1"):
+
+
+def spoil(path):
+    path.write_text('{"seed": 1}')
+
+
+def exchange(path):
+    path.rename(path.with_name("run-0.json"))
+
+
+def replace_by_a_folder(path):
+    path.unlink()
+    path.mkdir()
+
+
+@pytest.mark.parametrize("spoil", [spoil, exchange, replace_by_a_folder])
+def test_what_repeat_has_not_kept_is_refused(spoil, tmp_path):
+    repeat(numbers, seeds=[1], out=tmp_path)
+    spoil(tmp_path / "run-1.json")
+    with pytest.raises(
+        ValueError, match=r"out must hold runs as repeat keeps them, got .*run-[01]"
+    ):
         repeat(numbers, seeds=2, out=tmp_path)
 
 
@@ -80,6 +100,7 @@ def test_kept_runs_of_other_settings_are_refused_before_any_work(tmp_path):
         ({"x": True}, TypeError, "got x as bool"),
         ({}, TypeError, "must give a dict of numbers by name, got an empty one"),
         (0.9, TypeError, "must give a dict of numbers by name, got float"),
+        ({"a.b": 1, "a": {"b": 2}}, ValueError, "must give each name once, got a.b twice"),
     ],
 )
 def test_what_is_no_number_is_refused_and_not_kept(tmp_path, result, kind, sentence):
@@ -98,8 +119,11 @@ def test_what_is_no_number_is_refused_and_not_kept(tmp_path, result, kind, sente
             r"seeds must be different ones, at least one, got \[1, 1\]",
         ),
         ({"seeds": []}, ValueError, "seeds must be different ones"),
+        ({"seeds": None}, TypeError, "seeds must be a whole number, got None"),
+        ({"seeds": 1.5}, TypeError, "seeds must be a whole number, got 1.5"),
         ({"seeds": [0.5]}, TypeError, "each of seeds must be a whole number, got 0.5"),
         ({"settings": {"a": {1}}}, TypeError, "settings must be what JSON can hold"),
+        ({"settings": [1]}, TypeError, "settings must be a dict of settings by name"),
         ({"out": __file__}, ValueError, "out must be a folder, got the file"),
     ],
 )

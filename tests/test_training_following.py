@@ -301,6 +301,17 @@ def test_settings_that_cannot_work_are_refused(settings, message):
         StopEarly("loss", **settings)
 
 
+@pytest.mark.parametrize("by", [None, "", 3])
+def test_a_number_without_a_name_is_refused(by):
+    with pytest.raises(ValueError, match=rf"by must be the name of a number, got {by!r}"):
+        KeepBest(by)
+
+
+def test_a_file_is_no_folder_for_the_best_weights():
+    with pytest.raises(ValueError, match="folder must be a folder, got the file"):
+        KeepBest("loss", folder=__file__)
+
+
 @pytest.fixture
 def tracker():
     from accelerate.tracking import GeneralTracker

@@ -182,7 +182,7 @@ def train(
     lines = [
         f"trained on {model.origin['items']} items {of}, {len(history)} epochs in {seconds:.1f} s",
         *([f"kept the encoder of epoch {chosen['selected_epoch']}"] if chosen else []),
-        *training.selection_lines(chosen, chosen.get("selected_on", [])),
+        *training.selection_lines(model.origin, chosen.get("selected_on", [])),
         f"model saved in {folder}; next: likewise {after}",
     ]
     result = {"model": str(folder), "trained_on": model.trained_on, "history": history, **chosen}

@@ -26,6 +26,8 @@ def open_data(
     """The part of a source that a command reads: as asked, else the usual one if it has parts."""
     if split is None and data.has_splits(source):
         split = default_split
+    if split is not None:
+        check_choice("split", split, ("train", "test", "all"))
     part = None if split == "all" else split
     return data.load(source, split=part, image_size=image_size, channels=channels)
 

@@ -1,14 +1,15 @@
 """`likewise train`: from a source of data and words of the command line to a trained model."""
 
+import contextlib
 import functools
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import torch
 
 from likewise import augment, data, distances, encoders, losses, training
-from likewise._checks import check_choice, check_rate
+from likewise._checks import check_choice, check_count, check_rate
 from likewise.artifacts import SimilarityModel
 from likewise.cli import console
 from likewise.cli.journeys import is_pair_table, open_data
@@ -86,6 +87,8 @@ def train(
     check_rate("keep_aside", keep_aside)
     compare = distances.by_name(distance)
     best, early = _following(keep_best, patience)
+    if evaluate_every is not None:
+        check_count("evaluate_every", evaluate_every)
     tracker = None
     if track is not None:
         where = tracked or Path("runs", "likewise")
@@ -137,7 +140,7 @@ def train(
         if (keep_best or "").startswith(SCORED):
             check_choice("keep_best", keep_best, scores.names)
     callbacks = [each for each in (scores, best, early, tracker, _tell_epoch) if each is not None]
-    with console.progress("training") as show:
+    with console.progress("training") as show, _named("by must", "keep_best must"):
         history = training.fit(
             encoder,
             criterion,
@@ -242,7 +245,20 @@ def _parts_of(source: str, trained: data.Dataset, *, given: bool) -> Mapping[str
             "evaluate must be a table of pairs where pairs of a table are trained on, got "
             f"{source!r}."
         )
-    return seen_and_unseen(open_data(source, None, "test", **size), trained)
+    with _named("source must", "evaluate must"):
+        items = open_data(source, None, "test", **size)
+    return seen_and_unseen(items, trained)
+
+
+@contextlib.contextmanager
+def _named(theirs: str, ours: str) -> Iterator[None]:
+    """Sentences about an argument of the library name the option that it came from."""
+    try:
+        yield
+    except (FileNotFoundError, ValueError) as error:
+        if not str(error).startswith(theirs):
+            raise
+        raise type(error)(ours + str(error).removeprefix(theirs)) from error
 
 
 def _scorable(parts: Mapping[str, Any], source: str) -> dict[str, Any]:
@@ -278,6 +294,11 @@ def _selection(
 
 def selection_lines(origin: Mapping[str, Any], classes: Sequence[str]) -> list[str]:
     """What to know before believing numbers of these classes, if the epoch was chosen on any."""
+    if str(origin.get("selected_by")).startswith("pairs_"):
+        return [
+            f"epoch {origin['selected_epoch']} was chosen by {origin['selected_by']} on the pairs "
+            f"of {origin['evaluate']}: numbers on these pairs are flattered"
+        ]
     touched = [name for name in classes if name in (origin.get("selected_on") or [])]
     if not touched:
         return []

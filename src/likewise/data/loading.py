@@ -187,7 +187,7 @@ def _find(source: str | Path) -> Path:
     if source in HOMES:
         return unpacked(find_or_download(str(source)), str(source))
     path = Path(source).expanduser()
-    if not path.exists():
+    if not str(source) or not path.exists():
         raise FileNotFoundError(
             f"source must be one of {', '.join(NAMES)}, or a path that exists, "
             f"got {str(source)!r}. Check the spelling."

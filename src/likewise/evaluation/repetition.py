@@ -81,7 +81,7 @@ def repeat(
         0.910 [0.885, 0.935] {'accuracy': 0.92}
     """
     listed = _checked_seeds(seeds)
-    told = _plain_settings(settings or {})
+    told = _plain_settings({} if settings is None else settings)
     folder = None if out is None else Path(out)
     if folder is not None:
         if folder.exists() and not folder.is_dir():
@@ -132,23 +132,32 @@ def _numbers(result: object) -> dict[str, float]:
     numbers: dict[str, float] = {}
     for name, value in result.items():
         if isinstance(value, Mapping):
-            numbers |= {f"{name}.{inner}": number for inner, number in _numbers(value).items()}
-            continue
-        if isinstance(value, Tensor) and value.ndim == 0:
-            value = value.item()
-        if isinstance(value, bool) or not isinstance(value, (Real, Estimate)):
-            raise TypeError(
-                f"experiment must give numbers, estimates or dicts of them, got {name} as "
-                f"{type(value).__name__}. Leave it out."
+            inner = {f"{name}.{key}": number for key, number in _numbers(value).items()}
+        else:
+            inner = {str(name): _number(name, value)}
+        if twice := sorted(numbers.keys() & inner.keys()):
+            raise ValueError(
+                f"experiment must give each name once, got {twice[0]} twice. Rename one."
             )
-        if not math.isfinite(float(value)):
-            raise ValueError(f"experiment must give finite numbers, got {float(value)} as {name}.")
-        numbers[str(name)] = float(value)
+        numbers |= inner
     return numbers
 
 
+def _number(name: object, value: object) -> float:
+    if isinstance(value, Tensor) and value.ndim == 0:
+        value = value.item()
+    if isinstance(value, bool) or not isinstance(value, (Real, Estimate)):
+        raise TypeError(
+            f"experiment must give numbers, estimates or dicts of them, got {name} as "
+            f"{type(value).__name__}. Leave it out."
+        )
+    if not math.isfinite(float(value)):
+        raise ValueError(f"experiment must give finite numbers, got {float(value)} as {name}.")
+    return float(value)
+
+
 def _checked_seeds(seeds: int | Sequence[int]) -> list[int]:
-    if isinstance(seeds, int):
+    if isinstance(seeds, str) or not isinstance(seeds, Sequence):
         check_count("seeds", seeds)
         return list(range(seeds))
     for seed in seeds:
@@ -159,6 +168,10 @@ def _checked_seeds(seeds: int | Sequence[int]) -> list[int]:
 
 
 def _plain_settings(settings: Mapping[str, object]) -> object:
+    if not isinstance(settings, Mapping):
+        raise TypeError(
+            f"settings must be a dict of settings by name, got {settings!r}. Give them names."
+        )
     try:
         return json.loads(json.dumps(dict(settings), allow_nan=False))
     except (TypeError, ValueError) as error:
@@ -184,9 +197,12 @@ def _kept(folder: Path | None, seed: int, settings: object) -> Run | None:
     try:
         run = json.loads(path.read_text(encoding="utf-8"))
         values, seconds, made_with = _numbers(run["values"]), float(run["seconds"]), run["settings"]
-    except (ValueError, TypeError, KeyError) as error:
+        if run["seed"] != seed:
+            raise ValueError(f"the seed is {run['seed']}")
+    except (OSError, ValueError, TypeError, KeyError) as error:
         raise ValueError(
-            f"out must hold runs as repeat keeps them, got {str(path)!r} that is none. Remove it."
+            f"out must hold runs as repeat keeps them, got {str(path)!r} that is not the run of "
+            f"seed {seed}. Remove it."
         ) from error
     if made_with != settings:
         raise ValueError(

@@ -64,6 +64,10 @@ class KeepBest:
         self._number = _Number(by, higher_is_better, first_epoch)
         self.by = by
         self.folder = None if folder is None else Path(folder)
+        if self.folder is not None and self.folder.exists() and not self.folder.is_dir():
+            raise ValueError(
+                f"folder must be a folder, got the file {str(folder)!r}. Name another."
+            )
         self.epoch: int | None = None
         self.value: float | None = None
         self._weights: dict[str, Tensor] | None = None
@@ -197,6 +201,8 @@ class _Number:
     """The number that is followed: where it comes up, and which way is better."""
 
     def __init__(self, by: str, higher_is_better: bool | None, first_epoch: int) -> None:
+        if not isinstance(by, str) or not by:
+            raise ValueError(f"by must be the name of a number, got {by!r}. Try 'loss'.")
         check_count("first_epoch", first_epoch)
         self.by = by
         self.higher_is_better = _direction(by) if higher_is_better is None else higher_is_better

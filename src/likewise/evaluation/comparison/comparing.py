@@ -289,9 +289,9 @@ def _of_classes(a: _Queries, b: _Queries, names: Iterable[str]) -> dict[str, Fou
         whole_a, whole_b = float(of_a.mean()), float(of_b.mean())
         parts_a, parts_b = a.without_classes[name], b.without_classes[name]
         found[name] = (
-            paired.from_parts(whole_a, parts_a.tolist(), within=_range(of_a)),
-            paired.from_parts(whole_b, parts_b.tolist(), within=_range(of_b)),
-            paired.of_parts(whole_a - whole_b, (parts_a - parts_b).tolist()),
+            intervals.from_left_out(whole_a, parts_a, within=_range(of_a)),
+            intervals.from_left_out(whole_b, parts_b, within=_range(of_b)),
+            paired.of_parts(whole_a - whole_b, parts_a - parts_b),
         )
     return found
 

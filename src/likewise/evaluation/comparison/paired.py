@@ -5,12 +5,13 @@ from collections.abc import Callable, Sequence
 
 import numpy as np
 import torch
+import torch.nn.functional as F
 from jaxtyping import Bool, Float, Int
 from scipy.special import bdtr, stdtr, stdtrit
 from torch import Tensor
 
 from likewise import intervals
-from likewise.intervals import ANYWHERE, Estimate
+from likewise.intervals import Estimate
 
 Tested = tuple[Estimate, float]  # a difference and its p-value
 
@@ -35,20 +36,10 @@ def of_groups(values: Float[Tensor, " n"], groups: Int[Tensor, " n"]) -> Tested:
     return _student(intervals.mean(values, groups=groups), values, len(torch.unique(groups)) - 1)
 
 
-def of_parts(whole: float, without: Sequence[float]) -> Tested:
+def of_parts(whole: float, without: Float[Tensor, " p"], *, groups: int | None = None) -> Tested:
     """A difference by Student's t, from its values without each part of the data."""
-    estimate = from_parts(whole, without, within=ANYWHERE)
-    return _student(estimate, torch.tensor([whole, *without]), len(without) - 1)
-
-
-def from_parts(whole: float, without: Sequence[float], *, within: tuple[float, float]) -> Estimate:
-    """What `intervals.jackknife` gives, from the values without each part."""
-
-    def statistic(keep: Bool[Tensor, " g"]) -> float:
-        return whole if bool(keep.all()) else without[int((~keep).int().argmax())]
-
-    parts = torch.arange(len(without))
-    return intervals.jackknife(statistic, parts, most_groups=len(parts), within=within)
+    estimate = intervals.from_left_out(whole, without, groups=groups)
+    return _student(estimate, F.pad(without, (1, 0), value=whole), len(without) - 1)
 
 
 def of_left_out(
@@ -58,17 +49,10 @@ def of_left_out(
     most_groups: int,
 ) -> list[Tested]:
     """Differences of the rows to keep, by Student's t, leaving out groups of rows."""
-    seen: list[Sequence[float]] = []
-
-    def kept(keep: Bool[Tensor, " n"]) -> Sequence[float]:
-        seen.append(differences(keep))
-        return seen[-1]
-
-    estimates = intervals.jackknife_all(kept, groups, most_groups=most_groups)
-    columns = torch.tensor(seen, dtype=torch.float64).T
+    found = intervals.leave_out(differences, groups, most_groups=most_groups)
     return [
-        _student(estimate, column, len(column) - 2)
-        for estimate, column in zip(estimates, columns, strict=True)
+        of_parts(float(whole), without, groups=found.groups)
+        for whole, without in zip(found.whole, found.without.T, strict=True)
     ]
 
 

@@ -19,10 +19,10 @@ from likewise._checks import (
 )
 from likewise.distances import COSINE, Distance, check_distance
 from likewise.evaluation.retrieval import estimating
-from likewise.evaluation.retrieval.leaving_out import LeftOut, parts_of
+from likewise.evaluation.retrieval.leaving_out import MOST_PARTS, LeftOut
 from likewise.evaluation.retrieval.nearest import Search
 from likewise.evaluation.retrieval.result import RetrievalResult
-from likewise.intervals import FEWEST_GROUPS, Estimate
+from likewise.intervals import FEWEST_GROUPS, Estimate, merge_groups
 
 
 @torch.no_grad()
@@ -117,7 +117,7 @@ def evaluate_retrieval(
     spare = 0
     if classes_as_sample:
         _check_enough(query_class)
-        parts = parts_of(len(class_sizes))
+        parts = merge_groups(len(class_sizes), MOST_PARTS)
         # Leaving out classes moves others up, so that many more ranks must be known.
         spare = int(parts.bincount(class_sizes.double()).max())
 

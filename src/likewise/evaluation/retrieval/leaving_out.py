@@ -15,21 +15,6 @@ from likewise.intervals import Estimate
 MOST_PARTS = 100
 
 
-def parts_of(classes: int) -> Int[Tensor, " c"]:
-    """Which of the parts that the jackknife leaves out in turn each class belongs to."""
-    part = torch.zeros(classes, dtype=torch.int64)
-    called = 0
-
-    def note(keep: Bool[Tensor, " c"]) -> list[float]:
-        nonlocal called
-        part[~keep] = called - 1  # the first call keeps all
-        called += 1
-        return [0.0]
-
-    intervals.jackknife_all(note, torch.arange(classes), most_groups=MOST_PARTS)
-    return part
-
-
 class LeftOut:
     """Sums of scores over all queries, and over those that are left without each part.
 
@@ -83,19 +68,13 @@ class LeftOut:
         return dict(zip(names, (sums / queries).T, strict=True))
 
     def _over_parts(self, means: Float[Tensor, "p s"]) -> list[Estimate]:
+        ranges = [intervals.A_RATE] * (means.shape[1] - 1) + [FROM_FIRST]
         return [
-            *self._left_out(means[:, :-1], intervals.A_RATE),
-            *self._left_out(means[:, -1:], FROM_FIRST),
+            intervals.from_left_out(
+                float(column[0]), column[1:], groups=len(self.parts), within=within
+            )
+            for column, within in zip(means.T, ranges, strict=True)
         ]
-
-    def _left_out(self, means: Float[Tensor, "p s"], within: tuple[float, float]) -> list[Estimate]:
-        def of(keep: Bool[Tensor, " c"]) -> list[float]:
-            gone = self.parts[~keep]
-            row: list[float] = means[1 + int(gone[0]) if len(gone) else 0].tolist()
-            return row
-
-        each_class = torch.arange(len(self.parts))
-        return intervals.jackknife_all(of, each_class, most_groups=MOST_PARTS, within=within)
 
 
 def _without(
