@@ -82,6 +82,7 @@ class Recipe:
     classes_per_batch: int = 32
     items_per_class: int = 4
     mirrored: bool = False  # mirror images are classes of their own, as turned ones always are
+    composed: bool = False  # so are halves of two characters put together
     degrees: float = 10
     translate: float = 0.08
     scale: tuple[float, float] = (0.85, 1.15)
@@ -116,6 +117,7 @@ RECIPES = {
         CENTRED, bend=0.06, loss="normalized softmax", classes_per_batch=128, items_per_class=1
     ),
     "deep, bend, mirrored": replace(CENTRED, layers=DEEP, bend=0.06, mirrored=True),
+    "deep, bend, composed": replace(CENTRED, layers=DEEP, bend=0.06, composed=True),
     "two, deep, bend": replace(CENTRED, layers=DEEP, bend=0.06, encoders=2),
     "two, deep, bend, mirrored": replace(
         CENTRED, layers=DEEP, bend=0.06, mirrored=True, encoders=2
@@ -171,6 +173,24 @@ def background_parts(data: lw.data.ArrayDataset) -> tuple[lw.data.Subset, lw.dat
     validating = [code for code, out in enumerate(classes) if out]
     training = [code for code, out in enumerate(classes) if not out]
     return lw.data.choose_classes(data, training), lw.data.choose_classes(data, validating)
+
+
+def with_composed_classes(data: lw.data.ArrayDataset) -> lw.data.ArrayDataset:
+    """As many classes again: one half of a character, the other of one of another alphabet.
+
+    Of even characters the left half is kept, of odd ones the upper; a drawing gets its other half
+    from the same place in the other class. So classes differ in parts, as those of one alphabet do.
+    """
+    images, size = lw.data.items(data), len(data.class_names)
+    drawn = images.view(size, DRAWERS, *images.shape[1:])
+    others = drawn.roll(size // 2, dims=0)
+    middle = images.shape[-1] // 2
+    made = drawn.clone()
+    made[::2, ..., middle:] = others[::2, ..., middle:]
+    made[1::2, ..., middle:, :] = others[1::2, ..., middle:, :]
+    names = [data.class_names[code] for code in data.labels]
+    half = [f"{name.partition('/')[0]} composed/{name.partition('/')[2]}" for name in names]
+    return lw.data.ArrayDataset(torch.cat([images, made.flatten(0, 1)]), names + half)
 
 
 def draw_runs(data: lw.data.Dataset, count: int, seed: int = 0) -> tuple[Tensor, Tensor]:
@@ -230,11 +250,12 @@ def make_loss(recipe: Recipe, class_count: int) -> nn.Module:
 class Training:
     """Data, and what one encoder of a recipe is trained with."""
 
-    def __init__(self, recipe: Recipe, data: lw.data.Dataset) -> None:
+    def __init__(self, recipe: Recipe, data: lw.data.ArrayDataset) -> None:
         self.recipe = recipe
         self.data = data
         self.preprocess = lw.data.Preprocess.fit(data)
-        made = lw.augment.make_flipped_classes(data) if recipe.mirrored else data
+        made: Any = with_composed_classes(data) if recipe.composed else data
+        made = lw.augment.make_flipped_classes(made) if recipe.mirrored else made
         self.made = lw.augment.make_rotated_classes(made)
 
     def run(self, batches: int, epochs: int, seed: int, folder: Path | None) -> tuple[Any, float]:

@@ -516,9 +516,9 @@ def test_umap_keeps_neighbors_together_and_repeats_with_its_seed():
     near = torch.cdist(points, points).fill_diagonal_(torch.inf).argmin(dim=1)
     assert ((near < 20) == (torch.arange(40) < 20)).all()
     assert torch.equal(plots.embedding_points(embeddings, "umap", seed=3)[0], points)
-    for shape in ((4, 3), (9, 1)):
-        points, _ = plots.embedding_points(random(*shape), "umap")
-        assert points.shape == (shape[0], 2)
+    for values in (random(4, 3), random(9, 1), torch.zeros(20, 4)):
+        points, _ = plots.embedding_points(values, "umap")
+        assert points.shape == (len(values), 2)
         assert torch.isfinite(points).all()
 
 

@@ -34,7 +34,7 @@ def thumbnails(
         chunk_size: images made smaller at a time.
 
     Raises:
-        ValueError: if items are no images.
+        ValueError: if items are no images, or whole numbers but no bytes.
 
     Example:
         >>> thumbnails(torch.rand(2, 3, 100, 50), side=32).shape
@@ -44,6 +44,10 @@ def thumbnails(
     check_count("side", side)
     if items.ndim < 3:
         raise ValueError(f"items must be images, got shape {tuple(items.shape)}.")
+    if not items.is_floating_point() and items.dtype not in (torch.uint8, torch.bool):
+        raise ValueError(
+            f"items must be in 0..1 or of type uint8, got {items.dtype}. Use .to(torch.uint8)."
+        )
     images = items[:, None] if items.ndim == 3 else items
     images = images[:, : 3 if images.shape[1] >= 3 else 1]
     height, width = images.shape[-2:]
