@@ -363,3 +363,12 @@ GROUPS = torch.arange(20) % 3
 def test_groups_that_cannot_be_used_are_named(arguments, message):
     with pytest.raises(ValueError, match=re.escape(message)):
         evaluate_retrieval(directions(0, 20), labels_of(0, 20, 2), **arguments)
+
+
+@pytest.mark.parametrize("distance", [COSINE, EUCLIDEAN], ids=lambda d: d.name)
+def test_embeddings_that_require_a_gradient_are_taken_as_numbers(distance):
+    embeddings, labels = directions(0, 40, levels=False), labels_of(1, 40, 5)
+    plain = evaluate_retrieval(embeddings, labels, distance=distance)
+    given = evaluate_retrieval(embeddings.requires_grad_(), labels, distance=distance)
+    assert given.map_at_r == plain.map_at_r
+    assert not any(scores.requires_grad for scores in given.per_query.values())

@@ -1,5 +1,6 @@
 """The classes of each query's nearest references, exactly and in bounded memory."""
 
+import threading
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
@@ -17,7 +18,7 @@ from likewise.distances import COSINE, Distance
 
 BLOCK = 2**25  # distances that one call of a distance's `matrix` makes; 128 MB
 TILE = 2**21  # cosine distances at once: more leave a core's cache
-PIECE = 2**17  # of which keys stay in a core's own memory
+PIECE = 2**19  # of which keys stay in a core's own memory
 FEWEST_ROWS = 64  # with fewer at once the product is slow
 DENSE = 40  # where more than one reference in so many is wanted, all of them are sorted out
 # 1 - x keeps fewer digits than x: products so near to each other can be at the same distance.
@@ -90,51 +91,57 @@ class Search:
             groups: of the queries.
             depth: how many references are wanted of each.
         """
-        found: list[tuple[Tensor, Tensor, Tensor]] = []
-        size = len(self.references)
-        tile, rows = self._tiles(queries)
+        count = min(depth, len(self.references))
+        tile, rows, tiles_at_once = self._tiles(queries)
+
+        @torch.no_grad()  # each thread has a mode of its own
+        def search(at: slice, each: Callable[..., Any]) -> list[tuple[Tensor, Tensor, Tensor]]:
+            values, exact, slack = tile(queries[at])
+            if own is not None:
+                values[torch.arange(len(values)), own[at]] = torch.inf
+            if groups is not None and self.groups is not None:
+                values.masked_fill_(groups[at, None] == self.groups, torch.inf)
+            if values.device.type == "cpu" and values.dtype == torch.float32:
+                positions = _smallest(values, count, exact, slack, each)
+            else:
+                positions = smallest(values, count)
+            pieces = _pieces(self.classes[positions], query_class[at].to(values.device), values)
+            return list(each(partial(self._ranked, exact=exact, slack=slack), *pieces))
+
+        slices = [slice(start, start + rows) for start in range(0, len(queries), rows)]
         with ThreadPoolExecutor(torch.get_num_threads()) as pool:
-            for start in range(0, len(queries), rows):
-                at = slice(start, start + rows)
-                values, exact, slack = tile(queries[at])
-                if own is not None:
-                    values[torch.arange(len(values)), own[at]] = torch.inf
-                if groups is not None and self.groups is not None:
-                    values.masked_fill_(groups[at, None] == self.groups, torch.inf)
-                count = min(depth, size)
-                if values.device.type == "cpu" and values.dtype == torch.float32:
-                    positions = _smallest(values, count, exact, slack, pool)
-                else:
-                    positions = smallest(values, count)
-                wanted = query_class[at].to(values.device)
-                near = self.classes[positions]
-                found += pool.map(
-                    partial(self._ranked, exact=exact, slack=slack), *_pieces(near, wanted, values)
-                )
+            if tiles_at_once:
+                parts = list(pool.map(partial(search, each=map), slices))
+            else:
+                parts = [search(at, pool.map) for at in slices]
+        found = [piece for part in parts for piece in part]
         classes, rank, closer = (torch.cat(part).cpu() for part in zip(*found, strict=True))
         return Nearest(F.pad(classes, (0, depth - count), value=len(self.parts) - 1), rank, closer)
 
-    def _tiles(self, queries: Tensor) -> tuple[Callable[[Tensor], Any], int]:
-        """Distances of some rows, or what stands for them; how many rows to give at once."""
+    def _tiles(self, queries: Tensor) -> tuple[Callable[[Tensor], Any], int, bool]:
+        """Distances of some rows; how many rows to give at once; and if each thread takes some."""
         size = len(self.references)
         dtype = torch.promote_types(queries.dtype, self.references.dtype)
         if self.distance is COSINE and queries.device.type == "cpu" and dtype.itemsize <= 4:
             rows = min(self.chunk_size, max(FEWEST_ROWS, TILE // size))
             if not hasattr(self, "_unit"):
                 self._unit = F.normalize(self.references.float(), dim=1)
-                self._room = torch.empty(rows, size)
-            return self._cosine, rows
+                self._room = threading.local()
+            return self._cosine, rows, True
 
         def matrix(some: Tensor) -> tuple[Tensor, Callable[[Any], Any], np.float32]:
             distances = self.distance.matrix(some, self.references)
             check_finite(distances, "distances")
             return distances, _as_they_are, np.float32(0)
 
-        return matrix, min(self.chunk_size, max(1, BLOCK // size))
+        return matrix, min(self.chunk_size, max(1, BLOCK // size)), False
 
     def _cosine(self, queries: Tensor) -> tuple[Tensor, Callable[[Any], Any], np.float32]:
         # The distances of COSINE, but for its last step: that is left to the few that count.
-        products = self._room[: len(queries)]
+        room = getattr(self._room, "values", None)
+        if room is None or len(room) < len(queries):
+            room = self._room.values = torch.empty(len(queries), len(self._unit))
+        products = room[: len(queries)]
         with torch.autocast("cpu", enabled=False):
             torch.mm(-F.normalize(queries.float(), dim=1), self._unit.T, out=products)
         return products, _to_cosine, ROUNDED
@@ -228,13 +235,13 @@ def _smallest(
     count: int,
     exact: Callable[[Any], Any],
     slack: np.float32,
-    pool: ThreadPoolExecutor,
+    each: Callable[..., Any],
 ) -> Int[Tensor, "n count"]:
     """Positions of each row's smallest, earlier first in a tie; -1 for what is infinite."""
     piece = PIECE if values.shape[1] < DENSE * count else TILE
     pieces = max(torch.get_num_threads(), -(-values.numel() // piece))
     parts = np.array_split(values.numpy(), min(pieces, len(values)))
-    found = pool.map(lambda part: _smallest_of(part, count, exact, slack), parts)
+    found = each(lambda part: _smallest_of(part, count, exact, slack), parts)
     return torch.from_numpy(np.concatenate(list(found)))
 
 
