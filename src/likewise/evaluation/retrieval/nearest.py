@@ -94,7 +94,6 @@ class Search:
         count = min(depth, len(self.references))
         tile, rows, tiles_at_once = self._tiles(queries)
 
-        @torch.no_grad()  # each thread has a mode of its own
         def search(at: slice, each: Callable[..., Any]) -> list[tuple[Tensor, Tensor, Tensor]]:
             values, exact, slack = tile(queries[at])
             if own is not None:
