@@ -82,7 +82,6 @@ class Recipe:
     classes_per_batch: int = 32
     items_per_class: int = 4
     mirrored: bool = False  # mirror images are classes of their own, as turned ones always are
-    composed: bool = False  # so are halves of two characters put together
     degrees: float = 10
     translate: float = 0.08
     scale: tuple[float, float] = (0.85, 1.15)
@@ -117,15 +116,13 @@ RECIPES = {
         CENTRED, bend=0.06, loss="normalized softmax", classes_per_batch=128, items_per_class=1
     ),
     "deep, bend, mirrored": replace(CENTRED, layers=DEEP, bend=0.06, mirrored=True),
-    "deep, bend, composed": replace(CENTRED, layers=DEEP, bend=0.06, composed=True),
     "two, deep, bend": replace(CENTRED, layers=DEEP, bend=0.06, encoders=2),
     "two, deep, bend, mirrored": replace(
         CENTRED, layers=DEEP, bend=0.06, mirrored=True, encoders=2
     ),
 }
-CHOSEN = "two, deep, bend"
+CHOSEN = "two, deep, bend, mirrored"
 VIEWS = 8  # slightly changed copies of an image whose embeddings are averaged, beside its own
-SHRINKAGE = 0.1  # of the covariance within classes, towards a multiple of the identity
 KINDS = {"as trained": (False, 0), "whitened": (True, 0), "whitened, views": (True, VIEWS)}
 BEST = "whitened, views"
 VIEW = lw.augment.Augment(degrees=6, translate=0.04, scale=(0.95, 1.05), shear=6)
@@ -173,24 +170,6 @@ def background_parts(data: lw.data.ArrayDataset) -> tuple[lw.data.Subset, lw.dat
     validating = [code for code, out in enumerate(classes) if out]
     training = [code for code, out in enumerate(classes) if not out]
     return lw.data.choose_classes(data, training), lw.data.choose_classes(data, validating)
-
-
-def with_composed_classes(data: lw.data.ArrayDataset) -> lw.data.ArrayDataset:
-    """As many classes again: one half of a character, the other of one of another alphabet.
-
-    Of even characters the left half is kept, of odd ones the upper; a drawing gets its other half
-    from the same place in the other class. So classes differ in parts, as those of one alphabet do.
-    """
-    images, size = lw.data.items(data), len(data.class_names)
-    drawn = images.view(size, DRAWERS, *images.shape[1:])
-    others = drawn.roll(size // 2, dims=0)
-    middle = images.shape[-1] // 2
-    made = drawn.clone()
-    made[::2, ..., middle:] = others[::2, ..., middle:]
-    made[1::2, ..., middle:, :] = others[1::2, ..., middle:, :]
-    names = [data.class_names[code] for code in data.labels]
-    half = [f"{name.partition('/')[0]} composed/{name.partition('/')[2]}" for name in names]
-    return lw.data.ArrayDataset(torch.cat([images, made.flatten(0, 1)]), names + half)
 
 
 def draw_runs(data: lw.data.Dataset, count: int, seed: int = 0) -> tuple[Tensor, Tensor]:
@@ -254,8 +233,7 @@ class Training:
         self.recipe = recipe
         self.data = data
         self.preprocess = lw.data.Preprocess.fit(data)
-        made: Any = with_composed_classes(data) if recipe.composed else data
-        made = lw.augment.make_flipped_classes(made) if recipe.mirrored else made
+        made = lw.augment.make_flipped_classes(data) if recipe.mirrored else data
         self.made = lw.augment.make_rotated_classes(made)
 
     def run(self, batches: int, epochs: int, seed: int, folder: Path | None) -> tuple[Any, float]:
@@ -328,29 +306,12 @@ def plan(training: Training, minutes: float, kept: Path) -> int:
     return int(json.loads(kept.read_text())["batches"])
 
 
-Whitening = tuple[Tensor, Tensor]  # the mean of the embeddings, and what their rest is turned by
-
-
-def whitening(encoder: nn.Module, training: Training) -> Whitening:
-    """Makes embeddings vary alike in all directions within the classes that trained (WCCN).
-
-    What differs among drawings of one character counts for less then. From Hatch, Kajarekar &
-    Stolcke, "Within-Class Covariance Normalization for SVM-based Speaker Recognition", 2006.
-    """
-    points = lw.encode(encoder, training.data, preprocess=training.preprocess.apply)
-    labels = training.data.labels
-    centres = torch.zeros(int(labels.max()) + 1, points.shape[1]).index_add(0, labels, points)
-    centres /= labels.bincount()[:, None]
-    values, directions = torch.linalg.eigh(torch.cov((points - centres[labels]).T))
-    return points.mean(dim=0), directions / (values + SHRINKAGE * values.mean()).sqrt()
-
-
 def embed(
     encoders: Sequence[nn.Module],
     training: Training,
     images: Tensor,
     views: int,
-    whitenings: Sequence[Whitening],
+    whitenings: Sequence[nn.Module],
 ) -> Tensor:
     """Embeddings of all encoders side by side, each the mean over an image and `views` of it."""
     sides = []
@@ -360,10 +321,7 @@ def embed(
         for _ in range(views):
             total += lw.encode(encoder, VIEW(images, rng), preprocess=training.preprocess.apply)
         points = F.normalize(total, dim=1)
-        if whitenings:
-            middle, turn = whitenings[place]
-            points = F.normalize((points - middle) @ turn, dim=1)
-        sides.append(points)
+        sides.append(whitenings[place](points) if whitenings else points)
     return torch.cat(sides, dim=1)
 
 
@@ -378,7 +336,13 @@ def judge(encoders: Sequence[nn.Module], training: Training, aside: Any) -> dict
     """By kind of embedding, the numbers of the data aside, or of the evaluation set if None."""
     recipe = training.recipe
     test = read("test", recipe) if aside is None else aside
-    white = [whitening(encoder, training) for encoder in encoders]
+    trained = training.data
+    white = [
+        lw.encoders.Whitening.fit(
+            lw.encode(encoder, trained, preprocess=training.preprocess.apply), trained.labels
+        )
+        for encoder in encoders
+    ]
     found: dict[str, Any] = {}
     for kind, (whitened, views) in KINDS.items():
         of = partial(embed, encoders, training, views=views, whitenings=white if whitened else [])

@@ -10,6 +10,7 @@ from likewise.encoders.heads import (
 )
 from likewise.encoders.networks import ConvEncoder, MLPEncoder
 from likewise.encoders.towers import SiameseNet, TripletNet
+from likewise.encoders.whitening import Whitening
 
 __all__ = [
     "Backbone",
@@ -21,6 +22,7 @@ __all__ = [
     "SelectOutput",
     "SiameseNet",
     "TripletNet",
+    "Whitening",
     "backbone",
     "encode",
 ]

@@ -1,0 +1,98 @@
+"""A head fitted after training: what differs within classes counts for less."""
+
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor, nn
+
+from likewise._checks import (
+    check_embeddings,
+    check_finite,
+    check_labels,
+    check_positive,
+    check_same_width,
+)
+from likewise.encoders.heads import Normalize
+
+
+class Whitening(nn.Module):
+    """Embeddings of unit length in which all directions vary alike within a class (WCCN).
+
+    A direction along which items of one class differ much says little about the class; here it is
+    made shorter. It is fitted after training, and has no weights that train. Put it behind the
+    encoder: `nn.Sequential(encoder, whitening)`.
+
+    Args:
+        mean: of the embeddings, (d,).
+        directions: what the rest is multiplied by, (d, k).
+
+    Source:
+        Hatch, Kajarekar & Stolcke, "Within-Class Covariance Normalization for SVM-based Speaker
+        Recognition", Interspeech 2006. Dehak et al., "Front-End Factor Analysis for Speaker
+        Verification", 2011, use it with the cosine.
+
+    Example:
+        >>> rng = torch.Generator().manual_seed(0)
+        >>> labels = torch.arange(50) % 5
+        >>> centres, noise = torch.randn(5, 2, generator=rng), torch.randn(50, 1, generator=rng)
+        >>> embeddings = torch.cat([centres[labels], 9 * noise], dim=1)
+        >>> whitening = Whitening.fit(embeddings, labels)
+        >>> bool(whitening.directions[2].abs().max() < whitening.directions[0].abs().max())
+        True
+    """
+
+    mean: Tensor
+    directions: Tensor
+
+    def __init__(self, mean: Float[Tensor, " d"], directions: Float[Tensor, "d k"]) -> None:
+        super().__init__()
+        self.register_buffer("mean", mean)
+        self.register_buffer("directions", directions)
+        self._normalize = Normalize()
+
+    @classmethod
+    def fit(
+        cls,
+        embeddings: Float[Tensor, "n d"],
+        labels: Int[Tensor, " n"],
+        *,
+        shrinkage: float = 0.1,
+    ) -> "Whitening":
+        """The whitening of these embeddings, such as those of the items that were trained on.
+
+        To the covariance within classes comes shrinkage · (mean of its eigenvalues) · identity. The
+        inverse root of that is what embeddings less their mean are multiplied by.
+
+        Args:
+            embeddings: (n, d).
+            labels: their classes, (n,).
+            shrinkage: above 0; a large one leaves directions as they are.
+
+        Raises:
+            ValueError: if no two items of a class differ, for NaN or infinity, or a shrinkage
+                of 0 or below.
+        """
+        check_embeddings(embeddings)
+        check_finite(embeddings, "embeddings")
+        check_labels(labels, len(embeddings))
+        check_positive("shrinkage", shrinkage)
+        x = embeddings.detach().double()
+        _, group = torch.unique(labels.to(x.device), return_inverse=True)
+        sizes = torch.bincount(group)
+        centres = x.new_zeros(len(sizes), x.shape[1]).index_add(0, group, x) / sizes[:, None]
+        rest = x - centres[group]
+        values, directions = torch.linalg.eigh(rest.T @ rest / len(x))
+        values = values.clamp(min=0)
+        # Equal items leave what rounding makes of their difference from their own mean.
+        if not float(values.mean()) > 1e-24 * float(x.square().mean()):
+            raise ValueError(
+                "embeddings must differ within some class, got none that do. "
+                "Give several items of each class."
+            )
+        turned = directions / (values + shrinkage * values.mean()).sqrt()
+        return cls(x.mean(dim=0).float(), turned.float())
+
+    def forward(self, embeddings: Float[Tensor, "n d"]) -> Float[Tensor, "n k"]:
+        """The whitened embeddings, of unit length."""
+        check_same_width(embeddings, self.directions.T, ("embeddings", "directions"))
+        white: Tensor = self._normalize((embeddings.float() - self.mean) @ self.directions)
+        return white
