@@ -203,29 +203,41 @@ def normalised(dim: int, classes: int) -> nn.Module:
     return losses.NormalizedSoftmaxLoss(dim, classes, temperature=0.1)
 
 
+def all_triplets(dim: int, classes: int) -> nn.Module:
+    """All triplets of a batch, squared distances."""
+    return losses.TripletLoss(margin=1.0, distance=SQUARED)
+
+
+def contrastive(dim: int, classes: int) -> nn.Module:
+    """All pairs of a batch."""
+    return losses.ContrastiveLoss(margin=1.0)
+
+
+def supervised(dim: int, classes: int) -> nn.Module:
+    """Supervised contrastive."""
+    return losses.SupervisedContrastiveLoss()
+
+
 MOVED = lw.augment.Augment(translate=0.08, scale=(0.9, 1.1), flip=True)
 CANDIDATES = {
     "semi-hard triplets": Candidate(lambda *_: losses.TripletLoss(miner=miners.semi_hard)),
-    "supervised contrastive": Candidate(lambda *_: losses.SupervisedContrastiveLoss()),
+    "supervised contrastive": Candidate(supervised),
+    "supervised contrastive, turned": Candidate(supervised, turned=True),
     "normalised softmax": Candidate(normalised),
     "normalised softmax, turned": Candidate(normalised, turned=True),
     "normalised softmax, moved": Candidate(normalised, augment=MOVED),
     "normalised softmax, turned, moved": Candidate(normalised, turned=True, augment=MOVED),
-    "supervised contrastive, turned": Candidate(
-        lambda *_: losses.SupervisedContrastiveLoss(), turned=True
-    ),
     "Proxy-NCA++": Candidate(losses.ProxyNCALoss),
     "softmax, batch norm": Candidate(losses.SoftmaxLoss, unit=False),
     "softmax, batch norm, turned": Candidate(losses.SoftmaxLoss, unit=False, turned=True),
     "softmax, batch norm, turned, moved": Candidate(
         losses.SoftmaxLoss, unit=False, turned=True, augment=MOVED
     ),
-    "all triplets": Candidate(
-        lambda *_: losses.TripletLoss(margin=1.0, distance=SQUARED), unit=False
-    ),
-    "all triplets, turned": Candidate(
-        lambda *_: losses.TripletLoss(margin=1.0, distance=SQUARED), unit=False, turned=True
-    ),
+    "all triplets": Candidate(all_triplets, unit=False),
+    "all triplets, turned": Candidate(all_triplets, unit=False, turned=True),
+    "all triplets, moved": Candidate(all_triplets, unit=False, augment=MOVED),
+    "all triplets, turned, moved": Candidate(all_triplets, unit=False, turned=True, augment=MOVED),
+    "contrastive, moved": Candidate(contrastive, unit=False, augment=MOVED),
     "soft nearest neighbour": Candidate(lambda *_: losses.SoftNearestNeighborLoss(), unit=False),
 }
 # By whether classes are held out, and whether there is room: two numbers are better left free, for

@@ -10,6 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy import stats
 
+from likewise import intervals
 from likewise.intervals import Estimate, binomial, f1, jackknife, jackknife_all, mean
 
 
@@ -312,3 +313,31 @@ def test_leaving_out_groups_covers_where_independence_does_not():
     grouped = coverage([mean(values, groups=groups) for values, groups in trials])
     assert naive < 0.7
     assert 0.92 < grouped < 0.98
+
+
+@pytest.mark.parametrize("groups", [7, 23])
+@pytest.mark.parametrize("within", [intervals.ANYWHERE, intervals.A_RATE])
+def test_parts_that_are_left_out_by_hand_give_the_jackknife(groups, within):
+    rng = torch.Generator().manual_seed(groups)
+    group = torch.randint(groups, (300,), generator=rng)
+    values = torch.rand(300, generator=rng).double()
+    part = intervals.merge_groups(groups, 10)[group]
+    without = torch.stack([values[part != each].mean() for each in range(min(groups, 10))])
+    given = intervals.from_left_out(float(values.mean()), without, groups=groups, within=within)
+    made = intervals.jackknife(
+        lambda kept: float(values[kept].mean()), group, most_groups=10, within=within
+    )
+    assert given.method == made.method
+    for one, other in ((given.low, made.low), (given.value, made.value), (given.high, made.high)):
+        assert one == pytest.approx(other, abs=1e-12)
+
+
+def test_groups_are_merged_into_parts_of_equal_number():
+    assert intervals.merge_groups(5, 5).tolist() == [0, 1, 2, 3, 4]
+    assert sorted(intervals.merge_groups(23, 10).bincount().tolist()) == [2] * 7 + [3] * 3
+    assert torch.equal(intervals.merge_groups(23, 10), intervals.merge_groups(23, 10))
+
+
+def test_one_part_alone_tells_nothing():
+    with pytest.raises(ValueError, match="parts left out must be at least 2, got 1"):
+        intervals.from_left_out(0.5, torch.tensor([0.5]))

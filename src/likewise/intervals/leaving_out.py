@@ -24,7 +24,7 @@ FEWEST_GROUPS = 10
 """With fewer items or classes no claim is made about others: every evaluation asks for these."""
 
 
-class LeftOut(NamedTuple):
+class WithoutEach(NamedTuple):
     """Statistics of all rows, and of the rows that are left without each part of the groups.
 
     Attributes:
@@ -122,7 +122,7 @@ def leave_out(
     groups: Int[Tensor, "n *slots"],
     *,
     most_groups: int = 100,
-) -> LeftOut:
+) -> WithoutEach:
     """The statistics of all rows and without each part of the groups; see `jackknife`."""
     check_count("most_groups", most_groups, least=2)
     if not isinstance(groups, Tensor) or groups.is_floating_point() or groups.ndim not in (1, 2):
@@ -148,7 +148,7 @@ def leave_out(
 
     whole = statistics(torch.ones(len(groups), dtype=torch.bool))
     without = [statistics(keep(left_out)) for left_out in range(int(parts.max()) + 1)]
-    return LeftOut(
+    return WithoutEach(
         torch.tensor(whole, dtype=torch.float64),
         torch.tensor(without, dtype=torch.float64),
         len(names),
