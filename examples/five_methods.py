@@ -299,7 +299,7 @@ def train(job: Job, data: Any, folder: Path | None) -> tuple[Recipe, list[dict[s
             len(made.data), batch_size=made.size, batches=batches, seed=job.seed
         )
     weights = [*made.encoder.parameters(), *made.loss.parameters()]
-    slopes = [m.weight for m in made.encoder.modules() if isinstance(m, nn.PReLU)]
+    slopes = [m.weight for m in made.encoder.modules() if isinstance(m, nn.PReLU)][:2]  # pooled
     clock = [time.process_time()]
 
     def look(record: dict[str, float], encoder: nn.Module) -> None:

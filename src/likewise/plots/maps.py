@@ -162,7 +162,8 @@ def embedding_maps(
         )
         axes.set_aspect("equal", adjustable="box")
         words = f"{name} ({len(part.codes):,} items)"
-        axes.set_title(fit(words, side, TEXT_SIZE), loc="left", size=TEXT_SIZE)
+        room = side - 0.25  # beside the numbers of the axis
+        axes.set_title(fit(words, room, TEXT_SIZE, lines=2), loc="left", size=TEXT_SIZE)
         axes.xaxis.set_major_locator(MaxNLocator(4))
         axes.yaxis.set_major_locator(MaxNLocator(4))
         if place + columns >= len(drawn):
