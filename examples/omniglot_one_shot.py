@@ -48,7 +48,6 @@ import json
 import time
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, replace
-from functools import partial
 from pathlib import Path
 from typing import Any, Literal
 
@@ -312,18 +311,16 @@ def embed(
     training: Training,
     images: Tensor,
     views: int,
-    whitenings: Sequence[nn.Module],
-) -> Tensor:
-    """Embeddings of all encoders side by side, each the mean over an image and `views` of it."""
-    sides = []
-    for place, encoder in enumerate(encoders):
+) -> list[Tensor]:
+    """By each encoder, the mean of the embeddings of an image and of `views` of it."""
+    found = []
+    for encoder in encoders:
         rng = torch.Generator().manual_seed(0)
         total = lw.encode(encoder, images, preprocess=training.preprocess.apply)
         for _ in range(views):
             total += lw.encode(encoder, VIEW(images, rng), preprocess=training.preprocess.apply)
-        points = F.normalize(total, dim=1)
-        sides.append(whitenings[place](points) if whitenings else points)
-    return torch.cat(sides, dim=1)
+        found.append(F.normalize(total, dim=1))
+    return found
 
 
 def judge_drawn(embeddings: Tensor, data: lw.data.Dataset, count: int) -> OneShotResult:
@@ -344,18 +341,25 @@ def judge(encoders: Sequence[nn.Module], training: Training, aside: Any) -> dict
         )
         for encoder in encoders
     ]
+    asked = [lw.data.items(test)]
+    if aside is None:
+        runs = one_shot_runs(image_size=None if recipe.centred else recipe.image_size)
+        asked += [fitted(side.flatten(0, 1), recipe) for side in (runs.support, runs.queries)]
+    plain = {
+        views: [embed(encoders, training, images, views) for images in asked]
+        for views in sorted({views for _, views in KINDS.values()})
+    }
     found: dict[str, Any] = {}
     for kind, (whitened, views) in KINDS.items():
-        of = partial(embed, encoders, training, views=views, whitenings=white if whitened else [])
-        embeddings = of(lw.data.items(test))
+        heads = white if whitened else [nn.Identity() for _ in encoders]
+        embeddings, *sides = (
+            torch.cat([head(points) for head, points in zip(heads, each, strict=True)], dim=1)
+            for each in plain[views]
+        )
         if aside is not None:
             found[kind] = {"drawn runs": judge_drawn(embeddings, test, 600).to_dict()}
             continue
-        runs = one_shot_runs(image_size=None if recipe.centred else recipe.image_size)
-        support, queries = (
-            of(fitted(side.flatten(0, 1), recipe)).view(*runs.answers.shape, -1)
-            for side in (runs.support, runs.queries)
-        )
+        support, queries = (side.view(*runs.answers.shape, -1) for side in sides)
         found[kind] = {
             "runs": evaluate_one_shot_runs(support, queries, runs.answers).to_dict(),
             "drawn runs": judge_drawn(embeddings, test, 1000).to_dict(),

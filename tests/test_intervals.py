@@ -339,5 +339,5 @@ def test_groups_are_merged_into_parts_of_equal_number():
 
 
 def test_one_part_alone_tells_nothing():
-    with pytest.raises(ValueError, match="parts left out must be at least 2, got 1"):
+    with pytest.raises(ValueError, match="without must hold at least 2 values, got 1"):
         intervals.from_left_out(0.5, torch.tensor([0.5]))

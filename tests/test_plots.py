@@ -549,6 +549,18 @@ def test_rows_of_maps_may_have_axes_of_their_own():
         embedding_maps({}, NAMES)
 
 
+def test_titles_of_maps_side_by_side_stay_over_their_own_map():
+    name = "online contrastive, for long"
+    part = random(9, 2), torch.arange(9) % 3
+    figure = embedding_maps({f"{name}, {k}": part for k in ("train", "test")}, NAMES)
+    left = figure.axes[0].get_title(loc="left")
+    assert left.replace("\n", " ") == f"{name}, train (9 items)"  # on two lines, and whole
+    renderer = figure.canvas.get_renderer()
+    boxes = [axes._left_title.get_window_extent(renderer) for axes in figure.axes]
+    assert boxes[0].x1 < boxes[1].x0
+    assert boxes[1].x1 <= figure.bbox.x1
+
+
 def test_the_map_draws_each_class_where_its_points_are():
     points, labels = random(30, 2), torch.arange(30) % 3
     figure = plots.embedding_map(points, labels, NAMES, unseen={1})

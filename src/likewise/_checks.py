@@ -140,5 +140,12 @@ def check_file_target(name: str, path: Path) -> None:
         )
 
 
+def check_folder_target(name: str, path: Path) -> None:
+    """Refuse a path that no folder can be made at: a file, or a place within one."""
+    there = next((part for part in (path, *path.parents) if part.exists()), path)
+    if there.exists() and not there.is_dir():
+        raise ValueError(f"{name} must be a folder, got the file {str(there)!r}. Name another.")
+
+
 def _after(remedy: str) -> str:
     return f" {remedy}" if remedy else ""

@@ -75,8 +75,9 @@ class Whitening(nn.Module):
         check_finite(embeddings, "embeddings")
         check_labels(labels, len(embeddings))
         check_positive("shrinkage", shrinkage)
-        x = embeddings.detach().double()
-        _, group = torch.unique(labels.to(x.device), return_inverse=True)
+        # On a GPU the sums of index_add would depend on the order of threads.
+        x = embeddings.detach().cpu().double()
+        _, group = torch.unique(labels.cpu(), return_inverse=True)
         sizes = torch.bincount(group)
         centres = x.new_zeros(len(sizes), x.shape[1]).index_add(0, group, x) / sizes[:, None]
         rest = x - centres[group]
@@ -89,7 +90,7 @@ class Whitening(nn.Module):
                 "Give several items of each class."
             )
         turned = directions / (values + shrinkage * values.mean()).sqrt()
-        return cls(x.mean(dim=0).float(), turned.float())
+        return cls(x.mean(dim=0).float(), turned.float()).to(embeddings.device)
 
     def forward(self, embeddings: Float[Tensor, "n d"]) -> Float[Tensor, "n k"]:
         """The whitened embeddings, of unit length."""

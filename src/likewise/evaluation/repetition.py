@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from likewise import intervals
-from likewise._checks import check_count
+from likewise._checks import check_count, check_folder_target
 from likewise._files import write_whole
 from likewise.evaluation._plain import plain_fields
 from likewise.intervals import Estimate
@@ -84,8 +84,7 @@ def repeat(
     told = _plain_settings({} if settings is None else settings)
     folder = None if out is None else Path(out)
     if folder is not None:
-        if folder.exists() and not folder.is_dir():
-            raise ValueError(f"out must be a folder, got the file {str(folder)!r}. Name another.")
+        check_folder_target("out", folder)
         folder.mkdir(parents=True, exist_ok=True)
     kept = {seed: _kept(folder, seed, told) for seed in listed}  # refused before any work
     runs: list[Run] = []

@@ -180,15 +180,19 @@ def from_left_out(
         within: the range the statistic can have; (0.0, 1.0) for a rate.
 
     Raises:
-        ValueError: if there are fewer than two parts, or a confidence outside (0, 1).
+        ValueError: for fewer than two values of `without`, or a confidence outside (0, 1).
 
     Example:
         >>> print(from_left_out(2.0, torch.tensor([1.0, 2.0, 3.0])))
         2.000 [-2.968, 6.968]
     """
     check_confidence(confidence)
-    check_count("parts left out", len(without), least=2)
-    left = without.double().numpy()
+    if len(without) < 2:
+        raise ValueError(
+            f"without must hold at least 2 values, got {len(without)}. "
+            "One part left out says nothing about how parts differ."
+        )
+    left = without.detach().cpu().double().numpy()
     if not np.isfinite(left).all():
         return without_interval(value, "it is undefined without some of the groups")
     parts = len(left)

@@ -34,7 +34,8 @@ def thumbnails(
         chunk_size: images made smaller at a time.
 
     Raises:
-        ValueError: if items are no images, or whole numbers but no bytes.
+        ValueError: if items are no images.
+        TypeError: for whole numbers that are no bytes.
 
     Example:
         >>> thumbnails(torch.rand(2, 3, 100, 50), side=32).shape
@@ -44,9 +45,10 @@ def thumbnails(
     check_count("side", side)
     if items.ndim < 3:
         raise ValueError(f"items must be images, got shape {tuple(items.shape)}.")
-    if not items.is_floating_point() and items.dtype not in (torch.uint8, torch.bool):
-        raise ValueError(
-            f"items must be in 0..1 or of type uint8, got {items.dtype}. Use .to(torch.uint8)."
+    if not (items.is_floating_point() or items.dtype in (torch.uint8, torch.bool)):
+        raise TypeError(
+            f"items must be floating point in 0..1 or uint8, got {items.dtype}. "
+            "Use items.byte() for pixels of 0 to 255."
         )
     images = items[:, None] if items.ndim == 3 else items
     images = images[:, : 3 if images.shape[1] >= 3 else 1]

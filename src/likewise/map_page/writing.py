@@ -98,7 +98,6 @@ def write_map_page(
     if items is not None:
         check_items(items, "items")
         if items.ndim > 2:
-            _check_pixels(items)
             pictures = sheets(thumbnails(items, _side(n)))
     across, up = _scaled(points)
     codes, position = torch.unique(labels.cpu(), return_inverse=True)
@@ -131,14 +130,6 @@ def _class(
 
 def _side(count: int) -> int:
     return next((side for most, side in _SIDES if count <= most), _SMALLEST_SIDE)
-
-
-def _check_pixels(items: Tensor) -> None:
-    if not (items.is_floating_point() or items.dtype in (torch.uint8, torch.bool)):
-        raise TypeError(
-            f"items must be floating point in 0..1 or uint8, got {items.dtype}. "
-            "Use items.byte() for pixels of 0 to 255."
-        )
 
 
 def _scaled(points: Tensor) -> list[list[float]]:

@@ -8,7 +8,7 @@ from typing import Any
 
 from torch import Tensor, nn
 
-from likewise._checks import check_at_least, check_count
+from likewise._checks import check_at_least, check_count, check_folder_target
 from likewise.training.checkpoints import load_checkpoint, save_checkpoint
 
 HIGHER = (
@@ -64,10 +64,8 @@ class KeepBest:
         self._number = _Number(by, higher_is_better, first_epoch)
         self.by = by
         self.folder = None if folder is None else Path(folder)
-        if self.folder is not None and self.folder.exists() and not self.folder.is_dir():
-            raise ValueError(
-                f"folder must be a folder, got the file {str(folder)!r}. Name another."
-            )
+        if self.folder is not None:
+            check_folder_target("folder", self.folder)
         self.epoch: int | None = None
         self.value: float | None = None
         self._weights: dict[str, Tensor] | None = None
