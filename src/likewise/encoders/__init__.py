@@ -9,6 +9,7 @@ from likewise.encoders.heads import (
     SelectOutput,
 )
 from likewise.encoders.networks import ConvEncoder, MLPEncoder
+from likewise.encoders.principal_components import PrincipalComponents
 from likewise.encoders.towers import SiameseNet, TripletNet
 from likewise.encoders.whitening import Whitening
 
@@ -19,6 +20,7 @@ __all__ = [
     "GeneralizedMeanPool2d",
     "MLPEncoder",
     "Normalize",
+    "PrincipalComponents",
     "SelectOutput",
     "SiameseNet",
     "TripletNet",

@@ -18,7 +18,7 @@ from likewise.distances import COSINE, Distance
 
 BLOCK = 2**25  # distances that one call of a distance's `matrix` makes; 128 MB
 TILE = 2**21  # cosine distances at once: more leave a core's cache
-PIECE = 2**19  # of which keys stay in a core's own memory
+PIECE = 2**19  # distances chosen from at once: with fewer, calls take the time; more gain nothing
 FEWEST_ROWS = 64  # with fewer at once the product is slow
 DENSE = 40  # where more than one reference in so many is wanted, all of them are sorted out
 # 1 - x keeps fewer digits than x: products so near to each other can be at the same distance.
@@ -200,9 +200,9 @@ class Search:
 
 
 def _pieces(*rows_of: Tensor) -> Iterator[tuple[Tensor, ...]]:
-    """The same rows of all, so few that a core's cache holds them; on other devices all rows."""
+    """The same rows of all, no more distances at once than a tile; on other devices all rows."""
     values = rows_of[-1]
-    rows = max(1, 4 * PIECE // values.shape[1]) if values.device.type == "cpu" else len(values)
+    rows = max(1, TILE // values.shape[1]) if values.device.type == "cpu" else len(values)
     return (torch.split(of, rows) for of in rows_of)
 
 

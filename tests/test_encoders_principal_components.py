@@ -1,0 +1,78 @@
+import numpy as np
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from likewise.encoders import PrincipalComponents
+
+
+def drawn(seed, n=30, d=5):
+    rng = torch.Generator().manual_seed(seed)
+    spread = torch.tensor([3.0, 1, 8, 0.5, 2])[:d]
+    return torch.randn(n, d, generator=rng) * spread + 4
+
+
+@given(seed=st.integers(0, 2**16), dim=st.integers(1, 5))
+@settings(deadline=None, max_examples=25)
+def test_what_is_kept_is_the_most_that_so_many_directions_can_keep(seed, dim):
+    embeddings = drawn(seed)
+    points = PrincipalComponents.fit(embeddings, dim)(embeddings)
+    variances = np.linalg.eigvalsh(np.cov(embeddings.double().numpy().T))[::-1][:dim]
+    np.testing.assert_allclose(np.cov(points.T).reshape(dim, dim), np.diag(variances), atol=1e-3)
+    np.testing.assert_allclose(points.mean(dim=0), np.zeros(dim), atol=1e-4)
+
+
+def test_as_many_directions_as_numbers_keep_all_distances():
+    embeddings = drawn(0)
+    points = PrincipalComponents.fit(embeddings[:10], 5)(embeddings)
+    torch.testing.assert_close(torch.pdist(points), torch.pdist(embeddings))
+
+
+def test_fewer_items_than_numbers_are_enough():
+    embeddings = drawn(1, n=3)
+    points = PrincipalComponents.fit(embeddings, 3)(embeddings)
+    torch.testing.assert_close(torch.pdist(points), torch.pdist(embeddings))
+
+
+def test_the_same_embeddings_give_the_same_directions_in_any_order():
+    embeddings = drawn(2)
+    there = PrincipalComponents.fit(embeddings, 2)
+    back = PrincipalComponents.fit(embeddings.flip(0), 2)
+    torch.testing.assert_close(there.directions, back.directions)
+
+
+def test_they_stand_behind_an_encoder_and_are_kept_with_it():
+    embeddings = drawn(3)
+    fitted = PrincipalComponents.fit(embeddings, 2)
+    model = torch.nn.Sequential(torch.nn.Linear(5, 5), fitted)
+    empty = PrincipalComponents(torch.zeros(5), torch.zeros(5, 2))
+    other = torch.nn.Sequential(torch.nn.Linear(5, 5), empty)
+    other.load_state_dict(model.state_dict())
+    assert torch.equal(other(embeddings), model(embeddings))
+    assert [name for name, _ in model.named_parameters()] == ["0.weight", "0.bias"]
+
+
+@pytest.mark.parametrize(
+    ("embeddings", "dim", "message"),
+    [
+        (drawn(4), 6, "dim must be at most 5, got 6: there are 30 embeddings of 5 numbers"),
+        (drawn(4, n=2), 3, "dim must be at most 2, got 3: there are 2 embeddings of 5 numbers"),
+        (drawn(4), 0, "dim must be at least 1, got 0"),
+        (torch.ones(4, 3) / 3, 2, "embeddings must differ, got 4 equal ones"),
+        (torch.full((4, 2), torch.nan), 1, "embeddings must be finite"),
+        (torch.zeros(0, 2), 1, "dim must be at most 0, got 1: there are 0 embeddings"),
+        (torch.zeros(4), 1, "embeddings must"),
+    ],
+)
+def test_what_has_no_components_is_refused(embeddings, dim, message):
+    with pytest.raises(ValueError, match=message):
+        PrincipalComponents.fit(embeddings, dim)
+
+
+def test_other_embeddings_are_refused():
+    components = PrincipalComponents.fit(drawn(4), 2)
+    with pytest.raises(
+        ValueError, match="directions must have as many dimensions as embeddings, 3"
+    ):
+        components(torch.randn(2, 3))
