@@ -18,7 +18,9 @@ optimisers, margins and batches are those of its notebooks:
   with weight decay 1e-4;
 - likewise: a recipe of this library, in less time than the fastest of the five. Loss, made classes
   and augmentation were chosen among CANDIDATES on parts of Fashion-MNIST's training images
-  (--schedule validation), never on test images, and for each dimension and protocol apart.
+  (--schedule validation), never on test images, and for each dimension and protocol apart; for
+  classes held out on other draws of six and four classes. There the dense layers are left off
+  after training, and the embedding is the principal components of what comes before them.
 
 Recorded schedule: 20 epochs of 60,000 images, pairs or triplets, a tenth of the learning rate after
 8 and after 16. Short schedule: 120,000 images through the network for every method, whether alone,
@@ -63,7 +65,7 @@ FIVE = ("softmax", "siamese", "triplet", "online contrastive", "online triplet")
 OURS = "likewise"
 IMAGES = 120_000  # through the network in a short run
 BATCH = 250  # images of an online batch, about
-FIRST = 64  # numbers that components are made to, before fewer
+WIDE = 64  # numbers in training and of the first reduction; fewer are a second reduction
 COLUMNS = {
     "nearest": "1-NN accuracy",
     "roc_auc": "AUC",
@@ -117,7 +119,7 @@ class Recipe(NamedTuple):
     weight_decay: float = 0.0
     schedule: lw.training.Schedule = step
     augment: lw.augment.Augment | None = None
-    components: bool = False  # see `Candidate`
+    reduced: bool = False  # see `Candidate`
     share: float = 1.0  # of the images that the five see, where each takes longer
 
 
@@ -197,8 +199,8 @@ class Candidate(NamedTuple):
     unit: bool = True  # length of the embeddings
     turned: bool = False  # images turned by quarters are classes of their own
     augment: lw.augment.Augment | None = None
-    # Dense layers serve the training alone; the embedding is made of what comes before them.
-    components: bool = False
+    # Dense layers serve the training alone; the embedding is what comes before them, reduced.
+    reduced: bool = False
 
 
 def normalised(dim: int, classes: int) -> nn.Module:
@@ -235,12 +237,12 @@ CANDIDATES = {
     "normalised softmax, turned": Candidate(normalised, turned=True),
     "normalised softmax, moved": Candidate(normalised, augment=MOVED),
     "normalised softmax, turned, moved": Candidate(normalised, turned=True, augment=MOVED),
-    "normalised softmax, moved, components": Candidate(normalised, augment=MOVED, components=True),
-    "normalised softmax, turned, moved, components": Candidate(
-        normalised, turned=True, augment=MOVED, components=True
+    "normalised softmax, moved, reduced": Candidate(normalised, augment=MOVED, reduced=True),
+    "normalised softmax, turned, moved, reduced": Candidate(
+        normalised, turned=True, augment=MOVED, reduced=True
     ),
-    "multi-similarity, turned, moved, components": Candidate(
-        multi_similarity, turned=True, augment=MOVED, components=True
+    "multi-similarity, turned, moved, reduced": Candidate(
+        multi_similarity, turned=True, augment=MOVED, reduced=True
     ),
     "Proxy-NCA++": Candidate(losses.ProxyNCALoss),
     "softmax, batch norm": Candidate(losses.SoftmaxLoss, unit=False),
@@ -255,24 +257,29 @@ CANDIDATES = {
     "contrastive, moved": Candidate(contrastive, unit=False, augment=MOVED),
     "soft nearest neighbour": Candidate(lambda *_: losses.SoftNearestNeighborLoss(), unit=False),
 }
-# By whether classes are held out, and whether there is room: two numbers are better left free, for
-# on a circle there is little. For classes held out, what lies before the dense layers was better
-# than what any loss made of it (found on the same splits, before these candidates were compared).
+# By whether classes are held out, and whether there is room. Of classes trained on, two numbers are
+# better left free, for on a circle there is little room. For classes held out one recipe serves
+# both: what lies before the dense layers was better than what they make of it.
 CHOSEN = {
     (False, False): "all triplets",
     (False, True): "supervised contrastive",
-    (True, False): "normalised softmax, turned, moved, components",
-    (True, True): "normalised softmax, turned, moved, components",
+    (True, False): "normalised softmax, turned, moved, reduced",
+    (True, True): "normalised softmax, turned, moved, reduced",
 }
+
+
+def candidate(job: Job) -> str:
+    """Which of the candidates the sixth is, or what the method is called."""
+    return CHOSEN[job.held_out, job.dim > 2] if job.method == OURS else job.method
 
 
 def ours(job: Job, data: Any) -> Recipe:
     """The sixth: three small convolutions with batch norm, a cosine schedule, the loss chosen."""
-    chosen = CANDIDATES[CHOSEN[job.held_out, job.dim > 2] if job.method == OURS else job.method]
+    chosen = CANDIDATES[candidate(job)]
     if chosen.turned:
         data = lw.augment.make_rotated_classes(data)
     classes = len(data.class_names)
-    dim = FIRST if chosen.components else job.dim
+    dim = WIDE if chosen.reduced else job.dim
     encoder = lw.encoders.ConvEncoder(
         (1, 28, 28),
         layers=(16, "pool", 48, "pool", 96, "pool"),
@@ -290,16 +297,16 @@ def ours(job: Job, data: Any) -> Recipe:
         learning_rate=2e-3,
         schedule=lw.training.cosine(),
         augment=chosen.augment,
-        components=chosen.components,
+        reduced=chosen.reduced,
         share=0.92,
     )
 
 
-def components(encoder: nn.Module, data: Any, dim: int, preprocess: Any) -> nn.Module:
+def reduced(encoder: nn.Module, data: Any, dim: int, preprocess: Any) -> nn.Module:
     """What the convolutions give, at unit length, in the directions in which it varies most."""
     found = nn.Sequential(encoder.get_submodule("features"))
     some = lw.data.sample_items(data, per_class=1000, seed=0)
-    for size in sorted({FIRST, dim}, reverse=True):
+    for size in dict.fromkeys((max(WIDE, dim), dim)):
         found.append(lw.encoders.Normalize())
         points = lw.encode(found, some, preprocess=preprocess)
         found.append(lw.encoders.PrincipalComponents.fit(points, size))
@@ -329,7 +336,7 @@ def train(job: Job, data: Any, folder: Path | None) -> tuple[Recipe, list[dict[s
         )
     weights = [*made.encoder.parameters(), *made.loss.parameters()]
     slopes = [m.weight for m in made.encoder.modules() if isinstance(m, nn.PReLU)]
-    slopes = slopes[:2]  # those that follow a pool; the others are where they were there
+    slopes = slopes[:2]  # only these two come after the pool here and before it there
     clock = [time.process_time()]
 
     def look(record: dict[str, float], encoder: nn.Module) -> None:
@@ -352,12 +359,12 @@ def train(job: Job, data: Any, folder: Path | None) -> tuple[Recipe, list[dict[s
         seed=job.seed,
         checkpoint=folder,
     )
-    if made.components:
-        started = time.perf_counter(), time.process_time()
-        short = components(made.encoder, data, job.dim, preprocessing(job))
+    if made.reduced:
+        started, core_started = time.perf_counter(), time.process_time()
+        short = reduced(made.encoder, data, job.dim, preprocessing(job))
         made = made._replace(encoder=short)
-        history.records[-1]["seconds"] += time.perf_counter() - started[0]
-        history.records[-1]["core_seconds"] += time.process_time() - started[1]
+        history.records[-1]["seconds"] += time.perf_counter() - started
+        history.records[-1]["core_seconds"] += time.process_time() - core_started
     return made, history.records, epochs * batches * images
 
 
@@ -408,6 +415,7 @@ def run(job: Job, out: Path) -> dict[str, Any]:
     numbers, kept = judge(job, made, data, test)
     result = {
         **job._asdict(),
+        "candidate": candidate(job),
         "images": images,
         "seconds": sum(record["seconds"] for record in records),
         "core_seconds": sum(record["core_seconds"] for record in records),
@@ -478,9 +486,14 @@ def gains(one: Runs, other: Runs, out: Path) -> list[str]:
         measures = {}
     cells = [measures.get(column) for column in COLUMNS]
     return [
-        "" if cell is None else f"{percent(cell.difference)}, p = {cell.adjusted_p_value:.2g}"
+        "" if cell is None else f"{percent(cell.difference)}, p {chance(cell.adjusted_p_value)}"
         for cell in cells
     ]
+
+
+def chance(p: float) -> str:
+    """A p-value behind its sign."""
+    return "< 1e-9" if p < 1e-9 else f"= {p:.2g}"
 
 
 def summary(out: Path, schedule: str) -> None:
@@ -566,13 +579,18 @@ def main() -> None:
             plot(asked.out, asked.schedule, data, Path("docs") / name)
         return
     for job in [] if asked.summary else jobs(asked):
-        done = asked.out / f"{job.name}.json"
         with claimed(asked.out / f"{job.name}.lock") as mine:
-            if mine and not done.exists():
+            if mine and not finished(job, asked.out):
                 result = run(job, asked.out)
                 numbers = {name: round(n["value"], 4) for name, n in result["numbers"].items()}
                 print(job.name, f"{result['core_seconds']:.0f} s", numbers, flush=True)
     summary(asked.out, asked.schedule)
+
+
+def finished(job: Job, out: Path) -> bool:
+    """Whether the run is kept, and of the recipe that is chosen now."""
+    kept = out / f"{job.name}.json"
+    return kept.exists() and json.loads(kept.read_text()).get("candidate") == candidate(job)
 
 
 def jobs(asked: argparse.Namespace) -> list[Job]:
@@ -589,7 +607,7 @@ def jobs(asked: argparse.Namespace) -> list[Job]:
             asked.methods or ([*CANDIDATES] if validation else [*FIVE, OURS]),
         )
     ]
-    open_jobs = [job for job in wanted if not (asked.out / f"{job.name}.json").exists()]
+    open_jobs = [job for job in wanted if not finished(job, asked.out)]
     hours = sum(core_seconds(job) for job in open_jobs) / 3600
     print(f"{len(open_jobs)} runs to do, about {hours:.1f} hours of one core", flush=True)
     return open_jobs

@@ -35,7 +35,7 @@ Others, on the runs of (a), error in percent; who may train on what differs:
                                   of the runs; affine changes and mirror images
 
 Random episodes (b) of others mostly train on 1,200 characters, turned by quarters (Vinyals et al.
-2016), and judge on 423. ARC's and Vinyals' splits are told from memory.
+2016), and judge on 423. ARC's and Vinyals' splits, and the 13.5, are told from memory.
 
 Sources: Lake, Salakhutdinov & Tenenbaum, "Human-level concept learning through probabilistic
 program induction", Science 2015; Koch, Zemel & Salakhutdinov, "Siamese Neural Networks for One-shot
@@ -307,12 +307,9 @@ def plan(training: Training, minutes: float, kept: Path) -> int:
 
 
 def embed(
-    encoders: Sequence[nn.Module],
-    training: Training,
-    images: Tensor,
-    views: int,
+    encoders: Sequence[nn.Module], training: Training, images: Tensor, views: int
 ) -> list[Tensor]:
-    """By each encoder, the mean of the embeddings of an image and of `views` of it."""
+    """By each encoder, the mean over an image and `views` changed copies of it, of unit length."""
     found = []
     for encoder in encoders:
         rng = torch.Generator().manual_seed(0)
@@ -341,20 +338,20 @@ def judge(encoders: Sequence[nn.Module], training: Training, aside: Any) -> dict
         )
         for encoder in encoders
     ]
-    asked = [lw.data.items(test)]
+    image_sets = [lw.data.items(test)]
     if aside is None:
         runs = one_shot_runs(image_size=None if recipe.centred else recipe.image_size)
-        asked += [fitted(side.flatten(0, 1), recipe) for side in (runs.support, runs.queries)]
-    plain = {
-        views: [embed(encoders, training, images, views) for images in asked]
+        image_sets += [fitted(side.flatten(0, 1), recipe) for side in (runs.support, runs.queries)]
+    unwhitened = {
+        views: [embed(encoders, training, images, views) for images in image_sets]
         for views in sorted({views for _, views in KINDS.values()})
     }
     found: dict[str, Any] = {}
     for kind, (whitened, views) in KINDS.items():
         heads = white if whitened else [nn.Identity() for _ in encoders]
         embeddings, *sides = (
-            torch.cat([head(points) for head, points in zip(heads, each, strict=True)], dim=1)
-            for each in plain[views]
+            torch.cat([head(points) for head, points in zip(heads, by_encoder, strict=True)], dim=1)
+            for by_encoder in unwhitened[views]
         )
         if aside is not None:
             found[kind] = {"drawn runs": judge_drawn(embeddings, test, 600).to_dict()}

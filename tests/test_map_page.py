@@ -167,7 +167,9 @@ def test_vectors_have_no_picture(tmp_path):
     assert data_of(written(tmp_path, items=random(10, 4))[0])["pictures"] is None
     with pytest.raises(ValueError, match=r"items must be images, got shape \(10, 4\)"):
         thumbnails(random(10, 4))
-    with pytest.raises(TypeError, match=r"items must be .* or uint8, got torch.int64. Use items.b"):
+    with pytest.raises(
+        TypeError, match=r"items must be .* or uint8, got torch\.int64\. Use items\.b"
+    ):
         thumbnails(torch.zeros(2, 4, 4, dtype=torch.int64))
 
 
@@ -182,7 +184,9 @@ def test_what_does_not_fit_is_named(tmp_path):
         write_map_page(page, random(3, 2), labels, ["a"], items=random(1, 4, 4))
     with pytest.raises(ValueError, match="class_names must name every label, got 0 names"):
         write_map_page(page, random(3, 2), labels, [])
-    with pytest.raises(TypeError, match=r"items must be .* or uint8, got torch.int64. Use items.b"):
+    with pytest.raises(
+        TypeError, match=r"items must be .* or uint8, got torch\.int64\. Use items\.b"
+    ):
         write_map_page(page, random(3, 2), labels, ["a"], items=torch.full((3, 4, 4), 200))
     for unseen in (["a"], "a"):
         with pytest.raises(TypeError, match="unseen must be class codes, got 'a'"):

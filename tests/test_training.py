@@ -571,6 +571,16 @@ def test_a_crash_while_writing_leaves_the_older_checkpoint(tmp_path, monkeypatch
     assert checkpoints.load_checkpoint(tmp_path)["records"] == older["records"]
 
 
+def test_a_file_is_no_folder_for_checkpoints(tmp_path):
+    (tmp_path / "file").touch()
+    (tmp_path / "to nowhere").symlink_to(tmp_path / "gone")
+    calls = []
+    for name in ("file", "file/run", "to nowhere"):
+        with pytest.raises(ValueError, match=rf"checkpoint must be a folder, got .*{name}'"):
+            fit(checkpoint=tmp_path / name, progress=lambda *numbers: calls.append(numbers))
+    assert not calls
+
+
 def test_a_checkpoint_of_another_training_or_a_damaged_one_is_refused(tmp_path):
     fit(checkpoint=tmp_path)
     with pytest.raises(ValueError, match=r"checkpoint must be of this training, .* settings"):

@@ -310,6 +310,8 @@ def test_a_number_without_a_name_is_refused(by):
 def test_a_file_is_no_folder_for_the_best_weights():
     with pytest.raises(ValueError, match="folder must be a folder, got the file"):
         KeepBest("loss", folder=__file__)
+    with pytest.raises(ValueError, match=r"folder must be a folder, got '.*' in the file"):
+        Track("tensorboard", folder=f"{__file__}/runs")
 
 
 @pytest.fixture

@@ -48,6 +48,16 @@ def check_same_width(a: Tensor, b: Tensor, names: tuple[str, str] = ("a", "b")) 
         )
 
 
+def check_fitted_width(embeddings: Tensor, width: int) -> None:
+    """Refuse embeddings of another dimension than those that something was fitted on."""
+    check_embeddings(embeddings)
+    if embeddings.shape[1] != width:
+        raise ValueError(
+            f"embeddings must have {width} dimensions, as those it was fitted on, got "
+            f"{embeddings.shape[1]}. Use the encoder that it was fitted behind."
+        )
+
+
 def check_labels(labels: object, count: int, name: str = "labels") -> None:
     """Refuse anything but an integer tensor of shape (count,)."""
     if not isinstance(labels, Tensor):
@@ -141,10 +151,16 @@ def check_file_target(name: str, path: Path) -> None:
 
 
 def check_folder_target(name: str, path: Path) -> None:
-    """Refuse a path that no folder can be made at: a file, or a place within one."""
-    there = next((part for part in (path, *path.parents) if part.exists()), path)
-    if there.exists() and not there.is_dir():
-        raise ValueError(f"{name} must be a folder, got the file {str(there)!r}. Name another.")
+    """Refuse a path that is a file, or lies in one."""
+    places = (path, *path.parents)
+    file = next((p for p in places if (p.exists() or p.is_symlink()) and not p.is_dir()), None)
+    if file is not None:
+        got = (
+            f"the file {str(path)!r}"
+            if file == path
+            else f"{str(path)!r} in the file {file.name!r}"
+        )
+        raise ValueError(f"{name} must be a folder, got {got}. Name another.")
 
 
 def _after(remedy: str) -> str:

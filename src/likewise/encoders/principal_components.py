@@ -4,7 +4,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from likewise._checks import check_count, check_embeddings, check_finite, check_same_width
+from likewise._checks import check_count, check_embeddings, check_finite, check_fitted_width
 
 
 class PrincipalComponents(nn.Module):
@@ -13,7 +13,8 @@ class PrincipalComponents(nn.Module):
     The dense layers behind a network's features serve the classes that it was trained on; for
     others its features themselves are often the better embedding, but they are long. This makes
     them short: `nn.Sequential(encoder.features, Normalize(), components)`. It is fitted after
-    training, needs no labels, and has no weights that train.
+    training, needs no labels, and has no weights that train. Compare by Euclidean distance: that
+    is what it keeps of the long embeddings.
 
     Args:
         mean: of the embeddings, (d,).
@@ -48,30 +49,32 @@ class PrincipalComponents(nn.Module):
             dim: how many numbers are kept of the d.
 
         Raises:
-            ValueError: if `dim` is above n or d, all embeddings are equal, or one is NaN or
-                infinite.
+            ValueError: for fewer than two embeddings, NaN or infinity, or a `dim` above the number
+                of directions in which they vary.
         """
-        from sklearn.decomposition import PCA  # takes a while to import
-
         check_embeddings(embeddings)
         check_finite(embeddings, "embeddings")
         check_count("dim", dim)
-        if dim > min(embeddings.shape):
+        if len(embeddings) < 2:
             raise ValueError(
-                f"dim must be at most {min(embeddings.shape)}, got {dim}: there are "
-                f"{len(embeddings)} embeddings of {embeddings.shape[1]} numbers. "
-                "Give a smaller dim, or fit on more items."
+                f"embeddings must be at least 2, got {len(embeddings)}. Give those of more items."
             )
-        rows = embeddings.detach().cpu().double()
-        if bool((rows == rows[0]).all()):
+        x = embeddings.detach().cpu().double()
+        mean = x.mean(dim=0)
+        values, directions = torch.linalg.eigh((x - mean).T @ (x - mean) / len(x))
+        # Where nothing varies, rounding leaves a little that would be another in another order.
+        varied = int((values > 1e-12 * x.square().mean()).sum())
+        if dim > varied:
             raise ValueError(
-                f"embeddings must differ, got {len(rows)} equal ones. Give those of several items."
+                f"dim must be at most {varied}, the directions in which these {len(x):,} "
+                f"embeddings vary, got {dim}. Give a smaller one, or fit on more items."
             )
-        found = PCA(dim, svd_solver="full").fit(rows.numpy())
-        mean, directions = torch.from_numpy(found.mean_), torch.from_numpy(found.components_.T)
-        return cls(mean.float(), directions.float().contiguous()).to(embeddings.device)
+        chosen = directions.flip(1)[:, :dim]
+        # Either way along a direction is as good; the largest entry is made positive.
+        largest = chosen.gather(0, chosen.abs().argmax(dim=0, keepdim=True))
+        return cls(mean.float(), (chosen * largest.sign()).float()).to(embeddings.device)
 
     def forward(self, embeddings: Float[Tensor, "n d"]) -> Float[Tensor, "n k"]:
         """The embeddings, less their mean, in these directions."""
-        check_same_width(embeddings, self.directions.T, ("embeddings", "directions"))
+        check_fitted_width(embeddings, len(self.mean))
         return (embeddings.float() - self.mean) @ self.directions

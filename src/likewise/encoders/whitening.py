@@ -7,9 +7,9 @@ from torch import Tensor, nn
 from likewise._checks import (
     check_embeddings,
     check_finite,
+    check_fitted_width,
     check_labels,
     check_positive,
-    check_same_width,
 )
 from likewise.encoders.heads import Normalize
 
@@ -94,6 +94,6 @@ class Whitening(nn.Module):
 
     def forward(self, embeddings: Float[Tensor, "n d"]) -> Float[Tensor, "n k"]:
         """The whitened embeddings, of unit length."""
-        check_same_width(embeddings, self.directions.T, ("embeddings", "directions"))
+        check_fitted_width(embeddings, len(self.mean))
         white: Tensor = self._normalize((embeddings.float() - self.mean) @ self.directions)
         return white

@@ -190,7 +190,7 @@ def from_left_out(
     if len(without) < 2:
         raise ValueError(
             f"without must hold at least 2 values, got {len(without)}. "
-            "One part left out says nothing about how parts differ."
+            "Leave out at least two parts, one after the other."
         )
     left = without.detach().cpu().double().numpy()
     if not np.isfinite(left).all():

@@ -44,7 +44,9 @@ def thumbnails(
     check_items(items, "items")
     check_count("side", side)
     if items.ndim < 3:
-        raise ValueError(f"items must be images, got shape {tuple(items.shape)}.")
+        raise ValueError(
+            f"items must be images, got shape {tuple(items.shape)}. Give (n, h, w) or (n, c, h, w)."
+        )
     if not (items.is_floating_point() or items.dtype in (torch.uint8, torch.bool)):
         raise TypeError(
             f"items must be floating point in 0..1 or uint8, got {items.dtype}. "

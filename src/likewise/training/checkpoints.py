@@ -9,6 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from likewise._checks import check_folder_target
 from likewise._files import write_whole
 
 MANIFEST = "checkpoint.json"
@@ -87,6 +88,7 @@ class Checkpoint:
         devices: list[int],
     ) -> None:
         self.folder = Path(folder)
+        check_folder_target("checkpoint", self.folder)
         self.parts = parts
         self.settings = dict(settings)
         self.devices = devices

@@ -7,7 +7,7 @@ from typing import Any
 
 from torch import nn
 
-from likewise._checks import check_choice
+from likewise._checks import check_choice, check_folder_target
 
 NAMES = ("mlflow", "tensorboard", "wandb")
 
@@ -85,6 +85,7 @@ def _by_name(name: str, folder: Path, run: str, settings: dict[str, Any]) -> Any
         settings = {"mode": "offline", "dir": str(folder), **settings}
     else:
         settings = {"logging_dir": str(folder), **settings}
+    check_folder_target("folder", folder)
     folder.mkdir(parents=True, exist_ok=True)
     if name == "mlflow":
         mlflow: Any = importlib.import_module("mlflow")

@@ -18,7 +18,7 @@ from likewise.distances import COSINE, Distance
 
 BLOCK = 2**25  # distances that one call of a distance's `matrix` makes; 128 MB
 TILE = 2**21  # cosine distances at once: more leave a core's cache
-PIECE = 2**19  # distances chosen from at once: with fewer, calls take the time; more gain nothing
+PIECE = 2**19  # distances chosen from at once: fewer spend time on calls, more are no faster
 FEWEST_ROWS = 64  # with fewer at once the product is slow
 DENSE = 40  # where more than one reference in so many is wanted, all of them are sorted out
 # 1 - x keeps fewer digits than x: products so near to each other can be at the same distance.
