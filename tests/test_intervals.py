@@ -341,3 +341,9 @@ def test_groups_are_merged_into_parts_of_equal_number():
 def test_one_part_alone_tells_nothing():
     with pytest.raises(ValueError, match="without must hold at least 2 values, got 1"):
         intervals.from_left_out(0.5, torch.tensor([0.5]))
+
+
+def test_values_that_require_a_gradient_are_taken_as_numbers():
+    without = torch.tensor([1.0, 2.0, 3.0])
+    plain = intervals.from_left_out(2.0, without)
+    assert intervals.from_left_out(2.0, without.requires_grad_()) == plain

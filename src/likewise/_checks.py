@@ -48,16 +48,6 @@ def check_same_width(a: Tensor, b: Tensor, names: tuple[str, str] = ("a", "b")) 
         )
 
 
-def check_fitted_width(embeddings: Tensor, width: int) -> None:
-    """Refuse embeddings of another dimension than those that something was fitted on."""
-    check_embeddings(embeddings)
-    if embeddings.shape[1] != width:
-        raise ValueError(
-            f"embeddings must have {width} dimensions, as those it was fitted on, got "
-            f"{embeddings.shape[1]}. Use the encoder that it was fitted behind."
-        )
-
-
 def check_labels(labels: object, count: int, name: str = "labels") -> None:
     """Refuse anything but an integer tensor of shape (count,)."""
     if not isinstance(labels, Tensor):

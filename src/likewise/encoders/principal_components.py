@@ -2,12 +2,13 @@
 
 import torch
 from jaxtyping import Float
-from torch import Tensor, nn
+from torch import Tensor
 
-from likewise._checks import check_count, check_embeddings, check_finite, check_fitted_width
+from likewise._checks import check_count, check_embeddings, check_finite
+from likewise.encoders._projection import Projection
 
 
-class PrincipalComponents(nn.Module):
+class PrincipalComponents(Projection):
     """Embeddings in the directions along which those it was fitted on vary most (PCA).
 
     The dense layers behind a network's features serve the classes that it was trained on; for
@@ -31,14 +32,6 @@ class PrincipalComponents(nn.Module):
         >>> [abs(round(x, 3)) for x in components(on_a_line).flatten().tolist()]
         [5.0, 0.0, 5.0]
     """
-
-    mean: Tensor
-    directions: Tensor
-
-    def __init__(self, mean: Float[Tensor, " d"], directions: Float[Tensor, "d k"]) -> None:
-        super().__init__()
-        self.register_buffer("mean", mean)
-        self.register_buffer("directions", directions)
 
     @classmethod
     def fit(cls, embeddings: Float[Tensor, "n d"], dim: int) -> "PrincipalComponents":
@@ -73,8 +66,3 @@ class PrincipalComponents(nn.Module):
         # Either way along a direction is as good; the largest entry is made positive.
         largest = chosen.gather(0, chosen.abs().argmax(dim=0, keepdim=True))
         return cls(mean.float(), (chosen * largest.sign()).float()).to(embeddings.device)
-
-    def forward(self, embeddings: Float[Tensor, "n d"]) -> Float[Tensor, "n k"]:
-        """The embeddings, less their mean, in these directions."""
-        check_fitted_width(embeddings, len(self.mean))
-        return (embeddings.float() - self.mean) @ self.directions

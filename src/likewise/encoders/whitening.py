@@ -2,19 +2,14 @@
 
 import torch
 from jaxtyping import Float, Int
-from torch import Tensor, nn
+from torch import Tensor
 
-from likewise._checks import (
-    check_embeddings,
-    check_finite,
-    check_fitted_width,
-    check_labels,
-    check_positive,
-)
+from likewise._checks import check_embeddings, check_finite, check_labels, check_positive
+from likewise.encoders._projection import Projection
 from likewise.encoders.heads import Normalize
 
 
-class Whitening(nn.Module):
+class Whitening(Projection):
     """Embeddings of unit length in which all directions vary alike within a class (WCCN).
 
     A direction along which items of one class differ much says little about the class; here it is
@@ -39,15 +34,6 @@ class Whitening(nn.Module):
         >>> bool(whitening.directions[2].abs().max() < whitening.directions[0].abs().max())
         True
     """
-
-    mean: Tensor
-    directions: Tensor
-
-    def __init__(self, mean: Float[Tensor, " d"], directions: Float[Tensor, "d k"]) -> None:
-        super().__init__()
-        self.register_buffer("mean", mean)
-        self.register_buffer("directions", directions)
-        self._normalize = Normalize()
 
     @classmethod
     def fit(
@@ -94,6 +80,5 @@ class Whitening(nn.Module):
 
     def forward(self, embeddings: Float[Tensor, "n d"]) -> Float[Tensor, "n k"]:
         """The whitened embeddings, of unit length."""
-        check_fitted_width(embeddings, len(self.mean))
-        white: Tensor = self._normalize((embeddings.float() - self.mean) @ self.directions)
+        white: Tensor = Normalize()(super().forward(embeddings))
         return white
