@@ -15,6 +15,7 @@ if TYPE_CHECKING:
         distances,
         drift,
         encoders,
+        errors,
         evaluation,
         index,
         intervals,
@@ -32,7 +33,7 @@ if TYPE_CHECKING:
         training,
         verification,
     )
-    from likewise.artifacts import ArtifactError, SimilarityModel, load
+    from likewise.artifacts import SimilarityModel, load
     from likewise.calibration import (
         Calibration,
         at_least_precision,
@@ -45,6 +46,7 @@ if TYPE_CHECKING:
         least_cost,
     )
     from likewise.encoders import encode
+    from likewise.errors import ArtifactError, GalleryError, InputError
     from likewise.index import Gallery, Index, Neighbors
     from likewise.intervals import Estimate
     from likewise.matching import UNKNOWN, Matches, match
@@ -58,8 +60,10 @@ __all__ = [
     "Calibration",
     "Estimate",
     "Gallery",
+    "GalleryError",
     "History",
     "Index",
+    "InputError",
     "Matches",
     "Neighbors",
     "SimilarityModel",
@@ -78,6 +82,7 @@ __all__ = [
     "encode",
     "encoders",
     "equal_error",
+    "errors",
     "evaluation",
     "fit",
     "index",
@@ -102,12 +107,14 @@ __all__ = [
 
 _MODULE_OF = {  # the other names of __all__ are modules themselves
     "UNKNOWN": "matching",
-    "ArtifactError": "artifacts",
+    "ArtifactError": "errors",
     "Calibration": "calibration",
     "Estimate": "intervals",
     "Gallery": "index",
+    "GalleryError": "errors",
     "History": "training",
     "Index": "index",
+    "InputError": "errors",
     "Matches": "matching",
     "Neighbors": "index",
     "SimilarityModel": "artifacts",

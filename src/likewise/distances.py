@@ -11,6 +11,7 @@ from torch import Tensor
 from torch.autograd.function import once_differentiable
 
 from likewise._checks import check_choice, check_embeddings, check_same_width, free_to_look
+from likewise.errors import InputError, InputTypeError
 
 
 @dataclass(frozen=True)
@@ -46,7 +47,7 @@ def by_name(name: str) -> Distance:
     """The distance of this module called `name`.
 
     Raises:
-        ValueError: no distance has that name; the sentence lists those there are.
+        InputError: no distance has that name; the sentence lists those there are.
 
     Example:
         >>> by_name("cosine") is COSINE
@@ -59,7 +60,7 @@ def by_name(name: str) -> Distance:
 def check_distance(distance: object) -> None:
     """Refuse anything but a `Distance`, such as the name of one."""
     if not isinstance(distance, Distance):
-        raise TypeError(
+        raise InputTypeError(
             f"distance must be a Distance, got {distance!r}. Use e.g. likewise.distances.COSINE."
         )
 
@@ -87,7 +88,7 @@ def _distance(
         check_embeddings(b, "b")
         check_same_width(a, b)
         if len(a) != len(b):
-            raise ValueError(
+            raise InputError(
                 f"b must have as many rows as a, {len(a)}, got {len(b)}. "
                 "Use matrix to compare every row with every row."
             )
@@ -232,7 +233,7 @@ def _noise_to_signal(a: Tensor, noise: Tensor) -> Tensor:
 
 def _centred(x: Tensor) -> Tensor:
     if x.shape[1] < 2:
-        raise ValueError(
+        raise InputError(
             f"embeddings must have at least 2 dimensions for snr, got {x.shape[1]}. "
             "A single number has no variance."
         )

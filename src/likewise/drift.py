@@ -11,6 +11,7 @@ from torch import Tensor
 
 from likewise._checks import check_finite, check_rate
 from likewise.calibration import Calibration
+from likewise.errors import InputError
 
 MOST = 10_000  # new distances that are looked at
 
@@ -85,7 +86,7 @@ def check_drift(
         false_alarm: above 0 and below 1.
 
     Raises:
-        ValueError: no distances, NaN, a false alarm out of range, or a calibration without a
+        InputError: no distances, NaN, a false alarm out of range, or a calibration without a
             sample.
 
     Source:
@@ -105,15 +106,15 @@ def check_drift(
     """
     check_rate("false_alarm", false_alarm)
     if false_alarm in (0, 1):
-        raise ValueError(f"false_alarm must be above 0 and below 1, got {false_alarm}.")
+        raise InputError(f"false_alarm must be above 0 and below 1, got {false_alarm}.")
     if not calibration.sample:
-        raise ValueError(
+        raise InputError(
             "calibration must keep a sample of its distances, got none. "
             "Calibrate again with this version."
         )
     if not isinstance(distances, Tensor) or distances.ndim != 1 or not len(distances):
         got = tuple(distances.shape) if isinstance(distances, Tensor) else type(distances).__name__
-        raise ValueError(f"distances must be a tensor of shape (n,) with n >= 1, got {got}.")
+        raise InputError(f"distances must be a tensor of shape (n,) with n >= 1, got {got}.")
     check_finite(distances[~distances.isposinf()], "distances")
     now = distances.detach().cpu().double().numpy()
     if len(now) > MOST:

@@ -6,6 +6,7 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from likewise._checks import check_embeddings, check_labels, check_same_width
+from likewise.errors import InputError
 
 UNLABELLED = -1  # as a reference's label: neither positive nor negative for anything
 
@@ -34,8 +35,8 @@ def masks(
     Nor is a reference with the label -1, such as the slots of a memory that are not yet filled.
 
     Raises:
-        ValueError: a shape does not fit, or ids are given for one side only.
-        TypeError: labels or ids are not integers.
+        InputError: a shape does not fit, or ids are given for one side only.
+        InputTypeError: labels or ids are not integers.
 
     Example:
         >>> import torch
@@ -48,7 +49,7 @@ def masks(
     check_labels(labels, len(labels))
     if reference_labels is None:
         if ids is not None or reference_ids is not None:
-            raise ValueError(
+            raise InputError(
                 "ids must come with references, got ids alone. "
                 "Within one batch an item is never compared with itself anyway."
             )
@@ -57,7 +58,7 @@ def masks(
         return same.fill_diagonal_(False), is_negative
     check_labels(reference_labels, len(reference_labels), "reference_labels")
     if (ids is None) != (reference_ids is None):
-        raise ValueError(
+        raise InputError(
             "ids and reference_ids must be given together, got one of them. Give both, or neither."
         )
     same = labels[:, None] == reference_labels[None, :]
@@ -83,13 +84,13 @@ def compared(
     Without references the embeddings are compared with each other.
 
     Raises:
-        ValueError: a shape does not fit, or one of references and reference_labels is missing.
-        TypeError: embeddings are not floating point, or labels are not integers.
+        InputError: a shape does not fit, or one of references and reference_labels is missing.
+        InputTypeError: embeddings are not floating point, or labels are not integers.
     """
     check_embeddings(embeddings)
     check_labels(labels, len(embeddings))
     if (references is None) != (reference_labels is None):
-        raise ValueError(
+        raise InputError(
             "references and reference_labels must be given together, got one of them. "
             "Give both, or neither to compare the batch with itself."
         )

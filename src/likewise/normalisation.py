@@ -8,6 +8,7 @@ from torch import Tensor
 
 from likewise._checks import check_count, check_embeddings, check_finite, check_same_width
 from likewise.distances import COSINE, Distance
+from likewise.errors import InputError
 
 MOST = 1 << 22  # distances to the cohort in memory at once
 
@@ -58,7 +59,7 @@ class AdaptiveNorm:
         nearest: how many of the cohort, the nearest to either side, give its mean and spread.
 
     Raises:
-        ValueError: fewer in the cohort than `nearest`, NaN or infinity, `nearest` below 2.
+        InputError: fewer in the cohort than `nearest`, NaN or infinity, `nearest` below 2.
 
     Example:
         >>> rng = torch.Generator().manual_seed(0)
@@ -75,7 +76,7 @@ class AdaptiveNorm:
         check_finite(cohort, "cohort")
         check_count("nearest", nearest, 2)
         if len(cohort) < nearest:
-            raise ValueError(
+            raise InputError(
                 f"cohort must hold at least nearest={nearest} items, got {len(cohort)}. "
                 "Give more strangers, or a smaller nearest."
             )

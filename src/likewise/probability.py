@@ -11,6 +11,7 @@ from scipy.special import expit
 from torch import Tensor
 
 from likewise._checks import check_choice, check_count, check_finite
+from likewise.errors import InputError
 from likewise.metrics import Sweep, sweep
 from likewise.metrics._prior import check_prior
 
@@ -52,16 +53,16 @@ class Probability:
         check_count("same_total", self.same_total)
         check_count("different_total", self.different_total)
         if len(self.distances) != len(self.log_likelihood_ratios):
-            raise ValueError(
+            raise InputError(
                 "a probability must have as many ratios as distances, got "
                 f"{len(self.log_likelihood_ratios)} and {len(self.distances)}."
             )
         knots = np.array([self.distances, self.log_likelihood_ratios], dtype=np.float64)
         if knots.size == 0 or not np.isfinite(knots).all():
-            raise ValueError("a probability must have finite knots, got others or none.")
+            raise InputError("a probability must have finite knots, got others or none.")
         step = np.diff(knots)
         if (step[0] <= 0).any() or (step[1] > 0).any():
-            raise ValueError(
+            raise InputError(
                 "a probability must have knots at rising distances and ratios that never rise, "
                 "got others. Fit it with fit_logistic or fit_isotonic."
             )
@@ -70,7 +71,7 @@ class Probability:
         """The log-likelihood ratio of each distance: above 0 speaks for "the same".
 
         Raises:
-            ValueError: for distances that are not of shape (p,), or not finite.
+            InputError: for distances that are not of shape (p,), or not finite.
         """
         at = _column(distances)
         knots, values = np.array(self.distances), np.array(self.log_likelihood_ratios)
@@ -91,7 +92,7 @@ class Probability:
             prior: share of pairs that are the same; without it the one it was made with.
 
         Raises:
-            ValueError: for distances that are not of shape (p,) or not finite, or a prior
+            InputError: for distances that are not of shape (p,) or not finite, or a prior
                 outside (0, 1).
         """
         prior = self.prior if prior is None else prior
@@ -114,21 +115,21 @@ class Probability:
         """The probability that `to_dict` wrote.
 
         Raises:
-            ValueError: if `fields` is not such a dict; the sentence names what is wrong.
+            InputError: if `fields` is not such a dict; the sentence names what is wrong.
         """
         names = set(cls.__dataclass_fields__)
         if not isinstance(fields, Mapping) or set(fields) != names:
-            raise ValueError(
+            raise InputError(
                 f"a probability must be a dict of {', '.join(sorted(names))}, got {fields!r}."
             )
         knots = {name: fields[name] for name in ("distances", "log_likelihood_ratios")}
         for name, values in knots.items():
             if not isinstance(values, list) or any(type(v) not in (int, float) for v in values):
-                raise ValueError(f"{name} of a probability must be a list of numbers, got others.")
+                raise InputError(f"{name} of a probability must be a list of numbers, got others.")
         try:
             return cls(**{**fields, **{name: tuple(map(float, v)) for name, v in knots.items()}})
         except (TypeError, ValueError) as error:
-            raise ValueError(f"a probability cannot be read: {error}") from error
+            raise InputError(f"a probability cannot be read: {error}") from error
 
 
 def fit_logistic(
@@ -151,7 +152,7 @@ def fit_logistic(
         prior: share of pairs that are the same where the probability is to be used.
 
     Raises:
-        ValueError: if the pairs are all the same or all different, a distance is not finite,
+        InputError: if the pairs are all the same or all different, a distance is not finite,
             or the prior is outside (0, 1).
 
     Source:
@@ -188,7 +189,7 @@ def fit_isotonic(
         prior: share of pairs that are the same where the probability is to be used.
 
     Raises:
-        ValueError: if the pairs are all the same or all different, a distance is not finite,
+        InputError: if the pairs are all the same or all different, a distance is not finite,
             or the prior is outside (0, 1).
 
     Source:
@@ -282,7 +283,7 @@ def _log_odds(share: float) -> float:
 def _column(distances: object) -> _Numbers:
     if not isinstance(distances, Tensor) or distances.ndim != 1:
         got = tuple(distances.shape) if isinstance(distances, Tensor) else type(distances).__name__
-        raise ValueError(
+        raise InputError(
             f"distances must be a tensor of shape (p,), one per pair, got {got}. "
             "Use Distance.paired, or .flatten()."
         )

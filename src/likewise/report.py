@@ -11,6 +11,7 @@ from pathlib import Path
 from matplotlib.figure import Figure
 
 from likewise._files import write_whole
+from likewise.errors import InputError
 from likewise.intervals import Estimate
 from likewise.plots._saving import image_bytes
 
@@ -58,7 +59,7 @@ def write_report(
         settings: how the results came about, by name, for the foot of the page.
 
     Raises:
-        ValueError: if the rows of a table differ in length.
+        InputError: if the rows of a table differ in length.
         FileNotFoundError: if the folder does not exist.
         OSError: if the file cannot be written.
 
@@ -105,7 +106,7 @@ def _table(rows: Sequence[Sequence[Cell]], title: str) -> str:
     header, *body = rows
     for row in body:
         if len(row) != len(header):
-            raise ValueError(
+            raise InputError(
                 f"table of section {title!r} must have {len(header)} cells in every row, as its "
                 f"header has, got {len(row)}. Fill missing cells with None."
             )

@@ -15,6 +15,7 @@ from likewise.calibration import Calibration, Goal, Promise, best_accuracy, cali
 from likewise.data import GivenPairs, Subset
 from likewise.distances import COSINE, Distance
 from likewise.encoders import SiameseNet, encode
+from likewise.errors import InputError
 from likewise.losses import LearnedThreshold
 
 CHUNK = 1 << 16  # pairs compared at once
@@ -101,7 +102,7 @@ class ThresholdSiamese(nn.Module):
     ) -> Bool[Tensor, " p"]:
         """Whether a[i] and b[i] are the same, as inference sees them, on the CPU."""
         if len(a) != len(b):
-            raise ValueError(
+            raise InputError(
                 f"b must have as many items as a, {len(a)}, got {len(b)}. "
                 "Row i of both belongs together."
             )
@@ -133,7 +134,7 @@ class ThresholdSiamese(nn.Module):
             preprocess: applied to every batch, as the encoder's input needs it.
 
         Raises:
-            ValueError: as `calibrate` does; the threshold then stays as it was.
+            InputError: as `calibrate` does; the threshold then stays as it was.
         """
         items = None
         if leave_out is not None:
@@ -209,7 +210,7 @@ def validate_pairs(
         True
     """
     if isinstance(goal, Promise):
-        raise ValueError(
+        raise InputError(
             f"goal must do without a confidence in validation, got {goal_name(goal)}. "
             "Keep the promise when training is over, with fit_threshold."
         )

@@ -10,13 +10,10 @@ import torch
 from torch import nn
 
 from likewise._files import write_whole
+from likewise.errors import ArtifactError
 
 MANIFEST = "model.json"
 FORMAT = 1  # of the folder; raised when an older likewise could not read it
-
-
-class ArtifactError(ValueError):
-    """A saved folder that cannot be read, or a folder that cannot be written."""
 
 
 def check_target(folder: Path) -> None:

@@ -21,6 +21,7 @@ from likewise.calibration import Calibration, Goal, best_f1
 from likewise.data import GivenPairs, fingerprints
 from likewise.distances import COSINE, Distance
 from likewise.encoders import encode
+from likewise.errors import InputError, InputTypeError
 from likewise.index import Gallery, Index, Neighbors
 from likewise.matching import Matches, match
 from likewise.probability import Probability, fit_logistic
@@ -99,10 +100,12 @@ class SimilarityModel:
     ) -> Float[Tensor, "n d"]:
         """Embeddings of items: a tensor (n, ...), a dataset, or a sequence of image paths."""
         if isinstance(items, (str, Path)):
-            raise TypeError(f"items must be a list of paths, got one path. Use [{str(items)!r}].")
+            raise InputTypeError(
+                f"items must be a list of paths, got one path. Use [{str(items)!r}]."
+            )
         if isinstance(items, (list, tuple)):
             if self.preprocess is None:
-                raise ValueError(
+                raise InputError(
                     "items must be a tensor or a dataset for a model without preprocess, got "
                     "paths. Make the model with preprocess=data.Preprocess.fit(dataset)."
                 )
@@ -112,7 +115,7 @@ class SimilarityModel:
             apply = self.preprocess.apply
             shape = tuple(items.shape[1:] if isinstance(items, Tensor) else items.item_shape)
             if shape != tuple(self.preprocess.item_shape):
-                raise ValueError(
+                raise InputError(
                     f"items must have shape {tuple(self.preprocess.item_shape)}, which this model "
                     f"was made for, got {shape}. Load them with image_size= and channels= to fit."
                 )
@@ -163,7 +166,7 @@ class SimilarityModel:
         embeddings = self.embed(items, progress=progress)
         facts = [{}] * len(embeddings) if metadata is None else metadata
         if any("fingerprint" in fact for fact in facts):
-            raise ValueError(
+            raise InputError(
                 "metadata must leave the name fingerprint free, got it in use. It is how an "
                 "indexed item is known again."
             )
@@ -220,7 +223,7 @@ class SimilarityModel:
             progress: called as progress(done, total) while embedding.
 
         Raises:
-            ValueError: nothing is left to calibrate on, or the goal cannot be reached.
+            InputError: nothing is left to calibrate on, or the goal cannot be reached.
         """
         check_choice("leave_out", leave_out, LEAVE_OUT)
         if rule == PAIRS:
@@ -228,7 +231,7 @@ class SimilarityModel:
                 self, data, per_item=per_item, seed=seed, leave_out=leave_out, progress=progress
             )
         elif isinstance(data, GivenPairs):
-            raise ValueError(
+            raise InputError(
                 f'data must be labelled items for {rule}, got pairs. Use rule="pairs".'
             )
         else:
@@ -307,7 +310,7 @@ class SimilarityModel:
             prior: share of such pairs that are the same, for the probabilities; 0.5 if None.
         """
         if len(a) != len(b):
-            raise ValueError(f"b must hold as many items as a, {len(a)}, got {len(b)}.")
+            raise InputError(f"b must hold as many items as a, {len(a)}, got {len(b)}.")
         distances = self.distance.paired(self.embed(a), self.embed(b))
         return self.judge(distances, point=point, threshold=threshold, prior=prior)
 
@@ -322,7 +325,7 @@ class SimilarityModel:
         """What `verify` says of pairs whose distances are known."""
         bound = self._bound(point, threshold)
         if isinstance(bound, Calibration) and bound.rule != PAIRS:
-            raise ValueError(f"point must be one for pairs, got {point!r}, for {bound.rule}.")
+            raise InputError(f"point must be one for pairs, got {point!r}, for {bound.rule}.")
         limit = bound.threshold if isinstance(bound, Calibration) else bound
         of = self.probabilities.get(point)
         return Verified(
@@ -369,11 +372,11 @@ class SimilarityModel:
         """The items of a dataset that are neither in the index nor were trained on.
 
         Raises:
-            ValueError: there are none.
+            InputError: there are none.
         """
         new = self.is_new(data)
         if not bool(new.any()):
-            raise ValueError(
+            raise InputError(
                 f"data must hold items that are neither indexed nor trained on, got {len(data)} "
                 "that all are. Keep some aside."
             )
@@ -386,11 +389,11 @@ class SimilarityModel:
     def _bound(self, point: str, threshold: float | None) -> float | Calibration:
         if threshold is not None:
             if math.isnan(threshold):
-                raise ValueError("threshold must be a number, got nan.")
+                raise InputError("threshold must be a number, got nan.")
             return float(threshold)
         if point not in self.calibrations:
             made = ", ".join(sorted(self.calibrations)) or "no calibration"
-            raise ValueError(
+            raise InputError(
                 f"model must be calibrated for {point}, got {made}. "
                 f'Use calibrate(data, rule="{point}"), or give a threshold.'
             )

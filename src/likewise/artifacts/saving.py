@@ -12,10 +12,11 @@ from torch import nn
 import likewise
 from likewise import data as sources
 from likewise import distances as known
-from likewise.artifacts.folders import ArtifactError, damaged, read_folder, write_folder
+from likewise.artifacts.folders import damaged, read_folder, write_folder
 from likewise.calibration import Calibration
 from likewise.distances import Distance
 from likewise.encoders import Backbone, ConvEncoder, MLPEncoder
+from likewise.errors import ArtifactError
 from likewise.index import Index
 from likewise.probability import Probability
 

@@ -10,6 +10,7 @@ from torch import Tensor
 from likewise import data as sources
 from likewise.data import GivenPairs, fingerprints
 from likewise.distances import Distance
+from likewise.errors import InputError
 from likewise.index import Gallery, Index, Neighbors
 from likewise.intervals import FEWEST_GROUPS
 from likewise.matching import class_centers, decide
@@ -62,13 +63,13 @@ def pair_trials(
         progress: called as progress(done, total) while embedding.
 
     Raises:
-        ValueError: nothing is left, or no pair of either kind.
+        InputError: nothing is left, or no pair of either kind.
     """
     if isinstance(data, GivenPairs):
         new = model.is_new(data.data)
         kept = new[data.pairs].all(dim=1)
         if not bool(kept.any()):
-            raise ValueError(
+            raise InputError(
                 f"data must hold pairs of items that are neither indexed nor trained on, got "
                 f"{len(data)} that all hold one. Keep some aside."
             )
@@ -98,7 +99,7 @@ def matching_trials(
     class were not indexed, for without a mistake nothing tells how far is too far.
 
     Raises:
-        ValueError: nothing is left, or the index holds one class only and no mistake is made.
+        InputError: nothing is left, or the index holds one class only and no mistake is made.
     """
     new = model.new_items(data)
     embeddings = model.embed(new, progress=progress)
@@ -163,7 +164,7 @@ def _as_strangers(
         judged.append(decide(Neighbors(ids[columns.numpy()], nearest, found), rule)[1])
     strangers = torch.cat(judged)
     if bool(strangers.isinf().any()):
-        raise ValueError(
+        raise InputError(
             "index must hold at least two classes to calibrate matching, got one. "
             "Add examples of another class, or give match a threshold."
         )

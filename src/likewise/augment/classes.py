@@ -10,6 +10,7 @@ from torch import Tensor
 from torch.utils.data import Dataset
 
 from likewise._checks import check_choice
+from likewise.errors import InputError
 
 
 class LabelledData(Protocol):
@@ -59,7 +60,7 @@ class MadeClasses(Dataset[tuple[Tensor, int]]):
             they would make stay empty.
 
     Raises:
-        ValueError: if there are not as many names as transforms, a class to leave out is not in the
+        InputError: if there are not as many names as transforms, a class to leave out is not in the
             data, or, when fetched, a transform changes the shape.
 
     Example:
@@ -78,7 +79,7 @@ class MadeClasses(Dataset[tuple[Tensor, int]]):
         except_classes: Collection[str] = (),
     ) -> None:
         if len(names) != len(transforms) or len(names) == 0:
-            raise ValueError(
+            raise InputError(
                 f"names must hold one name for each of the {len(transforms)} transforms, at least "
                 f"one, got {len(names)}."
             )
@@ -114,7 +115,7 @@ class MadeClasses(Dataset[tuple[Tensor, int]]):
             if mine.any():
                 made = transform(batch.items[mine])
                 if made.shape[1:] != items.shape[1:]:
-                    raise ValueError(
+                    raise InputError(
                         f"transforms must keep the shape of an item, {tuple(items.shape[1:])}, "
                         f"got {tuple(made.shape[1:])} from transforms[{number}]. "
                         "Quarter turns need square images."
@@ -142,7 +143,7 @@ def make_rotated_classes(
             `MadeClasses`.
 
     Raises:
-        ValueError: if turns do not start with 0, repeat or leave 0..3, the items are no images, or
+        InputError: if turns do not start with 0, repeat or leave 0..3, the items are no images, or
             images that are not square would be turned by 90° or 270°.
 
     Example:
@@ -154,10 +155,10 @@ def make_rotated_classes(
     """
     turns = tuple(turns)
     if turns[:1] != (0,) or len(set(turns)) < len(turns) or not set(turns) <= {0, 1, 2, 3}:
-        raise ValueError(f"turns must be 0 and then others of 1, 2, 3, each once, got {turns}.")
+        raise InputError(f"turns must be 0 and then others of 1, 2, 3, each once, got {turns}.")
     height, width = _image_size(data)
     if height != width and {1, 3} & set(turns):
-        raise ValueError(
+        raise InputError(
             f"turns must be 0 or 2 for images that are not square, got {turns} for "
             f"{height} x {width}. Load them with a square image_size for the others."
         )
@@ -181,7 +182,7 @@ def make_flipped_classes(
         except_classes: classes that look like themselves, or like others, when mirrored.
 
     Raises:
-        ValueError: if the items are no images, or a class to leave out is not in the data.
+        InputError: if the items are no images, or a class to leave out is not in the data.
     """
     _image_size(data)
     return MadeClasses(
@@ -194,7 +195,7 @@ def make_flipped_classes(
 
 def _image_size(data: LabelledData) -> tuple[int, int]:
     if len(data.item_shape) != 3:
-        raise ValueError(
+        raise InputError(
             f"data must hold images (c, h, w), got items of shape {tuple(data.item_shape)}."
         )
     return data.item_shape[1], data.item_shape[2]

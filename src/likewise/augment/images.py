@@ -11,6 +11,7 @@ from jaxtyping import Float, Shaped
 from torch import Tensor
 
 from likewise._checks import check_at_least, check_choice, check_count, check_rate
+from likewise.errors import InputError, InputTypeError
 
 _BORDERS = ("border", "reflection")
 _LUMA = (0.299, 0.587, 0.114)  # weights of red, green and blue in brightness, ITU-R BT.601
@@ -77,9 +78,9 @@ class Augment:
             repeat or mirror the image, with erased rectangles 0.
 
     Raises:
-        ValueError: if an argument is out of its range, or, when called, the images are not
+        InputError: if an argument is out of its range, or, when called, the images are not
             (n, c, h, w) or have the wrong number of channels.
-        TypeError: when called with images that are not floating point.
+        InputTypeError: when called with images that are not floating point.
 
     Source:
         Erasing: Zhong, Zheng, Kang, Li & Yang, "Random Erasing Data Augmentation", AAAI 2020;
@@ -151,17 +152,17 @@ class Augment:
 
     def _check(self, images: Tensor) -> None:
         if images.ndim != 4:
-            raise ValueError(
+            raise InputError(
                 f"images must have shape (n, c, h, w), got {tuple(images.shape)}. "
                 "Vectors and sequences need a function of your own in place of Augment."
             )
         if not images.is_floating_point():
-            raise TypeError(
+            raise InputTypeError(
                 f"images must be floating point in 0..1, got {images.dtype}. "
                 "Use images.float() / 255 for bytes."
             )
         if (self.saturation or self.hue) and images.shape[1] != 3:
-            raise ValueError(
+            raise InputError(
                 "images must have 3 channels where saturation or hue is changed, "
                 f"got {images.shape[1]}. Use brightness and contrast for grey images."
             )
@@ -235,7 +236,7 @@ def views(
         count: how many copies.
 
     Raises:
-        ValueError: if count is below 1.
+        InputError: if count is below 1.
 
     Example:
         >>> views(Augment(), torch.rand(3, 1, 8, 8), count=5).shape
@@ -300,12 +301,12 @@ def _per_image(values: Shaped[Tensor, " n"]) -> Shaped[Tensor, "n 1 1 1"]:
 def _check_between(name: str, value: float, least: float, most: float) -> None:
     check_at_least(name, value, least)
     if value > most:
-        raise ValueError(f"{name} must be at most {most}, got {value}.")
+        raise InputError(f"{name} must be at most {most}, got {value}.")
 
 
 def _check_range(name: str, values: Sequence[float], most: float) -> None:
     if len(values) != 2 or not 0 < values[0] <= values[1] <= most:
-        raise ValueError(
+        raise InputError(
             f"{name} must be a smallest and a largest number above 0 and at most {most}, "
             f"got {tuple(values)}."
         )

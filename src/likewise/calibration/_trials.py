@@ -13,6 +13,7 @@ from likewise._checks import check_count
 from likewise.calibration.calibrated import Calibration
 from likewise.calibration.goals import Goal, goal_name
 from likewise.calibration.promise import Promise, disjoint_rows, keep
+from likewise.errors import InputError
 from likewise.intervals import A_RATE, Estimate
 from likewise.metrics import Sweep, sweep
 
@@ -53,7 +54,7 @@ class Trials:
         if gallery_size is not None:
             check_count("gallery_size", gallery_size)
             if known is None:
-                raise ValueError(
+                raise InputError(
                     "known must say which queries are of indexed classes where there is a "
                     "gallery_size, got None."
                 )
@@ -100,7 +101,7 @@ class Trials:
         else:
             at = goal(counts)
         if not 0 <= at < len(counts.thresholds):
-            raise ValueError(
+            raise InputError(
                 f"goal must return a position from 0 to {len(counts.thresholds) - 1}, got {at}."
             )
         threshold = float(counts.thresholds[at])

@@ -8,6 +8,7 @@ from typing import Any
 
 from likewise._checks import check_count
 from likewise.calibration.promise import KeptPromise
+from likewise.errors import InputError
 from likewise.intervals import Estimate
 from likewise.metrics import Sweep
 
@@ -103,17 +104,17 @@ class Calibration:
         """The calibration that `to_dict` wrote, without a sweep.
 
         Raises:
-            ValueError: if `fields` is not such a dict; the sentence names what is wrong.
+            InputError: if `fields` is not such a dict; the sentence names what is wrong.
         """
         if not isinstance(fields, Mapping):
-            raise ValueError(f"a calibration must be a dict, got {type(fields).__name__}.")
+            raise InputError(f"a calibration must be a dict, got {type(fields).__name__}.")
         for problem, names in [
             ("lacks", _FIELDS.keys() - fields.keys()),
             ("has the unknown", fields.keys() - _FIELDS.keys()),
         ]:
             if names:
                 listed = ", ".join(sorted(map(str, names)))
-                raise ValueError(
+                raise InputError(
                     f"a calibration must have the fields of `Calibration`, got one that {problem} "
                     f"{listed}. Calibrate again with this version."
                 )
@@ -124,31 +125,31 @@ def _read_estimate(name: str, value: object) -> Estimate:
     try:
         return Estimate.from_dict(value)
     except ValueError as error:
-        raise ValueError(f"{name} of a calibration cannot be read: {error}") from error
+        raise InputError(f"{name} of a calibration cannot be read: {error}") from error
 
 
 def _read_promise(name: str, value: object) -> KeptPromise:
     try:
         return KeptPromise.from_dict(value)
     except ValueError as error:
-        raise ValueError(f"{name} of a calibration cannot be read: {error}") from error
+        raise InputError(f"{name} of a calibration cannot be read: {error}") from error
 
 
 def _read_threshold(name: str, value: object) -> float:
     if isinstance(value, bool) or not isinstance(value, (int, float)) or not math.isfinite(value):
-        raise ValueError(f"{name} of a calibration must be a finite number, got {value!r}.")
+        raise InputError(f"{name} of a calibration must be a finite number, got {value!r}.")
     return float(value)
 
 
 def _read_text(name: str, value: object) -> str:
     if not isinstance(value, str):
-        raise ValueError(f"{name} of a calibration must be text, got {value!r}.")
+        raise InputError(f"{name} of a calibration must be text, got {value!r}.")
     return value
 
 
 def _read_count(name: str, value: object) -> int:
     if isinstance(value, bool) or not isinstance(value, int) or value < 1:
-        raise ValueError(f"{name} of a calibration must be a whole number above 0, got {value!r}.")
+        raise InputError(f"{name} of a calibration must be a whole number above 0, got {value!r}.")
     return value
 
 
@@ -158,7 +159,7 @@ def _or_none(read: Callable[[str, object], Any]) -> Callable[[str, object], Any]
 
 def _read_sample(name: str, value: object) -> tuple[float, ...]:
     if not isinstance(value, (list, tuple)):
-        raise ValueError(f"{name} of a calibration must be a list of numbers, got {value!r}.")
+        raise InputError(f"{name} of a calibration must be a list of numbers, got {value!r}.")
     return tuple(_read_threshold(name, each) for each in value)
 
 

@@ -8,6 +8,7 @@ from torch import Tensor
 from likewise.calibration._trials import Trials
 from likewise.calibration.calibrated import Calibration
 from likewise.calibration.goals import Goal, best_f1
+from likewise.errors import InputError
 
 
 def calibrate(
@@ -47,7 +48,7 @@ def calibrate(
         keep_sweep: also keep the counts at every threshold, for plots.
 
     Raises:
-        ValueError: if the pairs are all the same or all different, if a distance is not
+        InputError: if the pairs are all the same or all different, if a distance is not
             finite, if no threshold reaches the goal, or if there are fewer than 10 items.
 
     Example:
@@ -86,7 +87,7 @@ def calibrate_all(
         gallery_size: for matching, how many items were indexed.
 
     Raises:
-        ValueError: as these do; the sentence begins with the name of the goal that is refused.
+        InputError: as these do; the sentence begins with the name of the goal that is refused.
 
     Example:
         >>> from likewise.calibration.goals import best_accuracy
@@ -97,7 +98,7 @@ def calibrate_all(
         ['f1 0.2', 'usual 0.2']
     """
     if not goals:
-        raise ValueError('goals must name at least one goal, got none. Use e.g. {"f1": best_f1}.')
+        raise InputError('goals must name at least one goal, got none. Use e.g. {"f1": best_f1}.')
     trials = Trials.of(
         distances, same, items=items, known=known, rule=rule, k=k, gallery_size=gallery_size
     )
@@ -106,7 +107,7 @@ def calibrate_all(
         try:
             points[name] = trials.calibrated(goal)
         except ValueError as error:
-            raise ValueError(f"goal {name}: {error}") from error
+            raise InputError(f"goal {name}: {error}") from error
     return points
 
 
@@ -148,7 +149,7 @@ def calibrate_matching(
         keep_sweep: also keep the counts at every threshold, for plots.
 
     Raises:
-        ValueError: as `calibrate`, or if there are too few strangers for a confidence.
+        InputError: as `calibrate`, or if there are too few strangers for a confidence.
 
     Example:
         >>> import torch

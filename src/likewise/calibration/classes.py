@@ -14,6 +14,7 @@ from likewise.calibration._trials import Trials
 from likewise.calibration.calibrated import Calibration
 from likewise.calibration.goals import Goal, best_f1
 from likewise.calibration.promise import KeptPromise, Promise
+from likewise.errors import InputError
 from likewise.intervals import FEWEST_GROUPS
 
 
@@ -57,17 +58,17 @@ class ClassThresholds:
         """The thresholds that `to_dict` wrote.
 
         Raises:
-            ValueError: if `fields` is not such a dict; the sentence names what is wrong.
+            InputError: if `fields` is not such a dict; the sentence names what is wrong.
         """
         names = [field.name for field in dataclasses.fields(cls)]
         if not isinstance(fields, Mapping) or set(fields) != set(names):
-            raise ValueError(f"class thresholds must be a dict of {', '.join(names)}, got others.")
+            raise InputError(f"class thresholds must be a dict of {', '.join(names)}, got others.")
         classes = fields["classes"]
         if not isinstance(classes, Mapping) or not all(str(code).isdecimal() for code in classes):
-            raise ValueError("classes of class thresholds must be a dict by class code.")
+            raise InputError("classes of class thresholds must be a dict by class code.")
         fewest = fields["fewest"]
         if isinstance(fewest, bool) or not isinstance(fewest, int) or fewest < 1:
-            raise ValueError(f"fewest must be a whole number above 0, got {fewest!r}.")
+            raise InputError(f"fewest must be a whole number above 0, got {fewest!r}.")
         kept = fields["promise"]
         return cls(
             everywhere=Calibration.from_dict(fields["everywhere"]),
@@ -116,7 +117,7 @@ def calibrate_per_class(
         k: how many neighbours it looked at.
 
     Raises:
-        ValueError: as `calibrate_matching`; for a goal with a confidence also if one class has no
+        InputError: as `calibrate_matching`; for a goal with a confidence also if one class has no
             threshold that is strict enough.
 
     Example:
@@ -150,7 +151,7 @@ def calibrate_per_class(
         except ValueError as error:
             if not isinstance(goal, Promise):
                 continue
-            raise ValueError(f"class {code} cannot have a threshold of its own: {error}") from error
+            raise InputError(f"class {code} cannot have a threshold of its own: {error}") from error
         classes[code] = dataclasses.replace(chosen, sample=())
     parts = list(classes.values())
     if isinstance(goal, Promise) and classes and others:
@@ -158,7 +159,7 @@ def calibrate_per_class(
         try:
             everywhere = dataclasses.replace(rest.calibrated(each), sample=everything.sample)
         except ValueError as error:
-            raise ValueError(f"the other classes cannot have a threshold: {error}") from error
+            raise InputError(f"the other classes cannot have a threshold: {error}") from error
         parts.append(everywhere)
     else:
         everywhere = everything.calibrated(goal)

@@ -7,6 +7,7 @@ import torch
 
 from likewise._checks import check_positive, check_rate
 from likewise.calibration.promise import Promise, check_inside
+from likewise.errors import InputError
 from likewise.metrics import Sweep
 
 Goal = Callable[[Sweep], int]
@@ -48,7 +49,7 @@ def at_most_false_accepts(rate: float, confidence: float | None = None) -> Goal:
             and 1, exclusive.
 
     Raises:
-        ValueError: if `rate` or `confidence` is out of range; by the goal, if every threshold
+        InputError: if `rate` or `confidence` is out of range; by the goal, if every threshold
             accepts more, or if there are too few independent negatives for the confidence.
 
     Example:
@@ -62,7 +63,7 @@ def at_most_false_accepts(rate: float, confidence: float | None = None) -> Goal:
     def goal(counts: Sweep) -> int:
         allowed = int((counts.false_accept_rate <= rate).sum())  # it never falls
         if allowed == 0:
-            raise ValueError(
+            raise InputError(
                 f"no threshold keeps false accepts at or below {rate:.3g}: the closest pair of "
                 "all is already a wrong one, and the strictest threshold has "
                 f"{float(counts.false_accept_rate[0]):.3g}. Raise the rate, or train further."
@@ -85,7 +86,7 @@ def least_cost(*, prior: float, miss_cost: float = 1.0, false_accept_cost: float
         false_accept_cost: of accepting a different pair, above 0.
 
     Raises:
-        ValueError: if an argument is out of range.
+        InputError: if an argument is out of range.
     """
     check_inside("prior", prior, "Give the share of pairs that are the same where it is used.")
     check_positive("miss_cost", miss_cost)
@@ -114,14 +115,14 @@ def at_least_precision(precision: float) -> Goal:
         precision: between 0 and 1.
 
     Raises:
-        ValueError: if `precision` is outside [0, 1]; by the goal, if no threshold reaches it.
+        InputError: if `precision` is outside [0, 1]; by the goal, if no threshold reaches it.
     """
     check_rate("precision", precision)
 
     def goal(counts: Sweep) -> int:
         reached = torch.nonzero(counts.precision >= precision)
         if len(reached) == 0:
-            raise ValueError(
+            raise InputError(
                 f"no threshold reaches a precision of {precision:.3g}: the highest is "
                 f"{float(counts.precision.max()):.3g}. Ask for less, or train further."
             )
@@ -137,7 +138,7 @@ def at_least_recall(recall: float) -> Goal:
         recall: between 0 and 1.
 
     Raises:
-        ValueError: if `recall` is outside [0, 1]; by the goal, if no threshold reaches it. That
+        InputError: if `recall` is outside [0, 1]; by the goal, if no threshold reaches it. That
             happens in search, where a known query can have a wrong nearest neighbour.
     """
     check_rate("recall", recall)
@@ -145,7 +146,7 @@ def at_least_recall(recall: float) -> Goal:
     def goal(counts: Sweep) -> int:
         reached = torch.nonzero(counts.recall >= recall)
         if len(reached) == 0:
-            raise ValueError(
+            raise InputError(
                 f"no threshold reaches a recall of {recall:.3g}: the highest is "
                 f"{float(counts.recall[-1]):.3g}, as other known queries have a wrong nearest "
                 "neighbour. Ask for less, or train further."
@@ -180,7 +181,7 @@ def parse_goal(text: str) -> Goal:
             or cost=PRIOR.
 
     Raises:
-        ValueError: for any other word, or a number that is none or out of range.
+        InputError: for any other word, or a number that is none or out of range.
 
     Example:
         >>> goal_name(parse_goal("far=0.001@0.95"))
@@ -190,7 +191,7 @@ def parse_goal(text: str) -> Goal:
         return _PLAIN_GOALS[text]
     word, equals, number = text.partition("=")
     if word not in _RATED_GOALS or not equals:
-        raise ValueError(
+        raise InputError(
             "goal must be one of f1, accuracy, equal-error, far=RATE, far=RATE@CONFIDENCE, "
             f"precision=P, recall=R, cost=PRIOR, got {text!r}."
         )
@@ -207,7 +208,7 @@ def _number(word: str, text: str) -> float:
     except ValueError:
         value = math.nan
     if not 0 <= value <= 1:
-        raise ValueError(
+        raise InputError(
             f"goal {word}= must be followed by a number between 0 and 1, got {text!r}. "
             f"Write e.g. {word}=0.01."
         )

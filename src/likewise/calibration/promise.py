@@ -13,6 +13,7 @@ from scipy.special import bdtr
 from torch import Tensor
 
 from likewise._checks import check_count, check_rate
+from likewise.errors import InputError
 from likewise.metrics import Sweep
 
 FOR = ("items", "classes", "groups", "strangers")
@@ -22,7 +23,7 @@ def check_inside(name: str, value: float, remedy: str) -> None:
     """Refuse a number outside (0, 1)."""
     check_rate(name, value)
     if value in (0, 1):
-        raise ValueError(f"{name} must be above 0 and below 1, got {value}. {remedy}")
+        raise InputError(f"{name} must be above 0 and below 1, got {value}. {remedy}")
 
 
 @dataclass(frozen=True)
@@ -61,7 +62,7 @@ class Promise:
 
     def __call__(self, counts: Sweep) -> int:
         """Refuse: counts of pairs do not tell which share an item."""
-        raise ValueError(
+        raise InputError(
             "items must say which items each pair holds where a goal has a confidence, got none. "
             "Give calibrate the positions or classes of both items, (p, 2), or "
             "torch.arange(p) if no two pairs share an item."
@@ -102,12 +103,12 @@ class Promise:
             kind: what they are called, for the errors.
 
         Raises:
-            ValueError: if there are too few negatives, or every threshold is too loose.
+            InputError: if there are too few negatives, or every threshold is too loose.
         """
         count = len(negatives)
         looked_at = self.looked_at(count)
         if looked_at == 0:
-            raise ValueError(
+            raise InputError(
                 f"{source} must leave at least {self.fewest:,} {kind} that share nothing, "
                 f"for at most {self.rate:.3g} false accepts with a confidence of "
                 f"{self.confidence:.3g}, got {count:,}. "
@@ -116,7 +117,7 @@ class Promise:
         limit = float(negatives.double().sort().values[looked_at - 1])
         at = int((counts.thresholds < limit).sum()) - 1
         if at < 0:
-            raise ValueError(
+            raise InputError(
                 f"no threshold keeps false accepts at or below {self.rate:.3g} with a confidence "
                 f"of {self.confidence:.3g}: no distance is smaller than that of the {looked_at} "
                 f"closest of {count:,} independent {kind}. "
@@ -159,19 +160,19 @@ class KeptPromise:
         """The promise that `to_dict` wrote.
 
         Raises:
-            ValueError: if `fields` is not such a dict.
+            InputError: if `fields` is not such a dict.
         """
         names = [field.name for field in dataclasses.fields(cls)]
         if not isinstance(fields, Mapping) or set(fields) != set(names):
-            raise ValueError(f"a promise must be a dict of {', '.join(names)}, got {fields!r}.")
+            raise InputError(f"a promise must be a dict of {', '.join(names)}, got {fields!r}.")
         try:
             Promise(fields["rate"], fields["confidence"])
             check_count("negatives", fields["negatives"])
             check_count("accepted", fields["accepted"], least=0)
         except TypeError as error:
-            raise ValueError(f"a promise must hold numbers: {error}") from error
+            raise InputError(f"a promise must hold numbers: {error}") from error
         if fields["holds_for"] not in FOR:
-            raise ValueError(
+            raise InputError(
                 f"holds_for must be one of {', '.join(FOR)}, got {fields['holds_for']!r}."
             )
         return cls(**fields)

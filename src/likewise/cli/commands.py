@@ -8,6 +8,7 @@ import typer
 
 from likewise.cli import comparing, console, gallery, known, maps
 from likewise.cli.options import Data, Device, GalleryFolder, Json, Model, Point, Seed, Split
+from likewise.errors import InputError
 
 # Nothing heavy is imported up here: `likewise --help` must not wait for torch.
 app = typer.Typer(
@@ -140,7 +141,7 @@ def train(
 
     check_target(out)  # before the work rather than after it
     if track is not None and out.name == "runs":
-        raise ValueError("out must not be runs with --track, which logs there, got 'runs'.")
+        raise InputError("out must not be runs with --track, which logs there, got 'runs'.")
     model = training.train(
         source,
         split=split,
@@ -294,7 +295,7 @@ def verify(
         if path is not None:
             check_file_target(name, path)
     if report is not None and pairs is None:
-        raise ValueError("report must come with --pairs, got two files. Use --picture for these.")
+        raise InputError("report must come with --pairs, got two files. Use --picture for these.")
     asked = verification.read(files or [], pairs)
     loaded = journeys.open_model(model, device)
     with console.progress("verifying") as show:

@@ -16,6 +16,7 @@ from likewise.artifacts.trials import LEAVE_OUT, PAIRS
 from likewise.cli import journeys
 from likewise.cli.console import columns
 from likewise.cli.training import selection_lines
+from likewise.errors import InputError
 from likewise.evaluation import (
     RetrievalResult,
     VerificationResult,
@@ -72,10 +73,10 @@ def names_of(first: str, second: str) -> tuple[str, str]:
     """What two models go by: the names of their folders, or their paths where these are alike.
 
     Raises:
-        ValueError: if they are the same folder.
+        InputError: if they are the same folder.
     """
     if Path(first).resolve() == Path(second).resolve():
-        raise ValueError(f"MODEL_B must be another folder than MODEL_A, got {second!r} for both.")
+        raise InputError(f"MODEL_B must be another folder than MODEL_A, got {second!r} for both.")
     names = Path(first).resolve().name, Path(second).resolve().name
     return names if names[0] != names[1] else (first, second)
 
@@ -93,14 +94,14 @@ def compared(
     """Both models judged on the items of a source that are new to both.
 
     Raises:
-        ValueError: no item is new to both, there is one class only, or there are too few items or
+        InputError: no item is new to both, there is one class only, or there are too few items or
             classes for what the intervals are to hold for.
     """
     check_choice("holds_for", holds_for, LEAVE_OUT)
     wholes = [journeys.open_fitting(model, source, split, "test") for model in models]
     new = torch.stack([m.is_new(d) for m, d in zip(models, wholes, strict=True)]).all(dim=0)
     if not bool(new.any()):
-        raise ValueError(
+        raise InputError(
             f"DATA must hold items that neither model was trained on or has indexed, got "
             f"{len(new)} without any. Keep some aside."
         )
@@ -109,7 +110,7 @@ def compared(
     of_classes = holds_for == "classes"
     count = len(torch.unique(labels if of_classes else torch.arange(len(labels))))
     if count < FEWEST_GROUPS:
-        raise ValueError(
+        raise InputError(
             f"DATA must hold at least {FEWEST_GROUPS} {holds_for} that are new to both models, "
             f"got {count}. " + ("Use --holds-for items." if of_classes else "Give more.")
         )

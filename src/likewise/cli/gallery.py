@@ -6,6 +6,7 @@ from typing import Annotated, Any
 import typer
 
 from likewise.cli import console
+from likewise.errors import InputError
 
 # Nothing heavy is imported up here: `likewise --help` must not wait for torch.
 app = typer.Typer(
@@ -151,7 +152,7 @@ def _labels(columns: Any, known: list[str]) -> Any:
         code_of = {name: code for code, name in enumerate(known)}
         return [-1 if code < 0 else code_of[names[code]] for code in columns.labels.tolist()]
     if bool((columns.labels < 0).any()):
-        raise ValueError(
+        raise InputError(
             "FILE must hold labelled items only, as it has classes that are new to the gallery, "
             f"got {int((columns.labels < 0).sum())} without label. Import them on their own."
         )

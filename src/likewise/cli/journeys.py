@@ -13,6 +13,7 @@ from likewise.artifacts import SimilarityModel
 from likewise.cli import console
 from likewise.data.images import is_image_name
 from likewise.data.tables import read_header
+from likewise.errors import InputError
 
 
 def open_data(
@@ -62,7 +63,7 @@ def chosen_device(device: str | None) -> str:
         return "cuda" if cuda else "cpu"
     check_choice("device", device, ("cpu", "cuda"))
     if device == "cuda" and not cuda:
-        raise ValueError("device must be one this machine has, got 'cuda'. Use --device cpu.")
+        raise InputError("device must be one this machine has, got 'cuda'. Use --device cpu.")
     return device
 
 
@@ -81,7 +82,7 @@ def remove(model: SimilarityModel, ids: Sequence[str], class_name: str | None) -
     """Take items out of the index, by their ids or by their class; how many."""
     index = model.index
     if (class_name is None) == (not ids):
-        raise ValueError(
+        raise InputError(
             f"ID must be given, or --class, and not both, got {' '.join(ids) or 'none'}."
         )
     if class_name is not None:
@@ -91,7 +92,7 @@ def remove(model: SimilarityModel, ids: Sequence[str], class_name: str | None) -
         )
     if index.ids.dtype.kind == "i":
         if not all(id_.isdecimal() for id_ in ids):
-            raise ValueError(f"ID must be a whole number, as those indexed are, got {ids[0]!r}.")
+            raise InputError(f"ID must be a whole number, as those indexed are, got {ids[0]!r}.")
         return index.remove([int(id_) for id_ in ids])
     return index.remove(list(ids))
 
@@ -118,7 +119,7 @@ def calibrate(
         examples = open_fitting(model, source, split, "train")
         rules = [rule] if rule else (["nearest"] if len(model.index) else []) + ["pairs"]
     if point is not None and rule is None:
-        raise ValueError(f"point must come with --rule, got {point!r} alone. Say what it is for.")
+        raise InputError(f"point must come with --rule, got {point!r} alone. Say what it is for.")
     made = {}
     for each in rules:
         with console.progress(f"calibrating {each}") as show:
@@ -139,10 +140,10 @@ def queries(model: SimilarityModel, sources: Sequence[str], split: str | None) -
     """The items to ask about, from image files or one source of data, and a name for each."""
     if all(is_image_name(source) for source in sources):
         if model.preprocess is None:
-            raise ValueError("model must have a preprocess to read image files, got one without.")
+            raise InputError("model must have a preprocess to read image files, got one without.")
         return model.preprocess.read(sources), list(sources)
     if len(sources) > 1:
-        raise ValueError(
+        raise InputError(
             f"FILE must be image files, or one source of data, got {' '.join(sources)}."
         )
     examples = open_fitting(model, sources[0], split, "test")
@@ -160,7 +161,7 @@ def is_pair_table(source: str) -> bool:
 def _open_pairs(model: SimilarityModel, source: str) -> data.GivenPairs:
     """A table of pairs, its images read the way that the model's items are."""
     if model.preprocess is None:
-        raise ValueError("model must have a preprocess to read image files, got one without.")
+        raise InputError("model must have a preprocess to read image files, got one without.")
     channels, height, width = model.preprocess.item_shape
     return data.load_pairs(source, image_size=(height, width), channels=channels)
 

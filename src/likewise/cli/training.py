@@ -13,6 +13,7 @@ from likewise._checks import check_choice, check_count, check_rate
 from likewise.artifacts import SimilarityModel
 from likewise.cli import console
 from likewise.cli.journeys import is_pair_table, open_data
+from likewise.errors import InputError
 from likewise.evaluation.during import EvaluateEpochs, seen_and_unseen
 from likewise.training.following import KeepBest, StopEarly
 from likewise.training.tracking import Track
@@ -100,7 +101,7 @@ def train(
     seen: Any
     if pairs and is_pair_table(source):
         if hold_out_classes is not None or made_classes != "none":
-            raise ValueError(
+            raise InputError(
                 "hold_out_classes and made_classes must be left out for a table of pairs, which "
                 f"has no classes, got {hold_out_classes or made_classes!r}."
             )
@@ -197,7 +198,7 @@ def _hold_out(
         except ValueError:
             count = -1
         if not 0 < count < len(present):
-            raise ValueError(
+            raise InputError(
                 f"hold_out_classes must leave some of {len(present)} classes and hold out some, "
                 f"got {held_out!r}. Write e.g. 40%, or names separated by commas."
             )
@@ -211,14 +212,14 @@ def _hold_out(
 def _following(keep_best: str | None, patience: int | None) -> tuple[Any, Any]:
     if keep_best is None:
         if patience is not None:
-            raise ValueError(
+            raise InputError(
                 f"patience must come with --keep-best, got {patience} alone. Say by which number."
             )
         return None, None
     try:
         best = KeepBest(keep_best)
     except ValueError:
-        raise ValueError(
+        raise InputError(
             "keep_best must be a loss, a rate or a score, as only of these it is known which way "
             f"is better, got {keep_best!r}. Use e.g. seen_map_at_r."
         ) from None
@@ -235,13 +236,13 @@ def _parts_of(source: str, trained: data.Dataset, *, given: bool) -> Mapping[str
         pairs = data.load_pairs(source, **size)
         both = int(torch.isin(data.fingerprints(pairs.data), data.fingerprints(trained)).sum())
         if both:
-            raise ValueError(
+            raise InputError(
                 f"evaluate must be pairs of other images than those trained on, got {both} that "
                 "are trained on."
             )
         return {"pairs": pairs}
     if given:
-        raise ValueError(
+        raise InputError(
             "evaluate must be a table of pairs where pairs of a table are trained on, got "
             f"{source!r}."
         )
@@ -272,7 +273,7 @@ def _scorable(parts: Mapping[str, Any], source: str) -> dict[str, Any]:
         except ValueError:
             console.say(f"{name} classes are not scored: it takes 2 of them, and 2 items of one")
     if not kept:
-        raise ValueError(
+        raise InputError(
             f"evaluate must have 2 classes of items that are not trained on, got {source!r}. "
             "Use --keep-aside, --hold-out-classes, or other data."
         )
@@ -346,13 +347,13 @@ def _loss(
     name: str, margin: float | None, distance: distances.Distance, dim: int, class_count: int
 ) -> torch.nn.Module:
     if margin is not None and name not in ("contrastive", "triplet"):
-        raise ValueError(f"margin must be left out for {name}, got {margin}. Its default is used.")
+        raise InputError(f"margin must be left out for {name}, got {margin}. Its default is used.")
     if name in CLASS_LOSSES:
         return CLASS_LOSSES[name](dim, class_count)
     options: dict[str, Any] = {"distance": distance}
     if name == "multi-similarity":
         if distance.name not in CENTERS:
-            raise ValueError(
+            raise InputError(
                 f"distance must be one of {', '.join(CENTERS)} for multi-similarity, got "
                 f"{distance.name}. Use another loss with it."
             )
@@ -371,7 +372,7 @@ def _given_pairs_loss(
             functools.partial(losses.contrastive_loss, margin=margin), distance=distance
         )
     if margin is not None:
-        raise ValueError(f"margin must be left out for {name}, got {margin}. It is learnt.")
+        raise InputError(f"margin must be left out for {name}, got {margin}. It is learnt.")
     learned = losses.LearnedThreshold(CENTERS.get(distance.name, 1.0))
     return losses.GivenPairsLoss(learned, distance=distance)
 

@@ -14,6 +14,7 @@ from likewise.artifacts import SimilarityModel, Verified
 from likewise.cli.answers import MOST_LINES, Answer, cut
 from likewise.cli.console import columns
 from likewise.data.pair_tables import read_pair_table
+from likewise.errors import InputError
 from likewise.evaluation import VerificationResult, evaluate_verification
 from likewise.intervals import FEWEST_GROUPS
 from likewise.report import Section
@@ -36,16 +37,16 @@ def read(files: Sequence[str], table: Path | None) -> Pairs:
     """The pairs to verify: two files, or those of a table.
 
     Raises:
-        ValueError: neither, both, or a table that is none of pairs.
+        InputError: neither, both, or a table that is none of pairs.
     """
     if table is None:
         if len(files) != 2:
-            raise ValueError(
+            raise InputError(
                 f"FILE_A FILE_B must be two images, got {len(files)}. Or give --pairs pairs.csv."
             )
         return Pairs(list(files), list(files), torch.tensor([[0, 1]]), None)
     if files:
-        raise ValueError("pairs must come alone, got files as well. Give either.")
+        raise InputError("pairs must come alone, got files as well. Give either.")
     rows = read_pair_table(table)
     same = None if rows.same is None else torch.tensor(rows.same)
     return Pairs(rows.paths, rows.names, torch.tensor(rows.pairs), same)
@@ -203,7 +204,7 @@ def _order(pairs: Pairs, decided: Verified) -> Int[Tensor, " k"]:
 
 def _sheet(model: SimilarityModel, pairs: Pairs, decided: Verified, chosen: Tensor) -> Any:
     if model.preprocess is None:
-        raise ValueError("model must have a preprocess to read image files, got one without.")
+        raise InputError("model must have a preprocess to read image files, got one without.")
     positions = pairs.positions[chosen]
     left, right = (
         model.preprocess.read([pairs.paths[row] for row in side]) for side in positions.T.tolist()

@@ -13,6 +13,7 @@ from torch.utils.data._utils.collate import default_collate_fn_map
 
 from likewise._checks import check_count, check_positive
 from likewise.data.labels import Labels, encode_labels
+from likewise.errors import InputError, InputTypeError
 
 
 class Batch(NamedTuple):
@@ -67,8 +68,8 @@ class ArrayDataset(TorchDataset[tuple[Tensor, int]]):
             that they lie in 0..1, and 1 for everything else.
 
     Raises:
-        TypeError: items that are no numbers, labels that are neither strings nor integers.
-        ValueError: no items, NaN or infinity, or labels and items of different number.
+        InputTypeError: items that are no numbers, labels that are neither strings nor integers.
+        InputError: no items, NaN or infinity, or labels and items of different number.
 
     Example:
         >>> images = np.full((2, 28, 28), 255, dtype=np.uint8)
@@ -92,7 +93,7 @@ class ArrayDataset(TorchDataset[tuple[Tensor, int]]):
         self._scale = scale
         self.labels, self.class_names = encode_labels(labels, class_names)
         if len(self.labels) != len(self._items):
-            raise ValueError(
+            raise InputError(
                 f"labels must be one per item, {len(self._items)}, got {len(self.labels)}. "
                 "Check that both come from the same source."
             )
@@ -117,18 +118,20 @@ def as_items(items: Tensor | np.ndarray) -> Tensor:
     """Numbers as a CPU tensor in the layout of `ArrayDataset`: uint8 as it is, else float32."""
     tensor = items.detach().cpu() if isinstance(items, Tensor) else _from_numpy(items)
     if tensor.is_complex():
-        raise TypeError(f"items must be real numbers, got {tensor.dtype}. Use .abs() or .real.")
+        raise InputTypeError(
+            f"items must be real numbers, got {tensor.dtype}. Use .abs() or .real."
+        )
     if tensor.dtype != torch.uint8:
         tensor = tensor.float()
     if tensor.ndim < 2 or tensor.numel() == 0:
-        raise ValueError(
+        raise InputError(
             f"items must have shape (n, ...) with at least one value, got {tuple(tensor.shape)}. "
             "Use items[:, None] for single numbers."
         )
     if tensor.is_floating_point():
         bad = ~torch.isfinite(tensor).flatten(1).all(dim=1)
         if bad.any():
-            raise ValueError(
+            raise InputError(
                 f"items must be finite, got NaN or infinity in {int(bad.sum())} of {len(bad)} "
                 f"items, first in item {int(bad.int().argmax())}. Correct or remove them."
             )
@@ -176,11 +179,11 @@ def _from_numpy(items: object) -> Tensor:
     try:
         array = np.asarray(items)
     except ValueError as error:
-        raise ValueError(
+        raise InputError(
             "items must all have the same shape, got different ones. Resize or pad them first."
         ) from error
     if array.dtype.kind not in "buifc":
-        raise TypeError(
+        raise InputTypeError(
             f"items must be numbers, got {array.dtype}. Use .astype(float) if they are written "
             "as text."
         )

@@ -5,6 +5,8 @@ import shutil
 import tarfile
 from pathlib import Path, PurePosixPath
 
+from likewise.errors import InputError
+
 FASHION_CLASSES = [
     "T-shirt/top",
     "Trouser",
@@ -147,7 +149,7 @@ def download(name: str, *, base_url: str | None = None, cache: Path | None = Non
 
     Raises:
         ConnectionError: a file cannot be downloaded.
-        ValueError: a downloaded file has another hash; it is not kept.
+        InputError: a downloaded file has another hash; it is not kept.
     """
     import pooch  # only this function needs it
 
@@ -167,7 +169,7 @@ def download(name: str, *, base_url: str | None = None, cache: Path | None = Non
                 f"Check the connection, {remedy}"
             ) from error
         except ValueError as error:
-            raise ValueError(
+            raise InputError(
                 f"{url} must have the sha256 {sha256[:12]}..., got a file with "
                 f"another one, which was not kept. Try again, {remedy}"
             ) from error
@@ -183,7 +185,7 @@ def unpack(archive: Path, folder: Path, inside: str) -> None:
     Only its regular files are written: no links, no devices, no file elsewhere.
 
     Raises:
-        ValueError: the archive holds a path that leads out of it, or has no such folder.
+        InputError: the archive holds a path that leads out of it, or has no such folder.
     """
     part = folder / f".{inside}.{os.getpid()}.part"
     try:
@@ -191,7 +193,7 @@ def unpack(archive: Path, folder: Path, inside: str) -> None:
             for member in tar:
                 path = PurePosixPath(member.name)
                 if path.is_absolute() or ".." in path.parts:
-                    raise ValueError(
+                    raise InputError(
                         f"{str(archive)!r} must hold paths within it, got {member.name!r}. "
                         "Fetch it from its home."
                     )
@@ -203,7 +205,7 @@ def unpack(archive: Path, folder: Path, inside: str) -> None:
                 with source, target.open("wb") as file:
                     shutil.copyfileobj(source, file)
         if not part.is_dir():
-            raise ValueError(
+            raise InputError(
                 f"{str(archive)!r} must hold the folder {inside!r}, got an archive without. "
                 "Fetch it from its home."
             )

@@ -16,6 +16,7 @@ from torch.utils.data import Dataset as TorchDataset
 from likewise._checks import check_count
 from likewise.data.datasets import Batch
 from likewise.data.labels import Labels, encode_labels
+from likewise.errors import InputError
 
 _FORMATS = ("PNG", "JPEG", "BMP", "PPM")  # Pillow's PPM reads the whole family, PGM too
 _SUFFIXES = (".png", ".jpg", ".jpeg", ".bmp", ".pgm", ".ppm", ".pnm", ".pbm")
@@ -36,7 +37,7 @@ class ImageFiles(TorchDataset[tuple[Tensor, int]]):
         channels: 1 for grey, 3 for colour; by default as the first image is.
 
     Raises:
-        ValueError: no paths, labels of another number, or an unreadable first image. When
+        InputError: no paths, labels of another number, or an unreadable first image. When
             fetched: an image that cannot be read or has another size than the first.
         FileNotFoundError: a file is not there when fetched.
     """
@@ -52,7 +53,7 @@ class ImageFiles(TorchDataset[tuple[Tensor, int]]):
         self.paths = [os.fspath(path) for path in paths]
         self.labels, self.class_names = encode_labels(labels, class_names)
         if len(self.labels) != len(self.paths) or not self.paths:
-            raise ValueError(
+            raise InputError(
                 f"labels must be one per path and at least one, got {len(self.labels)} for "
                 f"{len(self.paths)} paths. Check that both come from the same source."
             )
@@ -83,7 +84,7 @@ class ImageFiles(TorchDataset[tuple[Tensor, int]]):
         image = read_image(path, channels=self.item_shape[0], image_size=self._resize)
         if image.shape != self.item_shape:
             _, height, width = self.item_shape
-            raise ValueError(
+            raise InputError(
                 f"{path!r} must have the size of the first image, {height}x{width}, got "
                 f"{image.shape[1]}x{image.shape[2]}. Give image_size= to resize all images."
             )
@@ -101,7 +102,7 @@ def read_image(
         image_size: (height, width) to resize to; by default the size it has.
 
     Raises:
-        ValueError: the file cannot be read as an image.
+        InputError: the file cannot be read as an image.
         FileNotFoundError: there is no such file.
     """
     image = _open(path)
@@ -123,12 +124,12 @@ def fit_images(
     colour becomes grey by its luma (0.299 R + 0.587 G + 0.114 B).
 
     Raises:
-        ValueError: the items are no images of 1 or 3 channels.
+        InputError: the items are no images of 1 or 3 channels.
     """
     if image_size is None and channels is None:
         return items
     if items.ndim != 4 or items.shape[1] not in (1, 3):
-        raise ValueError(
+        raise InputError(
             "image_size and channels must be left out unless items are grey or colour images, "
             f"got items of shape {tuple(items.shape[1:])}. Leave both out."
         )
@@ -158,7 +159,7 @@ def check_image_size(image_size: int | tuple[int, int] | None) -> tuple[int, int
         return None
     sides = image_size if isinstance(image_size, (tuple, list)) else (image_size, image_size)
     if len(sides) != 2:
-        raise ValueError(
+        raise InputError(
             f"image_size must be one number or (height, width), got {image_size!r}. "
             "Use image_size=64 for square images."
         )
@@ -170,7 +171,7 @@ def check_image_size(image_size: int | tuple[int, int] | None) -> tuple[int, int
 def check_channels(channels: int | None) -> None:
     """Refuse anything but 1, 3 and None."""
     if channels not in (None, 1, 3):
-        raise ValueError(
+        raise InputError(
             f"channels must be 1 (grey) or 3 (colour), got {channels!r}. "
             "Leave it out to take what the first image has."
         )
@@ -198,7 +199,7 @@ def _open(path: str | Path) -> Image.Image:
         ) from error
     except Exception as error:  # decoders raise whatever their parsers meet
         reason = re.sub(r"\s+", " ", str(error)) or type(error).__name__
-        raise ValueError(
+        raise InputError(
             f"{str(path)!r} must be a whole PNG, JPEG, BMP or PGM image, got a file that cannot "
             f"be read ({reason}). Replace or remove it."
         ) from error

@@ -8,6 +8,8 @@ import torch
 from jaxtyping import Int
 from torch import Tensor
 
+from likewise.errors import InputError, InputTypeError
+
 Labels = Tensor | np.ndarray | Sequence[int] | Sequence[str]
 
 
@@ -24,8 +26,8 @@ def encode_labels(
         class_names: the name of every code, where the labels are codes.
 
     Raises:
-        TypeError: labels are neither strings nor integers.
-        ValueError: labels are not one-dimensional, or are no codes of `class_names`.
+        InputTypeError: labels are neither strings nor integers.
+        InputError: labels are not one-dimensional, or are no codes of `class_names`.
 
     Example:
         >>> encode_labels(["s10", "s2", "s10"])
@@ -56,12 +58,12 @@ def _as_array(labels: Labels) -> np.ndarray:
     if values.dtype == object and all(isinstance(value, str) for value in values.flat):
         values = values.astype(str)
     if values.ndim != 1:
-        raise ValueError(
+        raise InputError(
             f"labels must have shape (n,), one per item, got {values.shape}. "
             "Use .flatten() if it holds one label per item already."
         )
     if values.dtype.kind not in "iuU" and len(values):
-        raise TypeError(
+        raise InputTypeError(
             f"labels must be strings or integers, got {values.dtype}. "
             "Use .astype(int) if they are whole numbers."
         )
@@ -70,19 +72,21 @@ def _as_array(labels: Labels) -> np.ndarray:
         not isinstance(labels, (Tensor, np.ndarray))
         and len({isinstance(v, str) for v in labels}) > 1
     ):
-        raise TypeError("labels must be all strings or all integers, got both. Use str(label).")
+        raise InputTypeError(
+            "labels must be all strings or all integers, got both. Use str(label)."
+        )
     return values
 
 
 def _check_codes(values: np.ndarray, classes: int) -> Int[Tensor, " n"]:
     if values.dtype.kind == "U":
-        raise TypeError(
+        raise InputTypeError(
             "labels must be integer codes where class_names are given, got strings. "
             "Leave class_names out."
         )
     bad = (values < 0) | (values >= classes)
     if bad.any():
-        raise ValueError(
+        raise InputError(
             f"labels must be between 0 and {classes - 1}, positions in class_names, "
             f"got {values[bad][0]}. Leave class_names out to have the labels coded."
         )

@@ -11,6 +11,7 @@ from torch import Tensor
 
 from likewise.data.datasets import Dataset
 from likewise.data.fingerprints import fingerprints
+from likewise.errors import InputError
 
 Parts = tuple[str, str]
 
@@ -62,7 +63,7 @@ def check_leaks(parts: Mapping[str, Dataset], *, batch_size: int = 1024) -> Leak
         batch_size: items read at once.
 
     Raises:
-        ValueError: fewer than two parts.
+        InputError: fewer than two parts.
 
     Example:
         >>> from likewise.data import ArrayDataset, Subset
@@ -73,7 +74,7 @@ def check_leaks(parts: Mapping[str, Dataset], *, batch_size: int = 1024) -> Leak
         train and test share classes (2): cat, dog.
     """
     if len(parts) < 2:
-        raise ValueError(
+        raise InputError(
             f"parts must be at least 2, got {len(parts)}. Give datasets by name, "
             'e.g. {"train": ..., "test": ...}.'
         )

@@ -11,6 +11,7 @@ from likewise.data.downloads import find_or_download, unpacked
 from likewise.data.images import ImageFiles
 from likewise.data.labels import natural_order
 from likewise.data.pairs import GivenPairs
+from likewise.errors import InputError
 
 _FILES = {
     "dev_train": "pairsDevTrain.txt",
@@ -66,7 +67,7 @@ def lfw_pairs(
 
     Raises:
         FileNotFoundError: the folder, the file of pairs, or an image is not there.
-        ValueError: the file does not hold what its first line announces, folds share a person,
+        InputError: the file does not hold what its first line announces, folds share a person,
             or a pair comes twice.
 
     Source:
@@ -105,7 +106,7 @@ def _read_folds(file: Path, *, has_folds: bool) -> list[list[tuple[_Image, _Imag
     numbers = [int(cell) for cell in cells if cell.isdigit() and int(cell) > 0]
     if len(numbers) != len(cells) or len(cells) != (2 if has_folds else 1):
         what = "the number of folds and of pairs" if has_folds else "the number of pairs"
-        raise ValueError(
+        raise InputError(
             f"{where} must hold {what} of each kind, got {' '.join(cells) or 'nothing'!r}. "
             "Fetch the file again."
         )
@@ -120,7 +121,7 @@ def _read_folds(file: Path, *, has_folds: bool) -> list[list[tuple[_Image, _Imag
         folds.append(fold)
     where, cells = next(lines, ("", []))
     if cells:
-        raise ValueError(
+        raise InputError(
             f"{where} must be the end, after {count} x {2 * each} pairs, got {' '.join(cells)!r}. "
             "Fetch the file again."
         )
@@ -140,7 +141,7 @@ def _pair(where: str, cells: list[str], *, same: bool) -> tuple[_Image, _Image]:
     whole = len(cells) == (3 if same else 4) and all(number.isdigit() for number in numbers)
     if not whole or len(set(numbers if same else names)) < 2:
         rule = "a person and two numbers" if same else "two people, each with a number"
-        raise ValueError(
+        raise InputError(
             f"{where} must hold {rule}, got {' '.join(cells) or 'no such line'!r}. "
             "Fetch the file again."
         )
@@ -151,7 +152,7 @@ def _check_disjoint(file: Path, folds: list[list[tuple[_Image, _Image]]]) -> Non
     people = [{image[0] for pair in fold for image in pair} for fold in folds]
     for (i, first), (j, second) in combinations(enumerate(people, start=1), 2):
         if shared := first & second:
-            raise ValueError(
+            raise InputError(
                 f"folds of {str(file)!r} must share no person, got {min(shared)!r} in folds "
                 f"{i} and {j}. Fetch the file again."
             )

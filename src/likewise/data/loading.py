@@ -40,6 +40,7 @@ from likewise.data.tables import (
     read_number_table,
     read_path_table,
 )
+from likewise.errors import InputError, InputTypeError
 
 Source = str | Path | tuple[Tensor | np.ndarray, Labels]
 
@@ -106,8 +107,8 @@ def load(
 
     Raises:
         FileNotFoundError: no such name or path, or a file that a table lists is not there.
-        ValueError: the source is damaged, empty or of no known kind, or has no such part.
-        TypeError: the source is neither text nor a path nor a pair.
+        InputError: the source is damaged, empty or of no known kind, or has no such part.
+        InputTypeError: the source is neither text nor a path nor a pair.
 
     Example:
         >>> data = load("digits", split="test")
@@ -124,7 +125,7 @@ def load(
         parts = {"all": _Part(lambda: items, labels)}
         return _in_memory(parts, "the pair of arrays", split, size, channels)
     if not isinstance(source, (str, Path)):
-        raise TypeError(
+        raise InputTypeError(
             "source must be a name, a path or a pair (items, labels), got "
             f"{type(source).__name__}. Put arrays into a pair."
         )
@@ -159,7 +160,7 @@ def has_splits(source: Source) -> bool:
 
     Raises:
         FileNotFoundError: no such name or path.
-        ValueError: the source is of no known kind.
+        InputError: the source is of no known kind.
 
     Example:
         >>> has_splits("digits"), has_splits(([[1.0], [2.0]], ["a", "b"]))
@@ -203,7 +204,7 @@ def _kind(path: Path) -> str:
         return "paths" if is_path_table(path) else "numbers"
     if path.suffix.lower() == ".npz":
         return "npz"
-    raise ValueError(
+    raise InputError(
         f"source must be a folder, a .csv or an .npz, got {str(path)!r}. "
         "Put images into one folder per class."
     )
@@ -215,7 +216,7 @@ def _choose(parts: Collection[str], split: str | None, where: str) -> list[str]:
         return list(parts)
     if split not in parts:
         known = [part for part in SPLITS if part in parts]
-        raise ValueError(
+        raise InputError(
             f"split must be left out, as {where} has no part {split!r}"
             + (f" but only {known[0]!r}." if known else " and no parts at all.")
             + " Use split_items or split_by_class to make parts."
@@ -241,7 +242,7 @@ def _in_memory(
         codes_of = dict(zip(parts, torch.split(codes, lengths), strict=True))
         items = [_checked_items(values, codes_of[part]) for part, values in read.items()]
         if len({part.shape[1:] for part in items}) > 1:
-            raise ValueError(
+            raise InputError(
                 "items must have the same shape in both parts, got "
                 f"{' and '.join(str(tuple(part.shape[1:])) for part in items)}. Resize one."
             )
@@ -255,7 +256,7 @@ def _in_memory(
 def _checked_items(values: Tensor | np.ndarray, codes: Tensor) -> Tensor:
     items = as_items(values)
     if len(items) != len(codes):
-        raise ValueError(
+        raise InputError(
             f"labels must be one per item, {len(items)}, got {len(codes)}. "
             "Check that both come from the same source."
         )
@@ -324,7 +325,7 @@ def _folder_parts(path: Path) -> dict[str, Path]:
     folders = _visible(path, folders=True)
     if not folders:
         found = _visible(path, folders=False)
-        raise ValueError(
+        raise InputError(
             f"{str(path)!r} must hold idx files or one sub-folder per class, got "
             f"{f'only files such as {found[0].name!r}' if found else 'an empty folder'}. "
             "Put the images of each class into a folder named after it."
@@ -343,19 +344,19 @@ def _files_by_class(path: Path) -> dict[str, list[Path]]:
     for folder in _visible(path, folders=True):
         nested = _visible(folder, folders=True)
         if nested:
-            raise ValueError(
+            raise InputError(
                 f"class folder {str(folder)!r} must hold images only, got the folder "
                 f"{nested[0].name!r}. Only train and test may lie above the class folders."
             )
         files = _visible(folder, folders=False)
         for file in files:
             if not is_image_name(file):
-                raise ValueError(
+                raise InputError(
                     f"class folder {str(folder)!r} must hold PNG, JPEG, BMP or PGM images only, "
                     f"got {file.name!r}. Move it out or convert it."
                 )
         if not files:
-            raise ValueError(
+            raise InputError(
                 f"class folder {str(folder)!r} must hold an image, got an empty folder. "
                 "Add images or remove it."
             )

@@ -52,8 +52,8 @@ def hard_pairs(
         Positions (p, 2) and truth (p,), on the CPU, as `GivenPairs` takes them.
 
     Raises:
-        TypeError: embeddings or labels are of another kind.
-        ValueError: there is only one class, no class has two items, `per_item` gives fewer than
+        InputTypeError: embeddings or labels are of another kind.
+        InputError: there is only one class, no class has two items, `per_item` gives fewer than
             two pairs, or embeddings are not finite.
 
     Example:

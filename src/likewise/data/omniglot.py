@@ -17,6 +17,7 @@ from likewise._checks import check_exists
 from likewise.data.datasets import Dataset
 from likewise.data.downloads import find_or_download
 from likewise.data.images import check_image_size, fit_images
+from likewise.errors import InputError
 
 PARTS = {"train": "images_background", "test": "images_evaluation"}
 _RUNS = "all_runs"
@@ -55,7 +56,7 @@ def one_shot_runs(
 
     Raises:
         FileNotFoundError: the folder, or all_runs.zip in it, is not there.
-        ValueError: the file is damaged, or a run does not hold what the others hold.
+        InputError: the file is damaged, or a run does not hold what the others hold.
 
     Source:
         Lake, Salakhutdinov & Tenenbaum, "Human-level concept learning through probabilistic
@@ -66,7 +67,7 @@ def one_shot_runs(
     names, read = _files(path, _RUNS)
     tables = [name for name in names if name.endswith("/class_labels.txt")]
     if not tables:
-        raise ValueError(
+        raise InputError(
             f"{_RUNS} in {str(path)!r} must hold class_labels.txt of each run, got none. "
             "Fetch it again."
         )
@@ -75,7 +76,7 @@ def one_shot_runs(
         len({(len(classes), len(asked)) for classes, asked in zip(support, queries, strict=True)})
         > 1
     ):
-        raise ValueError(
+        raise InputError(
             f"runs in {str(path)!r} must all be of one size, got several. Fetch {_RUNS} again."
         )
     size = check_image_size(image_size)
@@ -119,7 +120,7 @@ def omniglot_parts(
         found, read = _files(folder, part)
         files = [name for name in found if name.endswith(".png") and name.count("/") == 2]
         if not files:
-            raise ValueError(
+            raise InputError(
                 f"{part} in {str(folder)!r} must hold <alphabet>/<character>/<drawing>.png, got "
                 "no such file. Fetch it again."
             )
@@ -139,7 +140,7 @@ def _files(folder: Path, part: str) -> tuple[list[str], Read]:
     try:
         packed = zipfile.ZipFile(io.BytesIO(path.read_bytes()))
     except zipfile.BadZipFile as error:
-        raise ValueError(
+        raise InputError(
             f"{str(path)!r} must be a whole zip file, got a damaged one. Fetch it again."
         ) from error
     member_of = {name.removeprefix(f"{part}/"): name for name in packed.namelist()}
@@ -159,13 +160,13 @@ def _drawings(files: Sequence[str], read: Read) -> np.ndarray:
             with Image.open(io.BytesIO(read(name)), formats=("PNG",)) as image:
                 drawing = np.asarray(image.convert("L"))
         except Exception as error:  # decoders raise whatever their parsers meet
-            raise ValueError(
+            raise InputError(
                 f"{name!r} must be a whole PNG image, got one that cannot be read. Fetch it again."
             ) from error
         if i == 0:
             drawings = np.empty((len(files), *drawing.shape), dtype=np.uint8)
         if drawing.shape != drawings.shape[1:]:
-            raise ValueError(
+            raise InputError(
                 f"{name!r} must have the size of the first drawing, {drawings.shape[1:]}, got "
                 f"{drawing.shape}. Fetch it again."
             )
@@ -180,7 +181,7 @@ def _run(table: str, names: Sequence[str], read: Read) -> tuple[list[str], list[
     lines = [line.split() for line in read(table).decode().splitlines() if line.strip()]
     for cells in lines:
         if len(cells) != 2 or cells[0] not in names or cells[1] not in support:
-            raise ValueError(
+            raise InputError(
                 f"lines of {table!r} must hold an image of test and one of training, got "
                 f"{' '.join(cells)!r}. Fetch {_RUNS} again."
             )

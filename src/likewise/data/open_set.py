@@ -9,6 +9,7 @@ import torch
 from likewise._checks import check_count
 from likewise.data.datasets import ArrayDataset, Dataset
 from likewise.data.parts import Subset, choose_classes, split_items
+from likewise.errors import InputError, InputTypeError
 
 Classes = int | Sequence[str] | Sequence[int]
 """How many classes to draw, or which: class names, or codes."""
@@ -60,8 +61,8 @@ def split_open_set(
         seed: same seed, same parts.
 
     Raises:
-        TypeError: classes that are neither a number nor a list.
-        ValueError: a class named twice or not there, more classes than there are, no class to
+        InputTypeError: classes that are neither a number nor a list.
+        InputError: a class named twice or not there, more classes than there are, no class to
             index, a class with fewer items than it has parts, wrong shares, or an item that is
             in the data twice.
 
@@ -75,7 +76,7 @@ def split_open_set(
     """
     portions = np.asarray(shares, dtype=np.float64)
     if portions.shape != (4,) or not (portions > 0).all() or abs(portions.sum() - 1) > 1e-6:
-        raise ValueError(
+        raise InputError(
             "shares must be 4 numbers above 0 that add up to 1, of train, gallery, calibrate and "
             f"test, got {list(shares)}. Use e.g. [0.4, 0.2, 0.2, 0.2]."
         )
@@ -83,7 +84,7 @@ def split_open_set(
     asked = {"trained": trained, "known": known, "unknown": unknown, "new_unknown": new_unknown}
     kinds = _draw(data, asked, seed)
     if not (kinds["known"] or (index_trained and kinds["trained"])):
-        raise ValueError("known must name or count at least one class to index, got none.")
+        raise InputError("known must name or count at least one class to index, got none.")
     parts_of = {
         "trained": [0, 1, 2, 3] if index_trained else [0],
         "known": [1, 2, 3],
@@ -108,7 +109,7 @@ def _draw(data: Dataset, asked: dict[str, Classes], seed: int) -> dict[str, list
     """The codes of each kind; no class is of two."""
     for kind, classes in asked.items():
         if isinstance(classes, str):
-            raise TypeError(f"{kind} must be a number or a list of classes, got {classes!r}.")
+            raise InputTypeError(f"{kind} must be a number or a list of classes, got {classes!r}.")
     named = {
         kind: list(dict.fromkeys(choose_classes(data, classes).labels.tolist())) if classes else []
         for kind, classes in asked.items()
@@ -117,7 +118,7 @@ def _draw(data: Dataset, asked: dict[str, Classes], seed: int) -> dict[str, list
     taken = [code for codes in named.values() for code in codes]
     if twice := [code for code in taken if taken.count(code) > 1]:
         kinds = [kind for kind, codes in named.items() if twice[0] in codes]
-        raise ValueError(
+        raise InputError(
             f"{kinds[1]} must name other classes than {kinds[0]}, "
             f"got {data.class_names[twice[0]]!r} in both."
         )
@@ -127,7 +128,7 @@ def _draw(data: Dataset, asked: dict[str, Classes], seed: int) -> dict[str, list
     for kind, count in counts.items():
         check_count(kind, count, least=0)
     if sum(counts.values()) > len(drawn):
-        raise ValueError(
+        raise InputError(
             f"{', '.join(counts)} must add up to at most {len(drawn)}, the classes that are not "
             f"named, got {' + '.join(map(str, counts.values()))}. "
             "Use smaller counts or data of more classes."
@@ -141,7 +142,7 @@ def _check_enough(kind: str, data: Dataset, rows: "np.ndarray", parts: int) -> N
     codes, counts = np.unique(data.labels.numpy()[rows], return_counts=True)
     if len(counts) and counts.min() < parts:
         scarce = codes[counts.argmin()]
-        raise ValueError(
+        raise InputError(
             f"{kind} must be classes of at least {parts} items, one for each of their parts, got "
             f"{data.class_names[scarce]!r} with {counts.min()}. Leave small classes out with "
             "choose_classes."
@@ -150,7 +151,7 @@ def _check_enough(kind: str, data: Dataset, rows: "np.ndarray", parts: int) -> N
 
 def _check_once(data: Dataset) -> None:
     if isinstance(data, Subset) and len(torch.unique(data.source_indices)) < len(data):
-        raise ValueError(
+        raise InputError(
             "data must hold every item once, got a part that repeats some. "
             "Two parts could share them."
         )

@@ -11,6 +11,7 @@ from likewise.data.images import ImageFiles
 from likewise.data.pairs import GivenPairs
 from likewise.data.tables import image_path, read_header, read_rows
 from likewise.data.triplets import GivenTriplets
+from likewise.errors import InputError
 
 _NAMES = {"path_a": "a", "path_b": "b"}  # other headers of the same columns
 _TRUTH = {"1": True, "true": True, "yes": True, "0": False, "false": False, "no": False}
@@ -52,19 +53,19 @@ def load_pairs(
 
     Raises:
         FileNotFoundError: the table, or a file that it names, is not there.
-        ValueError: a column is missing, or it is called label, which does not say what 1 means;
+        InputError: a column is missing, or it is called label, which does not say what 1 means;
             a faulty row; a pair that comes twice; no pairs of both kinds.
     """
     table = read_pair_table(csv_path)
     if table.same is None:
-        raise ValueError(
+        raise InputError(
             f"{os.fspath(csv_path)!r} must have the column same (1 = the same) or different "
             "(1 = different), got neither. Add one, or judge unlabelled pairs with "
             "`likewise verify --pairs`."
         )
     if len(set(table.same)) < 2:
         same = sum(table.same)
-        raise ValueError(
+        raise InputError(
             f"{os.fspath(csv_path)!r} must hold pairs of both kinds, got {same} same and "
             f"{len(table.same) - same} different. Add pairs of the other kind."
         )
@@ -84,7 +85,7 @@ def load_triplets(
 
     Raises:
         FileNotFoundError: the table, or a file that it names, is not there.
-        ValueError: a column is missing, or a row is faulty.
+        InputError: a column is missing, or a row is faulty.
     """
     path = _table_path(csv_path)
     _check_columns(path, read_header(path), ("anchor", "positive", "negative"))
@@ -102,13 +103,13 @@ def read_pair_table(csv_path: str | Path) -> PairTable:
 
     Raises:
         FileNotFoundError: the table, or a file that it names, is not there.
-        ValueError: as for `load_pairs`, but the truth may be missing and be of one kind only.
+        InputError: as for `load_pairs`, but the truth may be missing and be of one kind only.
     """
     path = _table_path(csv_path)
     header = [_NAMES.get(name, name) for name in read_header(path)]
     truth = [name for name in ("same", "different") if name in header]
     if len(truth) > 1 or (not truth and "label" in header):
-        raise ValueError(
+        raise InputError(
             f"{str(path)!r} must tell the truth in a column same (1 = the same) or in a column "
             f"different (1 = different), got {'both' if truth else 'label, which may mean either'}."
             f" {'Remove one' if truth else 'Rename it to what its 1 means'}."
@@ -123,7 +124,7 @@ def read_pair_table(csv_path: str | Path) -> PairTable:
         a, b = files.positions([row["a"], row["b"]], where)
         earlier = rows.setdefault((min(a, b), max(a, b)), where)
         if earlier != where:
-            raise ValueError(
+            raise InputError(
                 f"{where} must hold a pair that no other row holds, got the one of "
                 f"{earlier.partition(' of ')[0]}. Remove one."
             )
@@ -131,7 +132,7 @@ def read_pair_table(csv_path: str | Path) -> PairTable:
         for name in truth:
             value = _TRUTH.get(row[name].lower())
             if value is None:
-                raise ValueError(
+                raise InputError(
                     f"{where} must have 1 or 0, true or false, yes or no as {name}, got "
                     f"{row[name]!r}. Correct or remove the row."
                 )
@@ -155,7 +156,7 @@ class _Files:
         found = tuple(self._position(cell, where) for cell in cells)
         if len(set(found)) < len(found):
             twice = Counter(found).most_common(1)[0][0]
-            raise ValueError(
+            raise InputError(
                 f"{where} must name different files, got {self.names[twice]!r} twice. "
                 "Correct or remove the row."
             )
@@ -190,7 +191,7 @@ def _table_path(csv_path: str | Path) -> Path:
 def _check_columns(path: Path, header: Sequence[str], columns: Sequence[str]) -> None:
     for column in columns:
         if header.count(column) != 1:
-            raise ValueError(
+            raise InputError(
                 f"{str(path)!r} must have the columns {', '.join(columns)}, each once, got "
                 f"{', '.join(header) or 'none'}. Name them in the first row."
             )
@@ -198,4 +199,4 @@ def _check_columns(path: Path, header: Sequence[str], columns: Sequence[str]) ->
 
 def _check_rows(path: Path, count: int) -> None:
     if not count:
-        raise ValueError(f"{str(path)!r} must have a row after its header, got none. Add rows.")
+        raise InputError(f"{str(path)!r} must have a row after its header, got none. Add rows.")

@@ -12,6 +12,7 @@ from torch.utils.data._utils.collate import default_collate_fn_map
 
 from likewise._checks import check_count, check_positive, check_same
 from likewise.data.datasets import Dataset, fetch
+from likewise.errors import InputError, InputTypeError
 
 
 class PairBatch(NamedTuple):
@@ -33,8 +34,8 @@ class GivenPairs(TorchDataset[tuple[tuple[Tensor, Tensor], bool]]):
         same: the truth, boolean, (p,).
 
     Raises:
-        TypeError: positions that are no integers, a truth that is not boolean.
-        ValueError: no pairs, other shapes, a position outside of `data`, an item with itself,
+        InputTypeError: positions that are no integers, a truth that is not boolean.
+        InputError: no pairs, other shapes, a position outside of `data`, an item with itself,
             or a pair that comes twice, in either order.
 
     Example:
@@ -89,7 +90,7 @@ class PairDataset(GivenPairs):
             `set_epoch` tells, as for training. `fit` calls it.
 
     Raises:
-        ValueError: there is only one class, no class has two items, or `per_item` gives
+        InputError: there is only one class, no class has two items, or `per_item` gives
             fewer than two pairs.
 
     Example:
@@ -125,17 +126,17 @@ def check_tuples(
     """Positions as int64 (t, width), each row of `width` different items among `count`.
 
     Raises:
-        TypeError: no integers.
-        ValueError: another shape, no rows, a position out of range, an item twice in a row.
+        InputTypeError: no integers.
+        InputError: another shape, no rows, a position out of range, an item twice in a row.
     """
     rows = torch.as_tensor(positions).cpu()
     if rows.ndim != 2 or rows.shape[1] != width or not len(rows):
-        raise ValueError(
+        raise InputError(
             f"{name} must have shape (n, {width}), one row of positions each and at least one, "
             f"got {tuple(rows.shape)}. Use torch.stack([...], dim=1)."
         )
     if rows.is_floating_point() or rows.is_complex() or rows.dtype == torch.bool:
-        raise TypeError(f"{name} must be integers, got {rows.dtype}. Use .long().")
+        raise InputTypeError(f"{name} must be integers, got {rows.dtype}. Use .long().")
     rows = rows.to(torch.int64)
     outside = ((rows < 0) | (rows >= count)).any(dim=1)
     ordered = rows.sort(dim=1).values
@@ -146,7 +147,7 @@ def check_tuples(
     ):
         if wrong.any():
             row = int(wrong.int().argmax())
-            raise ValueError(f"{name} must {rule}, got {rows[row].tolist()} in row {row}. {remedy}")
+            raise InputError(f"{name} must {rule}, got {rows[row].tolist()} in row {row}. {remedy}")
     return rows
 
 
@@ -157,7 +158,7 @@ def _check_once(pairs: Int[Tensor, "p 2"]) -> None:
     if again.any():
         at = int(again.int().argmax())
         first, second = order[at : at + 2].tolist()
-        raise ValueError(
+        raise InputError(
             f"pairs must hold no pair twice, in neither order, got {pairs[second].tolist()} "
             f"in rows {first} and {second}. Remove one."
         )
@@ -167,21 +168,21 @@ def count_kinds(labels: np.ndarray, per_item: float) -> tuple[int, int, int]:
     """How many pairs to take, and how many there are of one class and of two.
 
     Raises:
-        ValueError: there are no pairs of either kind, or fewer than two are asked for.
+        InputError: there are no pairs of either kind, or fewer than two are asked for.
     """
     n = len(labels)
     sizes = np.unique(labels, return_counts=True)[1]
     same_total = int((sizes * (sizes - 1) // 2).sum())
     different_total = n * (n - 1) // 2 - same_total
     if same_total == 0 or different_total == 0:
-        raise ValueError(
+        raise InputError(
             "data must have at least 2 classes, and a class with at least 2 items, to form pairs "
             f"of both kinds, got {len(sizes)} classes and {n} items. Add items or classes."
         )
     scarcer = min(same_total, different_total)
     count = min(round(per_item * n), same_total + different_total, 2 * scarcer + 1)
     if count < 2:
-        raise ValueError(
+        raise InputError(
             f"per_item must give at least 2 pairs, got {per_item} for {n} items. "
             f"Use at least {2 / n:.3g}."
         )

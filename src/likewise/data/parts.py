@@ -10,6 +10,7 @@ from torch.utils.data import Dataset as TorchDataset
 
 from likewise._checks import check_count
 from likewise.data.datasets import Batch, Dataset, fetch
+from likewise.errors import InputError, InputTypeError
 
 
 class Subset(TorchDataset[tuple[Tensor, int]]):
@@ -23,8 +24,8 @@ class Subset(TorchDataset[tuple[Tensor, int]]):
         indices: positions in `data`; order and repeats are kept.
 
     Raises:
-        TypeError: indices are not integers.
-        ValueError: an index lies outside of `data`.
+        InputTypeError: indices are not integers.
+        InputError: an index lies outside of `data`.
 
     Example:
         >>> from likewise.data import ArrayDataset
@@ -79,17 +80,17 @@ def check_trainable(dataset: Dataset) -> None:
     """Refuse data that shows nothing about "same" and "different".
 
     Raises:
-        ValueError: there are fewer than two classes, or no class has two items.
+        InputError: there are fewer than two classes, or no class has two items.
     """
     counts = items_per_class(dataset)
     if len(counts) < 2:
         names = ", ".join(repr(name) for name in counts) or "none"
-        raise ValueError(
+        raise InputError(
             f"data must have at least 2 classes, got {len(counts)} ({names}). "
             "Add items of another class to learn what is different."
         )
     if max(counts.values()) < 2:
-        raise ValueError(
+        raise InputError(
             f"data must have a class with at least 2 items, got 1 item in each of its "
             f"{len(counts)} classes. Add items to learn what is the same."
         )
@@ -106,7 +107,7 @@ def split_by_class(data: Dataset, counts: Sequence[int], *, seed: int = 0) -> li
         seed: same seed, same parts.
 
     Raises:
-        ValueError: the counts ask for more classes than there are, or one is below 1.
+        InputError: the counts ask for more classes than there are, or one is below 1.
 
     Example:
         >>> from likewise.data import ArrayDataset
@@ -119,7 +120,7 @@ def split_by_class(data: Dataset, counts: Sequence[int], *, seed: int = 0) -> li
     labels = data.labels.numpy()
     classes = np.unique(labels)
     if not counts or sum(counts) > len(classes):
-        raise ValueError(
+        raise InputError(
             f"counts must name at least one part and add up to at most {len(classes)}, the "
             f"number of classes, got {list(counts)}. Use smaller counts or data of more classes."
         )
@@ -143,7 +144,7 @@ def fold_by_class(data: Dataset, folds: int, *, seed: int = 0) -> list[tuple[Sub
         seed: same seed, same folds.
 
     Raises:
-        ValueError: fewer than two folds, or more than there are classes.
+        InputError: fewer than two folds, or more than there are classes.
 
     Example:
         >>> from likewise.data import ArrayDataset, PairDataset
@@ -158,7 +159,7 @@ def fold_by_class(data: Dataset, folds: int, *, seed: int = 0) -> list[tuple[Sub
     labels = data.labels.numpy()
     classes = np.unique(labels)
     if folds > len(classes):
-        raise ValueError(
+        raise InputError(
             f"folds must be at most {len(classes)}, the number of classes, got {folds}. "
             "Use fewer folds or data of more classes."
         )
@@ -183,7 +184,7 @@ def split_items(data: Dataset, fractions: Sequence[float], *, seed: int = 0) -> 
         seed: same seed, same parts.
 
     Raises:
-        ValueError: the fractions are not above 0 or do not add up to 1.
+        InputError: the fractions are not above 0 or do not add up to 1.
 
     Example:
         >>> from likewise.data import ArrayDataset
@@ -193,7 +194,7 @@ def split_items(data: Dataset, fractions: Sequence[float], *, seed: int = 0) -> 
     """
     shares = np.asarray(fractions, dtype=np.float64)
     if shares.ndim != 1 or not (shares > 0).all() or abs(shares.sum() - 1) > 1e-6:
-        raise ValueError(
+        raise InputError(
             f"fractions must be above 0 and add up to 1, got {list(fractions)}. "
             "Name the rest as a last part, e.g. [0.1, 0.9]."
         )
@@ -209,7 +210,7 @@ def sample_items(data: Dataset, *, per_class: int, seed: int = 0) -> Subset:
     """`per_class` items of every class, drawn without replacement, in the order of the data.
 
     Raises:
-        ValueError: a class has fewer than `per_class` items.
+        InputError: a class has fewer than `per_class` items.
 
     Example:
         >>> from likewise.data import ArrayDataset
@@ -221,7 +222,7 @@ def sample_items(data: Dataset, *, per_class: int, seed: int = 0) -> Subset:
     counts = items_per_class(data)
     scarce = min(counts, key=counts.__getitem__, default=None)
     if scarce is not None and counts[scarce] < per_class:
-        raise ValueError(
+        raise InputError(
             f"per_class must be at most {counts[scarce]}, the number of items of class "
             f"{scarce!r}, got {per_class}. Leave small classes out with choose_classes."
         )
@@ -238,7 +239,7 @@ def choose_classes(data: Dataset, classes: Sequence[str] | Sequence[int]) -> Sub
         classes: class names, or codes where they are integers.
 
     Raises:
-        ValueError: a class has no item in `data`, or no class is named.
+        InputError: a class has no item in `data`, or no class is named.
 
     Example:
         >>> from likewise.data import ArrayDataset
@@ -251,7 +252,7 @@ def choose_classes(data: Dataset, classes: Sequence[str] | Sequence[int]) -> Sub
     absent = [name for name, code in zip(classes, codes, strict=True) if code not in known.values()]
     if absent or not codes:
         few = ", ".join(list(known)[:12]) + (", ..." if len(known) > 12 else "")
-        raise ValueError(
+        raise InputError(
             f"classes must be among those of the data ({few}), got "
             f"{', '.join(repr(name) for name in absent) or 'none'}. "
             "Strings are class names, integers are codes."
@@ -282,13 +283,13 @@ def _check_indices(indices: Sequence[int] | Tensor | np.ndarray, count: int) -> 
     if rows.numel() == 0:
         return torch.empty(0, dtype=torch.int64)
     if rows.ndim != 1 or rows.is_floating_point() or rows.dtype == torch.bool:
-        raise TypeError(
+        raise InputTypeError(
             f"indices must be integers of shape (n,), got {rows.dtype} of shape "
             f"{tuple(rows.shape)}. Use .nonzero().flatten() on a mask."
         )
     low, high = int(rows.min()), int(rows.max())
     if low < 0 or high >= count:
-        raise ValueError(
+        raise InputError(
             f"indices must be between 0 and {count - 1}, got {low if low < 0 else high}. "
             "Count from the start of the data."
         )

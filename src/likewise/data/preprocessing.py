@@ -13,6 +13,7 @@ from torch import Tensor
 from likewise._checks import check_count
 from likewise.data.datasets import Dataset, items
 from likewise.data.images import read_image
+from likewise.errors import InputError
 
 
 @dataclass(frozen=True)
@@ -28,7 +29,7 @@ class Preprocess:
         std: what is then divided by, above 0.
 
     Raises:
-        ValueError: mean or std are not one per channel, or std is not above 0.
+        InputError: mean or std are not one per channel, or std is not above 0.
 
     Example:
         >>> preprocess = Preprocess((1, 2, 2), mean=(0.5,), std=(0.25,))
@@ -43,13 +44,13 @@ class Preprocess:
     def __post_init__(self) -> None:
         channels = self.item_shape[0] if len(self.item_shape) == 3 else 1
         if not len(self.mean) == len(self.std) == channels:
-            raise ValueError(
+            raise InputError(
                 f"mean and std must have {channels} values for items of shape "
                 f"{self.item_shape}, got {len(self.mean)} and {len(self.std)}. "
                 "Give one per channel of images, otherwise one."
             )
         if not all(std > 0 for std in self.std):
-            raise ValueError(f"std must be above 0, got {self.std}. Use 1 for constant values.")
+            raise InputError(f"std must be above 0, got {self.std}. Use 1 for constant values.")
 
     @classmethod
     def fit(cls, dataset: Dataset, sample: int = 2000, seed: int = 0) -> "Preprocess":
@@ -73,10 +74,10 @@ class Preprocess:
         """Normalised items, shape (n, *item_shape), on their device.
 
         Raises:
-            ValueError: the items have another shape.
+            InputError: the items have another shape.
         """
         if tuple(items.shape[1:]) != self.item_shape:
-            raise ValueError(
+            raise InputError(
                 f"items must have shape (n, {', '.join(map(str, self.item_shape))}), "
                 f"got {tuple(items.shape)}. Resize images as the training data was resized."
             )
@@ -89,11 +90,11 @@ class Preprocess:
         """Image files (n, *item_shape) in 0..1, resized to the item shape; not normalised.
 
         Raises:
-            ValueError: the items are not images, or a file cannot be read as one.
+            InputError: the items are not images, or a file cannot be read as one.
             FileNotFoundError: there is no such file.
         """
         if len(self.item_shape) != 3 or self.item_shape[0] not in (1, 3):
-            raise ValueError(
+            raise InputError(
                 f"item_shape must be that of an image to read files, got {self.item_shape}. "
                 "Give the items as a tensor."
             )

@@ -13,6 +13,7 @@ from typing import TextIO
 import numpy as np
 
 from likewise.data.images import is_image_name
+from likewise.errors import InputError
 
 _LARGEST = float(np.finfo(np.float32).max)
 _LABEL_HEADERS = ("label", "labels", "class", "target", "y")
@@ -45,7 +46,7 @@ def read_path_table(path: Path) -> PathTable:
     Paths are relative to the folder of the CSV.
 
     Raises:
-        ValueError: a row with missing cells, a split that is neither train nor test, a file
+        InputError: a row with missing cells, a split that is neither train nor test, a file
             that is no image, or no rows at all.
         FileNotFoundError: a file that is not there.
     """
@@ -53,18 +54,18 @@ def read_path_table(path: Path) -> PathTable:
     for where, row in read_rows(path):
         file = image_path(path, row["path"], where)
         if not row["label"]:
-            raise ValueError(f"{where} must have a label, got none. Correct or remove it.")
+            raise InputError(f"{where} must have a label, got none. Correct or remove it.")
         table.paths.append(file)
         table.labels.append(row["label"])
         if table.splits is not None:
             if row["split"] not in ("train", "test"):
-                raise ValueError(
+                raise InputError(
                     f"{where} must have the split train or test, got {row['split']!r}. "
                     "Correct or remove the row."
                 )
             table.splits.append(row["split"])
     if not table.paths:
-        raise ValueError(f"{str(path)!r} must have a row after its header, got none. Add items.")
+        raise InputError(f"{str(path)!r} must have a row after its header, got none. Add items.")
     return table
 
 
@@ -74,7 +75,7 @@ def read_rows(path: Path) -> Iterator[tuple[str, dict[str, str]]]:
     Blank rows are left out, and so is space around a cell.
 
     Raises:
-        ValueError: a row has more or fewer cells than the header.
+        InputError: a row has more or fewer cells than the header.
     """
     header = read_header(path)
     with _open(path) as lines:
@@ -85,7 +86,7 @@ def read_rows(path: Path) -> Iterator[tuple[str, dict[str, str]]]:
                 continue
             where = f"row {rows.line_num} of {str(path)!r}"
             if len(cells) != len(header):
-                raise ValueError(
+                raise InputError(
                     f"{where} must have {len(header)} columns as the header has, "
                     f"got {len(cells)}. Correct or remove the row."
                 )
@@ -96,7 +97,7 @@ def image_path(table: Path, cell: str, where: str) -> str:
     """The image file that a cell names, relative to the folder of its table.
 
     Raises:
-        ValueError: it is no image.
+        InputError: it is no image.
         FileNotFoundError: it is not there.
     """
     file = table.parent / cell
@@ -106,7 +107,7 @@ def image_path(table: Path, cell: str, where: str) -> str:
             "Paths are relative to the folder of the table."
         )
     if not is_image_name(file):
-        raise ValueError(
+        raise InputError(
             f"{where} must name a PNG, JPEG, BMP or PGM image, got {cell!r}. "
             "Correct or remove the row."
         )
@@ -123,7 +124,7 @@ def read_number_table(path: Path) -> tuple[np.ndarray, list[str], float]:
     items are vectors (n, d), float32.
 
     Raises:
-        ValueError: a row of another length, a cell that is no finite number, or no rows;
+        InputError: a row of another length, a cell that is no finite number, or no rows;
             the row and the column are named, counted from 1.
     """
     labels: list[str] = []
@@ -136,7 +137,7 @@ def read_number_table(path: Path) -> tuple[np.ndarray, list[str], float]:
             width = chunks[0].shape[1] if chunks else chunk[0][2].count(",") + 1
             chunks.append(_parse(path, [(row, text) for row, _, text in chunk], width))
     if not chunks:
-        raise ValueError(f"{str(path)!r} must have rows of a label and numbers, got none.")
+        raise InputError(f"{str(path)!r} must have rows of a label and numbers, got none.")
     items = np.concatenate(chunks)
     scale = 1 / 255 if items.dtype == np.uint8 and items.max() > 1 else 1.0
     side = int(items.shape[1] ** 0.5 + 0.5)
@@ -152,19 +153,19 @@ def read_npz(path: Path) -> dict[str, tuple[np.ndarray, np.ndarray]]:
     Without a test part, the only part is called "all". Nothing is ever unpickled.
 
     Raises:
-        ValueError: no .npz, pickled contents, or x or y missing.
+        InputError: no .npz, pickled contents, or x or y missing.
     """
     wanted = ("x", "y", "x_test", "y_test") if has_test_arrays(path) else ("x", "y")
     try:
         with zipfile.ZipFile(path) as file:
             names = sorted(name.removesuffix(".npy") for name in file.namelist())
     except (OSError, zipfile.BadZipFile) as error:
-        raise ValueError(
+        raise InputError(
             f"{str(path)!r} must be a whole .npz file, got one that cannot be opened. "
             "Save with np.savez(path, x=items, y=labels)."
         ) from error
     if not {"x", "y"} <= set(names):
-        raise ValueError(
+        raise InputError(
             f"{str(path)!r} must hold the arrays x and y, got {', '.join(names) or 'none'}. "
             "Save with np.savez(path, x=items, y=labels)."
         )
@@ -172,7 +173,7 @@ def read_npz(path: Path) -> dict[str, tuple[np.ndarray, np.ndarray]]:
         with np.load(path, allow_pickle=False) as file:
             arrays = [file[name] for name in wanted]
     except (ValueError, OSError, EOFError, zipfile.BadZipFile, zlib.error) as error:
-        raise ValueError(
+        raise InputError(
             f"{str(path)!r} must hold plain arrays of numbers or strings, got a damaged or a "
             "pickled one; pickles are never loaded. Save labels as strings or integers."
         ) from error
@@ -205,7 +206,7 @@ def _label_and_numbers(path: Path, lines: Iterable[str]) -> Iterator[tuple[int, 
             continue
         first = False
         if not label.strip():
-            raise ValueError(
+            raise InputError(
                 f"row {row} of {str(path)!r} must start with a label, got an empty cell. "
                 "Correct or remove the row."
             )
@@ -276,7 +277,7 @@ def _open(path: Path) -> Iterator[TextIO]:
         with open(path, encoding="utf-8-sig", newline="") as lines:
             yield lines
     except (UnicodeDecodeError, csv.Error) as error:
-        raise ValueError(
+        raise InputError(
             f"{str(path)!r} must be a table in UTF-8 text, got something else ({error}). "
             "Save it as CSV, UTF-8."
         ) from error

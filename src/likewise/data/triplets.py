@@ -13,6 +13,7 @@ from torch.utils.data._utils.collate import default_collate_fn_map
 from likewise._checks import check_count, check_positive
 from likewise.data.datasets import Dataset, fetch
 from likewise.data.pairs import check_tuples
+from likewise.errors import InputError
 
 
 class TripletBatch(NamedTuple):
@@ -34,8 +35,8 @@ class GivenTriplets(TorchDataset[tuple[tuple[Tensor, Tensor, Tensor], Tensor]]):
         triplets: positions in `data`, (t, 3).
 
     Raises:
-        TypeError: positions that are no integers.
-        ValueError: no triplets, another shape, a position outside of `data`, or an item
+        InputTypeError: positions that are no integers.
+        InputError: no triplets, another shape, a position outside of `data`, or an item
             twice in a triplet.
 
     Example:
@@ -84,7 +85,7 @@ class TripletDataset(GivenTriplets):
             `set_epoch` tells, as for training. `fit` calls it.
 
     Raises:
-        ValueError: there is only one class, no class has two items, or `per_item` gives no
+        InputError: there is only one class, no class has two items, or `per_item` gives no
             triplet.
 
     Example:
@@ -128,13 +129,13 @@ def _draw_triplets(labels: np.ndarray, per_item: float, rng: np.random.Generator
     start, size = np.repeat(starts, sizes), np.repeat(sizes, sizes)
     anchors = np.flatnonzero((size > 1) & (size < n))
     if not len(anchors):
-        raise ValueError(
+        raise InputError(
             "data must have at least 2 classes, and a class with at least 2 items, to form "
             f"triplets, got {len(sizes)} classes and {n} items. Add items or classes."
         )
     count = round(per_item * len(anchors))
     if count < 1:
-        raise ValueError(
+        raise InputError(
             f"per_item must give at least 1 triplet, got {per_item} for {len(anchors)} anchors. "
             f"Use at least {1 / len(anchors):.3g}."
         )

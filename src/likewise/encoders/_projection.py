@@ -4,6 +4,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from likewise._checks import check_embeddings
+from likewise.errors import InputError
 
 
 class Projection(nn.Module):
@@ -15,13 +16,14 @@ class Projection(nn.Module):
     def __init__(self, mean: Float[Tensor, " d"], directions: Float[Tensor, "d k"]) -> None:
         super().__init__()
         self.register_buffer("mean", mean)
-        self.register_buffer("directions", directions)
+        # In the layout of a loaded one: another multiplies in another order.
+        self.register_buffer("directions", directions.contiguous())
 
     def forward(self, embeddings: Float[Tensor, "n d"]) -> Float[Tensor, "n k"]:
         """The embeddings, less the mean, in the directions."""
         check_embeddings(embeddings)
         if embeddings.shape[1] != len(self.mean):
-            raise ValueError(
+            raise InputError(
                 f"embeddings must have {len(self.mean)} dimensions, as those it was fitted on, got "
                 f"{embeddings.shape[1]}. Use the encoder that it was fitted behind."
             )

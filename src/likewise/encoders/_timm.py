@@ -12,18 +12,19 @@ import torch
 from torch import Tensor, nn
 
 from likewise._checks import check_exists
+from likewise.errors import InputError, InputTypeError, MissingExtra
 
 
 def _timm() -> Any:
     try:
         return importlib.import_module("timm")
     except ModuleNotFoundError as error:
-        raise ImportError(
+        raise MissingExtra(
             f"timm must be installed for backbones, got no module {error.name!r}. "
             'Use pip install "likewise[backbones]".'
         ) from error
     except Exception as error:  # torchvision fails in many ways, depending on versions
-        raise ImportError(
+        raise MissingExtra(
             f"torchvision must be built for the installed torch, {torch.__version__}, "
             f"got: {error}. Install both from one place, for a CPU with "
             "pip install torch torchvision --index-url https://download.pytorch.org/whl/cpu."
@@ -34,7 +35,7 @@ def settings_of(name: str) -> Any:
     """What timm knows about the network and its pretrained weights."""
     timm = _timm()
     if not isinstance(name, str):
-        raise TypeError(f"name must be a name of timm.list_models(), got {name!r}.")
+        raise InputTypeError(f"name must be a name of timm.list_models(), got {name!r}.")
     try:
         # Names with a prefix would send timm to the network, or to a folder.
         if timm.is_model(name):
@@ -42,7 +43,7 @@ def settings_of(name: str) -> Any:
     except RuntimeError:  # a tag that is not there
         pass
     names = [*timm.list_models(), *timm.list_models(pretrained=True)]
-    raise ValueError(
+    raise InputError(
         f"name must be one of timm.list_models(), got {name!r}.{near(name, names)} "
         "A newer timm may know more."
     )
@@ -72,7 +73,7 @@ def weights_of_file(
 ) -> Mapping[str, Tensor]:
     """All weights of the network, from a file of them with or without a classifier's."""
     if path.suffix != ".safetensors":
-        raise ValueError(
+        raise InputError(
             f"weights must be a .safetensors file, got {str(path)!r}. Pickled weights could run "
             "code when read: convert them with safetensors.torch.save_file where you trust them."
         )
@@ -81,7 +82,7 @@ def weights_of_file(
         with safetensors.safe_open(path, "pt") as file:
             shapes = {key: file.get_slice(key).get_shape() for key in file.keys()}  # noqa: SIM118
     except (OSError, safetensors.SafetensorError) as error:
-        raise ValueError(
+        raise InputError(
             f"weights must be a whole .safetensors file, got {str(path)!r}. Copy it again."
         ) from error
     known = settings_of(name).classifier
@@ -92,7 +93,7 @@ def weights_of_file(
     try:
         network = created(name, channels, size, pretrained=True, pretrained_cfg_overlay=source)
     except Exception as error:  # besides missing ones, timm's converters stumble in their own ways
-        raise ValueError(
+        raise InputError(
             f"weights must be those of {name} for {channels} channels and images of {size}, "
             f"got others in {str(path)!r}. Name the network that they were saved from."
         ) from error
@@ -102,7 +103,7 @@ def weights_of_file(
 def weights_of_hub(name: str, channels: int, size: Sequence[int]) -> Mapping[str, Tensor]:
     """All weights of the network, as the Hugging Face hub or its cache has them."""
     if not settings_of(name).has_weights:
-        raise ValueError(
+        raise InputError(
             f"name must be of a network with pretrained weights, got {name!r}. "
             "Use pretrained=False, or one of timm.list_models(pretrained=True)."
         )
@@ -124,7 +125,7 @@ def cut_at(network: nn.Module, name: str, cut: str) -> nn.Module:
             warnings.simplefilter("ignore")  # that the graphs of both modes differ, see below
             _, nodes = models.get_graph_node_names(network)
     except Exception as error:  # tracing fails where code looks at values, in any way
-        raise ValueError(
+        raise InputError(
             f"cut must be None for {name}, which torch.fx cannot follow, got {cut!r}."
         ) from error
     names = dict.fromkeys(
@@ -133,7 +134,7 @@ def cut_at(network: nn.Module, name: str, cut: str) -> nn.Module:
         for depth in range(1, node.count(".") + 2)
     )
     if cut not in names:
-        raise ValueError(f"cut must name a node of {name}, got {cut!r}.{near(cut, names)}")
+        raise InputError(f"cut must name a node of {name}, got {cut!r}.{near(cut, names)}")
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         dual = models.create_feature_extractor(network, {cut: cut})

@@ -20,6 +20,7 @@ from likewise.encoders._timm import (
     weights_of_hub,
 )
 from likewise.encoders.heads import Normalize, describe
+from likewise.errors import InputError
 
 
 def backbone(
@@ -52,9 +53,9 @@ def backbone(
         normalize: whether embeddings have unit length.
 
     Raises:
-        ValueError: if an argument is out of its range, or the file holds other weights.
+        InputError: if an argument is out of its range, or the file holds other weights.
         FileNotFoundError: if there is no such file, or pretrained weights cannot be fetched.
-        ImportError: if timm is not installed, or its torchvision cannot load.
+        MissingExtra: if timm is not installed, or its torchvision cannot load.
 
     Example:
         >>> encoder = backbone(  # doctest: +SKIP
@@ -82,7 +83,7 @@ def backbone(
     # What was cut off, and the classifier, are left over.
     missing = encoder.network.load_state_dict(loaded, strict=False).missing_keys
     if missing:
-        raise ValueError(
+        raise InputError(
             f"weights must be complete for {name}, got none for {', '.join(missing[:3])}. "
             "Use pretrained=False."
         )
@@ -123,8 +124,8 @@ class Backbone(nn.Module):
             mean over the colours.
 
     Raises:
-        ValueError: if an argument is out of its range, or does not suit the network.
-        ImportError: if timm is not installed, or its torchvision cannot load.
+        InputError: if an argument is out of its range, or does not suit the network.
+        MissingExtra: if timm is not installed, or its torchvision cannot load.
     """
 
     def __init__(
@@ -175,7 +176,7 @@ class Backbone(nn.Module):
         """Embeddings of a batch of images."""
         expected = self.preprocess_settings["item_shape"]
         if tuple(images.shape[1:]) != expected:
-            raise ValueError(
+            raise InputError(
                 f"images must have shape (n, {', '.join(map(str, expected))}), "
                 f"got {tuple(images.shape)}. Resize them, or build the encoder with their size."
             )
@@ -204,7 +205,7 @@ class Backbone(nn.Module):
             raise unsuited(name, self.config["channels"], self.config["image_size"]) from error
         if not isinstance(found, Tensor) or found.ndim not in (2, 3, 4) or len(found) != 1:
             told = tuple(found.shape) if isinstance(found, Tensor) else describe(found)
-            raise ValueError(
+            raise InputError(
                 f"cut must name a node of {name} with features, maps or tokens of each image, "
                 f"got {cut!r} with {told}. Name a module."
             )
@@ -223,13 +224,13 @@ def _first_trained(
     if trainable != "partial":
         if trainable in modules[1:]:
             return trainable
-        raise ValueError(
+        raise InputError(
             f"trainable must be full, partial, frozen or a module of {name}, got {trainable!r}."
             f"{near(trainable, modules[1:])}"
         )
     present = [stage for stage in stages if stage in modules]
     if len(present) < 2:
-        raise ValueError(
+        raise InputError(
             f"trainable must name a module of {name}, which has no two stages, got 'partial'."
             f"{near(trainable, modules[1:])}"
         )
@@ -263,7 +264,7 @@ def _per_channel(values: Sequence[float], channels: int) -> tuple[float, ...]:
 def _sides(image_size: int | Sequence[int]) -> tuple[int, int]:
     sides = [image_size, image_size] if isinstance(image_size, int) else list(image_size)
     if len(sides) != 2:
-        raise ValueError(f"image_size must be (height, width) or one number, got {image_size}.")
+        raise InputError(f"image_size must be (height, width) or one number, got {image_size}.")
     for side in sides:
         check_count("image_size", side)
     return sides[0], sides[1]

@@ -11,6 +11,7 @@ from torch.utils.data import DataLoader
 
 from likewise._checks import check_count, check_finite
 from likewise.encoders.heads import describe
+from likewise.errors import InputError, InputTypeError
 
 
 class Items(Protocol):
@@ -51,16 +52,16 @@ def encode(
         workers: processes that fetch items of a dataset; 0 fetches them in this one.
 
     Raises:
-        ValueError: if there is no item, or the embeddings are not (n, d) or not finite.
-        TypeError: if the encoder is no module or returns no tensor, or the inputs are neither a
-            tensor nor a dataset.
+        InputError: if there is no item, or the embeddings are not (n, d) or not finite.
+        InputTypeError: if the encoder is no module or returns no tensor, or the inputs are neither
+            a tensor nor a dataset.
 
     Example:
         >>> encode(nn.Linear(10, 2), torch.rand(5, 10), batch_size=2).shape
         torch.Size([5, 2])
     """
     if not isinstance(encoder, nn.Module):
-        raise TypeError(f"encoder must be a torch module, got {type(encoder).__name__}.")
+        raise InputTypeError(f"encoder must be a torch module, got {type(encoder).__name__}.")
     check_count("batch_size", batch_size)
     check_count("workers", workers, least=0)
     total = _length(inputs)
@@ -93,14 +94,14 @@ def encode(
 def _length(inputs: Tensor | Items) -> int:
     unsuited = isinstance(inputs, (list, tuple, dict, str, np.ndarray))
     if unsuited or not (hasattr(inputs, "__len__") and hasattr(inputs, "__getitem__")):
-        raise TypeError(
+        raise InputTypeError(
             f"inputs must be a tensor or a map-style dataset, got {type(inputs).__name__}. "
             "Use torch.as_tensor(...) for arrays and lists."
         )
     if isinstance(inputs, Tensor) and inputs.ndim == 0:
-        raise ValueError("inputs must have shape (n, ...), got a single number.")
+        raise InputError("inputs must have shape (n, ...), got a single number.")
     if len(inputs) == 0:
-        raise ValueError("inputs must hold at least one item, got none.")
+        raise InputError("inputs must hold at least one item, got none.")
     return len(inputs)
 
 
@@ -117,7 +118,7 @@ def _batches(inputs: Tensor | Items, batch_size: int, workers: int) -> Iterator[
     for batch in loader:
         items = batch[0] if isinstance(batch, (tuple, list)) else batch
         if not isinstance(items, Tensor):
-            raise TypeError(
+            raise InputTypeError(
                 "inputs must give tensors, or tensors with labels, for a batch, "
                 f"got {describe(items)}. Wrap the dataset so that it gives the items to encode."
             )
@@ -126,12 +127,12 @@ def _batches(inputs: Tensor | Items, batch_size: int, workers: int) -> Iterator[
 
 def _check_outputs(outputs: object, count: int) -> None:
     if not isinstance(outputs, Tensor):
-        raise TypeError(
+        raise InputTypeError(
             f"encoder must return one tensor, got {describe(outputs)}. "
             "Choose one output with SelectOutput(encoder, key)."
         )
     if outputs.ndim != 2 or len(outputs) != count:
-        raise ValueError(
+        raise InputError(
             f"encoder must return shape ({count}, d) for {count} items, "
             f"got {tuple(outputs.shape)}. End it with a pooling or nn.Flatten()."
         )

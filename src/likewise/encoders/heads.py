@@ -9,6 +9,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from likewise._checks import check_positive
+from likewise.errors import InputError, InputTypeError
 
 
 class Normalize(nn.Module):
@@ -47,7 +48,7 @@ class GeneralizedMeanPool1d(nn.Module):
         eps: what smaller values, negative ones too, are raised to.
 
     Raises:
-        ValueError: if p is not a number, or cannot be learned from.
+        InputError: if p is not a number, or cannot be learned from.
 
     Source:
         Radenović, Tolias & Chum, "Fine-tuning CNN Image Retrieval with No Human Annotation",
@@ -97,7 +98,7 @@ class SelectOutput(nn.Module):
         key: position, key or field name of the output to return.
 
     Raises:
-        ValueError: when called, if the module has no such output.
+        InputError: when called, if the module has no such output.
 
     Example:
         >>> gru = nn.GRU(3, 5, batch_first=True)  # returns all outputs, then the last state
@@ -117,7 +118,7 @@ class SelectOutput(nn.Module):
         try:
             return getattr(outputs, str(self.key)) if named else outputs[self.key]
         except (AttributeError, IndexError, KeyError, TypeError) as error:
-            raise ValueError(
+            raise InputError(
                 f"key must name an output of {type(self.module).__name__}, got {self.key!r}. "
                 f"It returns {describe(outputs)}."
             ) from error
@@ -134,11 +135,11 @@ def describe(outputs: object) -> str:
 
 def _power(p: float, learnable: bool) -> float | nn.Parameter:
     if isinstance(p, bool) or not isinstance(p, (int, float)) or math.isnan(p):
-        raise TypeError(f"p must be a number, got {p!r}.")
+        raise InputTypeError(f"p must be a number, got {p!r}.")
     if not learnable:
         return float(p)
     if p == 0 or math.isinf(p):
-        raise ValueError(f"p must be finite and not 0 to be learned, got {p}. Start from 3.")
+        raise InputError(f"p must be finite and not 0 to be learned, got {p}. Start from 3.")
     return nn.Parameter(torch.tensor(float(p)))
 
 
@@ -162,4 +163,4 @@ def _at_least_float32(values: Tensor) -> Tensor:
 
 def _check_dimensions(values: Tensor, shape: str, count: int) -> None:
     if values.ndim != count:
-        raise ValueError(f"values must have shape {shape}, got {tuple(values.shape)}.")
+        raise InputError(f"values must have shape {shape}, got {tuple(values.shape)}.")

@@ -12,6 +12,7 @@ from torch import Tensor, nn
 
 from likewise._checks import check_choice, check_count, check_rate
 from likewise.encoders.heads import GeneralizedMeanPool2d, Normalize
+from likewise.errors import InputError
 
 _ACTIVATIONS: dict[str, Callable[[], nn.Module]] = {
     "elu": nn.ELU,
@@ -67,7 +68,7 @@ class ConvEncoder(nn.Module):
         normalize: whether embeddings have unit length.
 
     Raises:
-        ValueError: if the layers leave nothing of the image, or an argument is out of its range.
+        InputError: if the layers leave nothing of the image, or an argument is out of its range.
 
     Example:
         >>> import torch
@@ -172,7 +173,7 @@ class MLPEncoder(nn.Module):
         normalize: whether embeddings have unit length.
 
     Raises:
-        ValueError: if an argument is out of its range.
+        InputError: if an argument is out of its range.
 
     Example:
         >>> import torch
@@ -275,19 +276,19 @@ def _size_left(
             kernel = next(each)
             check_count("kernel_size", kernel)
             if padding != "valid" and kernel % 2 == 0:
-                raise ValueError(
+                raise InputError(
                     f'kernel_size must be odd unless padding is "valid", got {kernel}. '
                     "An even kernel cannot be centred on a pixel."
                 )
             if padding in ("reflect", "circular") and kernel // 2 >= min(height, width):
-                raise ValueError(
+                raise InputError(
                     f'padding must be "same", "replicate" or "valid" for layers[{position}], got '
                     f"{padding!r}. Kernel {kernel} is too wide for {height} x {width}."
                 )
             if padding == "valid":
                 height, width = height - kernel + 1, width - kernel + 1
         if height < 1 or width < 1:
-            raise ValueError(
+            raise InputError(
                 f"layers must leave at least one pixel of {size[0]} x {size[1]}, "
                 f"got none after layers[{position}]. "
                 'Use fewer pools, smaller kernels or padding="same".'
@@ -300,7 +301,7 @@ def _one_each(name: str, value: Any, count: int) -> list[Any]:
     if value is None or isinstance(value, (int, str)):
         return [value] * count
     if len(value) != count:
-        raise ValueError(
+        raise InputError(
             f"{name} must have one value for each of the {count} convolutions, got {len(value)}. "
             "A single value serves all of them."
         )
@@ -317,7 +318,7 @@ def _jsonable(**arguments: Any) -> dict[str, Any]:
 
 def _check_shape(input_shape: Sequence[int], length: int | None, meaning: str) -> None:
     if len(input_shape) == 0 or (length is not None and len(input_shape) != length):
-        raise ValueError(f"input_shape must be {meaning}, got {tuple(input_shape)}.")
+        raise InputError(f"input_shape must be {meaning}, got {tuple(input_shape)}.")
     for size in input_shape:
         check_count("input_shape", size)
 
@@ -335,7 +336,7 @@ def _check_common(
 def _check_items(items: Tensor, input_shape: Sequence[int]) -> None:
     if list(items.shape[1:]) != input_shape:
         expected = ", ".join(map(str, input_shape))
-        raise ValueError(
+        raise InputError(
             f"items must have shape (n, {expected}), got {tuple(items.shape)}. "
             "Resize them, or build the encoder with their shape."
         )

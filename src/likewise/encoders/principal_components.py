@@ -6,6 +6,7 @@ from torch import Tensor
 
 from likewise._checks import check_count, check_embeddings, check_finite
 from likewise.encoders._projection import Projection
+from likewise.errors import InputError
 
 
 class PrincipalComponents(Projection):
@@ -42,14 +43,14 @@ class PrincipalComponents(Projection):
             dim: how many numbers are kept of the d.
 
         Raises:
-            ValueError: for fewer than two embeddings, NaN or infinity, or a `dim` above the number
+            InputError: for fewer than two embeddings, NaN or infinity, or a `dim` above the number
                 of directions in which they vary.
         """
         check_embeddings(embeddings)
         check_finite(embeddings, "embeddings")
         check_count("dim", dim)
         if len(embeddings) < 2:
-            raise ValueError(
+            raise InputError(
                 f"embeddings must be at least 2, got {len(embeddings)}. Give those of more items."
             )
         x = embeddings.detach().cpu().double()
@@ -58,7 +59,7 @@ class PrincipalComponents(Projection):
         # Where nothing varies, rounding leaves a little that would be another in another order.
         varied = int((values > 1e-12 * x.square().mean()).sum())
         if dim > varied:
-            raise ValueError(
+            raise InputError(
                 f"dim must be at most {varied}, the directions in which these {len(x):,} "
                 f"embeddings vary, got {dim}. Give a smaller one, or fit on more items."
             )

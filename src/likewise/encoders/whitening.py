@@ -7,6 +7,7 @@ from torch import Tensor
 from likewise._checks import check_embeddings, check_finite, check_labels, check_positive
 from likewise.encoders._projection import Projection
 from likewise.encoders.heads import Normalize
+from likewise.errors import InputError
 
 
 class Whitening(Projection):
@@ -54,7 +55,7 @@ class Whitening(Projection):
             shrinkage: above 0; a large one leaves directions as they are.
 
         Raises:
-            ValueError: if no two items of a class differ, for NaN or infinity, or a shrinkage
+            InputError: if no two items of a class differ, for NaN or infinity, or a shrinkage
                 of 0 or below.
         """
         check_embeddings(embeddings)
@@ -71,7 +72,7 @@ class Whitening(Projection):
         values = values.clamp(min=0)
         # Equal items leave what rounding makes of their difference from their own mean.
         if not float(values.mean()) > 1e-24 * float(x.square().mean()):
-            raise ValueError(
+            raise InputError(
                 "embeddings must differ within some class, got none that do. "
                 "Give several items of each class."
             )

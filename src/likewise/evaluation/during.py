@@ -20,6 +20,7 @@ from likewise.data import (
 )
 from likewise.distances import COSINE, Distance, check_distance
 from likewise.encoders import SiameseNet, TripletNet, encode
+from likewise.errors import InputError, InputTypeError
 from likewise.evaluation.retrieval import RetrievalResult, evaluate_retrieval
 
 OF_RETRIEVAL = ("precision_at_1", "r_precision", "map_at_r")
@@ -54,9 +55,9 @@ class EvaluateEpochs:
         seed: of items and pairs; same seed, same items and pairs in every epoch.
 
     Raises:
-        ValueError: no part; a part without pairs of both kinds, or none of whose classes is in
+        InputError: no part; a part without pairs of both kinds, or none of whose classes is in
             the gallery; or queries that are in the gallery.
-        TypeError: parts that are no datasets or pairs by name, or a distance that is none.
+        InputTypeError: parts that are no datasets or pairs by name, or a distance that is none.
 
     Example:
         >>> from likewise import data, fit, losses
@@ -86,7 +87,7 @@ class EvaluateEpochs:
         check_distance(distance)
         _check_parts(parts)
         if not parts:
-            raise ValueError('parts must hold at least one, got none. Give e.g. {"unseen": ...}.')
+            raise InputError('parts must hold at least one, got none. Give e.g. {"unseen": ...}.')
         self.gallery = gallery
         self.distance = distance
         self.preprocess = preprocess
@@ -178,12 +179,12 @@ class _Part(NamedTuple):
 def _check_parts(parts: object) -> None:
     remedy = 'Give e.g. {"unseen": dataset}.'
     if not isinstance(parts, Mapping):
-        raise TypeError(
+        raise InputTypeError(
             f"parts must be datasets or pairs by name, got {type(parts).__name__}. {remedy}"
         )
     for name, part in parts.items():
         if not isinstance(part, GivenPairs) and not hasattr(part, "class_names"):
-            raise TypeError(
+            raise InputTypeError(
                 f"parts must be datasets or pairs by name, got {type(part).__name__} as {name!r}. "
                 f"{remedy}"
             )
@@ -193,7 +194,7 @@ def _drawn(name: str, part: Dataset, most: int, per_item: float, seed: int) -> _
     chosen = _at_most(part, most, seed)
     counts = items_per_class(chosen)
     if len(counts) < 2 or max(counts.values()) < 2:
-        raise ValueError(
+        raise InputError(
             f"parts must each hold 2 classes, one of them with 2 items, got {name!r} with "
             f"{len(chosen)} items of {len(counts)}. Keep more items aside, or leave it out."
         )
@@ -206,7 +207,7 @@ def _given(name: str, part: GivenPairs, most: int, seed: int) -> _Part:
     chosen = torch.randperm(len(part.pairs), generator=rng)[: most // 2]
     same = int(part.same[chosen].sum())
     if same in (0, len(chosen)):
-        raise ValueError(
+        raise InputError(
             f"parts must each hold pairs of both kinds, got {name!r} with {same} same and "
             f"{len(chosen) - same} different among those scored. Give pairs of both."
         )
@@ -246,13 +247,13 @@ def _check_gallery(parts: Mapping[str, _Part], gallery: Dataset) -> None:
         if not part.retrieval:
             continue
         if not known & set(items_per_class(part.items)):
-            raise ValueError(
+            raise InputError(
                 f"gallery must hold some class of every part, got none of those of {name!r}. "
                 "Add items of them."
             )
         both = int(torch.isin(fingerprints(part.items), prints).sum())
         if both:
-            raise ValueError(
+            raise InputError(
                 f"gallery must not hold queries, got {both} of {name!r}, which would find "
                 "themselves. Split them first, e.g. with data.split_items."
             )

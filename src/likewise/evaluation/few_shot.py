@@ -19,6 +19,7 @@ from likewise._checks import (
     check_same_width,
 )
 from likewise.distances import COSINE, Distance, check_distance
+from likewise.errors import InputError
 from likewise.evaluation._plain import plain_fields
 from likewise.intervals import FEWEST_GROUPS, Estimate
 
@@ -119,7 +120,7 @@ def evaluate_few_shot(
         seed: of the episodes.
 
     Raises:
-        ValueError: for mismatched shapes, NaN, negative labels, an unknown rule, too few classes
+        InputError: for mismatched shapes, NaN, negative labels, an unknown rule, too few classes
             of enough items, a class in two groups, or with `classes_as_sample` fewer than 10
             classes (groups).
 
@@ -187,7 +188,7 @@ def evaluate_one_shot_runs(
         distance: what is compared; smaller is closer.
 
     Raises:
-        ValueError: for shapes that do not agree, NaN, or answers that are no such positions.
+        InputError: for shapes that do not agree, NaN, or answers that are no such positions.
 
     Example:
         >>> support = torch.eye(3)[None]
@@ -228,7 +229,7 @@ class _Items:
         drawn = enough & (held[group] >= ways)
         if not drawn.any():
             where = " of one group" if within is not None else ""
-            raise ValueError(
+            raise InputError(
                 f"ways must be at most the classes{where} with at least {per_class} items (shots + "
                 f"queries), {held.max()}, got {ways}. Ask for fewer ways or shots, or give more "
                 "items."
@@ -296,7 +297,7 @@ def _groups(labels: Tensor, within: Tensor, number: np.ndarray, classes: int) ->
     group[number] = group_of_item
     split: Bool[np.ndarray, " n"] = group[number] != group_of_item
     if split.any():
-        raise ValueError(
+        raise InputError(
             f"within must give all items of a class one group, got several for the class "
             f"{int(labels[int(split.argmax())])}. Give each group classes of its own."
         )
@@ -308,9 +309,9 @@ def _check_queries(embeddings: Tensor, labels: Tensor) -> None:
     check_finite(embeddings, "embeddings")
     check_labels(labels, len(embeddings))
     if len(labels) == 0:
-        raise ValueError("labels must be of at least one item, got none. Give items.")
+        raise InputError("labels must be of at least one item, got none. Give items.")
     if int(labels.min()) < 0:
-        raise ValueError(
+        raise InputError(
             f"labels must be class codes of at least 0, got {int(labels.min())}. "
             "Leave unlabelled items out."
         )
@@ -320,7 +321,7 @@ def _check_enough(items: _Items, *, grouped: bool) -> None:
     count = len(items.group_sizes if grouped else items.sizes)
     if count < FEWEST_GROUPS:
         what = "groups" if grouped else "classes"
-        raise ValueError(
+        raise InputError(
             f"classes_as_sample must have at least {FEWEST_GROUPS} {what} to draw, got {count}. "
             f"So few say too little about new ones: leave it off, and claim nothing about new "
             f"{what}."
@@ -331,27 +332,27 @@ def _check_runs(support: Tensor, queries: Tensor, answers: Tensor) -> None:
     for name, runs in (("support", support), ("queries", queries)):
         if not isinstance(runs, Tensor) or runs.ndim != 3 or 0 in runs.shape:
             got = tuple(runs.shape) if isinstance(runs, Tensor) else type(runs).__name__
-            raise ValueError(
+            raise InputError(
                 f"{name} must have shape (runs, items, d), none of them 0, got {got}. "
                 "Stack the embeddings of each run."
             )
         check_embeddings(runs.flatten(0, 1), name)
         check_finite(runs, name)
     if len(support) != len(queries):
-        raise ValueError(
+        raise InputError(
             f"queries must be of as many runs as support, {len(support)}, got {len(queries)}."
         )
     check_same_width(support[0], queries[0], ("support", "queries"))
     expected = tuple(queries.shape[:2])
     if not isinstance(answers, Tensor) or tuple(answers.shape) != expected:
         got = tuple(answers.shape) if isinstance(answers, Tensor) else type(answers).__name__
-        raise ValueError(
+        raise InputError(
             f"answers must have shape {expected}, one per query, got {got}. Give the position "
             "of each query's class in the support."
         )
     check_labels(answers.flatten(), answers.numel(), "answers")
     if int(answers.min()) < 0 or int(answers.max()) >= support.shape[1]:
-        raise ValueError(
+        raise InputError(
             f"answers must be positions in the support, 0 to {support.shape[1] - 1}, got "
             f"{int(answers.min())} to {int(answers.max())}."
         )

@@ -9,6 +9,7 @@ from torch import Tensor
 
 from likewise import intervals, metrics
 from likewise.calibration import Goal, best_accuracy, calibrate, goal_name
+from likewise.errors import InputError
 from likewise.evaluation._plain import plain_fields
 from likewise.intervals import A_RATE, Estimate
 from likewise.metrics import Sweep
@@ -61,7 +62,7 @@ def evaluate_folds(
         goal: what the thresholds are chosen for, see `likewise.calibration`.
 
     Raises:
-        ValueError: for fewer than two folds, a fold whose pairs are all the same or all
+        InputError: for fewer than two folds, a fold whose pairs are all the same or all
             different, a distance that is not finite, or a goal that cannot be reached.
 
     Source:
@@ -74,7 +75,7 @@ def evaluate_folds(
         ([0.75, 0.75], [1.5, 2.0])
     """
     if len(folds) < 2:
-        raise ValueError(
+        raise InputError(
             f"folds must be at least 2, got {len(folds)}. "
             "Each gets its threshold from the others; ten are usual."
         )

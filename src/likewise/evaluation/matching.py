@@ -9,6 +9,7 @@ from torch import Tensor
 
 from likewise import intervals
 from likewise._checks import check_labels
+from likewise.errors import InputError
 from likewise.evaluation._plain import plain_fields
 from likewise.intervals import Estimate
 from likewise.matching import UNKNOWN, Matches
@@ -88,7 +89,7 @@ def evaluate_matching(
         class_names: `class_names[code]` is the name of a class; without it, the code.
 
     Raises:
-        ValueError: for answers and truth of different length, no query, a negative truth, an
+        InputError: for answers and truth of different length, no query, a negative truth, an
             answer that is not indexed, or a class without a name.
 
     Example:
@@ -160,7 +161,7 @@ def _names(classes: list[int], class_names: Sequence[str] | None) -> list[str]:
     if class_names is None:
         return [str(code) for code in classes]
     if classes[-1] >= len(class_names):
-        raise ValueError(
+        raise InputError(
             f"class_names must name every class, got {len(class_names)} names for class codes up "
             f"to {classes[-1]}. Pass the class_names of the whole source."
         )
@@ -170,19 +171,19 @@ def _names(classes: list[int], class_names: Sequence[str] | None) -> list[str]:
 def _check_answers(answers: Tensor, truth: Tensor, indexed_classes: Collection[int]) -> None:
     if not isinstance(truth, Tensor) or truth.ndim != 1:
         got = tuple(truth.shape) if isinstance(truth, Tensor) else type(truth).__name__
-        raise ValueError(f"truth must be a tensor of shape (q,), got {got}.")
+        raise InputError(f"truth must be a tensor of shape (q,), got {got}.")
     check_labels(truth, len(truth), "truth")
     check_labels(answers, len(truth), "matches")
     if len(truth) == 0:
-        raise ValueError("truth must hold at least one query, got none.")
+        raise InputError("truth must hold at least one query, got none.")
     if int(truth.min()) < 0:
-        raise ValueError(
+        raise InputError(
             f"truth must be class codes of at least 0, got {int(truth.min())}. "
             "Give items of no class a code of their own that is not indexed."
         )
     strangers = set(answers.tolist()) - set(indexed_classes) - {UNKNOWN}
     if strangers:
-        raise ValueError(
+        raise InputError(
             f"matches must be indexed classes or {UNKNOWN} for unknown, got "
             f"{min(strangers)}, which is not in indexed_classes. Pass the classes of the index."
         )

@@ -9,6 +9,7 @@ from torch import Tensor
 
 from likewise._checks import check_count, check_embeddings, check_finite, check_labels
 from likewise.distances import COSINE, Distance, check_distance
+from likewise.errors import InputError
 from likewise.evaluation.retrieval.evaluating import checked_references
 from likewise.evaluation.retrieval.nearest import smallest
 
@@ -58,7 +59,7 @@ def nearest_wrong(
         chunk_size: items compared at once. Memory is chunk_size * m distances, and 2k per item.
 
     Raises:
-        ValueError: for mismatched shapes, or values that are not finite.
+        InputError: for mismatched shapes, or values that are not finite.
 
     Example:
         >>> from likewise.distances import EUCLIDEAN
@@ -113,7 +114,7 @@ def nearest_others(
         chunk_size: items compared at once. Memory is chunk_size * n distances.
 
     Raises:
-        ValueError: for fewer than two items, or values that are not finite.
+        InputError: for fewer than two items, or values that are not finite.
 
     Example:
         >>> nearest_others(torch.eye(3)[[0, 1, 0]]).items.tolist()
@@ -124,7 +125,7 @@ def nearest_others(
     check_distance(distance)
     check_count("chunk_size", chunk_size)
     if len(embeddings) < 2:
-        raise ValueError(f"embeddings must hold at least 2 rows, got {len(embeddings)}. Add items.")
+        raise InputError(f"embeddings must hold at least 2 rows, got {len(embeddings)}. Add items.")
     rows = torch.arange(len(embeddings), device=embeddings.device)
     others, distances = [], []
     for chunk in torch.split(rows, chunk_size):
@@ -159,7 +160,7 @@ def confused_classes(
         examples: queries told of each.
 
     Raises:
-        ValueError: for answers, truth and distances of different length.
+        InputError: for answers, truth and distances of different length.
 
     Example:
         >>> answers, truth = torch.tensor([1, 1, 0, 1, -1]), torch.tensor([0, 0, 0, 1, 1])
@@ -176,7 +177,7 @@ def confused_classes(
     if distances is not None:
         check_finite(distances, "distances")
         if distances.shape != truth.shape:
-            raise ValueError(
+            raise InputError(
                 f"distances must have shape ({len(truth)},), one per query, "
                 f"got {tuple(distances.shape)}."
             )

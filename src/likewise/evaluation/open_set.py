@@ -10,6 +10,7 @@ from torch import Tensor
 
 from likewise import intervals
 from likewise._checks import check_choice, check_labels, check_rate, check_same
+from likewise.errors import InputError
 from likewise.evaluation._plain import plain_fields
 from likewise.intervals import A_RATE, FEWEST_GROUPS, Estimate
 from likewise.matching import UNKNOWN
@@ -66,7 +67,7 @@ class OpenSetResult:
         """Least false negative rate where at most the share `at` of strangers is accepted.
 
         Raises:
-            ValueError: if `at` is not between 0 and 1.
+            InputError: if `at` is not between 0 and 1.
         """
         check_rate("at", at)
         (estimate,) = self._queries.left_out(lambda keep: [self._queries.least(keep, at)])
@@ -111,7 +112,7 @@ def evaluate_open_set(
             or "classes", about new classes, of which there must be 10.
 
     Raises:
-        ValueError: for wrong shapes, NaN, no known query or no stranger, a stranger whose label
+        InputError: for wrong shapes, NaN, no known query or no stranger, a stranger whose label
             is its own class, a range that does not rise, or too few classes to leave out.
 
     Source:
@@ -132,15 +133,15 @@ def evaluate_open_set(
     _check(distances, labels, truth, known)
     check_choice("leave_out", leave_out, ("classes", "items"))
     if not math.isfinite(threshold):
-        raise ValueError(f"threshold must be a finite number, got {threshold}.")
+        raise InputError(f"threshold must be a finite number, got {threshold}.")
     for rate in within:
         check_rate("within", rate)
     if within[0] >= within[1]:
-        raise ValueError(f"within must rise, got {within}. Use e.g. (0.001, 0.1).")
+        raise InputError(f"within must rise, got {within}. Use e.g. (0.001, 0.1).")
     groups = truth if leave_out == "classes" else torch.arange(len(truth))
     queries = _Queries.of(distances, labels, truth, known, groups)
     if leave_out == "classes" and (classes := len(torch.unique(truth))) < FEWEST_GROUPS:
-        raise ValueError(
+        raise InputError(
             f"truth must hold at least {FEWEST_GROUPS} classes to leave out, got {classes}. "
             'Use leave_out="items", and claim nothing about other classes.'
         )
@@ -275,7 +276,7 @@ class _Queries:
         errors = self.own[missed].bincount(minlength=len(self.classes)).tolist()
         codes = self.classes.tolist()
         if names is not None and codes[-1] >= len(names):
-            raise ValueError(
+            raise InputError(
                 f"class_names must name every class, got {len(names)} names for class codes up "
                 f"to {codes[-1]}. Pass the class_names of the whole source."
             )
@@ -343,28 +344,28 @@ class _Queries:
 def _check(distances: object, labels: Tensor, truth: Tensor, known: Tensor) -> None:
     if not isinstance(distances, Tensor) or distances.ndim != 1:
         got = tuple(distances.shape) if isinstance(distances, Tensor) else type(distances).__name__
-        raise ValueError(
+        raise InputError(
             f"distances must be a tensor of shape (q,), one per query, got {got}. "
             "matching.decide(neighbors, rule) gives them."
         )
     if bool((distances.isnan() | distances.isneginf()).any()):
-        raise ValueError("distances must be numbers, or inf where nobody had a vote, got NaN.")
+        raise InputError("distances must be numbers, or inf where nobody had a vote, got NaN.")
     check_labels(labels, len(distances), "labels")
     check_labels(truth, len(distances), "truth")
     check_same(known, len(distances), "known")
     if bool(known.all()) or not bool(known.any()):
-        raise ValueError(
+        raise InputError(
             "known must hold known queries and strangers, got "
             f"{int(known.sum())} known of {len(known)}. Add queries of classes that are "
             f"{'not ' if bool(known.any()) else ''}indexed."
         )
     if int(truth.min()) < 0:
-        raise ValueError(
+        raise InputError(
             f"truth must be class codes of at least 0, got {int(truth.min())}. "
             "Give items of no class a code of their own that is not indexed."
         )
     if bool((~known & (labels == truth)).any()):
-        raise ValueError(
+        raise InputError(
             f"known must be True wherever labels equal truth, got "
             f"{int((~known & (labels == truth)).sum())} strangers with the label of their own "
             "class. Such a class is indexed."

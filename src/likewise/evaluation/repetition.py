@@ -14,6 +14,7 @@ from torch import Tensor
 from likewise import intervals
 from likewise._checks import check_count, check_folder_target
 from likewise._files import write_whole
+from likewise.errors import InputError, InputTypeError
 from likewise.evaluation._plain import plain_fields
 from likewise.intervals import Estimate
 
@@ -70,8 +71,8 @@ def repeat(
         progress: called as progress(done, total) after each run.
 
     Raises:
-        TypeError: for a result that is no number, or settings that JSON cannot hold.
-        ValueError: for no seeds or one twice, a number that is not finite, runs that differ in
+        InputTypeError: for a result that is no number, or settings that JSON cannot hold.
+        InputError: for no seeds or one twice, a number that is not finite, runs that differ in
             their names, or kept runs that are of other settings or cannot be read.
         Exception: whatever the experiment raises; what was finished before stays in `out`.
 
@@ -97,7 +98,7 @@ def repeat(
                 _keep(folder, seed, told, *run)
         if runs and run[0].keys() != runs[0][0].keys():
             other = sorted(run[0].keys() ^ runs[0][0].keys())
-            raise ValueError(
+            raise InputError(
                 f"experiment must give the same names for every seed, got {', '.join(other)} "
                 f"not in both seed {listed[0]} and seed {seed}."
             )
@@ -127,7 +128,7 @@ def _numbers(result: object) -> dict[str, float]:
     """The numbers of a result by name, those of dicts within with a dot."""
     if not isinstance(result, Mapping) or not result:
         got = "an empty one" if isinstance(result, Mapping) else type(result).__name__
-        raise TypeError(f"experiment must give a dict of numbers by name, got {got}.")
+        raise InputTypeError(f"experiment must give a dict of numbers by name, got {got}.")
     numbers: dict[str, float] = {}
     for name, value in result.items():
         if isinstance(value, Mapping):
@@ -135,7 +136,7 @@ def _numbers(result: object) -> dict[str, float]:
         else:
             inner = {str(name): _number(name, value)}
         if twice := sorted(numbers.keys() & inner.keys()):
-            raise ValueError(
+            raise InputError(
                 f"experiment must give each name once, got {twice[0]} twice. Rename one."
             )
         numbers |= inner
@@ -146,12 +147,12 @@ def _number(name: object, value: object) -> float:
     if isinstance(value, Tensor) and value.ndim == 0:
         value = value.item()
     if isinstance(value, bool) or not isinstance(value, (Real, Estimate)):
-        raise TypeError(
+        raise InputTypeError(
             f"experiment must give numbers, estimates or dicts of them, got {name} as "
             f"{type(value).__name__}. Leave it out."
         )
     if not math.isfinite(float(value)):
-        raise ValueError(f"experiment must give finite numbers, got {float(value)} as {name}.")
+        raise InputError(f"experiment must give finite numbers, got {float(value)} as {name}.")
     return float(value)
 
 
@@ -162,19 +163,19 @@ def _checked_seeds(seeds: int | Sequence[int]) -> list[int]:
     for seed in seeds:
         check_count("each of seeds", seed, least=0)
     if not seeds or len(set(seeds)) < len(seeds):
-        raise ValueError(f"seeds must be different ones, at least one, got {list(seeds)}.")
+        raise InputError(f"seeds must be different ones, at least one, got {list(seeds)}.")
     return list(seeds)
 
 
 def _plain_settings(settings: Mapping[str, object]) -> object:
     if not isinstance(settings, Mapping):
-        raise TypeError(
+        raise InputTypeError(
             f"settings must be a dict of settings by name, got {settings!r}. Give them names."
         )
     try:
         return json.loads(json.dumps(dict(settings), allow_nan=False))
     except (TypeError, ValueError) as error:
-        raise TypeError(
+        raise InputTypeError(
             f"settings must be what JSON can hold, got {dict(settings)} ({error}). "
             "Use text, numbers, lists and dicts."
         ) from error
@@ -197,14 +198,14 @@ def _kept(folder: Path | None, seed: int, settings: object) -> Run | None:
         run = json.loads(path.read_text(encoding="utf-8"))
         values, seconds, made_with = _numbers(run["values"]), float(run["seconds"]), run["settings"]
         if run["seed"] != seed:
-            raise ValueError(f"the seed is {run['seed']}")
+            raise InputError(f"the seed is {run['seed']}")
     except (OSError, ValueError, TypeError, KeyError) as error:
-        raise ValueError(
+        raise InputError(
             f"out must hold runs as repeat keeps them, got {str(path)!r} that is not the run of "
             f"seed {seed}. Remove it."
         ) from error
     if made_with != settings:
-        raise ValueError(
+        raise InputError(
             f"settings must be those that {str(path)!r} was run with, {made_with}, got "
             f"{settings}. Use another folder."
         )

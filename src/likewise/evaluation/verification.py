@@ -12,6 +12,7 @@ from torch import Tensor
 
 from likewise import intervals, metrics
 from likewise._checks import check_rate
+from likewise.errors import InputError
 from likewise.evaluation._plain import plain_fields
 from likewise.intervals import A_RATE, Estimate, checked_items
 from likewise.metrics import Sweep
@@ -71,7 +72,7 @@ class VerificationResult:
         (Clopper-Pearson); with items the threshold is chosen again without each of them.
 
         Raises:
-            ValueError: if `at` is outside [0, 1].
+            InputError: if `at` is outside [0, 1].
         """
         check_rate("at", at)
         if self.items is None:
@@ -86,7 +87,7 @@ class VerificationResult:
         The threshold is chosen again without each of the parts that the interval leaves out.
 
         Raises:
-            ValueError: for a prior outside (0, 1), or a cost that is not above 0.
+            InputError: for a prior outside (0, 1), or a cost that is not above 0.
         """
         return self._of_sweeps(
             lambda counts: metrics.min_detection_cost(
@@ -148,7 +149,7 @@ def evaluate_verification(
             and calibration error weigh the pairs so that its prior is the share of same ones.
 
     Raises:
-        ValueError: if the pairs are all the same or all different, if a distance is not
+        InputError: if the pairs are all the same or all different, if a distance is not
             finite, or if there are fewer than 10 items.
 
     Source:
@@ -163,7 +164,7 @@ def evaluate_verification(
     """
     counts = metrics.sweep(distances, same)
     if threshold is not None and not math.isfinite(threshold):
-        raise ValueError(f"threshold must be a finite number, got {threshold}.")
+        raise InputError(f"threshold must be a finite number, got {threshold}.")
     if items is not None:
         items = checked_items(items, len(same))
     # Sorted once, so that no sweep of the jackknife needs to.

@@ -1,6 +1,6 @@
 """Labelled embeddings by stable ids, and the nearest of them to any query."""
 
-from likewise.index._durable.damage import GalleryError
+from likewise.errors import GalleryError
 from likewise.index._summary import Summary
 from likewise.index.conflicts import Conflicts, find_conflicts
 from likewise.index.gallery import Gallery

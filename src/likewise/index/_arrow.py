@@ -12,6 +12,7 @@ from torch import Tensor
 
 from likewise._checks import check_count
 from likewise.distances import Distance
+from likewise.errors import InputError, MissingExtra
 from likewise.index.memory import Items
 
 FORMAT = 1
@@ -46,7 +47,7 @@ def load(name: str = "pyarrow") -> Any:
     try:
         return importlib.import_module(name)
     except ModuleNotFoundError as error:
-        raise ImportError(
+        raise MissingExtra(
             f"{name.split('.')[0]} must be installed for tables, got no module {error.name!r}. "
             'Use pip install "likewise[tables]".'
         ) from error
@@ -101,7 +102,7 @@ def _texts(name: str, values: Any, kind: Any) -> Any:
     try:
         return load().array(values, kind)
     except UnicodeEncodeError as error:
-        raise ValueError(
+        raise InputError(
             f"{name} must be text that UTF-8 can hold, got {error.object!r}. Name it otherwise."
         ) from error
 
@@ -112,7 +113,7 @@ def facts_of(text: Any) -> dict[str, Any]:
         return {}
     told: dict[str, Any] = json.loads(text)
     if told.get("format") != FORMAT:
-        raise ValueError(
+        raise InputError(
             f"table must be of format {FORMAT}, got {told.get('format')}. "
             "Read it with the likewise that wrote it, or a newer one."
         )
@@ -133,7 +134,7 @@ def integers_of(name: str, column: Any) -> np.ndarray[Any, Any]:
     if not all(isinstance(value, int) and not isinstance(value, bool) for value in values):
         kind = "integers or strings" if name == "id" else "integers, -1 for unlabelled"
         odd = next(v for v in values if not isinstance(v, int) or isinstance(v, bool))
-        raise ValueError(f"{name} of the table must be {kind} throughout, got {odd!r}.")
+        raise InputError(f"{name} of the table must be {kind} throughout, got {odd!r}.")
     return np.array(values, dtype=np.int64)
 
 
@@ -151,7 +152,7 @@ def named(
         plain = name if isinstance(name, str) else None
         right = expected.get(code) if code >= 0 else None
         if plain != right or (code >= 0 and expected and plain is None):
-            raise ValueError(
+            raise InputError(
                 "class of the table must be the name of label throughout, and null beside -1, got "
                 f"{plain!r} beside {code}. Change both together."
             )
@@ -159,7 +160,7 @@ def named(
         return labels, told or []
     used = np.array(sorted(found))
     if len(set(found.values())) < len(found):
-        raise ValueError("class of the table must name each label differently, got one name twice.")
+        raise InputError("class of the table must name each label differently, got one name twice.")
     codes = np.where(labels >= 0, np.searchsorted(used, labels), -1)
     return codes, [found[code] for code in used.tolist()]
 
@@ -171,7 +172,7 @@ def matrix_of(column: Any, width: int | None) -> Float[Tensor, "n d"]:
     parts = [chunk.flatten().to_numpy(zero_copy_only=False) for chunk in column.chunks]
     lengths = set(load("pyarrow.compute").list_value_length(column).to_pylist())
     if None in lengths or len(lengths) > 1:
-        raise ValueError(
+        raise InputError(
             "embedding of the table must have one length throughout, got "
             f"{', '.join(sorted(map(str, lengths))[:3])}. Encode all with the same encoder."
         )
@@ -186,5 +187,5 @@ def parsed(text: object) -> dict[str, Any]:
     except ValueError:
         value = None
     if not isinstance(value, dict):
-        raise ValueError(f"metadata of the table must hold JSON objects, got {text!r}.")
+        raise InputError(f"metadata of the table must hold JSON objects, got {text!r}.")
     return value

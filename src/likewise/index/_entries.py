@@ -12,6 +12,7 @@ from torch import Tensor
 
 from likewise._checks import check_count, check_embeddings, check_finite
 from likewise.distances import Distance
+from likewise.errors import InputError, InputTypeError
 
 Values = Sequence[int] | Sequence[str] | np.ndarray[Any, Any] | Tensor
 
@@ -24,18 +25,18 @@ LARGEST_ID = 2**63 - 1
 def check_kind(distance: object, class_names: Sequence[str]) -> None:
     """Refuse what is no distance, and class names of which two are alike."""
     if not isinstance(distance, Distance):
-        raise TypeError(
+        raise InputTypeError(
             f"distance must be a Distance, got {distance!r}. "
             "Use one of likewise.distances, or distances.by_name(name)."
         )
     if len(set(class_names)) != len(class_names):
-        raise ValueError(f"class_names must all differ, got {list(class_names)}.")
+        raise InputError(f"class_names must all differ, got {list(class_names)}.")
 
 
 def check_filled(items: int) -> None:
     """Refuse to look anything up among no items."""
     if items == 0:
-        raise ValueError(
+        raise InputError(
             "index must hold at least one item before a lookup, got 0. "
             "Add some with index.add(embeddings, labels=labels)."
         )
@@ -45,7 +46,7 @@ def check_k(k: object, items: int) -> None:
     """Refuse to look up no items, or more than there are."""
     check_count("k", k)
     if isinstance(k, int) and k > items:
-        raise ValueError(
+        raise InputError(
             f"k must be at most {items}, the number of items in the index, got {k}. "
             "Ask for fewer, or add more items."
         )
@@ -54,7 +55,7 @@ def check_k(k: object, items: int) -> None:
 def next_ids(stored: Mapping[Any, int], first: int, count: int) -> range:
     """Ids for items that come without, where those in `stored` are integers."""
     if isinstance(next(iter(stored), 0), str):
-        raise ValueError(
+        raise InputError(
             "ids must be given where those in the index are strings, got None. "
             "Pass ids=, one new string per item."
         )
@@ -65,14 +66,14 @@ def checked_rows(name: str, rows: Tensor, dimension: int | None) -> Tensor:
     """Rows as float32 on the CPU.
 
     Raises:
-        TypeError: not a floating tensor.
-        ValueError: another shape, NaN or infinity, or another number of columns than `dimension`.
+        InputTypeError: not a floating tensor.
+        InputError: another shape, NaN or infinity, or another number of columns than `dimension`.
     """
     check_embeddings(rows, name)
     rows = rows.detach().to("cpu", torch.float32).contiguous()
     check_finite(rows, name)
     if dimension not in (None, rows.shape[1]):
-        raise ValueError(
+        raise InputError(
             f"{name} must have dimension {dimension}, as the items in the index have, "
             f"got {rows.shape[1]}. Encode all with the same encoder."
         )
@@ -83,26 +84,26 @@ def plain_ids(ids: Values) -> list[int] | list[str]:
     """Ids as Python integers or as Python strings, all of one kind.
 
     Raises:
-        TypeError: not a sequence, mixed kinds, or neither integers nor strings.
-        ValueError: a negative or too large integer, an empty string, which mark padding.
+        InputTypeError: not a sequence, mixed kinds, or neither integers nor strings.
+        InputError: a negative or too large integer, an empty string, which mark padding.
     """
     values = _listed("ids", ids)
     if all(isinstance(value, str) for value in values):
         for value in values:
             # NumPy drops trailing zero bytes, so that id would come back as another one.
             if not value or value.endswith("\0"):
-                raise ValueError(
+                raise InputError(
                     f"ids must be non-empty and not end in a zero byte, got {value!r}."
                 )
         return [str(value) for value in values]
     if not all(_is_integer(value) for value in values):
-        raise TypeError(
+        raise InputTypeError(
             f"ids must be all integers or all strings, got {_others(values)}. "
             "Turn them into strings if they are neither, or both."
         )
     for value in values:
         if not 0 <= value <= LARGEST_ID:
-            raise ValueError(
+            raise InputError(
                 f"ids must be between 0 and {LARGEST_ID}, got {value}. Use strings for other ids."
             )
     return [int(value) for value in values]
@@ -112,22 +113,22 @@ def new_ids(ids: Values, count: int, stored: Mapping[Any, int]) -> list[int] | l
     """`count` distinct ids, none of them in `stored`, of the kind that `stored` has.
 
     Raises:
-        TypeError: as `plain_ids`, or another kind than in `stored`.
-        ValueError: as `plain_ids`, another number than `count`, or an id that is taken.
+        InputTypeError: as `plain_ids`, or another kind than in `stored`.
+        InputError: as `plain_ids`, another number than `count`, or an id that is taken.
     """
     plain = plain_ids(ids)
     check_one_per_item("ids", len(plain), count)
     kind = type(next(iter(stored), plain[0] if plain else 0))
     if plain and type(plain[0]) is not kind:
-        raise TypeError(
+        raise InputTypeError(
             f"ids must be {'strings' if kind is str else 'integers'}, as those in the index are, "
             f"got {plain[0]!r}. Use one kind for all items."
         )
     if len(set(plain)) < len(plain):
         twice = Counter(plain).most_common(1)[0][0]
-        raise ValueError(f"ids must all differ, got {twice!r} more than once.")
+        raise InputError(f"ids must all differ, got {twice!r} more than once.")
     if taken := [value for value in plain if value in stored]:
-        raise ValueError(
+        raise InputError(
             f"ids must be new, got {taken[0]!r}{_and_more(taken)} already in the index. "
             "Remove the stored item first to replace it."
         )
@@ -138,12 +139,12 @@ def positions_of(ids: Values, stored: Mapping[Any, int]) -> list[int]:
     """Where each of `ids` is stored.
 
     Raises:
-        TypeError: as `plain_ids`.
-        ValueError: as `plain_ids`, or an id that is not in `stored`.
+        InputTypeError: as `plain_ids`.
+        InputError: as `plain_ids`, or an id that is not in `stored`.
     """
     values = plain_ids(ids)
     if unknown := [value for value in values if value not in stored]:
-        raise ValueError(
+        raise InputError(
             f"ids must all be in the index, got unknown {unknown[0]!r}{_and_more(unknown)}. "
             "index.ids lists those there are."
         )
@@ -161,8 +162,8 @@ def label_codes(
         has_codes: there are stored labels already, which without class_names have no names.
 
     Raises:
-        TypeError: neither integers nor strings, both, or names where there are codes.
-        ValueError: another number than `count`, a code below -1 or beyond the class names.
+        InputTypeError: neither integers nor strings, both, or names where there are codes.
+        InputError: another number than `count`, a code below -1 or beyond the class names.
     """
     if labels is None:
         return [UNLABELLED] * count, list(class_names)
@@ -170,25 +171,25 @@ def label_codes(
     check_one_per_item("labels", len(values), count)
     if values and all(isinstance(value, str) for value in values):
         if has_codes and not class_names:
-            raise TypeError(
+            raise InputTypeError(
                 f"labels must be integers, as those in the index are, got {values[0]!r}. "
                 "Start the index with class_names to use names."
             )
         codes = {name: code for code, name in enumerate(class_names)}
         return [codes.setdefault(str(value), len(codes)) for value in values], list(codes)
     if not all(_is_integer(value) for value in values):
-        raise TypeError(
+        raise InputTypeError(
             f"labels must be all integers or all class names, got {_others(values)}. "
             "Use labels.long() if they are codes, and leave labels out for unlabelled items."
         )
     least, most = (min(values), max(values)) if values else (0, -1)
     if least < UNLABELLED:
-        raise ValueError(
+        raise InputError(
             f"labels must be at least 0, or -1 for unlabelled, got {least}. "
             "Number the classes from 0."
         )
     if class_names and most >= len(class_names):
-        raise ValueError(
+        raise InputError(
             f"labels must be below {len(class_names)}, the number of class names, got {most}. "
             "Give names instead of codes to add a class."
         )
@@ -199,8 +200,8 @@ def metadata_texts(metadata: Sequence[Mapping[str, Any]] | None, count: int) -> 
     """Each item's metadata as JSON, which no later change of the caller's reaches.
 
     Raises:
-        TypeError: not a sequence of dicts with string keys, or JSON cannot hold one.
-        ValueError: another number than `count`.
+        InputTypeError: not a sequence of dicts with string keys, or JSON cannot hold one.
+        InputError: another number than `count`.
     """
     if metadata is None:
         return ["{}"] * count
@@ -230,7 +231,7 @@ def _same_json(value: object) -> str:
 def check_one_per_item(name: str, got: int, count: int) -> None:
     """Refuse another number of things than there are items."""
     if got != count:
-        raise ValueError(
+        raise InputError(
             f"{name} must hold one entry per item, {count}, got {got}. "
             "They go with the rows of embeddings."
         )
@@ -238,11 +239,11 @@ def check_one_per_item(name: str, got: int, count: int) -> None:
 
 def _json(value: object) -> str:
     if not isinstance(value, Mapping) or not all(isinstance(key, str) for key in value):
-        raise TypeError(f"metadata must hold dicts with strings for keys, got {value!r}.")
+        raise InputTypeError(f"metadata must hold dicts with strings for keys, got {value!r}.")
     try:
         return json.dumps(dict(value), allow_nan=False)
     except (TypeError, ValueError, RecursionError) as error:
-        raise TypeError(
+        raise InputTypeError(
             f"metadata must be what JSON can hold, got {value!r}: {error}. "
             "Turn other things into strings or numbers first."
         ) from error
@@ -251,13 +252,13 @@ def _json(value: object) -> str:
 def _listed(name: str, values: object) -> list[Any]:
     if isinstance(values, (Tensor, np.ndarray)):
         if values.ndim != 1:
-            raise ValueError(
+            raise InputError(
                 f"{name} must have one dimension, got shape {tuple(values.shape)}. "
                 "Take one row, or use .flatten()."
             )
         values = values.tolist()
     if isinstance(values, (str, bytes, Mapping)) or not isinstance(values, Sequence):
-        raise TypeError(f"{name} must be a list, array or tensor, got {values!r}.")
+        raise InputTypeError(f"{name} must be a list, array or tensor, got {values!r}.")
     return list(values)
 
 

@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 
 from likewise._checks import check_count, check_embeddings, check_finite
+from likewise.errors import InputError, InputTypeError
 from likewise.index._durable.checksums import Integers, keys_of
 from likewise.index._durable.snapshot import Snapshot
 from likewise.index._entries import Values, check_one_per_item, label_codes, plain_ids, positions_of
@@ -23,7 +24,7 @@ def checked_embeddings(embeddings: Tensor, name: str, snapshot: Snapshot) -> Ten
     embeddings = embeddings.detach().to("cpu", torch.float32).contiguous()
     check_finite(embeddings, name)
     if snapshot.facts.dimension not in (None, embeddings.shape[1]):
-        raise ValueError(
+        raise InputError(
             f"{name} must have dimension {snapshot.facts.dimension}, as the items in the index "
             f"have, got {embeddings.shape[1]}. Encode all with the same encoder."
         )
@@ -33,13 +34,13 @@ def checked_embeddings(embeddings: Tensor, name: str, snapshot: Snapshot) -> Ten
 def check_k(k: int, snapshot: Snapshot) -> None:
     """Refuse a lookup of nothing, in nothing, or of more than there is."""
     if len(snapshot) == 0:
-        raise ValueError(
+        raise InputError(
             "index must hold at least one item before a lookup, got 0. "
             "Add some with index.add(embeddings, labels=labels)."
         )
     check_count("k", k)
     if k > len(snapshot):
-        raise ValueError(
+        raise InputError(
             f"k must be at most {len(snapshot)}, the number of items in the index, got {k}. "
             "Ask for fewer, or add more items."
         )
@@ -48,7 +49,7 @@ def check_k(k: int, snapshot: Snapshot) -> None:
 def next_ids(snapshot: Snapshot, count: int) -> list[int]:
     """The next integers above all ever used."""
     if len(snapshot) and snapshot.facts.kind == "strings":
-        raise ValueError(
+        raise InputError(
             "ids must be given where those in the index are strings, got None. "
             "Pass ids=, one new string per item."
         )
@@ -65,7 +66,7 @@ def rows_of(snapshot: Snapshot, ids: Sequence[Any]) -> Integers:
     if is_text and (rows >= 0).any():
         there = snapshot.ids_at(rows)
         for at in np.flatnonzero((rows >= 0) & (there != np.array(ids, dtype=np.str_))).tolist():
-            raise ValueError(
+            raise InputError(
                 f"ids must differ in their 64-bit hashes, got {ids[at]!r}, whose is that of "
                 f"{str(there[at])!r}. Use another id."
             )
@@ -76,7 +77,7 @@ def rows_of_all(snapshot: Snapshot, ids: Values) -> Integers:
     """The row of each id.
 
     Raises:
-        ValueError: an id that is not stored.
+        InputError: an id that is not stored.
     """
     plain = plain_ids(ids)
     found = stored_among(snapshot, plain, rows_of(snapshot, plain))
@@ -105,11 +106,11 @@ def checked_payloads(payloads: Sequence[bytes | None] | None, count: int) -> lis
     if payloads is None:
         return [None] * count
     if isinstance(payloads, (bytes, str, Mapping)) or not isinstance(payloads, Sequence):
-        raise TypeError(f"payloads must be a list of bytes, got {type(payloads).__name__}.")
+        raise InputTypeError(f"payloads must be a list of bytes, got {type(payloads).__name__}.")
     check_one_per_item("payloads", len(payloads), count)
     for payload in payloads:
         if payload is not None and not isinstance(payload, (bytes, bytearray, memoryview)):
-            raise TypeError(f"payloads must be bytes or None, got {type(payload).__name__}.")
+            raise InputTypeError(f"payloads must be bytes or None, got {type(payload).__name__}.")
     return [None if payload is None else bytes(payload) for payload in payloads]
 
 
@@ -119,13 +120,13 @@ def check_storable(ids: Sequence[Any], names: Sequence[str]) -> None:
     for name in names:
         _utf8(name)
     if len(texts) > 1 and len(np.unique(keys_of(texts))) < len(texts):
-        raise ValueError("ids must differ in their 64-bit hashes, got two that do not. Use others.")
+        raise InputError("ids must differ in their 64-bit hashes, got two that do not. Use others.")
 
 
 def _utf8(text: str) -> bytes:
     try:
         return text.encode()
     except UnicodeEncodeError as error:
-        raise ValueError(
+        raise InputError(
             f"text must be valid Unicode, got {text!r}. Replace lone surrogates."
         ) from error

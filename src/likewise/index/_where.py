@@ -7,6 +7,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from likewise.errors import InputTypeError
 from likewise.index._durable.checksums import Integers
 from likewise.index._durable.snapshot import Snapshot
 
@@ -20,10 +21,10 @@ def checked_where(where: Mapping[str, Any]) -> dict[str, list[str]]:
     """The values that each key may have, as JSON.
 
     Raises:
-        TypeError: no mapping from strings, or to what JSON cannot hold.
+        InputTypeError: no mapping from strings, or to what JSON cannot hold.
     """
     if not isinstance(where, Mapping) or not all(isinstance(key, str) for key in where):
-        raise TypeError(
+        raise InputTypeError(
             f"where must be a dict with strings for keys, got {where!r}. "
             "Use e.g. where={'camera': 'front', 'year': [2024, 2025]}."
         )
@@ -84,7 +85,7 @@ def _as_json(value: object) -> str:
             value = int(value)  # 1 and 1.0 are the same number
         return json.dumps(value, allow_nan=False, sort_keys=True)
     except (TypeError, ValueError, RecursionError) as error:
-        raise TypeError(
+        raise InputTypeError(
             f"where must be what JSON can hold, got {value!r}: {error}. "
             "Give strings, numbers, or lists of them."
         ) from error

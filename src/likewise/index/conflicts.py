@@ -18,6 +18,7 @@ from likewise._checks import (
     check_labels,
 )
 from likewise.distances import COSINE, INNER_PRODUCT, Distance
+from likewise.errors import InputError
 
 BLOCK = 1 << 22  # distances at once
 SIDE = 2048  # rows and columns of a block
@@ -98,7 +99,7 @@ def find_conflicts(
         most: how many pairs are too many to be looked at.
 
     Raises:
-        ValueError: wrong shapes, NaN or infinity, or more than `most` pairs.
+        InputError: wrong shapes, NaN or infinity, or more than `most` pairs.
 
     Example:
         >>> points = torch.tensor([[1.0, 0.0], [0.0, 1.0], [1.0, 0.001], [0.0, 1.0]])
@@ -134,7 +135,7 @@ def find_conflicts(
                 distances.append(exact[near])
                 total += len(distances[-1])
                 if total > most:
-                    raise ValueError(
+                    raise InputError(
                         f"within must leave at most {most:,} pairs, got more at {within}. "
                         "Lower it; where all items are that near, the encoder has collapsed."
                     )

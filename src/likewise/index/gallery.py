@@ -177,9 +177,9 @@ class Gallery:
             The ids, (n,).
 
         Raises:
-            ValueError: wrong shapes or numbers of things, NaN or infinity, another dimension,
+            InputError: wrong shapes or numbers of things, NaN or infinity, another dimension,
                 an id that is taken, a label without a name.
-            TypeError: ids or labels of mixed or other kinds, metadata that JSON cannot hold,
+            InputTypeError: ids or labels of mixed or other kinds, metadata that JSON cannot hold,
                 payloads that are not bytes.
             GalleryError: it could not be written; then nothing was.
         """
@@ -218,7 +218,7 @@ class Gallery:
         An id given twice counts once.
 
         Raises:
-            ValueError: an id that is not stored, or it could not be written; then nothing is
+            InputError: an id that is not stored, or it could not be written; then nothing is
                 removed.
         """
         with self._live.writing() as snapshot:
@@ -239,7 +239,7 @@ class Gallery:
             labels: one per id, as in `add`; of an id given twice the last counts.
 
         Raises:
-            ValueError: an id that is not stored, wrong labels, or it could not be written; then
+            InputError: an id that is not stored, wrong labels, or it could not be written; then
                 nothing is changed.
         """
         with self._live.writing() as snapshot:
@@ -256,7 +256,7 @@ class Gallery:
         """What is stored under each of `ids`, in their order.
 
         Raises:
-            ValueError: an id that is not stored.
+            InputError: an id that is not stored.
             GalleryError: what is stored is damaged.
         """
         with self._live.reading() as snapshot:
@@ -297,7 +297,7 @@ class Gallery:
                 of values of which it has one. Where fewer than k do, rows are padded.
 
         Raises:
-            ValueError: the gallery is empty, k is larger than it, queries of another dimension
+            InputError: the gallery is empty, k is larger than it, queries of another dimension
                 or not finite.
             GalleryError: the gallery is closed, or what another process wrote is damaged.
         """
@@ -360,7 +360,7 @@ class Gallery:
                 without, refuse.
 
         Raises:
-            ValueError: the galleries do not fit together, or an id is in both.
+            InputError: the galleries do not fit together, or an id is in both.
             GalleryError: it could not be written; then nothing came.
         """
         with self._live.writing() as here, other._live.reading() as there:

@@ -14,6 +14,7 @@ from torch import Tensor
 
 from likewise._checks import check_choice, check_count
 from likewise.distances import COSINE, Distance
+from likewise.errors import InputError
 from likewise.index._answers import Items, Neighbors
 from likewise.index._entries import (
     UNLABELLED,
@@ -152,9 +153,9 @@ class Index:
             The ids, (n,).
 
         Raises:
-            ValueError: wrong shapes or numbers of things, NaN or infinity, another dimension
+            InputError: wrong shapes or numbers of things, NaN or infinity, another dimension
                 than the stored items have, an id that is taken, a label without a name.
-            TypeError: ids or labels of mixed or other kinds, metadata that JSON cannot hold.
+            InputTypeError: ids or labels of mixed or other kinds, metadata that JSON cannot hold.
         """
         packed, codes, class_names, added, texts = self._check(embeddings, labels, ids, metadata)
         count = len(added)
@@ -210,7 +211,7 @@ class Index:
         Labels are as in `add`; of an id given twice the last counts.
 
         Raises:
-            ValueError: an id that is not stored, wrong labels; then nothing is changed.
+            InputError: an id that is not stored, wrong labels; then nothing is changed.
         """
         positions = positions_of(ids, self._positions)
         has_codes = bool((self.labels >= 0).any())
@@ -224,7 +225,7 @@ class Index:
         """What is stored under each of `ids`, in their order.
 
         Raises:
-            ValueError: an id that is not stored.
+            InputError: an id that is not stored.
         """
         positions = positions_of(ids, self._positions)
         return Items(
@@ -238,7 +239,7 @@ class Index:
         """The metadata stored under each of `ids`, in their order.
 
         Raises:
-            ValueError: an id that is not stored.
+            InputError: an id that is not stored.
         """
         return [json.loads(self._metadata[at]) for at in positions_of(ids, self._positions)]
 
@@ -248,7 +249,7 @@ class Index:
         An id given twice counts once.
 
         Raises:
-            ValueError: an id that is not stored; then nothing is removed.
+            InputError: an id that is not stored; then nothing is removed.
         """
         keep = torch.ones(len(self), dtype=torch.bool)
         keep[positions_of(ids, self._positions)] = False
@@ -285,9 +286,9 @@ class Index:
                 of values of which it has one. Where fewer than k do, rows are padded.
 
         Raises:
-            ValueError: the index is empty, k is larger than it, queries of another dimension
+            InputError: the index is empty, k is larger than it, queries of another dimension
                 or not finite.
-            TypeError: `where` is not a mapping with strings for keys.
+            InputTypeError: `where` is not a mapping with strings for keys.
 
         Example:
             >>> import torch
@@ -359,11 +360,11 @@ class Index:
             state: from `Index.state`; checked as `add` checks, as it may come from a file.
 
         Raises:
-            ValueError: a part is missing, or the parts do not fit together.
+            InputError: a part is missing, or the parts do not fit together.
         """
         parts = {"embeddings", "labels", "ids", "metadata", "next_id", "class_names"}
         if missing := sorted(parts - state.keys()):
-            raise ValueError(f"state must hold {', '.join(sorted(parts))}, got no {missing[0]}.")
+            raise InputError(f"state must hold {', '.join(sorted(parts))}, got no {missing[0]}.")
         kind = {name: state[name] for name in ("storage", "recall") if name in state}
         index = cls(distance, class_names=state["class_names"], **kind)
         embeddings = state["embeddings"]

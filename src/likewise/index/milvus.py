@@ -15,6 +15,7 @@ from torch import Tensor
 
 from likewise._checks import check_count
 from likewise.distances import Distance
+from likewise.errors import InputError
 from likewise.index._answers import Items, Neighbors
 from likewise.index._entries import Values, metadata_texts, new_ids, plain_ids
 from likewise.index._given import check_storable, checked_payloads
@@ -63,7 +64,7 @@ class MilvusGallery:
     Raises:
         GalleryError: nothing answers at `uri`, or the gallery was made for another encoder,
             distance or dimension.
-        ImportError: pymilvus is not installed.
+        MissingExtra: pymilvus is not installed.
     """
 
     def __init__(
@@ -175,9 +176,9 @@ class MilvusGallery:
             The ids, (n,).
 
         Raises:
-            ValueError: wrong shapes or numbers of things, NaN or infinity, another dimension,
+            InputError: wrong shapes or numbers of things, NaN or infinity, another dimension,
                 an id that is taken, a label without a name, more than Milvus can hold.
-            TypeError: ids or labels of mixed or other kinds, metadata that JSON cannot hold,
+            InputTypeError: ids or labels of mixed or other kinds, metadata that JSON cannot hold,
                 payloads that are not bytes.
             GalleryError: it could not be written.
         """
@@ -214,7 +215,7 @@ class MilvusGallery:
         An id given twice counts once.
 
         Raises:
-            ValueError: an id that is not stored; then nothing is removed.
+            InputError: an id that is not stored; then nothing is removed.
             GalleryError: it could not be written.
         """
         with self._live.writing() as facts:
@@ -241,7 +242,7 @@ class MilvusGallery:
             labels: one per id, as in `add`; None for unlabelled.
 
         Raises:
-            ValueError: an id that is not stored or is given twice, a label without a name.
+            InputError: an id that is not stored or is given twice, a label without a name.
             GalleryError: it could not be written.
         """
         with self._live.writing() as facts:
@@ -264,7 +265,7 @@ class MilvusGallery:
         """What is stored under each of `ids`, in their order.
 
         Raises:
-            ValueError: an id that is not stored.
+            InputError: an id that is not stored.
         """
         rows = self._read(ids, ["label", "text", "embedding", "metadata"])
         return Items(
@@ -278,7 +279,7 @@ class MilvusGallery:
         """The metadata stored under each of `ids`, in their order.
 
         Raises:
-            ValueError: an id that is not stored.
+            InputError: an id that is not stored.
         """
         return [json.loads(row["metadata"]) for row in self._read(ids, ["metadata"])]
 
@@ -286,7 +287,7 @@ class MilvusGallery:
         """The payload stored under each of `ids`, in their order.
 
         Raises:
-            ValueError: an id that is not stored.
+            InputError: an id that is not stored.
         """
         return [payload_in(row) for row in self._read(ids, ["payload"])]
 
@@ -308,7 +309,7 @@ class MilvusGallery:
                 label -1, id -1 or "".
 
         Raises:
-            ValueError: the gallery is empty, k is larger than it, queries of another dimension
+            InputError: the gallery is empty, k is larger than it, queries of another dimension
                 or not finite.
             GalleryError: Milvus does not answer.
         """
@@ -318,7 +319,7 @@ class MilvusGallery:
         queries = self._live.checked(queries, "queries")
         check_count("k", k)
         if k > MOST:
-            raise ValueError(
+            raise InputError(
                 f"k must be at most {MOST}, which Milvus finds at once, got {k}. Ask for fewer."
             )
         found = nearest(

@@ -14,9 +14,10 @@ from uuid import uuid4
 import numpy as np
 import torch
 
+from likewise.errors import GalleryError
 from likewise.index._durable.checksums import part_checksum
 from likewise.index._durable.connection import DATABASE, LOCK, connect, lock
-from likewise.index._durable.damage import GalleryError, is_there, sentence
+from likewise.index._durable.damage import is_there, sentence
 from likewise.index._durable.facts import ACKNOWLEDGED, Facts, last_acknowledged, sync_folder
 from likewise.index._durable.live import Additions, Live
 from likewise.index._durable.store import CHUNK, FACTS, as_chunk, name_checksum, row_format

@@ -16,6 +16,7 @@ from likewise._checks import (
     check_same_width,
 )
 from likewise.distances import COSINE, Distance
+from likewise.errors import InputError
 from likewise.index.memory import Index
 from likewise.intervals import Estimate
 
@@ -56,7 +57,7 @@ def representatives(
         seed: of the draw from large classes.
 
     Raises:
-        ValueError: wrong shapes, NaN or infinity, an unknown method.
+        InputError: wrong shapes, NaN or infinity, an unknown method.
 
     Source:
         Kaufman & Rousseeuw, "Finding Groups in Data", 1990, chapter 2 (PAM). Schubert &
@@ -143,7 +144,7 @@ def loss_of_keeping(
         distance: what near means.
 
     Raises:
-        ValueError: wrong shapes, no query, no position, or one that is not there.
+        InputError: wrong shapes, no query, no position, or one that is not there.
 
     Example:
         >>> points, labels = torch.tensor([[0.0], [1.0], [2.0], [5.0]]), torch.tensor([0, 0, 0, 1])
@@ -158,14 +159,14 @@ def loss_of_keeping(
     check_embeddings(queries, "queries")
     check_same_width(embeddings, queries, ("embeddings", "queries"))
     if len(queries) == 0:
-        raise ValueError("queries must hold at least one query, got none.")
+        raise InputError("queries must hold at least one query, got none.")
     if truth is not None:
         check_labels(truth, len(queries), "truth")
     if threshold != threshold:
-        raise ValueError("threshold must be a number, got NaN. Nothing would be accepted.")
+        raise InputError("threshold must be a number, got NaN. Nothing would be accepted.")
     positions = torch.unique(positions.cpu())
     if len(positions) == 0 or int(positions[0]) < 0 or int(positions[-1]) >= len(embeddings):
-        raise ValueError(
+        raise InputError(
             f"positions must hold numbers from 0 to {len(embeddings) - 1}, "
             f"got {positions.tolist()[:5]}. representatives(...) gives them."
         )

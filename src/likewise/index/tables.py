@@ -13,6 +13,7 @@ from torch import Tensor
 
 from likewise._checks import check_count, check_exists
 from likewise._files import whole
+from likewise.errors import InputError, InputTypeError
 from likewise.index._arrow import (
     KEY,
     Home,
@@ -64,7 +65,7 @@ class Columns:
             The ids, (n,).
 
         Raises:
-            ValueError: another distance or encoder, a class that has a name on one side alone,
+            InputError: another distance or encoder, a class that has a name on one side alone,
                 unlabelled items together with classes that the index does not know, and all
                 that `add` refuses.
         """
@@ -73,7 +74,7 @@ class Columns:
             ("encoder", self.encoder, getattr(index, "encoder", None)),
         ):
             if own is not None and other is not None and own != other:
-                raise ValueError(
+                raise InputError(
                     f"index must have the {what} of the table, {own!r}, got {other!r}. "
                     "Distances between the two would mean nothing."
                 )
@@ -92,7 +93,7 @@ class Columns:
         if self.class_names == names or not bool(labelled.any()):
             return self.labels
         if not self.class_names or (has_codes and not names):
-            raise ValueError(
+            raise InputError(
                 "index must have class names exactly where the table has, got "
                 f"{len(names)} and {len(self.class_names)}. Codes and names cannot be compared."
             )
@@ -103,7 +104,7 @@ class Columns:
             return torch.where(labelled, there[self.labels.clamp(min=0)], -1)
         if bool(labelled.all()):
             return [self.class_names[code] for code in self.labels.tolist()]
-        raise ValueError(
+        raise InputError(
             f"index must know the classes of a table with unlabelled items, got new {new[0]!r}. "
             "Start it with class_names=columns.class_names."
         )
@@ -121,7 +122,7 @@ def to_table(index: Home, *, batch_size: int = BATCH) -> Any:
         batch_size: items read at once.
 
     Raises:
-        ImportError: pyarrow is not installed.
+        MissingExtra: pyarrow is not installed.
 
     Example:
         >>> from likewise.index import Index
@@ -145,8 +146,8 @@ def from_table(table: Any) -> Columns:
             missing; the class names of a table that does not tell them are those of `class`.
 
     Raises:
-        TypeError: another thing.
-        ValueError: a column is missing or of another kind, embeddings of different length, or
+        InputTypeError: another thing.
+        InputError: a column is missing or of another kind, embeddings of different length, or
             classes that are not those of the labels.
     """
     arrow = load()
@@ -155,12 +156,12 @@ def from_table(table: Any) -> Columns:
         told = table.attrs.get("likewise")
         table = arrow.Table.from_pandas(table, preserve_index=False)
     if not isinstance(table, arrow.Table):
-        raise TypeError(
+        raise InputTypeError(
             f"table must be a pyarrow or pandas table, got {type(table).__name__}. "
             "Use read_parquet(path) for a file."
         )
     if missing := [name for name in ("id", "label", "embedding") if name not in table.column_names]:
-        raise ValueError(
+        raise InputError(
             f"table must have columns id, label and embedding, got no {missing[0]}. "
             "to_table(index) makes them."
         )
@@ -185,7 +186,7 @@ def to_frame(index: Home, *, batch_size: int = BATCH) -> Any:
     """`to_table` as a `pandas.DataFrame`; what stands in the schema stands in its `attrs`.
 
     Raises:
-        ImportError: pyarrow or pandas is not installed.
+        MissingExtra: pyarrow or pandas is not installed.
     """
     load("pandas")
     table = to_table(index, batch_size=batch_size)
@@ -201,7 +202,7 @@ def write_parquet(index: Home, path: str | Path, *, batch_size: int = BATCH) -> 
     batch.
 
     Raises:
-        ImportError: pyarrow is not installed.
+        MissingExtra: pyarrow is not installed.
         FileNotFoundError: the folder does not exist.
         OSError: it cannot be written to.
     """
@@ -223,9 +224,9 @@ def read_parquet(path: str | Path) -> Columns:
     """All items of a file that `write_parquet` wrote, or one with the same columns.
 
     Raises:
-        ImportError: pyarrow is not installed.
+        MissingExtra: pyarrow is not installed.
         FileNotFoundError: there is no such file.
-        ValueError: it is no Parquet file, or damaged, and as `from_table`.
+        InputError: it is no Parquet file, or damaged, and as `from_table`.
 
     Example:
         >>> import tempfile
@@ -267,7 +268,7 @@ def _opened(path: str | Path) -> Iterator[Any]:
         with parquet.ParquetFile(path, page_checksum_verification=True) as file:
             yield file
     except (load().ArrowException, OSError) as error:
-        raise ValueError(
+        raise InputError(
             f"path must be a whole Parquet file, got {str(path)!r}: {str(error).rstrip('.')}. "
             "Write it anew."
         ) from error

@@ -6,6 +6,8 @@ from dataclasses import dataclass
 
 from scipy.special import stdtrit
 
+from likewise.errors import InputError
+
 ANYWHERE = (-math.inf, math.inf)
 A_RATE = (0.0, 1.0)
 
@@ -46,18 +48,18 @@ class Estimate:
         """The estimate that `to_dict` wrote.
 
         Raises:
-            ValueError: if `fields` is not such a dict.
+            InputError: if `fields` is not such a dict.
         """
         if not isinstance(fields, Mapping) or set(fields) != {"value", "low", "high", "method"}:
-            raise ValueError(
+            raise InputError(
                 f"an estimate must be a dict of value, low, high and method, got {fields!r}."
             )
         numbers = [fields["value"], fields["low"], fields["high"]]
         for number in numbers:
             if isinstance(number, bool) or not isinstance(number, (int, float, type(None))):
-                raise ValueError(f"an estimate must hold numbers or None, got {number!r}.")
+                raise InputError(f"an estimate must hold numbers or None, got {number!r}.")
         if not isinstance(fields["method"], str):
-            raise ValueError(f"an estimate's method must be text, got {fields['method']!r}.")
+            raise InputError(f"an estimate's method must be text, got {fields['method']!r}.")
         value, low, high = (math.nan if number is None else float(number) for number in numbers)
         return cls(value, low, high, fields["method"])
 
@@ -86,6 +88,6 @@ def without_interval(value: float, why: str) -> Estimate:
 def check_confidence(confidence: float) -> None:
     """Refuse a confidence outside (0, 1)."""
     if not 0 < confidence < 1:
-        raise ValueError(
+        raise InputError(
             f"confidence must be between 0 and 1, exclusive, got {confidence}. Use e.g. 0.95."
         )

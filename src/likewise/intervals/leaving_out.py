@@ -11,6 +11,7 @@ from scipy.special import expit, logit, stdtrit
 from torch import Tensor
 
 from likewise._checks import check_count
+from likewise.errors import InputError, InputTypeError
 from likewise.intervals.estimate import (
     A_RATE,
     ANYWHERE,
@@ -76,7 +77,7 @@ def jackknife(
         groups, or has the same value without any of them.
 
     Raises:
-        ValueError: if there are fewer than two groups.
+        InputError: if there are fewer than two groups.
 
     Source:
         Tukey, "Bias and Confidence in Not-Quite Large Samples", 1958; Efron & Stein, "The
@@ -126,13 +127,13 @@ def leave_out(
     """The statistics of all rows and without each part of the groups; see `jackknife`."""
     check_count("most_groups", most_groups, least=2)
     if not isinstance(groups, Tensor) or groups.is_floating_point() or groups.ndim not in (1, 2):
-        raise ValueError(
+        raise InputError(
             "groups must be an integer tensor of shape (n,) or (n, s), "
             f"got {_describe(groups)}. Give one row of group numbers per row of the data."
         )
     names, group = np.unique(groups.cpu().numpy(), return_inverse=True)
     if len(names) < 2:
-        raise ValueError(
+        raise InputError(
             f"groups must hold at least 2 different groups, got {len(names)}. "
             "Nothing can be learnt about their spread from one."
         )
@@ -180,7 +181,7 @@ def from_left_out(
         within: the range the statistic can have; (0.0, 1.0) for a rate.
 
     Raises:
-        ValueError: for fewer than two values of `without`, or a confidence outside (0, 1).
+        InputError: for fewer than two values of `without`, or a confidence outside (0, 1).
 
     Example:
         >>> print(from_left_out(2.0, torch.tensor([1.0, 2.0, 3.0])))
@@ -188,7 +189,7 @@ def from_left_out(
     """
     check_confidence(confidence)
     if len(without) < 2:
-        raise ValueError(
+        raise InputError(
             f"without must hold at least 2 values, got {len(without)}. "
             "Leave out at least two parts, one after the other."
         )
@@ -216,20 +217,20 @@ def checked_items(items: object, pairs: int) -> Int[Tensor, "p s"]:
     """The items (or classes) that each pair holds, as groups to be left out, (p, s).
 
     Raises:
-        ValueError: for anything but a row per pair, or fewer than 10 different items.
-        TypeError: for numbers that are no integers.
+        InputError: for anything but a row per pair, or fewer than 10 different items.
+        InputTypeError: for numbers that are no integers.
     """
     if not isinstance(items, Tensor) or items.ndim not in (1, 2) or len(items) != pairs:
         got = tuple(items.shape) if isinstance(items, Tensor) else type(items).__name__
-        raise ValueError(
+        raise InputError(
             f"items must be a tensor of shape ({pairs}, 2) or ({pairs},), one row per pair, "
             f"got {got}. Give the two items, or the class, that each pair holds."
         )
     if items.is_floating_point() or items.dtype == torch.bool:
-        raise TypeError(f"items must be integers, got {items.dtype}. Use items.long().")
+        raise InputTypeError(f"items must be integers, got {items.dtype}. Use items.long().")
     distinct = len(np.unique(items.cpu().numpy()))
     if distinct < FEWEST_GROUPS:
-        raise ValueError(
+        raise InputError(
             f"items must name at least {FEWEST_GROUPS} different items (or classes), got "
             f"{distinct}. Leave items out, and claim nothing beyond these."
         )

@@ -8,6 +8,7 @@ from jaxtyping import Int, Num
 from torch import Tensor
 
 from likewise._checks import check_finite, check_labels
+from likewise.errors import InputError
 from likewise.intervals.estimate import (
     ANYWHERE,
     Estimate,
@@ -39,7 +40,7 @@ def mean(
         within: the range a mean can have; the bounds are cut to it.
 
     Raises:
-        ValueError: for NaN or infinity among the values, or groups of another length.
+        InputError: for NaN or infinity among the values, or groups of another length.
 
     Example:
         >>> print(mean(torch.tensor([0.2, 0.4, 0.9])))
@@ -73,5 +74,5 @@ def _check_values(values: object) -> None:
         got = type(values).__name__
         if isinstance(values, Tensor):
             got = f"{values.dtype} of shape {tuple(values.shape)}"
-        raise ValueError(f"values must be a tensor of shape (n,), got {got}. Use .flatten().")
+        raise InputError(f"values must be a tensor of shape (n,), got {got}. Use .flatten().")
     check_finite(values, "values")

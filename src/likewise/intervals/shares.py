@@ -5,6 +5,7 @@ import math
 from scipy.special import betaincinv
 
 from likewise._checks import check_count
+from likewise.errors import InputError
 from likewise.intervals.estimate import Estimate, check_confidence, without_interval
 
 
@@ -21,7 +22,7 @@ def binomial(successes: int, total: int, *, confidence: float = 0.95) -> Estimat
         confidence: between 0 and 1, exclusive.
 
     Raises:
-        ValueError: for more successes than cases, or a confidence outside (0, 1).
+        InputError: for more successes than cases, or a confidence outside (0, 1).
 
     Source:
         Clopper & Pearson, "The Use of Confidence or Fiducial Limits Illustrated in the Case
@@ -35,7 +36,7 @@ def binomial(successes: int, total: int, *, confidence: float = 0.95) -> Estimat
     check_count("successes", successes, least=0)
     check_confidence(confidence)
     if successes > total:
-        raise ValueError(f"successes must be at most the total of {total}, got {successes}.")
+        raise InputError(f"successes must be at most the total of {total}, got {successes}.")
     if total == 0:
         return without_interval(math.nan, "there are no cases")
     tail = (1 - confidence) / 2
@@ -62,7 +63,7 @@ def f1(hits: int, failures: int, double_failures: int = 0, *, confidence: float 
         confidence: between 0 and 1, exclusive.
 
     Raises:
-        ValueError: for a negative count, or a confidence outside (0, 1).
+        InputError: for a negative count, or a confidence outside (0, 1).
 
     Example:
         >>> print(f1(90, 20))

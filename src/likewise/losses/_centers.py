@@ -18,6 +18,7 @@ from likewise._checks import (
     check_rate,
     check_same_width,
 )
+from likewise.errors import InputError
 from likewise.losses.facts import spread
 
 
@@ -175,7 +176,7 @@ def check_codes(labels: Tensor, count: int, class_count: int) -> None:
         return
     least, most = (int(code) for code in labels.aminmax())
     if least < 0 or most >= class_count:
-        raise ValueError(
+        raise InputError(
             f"labels must lie in 0..{class_count - 1}, got {least}..{most}. "
             "Make the loss with class_count=len(data.class_names)."
         )

@@ -10,6 +10,7 @@ from torch.autograd.function import once_differentiable
 
 from likewise._checks import check_count, check_positive
 from likewise.distances import COSINE
+from likewise.errors import InputError
 from likewise.losses.facts import batch_facts
 from likewise.masks import compared
 from likewise.miners._rows import positive_columns, row_blocks
@@ -116,7 +117,7 @@ class AngularLoss(nn.Module):
         super().__init__()
         check_positive("degrees", degrees)
         if degrees >= 90:
-            raise ValueError(f"degrees must be below 90, got {degrees}. 36 to 55 are usual.")
+            raise InputError(f"degrees must be below 90, got {degrees}. 36 to 55 are usual.")
         if most_positives is not None:
             check_count("most_positives", most_positives)
         self.degrees = degrees

@@ -7,6 +7,7 @@ from jaxtyping import Float, Int
 from torch import Tensor, nn
 
 from likewise._checks import check_positive
+from likewise.errors import InputError, InputTypeError
 
 
 class Sum(nn.Module):
@@ -23,8 +24,8 @@ class Sum(nn.Module):
             take references and ids only where they are given.
 
     Raises:
-        ValueError: there is no part, or a weight is not above 0.
-        TypeError: a part is no module.
+        InputError: there is no part, or a weight is not above 0.
+        InputTypeError: a part is no module.
 
     Example:
         >>> from likewise.losses import ContrastiveLoss, TripletLoss
@@ -38,12 +39,12 @@ class Sum(nn.Module):
     def __init__(self, *parts: nn.Module | tuple[float, nn.Module]) -> None:
         super().__init__()
         if not parts:
-            raise ValueError("parts must have at least one loss, got none. Give Sum(a, (0.5, b)).")
+            raise InputError("parts must have at least one loss, got none. Give Sum(a, (0.5, b)).")
         weighted = [part if isinstance(part, tuple) else (1.0, part) for part in parts]
         for weight, part in weighted:
             check_positive("weight", weight)
             if not isinstance(part, nn.Module):
-                raise TypeError(
+                raise InputTypeError(
                     f"parts must be losses or (weight, loss), got {type(part).__name__}. "
                     "Make a function of one's own a torch module."
                 )

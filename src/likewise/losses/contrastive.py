@@ -7,6 +7,7 @@ from torch import Tensor, nn
 
 from likewise._checks import check_at_least, check_choice, check_positive
 from likewise.distances import EUCLIDEAN, INNER_PRODUCT, SNR, Distance
+from likewise.errors import InputError
 from likewise.losses._slopes import with_slopes
 from likewise.losses.facts import batch_facts
 from likewise.masks import compared
@@ -41,7 +42,7 @@ def contrastive_loss(
         distances, d² and max(0, margin − d²), is squared=False on squared distances.
     """
     if distances.shape != same.shape:
-        raise ValueError(
+        raise InputError(
             f"same must have the shape of distances, {tuple(distances.shape)}, "
             f"got {tuple(same.shape)}. Another shape would compare pairs that do not belong."
         )
@@ -99,7 +100,7 @@ class ContrastiveLoss(nn.Module):
         check_at_least("positive_margin", positive_margin, 0)
         check_choice("average", average, ("active", "kind", "pairs"))
         if distance is INNER_PRODUCT:
-            raise ValueError(
+            raise InputError(
                 "distance must be 0 between equals for the contrastive loss, got inner_product. "
                 "Use COSINE, or another loss."
             )

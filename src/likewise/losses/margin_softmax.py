@@ -7,6 +7,7 @@ from jaxtyping import Float, Int
 from torch import Tensor, nn
 
 from likewise._checks import check_at_least, check_count, check_positive
+from likewise.errors import InputError
 from likewise.losses._centers import ClassCenters, center_facts, mean_cross_entropy
 
 
@@ -123,7 +124,7 @@ class ArcFaceLoss(nn.Module):
         super().__init__()
         check_positive("margin", margin)
         if margin >= math.pi:
-            raise ValueError(
+            raise InputError(
                 f"margin must be below π, got {margin}. It is an angle in radians; "
                 "28.6 degrees are math.radians(28.6)."
             )

@@ -5,6 +5,7 @@ from jaxtyping import Float, Int
 from torch import Tensor, nn
 
 from likewise._checks import check_count, check_embeddings, check_labels, check_positive
+from likewise.errors import InputError
 from likewise.masks import UNLABELLED
 
 
@@ -105,7 +106,7 @@ class CrossBatchMemory(nn.Module):
         """The loss of the batch and of the batch against the memory.
 
         Raises:
-            ValueError: ids are missing, references are given, or the width is another one.
+            InputError: ids are missing, references are given, or the width is another one.
         """
         self._check(embeddings, labels, ids, references is not None)
         if ids is None or self.copies:
@@ -173,18 +174,18 @@ class CrossBatchMemory(nn.Module):
         check_embeddings(embeddings)
         check_labels(labels, len(embeddings))
         if references:
-            raise ValueError(
+            raise InputError(
                 "references must be left out with a memory, got some. The memory is the references."
             )
         if embeddings.shape[1] != self.embeddings.shape[1]:
-            raise ValueError(
+            raise InputError(
                 f"embeddings must have {self.embeddings.shape[1]} dimensions as the memory has, "
                 f"got {embeddings.shape[1]}. Give the encoder's width as embedding_dim."
             )
         if ids is not None:
             check_labels(ids, len(embeddings), "ids")
         elif not self.copies:
-            raise ValueError(
+            raise InputError(
                 "ids must be given, so that no item is paired with its older copy, got none. "
                 "`fit` gives them; in a loop of your own pass the items' positions, or use "
                 "copies=True."

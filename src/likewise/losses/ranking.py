@@ -10,6 +10,7 @@ from torch.autograd.function import once_differentiable
 
 from likewise._checks import check_count, check_positive
 from likewise.distances import COSINE, Distance
+from likewise.errors import InputError
 from likewise.losses.facts import batch_facts, mean_where
 from likewise.masks import compared
 
@@ -212,7 +213,7 @@ class RecallAtKLoss(nn.Module):
     ) -> None:
         super().__init__()
         if len(ks) == 0:
-            raise ValueError("ks must hold at least one number, got none. Use ks=(1,).")
+            raise InputError("ks must hold at least one number, got none. Use ks=(1,).")
         for k in ks:
             check_count("ks", k)
         check_positive("temperature", temperature)

@@ -9,6 +9,7 @@ from torch import Tensor, nn
 
 from likewise._checks import check_embeddings, check_same, check_same_width
 from likewise.distances import EUCLIDEAN, Distance
+from likewise.errors import InputError
 from likewise.losses.contrastive import contrastive_loss
 from likewise.losses.facts import mean_where, spread
 from likewise.losses.triplet import triplet_loss
@@ -125,7 +126,7 @@ def _check_sides(**sides: Tensor) -> None:
         check_embeddings(side, name)
         check_same_width(reference, side, (first, name))
         if len(side) != len(reference):
-            raise ValueError(
+            raise InputError(
                 f"{name} must have as many rows as {first}, {len(reference)}, got {len(side)}. "
                 "Row i of every side belongs together."
             )

@@ -9,6 +9,7 @@ from torch import Tensor, nn
 
 from likewise._checks import check_positive
 from likewise.distances import COSINE, Distance
+from likewise.errors import InputError
 from likewise.losses.facts import batch_facts, mean_where
 from likewise.masks import compared
 from likewise.miners import PairMiner, all_pairs
@@ -52,7 +53,7 @@ def threshold_loss(
         scale: as for `threshold_logits`.
     """
     if distances.shape != same.shape:
-        raise ValueError(
+        raise InputError(
             f"same must have the shape of distances, {tuple(distances.shape)}, "
             f"got {tuple(same.shape)}. Another shape would compare pairs that do not belong."
         )
@@ -89,7 +90,7 @@ class LearnedThreshold(nn.Module):
         super().__init__()
         check_positive("scale", scale)
         if not math.isfinite(threshold):
-            raise ValueError(f"threshold must be a finite number, got {threshold}.")
+            raise InputError(f"threshold must be a finite number, got {threshold}.")
         self.value = nn.Parameter(torch.tensor(float(threshold)))
         self.log_scale = nn.Parameter(torch.tensor(math.log(scale)), requires_grad=learn_scale)
         self.facts: dict[str, Tensor] = {}

@@ -13,6 +13,7 @@ from torch import Tensor, nn
 
 from likewise._checks import check_at_least, check_embeddings, check_labels, check_positive
 from likewise.distances import COSINE
+from likewise.errors import InputError
 from likewise.losses.facts import batch_facts, spread
 
 
@@ -20,12 +21,12 @@ def _check_views(view_a: Tensor, view_b: Tensor, least: int = 0) -> None:
     check_embeddings(view_a, "view_a")
     check_embeddings(view_b, "view_b")
     if view_a.shape != view_b.shape:
-        raise ValueError(
+        raise InputError(
             f"view_b must have the shape of view_a, {tuple(view_a.shape)}, "
             f"got {tuple(view_b.shape)}. Row i of both is the same item."
         )
     if len(view_a) < least:
-        raise ValueError(
+        raise InputError(
             f"view_a must have at least {least} rows, got {len(view_a)}. "
             "The loss compares the items of a batch."
         )
@@ -357,7 +358,7 @@ class OnViews(nn.Module):
             labels.device.type != "cpu" or _each_twice(labels[order])
         )
         if not paired:
-            raise ValueError(
+            raise InputError(
                 "labels must hold each label exactly twice, one for each view of an item, "
                 "got others. Draw two views per item."
             )

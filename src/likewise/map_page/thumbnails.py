@@ -13,6 +13,7 @@ from PIL import Image
 from torch import Tensor
 
 from likewise._checks import check_count
+from likewise.errors import InputError, InputTypeError
 from likewise.plots._style import check_items
 
 _COLUMNS = 32
@@ -34,8 +35,8 @@ def thumbnails(
         chunk_size: images made smaller at a time.
 
     Raises:
-        ValueError: if items are no images.
-        TypeError: for whole numbers that are no bytes.
+        InputError: if items are no images.
+        InputTypeError: for whole numbers that are no bytes.
 
     Example:
         >>> thumbnails(torch.rand(2, 3, 100, 50), side=32).shape
@@ -44,11 +45,11 @@ def thumbnails(
     check_items(items, "items")
     check_count("side", side)
     if items.ndim < 3:
-        raise ValueError(
+        raise InputError(
             f"items must be images, got shape {tuple(items.shape)}. Give (n, h, w) or (n, c, h, w)."
         )
     if not (items.is_floating_point() or items.dtype in (torch.uint8, torch.bool)):
-        raise TypeError(
+        raise InputTypeError(
             f"items must be floating point in 0..1 or uint8, got {items.dtype}. "
             "Use items.byte() for pixels of 0 to 255."
         )

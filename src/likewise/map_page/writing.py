@@ -17,6 +17,7 @@ from torch import Tensor
 
 from likewise._checks import check_embeddings, check_finite, check_labels
 from likewise._files import write_whole
+from likewise.errors import InputError, InputTypeError
 from likewise.map_page.thumbnails import sheets, thumbnails
 from likewise.plots._style import check_items, name_of
 from likewise.plots.maps import class_look
@@ -59,8 +60,8 @@ def write_map_page(
         unseen: class codes that were not trained on, drawn hollow.
 
     Raises:
-        ValueError: if sizes do not fit each other, a class has no name, or points are not finite.
-        TypeError: for images of other integers, or names as `unseen`.
+        InputError: if sizes do not fit each other, a class has no name, or points are not finite.
+        InputTypeError: for images of other integers, or names as `unseen`.
         FileNotFoundError: if the folder does not exist.
         OSError: if the file cannot be written.
 
@@ -77,7 +78,7 @@ def write_map_page(
     check_embeddings(points, "points")
     n = len(points)
     if n == 0 or points.shape[1] != 2:
-        raise ValueError(
+        raise InputError(
             f"points must have shape (n, 2) with n >= 1, got {tuple(points.shape)}. "
             "Make them with plots.embedding_points()."
         )
@@ -85,13 +86,13 @@ def write_map_page(
     check_labels(labels, n)
     for argument, given in (("items", items), ("names", names)):
         if given is not None and len(given) != n:
-            raise ValueError(
+            raise InputError(
                 f"{argument} must have {n} entries, one per point, got {len(given)}. "
                 "Leave it out if there are none."
             )
     texts = [unseen] if isinstance(unseen, str) else [c for c in unseen if isinstance(c, str)]
     if texts:
-        raise TypeError(
+        raise InputTypeError(
             f"unseen must be class codes, got {texts[0]!r}. Use class_names.index({texts[0]!r})."
         )
     pictures = None

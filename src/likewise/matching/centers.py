@@ -8,6 +8,7 @@ from torch import Tensor
 
 from likewise._checks import check_embeddings, check_finite, check_labels
 from likewise.distances import COSINE, Distance
+from likewise.errors import InputError
 from likewise.index import Index
 
 
@@ -31,7 +32,7 @@ def class_centers(
         class_names: those of the gallery.
 
     Raises:
-        ValueError: no item has a label; wrong shapes; NaN or infinity.
+        InputError: no item has a label; wrong shapes; NaN or infinity.
 
     Example:
         >>> embeddings = torch.tensor([[1.0, 0.0], [0.8, 0.6], [0.0, 2.0]])
@@ -44,7 +45,7 @@ def class_centers(
     check_finite(embeddings, "embeddings")
     labelled = labels >= 0
     if not bool(labelled.any()):
-        raise ValueError(
+        raise InputError(
             f"labels must be known for at least one item, got {len(labels)} items without. "
             "Label the gallery first."
         )

@@ -9,6 +9,7 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from likewise.calibration import Calibration, ClassThresholds
+from likewise.errors import InputError, InputTypeError
 from likewise.index import Neighbors
 from likewise.matching.rules import UNKNOWN, Rule, decide, rule_name
 from likewise.probability import Probability
@@ -68,8 +69,8 @@ def match(
             labels that are right.
 
     Raises:
-        ValueError: NaN for a threshold, a Calibration for another rule or k, an unknown rule.
-        TypeError: a threshold that is neither a number nor a Calibration.
+        InputError: NaN for a threshold, a Calibration for another rule or k, an unknown rule.
+        InputTypeError: a threshold that is neither a number nor a Calibration.
 
     Example:
         >>> import torch
@@ -102,23 +103,23 @@ def match(
 def _limit(threshold: float | Calibration, rule: str, k: int) -> float:
     if isinstance(threshold, Calibration):
         if threshold.rule != rule:
-            raise ValueError(
+            raise InputError(
                 f"threshold must be calibrated for the rule {rule!r}, "
                 f"got one for {threshold.rule!r}. Calibrate with rule={rule!r}, or match by "
                 f"{threshold.rule!r}."
             )
         if threshold.k != k and rule != "nearest":
-            raise ValueError(
+            raise InputError(
                 f"threshold must be calibrated for k={k}, as there are neighbors, "
                 f"got one for k={threshold.k}. Look up {threshold.k} neighbors, or calibrate anew."
             )
         threshold = threshold.threshold
     if isinstance(threshold, bool) or not isinstance(threshold, (int, float)):
-        raise TypeError(
+        raise InputTypeError(
             f"threshold must be a number or a Calibration, got {threshold!r}. Use float(...)."
         )
     if threshold != threshold:
-        raise ValueError("threshold must be a number, got NaN. Nothing would be accepted.")
+        raise InputError("threshold must be a number, got NaN. Nothing would be accepted.")
     return float(threshold)
 
 

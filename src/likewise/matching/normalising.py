@@ -7,6 +7,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from likewise.errors import InputError
 from likewise.index import Neighbors
 from likewise.normalisation import AdaptiveNorm, CohortFacts, normalise
 
@@ -35,7 +36,7 @@ def normalise_neighbors(
         norm: its distance must be that of the gallery.
 
     Raises:
-        ValueError: not one query per row of neighbours, or an id that is no longer stored.
+        InputError: not one query per row of neighbours, or an id that is no longer stored.
 
     Example:
         >>> from likewise.index import Index
@@ -47,7 +48,7 @@ def normalise_neighbors(
         [[0, 1]]
     """
     if len(queries) != len(neighbors.labels):
-        raise ValueError(
+        raise InputError(
             f"queries must be those that were looked up, {len(neighbors.labels)}, "
             f"got {len(queries)}."
         )

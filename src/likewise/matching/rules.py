@@ -7,6 +7,7 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from likewise._checks import check_choice
+from likewise.errors import InputError
 from likewise.index import Neighbors
 
 UNKNOWN = -1
@@ -55,7 +56,7 @@ def center(neighbors: Neighbors) -> tuple[Int[Tensor, " q"], Float[Tensor, " q"]
     The neighbours must come from a lookup in `class_centers`, not from one among items.
 
     Raises:
-        ValueError: for neighbours whose ids are not their class codes, as those of centres are.
+        InputError: for neighbours whose ids are not their class codes, as those of centres are.
 
     Source:
         Mensink, Verbeek, Perronnin & Csurka, "Distance-Based Image Classification: Generalizing
@@ -63,7 +64,7 @@ def center(neighbors: Neighbors) -> tuple[Int[Tensor, " q"], Float[Tensor, " q"]
     """
     codes = neighbors.ids
     if codes.dtype.kind == "U" or (codes != neighbors.labels.cpu().numpy()).any():
-        raise ValueError(
+        raise InputError(
             "neighbors must be class centers for the rule 'center', got items. "
             "Look them up in class_centers(embeddings, labels, distance=...)."
         )
@@ -94,7 +95,7 @@ def decide(
         Labels (q,), -1 where the rule finds none, and distances (q,).
 
     Raises:
-        ValueError: the rule is not known, or does not give one label and distance per query.
+        InputError: the rule is not known, or does not give one label and distance per query.
 
     Example:
         >>> import numpy as np
@@ -110,7 +111,7 @@ def decide(
     labels, distances = elect(neighbors)
     count = len(neighbors.labels)
     if labels.shape != (count,) or distances.shape != (count,):
-        raise ValueError(
+        raise InputError(
             f"rule must give one label and one distance for each of {count} queries, "
             f"got shapes {tuple(labels.shape)} and {tuple(distances.shape)}."
         )
@@ -121,7 +122,7 @@ def rule_name(rule: str | Rule) -> str:
     """The name under which a Calibration remembers a rule: that of RULES, or the function's.
 
     Raises:
-        ValueError: a name that is not in RULES.
+        InputError: a name that is not in RULES.
 
     Example:
         >>> rule_name(majority)

@@ -5,13 +5,14 @@ from jaxtyping import Bool, Float
 from torch import Tensor
 
 from likewise._checks import check_rate
+from likewise.errors import InputError
 
 
 def check_prior(prior: float) -> None:
     """Refuse a prior outside (0, 1)."""
     check_rate("prior", prior)
     if prior in (0, 1):
-        raise ValueError(
+        raise InputError(
             f"prior must be above 0 and below 1, got {prior}. "
             "Give the share of pairs that are the same where the result is to be used."
         )
@@ -24,12 +25,12 @@ def weights(same: Bool[Tensor, " p"], prior: float | None) -> Float[Tensor, " p"
     """
     total, same_total = len(same), int(same.sum())
     if total == 0:
-        raise ValueError("same must hold at least one pair, got none.")
+        raise InputError("same must hold at least one pair, got none.")
     if prior is None:
         return torch.full((total,), 1 / total, dtype=torch.float64)
     check_prior(prior)
     if same_total in (0, total):
-        raise ValueError(
+        raise InputError(
             "a prior needs pairs of both kinds, "
             f"got {same_total} same and {total - same_total} different. "
             "Leave the prior out, or draw pairs from at least two classes with two items each."

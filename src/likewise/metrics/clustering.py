@@ -8,6 +8,7 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from likewise._checks import check_count, check_embeddings, check_finite, check_labels
+from likewise.errors import InputError
 
 
 class MutualInformation(NamedTuple):
@@ -34,7 +35,7 @@ def cluster(embeddings: Float[Tensor, "n d"], count: int, *, seed: int = 0) -> I
         seed: of the start.
 
     Raises:
-        ValueError: for NaN, or more clusters than embeddings.
+        InputError: for NaN, or more clusters than embeddings.
     """
     from sklearn.cluster import KMeans  # takes a second, and few need it
 
@@ -42,7 +43,7 @@ def cluster(embeddings: Float[Tensor, "n d"], count: int, *, seed: int = 0) -> I
     check_finite(embeddings, "embeddings")
     check_count("count", count)
     if count > len(embeddings):
-        raise ValueError(
+        raise InputError(
             f"count must be at most the {len(embeddings)} embeddings, got {count}. "
             "Ask for fewer clusters."
         )
@@ -61,7 +62,7 @@ def mutual_information(clusters: Int[Tensor, " n"], labels: Int[Tensor, " n"]) -
         labels: the class of each item, any integers.
 
     Raises:
-        ValueError: if there is no item, or `clusters` are not one per item.
+        InputError: if there is no item, or `clusters` are not one per item.
 
     Source:
         Vinh, Epps & Bailey, "Information Theoretic Measures for Clusterings Comparison", JMLR
@@ -76,7 +77,7 @@ def mutual_information(clusters: Int[Tensor, " n"], labels: Int[Tensor, " n"]) -
     check_labels(labels, len(labels))
     check_labels(clusters, len(labels), "clusters")
     if len(labels) == 0:
-        raise ValueError("labels must hold at least one item, got none.")
+        raise InputError("labels must hold at least one item, got none.")
     truth, found = labels.cpu().numpy(), clusters.cpu().numpy()
     return MutualInformation(
         float(normalized_mutual_info_score(truth, found)),

@@ -82,7 +82,7 @@ def true_accept_rate_at(counts: Sweep, far: float) -> float:
     0 if no threshold has one: then nothing can be accepted.
 
     Raises:
-        ValueError: if `far` is outside [0, 1].
+        InputError: if `far` is outside [0, 1].
     """
     check_rate("far", far)
     allowed = int((counts.false_accept_rate <= far).sum())
@@ -110,7 +110,7 @@ def min_detection_cost(
         false_accept_cost: of accepting a pair that is different.
 
     Raises:
-        ValueError: for a prior outside (0, 1), or a cost that is not above 0.
+        InputError: for a prior outside (0, 1), or a cost that is not above 0.
 
     Source:
         NIST, Speaker Recognition Evaluation plans (normalised detection cost).

@@ -7,6 +7,7 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from likewise._checks import check_count, check_finite, check_same
+from likewise.errors import InputError
 from likewise.metrics._prior import weights
 from likewise.metrics.sweeps import Sweep
 
@@ -25,7 +26,7 @@ def brier_score(
         prior: weigh the pairs as if this share of them were the same; without it, as they are.
 
     Raises:
-        ValueError: for a probability outside [0, 1], no pairs, a prior outside (0, 1), or a
+        InputError: for a probability outside [0, 1], no pairs, a prior outside (0, 1), or a
             prior with pairs of one kind only.
 
     Source:
@@ -49,7 +50,7 @@ def reliability(
     the first holds 0 too. Mean and share of an empty bin are nan.
 
     Raises:
-        ValueError: for a probability outside [0, 1], no pairs, or fewer than one bin.
+        InputError: for a probability outside [0, 1], no pairs, or fewer than one bin.
 
     Example:
         >>> probabilities = torch.tensor([0.1, 0.4, 0.8])
@@ -87,7 +88,7 @@ def expected_calibration_error(
         prior: weigh the pairs as if this share of them were the same; without it, as they are.
 
     Raises:
-        ValueError: for a probability outside [0, 1], no pairs, fewer than one bin, a prior
+        InputError: for a probability outside [0, 1], no pairs, fewer than one bin, a prior
             outside (0, 1), or a prior with pairs of one kind only.
 
     Source:
@@ -119,7 +120,7 @@ def cllr(log_likelihood_ratios: Float[Tensor, " p"], same: Bool[Tensor, " p"]) -
         same: whether it is the same, (p,).
 
     Raises:
-        ValueError: for NaN or infinity, or pairs of one kind only.
+        InputError: for NaN or infinity, or pairs of one kind only.
 
     Source:
         Brümmer & du Preez, "Application-Independent Evaluation of Speaker Detection",
@@ -177,7 +178,7 @@ def _checked(probabilities: object, same: Tensor) -> tuple[Tensor, Tensor]:
     check_same(same, len(probability))
     if bool(((probability < 0) | (probability > 1)).any()):
         worst = float(probability[(probability - 0.5).abs().argmax()])
-        raise ValueError(
+        raise InputError(
             f"probabilities must be between 0 and 1, got {worst:.4g}. "
             "Fit them to distances with likewise.probability."
         )
@@ -187,7 +188,7 @@ def _checked(probabilities: object, same: Tensor) -> tuple[Tensor, Tensor]:
 def _column(values: object, name: str) -> Float[Tensor, " p"]:
     if not isinstance(values, Tensor) or values.ndim != 1:
         got = tuple(values.shape) if isinstance(values, Tensor) else type(values).__name__
-        raise ValueError(f"{name} must be a tensor of shape (p,), one per pair, got {got}.")
+        raise InputError(f"{name} must be a tensor of shape (p,), one per pair, got {got}.")
     check_finite(values, name)
     return values.detach().cpu().double()
 

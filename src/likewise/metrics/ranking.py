@@ -10,6 +10,7 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from likewise._checks import check_count, check_labels
+from likewise.errors import InputError
 
 
 def precision_at(relevant: Bool[Tensor, "q k"], k: int) -> Float[Tensor, " q"]:
@@ -20,7 +21,7 @@ def precision_at(relevant: Bool[Tensor, "q k"], k: int) -> Float[Tensor, " q"]:
         k: at most as many ranks as `relevant` has.
 
     Raises:
-        ValueError: if `k` is less than 1 or larger than the number of ranks.
+        InputError: if `k` is less than 1 or larger than the number of ranks.
 
     Example:
         >>> precision_at(torch.tensor([[True, False, True]]), 2)
@@ -41,7 +42,7 @@ def recall_at(relevant: Bool[Tensor, "q k"], k: int) -> Float[Tensor, " q"]:
         k: at most as many ranks as `relevant` has.
 
     Raises:
-        ValueError: if `k` is less than 1 or larger than the number of ranks.
+        InputError: if `k` is less than 1 or larger than the number of ranks.
     """
     _check_ranks(relevant, k)
     return relevant[:, :k].any(dim=1).double()
@@ -58,7 +59,7 @@ def r_precision(
             are given. The result is nan where R is 0.
 
     Raises:
-        ValueError: if `relevant` has fewer ranks than some R, or more relevant than R.
+        InputError: if `relevant` has fewer ranks than some R, or more relevant than R.
 
     Source:
         Musgrave, Belongie & Lim, "A Metric Learning Reality Check", ECCV 2020, section 3.
@@ -80,7 +81,7 @@ def average_precision_at_r(
             are given. The result is nan where R is 0.
 
     Raises:
-        ValueError: if `relevant` has fewer ranks than some R, or more relevant than R.
+        InputError: if `relevant` has fewer ranks than some R, or more relevant than R.
 
     Source:
         Musgrave, Belongie & Lim, "A Metric Learning Reality Check", ECCV 2020, section 3.
@@ -107,7 +108,7 @@ def average_precision_at(
         k: at most as many ranks as `relevant` has.
 
     Raises:
-        ValueError: if `k` is less than 1 or larger than the number of ranks, or more of the k
+        InputError: if `k` is less than 1 or larger than the number of ranks, or more of the k
             are relevant than R.
 
     Example:
@@ -136,7 +137,7 @@ def ndcg_at(
         k: at most as many ranks as `relevant` has.
 
     Raises:
-        ValueError: if `k` is less than 1 or larger than the number of ranks, or more of the k
+        InputError: if `k` is less than 1 or larger than the number of ranks, or more of the k
             are relevant than R.
 
     Source:
@@ -164,7 +165,7 @@ def first_relevant_rank(relevant: Bool[Tensor, "q k"]) -> Float[Tensor, " q"]:
         relevant: whether the item at each rank is relevant to the query, nearest first.
 
     Raises:
-        ValueError: if `relevant` is no boolean tensor of shape (q, k) with a rank or more.
+        InputError: if `relevant` is no boolean tensor of shape (q, k) with a rank or more.
 
     Example:
         >>> first_relevant_rank(torch.tensor([[False, True], [False, False]]))
@@ -185,7 +186,7 @@ def mean_by_class(
         labels: the class of each query, any integers.
 
     Raises:
-        ValueError: if `labels` are not one per value.
+        InputError: if `labels` are not one per value.
 
     Example:
         >>> mean_by_class(torch.tensor([1.0, 0.0, 1.0]), torch.tensor([7, 7, 3]))
@@ -209,7 +210,7 @@ def _check_totals(relevant: Tensor, relevant_total: Tensor, k: int) -> None:
     _check_ranks(relevant, k)
     check_labels(relevant_total, len(relevant), "relevant_total")
     if bool((relevant[:, :k].sum(dim=1) > relevant_total).any()):
-        raise ValueError(
+        raise InputError(
             "relevant_total must be at least the number of relevant items found, got a query "
             "with fewer. Count all items of the query's class, but not the query itself."
         )
@@ -221,7 +222,7 @@ def _within_r(relevant: Tensor, relevant_total: Tensor) -> Tensor:
     _check_totals(relevant, relevant_total, ranks)
     largest = int(relevant_total.max()) if len(relevant_total) else 0
     if largest > ranks:
-        raise ValueError(
+        raise InputError(
             f"relevant must reach down to rank R for every query, got {ranks} ranks where a "
             f"query has {largest} relevant items. Look up more neighbours."
         )
@@ -235,13 +236,13 @@ def _check_ranks(relevant: object, k: int) -> None:
             if isinstance(relevant, Tensor)
             else type(relevant).__name__
         )
-        raise ValueError(
+        raise InputError(
             f"relevant must be a boolean tensor of shape (q, k), got {got}. "
             "Compare labels, e.g. neighbors.labels == labels[:, None]."
         )
     check_count("k", k)
     if k > relevant.shape[1]:
-        raise ValueError(
+        raise InputError(
             f"k must be at most the {relevant.shape[1]} ranks given, got {k}. "
             "Look up more neighbours."
         )

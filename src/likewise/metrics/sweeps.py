@@ -8,6 +8,7 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from likewise._checks import check_finite, check_same
+from likewise.errors import InputError
 
 
 @dataclass(frozen=True, eq=False)
@@ -131,7 +132,7 @@ def sweep(
             neighbour existed; it counts in recall. Without it, exactly where `same`.
 
     Raises:
-        ValueError: if all pairs are the same or all are different, as no threshold can be
+        InputError: if all pairs are the same or all are different, as no threshold can be
             judged then; for NaN or infinite distances; if a pair is the same but not known.
 
     Example:
@@ -141,7 +142,7 @@ def sweep(
     """
     if not isinstance(distances, Tensor) or distances.ndim != 1:
         got = tuple(distances.shape) if isinstance(distances, Tensor) else type(distances).__name__
-        raise ValueError(
+        raise InputError(
             f"distances must be a tensor of shape (p,), one per pair, got {got}. "
             "Use Distance.paired, or .flatten()."
         )
@@ -152,7 +153,7 @@ def sweep(
         check_same(known, len(distances), "known")
         known_total = int(known.sum())
         if bool((same & ~known).any()):
-            raise ValueError(
+            raise InputError(
                 "known must be True wherever same is, got "
                 f"{int((same & ~known).sum())} pairs that are the same but not known. "
                 "A neighbour with the query's label shows that its class is indexed."
@@ -160,7 +161,7 @@ def sweep(
     same_total = int(same.sum())
     different_total = len(same) - same_total
     if same_total == 0 or different_total == 0:
-        raise ValueError(
+        raise InputError(
             "sweep needs pairs of both kinds, got "
             f"{same_total} same and {different_total} different. "
             "Draw pairs from at least two classes with two items each."

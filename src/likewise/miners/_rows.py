@@ -8,6 +8,7 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from likewise._checks import free_to_look
+from likewise.errors import InputError
 
 MOST = 1 << 20  # entries of a temporary
 
@@ -67,14 +68,14 @@ def positive_columns(
         most: a bound on the positives of a row.
 
     Raises:
-        ValueError: a row has more positives than `most`. On a GPU CUDA itself refuses.
+        InputError: a row has more positives than `most`. On a GPU CUDA itself refuses.
     """
     rows, columns = positive.shape
     if free_to_look(positive):
         counts = positive.sum(dim=1)
         width = int(counts.max()) if positive.numel() else 0
         if most is not None and width > most:
-            raise ValueError(
+            raise InputError(
                 f"most_positives must be a bound on the positives of every anchor, {width} here, "
                 f"got {most}. Use None if you do not know one."
             )

@@ -8,6 +8,7 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from likewise._checks import check_positive
+from likewise.errors import InputError
 
 TripletRule = Callable[[Tensor, Tensor, Tensor], Tensor]
 
@@ -130,7 +131,7 @@ def angular(degrees: float = 20.0) -> TripletMiner:
     """
     check_positive("degrees", degrees)
     if degrees >= 90:
-        raise ValueError(f"degrees must be below 90, got {degrees}. 20 to 45 are usual.")
+        raise InputError(f"degrees must be below 90, got {degrees}. 20 to 45 are usual.")
     slope = 2 * math.tan(math.radians(degrees))
 
     def wide(positive: Tensor, negative: Tensor, between: Tensor) -> Tensor:

@@ -5,6 +5,7 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from likewise._checks import check_choice, check_count, check_positive
+from likewise.errors import InputError
 from likewise.miners._rows import or_infinite, or_minus_infinite, positive_columns, sorted_rows
 from likewise.miners.sets import AllTriplets, TripletMiner, Triplets
 
@@ -72,7 +73,7 @@ def batch_easy_hard(positive: str = "hard", negative: str = "hard") -> TripletMi
     check_choice("positive", positive, kinds)
     check_choice("negative", negative, kinds)
     if {positive, negative} in ({"semi_hard"}, {"semi_hard", "all"}):
-        raise ValueError(
+        raise InputError(
             f"negative must be easy or hard beside {positive}, got {negative!r}. "
             "Semi-hard is relative to one chosen item of the other kind; see also all_semi_hard."
         )
@@ -259,7 +260,7 @@ def distance_weighted(
     check_count("dimension", dimension, 2)
     check_positive("nearest", nearest)
     if not nearest < farthest <= 2:
-        raise ValueError(
+        raise InputError(
             f"farthest must be above nearest, {nearest}, and at most 2, got {farthest}. "
             "Points on a sphere are never more than 2 apart."
         )

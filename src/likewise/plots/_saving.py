@@ -31,7 +31,7 @@ def save(figure: Figure, path: str | os.PathLike[str], *, dots_per_inch: int = 2
         dots_per_inch: resolution of a PNG.
 
     Raises:
-        ValueError: for another suffix.
+        InputError: for another suffix.
         FileNotFoundError: if the folder does not exist.
         OSError: if the file cannot be written.
 

@@ -4,6 +4,7 @@ from collections.abc import Sequence
 
 from matplotlib.axes import Axes
 
+from likewise.errors import InputError
 from likewise.plots._style import (
     NEUTRAL,
     NOTE_SIZE,
@@ -76,7 +77,7 @@ def some(drawn: int, count: int) -> str:
 
 def check_names(names: Sequence[object] | None, count: int, argument: str, noun: str) -> None:
     if names is not None and len(names) != count:
-        raise ValueError(
+        raise InputError(
             f"{argument} must have {count} entries, one per {noun}, got {len(names)}. "
             "Leave it out if there are no names."
         )

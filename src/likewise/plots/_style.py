@@ -18,6 +18,8 @@ from matplotlib.ft2font import LoadFlags
 from numpy.typing import NDArray
 from torch import Tensor
 
+from likewise.errors import InputError, InputTypeError
+
 INK, MUTED, GRID = "#1f2933", "#5b6770", "#e3e7eb"
 # Okabe & Ito's blue and vermilion: far apart for every kind of colour vision.
 SAME, DIFFERENT, THIRD = "#0072b2", "#d55e00", "#00795a"
@@ -191,7 +193,7 @@ def number(value: float) -> str:
 def name_of(code: int, class_names: Sequence[str]) -> str:
     """The name of a class code; "unknown" for -1."""
     if code >= len(class_names):
-        raise ValueError(
+        raise InputError(
             f"class_names must name every label, got {len(class_names)} names and label {code}. "
             "Give the class_names of the whole source, not of a part."
         )
@@ -218,12 +220,12 @@ def _array(items: Tensor) -> NDArray[np.float32]:
 def check_items(items: Tensor, name: str, extra: int = 1) -> None:
     """Refuse what cannot be drawn: after `extra` leading axes must come an image or a vector."""
     if not isinstance(items, Tensor):
-        raise TypeError(
+        raise InputTypeError(
             f"{name} must be a torch tensor, got {type(items).__name__}. Use torch.as_tensor(...)."
         )
     shape = tuple(items.shape[extra:])
     if items.ndim < extra or len(shape) not in (1, 2, 3) or (len(shape) == 3 and shape[0] > 4):
-        raise ValueError(
+        raise InputError(
             f"{name} must hold vectors (d,) or images (h, w) or (c, h, w) with c of 1 or 3, "
             f"got shape {tuple(items.shape)}. Move channels first, e.g. with .movedim(-1, -3)."
         )

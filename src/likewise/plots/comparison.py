@@ -8,6 +8,7 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import FuncFormatter, MaxNLocator
 
 from likewise._checks import check_count
+from likewise.errors import InputError
 from likewise.intervals import Estimate
 from likewise.plots._style import (
     DIFFERENT,
@@ -49,7 +50,7 @@ def differences(
         most: rows drawn, at least 2.
 
     Raises:
-        ValueError: without any difference, or with one that is no number.
+        InputError: without any difference, or with one that is no number.
 
     Example:
         >>> gap = Estimate(0.012, 0.004, 0.020, "95% Student t")
@@ -58,7 +59,7 @@ def differences(
     """
     check_count("most", most, least=2)
     if not estimates or not all(math.isfinite(one.value) for one in estimates.values()):
-        raise ValueError(
+        raise InputError(
             f"estimates must hold finite differences, at least one, got {dict(estimates)}."
         )
     rows = dict(estimates)

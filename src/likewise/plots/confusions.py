@@ -12,6 +12,7 @@ from matplotlib.figure import Figure
 from matplotlib.patches import Rectangle
 from torch import Tensor
 
+from likewise.errors import InputError
 from likewise.intervals import Estimate
 from likewise.plots._style import GRID, INK, NOTE_SIZE, WIDTH, canvas, fit, measure, styled
 
@@ -52,13 +53,13 @@ def confusion(result: Confusion) -> Figure:
         result: a matching result.
 
     Raises:
-        ValueError: if the counts are not of shape (c, c + 1), or names are missing.
+        InputError: if the counts are not of shape (c, c + 1), or names are missing.
     """
     counts = torch.as_tensor(result.confusion).cpu()
     names = [str(name) for name in result.class_names]
     c = len(names)
     if c == 0 or counts.shape != (c, c + 1):
-        raise ValueError(
+        raise InputError(
             f"confusion must have shape (c, c + 1) for c = {c} class names, at least one, "
             f"got {tuple(counts.shape)}. Give the result of evaluate_matching."
         )

@@ -12,6 +12,7 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import FixedLocator, FuncFormatter, LogLocator, NullLocator
 from scipy.special import ndtr, ndtri
 
+from likewise.errors import InputError, InputTypeError
 from likewise.metrics import Sweep, det_curve, equal_error_rate, roc_curve
 from likewise.plots._axes import legend, seen, thinned, threshold_line, unit
 from likewise.plots._style import (
@@ -94,7 +95,7 @@ def roc(sweeps: Sweep | Mapping[str, Sweep], *, log_x: bool = False) -> Figure:
             different pairs cannot be measured and is left out.
 
     Raises:
-        ValueError: without any sweep.
+        InputError: without any sweep.
     """
     named = _named(sweeps)
     least = 1 / max(sweep.different_total for sweep in named.values())
@@ -148,7 +149,7 @@ def det(sweeps: Sweep | Mapping[str, Sweep]) -> Figure:
         sweeps: one, or several by the name to show, e.g. {"trained": …, "raw pixels": …}.
 
     Raises:
-        ValueError: without any sweep.
+        InputError: without any sweep.
 
     Source:
         Martin et al., "The DET Curve in Assessment of Detection Task Performance",
@@ -216,11 +217,11 @@ def _named(sweeps: object) -> dict[str, Sweep]:
     """Every sweep by its name; a single one has no name."""
     given = dict(sweeps) if isinstance(sweeps, Mapping) else {"": sweeps}
     if not given:
-        raise ValueError("sweeps must hold at least one sweep, got none. Make one with sweep().")
+        raise InputError("sweeps must hold at least one sweep, got none. Make one with sweep().")
     named: dict[str, Sweep] = {}
     for name, counts in given.items():
         if not isinstance(counts, Sweep):
-            raise TypeError(
+            raise InputTypeError(
                 f"sweeps must be a Sweep, or Sweeps by name, got {type(counts).__name__}. "
                 "Make one with sweep()."
             )

@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from likewise._checks import check_count, check_finite, check_same
+from likewise.errors import InputError, InputTypeError
 from likewise.plots._axes import legend, threshold_line
 from likewise.plots._style import (
     DIFFERENT,
@@ -52,7 +53,7 @@ def distance_histogram(
         distance_name: for the axis, e.g. "cosine distance".
 
     Raises:
-        ValueError: without any pair, or if a distance is NaN or infinite.
+        InputError: without any pair, or if a distance is NaN or infinite.
     """
     named = _named(distances, same)
     check_count("bins", bins)
@@ -95,18 +96,18 @@ def _named(
     """Every data set by its name, checked; a single one has no name."""
     if isinstance(distances, Mapping):
         if same is not None:
-            raise TypeError(
+            raise InputTypeError(
                 "same must stand beside the distances of several data sets, got one more. "
                 "Give {name: (distances, same), ...}."
             )
         if not distances:
-            raise ValueError("distances must hold at least one data set, got none.")
+            raise InputError("distances must hold at least one data set, got none.")
         named = {str(name): given for name, given in distances.items()}
     else:
         named = {"": (distances, same)}
     for name, given in named.items():
         if not isinstance(given, Sequence) or len(given) != 2:
-            raise TypeError(
+            raise InputTypeError(
                 f"distances must hold (distances, same) for {name!r}, got {type(given).__name__}. "
                 "Give {name: (distances, same), ...}."
             )
@@ -114,13 +115,13 @@ def _named(
         values, truth = given
         if not isinstance(values, Tensor) or values.ndim != 1:
             got = tuple(values.shape) if isinstance(values, Tensor) else type(values).__name__
-            raise ValueError(
+            raise InputError(
                 f"{argument} must be a tensor of shape (p,), one per pair, got {got}. "
                 "Use Distance.paired, or .flatten()."
             )
         check_same(truth, len(values), f"same of {name!r}" if name else "same")
         if len(values) == 0:
-            raise ValueError(f"{argument} must hold at least one pair, got none. Draw pairs first.")
+            raise InputError(f"{argument} must hold at least one pair, got none. Draw pairs first.")
         check_finite(values, argument)
     return named
 

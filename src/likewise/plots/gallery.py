@@ -7,6 +7,7 @@ from matplotlib.figure import Figure
 from torch import Tensor
 
 from likewise._checks import check_count, check_labels
+from likewise.errors import InputError
 from likewise.index import Neighbors
 from likewise.plots._sheet import CELL, GAP, LINE, Sheet, check_names, short_name, some, verdict
 from likewise.plots._style import (
@@ -54,13 +55,13 @@ def neighbors(
         most: rows drawn; the title says how many there are.
 
     Raises:
-        ValueError: if the sizes do not fit each other, or items are neither images nor vectors.
+        InputError: if the sizes do not fit each other, or items are neither images nor vectors.
     """
     check_items(query_items, "query_items")
     check_items(neighbor_items, "neighbor_items", extra=2)
     queries, k = found.labels.shape
     if len(query_items) != queries or neighbor_items.shape[:2] != (queries, k):
-        raise ValueError(
+        raise InputError(
             f"query_items and neighbor_items must hold {queries} queries and {k} neighbors each, "
             f"as found does, got {len(query_items)} and {tuple(neighbor_items.shape[:2])}. "
             "Fetch the items by found.ids."
@@ -125,13 +126,13 @@ def augmented_views(
         most: rows drawn.
 
     Raises:
-        ValueError: if the sizes do not fit each other, or items are neither images nor vectors.
+        InputError: if the sizes do not fit each other, or items are neither images nor vectors.
     """
     check_items(original_items, "original_items")
     check_items(views, "views", extra=2)
     count, per_item = views.shape[:2]
     if len(original_items) != count:
-        raise ValueError(
+        raise InputError(
             f"views must hold views of {len(original_items)} items, as original_items does, "
             f"got {count}. Stack them with torch.stack(views, dim=1)."
         )

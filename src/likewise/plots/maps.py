@@ -22,6 +22,7 @@ from likewise._checks import (
     check_finite,
     check_labels,
 )
+from likewise.errors import InputError
 from likewise.plots._axes import legend_height, legend_of_all
 from likewise.plots._style import (
     CLASS_COLORS,
@@ -67,7 +68,7 @@ def embedding_map(
         seed: of that choice.
 
     Raises:
-        ValueError: if points are not of shape (n, 2), not finite, or none at all.
+        InputError: if points are not of shape (n, 2), not finite, or none at all.
     """
     part = _chosen(points, labels, most, seed)
     present = np.unique(part.codes)
@@ -119,7 +120,7 @@ def embedding_maps(
         seed: of that choice.
 
     Raises:
-        ValueError: without any part, or as `embedding_map`.
+        InputError: without any part, or as `embedding_map`.
 
     Example:
         >>> near, far = torch.rand(2, 9, 2)
@@ -131,7 +132,7 @@ def embedding_maps(
         True
     """
     if not parts:
-        raise ValueError("parts must hold at least one map, got none.")
+        raise InputError("parts must hold at least one map, got none.")
     check_count("columns", columns)
     check_choice("shared", shared, ("all", "row"))
     drawn = [_chosen(points, labels, most, seed) for points, labels in parts.values()]
@@ -193,7 +194,7 @@ def _chosen(points: Tensor, labels: Tensor, most: int, seed: int) -> _Part:
     check_embeddings(points, "points")
     n = len(points)
     if n == 0 or points.shape[1] != 2:
-        raise ValueError(
+        raise InputError(
             f"points must have shape (n, 2) with n >= 1, got {tuple(points.shape)}. "
             "Make them with embedding_points()."
         )

@@ -8,6 +8,7 @@ from matplotlib.figure import Figure
 from torch import Tensor
 
 from likewise._checks import check_count
+from likewise.errors import InputError
 from likewise.plots._sheet import GAP, LINE, Sheet, check_names, short_name, some, verdict
 from likewise.plots._style import (
     INK,
@@ -86,7 +87,7 @@ def labelled_pairs(
         most: pairs drawn, the first ones.
 
     Raises:
-        ValueError: without any pair, if the sizes do not fit each other, or items are neither
+        InputError: without any pair, if the sizes do not fit each other, or items are neither
             images nor vectors.
 
     Example:
@@ -98,7 +99,7 @@ def labelled_pairs(
     """
     count = _check_pairs(items_a, items_b, distances, names)
     if labels.shape != (count, 2):
-        raise ValueError(
+        raise InputError(
             f"labels must have shape ({count}, 2), both classes of every pair, "
             f"got {tuple(labels.shape)}."
         )
@@ -156,13 +157,13 @@ def confused_classes(
         title: of the picture.
 
     Raises:
-        ValueError: without any example, if the sizes do not fit each other, or items are neither
+        InputError: without any example, if the sizes do not fit each other, or items are neither
             images nor vectors.
     """
     count = _check_pairs(items_a, items_b, distances, names)
     told = [len(each.examples) for each in confused]
     if sum(told) != count or max(told) > _IN_ROW:
-        raise ValueError(
+        raise InputError(
             f"confused must have {count} examples, as items_a has, and at most {_IN_ROW} each, "
             f"got {told}. Pass the items of the examples in the same order."
         )
@@ -240,11 +241,11 @@ def _check_pairs(
     check_items(items_b, "items_b")
     count = len(distances)
     if len(items_a) != count or len(items_b) != count:
-        raise ValueError(
+        raise InputError(
             f"items_a and items_b must hold {count} items, as distances does, "
             f"got {len(items_a)} and {len(items_b)}. Give both sides of every pair."
         )
     if count == 0:
-        raise ValueError("distances must hold at least one pair, got none.")
+        raise InputError("distances must hold at least one pair, got none.")
     check_names(names, count, "names", "pair")
     return count

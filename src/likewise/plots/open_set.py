@@ -9,6 +9,7 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import FuncFormatter, LogLocator, NullLocator
 from numpy.typing import NDArray
 
+from likewise.errors import InputError, InputTypeError
 from likewise.metrics import Sweep
 from likewise.plots._axes import legend, seen
 from likewise.plots._style import (
@@ -40,8 +41,8 @@ def fnir_curve(sweeps: Sweep | Mapping[str, Sweep], *, threshold: float | None =
         threshold: marked on each curve, with both rates in the note if there is one curve.
 
     Raises:
-        ValueError: without any sweep.
-        TypeError: something that is no sweep.
+        InputError: without any sweep.
+        InputTypeError: something that is no sweep.
 
     Source:
         Grother, Ngan & Hanaoka, "Face Recognition Vendor Test Part 2: Identification", NISTIR
@@ -56,10 +57,10 @@ def fnir_curve(sweeps: Sweep | Mapping[str, Sweep], *, threshold: float | None =
     """
     named = dict(sweeps) if isinstance(sweeps, Mapping) else {"": sweeps}
     if not named:
-        raise ValueError("sweeps must hold at least one sweep, got none. Give result.sweep.")
+        raise InputError("sweeps must hold at least one sweep, got none. Give result.sweep.")
     for counts in named.values():
         if not isinstance(counts, Sweep):
-            raise TypeError(
+            raise InputTypeError(
                 f"sweeps must be a Sweep, or Sweeps by name, got {type(counts).__name__}. "
                 "Give the sweep of evaluate_open_set(...)."
             )

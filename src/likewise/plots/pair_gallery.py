@@ -8,6 +8,7 @@ from matplotlib.figure import Figure
 from torch import Tensor
 
 from likewise._checks import check_count, check_finite, check_same
+from likewise.errors import InputError
 from likewise.plots._sheet import GAP, LINE, Sheet, check_names, short_name, some, verdict
 from likewise.plots._style import (
     INK,
@@ -56,7 +57,7 @@ def pairs(
         most: pairs drawn, the first ones; `worst_pairs` gives an order.
 
     Raises:
-        ValueError: if the sizes do not fit each other, or items are neither images nor vectors.
+        InputError: if the sizes do not fit each other, or items are neither images nor vectors.
 
     Example:
         >>> faces = torch.rand(2, 1, 8, 8)
@@ -68,16 +69,16 @@ def pairs(
     check_items(items_b, "items_b")
     count = len(distances)
     if len(items_a) != count or len(items_b) != count:
-        raise ValueError(
+        raise InputError(
             f"items_a and items_b must hold {count} items, one per distance, "
             f"got {len(items_a)} and {len(items_b)}. Give both sides of every pair."
         )
     if count == 0:
-        raise ValueError("distances must hold at least one pair, got none. Draw pairs first.")
+        raise InputError("distances must hold at least one pair, got none. Draw pairs first.")
     if same is not None:
         check_same(same, count)
     if probabilities is not None and len(probabilities) != count:
-        raise ValueError(f"probabilities must have {count} entries, got {len(probabilities)}.")
+        raise InputError(f"probabilities must have {count} entries, got {len(probabilities)}.")
     check_names(names, count, "names", "pair")
     check_count("most", most)
     drawn = min(count, most)
@@ -137,7 +138,7 @@ def worst_pairs(
         k: how many positions; of fewer pairs all.
 
     Raises:
-        ValueError: if a distance is NaN or infinite, or `same` has another shape.
+        InputError: if a distance is NaN or infinite, or `same` has another shape.
 
     Example:
         >>> distances = torch.tensor([0.1, 0.2, 0.3, 0.8, 0.9])

@@ -10,6 +10,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from likewise._checks import check_choice, check_count, check_embeddings, check_finite
+from likewise.errors import InputError, MissingExtra
 
 METHODS = ("auto", "pca", "t-sne", "umap")
 _FEWEST_TSNE, _LARGEST_TSNE = 50, 5000  # t-SNE takes minutes beyond
@@ -40,9 +41,9 @@ def embedding_points(
             machine.
 
     Raises:
-        ValueError: with fewer than two embeddings of d ≠ 2 dimensions (four for UMAP), or values
+        InputError: with fewer than two embeddings of d ≠ 2 dimensions (four for UMAP), or values
             that are not finite, or another seed.
-        ImportError: for "umap" without its package.
+        MissingExtra: for "umap" without its package.
 
     Source:
         Van der Maaten & Hinton, "Visualizing Data using t-SNE", JMLR 2008 (scikit-learn's, started
@@ -58,14 +59,14 @@ def embedding_points(
     check_finite(embeddings, "embeddings")
     check_count("seed", seed, least=0, remedy="Use e.g. seed=0.")
     if seed > _LARGEST_SEED:
-        raise ValueError(f"seed must be at most {_LARGEST_SEED}, got {seed}. Use e.g. seed=0.")
+        raise InputError(f"seed must be at most {_LARGEST_SEED}, got {seed}. Use e.g. seed=0.")
     n, d = embeddings.shape
     values = embeddings.detach().cpu().float()
     if d == 2:
         return values, "embedding dimension"
     least = _FEWEST_UMAP if method == "umap" else 2
     if n < least:
-        raise ValueError(f"embeddings must hold at least {least} rows, got {n}. Add items.")
+        raise InputError(f"embeddings must hold at least {least} rows, got {n}. Add items.")
     # t-SNE needs two directions to start from.
     wide = values if d > 1 else torch.cat([values, torch.zeros_like(values)], dim=1)
     if method == "umap":
@@ -94,7 +95,7 @@ def _umap(values: NDArray[np.float32], seed: int) -> NDArray[np.float32]:
         try:
             umap = importlib.import_module("umap")
         except ModuleNotFoundError as error:
-            raise ImportError(
+            raise MissingExtra(
                 f"umap-learn must be installed for method 'umap', got no module {error.name!r}. "
                 'Use pip install "likewise[umap]".'
             ) from error

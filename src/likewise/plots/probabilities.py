@@ -35,7 +35,7 @@ def reliability(
         calibration_error: the expected calibration error, told in the note if given.
 
     Raises:
-        ValueError: without any pair, or for a probability outside [0, 1].
+        InputError: without any pair, or for a probability outside [0, 1].
 
     Example:
         >>> import torch

@@ -9,6 +9,7 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import FuncFormatter, MaxNLocator
 
 from likewise._checks import check_count
+from likewise.errors import InputError
 from likewise.plots._axes import legend_height, legend_of_all
 from likewise.plots._style import (
     CLASS_COLORS,
@@ -38,11 +39,11 @@ def items_per_class(counts: Mapping[str, int], *, most: int = 30) -> Figure:
             with a line between them that says what is left out.
 
     Raises:
-        ValueError: without any class.
+        InputError: without any class.
     """
     check_count("most", most, least=3)
     if not counts:
-        raise ValueError("counts must hold at least one class, got none. Load some data first.")
+        raise InputError("counts must hold at least one class, got none. Load some data first.")
     ranked = sorted(counts.items(), key=lambda entry: (-entry[1], str(entry[0])))
     top = len(ranked) if len(ranked) <= most else most - most // 3
     bottom = 0 if len(ranked) <= most else most // 3
@@ -96,7 +97,7 @@ def training_curves(
             those of several runs by name.
 
     Raises:
-        ValueError: without any record, or without any number in them.
+        InputError: without any record, or without any number in them.
 
     Example:
         >>> runs = {"triplet": [{"loss": 0.2}, {"loss": 0.1}], "softmax": [{"loss": 2.3}]}
@@ -105,7 +106,7 @@ def training_curves(
     """
     if isinstance(records, Mapping):
         if not records:
-            raise ValueError("records must hold at least one run, got none. Train first.")
+            raise InputError("records must hold at least one run, got none. Train first.")
         runs = {str(name): _run(each, f"records of {name!r}") for name, each in records.items()}
     else:
         runs = {"": _run(records, "records")}
@@ -163,7 +164,7 @@ def _run(
 ) -> tuple[list[float], dict[str, list[float]]]:
     """The epochs of a run, and every number of it by name, NaN where an epoch lacks it."""
     if not records:
-        raise ValueError(f"{argument} must hold at least one epoch, got none. Train first.")
+        raise InputError(f"{argument} must hold at least one epoch, got none. Train first.")
     epochs = [float(_number(record.get("epoch", row + 1))) for row, record in enumerate(records)]
     named = dict.fromkeys(
         name
@@ -172,7 +173,7 @@ def _run(
         if name != "epoch" and not math.isnan(_number(value))
     )
     if not named:
-        raise ValueError(
+        raise InputError(
             f"{argument} must hold numbers beside the epoch, got {sorted(records[0])}. "
             "Give History.records."
         )

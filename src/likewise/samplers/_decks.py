@@ -7,6 +7,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from likewise.errors import InputError, InputTypeError
+
 
 class Deck:
     """Cards 0..size−1, dealt in random order and shuffled anew when all were dealt.
@@ -57,13 +59,13 @@ def check_codes(labels: Tensor | np.ndarray | Sequence[int], name: str = "labels
     """Codes (n,) as an array, refused unless they are integers of at least 0."""
     codes = torch.as_tensor(labels).detach().cpu().numpy()
     if codes.ndim != 1 or len(codes) == 0:
-        raise ValueError(
+        raise InputError(
             f"{name} must have shape (n,) with n >= 1, got {codes.shape}. Give one label per item."
         )
     if codes.dtype.kind not in "iu":
-        raise TypeError(f"{name} must be integers, got {codes.dtype}. Use dataset.labels.")
+        raise InputTypeError(f"{name} must be integers, got {codes.dtype}. Use dataset.labels.")
     if codes.min() < 0:
-        raise ValueError(
+        raise InputError(
             f"{name} must be at least 0, got {codes.min()}. Leave items without a class out."
         )
     return codes
@@ -78,7 +80,7 @@ def rows_by_code(codes: np.ndarray) -> list[np.ndarray]:
 def check_settings(state: dict[str, Any], settings: dict[str, Any]) -> None:
     """Refuse the state of a sampler that was built otherwise."""
     if state.get("settings") != settings:
-        raise ValueError(
+        raise InputError(
             f"state must come from a sampler with settings {settings}, "
             f"got {state.get('settings')}. Build the sampler as it was built then."
         )

@@ -9,6 +9,7 @@ from torch import Tensor
 from torch.utils.data import Sampler
 
 from likewise._checks import check_count
+from likewise.errors import InputError
 from likewise.samplers._decks import Deck, check_codes, check_settings, rows_by_code
 
 
@@ -41,8 +42,8 @@ class BalancedBatchSampler(Sampler[list[int]]):
         seed: at least 0.
 
     Raises:
-        TypeError: labels are not integers.
-        ValueError: there are fewer classes than `classes_per_batch`, a count is below 1, labels
+        InputTypeError: labels are not integers.
+        InputError: there are fewer classes than `classes_per_batch`, a count is below 1, labels
             are empty or negative, or weights are negative, missing or 0 for too many classes.
 
     Example:
@@ -74,7 +75,7 @@ class BalancedBatchSampler(Sampler[list[int]]):
 
         self._rows = rows_by_code(codes)
         if classes_per_batch > len(self._rows):
-            raise ValueError(
+            raise InputError(
                 f"classes_per_batch must be at most {len(self._rows)}, the number of classes, "
                 f"got {classes_per_batch}. Use fewer classes per batch."
             )
@@ -134,7 +135,7 @@ class BalancedBatchSampler(Sampler[list[int]]):
         """Go on exactly where the sampler stood that gave `state`.
 
         Raises:
-            ValueError: the state is of a sampler over other labels or with other settings.
+            InputError: the state is of a sampler over other labels or with other settings.
         """
         check_settings(state, self._settings())
         self._drawn = int(state["drawn"])
@@ -169,7 +170,7 @@ def _weights(
         sizes = np.array([len(positions) for positions in rows])
         weights = (sizes / sizes.max()) ** values
     elif values.ndim != 1 or len(values) <= codes.max():
-        raise ValueError(
+        raise InputError(
             f"class_weights must have a weight for every code up to {codes.max()}, "
             f"got shape {values.shape}. Give one per class name."
         )
@@ -177,7 +178,7 @@ def _weights(
         weights = values[[codes[positions[0]] for positions in rows]]
     usable = np.count_nonzero(weights > 0)
     if not np.isfinite(weights).all() or (weights < 0).any() or usable < classes_per_batch:
-        raise ValueError(
+        raise InputError(
             "class_weights must be finite, at least 0, and above 0 for at least "
             f"{classes_per_batch} classes, got {usable} of these. "
             "Use fewer classes per batch, or weigh more classes."

@@ -9,6 +9,7 @@ from torch import Tensor
 from torch.utils.data import Sampler
 
 from likewise._checks import check_count
+from likewise.errors import InputError
 from likewise.samplers._decks import Deck, check_codes, check_settings, rows_by_code
 
 
@@ -34,8 +35,8 @@ class HierarchicalBatchSampler(Sampler[list[int]]):
         seed: at least 0.
 
     Raises:
-        TypeError: labels are not integers.
-        ValueError: a class lies in two super-classes, there are fewer super-classes than asked
+        InputTypeError: labels are not integers.
+        InputError: a class lies in two super-classes, there are fewer super-classes than asked
             for, or a count is below 1.
 
     Example:
@@ -60,7 +61,7 @@ class HierarchicalBatchSampler(Sampler[list[int]]):
     ) -> None:
         codes, above = check_codes(labels), check_codes(super_labels, "super_labels")
         if len(codes) != len(above):
-            raise ValueError(
+            raise InputError(
                 f"super_labels must be one per item, {len(codes)}, got {len(above)}. "
                 "Give the super-class of every item."
             )
@@ -75,13 +76,13 @@ class HierarchicalBatchSampler(Sampler[list[int]]):
         self._rows = rows_by_code(codes)
         for rows in self._rows:
             if (above[rows] != above[rows[0]]).any():
-                raise ValueError(
+                raise InputError(
                     f"super_labels must be one per class, got several for class {codes[rows[0]]}. "
                     "Split the class, or correct its items."
                 )
         self._within = rows_by_code(np.array([above[rows[0]] for rows in self._rows]))
         if super_classes_per_batch > len(self._within):
-            raise ValueError(
+            raise InputError(
                 f"super_classes_per_batch must be at most {len(self._within)}, the number of "
                 f"super-classes, got {super_classes_per_batch}. Use fewer per batch."
             )
@@ -119,7 +120,7 @@ class HierarchicalBatchSampler(Sampler[list[int]]):
         """Go on exactly where the sampler stood that gave `state`.
 
         Raises:
-            ValueError: the state is of a sampler over other labels or with other settings.
+            InputError: the state is of a sampler over other labels or with other settings.
         """
         check_settings(state, self._settings())
         for deck, deck_state in zip(self._decks, state["decks"], strict=True):

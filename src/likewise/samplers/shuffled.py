@@ -6,6 +6,7 @@ from typing import Any
 from torch.utils.data import Sampler
 
 from likewise._checks import check_count
+from likewise.errors import InputError
 from likewise.samplers._decks import Deck, check_settings
 
 
@@ -26,7 +27,7 @@ class ShuffledBatchSampler(Sampler[list[int]]):
         seed: at least 0.
 
     Raises:
-        ValueError: a count is below 1, or `batch_size` is above `items`.
+        InputError: a count is below 1, or `batch_size` is above `items`.
 
     Example:
         >>> sorted(sum(ShuffledBatchSampler(6, batch_size=2), []))
@@ -40,7 +41,7 @@ class ShuffledBatchSampler(Sampler[list[int]]):
         check_count("batch_size", batch_size)
         check_count("seed", seed, least=0)
         if batch_size > items:
-            raise ValueError(
+            raise InputError(
                 f"batch_size must be at most {items}, the number of items, got {batch_size}. "
                 "Use smaller batches."
             )
@@ -67,7 +68,7 @@ class ShuffledBatchSampler(Sampler[list[int]]):
         """Go on exactly where the sampler stood that gave `state`.
 
         Raises:
-            ValueError: the state is of a sampler with other settings.
+            InputError: the state is of a sampler with other settings.
         """
         check_settings(state, self._settings())
         self._deck.load(state["deck"])

@@ -18,6 +18,7 @@ from likewise.data import (
     check_trainable,
 )
 from likewise.encoders import SiameseNet, TripletNet
+from likewise.errors import InputError
 from likewise.samplers import BalancedBatchSampler, ShuffledBatchSampler
 
 SIDES_PER_BATCH = 64  # pairs, triplets or items in views, if no batch_sampler says otherwise
@@ -34,13 +35,13 @@ def default_batches(
     """Balanced batches of items; shuffled ones of pairs, triplets and items that are classes.
 
     Raises:
-        ValueError: the data cannot train, or classes are asked for where there are none.
+        InputError: the data cannot train, or classes are asked for where there are none.
     """
     if isinstance(data, (GivenPairs, GivenTriplets)) or (
         isinstance(data, ViewDataset) and data.items_are_classes
     ):
         if classes_per_batch is not None or items_per_class is not None:
-            raise ValueError(
+            raise InputError(
                 "classes_per_batch and items_per_class must be left out for "
                 f"{type(data).__name__}, got {classes_per_batch} and {items_per_class}. "
                 "Set the size with batch_sampler=ShuffledBatchSampler(...)."

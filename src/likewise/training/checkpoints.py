@@ -11,6 +11,7 @@ from torch import Tensor
 
 from likewise._checks import check_folder_target
 from likewise._files import write_whole
+from likewise.errors import InputError, InputTypeError
 
 MANIFEST = "checkpoint.json"
 FORMAT = 1  # raised when an older likewise could not read it
@@ -23,7 +24,7 @@ def save_checkpoint(folder: Path, state: Mapping[str, Any]) -> None:
     place is the single step that makes the new state the one that is there.
 
     Raises:
-        TypeError: something in the state is none of these.
+        InputTypeError: something in the state is none of these.
         OSError: the folder cannot be written to.
     """
     from safetensors.torch import save
@@ -46,7 +47,7 @@ def load_checkpoint(folder: Path) -> dict[str, Any] | None:
     """The state in the folder, None if there is none yet.
 
     Raises:
-        ValueError: a file is missing, truncated or altered, or a newer likewise wrote it.
+        InputError: a file is missing, truncated or altered, or a newer likewise wrote it.
     """
     from safetensors.torch import load
 
@@ -56,14 +57,14 @@ def load_checkpoint(folder: Path) -> dict[str, Any] | None:
         manifest = json.loads((folder / MANIFEST).read_bytes())
         written = manifest["format"]
         if written != FORMAT:
-            raise ValueError(f"format {written}")
+            raise InputError(f"format {written}")
         # Only the bare name counts: a manifest must not reach outside of its folder.
         content = (folder / Path(manifest["file"]).name).read_bytes()
         if hashlib.sha256(content).hexdigest() != manifest["sha256"]:
-            raise ValueError("another checksum")
+            raise InputError("another checksum")
         state: dict[str, Any] = _unpack(manifest["state"], load(content))
     except (OSError, ValueError, TypeError, KeyError, AttributeError) as error:
-        raise ValueError(
+        raise InputError(
             f"checkpoint must be a whole folder of format {FORMAT}, got {str(folder)!r} with a "
             f"file missing, damaged or of another format ({error}). Remove it to begin anew."
         ) from error
@@ -94,7 +95,7 @@ class Checkpoint:
         self.devices = devices
         for name, part in parts.items():
             if not (hasattr(part, "state_dict") and hasattr(part, "load_state_dict")):
-                raise ValueError(
+                raise InputError(
                     f"{name} must have state_dict and load_state_dict for a checkpoint, got "
                     f"{type(part).__name__} without. Give it both, or leave checkpoint out."
                 )
@@ -117,7 +118,7 @@ class Checkpoint:
         """Bring everything back, if there is a state: the records, and whether it had stopped.
 
         Raises:
-            ValueError: the state is of another training, or damaged.
+            InputError: the state is of another training, or damaged.
         """
         state = load_checkpoint(self.folder)
         if state is None:
@@ -176,7 +177,7 @@ def _pack(tree: Any, path: str, tensors: dict[str, Tensor]) -> Any:
         return [_pack(value, f"{path}/{i}", tensors) for i, value in enumerate(tree)]
     if tree is None or isinstance(tree, (bool, int, float, str)):
         return tree
-    raise TypeError(
+    raise InputTypeError(
         f"{path} must be numbers, text, lists, dicts or tensors for a checkpoint, "
         f"got {type(tree).__name__}. Keep it out of the state_dict."
     )

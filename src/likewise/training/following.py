@@ -9,6 +9,7 @@ from typing import Any
 from torch import Tensor, nn
 
 from likewise._checks import check_at_least, check_count, check_folder_target
+from likewise.errors import InputError
 from likewise.training.checkpoints import load_checkpoint, save_checkpoint
 
 HIGHER = (
@@ -39,7 +40,7 @@ class KeepBest:
         value: the number it had.
 
     Raises:
-        ValueError: the direction is neither given nor known; or, when called, the number has
+        InputError: the direction is neither given nor known; or, when called, the number has
             not come up.
 
     Example:
@@ -87,21 +88,21 @@ class KeepBest:
         """Give the encoder its best weights; without a training, those in the folder.
 
         Raises:
-            ValueError: nothing was kept, or it is of another encoder.
+            InputError: nothing was kept, or it is of another encoder.
         """
         if self._weights is None and not self._number.names and self.folder is not None:
             written = load_checkpoint(self.folder)
             if written is not None:
                 self.load_state_dict(written)
         if self._weights is None:
-            raise ValueError(
+            raise InputError(
                 f"by must be a number that was finite after some epoch, got {self.by!r}, "
                 f"which never was. There were {self._number.those_that_came()}."
             )
         try:
             encoder.load_state_dict(self._weights)
         except RuntimeError as error:
-            raise ValueError(
+            raise InputError(
                 f"encoder must be the one that was trained, got a {type(encoder).__name__} whose "
                 "weights differ in name or shape. Build it as for training."
             ) from error
@@ -115,7 +116,7 @@ class KeepBest:
         """Go on from what `state_dict` gave.
 
         Raises:
-            ValueError: it followed another number.
+            InputError: it followed another number.
         """
         self._number.load_state_dict(state)
         self.epoch, self.value, self._weights = state["epoch"], state["value"], state["weights"]
@@ -142,7 +143,7 @@ class StopEarly:
         first_epoch: as in `KeepBest`.
 
     Raises:
-        ValueError: as `KeepBest`.
+        InputError: as `KeepBest`.
 
     Example:
         >>> stop, encoder = StopEarly("loss", patience=2), nn.Linear(2, 1)
@@ -189,7 +190,7 @@ class StopEarly:
         """Go on from what `state_dict` gave.
 
         Raises:
-            ValueError: it followed another number.
+            InputError: it followed another number.
         """
         self._number.load_state_dict(state)
         self._best, self._waited = state["best"], state["waited"]
@@ -200,7 +201,7 @@ class _Number:
 
     def __init__(self, by: str, higher_is_better: bool | None, first_epoch: int) -> None:
         if not isinstance(by, str) or not by:
-            raise ValueError(f"by must be the name of a number, got {by!r}. Try 'loss'.")
+            raise InputError(f"by must be the name of a number, got {by!r}. Try 'loss'.")
         check_count("first_epoch", first_epoch)
         self.by = by
         self.higher_is_better = _direction(by) if higher_is_better is None else higher_is_better
@@ -216,7 +217,7 @@ class _Number:
             return None
         # Not a moment later: a name that is misspelt must not cost a whole training.
         if self.by not in self.names:
-            raise ValueError(
+            raise InputError(
                 f"by must be a number that came up by epoch {record['epoch']:.0f}, got "
                 f"{self.by!r}. There were {self.those_that_came()}; one that comes up later "
                 "needs first_epoch=."
@@ -239,7 +240,7 @@ class _Number:
         before = state["by"], state["higher_is_better"]
         if before != (self.by, self.higher_is_better):
             which = "highest" if before[1] else "lowest"
-            raise ValueError(f"it followed the {which} {before[0]}")
+            raise InputError(f"it followed the {which} {before[0]}")
         self.names = list(state["names"])
 
 
@@ -249,7 +250,7 @@ def _direction(by: str) -> bool:
     for names, higher_is_better in ((HIGHER, True), (LOWER, False)):
         if any(plain.endswith(f"_{name}") for name in names):
             return higher_is_better
-    raise ValueError(
+    raise InputError(
         f"higher_is_better must be given for {by!r}, whose name does not tell, got None. "
         "Say True or False."
     )

@@ -4,6 +4,8 @@ import math
 import warnings
 from dataclasses import dataclass, field
 
+from likewise.errors import InputError
+
 COLLAPSED = 0.01  # spread below which embeddings have become one point for all purposes
 ALIKE = (
     0.05  # share by which both kinds of pairs must differ in mean distance, or nothing is learnt
@@ -32,10 +34,10 @@ def check_healthy(record: dict[str, float], earlier: list[dict[str, float]]) -> 
     best constant distance puts it.
 
     Raises:
-        ValueError: the loss is NaN or infinite.
+        InputError: the loss is NaN or infinite.
     """
     if not math.isfinite(record["loss"]):
-        raise ValueError(
+        raise InputError(
             f"loss must stay finite, got {record['loss']} in epoch {record['epoch']}. "
             "Lower learning_rate, or look for extreme values in the data."
         )

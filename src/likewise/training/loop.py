@@ -11,6 +11,7 @@ from torch.utils.data import DataLoader, Sampler
 
 from likewise._checks import check_choice, check_count, check_positive
 from likewise.data import Dataset, GivenPairs, GivenTriplets, ViewDataset, WithIds
+from likewise.errors import InputError
 from likewise.training.batches import batch_loss, default_batches, label_facts
 from likewise.training.checkpoints import Checkpoint
 from likewise.training.history import History, check_healthy
@@ -99,7 +100,7 @@ def fit(
         One record per epoch.
 
     Raises:
-        ValueError: an argument is out of range, the data cannot train, an optimizer leaves out
+        InputError: an argument is out of range, the data cannot train, an optimizer leaves out
             weights of the loss, the loss stops being finite, or the checkpoint is damaged or
             of another training.
 
@@ -118,7 +119,7 @@ def fit(
     if optimizer is None:
         optimizer = _optimizer(encoder, loss, learning_rate, loss_learning_rate, weight_decay)
     elif loss_learning_rate is not None:
-        raise ValueError(
+        raise InputError(
             f"loss_learning_rate must be left out with an optimizer, got {loss_learning_rate}. "
             "Give the optimizer a group of its own for the loss's weights."
         )
@@ -258,14 +259,14 @@ def _accelerator(device: str | None, precision: str) -> Any:
     check_choice("precision", precision, PRECISIONS)
     cuda = torch.cuda.is_available()
     if device not in (None, "cpu", "cuda"):
-        raise ValueError(
+        raise InputError(
             f"device must be cpu or cuda, got {device!r}. "
             "Choose one of several GPUs with CUDA_VISIBLE_DEVICES."
         )
     if device == "cuda" and not cuda:
-        raise ValueError("device must be one this machine has, got 'cuda'. Use device='cpu'.")
+        raise InputError("device must be one this machine has, got 'cuda'. Use device='cpu'.")
     if precision == "float16" and (device == "cpu" or not cuda):
-        raise ValueError("precision must not be float16 on a CPU, got float16. Use bfloat16.")
+        raise InputError("precision must not be float16 on a CPU, got float16. Use bfloat16.")
     # Accelerate keeps device and precision of a process's first run for all later ones.
     AcceleratorState._reset_state(reset_partial_state=True)
     return Accelerator(cpu=device == "cpu", mixed_precision=PRECISIONS[precision])
@@ -283,7 +284,7 @@ def _optimizer(
     if loss_learning_rate is not None:
         check_positive("loss_learning_rate", loss_learning_rate)
         if not own:
-            raise ValueError(
+            raise InputError(
                 "loss_learning_rate must be for a loss with weights of its own, got "
                 f"{type(loss).__name__}, which has none. Leave it out."
             )
@@ -296,7 +297,7 @@ def _optimizer(
 def _check_something_learns(encoder: nn.Module, loss: nn.Module) -> None:
     weights = [*encoder.parameters(), *loss.parameters()]
     if not any(weight.requires_grad for weight in weights):
-        raise ValueError(
+        raise InputError(
             f"encoder must have weights that can be trained, got {type(encoder).__name__} with "
             f"{'none that is not frozen' if weights else 'no weights at all'}. "
             'Use trainable="partial", or add a layer, as embedding_dim= does.'
@@ -308,7 +309,7 @@ def _check_optimizer_holds(loss: nn.Module, optimizer: torch.optim.Optimizer) ->
     held = {id(weight) for group in optimizer.param_groups for weight in group["params"]}
     forgotten = sum(weight.numel() for weight in loss.parameters() if id(weight) not in held)
     if forgotten:
-        raise ValueError(
+        raise InputError(
             f"optimizer must hold the weights of {type(loss).__name__}, got one without "
             f"{forgotten} of them, which would never learn. "
             "Build it with [*encoder.parameters(), *loss.parameters()]."

@@ -8,6 +8,7 @@ from typing import Any
 from torch import nn
 
 from likewise._checks import check_choice, check_folder_target
+from likewise.errors import InputError, MissingExtra
 
 NAMES = ("mlflow", "tensorboard", "wandb")
 
@@ -28,8 +29,8 @@ class Track:
             `SummaryWriter`, `wandb.init` and so on.
 
     Raises:
-        ValueError: it is none of these.
-        ImportError: its package is not installed. TensorBoard comes with
+        InputError: it is none of these.
+        MissingExtra: its package is not installed. TensorBoard comes with
             `pip install "likewise[trackers]"`.
 
     Source:
@@ -51,7 +52,7 @@ class Track:
         if not isinstance(tracker, GeneralTracker):
             self._tracker = _by_name(tracker, Path(folder), run, dict(settings or {}))
         elif settings:
-            raise ValueError(
+            raise InputError(
                 f"settings must be left out for a tracker that is made already, got {settings}. "
                 "Make it with them."
             )
@@ -77,7 +78,7 @@ def _by_name(name: str, folder: Path, run: str, settings: dict[str, Any]) -> Any
     check_choice("tracker", name, NAMES)
     if name not in {str(kind) for kind in get_available_trackers()}:
         wanted = '"likewise[trackers]"' if name == "tensorboard" else name
-        raise ImportError(
+        raise MissingExtra(
             f"tracker must be one whose package is installed, got {name!r} without it. "
             f"Use pip install {wanted}."
         )

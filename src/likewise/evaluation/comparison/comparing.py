@@ -11,6 +11,7 @@ from torch import Tensor
 
 from likewise import intervals, metrics
 from likewise._checks import check_choice, check_finite, check_labels
+from likewise.errors import InputError, InputTypeError
 from likewise.evaluation.comparison import paired
 from likewise.evaluation.comparison.result import Comparison, Found, finished
 from likewise.evaluation.matching import MatchingResult
@@ -70,8 +71,8 @@ def compare(
         smaller_is_better: measures where the smaller number is ahead.
 
     Raises:
-        TypeError: for two different kinds of results.
-        ValueError: if the two are not of the same queries or pairs; for verification without
+        InputTypeError: for two different kinds of results.
+        InputError: if the two are not of the same queries or pairs; for verification without
             items; for fewer than 10 classes with `classes_as_sample`.
 
     Source:
@@ -88,7 +89,7 @@ def compare(
     """
     if isinstance(a, VerificationResult) and isinstance(b, VerificationResult):
         if classes_as_sample:
-            raise ValueError(
+            raise InputError(
                 "classes_as_sample must be left off for verification, got True. What is left out "
                 "are its items: evaluate both with the classes of the pairs as items."
             )
@@ -103,7 +104,7 @@ def compare(
         found = (_of_classes if classes_as_sample else _of_queries)(one, other, chosen)
         compared = f"{len(one.scores[shared[0]])} queries"
     else:
-        raise TypeError(
+        raise InputTypeError(
             f"b must be of the kind of a, {type(a).__name__}, got {type(b).__name__}. "
             "Evaluate both in the same way."
         )
@@ -129,14 +130,14 @@ def compare_runs(
         smaller_is_better: numbers where the smaller one is ahead.
 
     Raises:
-        ValueError: for other seeds, another number of runs, or no name that both have.
+        InputError: for other seeds, another number of runs, or no name that both have.
 
     Example:
         >>> print(compare_runs([0.91, 0.93, 0.92], [0.88, 0.91, 0.87]).verdict)
         No difference is established on value.
     """
     if isinstance(a, Repeated) and isinstance(b, Repeated) and list(a.seeds) != list(b.seeds):
-        raise ValueError(
+        raise InputError(
             f"b must be of the same seeds as a, {list(a.seeds)}, got {list(b.seeds)}. "
             "Runs are paired by their seed."
         )
@@ -145,7 +146,7 @@ def compare_runs(
     for name in _shared(one, other):
         runs = len(one[name])
         if runs != len(other[name]):
-            raise ValueError(
+            raise InputError(
                 f"b must hold as many runs as a, {runs}, got {len(other[name])}. "
                 "Run both with the same seeds."
             )
@@ -167,14 +168,14 @@ def compare_classes(
     by chance.
 
     Raises:
-        ValueError: if the two are not of the same queries, or none have labels.
+        InputError: if the two are not of the same queries, or none have labels.
     """
     one, other = _queries(a, labels), _queries(b, labels)
     _check_same_queries(one, other)
     check_choice("measure", measure, _shared(one.scores, other.scores))
     truth = one.labels
     if truth is None:
-        raise ValueError("labels must be given for differences by class, got none.")
+        raise InputError("labels must be given for differences by class, got none.")
     columns = one.scores[measure], other.scores[measure]
     return {
         code: paired.of_scores(*(scores[truth == code] for scores in columns))[0]
@@ -197,7 +198,7 @@ def _queries(result: object, labels: Tensor | None) -> _Queries:
     if isinstance(result, MatchingResult):
         return _Queries({"accuracy": result.right.double()}, None, result.truth)
     if not isinstance(result, Mapping) or not result:
-        raise ValueError(
+        raise InputError(
             "a and b must be results, or scores of queries by name, got "
             f"{type(result).__name__}. "
             'Give e.g. {"correct": tensor of 0 and 1}.'
@@ -206,11 +207,11 @@ def _queries(result: object, labels: Tensor | None) -> _Queries:
     for name, values in result.items():
         if not isinstance(values, Tensor) or values.ndim != 1 or not len(values):
             got = tuple(values.shape) if isinstance(values, Tensor) else type(values).__name__
-            raise ValueError(f"{name} must be a tensor of shape (q,), one per query, got {got}.")
+            raise InputError(f"{name} must be a tensor of shape (q,), one per query, got {got}.")
         check_finite(values, name)
         first, count = next(((n, len(v)) for n, v in scores.items()), (name, len(values)))
         if len(values) != count:
-            raise ValueError(
+            raise InputError(
                 f"{name} must have as many queries as {first}, {count}, got {len(values)}. "
                 "Judge all on the same queries."
             )
@@ -229,7 +230,7 @@ def _check_same_queries(a: _Queries, b: _Queries) -> None:
         for of_a, of_b in ((a.counted, b.counted), (a.labels, b.labels))
     ]
     if counts[0] != counts[1] or any(others):
-        raise ValueError(
+        raise InputError(
             f"b must be of the same queries as a, {counts[0]}, got {counts[1]} that are not the "
             "same. Judge both models on the same items in the same order."
         )
@@ -238,7 +239,7 @@ def _check_same_queries(a: _Queries, b: _Queries) -> None:
 def _shared(a: Mapping[str, object], b: Mapping[str, object]) -> list[str]:
     names = [name for name in a if name in b]
     if not names:
-        raise ValueError(
+        raise InputError(
             f"b must have a measure that a has, such as {next(iter(a))}, got {', '.join(b)}."
         )
     return names
@@ -249,7 +250,7 @@ def _chosen(measures: Iterable[str] | None, known: Iterable[str]) -> list[str]:
         return list(known)
     chosen = list(measures)
     if isinstance(measures, str) or not chosen:
-        raise ValueError(
+        raise InputError(
             f"measures must be names, at least one, got {measures!r}. "
             f"Use e.g. [{next(iter(known))!r}]."
         )
@@ -270,7 +271,7 @@ def _of_classes(a: _Queries, b: _Queries, names: Iterable[str]) -> dict[str, Fou
     classes = a.labels
     if classes is None or len(torch.unique(classes)) < FEWEST_GROUPS:
         got = "no labels" if classes is None else f"{len(torch.unique(classes))}"
-        raise ValueError(
+        raise InputError(
             f"classes_as_sample must have queries of at least {FEWEST_GROUPS} classes, got {got}. "
             "Leave it off, and claim nothing about new classes."
         )
@@ -282,7 +283,7 @@ def _of_classes(a: _Queries, b: _Queries, names: Iterable[str]) -> dict[str, Fou
             found[name] = _value(of_a, classes), _value(of_b, classes), tested
             continue
         if a.without_classes is None or b.without_classes is None:
-            raise ValueError(
+            raise InputError(
                 "a and b must be evaluated with classes_as_sample=True to compare them so, got "
                 "results without. Classes are left out as references, too."
             )
@@ -328,14 +329,14 @@ def _pair_numbers(result: VerificationResult, keep: Bool[Tensor, " p"]) -> list[
 def _same_pairs(a: VerificationResult, b: VerificationResult) -> Int[Tensor, "2p s"]:
     """The items of both, one below the other."""
     if a.items is None or b.items is None:
-        raise ValueError(
+        raise InputError(
             "a and b must be evaluated with items to be compared, got none. Give "
             "evaluate_verification items=, or items=torch.arange(p) if pairs share nothing."
         )
     rows = [torch.cat([r.items, r.same[:, None]], dim=1) for r in (a, b) if r.items is not None]
     rows = [row[np.lexsort(row.T.numpy())] for row in rows]  # distances have sorted them otherwise
     if not torch.equal(*rows):
-        raise ValueError(
+        raise InputError(
             f"b must be of the same pairs as a, {len(a.same)}, got {len(b.same)} that are not the "
             "same. Judge both models on the same pairs, with the same items."
         )
@@ -347,7 +348,7 @@ def _run_values(runs: Runs) -> dict[str, Float[Tensor, " r"]]:
     if not isinstance(given, Mapping):
         given = {"value": given}
     if not given:
-        raise ValueError("a and b must hold at least one measure, got none. Give what repeat gave.")
+        raise InputError("a and b must hold at least one measure, got none. Give what repeat gave.")
     values = {}
     for name, row in given.items():
         try:
@@ -355,13 +356,13 @@ def _run_values(runs: Runs) -> dict[str, Float[Tensor, " r"]]:
         except (TypeError, ValueError, RuntimeError):
             values[name] = torch.empty(0)
         if values[name].ndim != 1 or not len(values[name]):
-            raise ValueError(
+            raise InputError(
                 f"{name} must be numbers, one per run and at least one, got {row!r}. "
                 "Give what repeat gave, or a list."
             )
         check_finite(values[name], name)
     if len({len(row) for row in values.values()}) != 1:
-        raise ValueError(
+        raise InputError(
             "a and b must have the same number of runs for every measure, got "
             f"{ {name: len(row) for name, row in values.items()} }. Run all with the same seeds."
         )

@@ -4,6 +4,7 @@ import math
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass, replace
 
+from likewise.errors import InputError, InputTypeError
 from likewise.evaluation._plain import plain_fields
 from likewise.evaluation.comparison.paired import Tested, holm
 from likewise.intervals import Estimate
@@ -93,11 +94,11 @@ def together(parts: Mapping[str, Comparison]) -> Comparison:
     A measure's name comes after that of its comparison: "retrieval map_at_r".
 
     Raises:
-        ValueError: without any comparison, or if their models go by different names.
+        InputError: without any comparison, or if their models go by different names.
     """
     names = {part.names for part in parts.values()}
     if len(names) != 1:
-        raise ValueError(f"parts must be comparisons of the same two models, got {sorted(names)}.")
+        raise InputError(f"parts must be comparisons of the same two models, got {sorted(names)}.")
     measures = {
         f"{t} {name}": one for t, part in parts.items() for name, one in part.measures.items()
     }
@@ -116,11 +117,11 @@ def finished(
 ) -> Comparison:
     """The comparison of these measures, their p-values adjusted for all of them."""
     if isinstance(names, str) or len(names) != 2 or names[0] == names[1]:
-        raise ValueError(
+        raise InputError(
             f"names must be two different ones, got {names!r}. Give e.g. ('before', 'after')."
         )
     if isinstance(smaller_is_better, str):
-        raise TypeError(
+        raise InputTypeError(
             f"smaller_is_better must be a set of names, got {smaller_is_better!r}. "
             f"Use {{{smaller_is_better!r}}}."
         )

@@ -18,6 +18,7 @@ from likewise._checks import (
     check_same_width,
 )
 from likewise.distances import COSINE, Distance, check_distance
+from likewise.errors import InputError, InputTypeError
 from likewise.evaluation.retrieval import estimating
 from likewise.evaluation.retrieval.leaving_out import MOST_PARTS, LeftOut
 from likewise.evaluation.retrieval.nearest import Search
@@ -71,10 +72,10 @@ def evaluate_retrieval(
             300 MB at most, and a few numbers per query and neighbour.
 
     Raises:
-        ValueError: for mismatched shapes, NaN, negative labels, a k larger than the number of
+        InputError: for mismatched shapes, NaN, negative labels, a k larger than the number of
             references that some query sees, no query that sees a relevant reference, or fewer
             than 10 classes with `classes_as_sample`.
-        TypeError: for `ks` that are no ranks, or a distance that is none, such as its name.
+        InputTypeError: for `ks` that are no ranks, or a distance that is none, such as its name.
 
     Source:
         Musgrave, Belongie & Lim, "A Metric Learning Reality Check", ECCV 2020, section 3
@@ -87,7 +88,7 @@ def evaluate_retrieval(
         1.000 [0.398, 1.000]
     """
     if not isinstance(ks, Iterable):
-        raise TypeError(f"ks must be ranks, got {ks!r}. Use e.g. ks=(1, 5).")
+        raise InputTypeError(f"ks must be ranks, got {ks!r}. Use e.g. ks=(1, 5).")
     ks = tuple(ks)
     check_distance(distance)
     check_count("chunk_size", chunk_size)
@@ -107,7 +108,7 @@ def evaluate_retrieval(
         )
     (counted,) = torch.where(relevant_total > 0)
     if len(counted) == 0:
-        raise ValueError(
+        raise InputError(
             f"labels must give some query a reference of its own class, got {len(labels)} queries "
             "without any. Evaluate on classes with two items or more."
         )
@@ -231,7 +232,7 @@ def checked_references(
     if references is None and reference_labels is None:
         return embeddings, labels
     if references is None or reference_labels is None:
-        raise ValueError(
+        raise InputError(
             "references and reference_labels must be given together, got only one of them."
         )
     check_embeddings(references, "references")
@@ -250,14 +251,14 @@ def _checked_groups(
 ) -> tuple[Tensor | None, Tensor | None]:
     """The groups of queries and references, where the embeddings are."""
     if own and reference_groups is not None:
-        raise ValueError(
+        raise InputError(
             "reference_groups must be left out where references are, got some. The groups of "
             "the queries are those of what is found."
         )
     if groups is None and reference_groups is None:
         return None, None
     if groups is None or (reference_groups is None and not own):
-        raise ValueError(
+        raise InputError(
             "groups and reference_groups must be given together, got only one of them."
         )
     check_labels(groups, len(embeddings), "groups")
@@ -272,7 +273,7 @@ def _check_queries(embeddings: Tensor, labels: Tensor) -> None:
     check_finite(embeddings, "embeddings")
     check_labels(labels, len(embeddings))
     if len(labels) and int(labels.min()) < 0:
-        raise ValueError(
+        raise InputError(
             f"labels must be class codes of at least 0, got {int(labels.min())}. "
             "Leave unlabelled items out."
         )
@@ -280,11 +281,11 @@ def _check_queries(embeddings: Tensor, labels: Tensor) -> None:
 
 def _check_ks(ks: Sequence[int], seen: int) -> None:
     if not ks:
-        raise ValueError("ks must hold at least one rank, got none. Use e.g. ks=(1, 5).")
+        raise InputError("ks must hold at least one rank, got none. Use e.g. ks=(1, 5).")
     for k in ks:
         check_count("each of ks", k)
         if k > seen:
-            raise ValueError(
+            raise InputError(
                 f"ks must be at most {seen}, the references that a query is compared with, "
                 f"got {k}. Ask for fewer ranks, or give more references."
             )
@@ -293,7 +294,7 @@ def _check_ks(ks: Sequence[int], seen: int) -> None:
 def _check_enough(query_class: Tensor) -> None:
     classes = int((query_class.bincount() > 0).sum())
     if classes < FEWEST_GROUPS:
-        raise ValueError(
+        raise InputError(
             f"classes_as_sample must have at least {FEWEST_GROUPS} classes to find, got "
             f"{classes}. So few say too little about new ones: leave it off, and claim nothing "
             "about new classes."

@@ -10,8 +10,9 @@ from pathlib import Path
 import numpy as np
 
 from likewise._checks import check_choice
+from likewise.errors import GalleryError, InputError
 from likewise.index._durable.connection import DATABASE, connect
-from likewise.index._durable.damage import GalleryError, damaged, sentence
+from likewise.index._durable.damage import damaged, sentence
 from likewise.index._durable.facts import Facts, create_acknowledged, sync_folder
 from likewise.index._durable.live import NONE, Additions, Live
 from likewise.index._durable.snapshot import Snapshot
@@ -64,7 +65,7 @@ def merge(
         on_conflict: "keep", "replace", or None to refuse.
 
     Raises:
-        ValueError: the galleries do not fit together, or an id is in both.
+        InputError: the galleries do not fit together, or an id is in both.
     """
     if on_conflict is not None:
         check_choice("on_conflict", on_conflict, ["keep", "replace"])
@@ -74,7 +75,7 @@ def merge(
     clashes = np.flatnonzero(rows >= 0)
     if len(clashes) and on_conflict is None:
         more = f" and {len(clashes) - 1} more" if len(clashes) > 1 else ""
-        raise ValueError(
+        raise InputError(
             f"ids must be in one of the galleries only, got {ids[clashes[0]]!r}{more} in both. "
             'Use on_conflict="keep" or on_conflict="replace".'
         )
@@ -108,12 +109,12 @@ def _check_alike(here: Snapshot, there: Snapshot) -> None:
         is_open = name in ("dimension", "kind") and not (len(here) and len(there))
         if ours != theirs and not (is_open and None in (ours, theirs)):
             shown = "ids" if name == "kind" else name
-            raise ValueError(
+            raise InputError(
                 f"other must have the {shown} of this gallery, {ours!r}, got {theirs!r}. "
                 "Only galleries of the same encoder can be merged."
             )
     if len(here) and len(there) and bool(here.class_names) != bool(there.class_names):
-        raise ValueError(
+        raise InputError(
             "other must have class names where this gallery has, and none where it has none, got "
             f"{len(there.class_names)} and {len(here.class_names)}. Relabel one of them first."
         )

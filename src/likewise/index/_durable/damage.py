@@ -3,9 +3,7 @@
 from pathlib import Path
 from typing import Any, cast
 
-
-class GalleryError(ValueError):
-    """A gallery that is damaged, in use, full, or cannot be read or written."""
+from likewise.errors import GalleryError
 
 
 def damaged(folder: Path, what: str) -> GalleryError:

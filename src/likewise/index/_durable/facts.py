@@ -8,6 +8,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 
 from likewise._files import write_whole
+from likewise.errors import InputError
 
 FORMAT = 1  # of the folder; raised when an older likewise could not read it
 ACKNOWLEDGED = "gallery.acknowledged"
@@ -44,11 +45,11 @@ class Facts:
         """The inverse of `text`.
 
         Raises:
-            ValueError: it is none, or of another format.
+            InputError: it is none, or of another format.
         """
         values = json.loads(text)
         if values["format"] != FORMAT:
-            raise ValueError(f"format {values['format']} is not {FORMAT}")
+            raise InputError(f"format {values['format']} is not {FORMAT}")
         return cls(**values)
 
 

@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 from torch import Tensor
 
+from likewise.errors import GalleryError
 from likewise.index._durable import mapped
 from likewise.index._durable.checksums import (
     Integers,
@@ -19,7 +20,6 @@ from likewise.index._durable.checksums import (
     row_checksums,
     total,
 )
-from likewise.index._durable.damage import GalleryError
 from likewise.index._durable.facts import Facts
 from likewise.index._durable.snapshot import Columns, Snapshot
 from likewise.index._durable.store import Chunk, Store

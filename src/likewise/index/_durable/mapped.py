@@ -16,6 +16,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from likewise.errors import InputError
 from likewise.index._durable.facts import Facts
 from likewise.index._durable.snapshot import Arrays, Snapshot
 from likewise.index._durable.store import row_format
@@ -89,7 +90,7 @@ def _of_head(head: bytes) -> tuple[Facts, list[int], list[int]]:
     (length,), (checksum,) = _LENGTH.unpack(head[:4]), _LENGTH.unpack(head[4:8])
     text = head[8 : 8 + length]
     if zlib.crc32(text) != checksum:
-        raise ValueError("the head is not what was written")
+        raise InputError("the head is not what was written")
     facts, sizes, checksums = json.loads(text)
     return Facts.of_text(facts), sizes, checksums
 

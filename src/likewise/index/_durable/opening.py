@@ -7,8 +7,9 @@ from uuid import uuid4
 
 from likewise._checks import check_choice, check_count, check_rate
 from likewise.distances import COSINE, NAMED, Distance
+from likewise.errors import GalleryError, InputError, InputTypeError
 from likewise.index._durable.connection import DATABASE
-from likewise.index._durable.damage import GalleryError, is_there
+from likewise.index._durable.damage import is_there
 from likewise.index._durable.facts import Facts, last_acknowledged
 from likewise.index._durable.live import Live
 from likewise.index._durable.snapshot import Snapshot
@@ -70,16 +71,16 @@ def opened(folder: Path, asked: Asked, *, recall: float | None, read_only: bool)
 
 def _check_asked(asked: Asked) -> None:
     if asked.distance is not None and asked.distance not in NAMED.values():
-        raise TypeError(
+        raise InputTypeError(
             f"distance must be one of likewise.distances, got {asked.distance!r}. A folder can "
             "only name a distance; use Index for one of your own."
         )
     if asked.encoder is not None and not isinstance(asked.encoder, str):
-        raise TypeError(
+        raise InputTypeError(
             f"encoder must be text, got {asked.encoder!r}. Use the encoder's fingerprint."
         )
     if asked.encoder is not None and len(asked.encoder) > _LONGEST_NAME:
-        raise ValueError(
+        raise InputError(
             f"encoder must have at most {_LONGEST_NAME} characters, got {len(asked.encoder)}. "
             "Use a fingerprint."
         )
@@ -88,7 +89,7 @@ def _check_asked(asked: Asked) -> None:
     if asked.storage is not None:
         check_choice("storage", asked.storage, STORAGES)
     if len(set(asked.class_names)) != len(asked.class_names):
-        raise ValueError(f"class_names must all differ, got {list(asked.class_names)}.")
+        raise InputError(f"class_names must all differ, got {list(asked.class_names)}.")
     check_storable([asked.encoder or ""], asked.class_names)
 
 

@@ -14,9 +14,10 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
+from likewise.errors import GalleryError, InputError, InputTypeError
 from likewise.index._durable.checksums import Integers, keys_of, part_checksum, row_checksums
 from likewise.index._durable.connection import connect, lock
-from likewise.index._durable.damage import GalleryError, damaged, sentence
+from likewise.index._durable.damage import damaged, sentence
 from likewise.index._durable.facts import (
     Facts,
     acknowledge,
@@ -344,7 +345,7 @@ def as_chunk(rows: list[tuple[Any, ...]], facts: Facts) -> tuple[Chunk, npt.NDAr
     ids = list(rows_of[1])
     kind = bytes if facts.kind == "strings" else int
     if not all(isinstance(id_, kind) for id_ in ids):
-        raise TypeError("ids are of another kind")
+        raise InputTypeError("ids are of another kind")
     numbers = [np.array(rows_of[at], dtype=np.int64) for at in (0, 2, 3, 4, 5)]
     positions, labels, metadata, payloads, checksums = numbers
     keys = keys_of(ids)
@@ -352,7 +353,7 @@ def as_chunk(rows: list[tuple[Any, ...]], facts: Facts) -> tuple[Chunk, npt.NDAr
     vectors = np.frombuffer(bytearray().join(rows_of[6]), dtype=dtype)
     embeddings = vectors.reshape(len(ids), width)
     if any(len(row) != width * dtype.itemsize for row in rows_of[6]):
-        raise ValueError("embeddings are of another length")
+        raise InputError("embeddings are of another length")
     expected = row_checksums(positions, keys, labels, metadata, payloads, embeddings)
     texts = ids if kind is bytes else None
     return Chunk(positions, keys, texts, labels, embeddings, checksums), expected == checksums

@@ -11,8 +11,8 @@ import numpy as np
 import numpy.typing as npt
 
 from likewise.distances import COSINE, EUCLIDEAN, INNER_PRODUCT, SQUARED_EUCLIDEAN, Distance
+from likewise.errors import GalleryError, InputError, MissingExtra
 from likewise.index._durable.checksums import keys_of
-from likewise.index._durable.damage import GalleryError
 
 METRICS: dict[Distance, str] = {
     COSINE: "COSINE",
@@ -80,7 +80,7 @@ class Collections:
         try:
             values = json.loads(found[0]["value"])
             if values["format"] != _FORMAT:
-                raise ValueError(f"format {values['format']} is not {_FORMAT}")
+                raise InputError(f"format {values['format']} is not {_FORMAT}")
             return CollectionFacts(**values)
         except (ValueError, TypeError, LookupError) as error:
             raise GalleryError(
@@ -307,7 +307,7 @@ def _pymilvus() -> Any:
     try:
         return importlib.import_module("pymilvus")
     except ModuleNotFoundError as error:
-        raise ImportError(
+        raise MissingExtra(
             f"pymilvus must be installed for a gallery in Milvus, got no module {error.name!r}. "
             'Use pip install "likewise[milvus]".'
         ) from error

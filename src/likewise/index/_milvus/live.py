@@ -13,7 +13,7 @@ from torch import Tensor
 
 from likewise._checks import check_count
 from likewise.distances import COSINE, Distance, by_name
-from likewise.index._durable.damage import GalleryError
+from likewise.errors import GalleryError, InputError, InputTypeError
 from likewise.index._entries import Values, checked_rows, label_codes, plain_ids, positions_of
 from likewise.index._given import check_storable
 from likewise.index._milvus.collections import METRICS, CollectionFacts, Collections
@@ -117,7 +117,7 @@ class MilvusLive:
         found = {id_: rows[key] for id_, key in key_of.items() if key in rows}
         for id_, row in found.items():
             if isinstance(id_, str) and row["text"] != id_:
-                raise ValueError(
+                raise InputError(
                     f"ids must differ in their 64-bit hashes, got {id_!r}, whose is that of "
                     f"{row['text']!r}. Use another id."
                 )
@@ -127,7 +127,7 @@ class MilvusLive:
         """What is stored under `ids`, by id, in their order.
 
         Raises:
-            ValueError: an id that is not stored.
+            InputError: an id that is not stored.
         """
         plain = plain_ids(ids)
         found = self.found(plain, fields)
@@ -144,7 +144,7 @@ class MilvusLive:
     def next_ids(self, count: int) -> list[int]:
         """The next integers above all ever used."""
         if self.facts.kind == "strings" and self.count():
-            raise ValueError(
+            raise InputError(
                 "ids must be given where those in the index are strings, got None. "
                 "Pass ids=, one new string per item."
             )
@@ -206,12 +206,12 @@ class MilvusLive:
         """Refuse a lookup in nothing, or of more than there is."""
         count = self.count()
         if count == 0:
-            raise ValueError(
+            raise InputError(
                 "index must hold at least one item before a lookup, got 0. "
                 "Add some with index.add(embeddings, labels=labels)."
             )
         if k > count:
-            raise ValueError(
+            raise InputError(
                 f"k must be at most {count}, the number of items in the index, got {k}. "
                 "Ask for fewer, or add more items."
             )
@@ -260,7 +260,7 @@ class MilvusLive:
 
 def _check_collection(name: object) -> None:
     if not isinstance(name, str) or not re.fullmatch(r"[A-Za-z_][A-Za-z0-9_]{0,199}", name):
-        raise ValueError(
+        raise InputError(
             "collection must be letters, digits and underscores, at most 200, and not begin with "
             f"a digit, got {name!r}. Milvus takes no others."
         )
@@ -274,16 +274,18 @@ def _check_asked(
 ) -> None:
     if distance is not None and distance not in METRICS:
         name = distance.name if isinstance(distance, Distance) else repr(distance)
-        raise ValueError(
+        raise InputError(
             "distance must be one that Milvus knows, "
             f"{', '.join(known.name for known in METRICS)}, got {name}. Use Gallery for others."
         )
     if encoder is not None and not isinstance(encoder, str):
-        raise TypeError(f"encoder must be text, got {encoder!r}. Use the encoder's fingerprint.")
+        raise InputTypeError(
+            f"encoder must be text, got {encoder!r}. Use the encoder's fingerprint."
+        )
     if dimension is not None:
         check_count("dimension", dimension)
     if len(set(class_names)) != len(class_names):
-        raise ValueError(f"class_names must all differ, got {list(class_names)}.")
+        raise InputError(f"class_names must all differ, got {list(class_names)}.")
     check_storable([encoder or ""], class_names)
     check_length("encoder", [2 * (encoder or "")])  # it has to fit beside the other facts
     check_length("class_names", class_names)

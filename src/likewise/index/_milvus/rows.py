@@ -11,6 +11,7 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
+from likewise.errors import InputError
 from likewise.index._durable.checksums import Integers, keys_of
 from likewise.index._milvus.collections import LONGEST, TAGS, tags_of
 from likewise.index._where import checked_where
@@ -29,7 +30,7 @@ def rows_of(
     """One row per item, at positions from `first` on.
 
     Raises:
-        ValueError: more than Milvus can hold.
+        InputError: more than Milvus can hold.
     """
     parts = [_payload_text(part) for part in payloads]
     tags = [_tags(text) for text in metadata]
@@ -100,7 +101,7 @@ def check_length(name: str, texts: Sequence[str]) -> None:
     """Refuse text that is longer than Milvus can hold."""
     longest = max((len(text.encode()) for text in texts), default=0)
     if longest > LONGEST:
-        raise ValueError(
+        raise InputError(
             f"{name} must have at most {LONGEST} bytes in Milvus (a payload of n takes 4/3 n), got "
             f"{longest}. Keep larger things elsewhere, and where they are in the metadata."
         )
@@ -109,7 +110,7 @@ def check_length(name: str, texts: Sequence[str]) -> None:
 def _tags(text: str) -> list[int]:
     values = json.loads(text)
     if len(values) > TAGS:
-        raise ValueError(
+        raise InputError(
             f"metadata must have at most {TAGS} keys in Milvus, got {len(values)}. "
             "Put some of them together under one key."
         )

@@ -9,6 +9,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from likewise.distances import COSINE, EUCLIDEAN, INNER_PRODUCT, SQUARED_EUCLIDEAN, Distance
+from likewise.errors import InputError
 from likewise.index._answers import Neighbors
 from likewise.index._durable.checksums import Integers
 from likewise.index._milvus.collections import MOST, Collections
@@ -91,7 +92,7 @@ def _ranked(
     found = embeddings_in(rows, queries.shape[1])
     exact = distance.paired(queries[query], found)
     if bool(exact.isnan().any()):
-        raise ValueError(
+        raise InputError(
             "distance must give a number for every pair, got NaN from "
             f"{distance.name}. Scale the embeddings down."
         )

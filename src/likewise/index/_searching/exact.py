@@ -19,6 +19,7 @@ from likewise.distances import (
     Distance,
     unit,
 )
+from likewise.errors import InputError
 from likewise.index._rows import Rows
 from likewise.index._searching.scan import best_products
 from likewise.index._searching.storage import dimension, unpack
@@ -109,7 +110,7 @@ class ExactSearch:
             first: the first position that may be found.
 
         Raises:
-            ValueError: the distance of a pair is NaN.
+            InputError: the distance of a pair is NaN.
         """
         size, asked = len(stored), len(queries)
         count = size - first
@@ -332,7 +333,7 @@ def checked_paired(
     """`distance.paired`, which must not give NaN."""
     distances = distance.paired(a, b)
     if bool(distances.isnan().any()):
-        raise ValueError(
+        raise InputError(
             f"distance must give a number for every pair, got NaN from {distance.name}. "
             "Scale the embeddings down if they are huge, or correct the distance."
         )

@@ -7,6 +7,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from likewise._checks import check_choice
+from likewise.errors import InputError
 
 
 def _pack_int8(rows: Float[Tensor, "n d"]) -> Tensor:
@@ -27,12 +28,12 @@ def pack(rows: Float[Tensor, "n d"], storage: str) -> Tensor:
     """Rows as they are kept: float32, float16, or uint8 (n, d + 4) for `int8`.
 
     Raises:
-        ValueError: another storage, or a number that float16 cannot hold.
+        InputError: another storage, or a number that float16 cannot hold.
     """
     check_choice("storage", storage, STORAGES)
     packed = STORAGES[storage](rows)
     if storage == "float16" and not bool(packed.isfinite().all()):
-        raise ValueError(
+        raise InputError(
             f"embeddings must be at most 65504 in float16, got {float(rows.abs().max())}. "
             "Use storage='float32', or normalise them."
         )
