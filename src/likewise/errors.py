@@ -16,10 +16,13 @@ class InputError(ValueError):
     """An argument, a file or a state that cannot work; the sentence says what must hold.
 
     Example:
+        >>> import torch
         >>> import likewise as lw
+        >>> index = lw.Index()
+        >>> _ = index.add(torch.eye(2))
         >>> try:
-        ...     lw.Index().lookup(__import__("torch").zeros(1, 2), k=0)
-        ... except lw.errors.InputError as error:
+        ...     index.lookup(torch.eye(2), k=0)
+        ... except lw.InputError as error:
         ...     print(error)
         k must be at least 1, got 0.
     """
