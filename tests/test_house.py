@@ -20,8 +20,8 @@ FLOORS = [
     ["losses", "training", "index", "calibration", "probability"],
     ["matching", "verification", "drift"],
     ["evaluation", "plots"],
-    ["report", "map_page", "artifacts"],
-    ["cli", "web"],
+    ["pages", "artifacts"],
+    ["cli"],
 ]
 FLOOR_OF = {module: floor for floor, modules in enumerate(FLOORS) for module in modules}
 SOURCES = sorted(ROOT.rglob("*.py"))

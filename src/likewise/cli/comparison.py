@@ -9,7 +9,7 @@ import torch
 from jaxtyping import Bool, Int
 from torch import Tensor
 
-from likewise import data, plots, report
+from likewise import data, plots
 from likewise._checks import check_choice
 from likewise.artifacts import SimilarityModel
 from likewise.artifacts.trials import LEAVE_OUT, PAIRS
@@ -32,8 +32,8 @@ from likewise.evaluation.comparison import (
 )
 from likewise.intervals import FEWEST_GROUPS
 from likewise.matching import UNKNOWN
+from likewise.pages import Section, write_page
 from likewise.plots.comparison import differences
-from likewise.report import Section
 
 RETRIEVAL = ("precision_at_1", "r_precision", "map_at_r")
 BY_CLASS = "map_at_r"
@@ -242,7 +242,7 @@ def page(path: Path, found: Compared, *, source: str, seed: int) -> Path:
             one = found.comparison.measures[measure]
             facts += [(f"{told[measure]}, {a}", one.a), (f"{told[measure]}, {b}", one.b)]
     title = f"{a} and {b} on {source}"
-    return report.write_report(path, title=title, facts=facts, sections=sections, settings=settings)
+    return write_page(path, title=title, facts=facts, sections=sections, settings=settings)
 
 
 def _judged(

@@ -75,7 +75,7 @@ def draw(
 
     from likewise import data, plots
     from likewise.cli.journeys import paths_of
-    from likewise.map_page import thumbnails, write_map_page
+    from likewise.pages import thumbnails, write_map_page
 
     total = len(examples)
     if total > most:

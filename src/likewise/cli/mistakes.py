@@ -19,9 +19,9 @@ from likewise.evaluation.mistakes import (
     nearest_others,
     nearest_wrong,
 )
+from likewise.pages import Section
 from likewise.plots.mistakes import confused_classes as draw_confused
 from likewise.plots.mistakes import labelled_pairs
-from likewise.report import Section
 
 SHEET = 9  # pairs on a sheet
 MOST_CLASSES = 50  # rows of the table

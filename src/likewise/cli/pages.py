@@ -8,12 +8,12 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from likewise import data, plots, report
+from likewise import data, plots
 from likewise.artifacts import Evaluation, SimilarityModel
 from likewise.artifacts.trials import PAIRS
 from likewise.cli import journeys, mistakes
 from likewise.intervals import Estimate
-from likewise.report import Section
+from likewise.pages import Section, write_page
 
 MOST_POINTS = 1500  # in the embedding map; t-SNE of more takes longer than the rest together
 MOST_COMPARED = 5000  # in search of mistakes, each item with each
@@ -66,7 +66,7 @@ def evaluation_page(
         "indexed items": len(model.index),
         **{f"calibrated for {rule}": made.goal for rule, made in model.calibrations.items()},
     }
-    return report.write_report(
+    return write_page(
         path, title=title, facts=_facts(model, found), sections=sections, settings=settings
     )
 

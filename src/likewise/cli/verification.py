@@ -9,7 +9,7 @@ import torch
 from jaxtyping import Bool, Int
 from torch import Tensor
 
-from likewise import plots, report
+from likewise import plots
 from likewise.artifacts import SimilarityModel, Verified
 from likewise.cli.answers import MOST_LINES, Answer, cut
 from likewise.cli.console import columns
@@ -17,7 +17,7 @@ from likewise.data.pair_tables import read_pair_table
 from likewise.errors import InputError
 from likewise.evaluation import VerificationResult, evaluate_verification
 from likewise.intervals import FEWEST_GROUPS
-from likewise.report import Section
+from likewise.pages import Section, write_page
 
 FARS = (0.1, 0.01, 0.001)
 SHEET = 12  # pairs drawn on a page
@@ -179,7 +179,7 @@ def page(
     if "pairs" in model.calibrations:
         settings["calibrated for"] = model.calibrations["pairs"].goal
     title = f"Pairs of {Path(source).name}"
-    return report.write_report(path, title=title, facts=facts, sections=sections, settings=settings)
+    return write_page(path, title=title, facts=facts, sections=sections, settings=settings)
 
 
 def _numbers(judged: VerificationResult) -> list[tuple[str, Any]]:

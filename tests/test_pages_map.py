@@ -11,8 +11,8 @@ import pytest
 import torch
 from PIL import Image
 
-from likewise.map_page import thumbnails, write_map_page
-from test_report import Page
+from likewise.pages import thumbnails, write_map_page
+from test_pages_writing import Page
 
 NASTY = ["</script><b>bold</b>", '"&amp;<!--', "{{DATA}}", "a\u2028b\udcff", "plain"]
 

@@ -1,10 +1,7 @@
-"""The page: what it is told, and how it is put together."""
+"""A map of embeddings to move about in: one page, with a thumbnail of each item."""
 
 import base64
 import hashlib
-import html
-import importlib.metadata
-import importlib.resources
 import json
 import os
 from collections.abc import Collection, Sequence
@@ -13,12 +10,14 @@ from typing import Any
 
 import torch
 from jaxtyping import Float, Int
+from markupsafe import Markup
 from torch import Tensor
 
 from likewise._checks import check_embeddings, check_finite, check_labels
 from likewise._files import write_whole
 from likewise.errors import InputError, InputTypeError
-from likewise.map_page.thumbnails import sheets, thumbnails
+from likewise.pages.thumbnails import sheets, thumbnails
+from likewise.pages.writing import own_file, render
 from likewise.plots._style import check_items, name_of
 from likewise.plots.maps import class_look
 
@@ -114,9 +113,22 @@ def write_map_page(
         "names": None if names is None else [str(name) for name in names],
         "pictures": pictures,
     }
-    page = _page(title, note, told)
-    # Paths may hold bytes that are no text; they must not keep the page from being written.
-    write_whole(path, page.encode("utf-8", errors="replace"))
+    style, script = own_file("style.css"), own_file("map.js")
+    # A class may be called "</script>"; JSON has another way to write its letters.
+    data = json.dumps(told, separators=(",", ":"), allow_nan=False)
+    for letter in "<>&":
+        data = data.replace(letter, f"\\u{ord(letter):04x}")
+    content = render(
+        "map.html",
+        policy=f"default-src 'none'; img-src data:; script-src '{_hash(script)}'; "
+        f"style-src '{_hash(style)}'; base-uri 'none'; form-action 'none'",
+        style=style,
+        script=script,
+        data=Markup(data),
+        title=title,
+        note=note,
+    )
+    write_whole(path, content)
     return path
 
 
@@ -141,33 +153,6 @@ def _scaled(points: Tensor) -> list[list[float]]:
     scaled = (values - (low + high)) / half
     # Seven digits: more than a screen can show at the deepest zoom.
     return [[round(value, 7) for value in column] for column in scaled.T.tolist()]
-
-
-def _page(title: str, note: str, told: dict[str, Any]) -> str:
-    style, script, body = (_part(name) for name in ("page.css", "page.js", "page.html"))
-    # A class may be called "</script>"; JSON has another way to write its letters.
-    data = json.dumps(told, separators=(",", ":"), allow_nan=False)
-    for letter in "<>&":
-        data = data.replace(letter, f"\\u{ord(letter):04x}")
-    filled = {
-        "POLICY": f"default-src 'none'; img-src data:; script-src '{_hash(script)}'; "
-        f"style-src '{_hash(style)}'; base-uri 'none'; form-action 'none'",
-        "TITLE": html.escape(title),
-        "NOTE": html.escape(note),
-        "VERSION": html.escape(importlib.metadata.version("likewise")),
-        "STYLE": style,
-        "SCRIPT": script,
-        "DATA": data,
-    }
-    # Split once, so that a title called {{DATA}} stays a title.
-    pieces = body.split("{{")
-    return pieces[0] + "".join(
-        filled[name] + rest for name, _, rest in (piece.partition("}}") for piece in pieces[1:])
-    )
-
-
-def _part(name: str) -> str:
-    return (importlib.resources.files("likewise.map_page") / name).read_text(encoding="utf-8")
 
 
 def _hash(source: str) -> str:

@@ -7,7 +7,7 @@ import pytest
 
 from likewise import plots
 from likewise.intervals import binomial
-from likewise.report import Section, write_report
+from likewise.pages import Section, write_page
 
 VOID = {"meta", "img"}
 
@@ -45,7 +45,7 @@ def figure():
 
 
 def written(tmp_path, **arguments) -> tuple[str, Page]:
-    source = write_report(tmp_path / "r.html", **arguments).read_text(encoding="utf-8")
+    source = write_page(tmp_path / "r.html", **arguments).read_text(encoding="utf-8")
     return source, Page(source)
 
 
@@ -180,30 +180,30 @@ def test_a_ragged_table_is_refused(tmp_path):
     with pytest.raises(
         ValueError, match=r"table of section 'Per class' must have 2 cells .* got 1"
     ):
-        write_report(tmp_path / "r.html", title="t", sections=[ragged])
+        write_page(tmp_path / "r.html", title="t", sections=[ragged])
     assert not (tmp_path / "r.html").exists()
 
 
 def test_a_missing_folder_is_named(tmp_path):
     with pytest.raises(FileNotFoundError, match=r"folder of path must exist, got '.*nowhere'"):
-        write_report(tmp_path / "nowhere" / "r.html", title="t")
+        write_page(tmp_path / "nowhere" / "r.html", title="t")
 
 
 @pytest.mark.parametrize("step", ["os.fsync", "os.replace"])
 def test_a_disk_that_refuses_leaves_the_old_page(tmp_path, monkeypatch, step):
-    path = write_report(tmp_path / "r.html", title="old")
+    path = write_page(tmp_path / "r.html", title="old")
 
     def refuse(*_):
         raise OSError(30, "Read-only file system")
 
     monkeypatch.setattr(step, refuse)
     with pytest.raises(OSError, match=r"path must be a file .*r\.html' \(Read-only file system\)"):
-        write_report(path, title="new")
+        write_page(path, title="new")
     assert "<h1>old</h1>" in path.read_text(encoding="utf-8")
     assert list(tmp_path.iterdir()) == [path]
 
 
 def test_a_new_page_replaces_the_old_one(tmp_path):
-    path = write_report(tmp_path / "r.html", title="old")
-    write_report(str(path), title="new")
+    path = write_page(tmp_path / "r.html", title="old")
+    write_page(str(path), title="new")
     assert "<h1>new</h1>" in path.read_text(encoding="utf-8")
