@@ -1,0 +1,209 @@
+"""Recipe: every choice of a training, once, with its one default."""
+
+import dataclasses
+import difflib
+import os
+import tomllib
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from likewise.errors import InputError, InputTypeError
+
+PAIR_LOSSES = (
+    "circle",
+    "contrastive",
+    "multi-similarity",
+    "nt-xent",
+    "supervised-contrastive",
+    "triplet",
+)
+CLASS_LOSSES = ("arcface", "cosface", "proxy-anchor", "softmax")  # with weights of their own
+GIVEN_PAIRS_LOSSES = ("contrastive", "threshold")
+MADE_CLASSES = ("none", "turned", "mirrored", "both")
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """How `likewise.train` trains: one field per choice. `likewise train` has the same defaults.
+
+    Attributes:
+        embedding_dim: Numbers per embedding.
+        augment: Whether images are turned, shifted and scaled a little.
+        made_classes: New classes from old ones: "none", "turned", "mirrored" or "both".
+        pairs: Whether pairs are trained on instead of classes.
+        loss: A loss by name; None for "multi-similarity", or "contrastive" with pairs.
+        distance: A distance by name.
+        margin: Margin of the triplet or contrastive loss; None for its default.
+        epochs: Number of epochs.
+        batches: Batches per epoch; None for about one pass over the data, at least 50.
+        classes_per_batch: Classes in a balanced batch; None for the default of `fit`.
+        items_per_class: Items of each class in a batch; None for the default of `fit`.
+        learning_rate: The highest learning rate of the schedule.
+        precision: "float32", "bfloat16" or "float16".
+        hold_out_classes: Classes that are not trained on: their names, or their share, such as
+            0.4.
+        keep_aside: Share of each class that is not trained on, for calibration.
+        evaluate_every: Score epoch 1 and every N-th epoch; None for every epoch where anything
+            is scored.
+        keep_best: The number by which the best epoch is kept, such as "unseen_map_at_r".
+        patience: Stop after N scores without improvement of `keep_best`.
+        seed: Seed of everything drawn at random.
+
+    Raises:
+        InputError: A value is out of range, or two of them exclude each other.
+        InputTypeError: A value has the wrong type.
+
+    Example:
+        >>> recipe = Recipe(epochs=5, loss="triplet", margin=0.3)
+        >>> recipe.distance, recipe.keep_aside
+        ('cosine', 0.1)
+    """
+
+    embedding_dim: int = 64
+    augment: bool = True
+    made_classes: str = "none"
+    pairs: bool = False
+    loss: str | None = None
+    distance: str = "cosine"
+    margin: float | None = None
+    epochs: int = 10
+    batches: int | None = None
+    classes_per_batch: int | None = None
+    items_per_class: int | None = None
+    learning_rate: float = 1e-3
+    precision: str = "float32"
+    hold_out_classes: float | tuple[str, ...] | None = None
+    keep_aside: float = 0.1
+    evaluate_every: int | None = None
+    keep_best: str | None = None
+    patience: int | None = None
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        # Late, so that the defaults can be read without waiting for torch.
+        from likewise._checks import check_choice, check_count, check_positive, check_rate
+
+        for name in ("embedding_dim", "epochs"):
+            check_count(name, getattr(self, name))
+        for name in (
+            *("batches", "classes_per_batch", "items_per_class"),
+            *("evaluate_every", "patience"),
+        ):
+            if getattr(self, name) is not None:
+                check_count(name, getattr(self, name))
+        check_count("seed", self.seed, 0)
+        check_positive("learning_rate", self.learning_rate)
+        check_rate("keep_aside", self.keep_aside)
+        for name in ("augment", "pairs"):
+            if not isinstance(getattr(self, name), bool):
+                raise InputTypeError(f"{name} must be true or false, got {getattr(self, name)!r}.")
+        check_choice("made_classes", self.made_classes, MADE_CLASSES)
+        allowed = GIVEN_PAIRS_LOSSES if self.pairs else (*PAIR_LOSSES, *CLASS_LOSSES)
+        if self.loss is not None:
+            check_choice("loss", self.loss, allowed)
+        if self.margin is not None:
+            check_positive("margin", self.margin)
+            if self.loss_name not in ("contrastive", "triplet"):
+                raise InputError(
+                    f"margin must be left out for {self.loss_name}, got {self.margin}. "
+                    "It belongs to the triplet and contrastive losses."
+                )
+        object.__setattr__(self, "hold_out_classes", _classes(self.hold_out_classes))
+        if self.patience is not None and self.keep_best is None:
+            raise InputError(
+                f"patience must come with keep_best, got {self.patience} alone. "
+                "Say which number must improve."
+            )
+
+    @property
+    def loss_name(self) -> str:
+        """The name of the loss that is used."""
+        return self.loss or ("contrastive" if self.pairs else "multi-similarity")
+
+    def to_dict(self) -> dict[str, Any]:
+        """The choices that differ from "none", ready for JSON and TOML.
+
+        Example:
+            >>> Recipe(epochs=3).to_dict()["epochs"]
+            3
+        """
+        fields = dataclasses.asdict(self)
+        held = self.hold_out_classes
+        if isinstance(held, tuple):
+            fields["hold_out_classes"] = list(held)
+        return {name: value for name, value in fields.items() if value is not None}
+
+    @classmethod
+    def from_dict(cls, choices: Mapping[str, Any]) -> "Recipe":
+        """The recipe with these choices, and the defaults for all others.
+
+        Raises:
+            InputError: A choice that is not there, or a wrong value.
+        """
+        known = [field.name for field in dataclasses.fields(cls)]
+        for name in choices:
+            if name not in known:
+                near = difflib.get_close_matches(str(name), known, n=1)
+                raise InputError(
+                    f"recipe must hold only {', '.join(known)}, got {name!r}."
+                    + (f" Did you mean {near[0]}?" if near else "")
+                )
+        return cls(**choices)
+
+    @classmethod
+    def read(cls, path: str | os.PathLike[str]) -> "Recipe":
+        """The recipe in a TOML file.
+
+        Raises:
+            InputError: The file is no TOML, or holds something other than a recipe's choices.
+            FileNotFoundError: There is no such file.
+        """
+        from likewise._checks import check_exists
+
+        file = Path(path)
+        check_exists("recipe", file)
+        try:
+            choices = tomllib.loads(file.read_bytes().decode())
+        except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+            raise InputError(
+                f"recipe must be a TOML file, got {str(file)!r} ({error}). "
+                "Write lines such as epochs = 5."
+            ) from error
+        return cls.from_dict(choices)
+
+    def write(self, path: str | os.PathLike[str]) -> Path:
+        """Write the recipe as TOML; the path.
+
+        Example:
+            >>> import tempfile
+            >>> with tempfile.TemporaryDirectory() as folder:
+            ...     file = Recipe(hold_out_classes=["cat"]).write(f"{folder}/recipe.toml")
+            ...     Recipe.read(file).hold_out_classes
+            ('cat',)
+        """
+        import tomli_w
+
+        from likewise._files import write_whole
+
+        write_whole(Path(path), tomli_w.dumps(self.to_dict()).encode())
+        return Path(path)
+
+
+def _classes(held: object) -> float | tuple[str, ...] | None:
+    if held is None or isinstance(held, str):
+        if isinstance(held, str):
+            raise InputTypeError(
+                f"hold_out_classes must be names or a share, got {held!r}. Use [{held!r}]."
+            )
+        return None
+    if isinstance(held, (int, float)) and not isinstance(held, bool):
+        if not 0 < held < 1:
+            raise InputError(
+                f"hold_out_classes must be names, or a share between 0 and 1, got {held}."
+            )
+        return float(held)
+    if isinstance(held, (list, tuple)) and held and all(isinstance(name, str) for name in held):
+        return tuple(held)
+    raise InputTypeError(f"hold_out_classes must be names or a share, got {held!r}.")

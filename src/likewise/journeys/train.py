@@ -1,0 +1,319 @@
+"""`train`: from labeled items or pairs, by a recipe, to a model."""
+
+import functools
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import nn
+
+from likewise import augment, data, distances, encoders, losses, training
+from likewise._checks import check_choice
+from likewise.artifacts import SimilarityModel
+from likewise.errors import InputError, InputTypeError
+from likewise.evaluation.during import EvaluateEpochs, seen_and_unseen
+from likewise.journeys.opening import open_data
+from likewise.journeys.recipe import CLASS_LOSSES, Recipe
+from likewise.training.following import KeepBest, StopEarly
+
+LOSSES: dict[str, Callable[..., nn.Module]] = {
+    "arcface": losses.ArcFaceLoss,
+    "circle": losses.CircleLoss,
+    "contrastive": losses.ContrastiveLoss,
+    "cosface": losses.CosFaceLoss,
+    "multi-similarity": losses.MultiSimilarityLoss,
+    "nt-xent": losses.NTXentLoss,
+    "proxy-anchor": losses.ProxyAnchorLoss,
+    "softmax": losses.SoftmaxLoss,
+    "supervised-contrastive": losses.SupervisedContrastiveLoss,
+    "triplet": losses.TripletLoss,
+}
+ASIDE = "aside"
+SCORED = ("seen_", "unseen_", "pairs_")  # what the numbers of parts that are scored begin with
+FEWEST_BATCHES = 50  # per epoch
+LARGEST_MAP = 8  # pixels on a side that are left before the dense layer
+Progress = Callable[[int, int], None]
+
+
+def train(
+    source: data.Dataset | data.GivenPairs | str | Path,
+    recipe: Recipe | None = None,
+    *,
+    evaluate: Any = None,
+    callbacks: Sequence[training.Callback] = (),
+    progress: Progress | None = None,
+    workers: int = 0,
+    device: str | None = None,
+    name: str | None = None,
+) -> SimilarityModel:
+    """A model trained on the source by the recipe; nothing is indexed or calibrated yet.
+
+    `likewise train` calls this: the same source, recipe and seed give the same model, bit for
+    bit, from Python and from the command line.
+
+    Args:
+        source: A labeled dataset, given pairs, or anything that `data.load` reads, of which the
+            training part is read.
+        recipe: Every choice; `Recipe()` if None.
+        evaluate: What to score while training: a dataset, given pairs, or "aside" for the items
+            kept aside and the classes held out. "aside" if None and the recipe scores anything.
+        callbacks: Called after each epoch, as those of `fit`.
+        progress: Called as progress(done, total) after each batch.
+        workers: Processes that load data; 0 loads in this one.
+        device: "cpu" or "cuda"; the best there is if None.
+        name: What the source is called where the model tells how it was made.
+
+    Returns:
+        The model. `origin` holds the recipe, the history, and what the best epoch was chosen by.
+
+    Raises:
+        InputError: The recipe does not fit the source, or the training diverges.
+
+    Example:
+        >>> import likewise as lw
+        >>> model = lw.train("digits", lw.Recipe(epochs=1, batches=2))
+        >>> model.origin["recipe"]["epochs"], len(model.trained_on)
+        (1, 10)
+    """
+    recipe = recipe or Recipe()
+    if isinstance(source, (str, Path)):
+        name = name or str(source)
+        source = open_data(source)
+    table = source if isinstance(source, data.GivenPairs) else None
+    compare = distances.by_name(recipe.distance)
+    best, early = _following(recipe)
+    if recipe.evaluate_every is not None or (recipe.keep_best or "").startswith(SCORED):
+        evaluate = ASIDE if evaluate is None else evaluate
+    whole, kept, apart, seen = _parts(source, recipe)
+    torch.manual_seed(recipe.seed)
+    encoder = fitting_encoder(whole.item_shape, recipe.embedding_dim)
+    criterion = fitting_loss(recipe, compare, len(getattr(seen, "class_names", ())))
+    preprocess = data.Preprocess.fit(kept, seed=recipe.seed)
+    views = augment.Augment() if recipe.augment and _is_photo(whole.item_shape) else None
+    scores = None
+    if evaluate is not None:
+        scores = _scores(evaluate, apart, kept, table is not None, compare, preprocess, recipe)
+    history = training.fit(
+        encoder,
+        criterion,
+        seen,
+        epochs=recipe.epochs,
+        batches=recipe.batches or max(FEWEST_BATCHES, len(seen) // 128),
+        classes_per_batch=recipe.classes_per_batch,
+        items_per_class=recipe.items_per_class,
+        learning_rate=recipe.learning_rate,
+        preprocess=preprocess.apply,
+        augment=views,
+        callbacks=[each for each in (scores, best, early) if each is not None] + list(callbacks),
+        progress=None
+        if progress is None
+        else lambda epoch, batch, all_: progress((epoch - 1) * all_ + batch, recipe.epochs * all_),
+        workers=workers,
+        device=device,
+        precision=recipe.precision,
+        seed=recipe.seed,
+    )
+    origin = {
+        "data": name or type(source).__name__,
+        "items": len(kept),
+        "recipe": recipe.to_dict(),
+        **_selection(best, encoder, scores),
+        "history": history.records,
+    }
+    model = SimilarityModel(
+        encoder,
+        distance=compare,
+        preprocess=preprocess,
+        trained=None if table is not None else kept,
+        origin=origin,
+    )
+    if table is not None:  # its files have no classes to name
+        model.trained_prints = data.fingerprints(table.data)
+    return model
+
+
+def fitting_encoder(item_shape: Sequence[int], embedding_dim: int = 64) -> nn.Module:
+    """The network that `train` builds for items of a shape.
+
+    Images get convolutions and a pool until at most 8 pixels are left on a side, all other items
+    a dense network.
+
+    Example:
+        >>> fitting_encoder((1, 28, 28)).config["layers"]
+        (32, 'pool', 64, 'pool', 128)
+    """
+    if len(item_shape) != 3:
+        return encoders.MLPEncoder(item_shape, embedding_dim=embedding_dim)
+    layers: list[Any] = []
+    side, width = min(item_shape[1:]), 32
+    while True:
+        layers.append(width)
+        if side < LARGEST_MAP:
+            break
+        layers.append("pool")
+        side, width = side // 2, min(2 * width, 128)
+    return encoders.ConvEncoder(item_shape, layers=layers, embedding_dim=embedding_dim)
+
+
+def fitting_loss(recipe: Recipe, distance: distances.Distance, class_count: int) -> nn.Module:
+    """The loss that a recipe names, with the settings that fit its distance."""
+    name, margin = recipe.loss_name, recipe.margin
+    if recipe.pairs:
+        middle = losses.CENTERS.get(distance.name, 1.0)
+        if name == "threshold":
+            return losses.GivenPairsLoss(losses.LearnedThreshold(middle), distance=distance)
+        formula = functools.partial(
+            losses.contrastive_loss, margin=middle if margin is None else margin
+        )
+        return losses.GivenPairsLoss(formula, distance=distance)
+    if name in CLASS_LOSSES:
+        return LOSSES[name](recipe.embedding_dim, class_count)
+    return LOSSES[name](distance=distance, **({} if margin is None else {"margin": margin}))
+
+
+def selection_notes(origin: Mapping[str, Any], classes: Sequence[str]) -> list[str]:
+    """What biases numbers on these classes, a sentence each: the best epoch was chosen on them."""
+    if str(origin.get("selected_by")).startswith("pairs_"):
+        return [
+            f"epoch {origin['selected_epoch']} was chosen by {origin['selected_by']} on the pairs "
+            f"of {origin['evaluate']}: numbers on these pairs are biased upward"
+        ]
+    touched = [name for name in classes if name in (origin.get("selected_on") or [])]
+    if not touched:
+        return []
+    few = ", ".join(touched[:8]) + (", …" if len(touched) > 8 else "")
+    what = "classes" if origin["selected_by"].startswith("unseen_") else "items"
+    return [
+        f"epoch {origin['selected_epoch']} was chosen by {origin['selected_by']} on items of "
+        f"classes {few}: these {what} are no longer untouched, and numbers on them are biased "
+        "upward"
+    ]
+
+
+def _parts(
+    source: data.Dataset | data.GivenPairs, recipe: Recipe
+) -> tuple[data.Dataset, data.Dataset, dict[str, data.Dataset], Any]:
+    """All items, those trained on, the parts kept from training, and what `fit` gets."""
+    apart: dict[str, data.Dataset] = {}
+    if isinstance(source, data.GivenPairs):
+        if recipe.hold_out_classes is not None or recipe.made_classes != "none":
+            raise InputError(
+                "hold_out_classes and made_classes must be left out for given pairs, which have "
+                f"no classes, got {recipe.hold_out_classes or recipe.made_classes!r}."
+            )
+        if not recipe.pairs:
+            raise InputError(
+                "recipe must have pairs=True for given pairs, got pairs=False. "
+                "Use Recipe(pairs=True)."
+            )
+        return source.data, source.data, apart, source
+    data.check_trainable(source)
+    kept, held_out = _hold_out(source, recipe)
+    data.check_trainable(kept)
+    if recipe.keep_aside > 0:
+        shares = [1 - recipe.keep_aside, recipe.keep_aside]
+        kept, apart["seen"] = data.split_items(kept, shares, seed=recipe.seed)
+        data.check_trainable(kept)
+    if held_out is not None:
+        apart["unseen"] = held_out
+    seen: Any = kept
+    if recipe.made_classes in ("mirrored", "both"):
+        seen = augment.make_flipped_classes(seen)
+    if recipe.made_classes in ("turned", "both"):
+        seen = augment.make_rotated_classes(seen)
+    if recipe.pairs:
+        seen = data.PairDataset(seen, seed=recipe.seed, fresh=True)
+    return source, kept, apart, seen
+
+
+def _hold_out(whole: data.Dataset, recipe: Recipe) -> tuple[data.Dataset, data.Dataset | None]:
+    held = recipe.hold_out_classes
+    if held is None:
+        return whole, None
+    present = [whole.class_names[code] for code in torch.unique(whole.labels).tolist()]
+    if isinstance(held, float):
+        count = round(len(present) * held)
+        if not 0 < count < len(present):
+            raise InputError(
+                f"hold_out_classes must leave some of {len(present)} classes and hold out some, "
+                f"got a share of {held:g}."
+            )
+        kept, rest = data.split_by_class(whole, [len(present) - count, count], seed=recipe.seed)
+        return kept, rest
+    rest = data.choose_classes(whole, held)  # refuses names that are not there
+    return data.choose_classes(whole, [name for name in present if name not in held]), rest
+
+
+def _following(recipe: Recipe) -> tuple[KeepBest | None, StopEarly | None]:
+    if recipe.keep_best is None:
+        return None, None
+    best = KeepBest(recipe.keep_best)
+    if recipe.patience is None:
+        return best, None
+    return best, StopEarly(recipe.keep_best, patience=recipe.patience)
+
+
+def _scores(
+    evaluate: Any,
+    apart: Mapping[str, data.Dataset],
+    kept: data.Dataset,
+    of_pairs: bool,
+    distance: distances.Distance,
+    preprocess: data.Preprocess,
+    recipe: Recipe,
+) -> EvaluateEpochs:
+    parts: Mapping[str, Any]
+    if isinstance(evaluate, str) and evaluate == ASIDE:
+        parts = apart
+    elif isinstance(evaluate, data.GivenPairs):
+        both = torch.isin(data.fingerprints(evaluate.data), data.fingerprints(kept)).sum()
+        if both:
+            raise InputError(
+                f"evaluate must be pairs of other images than those trained on, got {int(both)} "
+                "that are trained on."
+            )
+        parts = {"pairs": evaluate}
+    elif of_pairs:
+        raise InputError(
+            "evaluate must be given pairs where given pairs are trained on, got labeled items. "
+            "Use data.load_pairs."
+        )
+    else:
+        parts = seen_and_unseen(evaluate, kept)
+    scorable = {
+        part: items for part, items in parts.items() if part == "pairs" or data.is_trainable(items)
+    }
+    if not scorable:
+        raise InputError(
+            "evaluate must have 2 classes of items that are not trained on, got none. "
+            "Raise keep_aside, name hold_out_classes, or give other data."
+        )
+    scores = EvaluateEpochs(
+        scorable,
+        distance=distance,
+        preprocess=preprocess.apply,
+        every=recipe.evaluate_every or 1,
+        seed=recipe.seed,
+    )
+    if (recipe.keep_best or "").startswith(SCORED):
+        check_choice("keep_best", recipe.keep_best, scores.names)
+    return scores
+
+
+def _selection(
+    best: KeepBest | None, encoder: nn.Module, scores: EvaluateEpochs | None
+) -> dict[str, Any]:
+    """Give the encoder its best weights; by which number, of which epoch and on which classes."""
+    if best is None:
+        return {}
+    best.restore(encoder)
+    part, _, _ = best.by.partition("_")
+    items = None if scores is None or part not in scores.parts else scores.parts[part].items
+    on = [] if items is None or part == "pairs" else list(data.items_per_class(items))
+    return {"selected_by": best.by, "selected_epoch": best.epoch, "selected_on": on}
+
+
+def _is_photo(shape: Sequence[int]) -> bool:
+    # On a handful of pixels turning and shifting would blur away what there is.
+    return len(shape) == 3 and min(shape[1:]) >= 16
