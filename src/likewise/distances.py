@@ -241,7 +241,7 @@ def _by_product(a: Tensor, b: Tensor) -> tuple[Tensor, Tensor | None]:
     lengths = x.square().sum(dim=1)[:, None]
     others = lengths.T if b is a else y.square().sum(dim=1)
     squares = lengths + others
-    if not math.isfinite(lengths.sum() + others.sum()):
+    if not math.isfinite(lengths.sum() if b is a else lengths.sum() + others.sum()):
         return squares, None
     squares.addmm_(x, y.T, alpha=-2)
     near = torch.from_numpy(np.flatnonzero((squares <= NEAR * lengths).numpy()))
@@ -279,12 +279,14 @@ def _euclidean_paired(a: Tensor, b: Tensor) -> Tensor:
 
 def _noise_to_signal(a: Tensor, noise: Tensor) -> Tensor:
     signal = (a - a.mean(dim=1, keepdim=True)).square().sum(dim=1)
-    least, most = a.detach().aminmax(dim=1)
     shape = (-1, *[1] * (noise.ndim - 1))
-    # A constant anchor has no signal at all, and the slope of its tiny one would drown all others.
-    without = ((least == most) | signal.isinf()).view(shape)
-    # A tiny one keeps the ratio finite.
+    with torch.no_grad():
+        without = ((a.amax(dim=1) == a.amin(dim=1)) | signal.isinf()).view(shape)
+    # A tiny signal keeps the ratio finite.
     signal = signal.clamp(min=torch.finfo(a.dtype).tiny ** 0.5).view(shape)
+    if free_to_look(a) and not without.any():
+        return noise / signal
+    # A constant anchor has no signal at all, and the slope of its tiny one would drown all others.
     ratio = noise / signal.masked_fill(without, 1)
     return torch.where(without, noise.detach() / signal.detach(), ratio)
 

@@ -18,7 +18,7 @@ class Compared(NamedTuple):
     references: Float[Tensor, "m d"]
     is_positive: Bool[Tensor, "n m"]
     is_negative: Bool[Tensor, "n m"]
-    labeled: Bool[Tensor, " n"]  # which anchors have a label; means over anchors are over these
+    labeled: Bool[Tensor, " n"] | None  # which anchors have a label; None if known to be all
 
 
 def masks(
@@ -60,8 +60,8 @@ def masks(
         same = labels[:, None] == labels[None, :]
         is_negative = ~same
         same.fill_diagonal_(False)
-        if _may_lack_labels(labels):
-            labeled = labels != UNLABELLED
+        labeled = labeled_among(labels)
+        if labeled is not None:
             counts = labeled[:, None] & labeled[None, :]
             return same.logical_and_(counts), is_negative.logical_and_(counts)
         return same, is_negative
@@ -72,8 +72,9 @@ def masks(
         )
     same = labels[:, None] == reference_labels[None, :]
     counts = (reference_labels != UNLABELLED)[None, :]
-    if _may_lack_labels(labels):
-        counts = counts & (labels != UNLABELLED)[:, None]
+    labeled = labeled_among(labels)
+    if labeled is not None:
+        counts = counts & labeled[:, None]
     if ids is not None and reference_ids is not None:
         check_labels(ids, len(labels), "ids")
         check_labels(reference_ids, len(reference_labels), "reference_ids")
@@ -81,9 +82,11 @@ def masks(
     return same & counts, ~same & counts
 
 
-def _may_lack_labels(labels: Tensor) -> bool:
-    # Two passes over both masks are saved where looking is free.
-    return not free_to_look(labels) or bool((labels.numpy() == UNLABELLED).any())
+def labeled_among(labels: Int[Tensor, " n"]) -> Bool[Tensor, " n"] | None:
+    """Which items have a label; None if all have, where looking for that is free."""
+    if free_to_look(labels) and not (labels.numpy() == UNLABELLED).any():
+        return None
+    return labels != UNLABELLED
 
 
 def compared(
@@ -112,7 +115,7 @@ def compared(
             "Give both, or neither to compare the batch with itself."
         )
     if references is None or reference_labels is None:
-        return Compared(embeddings, embeddings, *masks(labels), labels != UNLABELLED)
+        return Compared(embeddings, embeddings, *masks(labels), labeled_among(labels))
     check_embeddings(references, "references")
     check_same_width(embeddings, references, ("embeddings", "references"))
     check_labels(reference_labels, len(references), "reference_labels")
@@ -120,5 +123,5 @@ def compared(
         embeddings,
         references,
         *masks(labels, reference_labels, ids=ids, reference_ids=reference_ids),
-        labels != UNLABELLED,
+        labeled_among(labels),
     )

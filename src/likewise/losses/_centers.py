@@ -19,8 +19,8 @@ from likewise._checks import (
 )
 from likewise.distances import COSINE
 from likewise.errors import InputError
-from likewise.losses.facts import spread
-from likewise.masks import UNLABELLED
+from likewise.losses.facts import mean_over, spread
+from likewise.masks import UNLABELLED, labeled_among
 
 
 class ToCenters(NamedTuple):
@@ -29,11 +29,7 @@ class ToCenters(NamedTuple):
     distances: Float[Tensor, "n c k"]  # cosine distances to each of the k centres of a class
     own: Int[Tensor, " n"]  # the column of the item's own class; -1 of an unlabeled item
     centers: Float[Tensor, "c k d"]
-
-    @property
-    def labeled(self) -> Bool[Tensor, " n"]:
-        """Which items have a class; the others cost nothing."""
-        return self.own != UNLABELLED
+    labeled: Bool[Tensor, " n"] | None  # which items have a class; None if known to be all
 
     @property
     def nearest(self) -> Float[Tensor, "n c"]:
@@ -50,7 +46,8 @@ class ToCenters(NamedTuple):
 
     def at_own(self, values: Float[Tensor, "n c"]) -> Float[Tensor, " n"]:
         """The value at the item's own class; at any class for an unlabeled item."""
-        return values.gather(1, self.own.clamp(min=0)[:, None]).squeeze(1)
+        own = self.own if self.labeled is None else self.own.clamp(min=0)
+        return values.gather(1, own[:, None]).squeeze(1)
 
 
 class ClassCenters(nn.Module):
@@ -117,6 +114,7 @@ class ClassCenters(nn.Module):
             distances.view(len(embeddings), *centers.shape[:2]),
             own,
             centers,
+            labeled_among(labels),
         )
 
     def get_extra_state(self) -> Tensor:
@@ -156,10 +154,14 @@ def check_codes(labels: Tensor, count: int, class_count: int) -> None:
         )
 
 
-def mean_cross_entropy(logits: Float[Tensor, "n c"], own: Int[Tensor, " n"]) -> Float[Tensor, ""]:
+def mean_cross_entropy(
+    logits: Float[Tensor, "n c"], own: Int[Tensor, " n"], labeled: Bool[Tensor, " n"] | None
+) -> Float[Tensor, ""]:
     """Mean of −log softmax at the own columns; 0 if none is labeled, where torch has no number."""
+    if labeled is None:
+        return F.cross_entropy(logits, own) if len(logits) else logits.sum()
     total = F.cross_entropy(logits, own, ignore_index=UNLABELLED, reduction="sum")
-    return total / (own != UNLABELLED).sum().clamp(min=1)
+    return total / labeled.sum().clamp(min=1)
 
 
 @torch.no_grad()
@@ -169,13 +171,12 @@ def center_facts(
     """The share of items nearest to their own class, mean distances to centres, and the spread."""
     nearest = nearest.detach()
     labeled = compared.labeled
-    size = labeled.sum().clamp(min=1)
-    right = (nearest.argmin(dim=1) == compared.own).sum()
-    to_own = torch.where(labeled, compared.at_own(nearest), 0).sum()
-    to_all = torch.where(labeled, nearest.sum(dim=1), 0).sum()
+    right = nearest.argmin(dim=1) == compared.own
+    to_own = compared.at_own(nearest)
+    to_others = nearest.sum(dim=1) - to_own
     return {
-        "accuracy": right / size,
-        "positive_distance": to_own / size,
-        "negative_distance": (to_all - to_own) / (size * max(nearest.shape[1] - 1, 1)),
+        "accuracy": mean_over(right.float(), labeled),
+        "positive_distance": mean_over(to_own, labeled),
+        "negative_distance": mean_over(to_others, labeled) / (nearest.shape[1] - 1),
         "spread": spread(embeddings),
     }

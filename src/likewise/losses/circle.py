@@ -9,7 +9,7 @@ from likewise._checks import check_choice, check_positive
 from likewise.distances import COSINE, Distance
 from likewise.losses._log_sum_exp import is_empty, log_sum_exp
 from likewise.losses._shown import shown
-from likewise.losses.facts import batch_facts, mean_where
+from likewise.losses.facts import batch_facts, mean_over
 from likewise.masks import compared
 from likewise.miners import PairMiner, all_pairs
 
@@ -134,8 +134,8 @@ class CircleLoss(nn.Module):
         )
         active = costs.detach() > 0
         self.facts = {
-            "active": mean_where(active.float(), batch.labeled),
+            "active": mean_over(active.float(), batch.labeled),
             **batch_facts(embeddings, distances, batch.is_positive, batch.is_negative),
         }
-        mean = mean_where(costs, active if self.average == "active" else batch.labeled)
+        mean = mean_over(costs, active if self.average == "active" else batch.labeled)
         return shown(mean, distances, embeddings)

@@ -10,8 +10,8 @@ from likewise.distances import EUCLIDEAN, INNER_PRODUCT, SNR, Distance
 from likewise.errors import InputError
 from likewise.losses._shown import shown
 from likewise.losses._slopes import with_slopes
-from likewise.losses.facts import batch_facts, mean_where
-from likewise.masks import UNLABELLED, compared
+from likewise.losses.facts import batch_facts, mean_over
+from likewise.masks import compared, labeled_among
 from likewise.miners import PairMiner, Pairs, all_pairs
 
 
@@ -254,4 +254,4 @@ class SNRContrastiveLoss(nn.Module):
         if not self.mean_weight:
             return loss
         sums = embeddings.to(loss.dtype).sum(dim=1).abs()
-        return loss + self.mean_weight * mean_where(sums, labels != UNLABELLED)
+        return loss + self.mean_weight * mean_over(sums, labeled_among(labels))

@@ -9,7 +9,7 @@ from likewise._checks import check_at_least
 from likewise.distances import EUCLIDEAN, Distance
 from likewise.losses._log_sum_exp import log_sum_exp, pull_and_push
 from likewise.losses._shown import shown
-from likewise.losses.facts import batch_facts, mean_where
+from likewise.losses.facts import batch_facts, mean_over, mean_where
 from likewise.masks import compared
 from likewise.miners import PairMiner, all_pairs
 
@@ -189,7 +189,7 @@ class GeneralizedLiftedLoss(nn.Module):
         pairs = self.miner(distances, batch.is_positive, batch.is_negative)
         costs = generalized_lifted_loss(distances, *pairs, margin=self.margin)
         self.facts = {
-            "active": mean_where((costs.detach() > 0).float(), batch.labeled),
+            "active": mean_over((costs.detach() > 0).float(), batch.labeled),
             **batch_facts(embeddings, distances, batch.is_positive, batch.is_negative),
         }
-        return shown(mean_where(costs, batch.labeled), distances, embeddings)
+        return shown(mean_over(costs, batch.labeled), distances, embeddings)

@@ -8,7 +8,7 @@ from torch import Tensor, nn
 
 from likewise._checks import check_at_least, check_count, check_positive
 from likewise.errors import InputError
-from likewise.losses._centers import ClassCenters, center_facts, mean_cross_entropy
+from likewise.losses._centers import ClassCenters, ToCenters, center_facts, mean_cross_entropy
 from likewise.losses._shown import shown
 
 
@@ -69,11 +69,14 @@ def sphereface_distance(distances: Float[Tensor, "..."], *, margin: int) -> Floa
     return 1 - ((1 - 2 * (k % 2)) * multiple - 2 * k)
 
 
-def _cross_entropy(nearest: Tensor, own: Tensor, own_distances: Tensor, scale: float) -> Tensor:
+def _cross_entropy(
+    nearest: Tensor, own_distances: Tensor, compared: ToCenters, scale: float
+) -> Tensor:
     # A softmax does not see what is added to a whole row, so −d serves as well as cos = 1 − d.
-    columns = own.clamp(min=0)[:, None]
-    logits = nearest.scatter(1, columns, own_distances[:, None]) * -scale
-    return mean_cross_entropy(logits, own)
+    own, labeled = compared.own, compared.labeled
+    columns = own if labeled is None else own.clamp(min=0)
+    logits = nearest.scatter(1, columns[:, None], own_distances[:, None]) * -scale
+    return mean_cross_entropy(logits, own, labeled)
 
 
 class ArcFaceLoss(nn.Module):
@@ -156,7 +159,7 @@ class ArcFaceLoss(nn.Module):
         to_own = arcface_distance(
             compared.at_own(nearest), margin=self.margin, easy_margin=self.easy_margin
         )
-        value = _cross_entropy(nearest, compared.own, to_own, self.scale)
+        value = _cross_entropy(nearest, to_own, compared, self.scale)
         return shown(value, embeddings, embeddings)
 
 
@@ -227,7 +230,7 @@ class CosFaceLoss(nn.Module):
         nearest = compared.nearest
         self.facts = center_facts(embeddings, nearest, compared)
         to_own = compared.at_own(nearest) + self.margin
-        value = _cross_entropy(nearest, compared.own, to_own, self.scale)
+        value = _cross_entropy(nearest, to_own, compared, self.scale)
         return shown(value, embeddings, embeddings)
 
 
@@ -305,7 +308,5 @@ class SphereFaceLoss(nn.Module):
         if self.blend:
             to_own = (self.blend * plain + to_own) / (1 + self.blend)
         lengths = torch.linalg.vector_norm(embeddings.to(nearest.dtype), dim=1)
-        value = _cross_entropy(
-            lengths[:, None] * nearest, compared.own, lengths * to_own, self.scale
-        )
+        value = _cross_entropy(lengths[:, None] * nearest, lengths * to_own, compared, self.scale)
         return shown(value, embeddings, embeddings)

@@ -9,7 +9,7 @@ from likewise._checks import check_positive
 from likewise.distances import COSINE, Distance
 from likewise.losses._log_sum_exp import pull_and_push
 from likewise.losses._shown import shown
-from likewise.losses.facts import batch_facts, mean_where
+from likewise.losses.facts import batch_facts, mean_over
 from likewise.masks import compared
 from likewise.miners import PairMiner
 
@@ -113,4 +113,4 @@ class MultiSimilarityLoss(nn.Module):
             "active": (selected & possible).sum() / possible.sum().clamp(min=1),
             **batch_facts(embeddings, distances, batch.is_positive, batch.is_negative),
         }
-        return shown(mean_where(costs, batch.labeled), distances, embeddings)
+        return shown(mean_over(costs, batch.labeled), distances, embeddings)

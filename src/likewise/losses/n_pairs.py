@@ -9,7 +9,7 @@ from likewise._checks import check_at_least, free_to_look
 from likewise.distances import INNER_PRODUCT, Distance
 from likewise.losses._log_sum_exp import has_any, log_sum_exp
 from likewise.losses._shown import shown
-from likewise.losses.facts import batch_facts, mean_where
+from likewise.losses.facts import batch_facts, mean_over, mean_where
 from likewise.masks import compared
 
 
@@ -128,4 +128,4 @@ class NPairsLoss(nn.Module):
         if not self.length_weight:
             return mean
         squares = embeddings.to(distances.dtype).square().sum(dim=1)
-        return mean + self.length_weight * mean_where(squares, batch.labeled)
+        return mean + self.length_weight * mean_over(squares, batch.labeled)

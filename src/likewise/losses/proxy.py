@@ -13,7 +13,7 @@ from likewise.distances import unit
 from likewise.losses._centers import ClassCenters, center_facts, mean_cross_entropy
 from likewise.losses._log_sum_exp import log_sum_exp
 from likewise.losses._shown import shown
-from likewise.losses.facts import mean_where
+from likewise.losses.facts import mean_over
 
 
 def proxy_anchor_loss(
@@ -175,10 +175,10 @@ class ProxyNCALoss(nn.Module):
         self.facts = center_facts(embeddings, nearest, compared)
         logits = nearest * (-2 / self.temperature)
         if self.own_below:
-            value = mean_cross_entropy(logits, compared.own)
+            value = mean_cross_entropy(logits, compared.own, compared.labeled)
         else:
             others = logits.masked_fill(compared.is_own, -torch.inf).logsumexp(dim=1)
-            value = mean_where(others - compared.at_own(logits), compared.labeled)
+            value = mean_over(others - compared.at_own(logits), compared.labeled)
         return shown(value, embeddings, embeddings)
 
 
@@ -329,7 +329,7 @@ class SoftTripleLoss(nn.Module):
         softened = soft_triple_distance(compared.distances, gamma=self.gamma)
         self.facts = center_facts(embeddings, softened, compared)
         logits = (softened + self.margin * compared.is_own) * -self.scale
-        value = mean_cross_entropy(logits, compared.own)
+        value = mean_cross_entropy(logits, compared.own, compared.labeled)
         if self.regularizer:
             value = value + self.regularizer * centers_apart(compared.centers)
         return shown(value, embeddings, embeddings)

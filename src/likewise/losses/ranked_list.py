@@ -7,7 +7,7 @@ from torch import Tensor, nn
 from likewise._checks import check_at_least, check_positive, check_rate
 from likewise.distances import EUCLIDEAN, Distance
 from likewise.losses._shown import shown
-from likewise.losses.facts import batch_facts, mean_where
+from likewise.losses.facts import batch_facts, mean_over, mean_where
 from likewise.masks import compared
 
 
@@ -139,4 +139,4 @@ class RankedListLoss(nn.Module):
             "active": mean_where(costly.float(), possible),
             **batch_facts(embeddings, distances, batch.is_positive, batch.is_negative),
         }
-        return shown(mean_where(costs, batch.labeled), distances, embeddings)
+        return shown(mean_over(costs, batch.labeled), distances, embeddings)

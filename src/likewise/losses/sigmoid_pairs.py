@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from likewise._checks import check_positive
 from likewise.distances import COSINE, Distance
 from likewise.losses._shown import shown
-from likewise.losses.facts import batch_facts, mean_where
+from likewise.losses.facts import batch_facts, mean_over
 from likewise.masks import compared
 from likewise.miners import PairMiner, all_pairs
 
@@ -100,4 +100,4 @@ class SigmoidPairsLoss(nn.Module):
             "bias": self.bias.detach().clone(),
             **batch_facts(embeddings, distances, batch.is_positive, batch.is_negative),
         }
-        return shown(mean_where(costs, batch.labeled), distances, embeddings)
+        return shown(mean_over(costs, batch.labeled), distances, embeddings)

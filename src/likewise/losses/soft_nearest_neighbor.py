@@ -8,7 +8,7 @@ from likewise._checks import check_choice, check_positive
 from likewise.distances import SQUARED_EUCLIDEAN, Distance
 from likewise.losses._log_sum_exp import has_any, is_empty, pull_and_push
 from likewise.losses._shown import shown
-from likewise.losses.facts import batch_facts, mean_where
+from likewise.losses.facts import batch_facts, mean_over
 from likewise.masks import compared
 from likewise.miners import PairMiner, all_pairs
 
@@ -105,5 +105,5 @@ class SoftNearestNeighborLoss(nn.Module):
         costs = soft_nearest_neighbor_loss(distances, *pairs, temperature=self.temperature)
         self.facts = batch_facts(embeddings, distances, batch.is_positive, batch.is_negative)
         counted = has_any(pairs.positive)
-        mean = mean_where(costs, counted if self.average == "active" else batch.labeled)
+        mean = mean_over(costs, counted if self.average == "active" else batch.labeled)
         return shown(mean, distances, embeddings)

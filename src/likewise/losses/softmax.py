@@ -8,8 +8,8 @@ from torch import Tensor, nn
 from likewise._checks import check_count, check_embeddings, check_positive, check_same_width
 from likewise.losses._centers import ClassCenters, center_facts, check_codes, mean_cross_entropy
 from likewise.losses._shown import shown
-from likewise.losses.facts import mean_where
-from likewise.masks import UNLABELLED
+from likewise.losses.facts import mean_over
+from likewise.masks import labeled_among
 
 
 class SoftmaxLoss(nn.Module):
@@ -52,6 +52,7 @@ class SoftmaxLoss(nn.Module):
         check_codes(labels, len(embeddings), self.classify.out_features)
         check_same_width(self.classify.weight, embeddings, ("weights", "embeddings"))
         labels = labels.long()
+        labeled = labeled_among(labels)
         weight, bias = self.classify.weight, self.classify.bias
         dtype = torch.promote_types(
             torch.promote_types(embeddings.dtype, weight.dtype), torch.float32
@@ -60,8 +61,8 @@ class SoftmaxLoss(nn.Module):
             logits = F.linear(embeddings.to(dtype), weight.to(dtype), bias.to(dtype))
         with torch.no_grad():
             right = logits.argmax(dim=1) == labels
-            self.facts = {"accuracy": mean_where(right.float(), labels != UNLABELLED)}
-        return shown(mean_cross_entropy(logits, labels), embeddings, embeddings)
+            self.facts = {"accuracy": mean_over(right.float(), labeled)}
+        return shown(mean_cross_entropy(logits, labels, labeled), embeddings, embeddings)
 
 
 class NormalizedSoftmaxLoss(nn.Module):
@@ -124,4 +125,6 @@ class NormalizedSoftmaxLoss(nn.Module):
         nearest = compared.nearest
         self.facts = center_facts(embeddings, nearest, compared)
         logits = nearest * (-1 / self.temperature)
-        return shown(mean_cross_entropy(logits, compared.own), embeddings, embeddings)
+        return shown(
+            mean_cross_entropy(logits, compared.own, compared.labeled), embeddings, embeddings
+        )
