@@ -1,7 +1,7 @@
 """Which batches `fit` draws, and what encoder and loss make of one."""
 
-from collections.abc import Callable
-from typing import Any
+from collections.abc import Callable, Sequence
+from typing import Any, NamedTuple
 
 import torch
 from jaxtyping import Int
@@ -63,10 +63,18 @@ def default_batches(
     )
 
 
+class Step(NamedTuple):
+    """What encoder and loss make of a batch."""
+
+    loss: Tensor
+    labels: Tensor | None
+    embeddings: Sequence[Tensor]
+
+
 def batch_loss(
     encoder: nn.Module, loss: nn.Module, batch: Any, prepare: Callable[[Tensor], Tensor]
-) -> tuple[Tensor, Tensor | None]:
-    """The loss of a batch of any dataset of ours, and the labels if there are any.
+) -> Step:
+    """The loss of a batch of any dataset of ours, its embeddings, and its labels if any.
 
     Items (n, ...) with labels: loss(embeddings, labels), with ids where the batch has them.
     Views: the same, of all views stacked. Two sides: loss(a, b, same). Three sides:
@@ -77,19 +85,21 @@ def batch_loss(
         batch, options["ids"] = batch
     items, labels = batch
     if isinstance(items, Tensor):
-        return loss(encoder(prepare(items)), labels, **options), labels
+        embeddings = encoder(prepare(items))
+        return Step(loss(embeddings, labels, **options), labels, (embeddings,))
     sides = [prepare(side) for side in items]
     if isinstance(encoder, (SiameseNet, TripletNet)):
-        embeddings = encoder(*sides)
+        embeddings = seen = encoder(*sides)
     else:
-        embeddings = encoder(torch.cat(sides)).split([len(side) for side in sides])
+        stacked = encoder(torch.cat(sides))
+        embeddings, seen = stacked.split([len(side) for side in sides]), (stacked,)
     if isinstance(batch, ViewBatch):
         labels = labels.repeat(len(sides))
         options = {name: ids.repeat(len(sides)) for name, ids in options.items()}
-        return loss(torch.cat(embeddings), labels, **options), labels
+        return Step(loss(torch.cat(embeddings), labels, **options), labels, seen)
     if len(sides) == 2:
-        return loss(*embeddings, labels), None
-    return loss(*embeddings), None
+        return Step(loss(*embeddings, labels), None, seen)
+    return Step(loss(*embeddings), None, seen)
 
 
 @torch.no_grad()
