@@ -13,6 +13,7 @@ from likewise.data import (
     GivenPairs,
     GivenTriplets,
     IdBatch,
+    Subset,
     ViewBatch,
     ViewDataset,
     check_trainable,
@@ -34,6 +35,8 @@ def default_batches(
 ) -> Sampler[list[int]]:
     """Balanced batches of items; shuffled ones of pairs, triplets and items that are classes.
 
+    Balanced ones hold labeled items only; a warning tells how many others there are.
+
     Raises:
         InputError: the data cannot train, or classes are asked for where there are none.
     """
@@ -48,8 +51,10 @@ def default_batches(
             )
         size = min(SIDES_PER_BATCH, len(data))
         return ShuffledBatchSampler(len(data), batch_size=size, batches=batches, seed=seed)
-    check_trainable(data)  # type: ignore[arg-type]  # views have labels, and no more is read
-    classes = len(torch.unique(data.labels))
+    labels = torch.as_tensor(data.labels)
+    rows = (labels >= 0).nonzero().flatten()
+    check_trainable(Subset(data, rows))  # type: ignore[arg-type]  # views have labels, and no more is read
+    classes = len(torch.unique(labels[rows]))
     if classes_per_batch is None:
         classes_per_batch = min(classes, 16)
     if items_per_class is None:
@@ -104,15 +109,18 @@ def batch_loss(
 
 @torch.no_grad()
 def label_facts(labels: Int[Tensor, " n"]) -> dict[str, Tensor]:
-    """Number of classes in a batch, and mean number of items of each.
+    """Number of classes in a batch, and mean number of items of each; −1 is no class.
 
     Example:
         >>> label_facts(torch.tensor([3, 1, 3, 3]))
         {'classes': tensor(2.), 'items_per_class': tensor(2.)}
     """
     ordered = labels.sort().values
-    classes = (ordered[1:] != ordered[:-1]).sum() + min(len(labels), 1)
+    labeled = ordered >= 0
+    first = torch.ones_like(labeled)
+    first[1:] = ordered[1:] != ordered[:-1]
+    classes = (first & labeled).sum()
     return {
         "classes": classes.float(),
-        "items_per_class": len(labels) / classes.clamp(min=1).float(),
+        "items_per_class": labeled.sum() / classes.clamp(min=1).float(),
     }

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 from torch.utils.data import DataLoader, Sampler
 
-from likewise._checks import check_choice, check_count, check_positive
+from likewise._checks import check_at_least, check_choice, check_count, check_positive
 from likewise.data import Dataset, GivenPairs, GivenTriplets, ViewDataset, WithIds
 from likewise.errors import InputError
 from likewise.training import settings
@@ -345,6 +345,7 @@ def _optimizer(
     loss_learning_rate: float | None,
     weight_decay: float,
 ) -> torch.optim.Optimizer:
+    check_at_least("weight_decay", weight_decay, 0)
     groups: list[dict[str, Any]] = [{"params": list(encoder.parameters())}]
     own = list(loss.parameters())
     if loss_learning_rate is not None:
