@@ -281,7 +281,12 @@ def test_the_same_objects_go_on_though_a_training_changed_them(tmp_path):
     proxies = losses.ArcFaceLoss(3, 4, class_share=0.5)
     memory = losses.CrossBatchMemory(losses.ContrastiveLoss(), embedding_dim=3, size=50)
     for number, given in enumerate(
-        (pairs, {"loss": proxies, "batch_sampler": sampler}, {"loss": memory})
+        (
+            pairs,
+            {"loss": proxies, "batch_sampler": sampler},
+            {"loss": memory},
+            {"precision": "bfloat16"},
+        )
     ):
         again = {"encoder": encoder, "epochs": 3, "preprocess": count} | given
         again["checkpoint"] = tmp_path / str(number)
