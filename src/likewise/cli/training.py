@@ -43,6 +43,7 @@ CENTERS = {  # the distance that separates: 60° between unit vectors, as in the
 ASIDE = "aside"
 SCORED = ("seen_", "unseen_", "pairs_")  # what the numbers of parts that are scored begin with
 FEWEST_BATCHES = 50  # per epoch
+SOME = 64  # items that a trained encoder must encode before it is saved
 LARGEST_MAP = 8  # pixels on a side that are left before the dense layer
 
 
@@ -174,6 +175,9 @@ def train(
         **_selection(best, encoder, scores),
         "history": history.records,
     }
+    # The last step of a training may break it, or only its evaluation mode may be broken.
+    some = data.Subset(kept, range(min(len(kept), SOME)))
+    encoders.encode(encoder, some, preprocess=preprocess.apply)
     model = SimilarityModel(
         encoder,
         distance=compare,
