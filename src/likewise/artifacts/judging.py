@@ -7,7 +7,14 @@ import torch
 
 from likewise import data as sources
 from likewise.artifacts.results import Evaluation
-from likewise.artifacts.trials import PAIRS, Trials, all_names, labeled, translated
+from likewise.artifacts.trials import (
+    PAIRS,
+    Trials,
+    all_names,
+    labeled,
+    translated,
+    warn_of_spelling,
+)
 from likewise.calibration import Calibration, Goal, calibrate, calibrate_matching
 from likewise.data import fingerprints
 from likewise.evaluation import evaluate_matching, evaluate_retrieval, evaluate_verification
@@ -51,6 +58,7 @@ def evaluate(
     embeddings = model.embed(new, progress=progress)
     matching = matches = None
     if len(model.index):
+        warn_of_spelling(model, new)
         matches = model.match_embeddings(embeddings, point=point)
         matching = evaluate_matching(
             matches,

@@ -1,8 +1,10 @@
 """Comparisons whose truth is known, which a model is calibrated and judged on."""
 
+import warnings
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, NamedTuple
 
+import numpy as np
 import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
@@ -169,6 +171,17 @@ def check_some_indexed(model: "SimilarityModel", data: sources.Dataset) -> None:
         )
 
 
+def warn_of_spelling(model: "SimilarityModel", data: sources.Dataset) -> None:
+    """Warn if no class of the data is in the index, though some differ in spelling only."""
+    indexed = [model.class_names[code] for code in _codes(model.index.labels)]
+    given = list(sources.items_per_class(data))
+    if not set(given) & set(indexed) and (words := alike(given, indexed)):
+        warnings.warn(
+            f"No class of the data is in the index, so all items count as unknown. {words}.",
+            stacklevel=4,
+        )
+
+
 def alike(given: Sequence[str], indexed: Sequence[str]) -> str:
     """Which names of the data differ from those of the index by case and spaces only, in words."""
     of_index = {"".join(name.split()).casefold(): name for name in indexed}
@@ -216,13 +229,15 @@ def _as_strangers(
     # The distances the rule would judge by, were each item's own class not in the index.
     k = min(k, len(home))
     stored, stored_labels, ids = home.embeddings, home.labels, home.ids
+    padding = "" if ids.dtype.kind == "U" else -1
     judged = []
     for rows, own in zip(torch.split(embeddings, 1024), torch.split(labels, 1024), strict=True):
         distances = distance.matrix(rows, stored)
         itself = own[:, None] == stored_labels[None, :]
         nearest, columns = distances.masked_fill_(itself, torch.inf).topk(k, largest=False)
         found = stored_labels[columns].masked_fill_(nearest.isinf(), -1)
-        judged.append(decide(Neighbors(ids[columns.numpy()], nearest, found), rule)[1])
+        named = np.where(nearest.isinf().numpy(), padding, ids[columns.numpy()])
+        judged.append(decide(Neighbors(named, nearest, found), rule)[1])
     strangers = torch.cat(judged)
     if bool(strangers.isinf().any()):
         raise InputError(

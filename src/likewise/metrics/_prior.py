@@ -31,7 +31,7 @@ def weights(same: Bool[Tensor, " p"], prior: float | None) -> Float[Tensor, " p"
     check_prior(prior)
     if same_total in (0, total):
         raise InputError(
-            "same must be True for some pairs and False for others to weigh both kinds, "
+            "same must hold pairs of both kinds, "
             f"got {same_total} same and {total - same_total} different. "
             "Draw pairs from at least two classes with two items each."
         )
