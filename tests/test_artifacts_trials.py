@@ -28,12 +28,12 @@ def indexed(data=None, noise=0.6):
     return model
 
 
-def with_unlabeled(data, every=4):
-    """The dataset with the labels of some items taken away, and without these items."""
-    hidden = torch.arange(len(data)) % every == 1
-    bare = Subset(data, range(len(data)))
-    bare.labels = data.labels.masked_fill(hidden, -1)
-    return bare, Subset(data, (~hidden).nonzero().flatten()), int(hidden.sum())
+def with_unlabeled(*arguments, **options):
+    """A dataset of which some items have no label, the same without these, and how many."""
+    whole, bare = some(*arguments, **options), some(*arguments, **options)
+    hidden = torch.arange(len(whole)) % 4 == 1
+    bare.labels = bare.labels.masked_fill(hidden, -1)
+    return bare, Subset(whole, (~hidden).nonzero().flatten()), int(hidden.sum())
 
 
 @pytest.mark.parametrize("count", range(4, 12))
@@ -67,11 +67,11 @@ def test_items_too_few_for_pairs_are_refused_by_the_name_of_the_data():
 
 
 def test_unlabeled_items_are_left_out_and_counted():
-    bare, labeled, count = with_unlabeled(some(60, 2))
+    bare, labeled, count = with_unlabeled(60, 2)
     model, other = indexed(), indexed()
     for rule in ("nearest", "pairs"):
         assert model.calibrate(bare, rule=rule) == other.calibrate(labeled, rule=rule)
-    bare, labeled, count = with_unlabeled(some(40, 3, classes=4))
+    bare, labeled, count = with_unlabeled(40, 3, classes=4)
     found, expected = model.evaluate(bare).to_dict(), other.evaluate(labeled).to_dict()
     assert found.pop("unlabeled") == count == 10
     assert expected.pop("unlabeled") == 0
