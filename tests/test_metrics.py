@@ -120,7 +120,7 @@ def test_the_sweep_leaves_its_arguments_alone():
         (
             lambda d, s: metrics.sweep(d, torch.ones_like(s)),
             ValueError,
-            "sweep needs pairs of both kinds, got 60 same and 0 different. Draw pairs",
+            "same must hold pairs of both kinds, got 60 same and 0 different. Draw pairs",
         ),
         (
             lambda d, s: metrics.sweep(d[:, None], s),

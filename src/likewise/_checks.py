@@ -2,6 +2,7 @@
 
 import math
 from collections.abc import Iterable
+from numbers import Real
 from pathlib import Path
 
 import torch
@@ -107,6 +108,14 @@ def check_positive(name: str, value: float) -> None:
         raise InputTypeError(f"{name} must be a number, got {value!r}.")
     if not value > 0 or math.isinf(value):
         raise InputError(f"{name} must be a finite number above 0, got {value}.")
+
+
+def check_number(name: str, value: object) -> None:
+    """Refuse anything but a finite number."""
+    if isinstance(value, bool) or not isinstance(value, Real):  # NumPy's are, tensors are not
+        raise InputTypeError(f"{name} must be a number, got {value!r}. Use float(...).")
+    if not math.isfinite(value):
+        raise InputError(f"{name} must be a finite number, got {value}.")
 
 
 def check_rate(name: str, value: float) -> None:

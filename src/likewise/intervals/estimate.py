@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 from scipy.special import stdtrit
 
-from likewise.errors import InputError
+from likewise.errors import InputError, InputTypeError
 
 ANYWHERE = (-math.inf, math.inf)
 A_RATE = (0.0, 1.0)
@@ -87,6 +87,8 @@ def without_interval(value: float, why: str) -> Estimate:
 
 def check_confidence(confidence: float) -> None:
     """Refuse a confidence outside (0, 1)."""
+    if isinstance(confidence, bool) or not isinstance(confidence, (int, float)):
+        raise InputTypeError(f"confidence must be a number, got {confidence!r}. Use e.g. 0.95.")
     if not 0 < confidence < 1:
         raise InputError(
             f"confidence must be between 0 and 1, exclusive, got {confidence}. Use e.g. 0.95."

@@ -59,10 +59,10 @@ def mutual_information(clusters: Int[Tensor, " n"], labels: Int[Tensor, " n"]) -
 
     Args:
         clusters: the cluster of each item, any integers.
-        labels: the class of each item, any integers.
+        labels: the class of each item; items labeled -1 are left out.
 
     Raises:
-        InputError: if there is no item, or `clusters` are not one per item.
+        InputError: if there is no labeled item, or `clusters` are not one per item.
 
     Source:
         Vinh, Epps & Bailey, "Information Theoretic Measures for Clusterings Comparison", JMLR
@@ -76,9 +76,13 @@ def mutual_information(clusters: Int[Tensor, " n"], labels: Int[Tensor, " n"]) -
 
     check_labels(labels, len(labels))
     check_labels(clusters, len(labels), "clusters")
-    if len(labels) == 0:
-        raise InputError("labels must hold at least one item, got none.")
-    truth, found = labels.cpu().numpy(), clusters.cpu().numpy()
+    has_label = (labels != -1).cpu().numpy()
+    if not has_label.any():
+        raise InputError(
+            f"labels must hold at least one labeled item, got {len(labels)} unlabeled ones (-1). "
+            "Give labeled items."
+        )
+    truth, found = labels.cpu().numpy()[has_label], clusters.cpu().numpy()[has_label]
     return MutualInformation(
         float(normalized_mutual_info_score(truth, found)),
         float(adjusted_mutual_info_score(truth, found)),

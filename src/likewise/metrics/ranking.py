@@ -9,7 +9,7 @@ import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
-from likewise._checks import check_count, check_labels
+from likewise._checks import check_count, check_finite, check_labels
 from likewise.errors import InputError
 
 
@@ -182,21 +182,25 @@ def mean_by_class(
     """The labels there are, ascending, and the mean value of each; the mean of these is macro.
 
     Args:
-        values: one per query.
-        labels: the class of each query, any integers.
+        values: one per query, finite.
+        labels: the class of each query; queries labeled -1 are left out.
 
     Raises:
-        InputError: if `labels` are not one per value.
+        InputError: for NaN or infinity among the values, or labels that are not one per value.
 
     Example:
         >>> mean_by_class(torch.tensor([1.0, 0.0, 1.0]), torch.tensor([7, 7, 3]))
         (tensor([3, 7]), tensor([1.0000, 0.5000], dtype=torch.float64))
     """
+    if not isinstance(values, Tensor) or values.ndim != 1:
+        got = tuple(values.shape) if isinstance(values, Tensor) else type(values).__name__
+        raise InputError(f"values must be a tensor of shape (q,), one per query, got {got}.")
     check_labels(labels, len(values))
-    classes, number, count = np.unique(
-        labels.cpu().numpy(), return_inverse=True, return_counts=True
-    )
-    total = np.bincount(number, weights=values.cpu().double().numpy())
+    labels, values = labels.cpu(), values.detach().cpu().double()
+    labels, values = labels[labels != -1], values[labels != -1]
+    check_finite(values, "values")
+    classes, number, count = np.unique(labels.numpy(), return_inverse=True, return_counts=True)
+    total = np.bincount(number, weights=values.numpy())
     return torch.from_numpy(classes), torch.from_numpy(total / count)
 
 

@@ -162,7 +162,7 @@ def sweep(
     different_total = len(same) - same_total
     if same_total == 0 or different_total == 0:
         raise InputError(
-            "sweep needs pairs of both kinds, got "
+            "same must hold pairs of both kinds, got "
             f"{same_total} same and {different_total} different. "
             "Draw pairs from at least two classes with two items each."
         )
