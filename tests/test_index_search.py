@@ -253,7 +253,7 @@ def test_removed_rows_are_never_found_again(distance):
     stored = clustered(5000, 1)
     search = trained(distance, stored)
     kept = torch.arange(5000) % 3 != 0
-    search.keep(kept)
+    search = search.kept(kept)
     assert search.trained == int(kept.sum())
     queries = stored[~kept][:100]
     distances, at = search.nearest(queries, stored[kept], 5)
@@ -458,7 +458,7 @@ def test_the_summary_counts():
         "encoder": None,
         "search": "exact",
         "measured_recall": None,
-        "bytes": 6 * (5 + 8 + 8),
+        "bytes": 6 * (5 + 8 + 8 + 8),
         "storage": "int8",
         "batches": 0,
     }

@@ -4,46 +4,26 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
-import torch
 from torch import Tensor
 
-from likewise._checks import check_count, check_embeddings, check_finite
 from likewise.errors import InputError, InputTypeError
 from likewise.index._durable.checksums import Integers, keys_of
-from likewise.index._durable.snapshot import Snapshot
-from likewise.index._entries import Values, check_one_per_item, label_codes, plain_ids, positions_of
+from likewise.index._entries import (
+    Rows,
+    Values,
+    check_one_per_item,
+    checked_rows,
+    label_codes,
+    new_ids,
+    plain_ids,
+    positions_of,
+)
+from likewise.index._snapshots import NONE, Snapshot
 
 
-def checked_embeddings(embeddings: Tensor, name: str, snapshot: Snapshot) -> Tensor:
-    """Embeddings as they are stored: float32 on the CPU.
-
-    Raises:
-        ValueError, TypeError: they are none, or not finite, or of another dimension.
-    """
-    check_embeddings(embeddings, name)
-    embeddings = embeddings.detach().to("cpu", torch.float32).contiguous()
-    check_finite(embeddings, name)
-    if snapshot.facts.dimension not in (None, embeddings.shape[1]):
-        raise InputError(
-            f"{name} must have dimension {snapshot.facts.dimension}, as the items in the index "
-            f"have, got {embeddings.shape[1]}. Encode all with the same encoder."
-        )
-    return embeddings
-
-
-def check_k(k: int, snapshot: Snapshot) -> None:
-    """Refuse a lookup of nothing, in nothing, or of more than there is."""
-    if len(snapshot) == 0:
-        raise InputError(
-            "index must hold at least one item before a lookup, got 0. "
-            "Add some with index.add(embeddings, labels=labels)."
-        )
-    check_count("k", k)
-    if k > len(snapshot):
-        raise InputError(
-            f"k must be at most {len(snapshot)}, the number of items in the index, got {k}. "
-            "Ask for fewer, or add more items."
-        )
+def checked_embeddings(embeddings: Rows, name: str, snapshot: Snapshot) -> Tensor:
+    """Embeddings as they are stored: float32 on the CPU; raises as `checked_rows`."""
+    return checked_rows(name, embeddings, snapshot.facts.dimension)
 
 
 def next_ids(snapshot: Snapshot, count: int) -> list[int]:
@@ -73,6 +53,29 @@ def rows_of(snapshot: Snapshot, ids: Sequence[Any]) -> Integers:
     return rows
 
 
+def ids_to_add(snapshot: Snapshot, ids: Values | None, count: int) -> list[int] | list[str]:
+    """The ids of `count` new items, none of them stored.
+
+    Raises:
+        InputTypeError: as `new_ids`.
+        InputError: as `new_ids`.
+    """
+    given = next_ids(snapshot, count) if ids is None else plain_ids(ids)
+    rows = np.full(count, -1) if ids is None else rows_of(snapshot, given)
+    return new_ids(given, count, stored_among(snapshot, given, rows))
+
+
+def ids_to_put(
+    snapshot: Snapshot, ids: Values, count: int
+) -> tuple[list[int] | list[str], Integers]:
+    """The ids of `count` items, and the rows of those that are stored, which they replace."""
+    given = plain_ids(ids)
+    rows = rows_of(snapshot, given)
+    gone = np.unique(rows[rows >= 0])
+    kind_only = {} if len(gone) else stored_among(snapshot, [], NONE)
+    return new_ids(given, count, kind_only), gone
+
+
 def rows_of_all(snapshot: Snapshot, ids: Values) -> Integers:
     """The row of each id.
 
@@ -97,7 +100,10 @@ def stored_among(snapshot: Snapshot, ids: Sequence[Any], rows: Integers) -> dict
 
 def codes_of(snapshot: Snapshot, labels: Values | None, count: int) -> tuple[list[int], list[str]]:
     """The code of each label, and all class names with the new ones behind."""
-    has_codes = bool((snapshot.labels >= 0).any())
+
+    def has_codes() -> bool:
+        return bool((snapshot.labels >= 0).any())
+
     return label_codes(labels, count, snapshot.class_names, has_codes=has_codes)
 
 

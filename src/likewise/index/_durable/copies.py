@@ -14,11 +14,11 @@ from likewise.errors import GalleryError, InputError
 from likewise.index._durable.connection import DATABASE, connect
 from likewise.index._durable.damage import damaged, sentence
 from likewise.index._durable.facts import Facts, create_acknowledged, sync_folder
-from likewise.index._durable.live import NONE, Additions, Live
-from likewise.index._durable.snapshot import Snapshot
+from likewise.index._durable.live import Additions, Live
 from likewise.index._durable.store import FACTS, Store
 from likewise.index._given import rows_of
 from likewise.index._searching.storage import pack
+from likewise.index._snapshots import NONE, Snapshot
 
 
 def backup(folder: Path, path: Path) -> Path:

@@ -1,7 +1,10 @@
-"""What a gallery holds in memory: arrays that only grow, and views of them that never change."""
+"""Items in memory, for every store: arrays that only grow, and snapshots that never change."""
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+import threading
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, replace
+from functools import cached_property
+from itertools import compress
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -10,15 +13,28 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from likewise.distances import by_name
-from likewise.index._durable.checksums import Integers
+from likewise.distances import Distance
+from likewise.index._durable.checksums import Integers, keys_of
 from likewise.index._durable.facts import Facts
-from likewise.index._durable.store import Chunk, row_format
 from likewise.index._rows import Rows
 from likewise.index._searching.approximate import Search
-from likewise.index._searching.storage import unpack
+from likewise.index._searching.storage import dimension, row_format, unpack
 
 Run = tuple[Integers, Integers]  # keys, ascending, and their positions
+NONE = np.empty(0, dtype=np.int64)
+
+
+@dataclass(frozen=True, eq=False)
+class Chunk:
+    """Items on their way into memory, one per row."""
+
+    positions: Integers
+    keys: Integers
+    texts: list[bytes] | None  # the ids, where they are strings
+    labels: Integers
+    embeddings: npt.NDArray[Any]  # packed, see `_searching/storage`
+    checksums: Integers  # of rows in a folder; empty for others
+    metadata: list[str] | None = None  # as JSON, where memory keeps it
 
 
 class Arrays(NamedTuple):
@@ -32,23 +48,56 @@ class Arrays(NamedTuple):
     text: npt.NDArray[np.uint8]
 
 
+def chunk_of(
+    first: int,
+    ids: Sequence[Any],
+    labels: Sequence[int],
+    packed: Tensor,
+    metadata: list[str] | None = None,
+) -> Chunk:
+    """New items, at positions from `first` on."""
+    positions = np.arange(len(ids), dtype=np.int64) + first
+    texts = [id_.encode() for id_ in ids] if isinstance(ids[0], str) else None
+    keys = keys_of(ids if texts is None else texts)
+    codes = np.array(labels, dtype=np.int64)
+    return Chunk(positions, keys, texts, codes, packed.numpy(), NONE, metadata)
+
+
+def facts_after(facts: Facts, *, added: Chunk | None, removed: int) -> Facts:
+    """Facts of a store after one batch more."""
+    if added is None:
+        return replace(facts, items=facts.items - removed, batches=facts.batches + 1)
+    is_text = added.texts is not None
+    return replace(
+        facts,
+        kind="strings" if is_text else "integers",
+        next_id=facts.next_id if is_text else max(facts.next_id, int(added.keys.max()) + 1),
+        dimension=dimension(torch.from_numpy(added.embeddings)),
+        next_position=facts.next_position + len(added.positions),
+        items=facts.items - removed + len(added.positions),
+        batches=facts.batches + 1,
+    )
+
+
 @dataclass(frozen=True, eq=False)
 class Snapshot:
     """All items as of one batch; whoever holds it sees that batch, whatever is written since.
 
-    Row i of every array is one item, in order of insertion.
+    Row i of every array is one item, in order of insertion. Any number of threads may read and
+    search it.
     """
 
     facts: Facts
     class_names: tuple[str, ...]
-    positions: Integers  # (n,) in the file; ascending, and never given to another item
+    positions: Integers  # (n,) ascending, and never given to another item
     keys: Integers  # (n,) integer ids, or hashes of string ids
     labels: Int[Tensor, " n"]
-    packed: Tensor  # embeddings as they are kept, see `_storage`
+    packed: Tensor  # embeddings as they are kept, see `_searching/storage`
     ends: Integers  # (n,) where each string id ends in `text`; empty for integer ids
     text: npt.NDArray[np.uint8]  # all string ids, one behind the other
     runs: tuple[Run, ...]
     search: Search
+    metadata: list[str]  # as JSON, perhaps of later items too; empty where a folder keeps it
 
     @property
     def embeddings(self) -> Float[Tensor, "n d"]:
@@ -60,6 +109,14 @@ class Snapshot:
         """To make the same snapshot of again."""
         labels, packed = self.labels.numpy(), self.packed.numpy()
         return Arrays(self.positions, self.keys, labels, packed, self.ends, self.text)
+
+    @cached_property
+    def ids(self) -> npt.NDArray[Any]:
+        """Ids, int64 or strings, (n,). Shared memory, which cannot be written to."""
+        strings = self.facts.kind == "strings"
+        ids = self._decoded(np.arange(len(self))) if strings else self.keys.view()
+        ids.flags.writeable = False
+        return ids
 
     def __len__(self) -> int:
         return len(self.positions)
@@ -75,7 +132,7 @@ class Snapshot:
         return self.rows_at(positions)
 
     def rows_at(self, positions: Integers) -> Integers:
-        """The row of each position in the file, -1 where nothing is."""
+        """The row of each position, -1 where nothing is."""
         if not len(self):
             return np.full(len(positions), -1, dtype=np.int64)
         rows = np.searchsorted(self.positions, positions).clip(max=len(self) - 1)
@@ -85,6 +142,12 @@ class Snapshot:
         """Ids of the rows, in the shape of `rows`; padding where a row is -1."""
         if self.facts.kind != "strings":
             return np.where(rows < 0, -1, self.keys[rows] if len(self) else -1)
+        if rows.size < len(self) and "ids" not in self.__dict__:
+            return self._decoded(rows)
+        # Where many are asked for, all are made, once.
+        return np.where(rows < 0, "", self.ids[rows] if len(self) else "")
+
+    def _decoded(self, rows: npt.NDArray[Any]) -> npt.NDArray[Any]:
         ends = np.append(self.ends, 0)  # row -1 is as long as nothing
         starts = np.where(rows > 0, ends[rows - 1], 0)
         text = self.text.data
@@ -96,19 +159,26 @@ class Snapshot:
 
 
 class Columns:
-    """The arrays behind the snapshots of one gallery. One thread at a time may change them.
+    """The arrays behind the snapshots of one store. One thread at a time may change them.
 
     Args:
         facts: say for how many items there is room, more are taken in as well, and how
             embeddings are kept.
-        recall: see `Search`.
-        arrays: the items, if they are at hand; kept, not copied.
+        search: of the items.
+        arrays: the items, if they are there already; kept, not copied.
+        metadata: of these.
     """
 
-    def __init__(self, facts: Facts, recall: float | None, arrays: Arrays | None = None) -> None:
+    def __init__(
+        self,
+        facts: Facts,
+        search: Search,
+        arrays: Arrays | None = None,
+        metadata: Sequence[str] = (),
+    ) -> None:
         integers = torch.empty(0, dtype=torch.int64)
         room = facts.items if arrays is None else 0
-        dtype, width = row_format(facts)
+        dtype, width = row_format(facts.storage, facts.dimension)
         vectors = torch.from_numpy(np.empty((0, width), dtype=dtype))
         self._positions = Rows(integers, room=room)
         self._keys = Rows(integers, room=room)
@@ -116,9 +186,10 @@ class Columns:
         self._embeddings = Rows(vectors, room=room)
         self._ends = Rows(integers)
         self._text = Rows(torch.empty(0, dtype=torch.uint8))
+        self._metadata = list(metadata)
         self._runs: tuple[Run, ...] = ()
         self._is_sorted = 0  # so many of the keys are in the runs
-        self._search = Search(by_name(facts.distance), recall=recall)
+        self._search = search
         if arrays is not None:
             held = [Rows(torch.from_numpy(array)) for array in arrays]
             self._positions, self._keys, self._labels = held[:3]
@@ -142,6 +213,7 @@ class Columns:
             self._text.view.numpy(),
             self._runs,
             self._search,
+            self._metadata,
         )
 
     def append(self, chunk: Chunk) -> None:
@@ -150,6 +222,8 @@ class Columns:
         self._keys.append(torch.from_numpy(chunk.keys))
         self._labels.append(torch.from_numpy(chunk.labels))
         self._embeddings.append(torch.from_numpy(chunk.embeddings))
+        if chunk.metadata is not None:
+            self._metadata += chunk.metadata  # behind what snapshots see of it
         if chunk.texts:
             lengths = np.fromiter(map(len, chunk.texts), dtype=np.int64)
             last = int(self._ends.view[-1]) if len(self._ends) else 0
@@ -158,7 +232,7 @@ class Columns:
             self._text.append(torch.frombuffer(joined, dtype=torch.uint8))
 
     def remove(self, rows: Integers) -> None:
-        """Leave out some rows. Snapshots taken before keep them, but are not searched again."""
+        """Leave out some rows. Snapshots taken before keep them."""
         keep = torch.ones(len(self._keys), dtype=torch.bool)
         keep[torch.from_numpy(rows)] = False
         if len(self._ends):
@@ -168,8 +242,10 @@ class Columns:
             self._ends = Rows(lengths[keep].cumsum(0))
         for column in (self._positions, self._keys, self._labels, self._embeddings):
             column.keep(keep)
+        if self._metadata:
+            self._metadata = list(compress(self._metadata, keep.tolist()))
         self._is_sorted = len(self._keys)
-        self._search.keep(keep)
+        self._search = self._search.kept(keep)
         if sum(len(keys) for keys, _ in self._runs) > 2 * len(self._keys):
             self._runs, self._is_sorted = (), 0
 
@@ -178,6 +254,97 @@ class Columns:
         changed = self._labels.view.clone()
         changed[torch.from_numpy(rows)] = torch.from_numpy(labels)
         self._labels = Rows(changed)
+
+
+class Held:
+    """The newest snapshot of a store's items, and the only place where it is replaced.
+
+    Readers take `current`, which is put in place whole, and wait for nobody. A thread that writes
+    holds `lock` from looking at `current` until `take_in` has returned.
+
+    Args:
+        facts: of the store.
+        class_names: of its labels.
+        distance: what near means.
+        recall: see `Search`.
+    """
+
+    def __init__(
+        self,
+        facts: Facts,
+        class_names: Sequence[str],
+        distance: Distance,
+        *,
+        recall: float | None,
+    ) -> None:
+        self.lock = threading.RLock()
+        self._distance, self._recall = distance, recall
+        self._columns: Columns
+        self.current: Snapshot
+        self.restart(facts, class_names)
+
+    def restart(
+        self,
+        facts: Facts,
+        class_names: Sequence[str],
+        chunks: Iterable[Chunk] = (),
+        arrays: Arrays | None = None,
+        metadata: Sequence[str] = (),
+    ) -> None:
+        """Hold these items in place of all there were.
+
+        Args:
+            facts: of the store.
+            class_names: of its labels.
+            chunks: the items; they may be read while this goes on.
+            arrays: or the items as arrays, which are kept, not copied.
+            metadata: of these.
+        """
+        search = Search(self._distance, recall=self._recall)
+        columns = Columns(facts, search, arrays, metadata)
+        for chunk in chunks:
+            columns.append(chunk)
+        current = columns.snapshot(facts, class_names)
+        self._columns, self.current = columns, current
+
+    def take_in(
+        self,
+        facts: Facts,
+        class_names: Sequence[str],
+        *,
+        removed: Integers = NONE,
+        changed: Integers = NONE,
+        labels: Integers = NONE,
+        added: Sequence[Chunk] = (),
+    ) -> None:
+        """Put one batch in place: all of it, or on failure nothing.
+
+        Args:
+            facts: of the store after it.
+            class_names: after it.
+            removed: rows of the current snapshot.
+            changed: rows of the current snapshot that get other labels.
+            labels: these.
+            added: items behind all others.
+        """
+        before = self.current
+        try:
+            if facts.dimension != before.facts.dimension:
+                search = Search(self._distance, recall=self._recall)
+                self._columns = Columns(facts, search)
+            if len(changed):
+                self._columns.relabel(changed, labels)
+            if len(removed):
+                self._columns.remove(removed)
+            for chunk in added:
+                self._columns.append(chunk)
+            self.current = self._columns.snapshot(facts, class_names)
+        except BaseException:  # also an interruption, in the midst of it
+            count = len(before)
+            self.restart(
+                before.facts, before.class_names, (), before.arrays, before.metadata[:count]
+            )
+            raise
 
 
 def _with_run(runs: tuple[Run, ...], new: Run) -> tuple[Run, ...]:
