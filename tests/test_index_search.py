@@ -393,11 +393,10 @@ def test_where_leaves_only_items_that_hold_all_it_asks_for():
     assert found.labels.tolist() == [[1, -1, -1]]
     assert found.distances.tolist() == [[1, torch.inf, torch.inf]]
     assert index.lookup(query, k=1, where={"even": 1}).ids.tolist() == [[-1]]
-    assert index.lookup(query, k=1, where={"absent": None}).ids.tolist() == [[-1]]
     with pytest.raises(TypeError, match="where must be a dict"):
         index.lookup(query, k=1, where=["even"])
     names = Index(EUCLIDEAN)
-    names.add(torch.ones(2, 1), ids=["x", "y"])
+    names.add(torch.ones(2, 1), ids=["x", "y"], metadata=[{"n": 2}, {}])
     assert names.lookup(query, k=1, where={"n": 1}).ids.tolist() == [[""]]
     assert names.ids.tolist() == ["x", "y"]
 

@@ -221,3 +221,10 @@ def test_string_ids_of_every_kind_are_the_same(one, ids):
 def test_integer_ids_and_labels_of_every_kind_are_the_same(one, ids):
     assert one.add(torch.zeros(2, 2), ids=ids, labels=ids).tolist() == [4, 7]
     assert one.labels.tolist() == [4, 7]
+
+
+def test_no_id_comes_after_the_largest(one):
+    one.add(torch.zeros(1, 2), ids=[2**63 - 1])
+    with pytest.raises(InputError, match="ids must be given where those above"):
+        one.add(torch.zeros(1, 2))
+    assert one.add(torch.zeros(1, 2), ids=[4]).tolist() == [4]

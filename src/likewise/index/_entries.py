@@ -54,16 +54,6 @@ def check_k(k: object, items: int) -> None:
         )
 
 
-def next_ids(stored: Mapping[Any, int], first: int, count: int) -> range:
-    """Ids for items that come without, where those in `stored` are integers."""
-    if isinstance(next(iter(stored), 0), str):
-        raise InputError(
-            "ids must be given where those in the index are strings, got None. "
-            "Pass ids=, one new string per item."
-        )
-    return range(first, first + count)
-
-
 def checked_rows(name: str, rows: Rows, dimension: int | None) -> Tensor:
     """Rows as float32 on the CPU; a single row as one of one.
 
@@ -120,13 +110,19 @@ def plain_ids(ids: Values) -> list[int] | list[str]:
 
 
 def new_ids(ids: Values, count: int, stored: Mapping[Any, int]) -> list[int] | list[str]:
-    """`count` distinct ids, none of them in `stored`, of the kind that `stored` has.
+    """`count` distinct ids, none of them in `stored`; raises as `plain_ids` and `all_new`."""
+    return all_new(plain_ids(ids), count, stored)
+
+
+def all_new(
+    plain: list[int] | list[str], count: int, stored: Mapping[Any, int]
+) -> list[int] | list[str]:
+    """The ids, of which there are `count`, distinct, and none in `stored` but of its kind.
 
     Raises:
-        InputTypeError: as `plain_ids`, or another kind than in `stored`.
-        InputError: as `plain_ids`, another number than `count`, or an id that is taken.
+        InputTypeError: another kind than in `stored`.
+        InputError: another number than `count`, or an id that is taken.
     """
-    plain = plain_ids(ids)
     check_one_per_item("ids", len(plain), count)
     kind = type(next(iter(stored), plain[0] if plain else 0))
     if plain and type(plain[0]) is not kind:

@@ -14,7 +14,7 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from likewise.distances import Distance
-from likewise.index._durable.checksums import Integers, keys_of
+from likewise.index._durable.checksums import Integers
 from likewise.index._durable.facts import Facts
 from likewise.index._rows import Rows
 from likewise.index._searching.approximate import Search
@@ -48,21 +48,6 @@ class Arrays(NamedTuple):
     text: npt.NDArray[np.uint8]
 
 
-def chunk_of(
-    first: int,
-    ids: Sequence[Any],
-    labels: Sequence[int],
-    packed: Tensor,
-    metadata: list[str] | None = None,
-) -> Chunk:
-    """New items, at positions from `first` on."""
-    positions = np.arange(len(ids), dtype=np.int64) + first
-    texts = [id_.encode() for id_ in ids] if isinstance(ids[0], str) else None
-    keys = keys_of(ids if texts is None else texts)
-    codes = np.array(labels, dtype=np.int64)
-    return Chunk(positions, keys, texts, codes, packed.numpy(), NONE, metadata)
-
-
 def facts_after(facts: Facts, *, added: Chunk | None, removed: int) -> Facts:
     """Facts of a store after one batch more."""
     if added is None:
@@ -90,7 +75,7 @@ class Snapshot:
     facts: Facts
     class_names: tuple[str, ...]
     positions: Integers  # (n,) ascending, and never given to another item
-    keys: Integers  # (n,) integer ids, or hashes of string ids
+    keys: Integers  # (n,) integer ids, or hashes of string ids; see `keys_for`
     labels: Int[Tensor, " n"]
     packed: Tensor  # embeddings as they are kept, see `_searching/storage`
     ends: Integers  # (n,) where each string id ends in `text`; empty for integer ids
@@ -98,6 +83,11 @@ class Snapshot:
     runs: tuple[Run, ...]
     search: Search
     metadata: list[str]  # as JSON, perhaps of later items too; empty where a folder keeps it
+
+    @property
+    def is_in_memory(self) -> bool:
+        """Whether the items are nowhere else."""
+        return not self.facts.key
 
     @property
     def embeddings(self) -> Float[Tensor, "n d"]:
@@ -124,11 +114,12 @@ class Snapshot:
     def rows_of(self, keys: Integers) -> Integers:
         """The row of each key, -1 where there is none."""
         positions = np.full(len(keys), -1, dtype=np.int64)
-        for known, at in reversed(self.runs):  # a key that came again lies in a later run
-            left = np.flatnonzero(positions < 0)
-            places = np.searchsorted(known, keys[left]).clip(max=len(known) - 1)
-            hit = known[places] == keys[left]
-            positions[left[hit]] = at[places[hit]]
+        for known, at in self.runs:  # a key that came again lies in a later run, too
+            places = known.searchsorted(keys)
+            places[places == len(known)] = 0
+            hit = known[places] == keys
+            if hit.any():
+                positions[hit] = at[places[hit]]
         return self.rows_at(positions)
 
     def rows_at(self, positions: Integers) -> Integers:
@@ -148,12 +139,13 @@ class Snapshot:
         return np.where(rows < 0, "", self.ids[rows] if len(self) else "")
 
     def _decoded(self, rows: npt.NDArray[Any]) -> npt.NDArray[Any]:
-        ends = np.append(self.ends, 0)  # row -1 is as long as nothing
-        starts = np.where(rows > 0, ends[rows - 1], 0)
+        if not len(self):
+            return np.full(rows.shape, "", dtype=np.str_)
+        ends = np.where(rows < 0, 0, self.ends[rows])
+        starts = np.where(rows > 0, self.ends[rows - 1], 0)
         text = self.text.data
         ids = [
-            str(text[start:end], "utf-8")
-            for start, end in zip(starts.flat, ends[rows].flat, strict=True)
+            str(text[start:end], "utf-8") for start, end in zip(starts.flat, ends.flat, strict=True)
         ]
         return np.array(ids, dtype=np.str_).reshape(rows.shape)
 
@@ -348,10 +340,10 @@ class Held:
 
 
 def _with_run(runs: tuple[Run, ...], new: Run) -> tuple[Run, ...]:
-    # Each run is more than twice as long as the next, so there are few, and every key is moved
-    # a few times only.
+    # Each run is more than eight times as long as the next, so there are few, and every key is
+    # moved a few times only.
     keys, positions = new
-    while runs and len(runs[-1][0]) <= 2 * len(keys):
+    while runs and len(runs[-1][0]) <= 8 * len(keys):
         keys = np.concatenate([runs[-1][0], keys])
         positions = np.concatenate([runs[-1][1], positions])
         runs = runs[:-1]

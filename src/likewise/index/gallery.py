@@ -18,9 +18,10 @@ from likewise.index._durable.live import Additions
 from likewise.index._durable.opening import Asked, opened
 from likewise.index._entries import Rows, Values, Where, check_filled, check_k, metadata_texts
 from likewise.index._given import (
-    check_storable,
+    check_text,
     checked_embeddings,
     checked_payloads,
+    chunk_of,
     codes_of,
     ids_to_add,
     ids_to_put,
@@ -378,11 +379,11 @@ class Gallery:
         codes, names = codes_of(snapshot, labels, len(ids))
         texts = [None if text == "{}" else text for text in metadata_texts(metadata, len(ids))]
         parts = checked_payloads(payloads, len(ids))
-        check_storable(ids, names[len(snapshot.class_names) :])
+        check_text(names[len(snapshot.class_names) :])
         if not ids:
             return np.empty(0, dtype=np.int64)
         packed = pack(embeddings, snapshot.facts.storage)
-        added = Additions(ids, codes, packed, texts, parts)
+        added = Additions(ids, chunk_of(snapshot, ids, codes, packed), texts, parts)
         given_back = np.array(ids)  # what may fail comes before the commit
         self._live.commit(class_names=names, added=added, removed=gone)
         return given_back

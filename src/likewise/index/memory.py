@@ -30,15 +30,15 @@ from likewise.index._entries import (
     metadata_texts,
 )
 from likewise.index._given import (
-    check_storable,
     checked_embeddings,
+    chunk_of,
     codes_of,
     ids_to_add,
     ids_to_put,
     rows_of_all,
 )
 from likewise.index._searching.storage import STORAGES, pack, unpack
-from likewise.index._snapshots import NONE, Arrays, Held, Snapshot, chunk_of, facts_after
+from likewise.index._snapshots import NONE, Arrays, Held, Snapshot, facts_after
 from likewise.index._summary import Summary, per_class, percentiles
 from likewise.index._where import Filters, parsed
 
@@ -380,11 +380,10 @@ class Index:
     ) -> np.ndarray[Any, Any]:
         codes, names = codes_of(snapshot, labels, len(ids))
         texts = metadata_texts(metadata, len(ids))
-        check_storable(ids, ())
         if not ids:
             return np.empty(0, dtype=np.int64)
         packed = pack(embeddings, self.storage)
-        chunk = chunk_of(snapshot.facts.next_position, ids, codes, packed, texts)
+        chunk = chunk_of(snapshot, ids, codes, packed, texts)
         facts = facts_after(snapshot.facts, added=chunk, removed=len(gone))
         given_back = np.array(ids)  # what may fail comes before the change
         self._held.take_in(facts, names, removed=gone, added=[chunk])

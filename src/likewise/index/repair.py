@@ -22,6 +22,7 @@ from likewise.index._durable.damage import check_regular, is_there, sentence
 from likewise.index._durable.facts import ACKNOWLEDGED, Facts, last_acknowledged, sync_folder
 from likewise.index._durable.live import Additions, Live
 from likewise.index._durable.store import CHUNK, FACTS, as_chunk, name_checksum, size_of
+from likewise.index._given import chunk_of
 from likewise.index._searching.storage import row_format
 
 _COLUMNS = (
@@ -141,12 +142,12 @@ def _write_anew(part: Path, facts: Facts, connection: sqlite3.Connection | None)
         for found in _all(connection, facts):
             if not (chunk := [_stripped(row) for row in _whole(found, facts)]):
                 continue
+            ids = [row[1].decode() if facts.kind == "strings" else row[1] for row in chunk]
+            vectors = np.frombuffer(bytearray().join(row[6] for row in chunk), dtype=dtype)
+            packed = torch.from_numpy(vectors).view(len(chunk), -1)
             added = Additions(
-                ids=[row[1].decode() if facts.kind == "strings" else row[1] for row in chunk],
-                labels=[row[2] for row in chunk],
-                packed=torch.from_numpy(
-                    np.frombuffer(bytearray().join(row[6] for row in chunk), dtype=dtype)
-                ).view(len(chunk), -1),
+                ids=ids,
+                chunk=chunk_of(live.current, ids, [row[2] for row in chunk], packed),
                 metadata=[None if row[7] is None else row[7].decode() for row in chunk],
                 payloads=[row[8] for row in chunk],
             )

@@ -27,7 +27,7 @@ _MARK = b"likewise"
 class Facts:
     """What a gallery is made for and, after each batch, what it holds."""
 
-    key: str  # random; files of two galleries are told apart by it
+    key: str  # random; files of two galleries are told apart by it; empty for an index in memory
     distance: str
     encoder: str | None
     dimension: Annotated[int, msgspec.Meta(ge=1, le=2**24)] | None = None

@@ -7,7 +7,6 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from torch import Tensor
 
 from likewise.distances import by_name
 from likewise.errors import GalleryError
@@ -21,7 +20,7 @@ from likewise.index._durable.checksums import (
 )
 from likewise.index._durable.facts import Facts
 from likewise.index._durable.store import Store
-from likewise.index._snapshots import NONE, Chunk, Held, Snapshot, chunk_of, facts_after
+from likewise.index._snapshots import NONE, Chunk, Held, Snapshot, facts_after
 
 
 @dataclass(frozen=True, eq=False)
@@ -29,8 +28,7 @@ class Additions:
     """Items to be stored, checked already."""
 
     ids: list[int] | list[str]
-    labels: list[int]
-    packed: Tensor  # embeddings as they are kept, see `_searching/storage`
+    chunk: Chunk  # without checksums
     metadata: list[str | None]  # as JSON
     payloads: list[bytes | None]
 
@@ -151,7 +149,7 @@ class Live:
             old_gone = self.store.checksums(gone)
             old_moved = self.store.checksums(moved)
         new_moved = relabelled(old_moved, before.labels.numpy()[changed], labels)
-        chunk, rows = (None, iter(())) if added is None else _rows(facts, added)
+        chunk, rows = (None, iter(())) if added is None else _rows(added)
         new = NONE if chunk is None else chunk.checksums
         facts = replace(
             facts_after(facts, added=chunk, removed=len(gone)),
@@ -274,8 +272,8 @@ class Live:
             )
 
 
-def _rows(facts: Facts, added: Additions) -> tuple[Chunk, Iterator[tuple[Any, ...]]]:
-    chunk = chunk_of(facts.next_position, added.ids, added.labels, added.packed)
+def _rows(added: Additions) -> tuple[Chunk, Iterator[tuple[Any, ...]]]:
+    chunk = added.chunk
     metadata = part_checksums([None if m is None else m.encode() for m in added.metadata])
     payloads = part_checksums(added.payloads)
     embeddings = chunk.embeddings
@@ -286,7 +284,7 @@ def _rows(facts: Facts, added: Additions) -> tuple[Chunk, Iterator[tuple[Any, ..
     rows = zip(
         chunk.positions.tolist(),
         added.ids,
-        added.labels,
+        chunk.labels.tolist(),
         metadata.tolist(),
         payloads.tolist(),
         checksums.tolist(),
