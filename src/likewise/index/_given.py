@@ -19,7 +19,7 @@ from likewise.index._entries import (
     plain_ids,
     positions_of,
 )
-from likewise.index._snapshots import NONE, Snapshot
+from likewise.index._snapshots import NONE, Chunk, Snapshot
 
 
 def checked_embeddings(embeddings: Rows, name: str, snapshot: Snapshot) -> Tensor:
