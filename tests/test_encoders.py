@@ -1,6 +1,7 @@
 import copy
 import json
 import math
+import threading
 
 import numpy as np
 import pytest
@@ -21,6 +22,7 @@ from likewise.encoders import (
     SiameseNet,
     TripletNet,
     encode,
+    encoding,
 )
 
 # Each seed network twice: as arguments, and as its author wrote it, layer by layer.
@@ -486,6 +488,67 @@ def test_the_batch_size_is_irrelevant(batch_size):
     torch.testing.assert_close(
         encode(encoder, IMAGES, batch_size=batch_size), encode(encoder, IMAGES)
     )
+
+
+class Held(nn.Module):
+    """An encoder with batch statistics that waits inside of `forward` until it may go on."""
+
+    def __init__(self):
+        super().__init__()
+        self.layers = nn.Sequential(nn.Linear(3, 4), nn.BatchNorm1d(4), nn.Dropout(0.5))
+        self.layers[2].eval()  # one that is not in the mode of the others
+        self.inside = threading.Semaphore(0)
+        self.go = {name: threading.Semaphore(0) for name in ("first", "second")}
+
+    def forward(self, items):
+        self.inside.release()
+        thread = threading.current_thread().name
+        assert thread not in self.go or self.go[thread].acquire(timeout=30)
+        if bool((items > 90).any()):
+            raise RuntimeError("broken")
+        return self.layers(items)
+
+
+def state_of(module):
+    return [m.training for m in module.modules()], {
+        k: v.clone() for k, v in module.state_dict().items()
+    }
+
+
+@pytest.mark.parametrize("is_broken", [False, True], ids=["well", "first call raises"])
+@pytest.mark.parametrize("is_shared", [False, True], ids=["one encoder", "shared submodules"])
+def test_threads_that_encode_at_once_leave_modes_and_statistics_as_they_were(is_broken, is_shared):
+    encoder = Held()
+    other = nn.Sequential(encoder, nn.Linear(4, 2)) if is_shared else encoder
+    modes, values = state_of(other)
+    assert True in modes, "else nothing could change"
+    assert False in modes
+    answers = {}
+
+    def call(name, which, items):
+        try:
+            answers[name] = encode(which, items, batch_size=4)
+        except RuntimeError as error:
+            answers[name] = str(error)
+
+    items = torch.rand(8, 3, generator=torch.Generator().manual_seed(0))
+    odd = torch.full((4, 3), 99.0 if is_broken else 1.0)
+    first = threading.Thread(name="first", target=call, args=("first", encoder, odd))
+    second = threading.Thread(name="second", target=call, args=("second", other, items))
+    first.start()
+    assert encoder.inside.acquire(timeout=30)
+    second.start()
+    assert encoder.inside.acquire(timeout=30)  # both are in `forward`; now the first one ends
+    encoder.go["first"].release()
+    first.join(30)
+    encoder.go["second"].release(2)
+    second.join(30)
+    now, after = state_of(other)
+    assert now == modes
+    assert all(torch.equal(after[name], value) for name, value in values.items())
+    assert isinstance(answers["first"], str) == is_broken
+    assert torch.equal(answers["second"], encode(other, items, batch_size=4))
+    assert not encoding._in_use, "a call left something behind"
 
 
 def test_encode_gives_the_same_twice_and_leaves_no_trace():

@@ -2,9 +2,12 @@
 
 import math
 from collections.abc import Iterable
+from itertools import chain
 from numbers import Real
 from pathlib import Path
+from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -32,6 +35,71 @@ def check_embeddings(embeddings: object, name: str = "embeddings") -> None:
         raise InputTypeError(
             f"{name} must be floating point, got {embeddings.dtype}. Use .float()."
         )
+
+
+def as_embeddings(values: object, name: str = "embeddings") -> Tensor:
+    """Embeddings as a floating tensor (n, d), from a tensor, a NumPy array or lists of numbers.
+
+    A single vector (d,) becomes one row. Arrays may be memory-mapped, read-only or of any memory
+    layout. Whole numbers are taken from lists, which have no type of their own; tensors and
+    arrays of them are refused, since they usually are codes or pixels.
+
+    Raises:
+        InputTypeError: something else, or no floating point.
+        InputError: another shape, or rows of different length.
+    """
+    if isinstance(values, (list, tuple)):
+        values = _from_lists(values, name)
+    elif isinstance(values, np.ndarray):
+        if values.dtype.kind != "f":
+            raise InputTypeError(
+                f"{name} must be floating point, got {values.dtype}. Use .astype('float32')."
+            )
+        values = _from_array(values)
+    elif not isinstance(values, Tensor):
+        raise InputTypeError(
+            f"{name} must be a tensor, an array or lists of numbers, got {type(values).__name__}. "
+            "Use torch.as_tensor(...)."
+        )
+    if values.layout != torch.strided:
+        raise InputTypeError(f"{name} must be dense, got {values.layout}. Use .to_dense().")
+    if values.ndim == 1 and len(values):
+        values = values[None]
+    check_embeddings(values, name)
+    return values
+
+
+def _from_array(values: np.ndarray[Any, Any]) -> Tensor:
+    kind: type[np.floating[Any]] = np.float32 if values.dtype.itemsize <= 4 else np.float64
+    if not values.flags.writeable or values.dtype != kind or not values.flags.c_contiguous:
+        with np.errstate(over="ignore"):  # more than float64 becomes infinity, which is refused
+            values = np.array(values, dtype=kind, order="C")
+    return torch.from_numpy(values)
+
+
+def _from_lists(values: list[Any] | tuple[Any, ...], name: str) -> Tensor:
+    if not values:
+        return torch.empty(0)
+    if all(isinstance(row, (Tensor, np.ndarray)) and row.ndim == 1 for row in values):
+        rows: list[Any] = [as_embeddings(row, name)[0] for row in values]
+    else:
+        are_rows = all(isinstance(row, (list, tuple)) for row in values)
+        rows = list(values) if are_rows else [values]
+    if len(lengths := {len(row) for row in rows}) > 1:
+        raise InputError(
+            f"{name} must have rows of one length, got {min(lengths)} and {max(lengths)}. "
+            "Encode all with the same encoder."
+        )
+    if isinstance(rows[0], Tensor):
+        return torch.stack([row.to("cpu", torch.float64) for row in rows])
+    numbers = (int, float, np.floating, np.integer)
+    for kind in set(map(type, chain.from_iterable(rows))):
+        if issubclass(kind, bool) or not issubclass(kind, numbers):
+            raise InputTypeError(f"{name} must hold numbers, got {kind.__name__}.")
+    try:
+        return torch.from_numpy(np.array(rows, dtype=np.float64))
+    except OverflowError as error:  # a Python integer of more than 300 digits
+        raise InputError(f"{name} must be finite, got an integer beyond float64.") from error
 
 
 def check_finite(values: Tensor, name: str) -> None:

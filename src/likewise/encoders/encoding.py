@@ -1,6 +1,8 @@
 """`encode`: embeddings of many items, as inference sees them."""
 
+import threading
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from typing import Any, Protocol
 
 import numpy as np
@@ -26,6 +28,12 @@ class Items(Protocol):
         ...
 
 
+# Modules that some call of `encode` has in eval mode now, by their id: the module, how many calls
+# use it, and the mode that it is given back in. Encoders may share submodules.
+_in_use: dict[int, tuple[nn.Module, int, bool]] = {}
+_modes = threading.Lock()
+
+
 @torch.no_grad()
 def encode(
     encoder: nn.Module,
@@ -41,7 +49,9 @@ def encode(
     Items go to the device and, if floating, to the dtype of the encoder's first parameter.
     Dropout and batch statistics are off during the call. Every submodule is left in the mode it
     was found in and no random number is drawn, so encoding between two training steps changes
-    nothing.
+    nothing. Several threads may encode with one encoder, or with encoders that share submodules:
+    these stay in eval mode until the last of the calls ends. Do not train or call `train()` in one
+    thread while another encodes.
 
     Args:
         encoder: any module from a batch (n, ...) to embeddings (n, d).
@@ -68,9 +78,7 @@ def encode(
     first = next(encoder.parameters(), torch.empty(0))
     embeddings: list[Tensor] = []
     done = 0
-    modes = [(module, module.training) for module in encoder.modules()]
-    encoder.eval()
-    try:
+    with _evaluating(encoder):
         for items in _batches(inputs, batch_size, workers):
             items = items.to(first.device)
             if preprocess is not None:
@@ -83,12 +91,32 @@ def encode(
             done += len(items)
             if progress is not None:
                 progress(done, total)
-    finally:
-        for module, mode in modes:
-            module.training = mode
     result = torch.cat(embeddings)
     check_finite(result, "embeddings")
     return result
+
+
+@contextmanager
+def _evaluating(encoder: nn.Module) -> Iterator[None]:
+    """Every submodule in eval mode while this lasts, in whatever thread, and then as it was."""
+    modules = list(encoder.modules())
+    with _modes:
+        for module in modules:
+            _, users, mode = _in_use.get(id(module), (module, 0, module.training))
+            _in_use[id(module)] = (module, users + 1, mode)
+    try:
+        with _modes:
+            if any(module.training for module in modules):  # else others brought it there
+                encoder.eval()
+        yield
+    finally:
+        with _modes:
+            for module in modules:
+                _, users, mode = _in_use.pop(id(module))
+                if users > 1:
+                    _in_use[id(module)] = (module, users - 1, mode)
+                else:
+                    module.training = mode
 
 
 def _length(inputs: Tensor | Items) -> int:
