@@ -9,7 +9,7 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from likewise import intervals
-from likewise._checks import check_count
+from likewise._checks import as_tensors, check_count
 from likewise.calibration.calibrated import Calibration
 from likewise.calibration.goals import Goal, goal_name
 from likewise.calibration.promise import Promise, disjoint_rows, keep
@@ -49,6 +49,9 @@ class Trials:
         gallery_size: int | None = None,
     ) -> "Trials":
         """Check and count. With a gallery size, a query without items is an item of its own."""
+        distances, same, items, known = as_tensors(
+            distances=distances, same=same, items=items, known=known
+        )
         if k is not None:
             check_count("k", k)
         if gallery_size is not None:

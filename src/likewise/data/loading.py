@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from likewise._checks import check_choice
-from likewise.data.datasets import ArrayDataset, as_items
+from likewise.data.datasets import ArrayDataset, stored_items
 from likewise.data.downloads import (
     FASHION_CLASSES,
     HOMES,
@@ -298,7 +298,7 @@ def _in_memory(
 
 
 def _checked_items(values: Tensor | np.ndarray, codes: Tensor) -> Tensor:
-    items = as_items(values)
+    items = stored_items(values)
     if len(items) != len(codes):
         raise InputError(
             f"labels must be one per item, {len(items)}, got {len(codes)}. "
@@ -313,7 +313,7 @@ def _load_digits(
     from sklearn.datasets import load_digits
 
     digits = load_digits()
-    items = fit_images(as_items(digits.images / 16), image_size, channels)
+    items = fit_images(stored_items(digits.images / 16), image_size, channels)
     data = ArrayDataset(items, digits.target)
     if split is None:
         return data

@@ -9,7 +9,7 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from likewise import intervals
-from likewise._checks import check_choice, check_labels, check_rate, check_same
+from likewise._checks import as_tensors, check_choice, check_labels, check_rate, check_same
 from likewise.errors import InputError
 from likewise.evaluation._plain import plain_fields
 from likewise.intervals import A_RATE, FEWEST_GROUPS, Estimate
@@ -130,6 +130,9 @@ def evaluate_open_set(
         >>> float(result.false_negatives(at=0.0))
         0.25
     """
+    distances, labels, truth, known = as_tensors(
+        distances=distances, labels=labels, truth=truth, known=known
+    )
     _check(distances, labels, truth, known)
     check_choice("leave_out", leave_out, ("classes", "items"))
     if not math.isfinite(threshold):

@@ -11,6 +11,7 @@ from torch import Tensor
 
 from likewise import metrics
 from likewise._checks import (
+    as_tensors,
     check_count,
     check_embeddings,
     check_finite,
@@ -87,6 +88,11 @@ def evaluate_retrieval(
         >>> print(result.precision_at_1)
         1.000 [0.398, 1.000]
     """
+    groups, reference_groups = as_tensors(groups=groups, reference_groups=reference_groups)
+    references, reference_labels = as_tensors(
+        references=references, reference_labels=reference_labels
+    )
+    embeddings, labels = as_tensors(embeddings=embeddings, labels=labels)
     if not isinstance(ks, Iterable):
         raise InputTypeError(f"ks must be ranks, got {ks!r}. Use e.g. ks=(1, 5).")
     ks = tuple(ks)
