@@ -3,7 +3,6 @@ import json
 import math
 import threading
 
-import numpy as np
 import pytest
 import torch
 from hypothesis import given, settings
@@ -656,10 +655,11 @@ def test_encode_works_where_the_encoder_is():
         (len, IMAGES, TypeError, "encoder must be a torch module, got builtin_function"),
         (nn.Flatten(), IMAGES[:0], ValueError, "at least one item, got none"),
         (nn.Flatten(), torch.tensor(1.0), ValueError, r"shape \(n, \.\.\.\), got a single number"),
-        (nn.Flatten(), [[1.0]], TypeError, r"dataset, got list\. Use torch\.as_tensor"),
-        (nn.Flatten(), np.ones((2, 2)), TypeError, "map-style dataset, got ndarray"),
+        (nn.Flatten(), {"x": [1.0]}, TypeError, r"dataset, got dict\. Give a tensor, an array"),
+        (nn.Flatten(), ["a", "b"], TypeError, "inputs must be numbers, got <U1"),
+        (nn.Flatten(), [[1.0], [1.0, 2.0]], ValueError, "inputs must have rows of one length"),
+        (nn.Flatten(), "text", TypeError, "map-style dataset, got str"),
         (nn.Flatten(), iter([1]), TypeError, "map-style dataset, got list_iterator"),
-        (nn.Flatten(), [0], TypeError, "got list"),
         (
             Several(pair),
             torch.rand(4, 3),

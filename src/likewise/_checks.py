@@ -19,6 +19,65 @@ def free_to_look(values: Tensor) -> bool:
     return values.device.type == "cpu"
 
 
+def as_tensors(**values: Any) -> tuple[Any, ...]:
+    """Each of the named arguments by `as_tensor`."""
+    return tuple(as_tensor(value, name) for name, value in values.items())
+
+
+def as_tensor(values: Any, name: str) -> Any:
+    """Numbers as a tensor of the same kind and precision: NumPy arrays of any layout, and lists.
+
+    Whole numbers become int64, except bytes. What is neither an array nor a list, such as None, is
+    left to the checks of whoever asked.
+
+    Raises:
+        InputTypeError: text or objects.
+        InputError: rows of several lengths, or whole numbers beyond 64 bits.
+    """
+    if isinstance(values, Tensor) or not (
+        isinstance(values, (list, tuple)) or hasattr(values, "__array__")
+    ):
+        return values
+    if isinstance(values, (list, tuple)) and any(isinstance(row, Tensor) for row in values):
+        values = [row.numpy(force=True) if isinstance(row, Tensor) else row for row in values]
+    try:
+        array = np.asarray(values)
+    except ValueError as error:  # NumPy's word for rows of several lengths
+        raise InputError(
+            f"{name} must have rows of one length, got several lengths. Pad or cut them first."
+        ) from error
+    if array.size == 0 and isinstance(values, (list, tuple)):
+        array = array.astype(np.int64)  # of nothing, NumPy makes floats
+    if array.dtype.kind not in "biufc":
+        raise InputTypeError(
+            f"{name} must be numbers, got {array.dtype}. Give a tensor, an array or a list of them."
+        )
+    if array.dtype.kind == "u" and array.dtype.itemsize > 1:
+        if array.dtype.itemsize == 8 and array.size and array.max() >= 2**63:
+            raise InputError(f"{name} must be below 2**63, got {array.max()}. Use other codes.")
+        array = array.astype(np.int64)
+    elif array.dtype.kind == "i":
+        array = array.astype(np.int64)
+    elif array.dtype.kind == "f" and array.dtype.itemsize > 8:
+        array = array.astype(np.float64)
+    array = array.astype(array.dtype.newbyteorder("="), copy=False)
+    # torch shares the memory, and neither a read-only nor a reversed array may be shared.
+    return torch.from_numpy(np.require(array, requirements=["C", "W"]))
+
+
+def as_floats(items: Tensor) -> Tensor:
+    """Items (n, ...) as float32, by the rule of `data.ArrayDataset`: bytes of images become 0..1.
+
+    Raises:
+        InputTypeError: complex numbers.
+    """
+    if items.is_complex():
+        raise InputTypeError(f"items must be real numbers, got {items.dtype}. Use .abs() or .real.")
+    if items.dtype == torch.uint8 and items.ndim > 2:
+        return items.float() * (1 / 255)
+    return items.float()
+
+
 def check_embeddings(embeddings: object, name: str = "embeddings") -> None:
     """Refuse anything but a floating, finite tensor of shape (n, d)."""
     if not isinstance(embeddings, Tensor):

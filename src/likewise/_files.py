@@ -1,11 +1,70 @@
-"""Files that appear whole, or not at all."""
+"""Files that appear whole, or not at all; and reading of regular files only."""
 
 import os
+import stat
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import BinaryIO
 
 from likewise._checks import check_exists
+from likewise.errors import InputError
+
+_KINDS = {
+    stat.S_IFDIR: "folder",
+    stat.S_IFIFO: "named pipe",
+    stat.S_IFSOCK: "socket",
+    stat.S_IFCHR: "device",
+    stat.S_IFBLK: "device",
+}
+
+
+def check_regular(path: str | Path) -> None:
+    """Refuse a folder, pipe, socket or device, or a link to one; reading it might never end.
+
+    Raises:
+        InputError: it is no regular file.
+        OSError: it is not there.
+    """
+    _check_mode(path, os.stat(path).st_mode)
+
+
+def open_regular(path: str | Path) -> BinaryIO:
+    """A regular file, opened for reading; raises as `check_regular`."""
+    check_regular(path)  # opening a device may already act on it
+    flags = (getattr(os, name, 0) for name in ("O_NONBLOCK", "O_CLOEXEC", "O_BINARY"))
+    descriptor = os.open(path, os.O_RDONLY | sum(flags))
+    try:
+        _check_mode(path, os.fstat(descriptor).st_mode)  # it may have been replaced since
+        return os.fdopen(descriptor, "rb")
+    except BaseException:
+        os.close(descriptor)
+        raise
+
+
+def read_regular(path: str | Path, limit: int | None = None) -> bytes:
+    """The bytes of a regular file, at most `limit`.
+
+    Raises:
+        InputError: it is no regular file, or longer.
+        OSError: it is not there, or cannot be read.
+    """
+    with open_regular(path) as file:
+        content = file.read() if limit is None else file.read(limit + 1)
+    if limit is not None and len(content) > limit:
+        raise InputError(
+            f"{str(path)!r} must have at most {limit:,} bytes, got more. Check that it is the "
+            "right file."
+        )
+    return content
+
+
+def _check_mode(path: str | Path, mode: int) -> None:
+    if not stat.S_ISREG(mode):
+        kind = _KINDS.get(stat.S_IFMT(mode), "special file")
+        raise InputError(
+            f"{os.fspath(path)!r} must be a regular file, got a {kind}. Give the file itself."
+        )
 
 
 @contextmanager

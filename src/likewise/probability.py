@@ -10,7 +10,7 @@ from jaxtyping import Bool, Float
 from scipy.special import expit
 from torch import Tensor
 
-from likewise._checks import check_choice, check_count, check_finite
+from likewise._checks import as_tensors, check_choice, check_count, check_finite
 from likewise.errors import InputError
 from likewise.metrics import Sweep, sweep
 from likewise.metrics._prior import check_prior
@@ -167,6 +167,7 @@ def fit_logistic(
         >>> probability.of(torch.tensor([0.1]), prior=0.01)
         tensor([0.0298], dtype=torch.float64)
     """
+    distances, same = as_tensors(distances=distances, same=same)
     check_prior(prior)
     counts = sweep(distances, same)
     ends = counts.thresholds[[0, -1]] if len(counts.thresholds) > 1 else counts.thresholds
@@ -203,6 +204,7 @@ def fit_isotonic(
         >>> probability.of(torch.tensor([0.1, 0.35, 0.9]))
         tensor([0.7500, 0.5000, 0.2500], dtype=torch.float64)
     """
+    distances, same = as_tensors(distances=distances, same=same)
     from sklearn.isotonic import isotonic_regression
 
     check_prior(prior)

@@ -26,7 +26,7 @@ from likewise.index import Gallery, Index, Neighbors
 from likewise.matching import Matches, match
 from likewise.probability import Probability, fit_logistic
 
-Items = Any  # a tensor (n, ...), a dataset, or a sequence of image paths
+Items = Any  # numbers (n, ...), images, a dataset, or a sequence of image paths
 Progress = Callable[[int, int], None]
 
 
@@ -86,6 +86,7 @@ class SimilarityModel:
         self.trained_prints = torch.empty(0, dtype=torch.int64)
         self.calibrated_prints = torch.empty(0, dtype=torch.int64)
         if trained is not None:
+            trained = sources.as_dataset(trained)
             codes = torch.unique(trained.labels).tolist()
             self.trained_on = [trained.class_names[code] for code in codes]
             self.trained_prints = fingerprints(trained)
@@ -98,18 +99,13 @@ class SimilarityModel:
     def embed(
         self, items: Items, *, batch_size: int = 256, progress: Progress | None = None
     ) -> Float[Tensor, "n d"]:
-        """Embeddings of items: a tensor (n, ...), a dataset, or a sequence of image paths."""
-        if isinstance(items, (str, Path)):
-            raise InputTypeError(
-                f"items must be a list of paths, got one path. Use [{str(items)!r}]."
-            )
-        if isinstance(items, (list, tuple)):
-            if self.preprocess is None:
-                raise InputError(
-                    "items must be a tensor or a dataset for a model without preprocess, got "
-                    "paths. Make the model with preprocess=data.Preprocess.fit(dataset)."
-                )
-            items = self.preprocess.read(items)
+        """Embeddings of items: numbers (n, ...), images, a dataset, or a sequence of image paths.
+
+        Tensors, arrays and lists of any type of number are taken, one item alone too where the
+        model has a preprocess, and Pillow images; see `data.as_items`. Equal numbers have equal
+        embeddings whatever their type: bytes of images count as 0..1.
+        """
+        items = self._opened(items)
         apply = None
         if self.preprocess is not None:
             apply = self.preprocess.apply
@@ -122,6 +118,22 @@ class SimilarityModel:
         return encode(
             self.encoder, items, batch_size=batch_size, preprocess=apply, progress=progress
         )
+
+    def _opened(self, items: Items) -> Any:
+        """A tensor (n, ...) or a dataset of whatever a caller gives as items."""
+        if isinstance(items, (str, Path)):
+            raise InputTypeError(
+                f"items must be a list of paths, got one path. Use [{str(items)!r}]."
+            )
+        if isinstance(items, (list, tuple)) and any(isinstance(i, (str, Path)) for i in items):
+            if self.preprocess is None:
+                raise InputError(
+                    "items must be a tensor or a dataset for a model without preprocess, got "
+                    "paths. Make the model with preprocess=data.Preprocess.fit(dataset)."
+                )
+            return self.preprocess.read(items)
+        shape = None if self.preprocess is None else self.preprocess.item_shape
+        return sources.as_inputs(items, shape)
 
     @property
     def fingerprint(self) -> str:
@@ -163,6 +175,7 @@ class SimilarityModel:
         progress: Progress | None = None,
     ) -> np.ndarray[Any, Any]:
         """Embed items and put them into the index, with their labels if they are a dataset; ids."""
+        items = self._opened(items)
         embeddings = self.embed(items, progress=progress)
         facts = [{}] * len(embeddings) if metadata is None else metadata
         if any("fingerprint" in fact for fact in facts):
@@ -170,9 +183,8 @@ class SimilarityModel:
                 "metadata must leave the name fingerprint free, got it in use. It is how an "
                 "indexed item is known again."
             )
-        if not isinstance(items, (list, tuple)):
-            prints = fingerprints(items).tolist()
-            facts = [{**f, "fingerprint": p} for f, p in zip(facts, prints, strict=True)]
+        prints = fingerprints(items).tolist()
+        facts = [{**f, "fingerprint": p} for f, p in zip(facts, prints, strict=True)]
         if not hasattr(items, "labels"):
             return self.index.add(embeddings, ids=ids, metadata=facts)
         if isinstance(self.index, Index) and not len(self.index):
@@ -226,6 +238,7 @@ class SimilarityModel:
             InputError: nothing is left to calibrate on, or the goal cannot be reached.
         """
         check_choice("leave_out", leave_out, LEAVE_OUT)
+        data = sources.as_dataset(data, pairs=True)
         if rule == PAIRS:
             trials = pair_trials(
                 self, data, per_item=per_item, seed=seed, leave_out=leave_out, progress=progress
@@ -309,6 +322,7 @@ class SimilarityModel:
             threshold: used instead of the calibration.
             prior: share of such pairs that are the same, for the probabilities; 0.5 if None.
         """
+        a, b = self._opened(a), self._opened(b)
         if len(a) != len(b):
             raise InputError(f"b must hold as many items as a, {len(a)}, got {len(b)}.")
         distances = self.distance.paired(self.embed(a), self.embed(b))
@@ -358,6 +372,7 @@ class SimilarityModel:
             seed: of the pairs.
             progress: called as progress(done, total) while embedding.
         """
+        data = sources.as_dataset(data)
         if len(self.index):
             self._bound(point, None)  # refuses before the work rather than after it
         return evaluate(self, data, point=point, per_item=per_item, seed=seed, progress=progress)

@@ -9,7 +9,7 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from likewise import intervals
-from likewise._checks import check_choice, check_count, check_labels
+from likewise._checks import as_tensors, check_choice, check_count, check_labels
 from likewise.calibration.calibrated import Calibration
 from likewise.calibration.goals import Goal, goal_name
 from likewise.calibration.promise import Promise, Unknowns, disjoint_rows, keep
@@ -52,6 +52,9 @@ class Trials:
         guarantee_for: str = "classes",
     ) -> "Trials":
         """Check and count. With a gallery size, a query without items is an item of its own."""
+        distances, same, items, known, classes = as_tensors(
+            distances=distances, same=same, items=items, known=known, classes=classes
+        )
         check_choice("guarantee_for", guarantee_for, ("classes", "items"))
         if k is not None:
             check_count("k", k)

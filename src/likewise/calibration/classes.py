@@ -9,7 +9,7 @@ import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
-from likewise._checks import check_count, check_labels
+from likewise._checks import as_tensors, check_count, check_labels
 from likewise.calibration._trials import Trials
 from likewise.calibration.calibrated import Calibration
 from likewise.calibration.goals import Goal, best_f1
@@ -135,6 +135,9 @@ def calibrate_per_class(
         >>> [round(limit, 2) for limit in thresholds.of(torch.tensor([0, 3])).tolist()]
         [0.49, 1.96]
     """
+    distances, same, known, labels, items = as_tensors(
+        distances=distances, same=same, known=known, labels=labels, items=items
+    )
     check_count("fewest", fewest)
     check_labels(labels, len(same))
     everything = Trials.of(

@@ -9,9 +9,9 @@ import numpy as np
 import torch
 from jaxtyping import Float
 from torch import Tensor, nn
-from torch.utils.data import DataLoader
+from torch.utils.data import DataLoader, default_collate
 
-from likewise._checks import check_count, check_finite
+from likewise._checks import as_floats, as_tensor, check_count, check_finite
 from likewise.encoders.heads import describe
 from likewise.errors import InputError, InputTypeError
 
@@ -37,7 +37,7 @@ _modes = threading.Lock()
 @torch.no_grad()
 def encode(
     encoder: nn.Module,
-    inputs: Tensor | Items,
+    inputs: Tensor | np.ndarray | Items,
     *,
     batch_size: int = 256,
     preprocess: Callable[[Tensor], Tensor] | None = None,
@@ -46,7 +46,9 @@ def encode(
 ) -> Float[Tensor, "n d"]:
     """Embeddings (n, d) of n items, float32 on the CPU, as inference sees them.
 
-    Items go to the device and, if floating, to the dtype of the encoder's first parameter.
+    Items go to the device and the dtype of the encoder's first parameter, whatever the type of
+    their numbers; bytes of images (uint8 of two dimensions or more) are read as 0..1. Only codes,
+    int32 or int64 for an encoder with an `nn.Embedding`, stay whole.
     Dropout and batch statistics are off during the call. Every submodule is left in the mode it
     was found in and no random number is drawn, so encoding between two training steps changes
     nothing. Several threads may encode with one encoder, or with encoders that share submodules:
@@ -55,7 +57,8 @@ def encode(
 
     Args:
         encoder: any module from a batch (n, ...) to embeddings (n, d).
-        inputs: items (n, ...), or a map-style dataset of items or (items, labels).
+        inputs: items (n, ...) as a tensor, an array, also memory-mapped, or a list; or a map-style
+            dataset of items or (items, labels). For Pillow images see `data.as_items`.
         batch_size: items encoded at once; the results agree to rounding whatever it is.
         preprocess: applied to each batch on the encoder's device, e.g. `Preprocess.apply`.
         progress: called with (items done, items in all) after each batch.
@@ -74,7 +77,12 @@ def encode(
         raise InputTypeError(f"encoder must be a torch module, got {type(encoder).__name__}.")
     check_count("batch_size", batch_size)
     check_count("workers", workers, least=0)
+    if isinstance(inputs, (list, tuple)):
+        inputs = as_tensor(inputs, "inputs")
+    elif hasattr(inputs, "__array__") and not isinstance(inputs, (Tensor, np.ndarray)):
+        inputs = np.asarray(inputs)
     total = _length(inputs)
+    takes_codes = any(isinstance(m, (nn.Embedding, nn.EmbeddingBag)) for m in encoder.modules())
     first = next(encoder.parameters(), torch.empty(0))
     embeddings: list[Tensor] = []
     done = 0
@@ -83,6 +91,9 @@ def encode(
             items = items.to(first.device)
             if preprocess is not None:
                 items = preprocess(items)
+            is_code = takes_codes and items.dtype in (torch.int32, torch.int64)
+            if not (is_code or items.is_floating_point() or items.is_complex()):
+                items = as_floats(items)
             if items.is_floating_point():
                 items = items.to(first.dtype)
             outputs = encoder(items)
@@ -119,28 +130,35 @@ def _evaluating(encoder: nn.Module) -> Iterator[None]:
                     module.training = mode
 
 
-def _length(inputs: Tensor | Items) -> int:
-    unsuited = isinstance(inputs, (list, tuple, dict, str, np.ndarray))
+def _length(inputs: Tensor | np.ndarray | Items) -> int:
+    unsuited = isinstance(inputs, (list, tuple, dict, str))
     if unsuited or not (hasattr(inputs, "__len__") and hasattr(inputs, "__getitem__")):
         raise InputTypeError(
-            f"inputs must be a tensor or a map-style dataset, got {type(inputs).__name__}. "
-            "Use torch.as_tensor(...) for arrays and lists."
+            f"inputs must be numbers (n, ...) or a map-style dataset, got {type(inputs).__name__}. "
+            "Give a tensor, an array, or what lw.data.load gives."
         )
-    if isinstance(inputs, Tensor) and inputs.ndim == 0:
+    if isinstance(inputs, (Tensor, np.ndarray)) and inputs.ndim == 0:
         raise InputError("inputs must have shape (n, ...), got a single number.")
     if len(inputs) == 0:
         raise InputError("inputs must hold at least one item, got none.")
     return len(inputs)
 
 
-def _batches(inputs: Tensor | Items, batch_size: int, workers: int) -> Iterator[Tensor]:
+def _batches(
+    inputs: Tensor | np.ndarray | Items, batch_size: int, workers: int
+) -> Iterator[Tensor]:
     if isinstance(inputs, Tensor):
         yield from torch.split(inputs, batch_size)
+        return
+    if isinstance(inputs, np.ndarray):  # a part at a time, as it may be a file of any size
+        for start in range(0, len(inputs), batch_size):
+            yield as_tensor(inputs[start : start + batch_size], "inputs")
         return
     loader: DataLoader[Any] = DataLoader(
         inputs,  # type: ignore[arg-type]  # any map-style dataset will do
         batch_size,
         num_workers=workers,
+        collate_fn=_collate,
         generator=torch.Generator(),  # otherwise each loader draws from the global one
     )
     for batch in loader:
@@ -151,6 +169,17 @@ def _batches(inputs: Tensor | Items, batch_size: int, workers: int) -> Iterator[
                 f"got {describe(items)}. Wrap the dataset so that it gives the items to encode."
             )
         yield items
+
+
+def _collate(samples: list[Any]) -> Any:
+    sample = samples[0] if samples else None
+    item = sample[0] if isinstance(sample, (tuple, list)) and len(sample) else sample
+    if not isinstance(item, (Tensor, np.ndarray, int, float, np.number)):
+        raise InputTypeError(
+            f"inputs must give tensors or arrays, got {describe(item)}. "
+            "Use lw.data.as_inputs(dataset) for images, or wrap the dataset."
+        )
+    return default_collate(samples)
 
 
 def _check_outputs(outputs: object, count: int) -> None:

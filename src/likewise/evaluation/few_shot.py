@@ -11,6 +11,7 @@ from torch import Tensor
 
 from likewise import intervals
 from likewise._checks import (
+    as_tensors,
     check_choice,
     check_count,
     check_embeddings,
@@ -139,6 +140,7 @@ def evaluate_few_shot(
         >>> float(evaluate_few_shot(embeddings, labels, ways=5, shots=2).accuracy)
         1.0
     """
+    embeddings, labels, within = as_tensors(embeddings=embeddings, labels=labels, within=within)
     check_embeddings(embeddings)
     check_finite(embeddings, "embeddings")
     has_label = labeled(labels, len(embeddings))
@@ -205,6 +207,7 @@ def evaluate_one_shot_runs(
         >>> print(evaluate_one_shot_runs(support, queries, torch.tensor([[0, 1]])).error_rate)
         0.500 [0.013, 0.987]
     """
+    support, queries, answers = as_tensors(support=support, queries=queries, answers=answers)
     _check_runs(support, queries, answers)
     check_distance(distance)
     chunk = max(1, _ROWS // max(support.shape[1], queries.shape[1]))

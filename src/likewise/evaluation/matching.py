@@ -8,7 +8,7 @@ from jaxtyping import Bool, Int
 from torch import Tensor
 
 from likewise import intervals
-from likewise._checks import check_labels
+from likewise._checks import as_tensor, check_labels
 from likewise.errors import InputError
 from likewise.evaluation._labeled import kept, labeled
 from likewise.evaluation._plain import plain_fields
@@ -107,6 +107,7 @@ def evaluate_matching(
         >>> result.confusion.tolist()
         [[1, 1, 0, 0], [0, 0, 0, 1], [0, 0, 0, 1]]
     """
+    truth = as_tensor(truth, "truth")
     answers = matches.labels if isinstance(matches, Matches) else matches
     _check_answers(answers, truth, indexed_classes)
     has_label = labeled(truth, len(truth), "truth").cpu()

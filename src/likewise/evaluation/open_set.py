@@ -9,7 +9,14 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from likewise import intervals
-from likewise._checks import check_choice, check_labels, check_number, check_rate, check_same
+from likewise._checks import (
+    as_tensors,
+    check_choice,
+    check_labels,
+    check_number,
+    check_rate,
+    check_same,
+)
 from likewise.errors import InputError
 from likewise.evaluation._labeled import kept, labeled
 from likewise.evaluation._plain import plain_fields
@@ -134,6 +141,9 @@ def evaluate_open_set(
         >>> float(result.false_negatives(at=0.0))
         0.25
     """
+    distances, labels, truth, known = as_tensors(
+        distances=distances, labels=labels, truth=truth, known=known
+    )
     given = len(_check_distances(distances))
     distances, labels, truth, known = _labeled(distances, labels, truth, known)
     unlabeled = given - len(truth)

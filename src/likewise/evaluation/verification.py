@@ -11,7 +11,7 @@ from scipy.special import ndtri
 from torch import Tensor
 
 from likewise import intervals, metrics
-from likewise._checks import check_number, check_rate
+from likewise._checks import as_tensors, check_number, check_rate
 from likewise.evaluation._plain import plain_fields
 from likewise.intervals import A_RATE, FEWEST_GROUPS, Estimate, checked_items
 from likewise.metrics import Sweep
@@ -161,6 +161,7 @@ def evaluate_verification(
         >>> print(evaluate_verification(distances, same).roc_auc)
         0.889 [0.581, 1.000]
     """
+    distances, same, items = as_tensors(distances=distances, same=same, items=items)
     counts = metrics.sweep(distances, same)
     if threshold is not None:
         check_number("threshold", threshold)

@@ -7,7 +7,14 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from likewise._checks import check_count, check_embeddings, check_finite, check_labels
+from likewise._checks import (
+    as_tensor,
+    as_tensors,
+    check_count,
+    check_embeddings,
+    check_finite,
+    check_labels,
+)
 from likewise.errors import InputError
 
 
@@ -37,6 +44,7 @@ def cluster(embeddings: Float[Tensor, "n d"], count: int, *, seed: int = 0) -> I
     Raises:
         InputError: for NaN, or more clusters than embeddings.
     """
+    embeddings = as_tensor(embeddings, "embeddings")
     from sklearn.cluster import KMeans  # takes a second, and few need it
 
     check_embeddings(embeddings)
@@ -72,6 +80,7 @@ def mutual_information(clusters: Int[Tensor, " n"], labels: Int[Tensor, " n"]) -
         >>> mutual_information(torch.tensor([5, 5, 2, 2]), torch.tensor([0, 0, 1, 1]))
         MutualInformation(normalized=1.0, adjusted=1.0)
     """
+    clusters, labels = as_tensors(clusters=clusters, labels=labels)
     from sklearn.metrics import adjusted_mutual_info_score, normalized_mutual_info_score
 
     check_labels(labels, len(labels))

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from torch.utils.data import DataLoader, Sampler
 
 from likewise._checks import check_at_least, check_choice, check_count, check_positive
-from likewise.data import Dataset, GivenPairs, GivenTriplets, ViewDataset, WithIds
+from likewise.data import Dataset, GivenPairs, GivenTriplets, ViewDataset, WithIds, as_dataset
 from likewise.errors import InputError
 from likewise.training import settings
 from likewise.training.batches import batch_loss, default_batches, label_facts
@@ -68,8 +68,9 @@ def fit(
     Args:
         encoder: any module from a batch of items to embeddings (n, d).
         loss: called as loss(embeddings, labels). Weights of its own are trained as well.
-        data: a dataset with labels, such as `likewise.data.load` gives; or one of pairs, triplets
-            or views over it. Its `set_epoch`, if it has one, is called with 0, 1, ...
+        data: a dataset with labels, such as `likewise.data.load` gives, any that
+            `likewise.data.as_dataset` takes, or one of pairs, triplets or views over it. Its
+            `set_epoch`, if it has one, is called with 0, 1, ...
         epochs: how many.
         classes_per_batch: P. All classes, but at most 16, if None.
         items_per_class: K. As many as make a batch of about 128 items, at least 4, if None.
@@ -123,6 +124,7 @@ def fit(
     check_positive("learning_rate", learning_rate)
     _check_something_learns(encoder, loss)
     _check_one_process(device)
+    data = as_dataset(data, pairs=True)
     accelerator = _accelerator(device, precision)
     ours = optimizer is None
     if optimizer is None:

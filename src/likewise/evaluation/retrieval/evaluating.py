@@ -11,6 +11,7 @@ from torch import Tensor
 
 from likewise import intervals, metrics
 from likewise._checks import (
+    as_tensors,
     check_count,
     check_embeddings,
     check_finite,
@@ -93,6 +94,11 @@ def evaluate_retrieval(
         >>> print(result.precision_at_1)
         1.000 [0.398, 1.000]
     """
+    groups, reference_groups = as_tensors(groups=groups, reference_groups=reference_groups)
+    references, reference_labels = as_tensors(
+        references=references, reference_labels=reference_labels
+    )
+    embeddings, labels = as_tensors(embeddings=embeddings, labels=labels)
     if ks is not None and not isinstance(ks, Iterable):
         raise InputTypeError(f"ks must be ranks, got {ks!r}. Use e.g. ks=(1, 5).")
     check_distance(distance)
