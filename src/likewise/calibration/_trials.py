@@ -2,6 +2,7 @@
 
 import dataclasses
 from dataclasses import dataclass
+from functools import cached_property
 
 import numpy as np
 import torch
@@ -35,7 +36,9 @@ class Trials:
     k: int | None
     gallery_size: int | None
     sample: tuple[float, ...]
-    unknowns: Unknowns | None = None
+    classes: Int[Tensor, " p"] | None = None
+    guarantee_for: str = "classes"
+    counted: Unknowns | None = None  # of the whole that this is a part of
 
     @classmethod
     def of(
@@ -69,10 +72,6 @@ class Trials:
         slots = None if items is None else intervals.checked_items(items, len(same))
         if slots is None and gallery_size is not None:
             slots = torch.arange(len(same))[:, None]
-        unknowns = None
-        if gallery_size is not None and known is not None and slots is not None:
-            classes = _checked_classes(classes, len(same))
-            unknowns = Unknowns.of(~known.cpu(), slots, classes, by=guarantee_for)
         distances = distances.detach().double().cpu()
         return cls(
             counts=counts,
@@ -85,7 +84,8 @@ class Trials:
             k=k,
             gallery_size=gallery_size,
             sample=_sample(distances, slots),
-            unknowns=unknowns,
+            classes=_checked_classes(classes, len(same)),
+            guarantee_for=guarantee_for,
         )
 
     def part(self, some: Bool[Tensor, " p"]) -> "Trials":
@@ -102,8 +102,15 @@ class Trials:
         if self.unknowns is None:
             return part
         return dataclasses.replace(
-            part, unknowns=self.unknowns._replace(rows=self.unknowns.rows[some])
+            part, counted=self.unknowns._replace(rows=self.unknowns.rows[some])
         )
+
+    @cached_property
+    def unknowns(self) -> Unknowns | None:
+        """The queries that a guarantee counts; None where there is no gallery."""
+        if self.counted is not None or self.strangers is None or self.slots is None:
+            return self.counted
+        return Unknowns.of(self.strangers, self.slots, self.classes, by=self.guarantee_for)
 
     @property
     def strangers(self) -> Bool[Tensor, " p"] | None:

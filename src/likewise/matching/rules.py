@@ -96,7 +96,7 @@ def decide(
 
     Raises:
         InputError: the rule is not known, or does not give one label and distance per query;
-            NaN among the distances.
+            NaN or minus infinity among the distances.
 
     Example:
         >>> import numpy as np
@@ -108,11 +108,13 @@ def decide(
         >>> decide(found, "majority")
         (tensor([1]), tensor([0.3000]))
     """
-    if free_to_look(neighbors.distances) and bool(neighbors.distances.isnan().any()):
-        raise InputError(
-            "distances of neighbors must be numbers, or inf for padding, got "
-            f"{int(neighbors.distances.isnan().sum())} NaN. Look queries up again."
-        )
+    if free_to_look(neighbors.distances):
+        good = neighbors.distances > -torch.inf  # and no NaN
+        if not bool(good.all()):
+            raise InputError(
+                "distances of neighbors must be finite, or inf for padding, got "
+                f"{int((~good).sum())} NaN or minus infinity. Look queries up again."
+            )
     elect = RULES[rule_name(rule)] if isinstance(rule, str) else rule
     labels, distances = elect(neighbors)
     count = len(neighbors.labels)
