@@ -20,6 +20,16 @@ def train(run, tmp_path):
     return train
 
 
+@pytest.mark.parametrize("loss", ["multi-similarity", "triplet"])
+@pytest.mark.parametrize("following", [(), ("--keep-best", "loss")])
+def test_a_training_that_diverges_saves_nothing(train, tmp_path, loss, following):
+    options = ("--learning-rate", 1e30, "--epochs", 2, "--loss", loss, *following)
+    status, _, said = train(*options)
+    assert status == 2
+    assert "must stay finite" in said
+    assert not (tmp_path / "model").exists()
+
+
 HELD_OUT = ("--hold-out-classes", "0,4,5,8")
 NUMBERS = ("precision_at_1", "r_precision", "map_at_r", "roc_auc", "equal_error_rate")
 

@@ -278,7 +278,7 @@ def test_the_same_objects_go_on_though_a_training_changed_them(tmp_path):
         return items
 
     pairs = {"data": data, "loss": loss, "optimizer": optimizer}
-    proxies = losses.ArcFaceLoss(3, 4, class_share=0.5)
+    proxies = losses.ArcFaceLoss(3, 200, class_share=0.5)  # draws classes in every call
     memory = losses.CrossBatchMemory(losses.ContrastiveLoss(), embedding_dim=3, size=50)
     for number, given in enumerate(
         (
