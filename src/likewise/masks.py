@@ -36,7 +36,7 @@ def masks(
 
     The label -1 means unlabeled. Such an item is neither positive nor negative for anything, as
     anchor and as reference; the slots of a memory that are not yet filled have it too. Any other
-    negative label is a label as any other.
+    negative label is an ordinary label here; losses with class weights refuse it.
 
     Raises:
         InputError: a shape does not fit, or ids are given for one side only.
