@@ -402,8 +402,8 @@ def test_positives_side_by_side_are_those_of_each_row_in_order(most, looks, monk
 @pytest.mark.parametrize("looks", [True, False], ids=["CPU", "as on a GPU"])
 def test_positives_of_one_column_or_none_are_side_by_side_too(looks, monkeypatch):
     monkeypatch.setattr(_rows, "free_to_look", lambda _: looks)
-    columns, valid = _rows.positive_columns(torch.tensor([[True], [False], [True]]))
+    columns, valid = _rows.positive_columns(torch.tensor([[True], [True], [False]]))
     assert columns.tolist() == [[0], [0], [0]]
-    assert valid.tolist() == [[True], [False], [True]]
+    assert valid.tolist() == [[True], [True], [False]]
     columns, valid = _rows.positive_columns(torch.zeros(3, 0, dtype=torch.bool))
     assert columns.shape == valid.shape == (3, 0)
