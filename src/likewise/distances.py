@@ -1,8 +1,8 @@
 """Distances between embeddings; smaller is closer, always."""
 
-import math
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -232,19 +232,16 @@ class _Euclidean(torch.autograd.Function):
 
 
 def _by_product(a: Tensor, b: Tensor) -> tuple[Tensor, Tensor | None]:
-    # Squared distances, and which were done again by differences; None if all should be: where
-    # those are many, or where squares overflow, of which a product would make NaN. Distances do
-    # not depend on the origin, and near it products are exact.
+    # Squared distances, and which were done again by differences; None if those are so many
+    # that all should be. Distances do not depend on the origin, and near it products are exact.
     middle = _round_middle(b)
     x = a - middle
     y = x if b is a else b - middle
     lengths = x.square().sum(dim=1)[:, None]
     others = lengths.T if b is a else y.square().sum(dim=1)
-    squares = lengths + others
-    if not math.isfinite(lengths.sum() if b is a else lengths.sum() + others.sum()):
-        return squares, None
-    squares.addmm_(x, y.T, alpha=-2)
-    near = torch.from_numpy(np.flatnonzero((squares <= NEAR * lengths).numpy()))
+    squares = (lengths + others).addmm_(x, y.T, alpha=-2)
+    # What is not far, for where squares overflow the product is NaN.
+    near = torch.from_numpy(np.flatnonzero((squares > NEAR * lengths).logical_not_().numpy()))
     if len(near) > squares.numel() // 8:
         return squares, None
     for some in torch.split(near, max(1, MOST // a.shape[1])):
@@ -277,9 +274,11 @@ def _euclidean_paired(a: Tensor, b: Tensor) -> Tensor:
     return distances
 
 
-def _noise_to_signal(a: Tensor, noise: Tensor) -> Tensor:
-    signal = (a - a.mean(dim=1, keepdim=True)).square().sum(dim=1)
+def _noise_to_signal(a: Tensor, b: Tensor, compare: Callable[[Tensor, Tensor], Tensor]) -> Tensor:
+    x = _centred(a)
+    noise = compare(x, x if b is a else _centred(b))
     shape = (-1, *[1] * (noise.ndim - 1))
+    signal = x.square().sum(dim=1)
     with torch.no_grad():
         without = ((a.amax(dim=1) == a.amin(dim=1)) | signal.isinf()).view(shape)
     # A tiny signal keeps the ratio finite.
@@ -300,6 +299,10 @@ def _centred(x: Tensor) -> Tensor:
     return x - x.mean(dim=1, keepdim=True)
 
 
+def _squares(a: Tensor, b: Tensor) -> Tensor:
+    return (a - b).square().sum(dim=1)
+
+
 COSINE = _distance(
     "cosine",
     _cosine_matrix,
@@ -309,7 +312,7 @@ EUCLIDEAN = _distance("euclidean", _euclidean_matrix, _euclidean_paired)  # in [
 SQUARED_EUCLIDEAN = _distance(
     "squared_euclidean",
     lambda a, b: _euclidean_matrix(a, b, squared=True),
-    lambda a, b: (a - b).square().sum(dim=1),
+    _squares,
 )  # in [0, inf); for unit vectors twice the cosine distance
 MANHATTAN = _distance(
     "manhattan",
@@ -323,8 +326,8 @@ INNER_PRODUCT = _distance(
 )  # minus the inner product, so that smaller is closer: any number, and not 0 between equals
 SNR = _distance(
     "snr",
-    lambda a, b: _noise_to_signal(a, _euclidean_matrix(_centred(a), _centred(b), squared=True)),
-    lambda a, b: _noise_to_signal(a, (_centred(a) - _centred(b)).square().sum(dim=1)),
+    lambda a, b: _noise_to_signal(a, b, partial(_euclidean_matrix, squared=True)),
+    lambda a, b: _noise_to_signal(a, b, _squares),
 )  # variance of the difference over the variance of the anchor a, in [0, inf); not symmetric
 # Source of SNR: Yuan, Deng, Tang, Tang & Chen, "Signal-to-Noise Ratio: A Robust Distance Metric for
 # Deep Metric Learning", CVPR 2019, equation 4.

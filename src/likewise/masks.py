@@ -36,7 +36,7 @@ def masks(
 
     The label -1 means unlabeled. Such an item is neither positive nor negative for anything, as
     anchor and as reference; the slots of a memory that are not yet filled have it too. Any other
-    negative label is a label as any other.
+    negative label is an ordinary label here; losses with class weights refuse it.
 
     Raises:
         InputError: a shape does not fit, or ids are given for one side only.
@@ -50,7 +50,19 @@ def masks(
         >>> is_negative.int().tolist()
         [[0, 0, 1], [0, 0, 1], [1, 1, 0]]
     """
+    is_positive, is_negative, _ = _masks(labels, reference_labels, ids, reference_ids)
+    return is_positive, is_negative
+
+
+def _masks(
+    labels: Tensor,
+    reference_labels: Tensor | None = None,
+    ids: Tensor | None = None,
+    reference_ids: Tensor | None = None,
+) -> tuple[Tensor, Tensor, Tensor | None]:
+    # Both masks, and `labeled_among` the anchors.
     check_labels(labels, len(labels))
+    labeled = labeled_among(labels)
     if reference_labels is None:
         if ids is not None or reference_ids is not None:
             raise InputError(
@@ -60,11 +72,10 @@ def masks(
         same = labels[:, None] == labels[None, :]
         is_negative = ~same
         same.fill_diagonal_(False)
-        labeled = labeled_among(labels)
         if labeled is not None:
             counts = labeled[:, None] & labeled[None, :]
-            return same.logical_and_(counts), is_negative.logical_and_(counts)
-        return same, is_negative
+            return same.logical_and_(counts), is_negative.logical_and_(counts), labeled
+        return same, is_negative, labeled
     check_labels(reference_labels, len(reference_labels), "reference_labels")
     if (ids is None) != (reference_ids is None):
         raise InputError(
@@ -72,14 +83,13 @@ def masks(
         )
     same = labels[:, None] == reference_labels[None, :]
     counts = (reference_labels != UNLABELLED)[None, :]
-    labeled = labeled_among(labels)
     if labeled is not None:
         counts = counts & labeled[:, None]
     if ids is not None and reference_ids is not None:
         check_labels(ids, len(labels), "ids")
         check_labels(reference_ids, len(reference_labels), "reference_ids")
         counts = counts & (ids[:, None] != reference_ids[None, :])
-    return same & counts, ~same & counts
+    return same & counts, ~same & counts, labeled
 
 
 def labeled_among(labels: Int[Tensor, " n"]) -> Bool[Tensor, " n"] | None:
@@ -115,13 +125,12 @@ def compared(
             "Give both, or neither to compare the batch with itself."
         )
     if references is None or reference_labels is None:
-        return Compared(embeddings, embeddings, *masks(labels), labeled_among(labels))
+        return Compared(embeddings, embeddings, *_masks(labels))
     check_embeddings(references, "references")
     check_same_width(embeddings, references, ("embeddings", "references"))
     check_labels(reference_labels, len(references), "reference_labels")
     return Compared(
         embeddings,
         references,
-        *masks(labels, reference_labels, ids=ids, reference_ids=reference_ids),
-        labeled_among(labels),
+        *_masks(labels, reference_labels, ids, reference_ids),
     )

@@ -19,6 +19,7 @@ from likewise._checks import (
 )
 from likewise.distances import COSINE
 from likewise.errors import InputError
+from likewise.losses._shown import shown
 from likewise.losses.facts import mean_over, spread
 from likewise.masks import UNLABELLED, labeled_among
 
@@ -43,6 +44,10 @@ class ToCenters(NamedTuple):
         """Whether the column is that of the item's own class."""
         columns = torch.arange(self.distances.shape[1], device=self.own.device)
         return self.own[:, None] == columns[None, :]
+
+    def shown(self, value: Float[Tensor, ""]) -> Float[Tensor, ""]:
+        """The value; NaN if a number of an unlabeled item, which costs nothing, is not finite."""
+        return value if self.labeled is None else shown(value, self.distances, self.centers)
 
     def at_own(self, values: Float[Tensor, "n c"]) -> Float[Tensor, " n"]:
         """The value at the item's own class; at any class for an unlabeled item."""
@@ -175,7 +180,7 @@ def center_facts(
     to_own = compared.at_own(nearest)
     to_others = nearest.sum(dim=1) - to_own
     return {
-        "accuracy": mean_over(right.float(), labeled),
+        "accuracy": mean_over(right, labeled),
         "positive_distance": mean_over(to_own, labeled),
         "negative_distance": mean_over(to_others, labeled) / (nearest.shape[1] - 1),
         "spread": spread(embeddings),

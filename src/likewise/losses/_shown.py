@@ -24,9 +24,7 @@ def shown(
     """
     numbers = (distances if distances.numel() else embeddings).detach()
     # Where looking is free, a finite sum tells the same in fewer steps.
-    if not numbers.numel() or (
-        free_to_look(numbers) and math.isfinite(numbers.sum().float().numpy())
-    ):
+    if not numbers.numel() or (free_to_look(numbers) and math.isfinite(numbers.sum())):
         return value
     least, most = numbers.aminmax()
     return value * ((least - least) + (most - most)).add_(1)

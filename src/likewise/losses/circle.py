@@ -134,7 +134,7 @@ class CircleLoss(nn.Module):
         )
         active = costs.detach() > 0
         self.facts = {
-            "active": mean_over(active.float(), batch.labeled),
+            "active": mean_over(active, batch.labeled),
             **batch_facts(embeddings, distances, batch.is_positive, batch.is_negative),
         }
         mean = mean_over(costs, active if self.average == "active" else batch.labeled)

@@ -189,7 +189,7 @@ class GeneralizedLiftedLoss(nn.Module):
         pairs = self.miner(distances, batch.is_positive, batch.is_negative)
         costs = generalized_lifted_loss(distances, *pairs, margin=self.margin)
         self.facts = {
-            "active": mean_over((costs.detach() > 0).float(), batch.labeled),
+            "active": mean_over(costs.detach() > 0, batch.labeled),
             **batch_facts(embeddings, distances, batch.is_positive, batch.is_negative),
         }
         return shown(mean_over(costs, batch.labeled), distances, embeddings)

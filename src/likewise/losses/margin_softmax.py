@@ -9,7 +9,6 @@ from torch import Tensor, nn
 from likewise._checks import check_at_least, check_count, check_positive
 from likewise.errors import InputError
 from likewise.losses._centers import ClassCenters, ToCenters, center_facts, mean_cross_entropy
-from likewise.losses._shown import shown
 
 
 def arcface_distance(
@@ -153,14 +152,14 @@ class ArcFaceLoss(nn.Module):
         reference_ids: Tensor | None = None,
     ) -> Float[Tensor, ""]:
         """The mean over the batch; references play no part, since items meet centres only."""
-        compared = self.centers(embeddings, labels)
+        compared: ToCenters = self.centers(embeddings, labels)
         nearest = compared.nearest
         self.facts = center_facts(embeddings, nearest, compared)
         to_own = arcface_distance(
             compared.at_own(nearest), margin=self.margin, easy_margin=self.easy_margin
         )
         value = _cross_entropy(nearest, to_own, compared, self.scale)
-        return shown(value, embeddings, embeddings)
+        return compared.shown(value)
 
 
 class CosFaceLoss(nn.Module):
@@ -226,12 +225,12 @@ class CosFaceLoss(nn.Module):
         reference_ids: Tensor | None = None,
     ) -> Float[Tensor, ""]:
         """The mean over the batch; references play no part, since items meet centres only."""
-        compared = self.centers(embeddings, labels)
+        compared: ToCenters = self.centers(embeddings, labels)
         nearest = compared.nearest
         self.facts = center_facts(embeddings, nearest, compared)
         to_own = compared.at_own(nearest) + self.margin
         value = _cross_entropy(nearest, to_own, compared, self.scale)
-        return shown(value, embeddings, embeddings)
+        return compared.shown(value)
 
 
 class SphereFaceLoss(nn.Module):
@@ -300,7 +299,7 @@ class SphereFaceLoss(nn.Module):
         reference_ids: Tensor | None = None,
     ) -> Float[Tensor, ""]:
         """The mean over the batch; references play no part, since items meet centres only."""
-        compared = self.centers(embeddings, labels)
+        compared: ToCenters = self.centers(embeddings, labels)
         nearest = compared.nearest
         self.facts = center_facts(embeddings, nearest, compared)
         plain = compared.at_own(nearest)
@@ -309,4 +308,4 @@ class SphereFaceLoss(nn.Module):
             to_own = (self.blend * plain + to_own) / (1 + self.blend)
         lengths = torch.linalg.vector_norm(embeddings.to(nearest.dtype), dim=1)
         value = _cross_entropy(lengths[:, None] * nearest, lengths * to_own, compared, self.scale)
-        return shown(value, embeddings, embeddings)
+        return compared.shown(value)

@@ -10,9 +10,8 @@ from torch.autograd.function import once_differentiable
 
 from likewise._checks import check_at_least, check_count, check_positive
 from likewise.distances import unit
-from likewise.losses._centers import ClassCenters, center_facts, mean_cross_entropy
+from likewise.losses._centers import ClassCenters, ToCenters, center_facts, mean_cross_entropy
 from likewise.losses._log_sum_exp import log_sum_exp
-from likewise.losses._shown import shown
 from likewise.losses.facts import mean_over
 
 
@@ -170,7 +169,7 @@ class ProxyNCALoss(nn.Module):
         reference_ids: Tensor | None = None,
     ) -> Float[Tensor, ""]:
         """The mean over the batch; references play no part, since items meet proxies only."""
-        compared = self.centers(embeddings, labels)
+        compared: ToCenters = self.centers(embeddings, labels)
         nearest = compared.nearest
         self.facts = center_facts(embeddings, nearest, compared)
         logits = nearest * (-2 / self.temperature)
@@ -179,7 +178,7 @@ class ProxyNCALoss(nn.Module):
         else:
             others = logits.masked_fill(compared.is_own, -torch.inf).logsumexp(dim=1)
             value = mean_over(others - compared.at_own(logits), compared.labeled)
-        return shown(value, embeddings, embeddings)
+        return compared.shown(value)
 
 
 class ProxyAnchorLoss(nn.Module):
@@ -239,7 +238,7 @@ class ProxyAnchorLoss(nn.Module):
         reference_ids: Tensor | None = None,
     ) -> Float[Tensor, ""]:
         """The two means, added; references play no part, since items meet proxies only."""
-        compared = self.centers(embeddings, labels)
+        compared: ToCenters = self.centers(embeddings, labels)
         nearest = compared.nearest
         self.facts = center_facts(embeddings, nearest, compared)
         value = proxy_anchor_loss(
@@ -249,7 +248,7 @@ class ProxyAnchorLoss(nn.Module):
             margin=self.margin,
             labeled=compared.labeled,
         )
-        return shown(value, embeddings, embeddings)
+        return compared.shown(value)
 
 
 class SoftTripleLoss(nn.Module):
@@ -325,11 +324,11 @@ class SoftTripleLoss(nn.Module):
         reference_ids: Tensor | None = None,
     ) -> Float[Tensor, ""]:
         """Mean over the batch and regulariser; references play no part."""
-        compared = self.centers(embeddings, labels)
+        compared: ToCenters = self.centers(embeddings, labels)
         softened = soft_triple_distance(compared.distances, gamma=self.gamma)
         self.facts = center_facts(embeddings, softened, compared)
         logits = (softened + self.margin * compared.is_own) * -self.scale
         value = mean_cross_entropy(logits, compared.own, compared.labeled)
         if self.regularizer:
             value = value + self.regularizer * centers_apart(compared.centers)
-        return shown(value, embeddings, embeddings)
+        return compared.shown(value)

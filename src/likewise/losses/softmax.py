@@ -6,7 +6,13 @@ from jaxtyping import Float, Int
 from torch import Tensor, nn
 
 from likewise._checks import check_count, check_embeddings, check_positive, check_same_width
-from likewise.losses._centers import ClassCenters, center_facts, check_codes, mean_cross_entropy
+from likewise.losses._centers import (
+    ClassCenters,
+    ToCenters,
+    center_facts,
+    check_codes,
+    mean_cross_entropy,
+)
 from likewise.losses._shown import shown
 from likewise.losses.facts import mean_over
 from likewise.masks import labeled_among
@@ -61,8 +67,9 @@ class SoftmaxLoss(nn.Module):
             logits = F.linear(embeddings.to(dtype), weight.to(dtype), bias.to(dtype))
         with torch.no_grad():
             right = logits.argmax(dim=1) == labels
-            self.facts = {"accuracy": mean_over(right.float(), labeled)}
-        return shown(mean_cross_entropy(logits, labels, labeled), embeddings, embeddings)
+            self.facts = {"accuracy": mean_over(right, labeled)}
+        value = mean_cross_entropy(logits, labels, labeled)
+        return value if labeled is None else shown(value, logits, embeddings)
 
 
 class NormalizedSoftmaxLoss(nn.Module):
@@ -121,7 +128,7 @@ class NormalizedSoftmaxLoss(nn.Module):
         reference_ids: Tensor | None = None,
     ) -> Float[Tensor, ""]:
         """The mean over the batch; references play no part, since items meet centres only."""
-        compared = self.centers(embeddings, labels)
+        compared: ToCenters = self.centers(embeddings, labels)
         nearest = compared.nearest
         self.facts = center_facts(embeddings, nearest, compared)
         logits = nearest * (-1 / self.temperature)
