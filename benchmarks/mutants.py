@@ -4,7 +4,8 @@
 
 draws mutants of the folders named in FOLDERS, runs for each the tests that reach the changed
 statement, quickest first, and lists the mutants that no test noticed. A survivor is a missing test,
-or a change without effect. What `--out` holds already is not judged again.
+or a change without effect. What `--out` holds already is not judged again; with `--again` its
+survivors are.
 
 How it is quick: the tests are collected once, in a process that forks a child for each mutant. The
 child gives the changed functions their changed code and runs the tests until one fails. Which tests
@@ -124,14 +125,10 @@ class Changes(ast.NodeVisitor):
 
     def add(self, start: int, end: int, after: str) -> None:
         line = self.source.count(b"\n", 0, start) + 1
-        mutated = self.source[:start] + after.encode() + self.source[end:]
-        with contextlib.suppress(SyntaxError):
-            compile(mutated, self.file, "exec", dont_inherit=True)
-            statement = self.statement if self.depth else 0
-            before = " ".join(self.source[start:end].decode().split())
-            column = start - self.starts[line - 1]
-            after = " ".join(after.split())
-            self.found.append(Mutant(self.file, line, column, start, end, before, after, statement))
+        column = start - self.starts[line - 1]
+        statement = self.statement if self.depth else 0
+        before, after = (" ".join(t.split()) for t in (self.source[start:end].decode(), after))
+        self.found.append(Mutant(self.file, line, column, start, end, before, after, statement))
 
     def between(self, left: ast.AST, right: ast.AST, before: str, after: str) -> None:
         start, end = self.place(left, end=True), self.place(right)
@@ -199,7 +196,7 @@ class Changes(ast.NodeVisitor):
     def visit_Expr(self, node: ast.Expr) -> None:
         if isinstance(node.value, ast.Call):
             start, end = self.place(node), self.place(node, end=True)
-            self.add(start, end, "pass" + "\n" * self.source.count(b"\n", start, end))
+            self.add(start, end, "pass")
         if not isinstance(node.value, ast.Constant):
             self.generic_visit(node)
 
@@ -208,7 +205,7 @@ class Changes(ast.NodeVisitor):
         if isinstance(test, ast.Name) and test.id == "TYPE_CHECKING":
             return
         if isinstance(test, ast.Name | ast.Attribute | ast.Call):
-            self.add(self.place(test), self.place(test), "not ")
+            self.add(self.place(test), self.place(test), "not")
         self.generic_visit(node)
 
     visit_If = visit_While = visit_IfExp = condition
@@ -291,9 +288,23 @@ def mutants_of(project: Path, only: list[str]) -> list[Mutant]:
 
 def mutated(source: bytes, mutant: Mutant) -> bytes:
     after = mutant.after
+    if after == "not" and not mutant.before:
+        after = "not "
     if after == "pass":  # a statement of more than one line: the lines below keep their numbers
         after += "\n" * source.count(b"\n", mutant.start, mutant.end)
     return source[: mutant.start] + after.encode() + source[mutant.end :]
+
+
+def drawn(mutants: list[Mutant], count: int, seed: int) -> list[Mutant]:
+    """The first `count` of the mutants in a random order that are Python."""
+    found = []
+    for mutant in random.Random(seed).sample(mutants, len(mutants)):
+        if len(found) == count:
+            break
+        with contextlib.suppress(SyntaxError):
+            compile(mutated((PROJECT / mutant.file).read_bytes(), mutant), mutant.file, "exec")
+            found.append(mutant)
+    return found
 
 
 # ---- which tests reach which statement ---------------------------------------------------------
@@ -338,9 +349,9 @@ def seconds_used() -> float:
 class Record:
     """A plugin that notes for each test its time and the statements it reached."""
 
-    def __init__(self, project: Path):
-        self.root = str(project / PACKAGE)
-        self.project = project
+    def __init__(self, project: Path, told: Path, share: int, shares: int):
+        self.root, self.told = str(project / PACKAGE), told
+        self.share, self.shares = share, shares
         self.statements: list[tuple[str, int]] = []
         self.reached = bytearray(100_000)
         self.tests: dict[str, tuple[float, list[int]]] = {}
@@ -364,6 +375,11 @@ class Record:
 
         importlib.machinery.SourceFileLoader.get_code = get_code
         sys.addaudithook(self.audit)
+
+    def pytest_collection_modifyitems(self, items):
+        files = {item.nodeid.split("::")[0]: None for item in items}
+        mine = set(list(files)[self.share :: self.shares])
+        items[:] = [item for item in items if item.nodeid.split("::")[0] in mine]
 
     def audit(self, event: str, _) -> None:
         if event in {"subprocess.Popen", "os.posix_spawn"} and self.running:
@@ -395,14 +411,13 @@ class Record:
         return True
 
     def pytest_sessionfinish(self, session):
-        tests = {name: test for name, test in self.tests.items() if name not in self.failed}
         record = {
             "statements": self.statements,
-            "tests": tests,
+            "tests": self.tests,
             "failed": sorted(self.failed),
-            "spawning": sorted(self.spawning & set(tests)),
+            "spawning": sorted(self.spawning),
         }
-        Path(os.environ["MUTANTS_RECORD"]).write_text(json.dumps(record))
+        self.told.write_text(json.dumps(record))
 
 
 class Quiet:
@@ -418,12 +433,12 @@ class Quiet:
         settings.load_profile("mutants")
 
 
-def prepare(project: Path) -> None:
-    """This process runs the tests of the copy in `project` from now on."""
+def prepare(project: Path, *, compiled: bool) -> None:
+    """This process runs the tests of the copy in `project` from now on, and may keep bytecode."""
     os.chdir(project)
     sys.path.insert(0, str(project / "src"))
     os.environ["PYTHONPATH"] = str(project / "src")
-    sys.dont_write_bytecode = "MUTANTS_BYTECODE" not in os.environ
+    sys.dont_write_bytecode = not compiled
     os.environ["PYTHONDONTWRITEBYTECODE"] = "1"
 
 
@@ -472,7 +487,7 @@ def fresh(project: str, chosen: str) -> int:
     """A fresh process: run the tests named in a file over a changed copy of the project."""
     import pytest
 
-    prepare(Path(project))
+    prepare(Path(project), compiled=False)
     names = Path(chosen).read_text().splitlines()
     files = sorted({name.split("::")[0] for name in names})
     told = Path(chosen + ".failed")
@@ -551,17 +566,9 @@ def judged(mutant: Mutant) -> dict:
 class Judge:
     """A plugin that, once all tests are collected, judges mutants instead of running tests."""
 
-    def __init__(self, project, mutants, record, workers, budget, tell):
-        self.project, self.mutants, self.workers, self.tell = project, mutants, workers, tell
-        self.budget = budget
-        self.record = record
-        self.seconds = {name: seconds for name, (seconds, _) in record["tests"].items()}
-        self.reaching = collections.defaultdict(set)
-        for name, (_, hits) in record["tests"].items():
-            for hit in hits:
-                file, line = record["statements"][hit]
-                self.reaching[file, line].add(name)
-                self.reaching[file, 0].add(name)
+    def __init__(self, project, mutants, reached, workers, budget, tell):
+        self.project, self.mutants, self.reached = project, mutants, reached
+        self.workers, self.budget, self.tell = workers, budget, tell
 
     def pytest_runtestloop(self, session):
         self.session = session
@@ -578,13 +585,13 @@ class Judge:
 
     def tests_for(self, mutant: Mutant) -> tuple[list[str], bool]:
         """Tests that reach the statement, quickest first, and whether the budget cut them."""
-        names = self.reaching[mutant.file, mutant.statement]
+        names = self.reached.reaching[mutant.file, mutant.statement]
         # A test that starts processes may reach it there, where nothing was recorded.
-        names = names or set(self.record["spawning"])
-        ordered = sorted(names, key=lambda name: (self.seconds[name], name))
+        names = names or self.reached.spawning
+        ordered = sorted(names, key=lambda name: (self.reached.seconds[name], name))
         taken, total = [], 0.0
         for name in ordered:
-            total += self.seconds[name]
+            total += self.reached.seconds[name]
             if total > self.budget and taken:
                 return taken, True
             taken.append(name)
@@ -594,7 +601,7 @@ class Judge:
         started = time.perf_counter()
         names, cut = self.tests_for(mutant)
         result = {"key": mutant.key, **asdict(mutant), "tests": len(names), "cut": cut}
-        result["reached"] = bool(self.reaching[mutant.file, mutant.statement])
+        result["reached"] = bool(self.reached.reaching[mutant.file, mutant.statement])
         fate, by = "survived", ""
         if mutant.statement and result["reached"]:
             fate, by = self.forked(mutant, names)
@@ -605,7 +612,7 @@ class Judge:
     def forked(self, mutant: Mutant | None, names: list[str]) -> tuple[str, str]:
         names = [name for name in names if name in self.items]
         while names:
-            usual = sum(self.seconds[name] for name in names)
+            usual = sum(self.reached.seconds[name] for name in names)
             cpu = LEAST_SECONDS + SLACK * usual
             reading, writing = os.pipe()
             process = os.fork()
@@ -653,7 +660,7 @@ class Judge:
             os._exit(OUR_FAULT)
 
     def in_fresh_process(self, mutant: Mutant, names: list[str]) -> tuple[str, str]:
-        usual = sum(self.seconds[name] for name in names)
+        usual = sum(self.reached.seconds[name] for name in names)
         with tempfile.TemporaryDirectory(prefix="mutant-") as folder:
             copy = Path(folder) / "project"
             shutil.copytree(self.project, copy)
@@ -721,20 +728,46 @@ def report(results: list[dict]) -> str:
     return "\n".join(lines)
 
 
-def recorded(project: Path, tests: list[str], cache: Path) -> dict:
-    """Which tests reach which statement; made by one run of all tests if it is not there."""
+@dataclass
+class Reached:
+    """Which tests reach which statement, how long each takes, and which start processes."""
+
+    seconds: dict[str, float]
+    reaching: dict[tuple[str, int], set[str]]  # by file and line; line 0: any of the file
+    spawning: set[str]
+
+
+def recorded(project: Path, tests: list[str], workers: int, cache: Path) -> Reached:
+    """From one run of all tests, made if it is not there."""
+    parts = [cache.with_suffix(f".{part}.json") for part in range(workers)]
     if not cache.exists():
         print("Running all tests once, to see what each reaches …", file=sys.stderr, flush=True)
-        subprocess.run(
-            [sys.executable, __file__, "--record", str(project), "--tests", *tests],
-            env={**os.environ, "MUTANTS_RECORD": str(cache), "MUTANTS_BYTECODE": "1"},
-            stdout=subprocess.DEVNULL,
-            check=False,
-        )
-    record = json.loads(cache.read_text())
-    if record["failed"]:
-        print("Left out, for they fail as it is:", *record["failed"], sep="\n  ", file=sys.stderr)
-    return record
+        command = [sys.executable, __file__, "--record"]
+        running = [
+            subprocess.Popen(
+                [*command, str(project), str(told), str(part), str(workers), "--tests", *tests],
+                stdout=subprocess.DEVNULL,
+            )
+            for part, told in enumerate(parts)
+        ]
+        for process in running:
+            process.wait()
+        if not all(told.exists() for told in parts):
+            raise SystemExit("The run of all tests did not end.")
+        cache.write_text(json.dumps([json.loads(told.read_text()) for told in parts]))
+        for told in parts:
+            told.unlink()
+    reached = Reached({}, collections.defaultdict(set), set())
+    for part in json.loads(cache.read_text()):
+        if part["failed"]:
+            print("Left out, for they fail as it is:", *part["failed"], sep="\n  ", file=sys.stderr)
+        for name in part["tests"].keys() - set(part["failed"]):
+            reached.seconds[name], hits = part["tests"][name]
+            for file, line in (part["statements"][hit] for hit in hits):
+                reached.reaching[file, line].add(name)
+                reached.reaching[file, 0].add(name)
+        reached.spawning |= set(part["spawning"]) - set(part["failed"])
+    return reached
 
 
 def main() -> None:
@@ -754,27 +787,32 @@ def main() -> None:
     asked.add_argument(
         "--reached", type=Path, help="a record of which tests reach what, old or not"
     )
+    asked.add_argument("--again", action="store_true", help="judge the survivors in --out again")
     asked.add_argument("--fresh", nargs=2, help=argparse.SUPPRESS)
-    asked.add_argument("--record", type=Path, help=argparse.SUPPRESS)
+    asked.add_argument("--record", nargs=4, help=argparse.SUPPRESS)
     args = asked.parse_args()
     if args.fresh:
         sys.exit(fresh(*args.fresh))
     import pytest
 
     if args.record:
-        prepare(args.record)
-        sys.exit(pytest.main([*PYTEST, *args.tests], plugins=[Quiet(), Record(args.record)]))
+        project, told, share, shares = args.record
+        prepare(Path(project), compiled=True)
+        record = Record(Path(project), Path(told), int(share), int(shares))
+        sys.exit(pytest.main([*PYTEST, *args.tests], plugins=[Quiet(), record]))
     os.environ.setdefault("OMP_NUM_THREADS", "1")
     os.environ.setdefault("LIKEWISE_DATA", str(PROJECT.parent / "shared" / "data"))
     mutants = mutants_of(PROJECT, args.only or [str(PACKAGE / folder) for folder in FOLDERS])
     possible = len(mutants)
     if args.at:
         mutants = [one for one in mutants if any(part in one.key for part in args.at)]
-    mutants = random.Random(args.seed).sample(mutants, min(args.sample, len(mutants)))
+    mutants = drawn(mutants, args.sample, args.seed)
     results = {}
     if args.out and args.out.exists():
         results = {r["key"]: r for r in map(json.loads, args.out.read_text().splitlines())}
         results = {one.key: results[one.key] for one in mutants if one.key in results}
+    if args.again:
+        results = {key: one for key, one in results.items() if one["fate"] != "survived"}
     left = [one for one in mutants if one.key not in results]
     print(
         f"{len(mutants)} of {possible} mutants, {len(left)} to judge", file=sys.stderr, flush=True
@@ -798,10 +836,10 @@ def main() -> None:
         project = copy_of_project(Path(folder).resolve() / "project")
         cache = args.reached or PROJECT / "out" / f"reached-{state_of(args.tests)}.json"
         cache.parent.mkdir(exist_ok=True)
-        record = recorded(project, args.tests, cache)
-        prepare(project)
+        reached = recorded(project, args.tests, args.workers, cache)
+        prepare(project, compiled=True)
         if left:
-            judge = Judge(project, left, record, args.workers, args.budget, tell)
+            judge = Judge(project, left, reached, args.workers, args.budget, tell)
             pytest.main([*PYTEST, *args.tests], plugins=[Quiet(), judge])
         print(report(list(results.values())))
 

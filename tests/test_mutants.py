@@ -92,6 +92,18 @@ def test_lines_below_a_removed_statement_keep_their_numbers(mutants):
     assert b"g" not in after
 
 
+def test_every_change_leaves_python_and_changes_it(mutants):
+    source = b"def f(a):\n    if a and -1 not in a:\n        f(\n            2)\n    return not a\n"
+    before = compile(source, "f", "exec")
+    found = mutants.Changes("f", source).found
+    assert len(found) == 8
+    assert all(compile(mutants.mutated(source, one), "f", "exec") != before for one in found)
+    (asked,) = mutants.Changes("f", b"def f(a):\n    return 1 if a else a").found[:1]
+    assert mutants.mutated(b"def f(a):\n    return 1 if a else a", asked).endswith(
+        b"if not a else a"
+    )
+
+
 def test_marks_tell_which_statements_ran(mutants):
     source = '''"""Text."""
 from __future__ import annotations
