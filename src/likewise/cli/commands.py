@@ -1,12 +1,11 @@
 """The commands of `likewise` and their options."""
 
-import sys
 from pathlib import Path
 from typing import Annotated, Any, Optional
 
 import typer
 
-from likewise.cli import comparing, console, gallery, known, maps
+from likewise.cli import comparing, console, ending, gallery, known, maps
 from likewise.cli.options import Data, Device, GalleryFolder, Json, Model, Point, Seed, Split
 from likewise.errors import InputError
 
@@ -21,20 +20,9 @@ app = typer.Typer(
 )
 
 
-def main() -> None:
-    """Run the command line and exit: 0 done, 2 the caller's mistake, 1 a fault of ours."""
-    try:
-        status = app(standalone_mode=False)
-    except (KeyboardInterrupt, typer.Abort):
-        console.say("likewise: stopped.")
-        status = 130
-    except Exception as error:
-        if hasattr(error, "format_message"):  # click's own words about options
-            console.say(f"likewise: {error.format_message()}")
-            status = console.CALLERS_MISTAKE
-        else:
-            status = console.exit_status(error)
-    sys.exit(status if isinstance(status, int) else 0)
+def run() -> int:
+    """Run the command line; its exit status."""
+    return ending.run(app)
 
 
 @app.command()
@@ -369,3 +357,8 @@ def info(model: Model, seed: Seed = 0, device: Device = None, as_json: Json = Fa
     from likewise.cli import answers, journeys
 
     console.finish(*answers.summary(journeys.open_model(model, device)), as_json=as_json)
+
+
+for _app in (app, gallery.app):
+    for _registered in _app.registered_commands:
+        _registered.cls = ending.Command

@@ -241,23 +241,23 @@ def _parse(path: Path, rows: list[tuple[int, str]], width: int) -> np.ndarray:
     return values
 
 
-def _first_fault(path: Path, rows: list[tuple[int, str]], width: int, reason: str) -> ValueError:
+def _first_fault(path: Path, rows: list[tuple[int, str]], width: int, reason: str) -> InputError:
     """What is wrong with the first faulty row, said by row and column."""
     for row, text in rows:
         cells = text.split(",") if text else []
         if len(cells) != width:
-            return ValueError(
+            return InputError(
                 f"row {row} of {str(path)!r} must have {width + 1} columns as the first row has, "
                 f"got {len(cells) + 1}. Correct or remove the row."
             )
         for column, cell in enumerate(cells, start=2):
             number = _number(cell)
             if number is None or not abs(number) <= _LARGEST:  # NaN is not either
-                return ValueError(
+                return InputError(
                     f"column {column} of row {row} of {str(path)!r} must be a finite number, "
                     f"got {cell.strip()!r}. Correct or remove the row."
                 )
-    return ValueError(
+    return InputError(
         f"rows {rows[0][0]} to {rows[-1][0]} of {str(path)!r} must be numbers, got {reason}."
     )
 

@@ -7,8 +7,8 @@ import numpy as np
 import torch
 from jaxtyping import Float
 from torch import Tensor, nn
-from torch.utils.data import DataLoader
 
+from likewise import _workers
 from likewise._checks import check_count, check_finite
 from likewise.encoders.heads import describe
 from likewise.errors import InputError, InputTypeError
@@ -109,13 +109,13 @@ def _batches(inputs: Tensor | Items, batch_size: int, workers: int) -> Iterator[
     if isinstance(inputs, Tensor):
         yield from torch.split(inputs, batch_size)
         return
-    loader: DataLoader[Any] = DataLoader(
-        inputs,  # type: ignore[arg-type]  # any map-style dataset will do
-        batch_size,
-        num_workers=workers,
+    loader = _workers.loader(
+        inputs,
+        workers=workers,
+        batch_size=batch_size,
         generator=torch.Generator(),  # otherwise each loader draws from the global one
     )
-    for batch in loader:
+    for batch in _workers.batches(loader):
         items = batch[0] if isinstance(batch, (tuple, list)) else batch
         if not isinstance(items, Tensor):
             raise InputTypeError(

@@ -140,8 +140,8 @@ class Checkpoint:
             torch.cuda.set_rng_state(random, device)
         return state["records"], state["stopped"]
 
-    def _other(self, difference: str) -> ValueError:
-        return ValueError(
+    def _other(self, difference: str) -> InputError:
+        return InputError(
             f"checkpoint must be of this training, got {str(self.folder)!r} with {difference}. "
             "Train as before, or give another folder."
         )

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor, nn
 from torch.utils.data import DataLoader, Sampler
 
+from likewise import _workers
 from likewise._checks import check_choice, check_count, check_positive
 from likewise.data import Dataset, GivenPairs, GivenTriplets, ViewDataset, WithIds
 from likewise.errors import InputError
@@ -114,6 +115,7 @@ def fit(
     """
     check_count("epochs", epochs)
     check_positive("learning_rate", learning_rate)
+    check_count("workers", workers, 0)
     _check_something_learns(encoder, loss)
     accelerator = _accelerator(device, precision)
     if optimizer is None:
@@ -136,10 +138,10 @@ def fit(
     # a checkpoint too, as random numbers of a worker could not be brought back.
     lasting = workers > 0 and checkpoint is None and not hasattr(data, "set_epoch")
     generator = torch.Generator()
-    loader: DataLoader[Any] = DataLoader(
+    loader = _workers.loader(
         WithIds(data) if getattr(loss, "takes_ids", False) else data,  # type: ignore[arg-type]
+        workers=workers,
         batch_sampler=batch_sampler,
-        num_workers=workers,
         persistent_workers=lasting,
         generator=generator,
     )
@@ -228,7 +230,7 @@ def _epoch(
         items = items if augment is None else augment(items)
         return items if preprocess is None else preprocess(items)
 
-    for number, batch in enumerate(run.loader, start=1):
+    for number, batch in enumerate(_workers.batches(run.loader), start=1):
         value, labels = batch_loss(run.encoder, run.loss, batch, prepare)
         run.optimizer.zero_grad()
         run.accelerator.backward(value)
