@@ -144,8 +144,8 @@ QUICK = [
     *(sys.executable, "-c"),
     "import sys\n"
     "from likewise.cli import console, ending\n"
-    "said = {'name': '\u00d7 b', 'nan': float('nan')}, ['\u00d7 b']\n"
-    "console.say('so far \u00d7')\n"
+    "said = {'name': '\\u00d7 b', 'nan': float('nan')}, ['\\u00d7 b']\n"
+    "console.say('so far \\u00d7')\n"
     "sys.exit(ending.run(lambda **_: console.finish(*said, as_json=sys.argv[1] == 'json')))\n",
 ]
 
@@ -230,11 +230,10 @@ def test_too_little_memory_ends_in_a_sentence(evil, tmp_path):
     assert len(ran.stderr.splitlines()) == 1
 
 
-@pytest.mark.parametrize("workers", [0, 2])
-def test_an_interrupt_ends_without_a_traceback(evil, tmp_path, workers):
+def test_an_interrupt_ends_without_a_traceback(evil, tmp_path):
     words = ["train", evil / "data", "--out", tmp_path / "m", "--epochs", 10_000, "--batches", 2]
     process = subprocess.Popen(
-        [*PROGRAM, *map(str, words), "--workers", str(workers)],
+        [*PROGRAM, *map(str, words), "--workers", "2"],
         stderr=subprocess.PIPE,
         stdout=subprocess.PIPE,
         text=True,

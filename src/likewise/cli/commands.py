@@ -45,8 +45,11 @@ def train(
     out: Annotated[Path, typer.Option(help="Folder for the model.")],
     split: Split = None,
     hold_out_classes: Annotated[
-        Optional[str],  # noqa: UP045
-        typer.Option(help="Classes not to train on: names separated by commas, or e.g. 40%."),
+        Optional[list[str]],  # noqa: UP045
+        typer.Option(
+            help="A class not to train on, several separated by commas, or e.g. 40%. May be given "
+            "again, and a name that holds a comma alone or in double quotes."
+        ),
     ] = None,
     keep_aside: Annotated[
         float, typer.Option(help="Share of each class not trained on, for calibration.")
@@ -129,7 +132,9 @@ def train(
 
     check_target(out)  # before the work rather than after it
     if track is not None and out.name == "runs":
-        raise InputError("out must not be runs with --track, which logs there, got 'runs'.")
+        raise InputError(
+            "must not be runs with --track, which logs there, got 'runs'.", argument="out"
+        )
     model = training.train(
         source,
         split=split,
@@ -283,7 +288,9 @@ def verify(
         if path is not None:
             check_file_target(name, path)
     if report is not None and pairs is None:
-        raise InputError("report must come with --pairs, got two files. Use --picture for these.")
+        raise InputError(
+            "must come with --pairs, got two files. Use --picture for these.", argument="report"
+        )
     asked = verification.read(files or [], pairs)
     loaded = journeys.open_model(model, device)
     with console.progress("verifying") as show:

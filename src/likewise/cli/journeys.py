@@ -1,5 +1,6 @@
 """What the commands on a saved model do, one function each, from arguments to results."""
 
+from collections import defaultdict
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -63,19 +64,37 @@ def chosen_device(device: str | None) -> str:
         return "cuda" if cuda else "cpu"
     check_choice("device", device, ("cpu", "cuda"))
     if device == "cuda" and not cuda:
-        raise InputError("device must be one this machine has, got 'cuda'. Use --device cpu.")
+        raise InputError(
+            "must be one this machine has, got 'cuda'. Use --device cpu.", argument="device"
+        )
     return device
 
 
 def index(
     model: SimilarityModel, source: str, split: str | None, per_class: int | None, seed: int
-) -> int:
-    """Add examples to the model's index, with where each came from; how many."""
+) -> dict[str, int]:
+    """Add examples that are not there yet to the model's index, with where each came from.
+
+    How many were `added`, how many were `already_there`, and how many of those added are there
+    `as_another_class` too.
+    """
     examples = open_fitting(model, source, split, "train")
     if per_class is not None:
         examples = data.sample_items(examples, per_class=per_class, seed=seed)
     with console.progress("indexing") as show:
-        return len(model.add(examples, metadata=_whereabouts(examples, source), progress=show))
+        ids = model.add_new(examples, metadata=_whereabouts(examples, source), progress=show)
+    doubtful = 0
+    if len(ids):
+        indexed = model.indexed_prints()
+        classes = defaultdict(set)
+        for print_, name in indexed:
+            classes[print_].add(name)
+        doubtful = sum(len(classes[print_]) > 1 for print_, _ in indexed[-len(ids) :])
+    return {
+        "added": len(ids),
+        "already_there": len(examples) - len(ids),
+        "as_another_class": doubtful,
+    }
 
 
 def remove(model: SimilarityModel, ids: Sequence[str], class_name: str | None) -> int:
@@ -91,8 +110,9 @@ def remove(model: SimilarityModel, ids: Sequence[str], class_name: str | None) -
             index.ids[(index.labels == model.class_names.index(class_name)).numpy()]
         )
     if index.ids.dtype.kind == "i":
-        if not all(id_.isdecimal() for id_ in ids):
-            raise InputError(f"ID must be a whole number, as those indexed are, got {ids[0]!r}.")
+        for id_ in ids:
+            if not id_.isdecimal() or len(id_) > len(str(2**63)):
+                raise InputError(f"ID must be a whole number, as those indexed are, got {id_!r}.")
         return index.remove([int(id_) for id_ in ids])
     return index.remove(list(ids))
 
@@ -119,7 +139,9 @@ def calibrate(
         examples = open_fitting(model, source, split, "train")
         rules = [rule] if rule else (["nearest"] if len(model.index) else []) + ["pairs"]
     if point is not None and rule is None:
-        raise InputError(f"point must come with --rule, got {point!r} alone. Say what it is for.")
+        raise InputError(
+            f"must come with --rule, got {point!r} alone. Say what it is for.", argument="point"
+        )
     made = {}
     for each in rules:
         with console.progress(f"calibrating {each}") as show:

@@ -40,7 +40,7 @@ from likewise.data.tables import (
     read_number_table,
     read_path_table,
 )
-from likewise.errors import InputError, InputTypeError
+from likewise.errors import InputError, InputTypeError, MissingFileError
 
 Source = str | Path | tuple[Tensor | np.ndarray, Labels]
 
@@ -187,11 +187,12 @@ def has_splits(source: Source) -> bool:
 def _find(source: str | Path) -> Path:
     if source in HOMES:
         return unpacked(find_or_download(str(source)), str(source))
-    path = Path(source).expanduser()
+    path = Path(os.path.expanduser(source))  # which leaves users that it does not know
     if not str(source) or not path.exists():
-        raise FileNotFoundError(
-            f"source must be one of {', '.join(NAMES)}, or a path that exists, "
-            f"got {str(source)!r}. Check the spelling."
+        raise MissingFileError(
+            f"must be one of {', '.join(NAMES)}, or a path that exists, got {str(source)!r}. "
+            "Check the spelling.",
+            argument="source",
         )
     return path
 
@@ -205,8 +206,9 @@ def _kind(path: Path) -> str:
     if path.suffix.lower() == ".npz":
         return "npz"
     raise InputError(
-        f"source must be a folder, a .csv or an .npz, got {str(path)!r}. "
-        "Put images into one folder per class."
+        f"must be a folder, a .csv or an .npz, got {str(path)!r}. "
+        "Put images into one folder per class.",
+        argument="source",
     )
 
 
@@ -217,9 +219,11 @@ def _choose(parts: Collection[str], split: str | None, where: str) -> list[str]:
     if split not in parts:
         known = [part for part in SPLITS if part in parts]
         raise InputError(
-            f"split must be left out, as {where} has no part {split!r}"
-            + (f" but only {known[0]!r}." if known else " and no parts at all.")
-            + " Use split_items or split_by_class to make parts."
+            f"must be left out, as {where} has no part {split!r}"
+            + (f" but only {known[0]!r}." if known else " and no parts at all."),
+            argument="split",
+            remedy="Use split_items or split_by_class to make parts.",
+            command="",
         )
     return [split]
 

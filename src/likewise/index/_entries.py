@@ -37,8 +37,9 @@ def check_filled(items: int) -> None:
     """Refuse to look anything up among no items."""
     if items == 0:
         raise InputError(
-            "index must hold at least one item before a lookup, got 0. "
-            "Add some with index.add(embeddings, labels=labels)."
+            "index must hold at least one item before a lookup, got 0.",
+            remedy="Add some with index.add(embeddings, labels=labels).",
+            command="Add some with likewise index.",
         )
 
 
@@ -47,8 +48,9 @@ def check_k(k: object, items: int) -> None:
     check_count("k", k)
     if isinstance(k, int) and k > items:
         raise InputError(
-            f"k must be at most {items}, the number of items in the index, got {k}. "
-            "Ask for fewer, or add more items."
+            f"must be at most {items}, the number of items in the index, got {k}. "
+            "Ask for fewer, or add more items.",
+            argument="k",
         )
 
 

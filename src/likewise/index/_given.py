@@ -35,14 +35,16 @@ def check_k(k: int, snapshot: Snapshot) -> None:
     """Refuse a lookup of nothing, in nothing, or of more than there is."""
     if len(snapshot) == 0:
         raise InputError(
-            "index must hold at least one item before a lookup, got 0. "
-            "Add some with index.add(embeddings, labels=labels)."
+            "index must hold at least one item before a lookup, got 0.",
+            remedy="Add some with index.add(embeddings, labels=labels).",
+            command="Add some with likewise index.",
         )
     check_count("k", k)
     if k > len(snapshot):
         raise InputError(
-            f"k must be at most {len(snapshot)}, the number of items in the index, got {k}. "
-            "Ask for fewer, or add more items."
+            f"must be at most {len(snapshot)}, the number of items in the index, got {k}. "
+            "Ask for fewer, or add more items.",
+            argument="k",
         )
 
 
