@@ -31,12 +31,11 @@ def folder(tmp_path):
 
 @pytest.mark.parametrize("gallery", [False, True])
 def test_what_is_there_is_not_added_again(run, folder, gallery):
+    data = folder / "data"
     options = ["--gallery", folder / "gallery"] if gallery else []
 
     def index(*more):
-        status, out, err = run(
-            "index", folder / "model", folder / "data", "--json", *options, *more
-        )
+        status, out, err = run("index", folder / "model", data, "--json", *options, *more)
         assert status == 0, err
         told = json.loads(out)
         return told["added"], told["already_there"], told["as_another_class"], told["indexed"]

@@ -177,7 +177,7 @@ def test_tensorboard_gets_the_scores_of_every_epoch(train, tmp_path):
         (("--keep-best", "seen_mpa"), "--keep-best must be a loss, a rate or a score"),
         (
             ("--keep-best", "x_accuracy"),
-            "--keep-best must be a number that came up by epoch 1, got",
+            "--keep-best must be a number that came up by epoch 1",
         ),
         (("--keep-aside", 0, "--evaluate", "aside"), "--evaluate must have 2 classes of items"),
         (("--evaluate", "nowhere"), "--evaluate must be one of digits, mnist, "),

@@ -28,13 +28,12 @@ from likewise.errors import InputError, MissingExtra
 
 # What the library calls an argument that a command calls otherwise; the first that it has.
 _ALSO = {
-    "augment": ("augment",),
-    "by": ("keep_best",),
+    "csv_path": ("pairs", "source"),
     "data": ("source", "sources"),
     "items": ("source", "sources", "files"),
     "leave_out": ("holds_for",),
+    "tracker": ("track",),
     "path": ("model", "out", "source"),
-    "sources": ("source",),
     "source": ("sources",),
 }
 

@@ -16,6 +16,8 @@ from likewise.data.images import is_image_name
 from likewise.data.tables import read_header
 from likewise.errors import InputError
 
+TABLES = (".csv", ".npz")
+
 
 def open_data(
     source: str,
@@ -105,7 +107,7 @@ def remove(model: SimilarityModel, ids: Sequence[str], class_name: str | None) -
             f"ID must be given, or --class, and not both, got {' '.join(ids) or 'none'}."
         )
     if class_name is not None:
-        check_choice("class", class_name, model.class_names)
+        check_choice("class_name", class_name, model.class_names)
         return index.remove(
             index.ids[(index.labels == model.class_names.index(class_name)).numpy()]
         )
@@ -160,7 +162,7 @@ def calibrate(
 
 def queries(model: SimilarityModel, sources: Sequence[str], split: str | None) -> tuple[Any, Any]:
     """The items to ask about, from image files or one source of data, and a name for each."""
-    if all(is_image_name(source) for source in sources):
+    if all(map(_is_image_file, sources)):
         if model.preprocess is None:
             raise InputError("model must have a preprocess to read image files, got one without.")
         return model.preprocess.read(sources), list(sources)
@@ -170,6 +172,12 @@ def queries(model: SimilarityModel, sources: Sequence[str], split: str | None) -
         )
     examples = open_fitting(model, sources[0], split, "test")
     return examples, paths_of(examples) or [f"item {number}" for number in range(len(examples))]
+
+
+def _is_image_file(source: str) -> bool:
+    """Whether a source is one image: by its name, or as a file that is no table."""
+    path = Path(source)
+    return is_image_name(path) or (path.is_file() and path.suffix.lower() not in TABLES)
 
 
 def is_pair_table(source: str) -> bool:

@@ -88,6 +88,8 @@ def train(
     check_choice("loss", loss, known_losses)
     check_choice("made_classes", made_classes, MADE_CLASSES)
     check_rate("keep_aside", keep_aside)
+    if keep_aside == 1:
+        raise InputError("must be below 1, got 1. Leave some to train on.", argument="keep_aside")
     compare = distances.by_name(distance)
     best, early = _following(keep_best, patience)
     if evaluate_every is not None:
@@ -150,7 +152,7 @@ def train(
             criterion,
             seen,
             epochs=epochs,
-            batches=batches or _batches(len(seen)),
+            batches=_batches(len(seen)) if batches is None else batches,
             classes_per_batch=classes_per_batch,
             items_per_class=items_per_class,
             learning_rate=learning_rate,

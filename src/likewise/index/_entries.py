@@ -147,8 +147,10 @@ def positions_of(ids: Values, stored: Mapping[Any, int]) -> list[int]:
     values = plain_ids(ids)
     if unknown := [value for value in values if value not in stored]:
         raise InputError(
-            f"ids must all be in the index, got unknown {unknown[0]!r}{_and_more(unknown)}. "
-            "index.ids lists those there are."
+            f"must all be in the index, got unknown {unknown[0]!r}{_and_more(unknown)}.",
+            argument="ids",
+            remedy="index.ids lists those there are.",
+            command="likewise lookup tells those there are.",
         )
     return [stored[value] for value in values]
 

@@ -266,9 +266,16 @@ def _accelerator(device: str | None, precision: str) -> Any:
             "Choose one of several GPUs with CUDA_VISIBLE_DEVICES."
         )
     if device == "cuda" and not cuda:
-        raise InputError("device must be one this machine has, got 'cuda'. Use device='cpu'.")
+        raise InputError(
+            "must be one this machine has, got 'cuda'.",
+            argument="device",
+            remedy="Use device='cpu'.",
+            command="Use --device cpu.",
+        )
     if precision == "float16" and (device == "cpu" or not cuda):
-        raise InputError("precision must not be float16 on a CPU, got float16. Use bfloat16.")
+        raise InputError(
+            "must not be float16 on a CPU, got float16. Use bfloat16.", argument="precision"
+        )
     # Accelerate keeps device and precision of a process's first run for all later ones.
     AcceleratorState._reset_state(reset_partial_state=True)
     return Accelerator(cpu=device == "cpu", mixed_precision=PRECISIONS[precision])
