@@ -184,7 +184,7 @@ def test_tensorboard_gets_the_scores_of_every_epoch(train, tmp_path):
         (("--evaluate", ""), "or a path that exists, got ''"),
         (("--evaluate-every", 0), "--evaluate-every must be at least 1, got 0"),
         (("--split", "foo"), "split must be one of all, test, train, got 'foo'"),
-        (("--track", "paper"), "tracker must be one of mlflow, tensorboard, wandb, got 'paper'"),
+        (("--track", "paper"), "--track must be one of mlflow, tensorboard, wandb, got 'paper'"),
     ],
 )
 def test_options_that_cannot_work_end_in_one_sentence(train, options, message, tmp_path):
