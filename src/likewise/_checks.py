@@ -11,7 +11,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from likewise.errors import InputError, InputTypeError
+from likewise.errors import InputError, InputTypeError, MissingFileError
 
 
 def free_to_look(values: Tensor) -> bool:
@@ -216,25 +216,25 @@ def check_same(same: object, count: int, name: str = "same") -> None:
 def check_at_least(name: str, value: float, least: float, remedy: str = "") -> None:
     """Refuse a number below `least`, or one that is not a number."""
     if isinstance(value, bool) or not isinstance(value, (int, float)) or math.isnan(value):
-        raise InputTypeError(f"{name} must be a number, got {value!r}.")
+        raise InputTypeError(f"must be a number, got {value!r}.", argument=name)
     if value < least:
-        raise InputError(f"{name} must be at least {least}, got {value}.{_after(remedy)}")
+        raise InputError(f"must be at least {least}, got {value}.", argument=name, remedy=remedy)
 
 
 def check_count(name: str, value: object, least: int = 1, remedy: str = "") -> None:
     """Refuse anything but a whole number of at least `least`."""
     if isinstance(value, bool) or not isinstance(value, int):
-        raise InputTypeError(f"{name} must be a whole number, got {value!r}.")
+        raise InputTypeError(f"must be a whole number, got {value!r}.", argument=name)
     if value < least:
-        raise InputError(f"{name} must be at least {least}, got {value}.{_after(remedy)}")
+        raise InputError(f"must be at least {least}, got {value}.", argument=name, remedy=remedy)
 
 
 def check_positive(name: str, value: float) -> None:
     """Refuse a number that is not above zero."""
     if isinstance(value, bool) or not isinstance(value, (int, float)):
-        raise InputTypeError(f"{name} must be a number, got {value!r}.")
+        raise InputTypeError(f"must be a number, got {value!r}.", argument=name)
     if not value > 0 or math.isinf(value):
-        raise InputError(f"{name} must be a finite number above 0, got {value}.")
+        raise InputError(f"must be a finite number above 0, got {value}.", argument=name)
 
 
 def check_number(name: str, value: object) -> None:
@@ -248,29 +248,30 @@ def check_number(name: str, value: object) -> None:
 def check_rate(name: str, value: float) -> None:
     """Refuse a number outside [0, 1]."""
     if isinstance(value, bool) or not isinstance(value, (int, float)):
-        raise InputTypeError(f"{name} must be a number, got {value!r}.")
+        raise InputTypeError(f"must be a number, got {value!r}.", argument=name)
     if not 0 <= value <= 1:
-        raise InputError(f"{name} must be between 0 and 1, got {value}.")
+        raise InputError(f"must be between 0 and 1, got {value}.", argument=name)
 
 
 def check_choice(name: str, value: object, choices: Iterable[str]) -> None:
     """Refuse a word that is not among `choices`."""
     known = sorted(choices)
     if value not in known:
-        raise InputError(f"{name} must be one of {', '.join(known)}, got {value!r}.")
+        raise InputError(f"must be one of {', '.join(known)}, got {value!r}.", argument=name)
 
 
 def check_exists(name: str, path: Path) -> None:
     """Refuse a path at which there is nothing."""
     if not path.exists():
-        raise FileNotFoundError(f"{name} must exist, got {str(path)!r}. Check the spelling.")
+        raise MissingFileError(f"must exist, got {str(path)!r}. Check the spelling.", argument=name)
 
 
 def check_file_target(name: str, path: Path) -> None:
     """Refuse a path that no file can be written to: without a name, a folder, or in none."""
     if not path.name or path.is_dir():
         raise InputError(
-            f"{name} must be a file, got the folder {str(path)!r}. Add the name of the file."
+            f"must be a file, got the folder {str(path)!r}. Add the name of the file.",
+            argument=name,
         )
     check_exists(f"folder of {name}", path.parent)
     if not path.parent.is_dir():
@@ -290,8 +291,4 @@ def check_folder_target(name: str, path: Path) -> None:
             if file == path
             else f"{str(path)!r} in the file {file.name!r}"
         )
-        raise InputError(f"{name} must be a folder, got {got}. Name another.")
-
-
-def _after(remedy: str) -> str:
-    return f" {remedy}" if remedy else ""
+        raise InputError(f"must be a folder, got {got}. Name another.", argument=name)

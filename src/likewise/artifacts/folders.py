@@ -26,8 +26,9 @@ def check_target(folder: Path) -> None:
         raise ArtifactError(f"path must be a folder, got the file {str(folder)!r}.")
     if folder.is_dir() and any(folder.iterdir()) and _named_files(folder) is None:
         raise ArtifactError(
-            f"path must be a new folder or an older model, got {str(folder)!r}, which holds "
-            "something else. Choose another name."
+            f"must be a new folder or an older model, got {str(folder)!r}, which holds something "
+            "else. Choose another name.",
+            argument="path",
         )
 
 
@@ -78,8 +79,10 @@ def read_folder(folder: Path) -> tuple[dict[str, Any], dict[str, bytes]]:
     """
     if not (folder / MANIFEST).is_file():
         raise ArtifactError(
-            f"path must be a folder saved by likewise, got {str(folder)!r} without {MANIFEST}. "
-            "Make one with `likewise train DATA --out FOLDER` or SimilarityModel.save."
+            f"must be a folder saved by likewise, got {str(folder)!r} without {MANIFEST}.",
+            argument="path",
+            remedy="Make one with SimilarityModel.save, or with `likewise train`.",
+            command="Make one with likewise train DATA --out FOLDER.",
         )
     try:
         manifest = json.loads((folder / MANIFEST).read_bytes())

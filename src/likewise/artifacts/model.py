@@ -112,8 +112,11 @@ class SimilarityModel:
             shape = tuple(items.shape[1:] if isinstance(items, Tensor) else items.item_shape)
             if shape != tuple(self.preprocess.item_shape):
                 raise InputError(
-                    f"items must have shape {tuple(self.preprocess.item_shape)}, which this model "
-                    f"was made for, got {shape}. Load them with image_size= and channels= to fit."
+                    f"must have shape {tuple(self.preprocess.item_shape)}, which this model was "
+                    f"made for, got {shape}.",
+                    argument="items",
+                    remedy="Load them with image_size= and channels= to fit.",
+                    command="Give data of the kind that it was trained on.",
                 )
         return encode(
             self.encoder, items, batch_size=batch_size, preprocess=apply, progress=progress
@@ -128,8 +131,10 @@ class SimilarityModel:
         if isinstance(items, (list, tuple)) and any(isinstance(i, (str, Path)) for i in items):
             if self.preprocess is None:
                 raise InputError(
-                    "items must be a tensor or a dataset for a model without preprocess, got "
-                    "paths. Make the model with preprocess=data.Preprocess.fit(dataset)."
+                    "must be a tensor or a dataset for a model without preprocess, got paths.",
+                    argument="items",
+                    remedy="Make the model with preprocess=data.Preprocess.fit(dataset).",
+                    command="Use a model that likewise train made.",
                 )
             return self.preprocess.read(items)
         shape = None if self.preprocess is None else self.preprocess.item_shape
@@ -175,7 +180,60 @@ class SimilarityModel:
         progress: Progress | None = None,
     ) -> np.ndarray[Any, Any]:
         """Embed items and put them into the index, with their labels if they are a dataset; ids."""
-        items = self._opened(items)
+        return self._add(self._opened(items), None, ids, metadata, progress)
+
+    def add_new(
+        self,
+        data: sources.Dataset,
+        *,
+        metadata: Sequence[Mapping[str, Any]] | None = None,
+        progress: Progress | None = None,
+    ) -> np.ndarray[Any, Any]:
+        """As `add`, without what the index holds already: the same item with the same class.
+
+        So adding the same data twice, or data that grew, leaves each item there once. Repeats
+        among those given count as well. An item that is there with another class is added.
+
+        Args:
+            data: a labelled dataset.
+            metadata: one dict per item of `data`.
+            progress: called as progress(done, total) while embedding.
+
+        Returns:
+            The ids of the items that were added.
+        """
+        prints = fingerprints(data)
+        facts = [{}] * len(data) if metadata is None else metadata
+        names = [data.class_names[code] for code in data.labels.tolist()]
+        seen = set(self.indexed_prints())
+        rows = []
+        for row, key in enumerate(zip(prints.tolist(), names, strict=True)):
+            if key not in seen:
+                seen.add(key)
+                rows.append(row)
+        if not rows:
+            return np.empty(0, dtype=self.index.ids.dtype)
+        part = data if len(rows) == len(data) else sources.Subset(data, rows)
+        return self._add(part, prints[rows], None, [facts[row] for row in rows], progress)
+
+    def indexed_prints(self) -> list[tuple[int | None, str | None]]:
+        """Fingerprint and class of each indexed item; None where it came without."""
+        names = dict(enumerate(self.class_names))
+        stored = self.index.metadata(self.index.ids)
+        codes = self.index.labels.tolist()
+        return [
+            (fact.get("fingerprint"), names.get(code))
+            for fact, code in zip(stored, codes, strict=True)
+        ]
+
+    def _add(
+        self,
+        items: Items,
+        prints: Tensor | None,
+        ids: Any,
+        metadata: Sequence[Mapping[str, Any]] | None,
+        progress: Progress | None,
+    ) -> np.ndarray[Any, Any]:
         embeddings = self.embed(items, progress=progress)
         facts = [{}] * len(embeddings) if metadata is None else metadata
         if any("fingerprint" in fact for fact in facts):
@@ -183,8 +241,9 @@ class SimilarityModel:
                 "metadata must leave the name fingerprint free, got it in use. It is how an "
                 "indexed item is known again."
             )
-        prints = fingerprints(items).tolist()
-        facts = [{**f, "fingerprint": p} for f, p in zip(facts, prints, strict=True)]
+        if prints is None:
+            prints = fingerprints(items)
+        facts = [{**f, "fingerprint": p} for f, p in zip(facts, prints.tolist(), strict=True)]
         if not hasattr(items, "labels"):
             return self.index.add(embeddings, ids=ids, metadata=facts)
         if isinstance(self.index, Index) and not len(self.index):
@@ -339,7 +398,9 @@ class SimilarityModel:
         """What `verify` says of pairs whose distances are known."""
         bound = self._bound(point, threshold)
         if isinstance(bound, Calibration) and bound.rule != PAIRS:
-            raise InputError(f"point must be one for pairs, got {point!r}, for {bound.rule}.")
+            raise InputError(
+                f"must be one for pairs, got {point!r}, for {bound.rule}.", argument="point"
+            )
         limit = bound.threshold if isinstance(bound, Calibration) else bound
         of = self.probabilities.get(point)
         return Verified(
@@ -404,12 +465,14 @@ class SimilarityModel:
     def _bound(self, point: str, threshold: float | None) -> float | Calibration:
         if threshold is not None:
             if math.isnan(threshold):
-                raise InputError("threshold must be a number, got nan.")
+                raise InputError("must be a number, got nan.", argument="threshold")
             return float(threshold)
         if point not in self.calibrations:
             made = ", ".join(sorted(self.calibrations)) or "no calibration"
             raise InputError(
-                f"model must be calibrated for {point}, got {made}. "
-                f'Use calibrate(data, rule="{point}"), or give a threshold.'
+                f"model must be calibrated for {point}, got {made}.",
+                remedy=f'Use calibrate(data, rule="{point}"), or give a threshold.',
+                command=f"Run likewise calibrate with --rule {point} (and --point for a name of "
+                "your own), or give --threshold where there is one.",
             )
         return self.calibrations[point]

@@ -206,8 +206,9 @@ def check_channels(channels: int | None) -> None:
     """Refuse anything but 1, 3 and None."""
     if channels not in (None, 1, 3):
         raise InputError(
-            f"channels must be 1 (grey) or 3 (colour), got {channels!r}. "
-            "Leave it out to take what the first image has."
+            f"must be 1 (grey) or 3 (colour), got {channels!r}. "
+            "Leave it out to take what the first image has.",
+            argument="channels",
         )
 
 

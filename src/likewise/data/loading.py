@@ -41,7 +41,7 @@ from likewise.data.tables import (
     read_number_table,
     read_path_table,
 )
-from likewise.errors import InputError, InputTypeError
+from likewise.errors import InputError, InputTypeError, MissingFileError
 
 Source = str | Path | tuple[Tensor | np.ndarray, Labels]
 
@@ -208,11 +208,12 @@ def has_splits(
 def _find(source: str | Path) -> Path:
     if source in HOMES:
         return unpacked(find_or_download(str(source)), str(source))
-    path = Path(source).expanduser()
+    path = Path(os.path.expanduser(source))  # which leaves users that it does not know
     if not str(source) or not path.exists():
-        raise FileNotFoundError(
-            f"source must be one of {', '.join(NAMES)}, or a path that exists, "
-            f"got {str(source)!r}. Check the spelling."
+        raise MissingFileError(
+            f"must be one of {', '.join(NAMES)}, or a path that exists, got {str(source)!r}. "
+            "Check the spelling.",
+            argument="source",
         )
     return path
 
@@ -247,8 +248,9 @@ def _kind(path: Path) -> str:
     if path.suffix.lower() == ".npz":
         return "npz"
     raise InputError(
-        f"source must be a folder, a .csv, a .tsv or an .npz, got {str(path)!r}. "
-        "Put images into one folder per class."
+        f"must be a folder, a .csv, a .tsv or an .npz, got {str(path)!r}. "
+        "Put images into one folder per class.",
+        argument="source",
     )
 
 
@@ -261,9 +263,13 @@ def _choose(parts: Collection[str], split: str | None, where: str) -> list[str]:
     if split not in parts:
         known = [part for part in SPLITS if part in parts]
         raise InputError(
-            f"split must be left out, as {where} has no part {split!r}"
-            + (f" but only {' and '.join(map(repr, known))}." if known else " and no parts at all.")
-            + " Use split_items or split_by_class to make parts."
+            f"must be left out, as {where} has no part {split!r}"
+            + (
+                f" but only {' and '.join(map(repr, known))}." if known else " and no parts at all."
+            ),
+            argument="split",
+            remedy="Use split_items or split_by_class to make parts.",
+            command="",
         )
     return [split]
 
@@ -291,7 +297,7 @@ def _in_memory(
                 f"{' and '.join(str(tuple(part.shape[1:])) for part in items)}. Resize one."
             )
         tensor = fit_images(torch.cat(items), image_size, channels)
-    except (TypeError, ValueError) as error:
+    except InputError as error:
         raise type(error)(f"{where}: {error}") from error
     labels = torch.cat([codes_of[part] for part in read])
     return ArrayDataset(tensor, labels, class_names or names, scale)

@@ -9,8 +9,9 @@ import numpy as np
 import torch
 from jaxtyping import Float
 from torch import Tensor, nn
-from torch.utils.data import DataLoader, default_collate
+from torch.utils.data import default_collate
 
+from likewise import _workers
 from likewise._checks import as_floats, as_tensor, check_count, check_finite
 from likewise.encoders.heads import describe
 from likewise.errors import InputError, InputTypeError
@@ -154,14 +155,14 @@ def _batches(
         for start in range(0, len(inputs), batch_size):
             yield as_tensor(inputs[start : start + batch_size], "inputs")
         return
-    loader: DataLoader[Any] = DataLoader(
-        inputs,  # type: ignore[arg-type]  # any map-style dataset will do
-        batch_size,
-        num_workers=workers,
-        collate_fn=_collate,
+    loader = _workers.loader(
+        inputs,
+        workers=workers,
+        batch_size=batch_size,
+        collate=_collate,
         generator=torch.Generator(),  # otherwise each loader draws from the global one
     )
-    for batch in loader:
+    for batch in _workers.batches(loader):
         items = batch[0] if isinstance(batch, (tuple, list)) else batch
         if not isinstance(items, Tensor):
             raise InputTypeError(

@@ -39,8 +39,9 @@ def check_filled(items: int) -> None:
     """Refuse to look anything up among no items."""
     if items == 0:
         raise InputError(
-            "index must hold at least one item before a lookup, got 0. "
-            "Add some with index.add(embeddings, labels=labels)."
+            "index must hold at least one item before a lookup, got 0.",
+            remedy="Add some with index.add(embeddings, labels=labels).",
+            command="Add some with likewise index.",
         )
 
 
@@ -49,8 +50,9 @@ def check_k(k: object, items: int) -> None:
     check_count("k", k)
     if isinstance(k, int) and k > items:
         raise InputError(
-            f"k must be at most {items}, the number of items in the index, got {k}. "
-            "Ask for fewer, or add more items."
+            f"must be at most {items}, the number of items in the index, got {k}. "
+            "Ask for fewer, or add more items.",
+            argument="k",
         )
 
 
@@ -151,8 +153,10 @@ def positions_of(ids: Values, stored: Mapping[Any, int]) -> list[int]:
     values = plain_ids(ids)
     if unknown := [value for value in values if value not in stored]:
         raise InputError(
-            f"ids must all be in the index, got unknown {unknown[0]!r}{_and_more(unknown)}. "
-            "index.ids lists those there are."
+            f"must all be in the index, got unknown {unknown[0]!r}{_and_more(unknown)}.",
+            argument="ids",
+            remedy="index.ids lists those there are.",
+            command="likewise lookup tells those there are.",
         )
     return [stored[value] for value in values]
 

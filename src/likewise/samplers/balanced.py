@@ -86,8 +86,9 @@ class BalancedBatchSampler(Sampler[list[int]]):
         self._rows = [labeled[rows] for rows in rows_by_code(codes[labeled])]
         if classes_per_batch > len(self._rows):
             raise InputError(
-                f"classes_per_batch must be at most {len(self._rows)}, the number of classes, "
-                f"got {classes_per_batch}. Use fewer classes per batch."
+                f"must be at most {len(self._rows)}, the number of classes, got "
+                f"{classes_per_batch}. Use fewer classes per batch.",
+                argument="classes_per_batch",
             )
         self.classes_per_batch = classes_per_batch
         self.items_per_class = items_per_class

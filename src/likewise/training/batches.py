@@ -8,6 +8,7 @@ from jaxtyping import Int
 from torch import Tensor, nn
 from torch.utils.data import Sampler
 
+from likewise._checks import check_count
 from likewise.data import (
     Dataset,
     GivenPairs,
@@ -57,6 +58,7 @@ def default_batches(
     classes = len(torch.unique(labels[rows]))
     if classes_per_batch is None:
         classes_per_batch = min(classes, 16)
+    check_count("classes_per_batch", classes_per_batch)
     if items_per_class is None:
         items_per_class = max(4, 128 // classes_per_batch)
     return BalancedBatchSampler(

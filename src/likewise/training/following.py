@@ -97,8 +97,9 @@ class KeepBest:
                 self.load_state_dict(written)
         if self._weights is None:
             raise InputError(
-                f"by must be a number that was finite after some epoch, got {self.by!r}, "
-                f"which never was. There were {self._number.those_that_came()}."
+                f"must be a number that was finite after some epoch, got {self.by!r}, "
+                f"which never was. There were {self._number.those_that_came()}.",
+                argument="by",
             )
         try:
             encoder.load_state_dict(self._weights)
@@ -227,9 +228,10 @@ class _Number:
         # Not a moment later: a name that is misspelt must not cost a whole training.
         if self.by not in self.names:
             raise InputError(
-                f"by must be a number that came up by epoch {record['epoch']:.0f}, got "
+                f"must be a number that came up by epoch {record['epoch']:.0f}, got "
                 f"{self.by!r}. There were {self.those_that_came()}; one that comes up later "
-                "needs first_epoch=."
+                "needs first_epoch=.",
+                argument="by",
             )
         if self.by not in record:
             return None

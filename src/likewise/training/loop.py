@@ -10,6 +10,7 @@ import torch
 from torch import Tensor, nn
 from torch.utils.data import DataLoader, Sampler
 
+from likewise import _workers
 from likewise._checks import check_at_least, check_choice, check_count, check_positive
 from likewise.data import Dataset, GivenPairs, GivenTriplets, ViewDataset, WithIds, as_dataset
 from likewise.errors import InputError
@@ -122,6 +123,7 @@ def fit(
     """
     check_count("epochs", epochs)
     check_positive("learning_rate", learning_rate)
+    check_count("workers", workers, 0)
     _check_something_learns(encoder, loss)
     _check_one_process(device)
     data = as_dataset(data, pairs=True)
@@ -147,10 +149,10 @@ def fit(
     # a checkpoint too, as random numbers of a worker could not be brought back.
     lasting = workers > 0 and checkpoint is None and not hasattr(data, "set_epoch")
     generator = torch.Generator()
-    loader: DataLoader[Any] = DataLoader(
+    loader = _workers.loader(
         WithIds(data) if getattr(loss, "takes_ids", False) else data,  # type: ignore[arg-type]
+        workers=workers,
         batch_sampler=batch_sampler,
-        num_workers=workers,
         persistent_workers=lasting,
         generator=generator,
     )
@@ -262,7 +264,7 @@ def _epoch(
         return items if preprocess is None else preprocess(items)
 
     number = 0
-    for number, batch in enumerate(run.loader, start=1):
+    for number, batch in enumerate(_workers.batches(run.loader), start=1):
         value, labels, embeddings = batch_loss(run.encoder, run.loss, batch, prepare)
         run.optimizer.zero_grad()
         run.accelerator.backward(value)
@@ -332,9 +334,16 @@ def _accelerator(device: str | None, precision: str) -> Any:
             "Choose one of several GPUs with CUDA_VISIBLE_DEVICES."
         )
     if device == "cuda" and not cuda:
-        raise InputError("device must be one this machine has, got 'cuda'. Use device='cpu'.")
+        raise InputError(
+            "must be one this machine has, got 'cuda'.",
+            argument="device",
+            remedy="Use device='cpu'.",
+            command="Use --device cpu.",
+        )
     if precision == "float16" and (device == "cpu" or not cuda):
-        raise InputError("precision must not be float16 on a CPU, got float16. Use bfloat16.")
+        raise InputError(
+            "must not be float16 on a CPU, got float16. Use bfloat16.", argument="precision"
+        )
     # Accelerate keeps device and precision of a process's first run for all later ones.
     AcceleratorState._reset_state(reset_partial_state=True)
     return Accelerator(cpu=device == "cpu", mixed_precision=PRECISIONS[precision])
