@@ -106,7 +106,7 @@ def _repaired(folder: Path, found: GalleryReport) -> GalleryReport:
     aside.mkdir()
     for file in folder.glob("gallery.*"):
         if file.name != LOCK:
-            shutil.copy2(file, aside)
+            _keep(file, aside / file.name)
     try:
         connection: sqlite3.Connection | None = connect(folder, read_only=True)[0]
     except sqlite3.Error:
@@ -124,6 +124,14 @@ def _repaired(folder: Path, found: GalleryReport) -> GalleryReport:
     sync_folder(folder)
     shutil.rmtree(part)
     return replace(found, damaged_copy=str(aside))
+
+
+def _keep(file: Path, copy: Path) -> None:
+    # Files are only ever replaced below, so a second name keeps one as it was, whatever its size.
+    try:
+        os.link(file, copy, follow_symlinks=True)
+    except OSError:
+        shutil.copy2(file, copy)
 
 
 def _write_anew(part: Path, facts: Facts, connection: sqlite3.Connection | None) -> None:
