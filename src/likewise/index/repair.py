@@ -21,7 +21,7 @@ from likewise.index._durable.connection import DATABASE, LOCK, connect, lock
 from likewise.index._durable.damage import check_regular, is_there, sentence
 from likewise.index._durable.facts import ACKNOWLEDGED, Facts, last_acknowledged, sync_folder
 from likewise.index._durable.live import Additions, Live
-from likewise.index._durable.store import CHUNK, FACTS, as_chunk, name_checksum, size_of
+from likewise.index._durable.store import CHUNK, FACTS, NAME_BYTES, as_chunk, name_checksum, size_of
 from likewise.index._given import chunk_of
 from likewise.index._searching.storage import row_format
 
@@ -191,7 +191,8 @@ def _facts(folder: Path, connection: sqlite3.Connection | None) -> Facts:
             f"gallery must say what it is, got {str(folder)!r}, in which that is lost in both "
             "places. Take a backup."
         )
-    return replace(found, names=min(found.names, size_of(folder)))  # more cannot have been there
+    most = size_of(folder) // NAME_BYTES  # more cannot have been there
+    return replace(found, names=min(found.names, most))
 
 
 def _names(facts: Facts, connection: sqlite3.Connection | None) -> list[str]:
