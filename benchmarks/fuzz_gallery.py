@@ -133,7 +133,7 @@ def change_facts(path: Path, rng: random.Random) -> bool:
     if places in ("database", "all"):
         with closed(path) as database:
             database.execute(
-                "UPDATE facts SET value = ?, checksum = ?", (text.decode(), zlib.crc32(text))
+                "UPDATE facts SET value = CAST(? AS TEXT), checksum = ?", (text, zlib.crc32(text))
             )
     if places in ("acknowledged", "all"):
         slot = struct.pack("<8sII", b"likewise", len(text), zlib.crc32(text)) + text
@@ -143,7 +143,7 @@ def change_facts(path: Path, rng: random.Random) -> bool:
         content = file.read_bytes()
         (length,) = struct.unpack("<I", content[:4])
         head = json.loads(content[8 : 8 + length])
-        head[0] = text.decode()
+        head[0] = text.decode(errors="replace")
         if rng.random() < 0.5:
             head[rng.choice([1, 2])] = rng.choice([ODD, [2**62] * 6, [-1] * 6, [], "x", None])
         new = json.dumps(head).encode()
