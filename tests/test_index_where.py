@@ -258,8 +258,8 @@ def test_a_model_looks_up_and_matches_among_what_passes():
     model.index.relabel(range(4), ["a", "b", "c", "d"])
     query = torch.tensor([[0.2]])
     assert model.lookup(query, k=2, where={"n": {">": 1}}).ids.tolist() == [[2, 3]]
-    for where, name in ((None, "a"), ({"n": {">": 0}}, "b"), ({"not": {"n": [0, 1]}}, "c")):
-        assert model.match(query, threshold=9.0, where=where).names == [name]
+    for where, code in ((None, 0), ({"n": {">": 0}}, 1), ({"not": {"n": [0, 1]}}, 2)):
+        assert model.match(query, threshold=9.0, where=where).labels.tolist() == [code]
     assert model.match(query, threshold=0.5, where={"n": 3}).labels.tolist() == [-1]
     with pytest.raises(InputError, match="got 'm', which no item has"):
         model.match(query, threshold=9.0, where={"m": 3})
