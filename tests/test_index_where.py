@@ -7,6 +7,7 @@ import torch
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+from likewise.artifacts import SimilarityModel
 from likewise.distances import EUCLIDEAN
 from likewise.errors import InputError, InputTypeError
 from likewise.index import Gallery, Index
@@ -249,3 +250,18 @@ def test_a_filter_reads_each_item_once(monkeypatch):
     index.add(torch.zeros(1, 1), metadata=[{"n": 99}])
     index.lookup(torch.zeros(1, 1), k=1, where={"n": 99})
     assert len(read) == 51
+
+
+def test_a_model_looks_up_and_matches_among_what_passes():
+    model = SimilarityModel(torch.nn.Identity(), distance=EUCLIDEAN)
+    model.add(torch.arange(4.0)[:, None], metadata=[{"n": n} for n in range(4)])
+    model.index.relabel(range(4), ["a", "b", "c", "d"])
+    query = torch.tensor([[0.2]])
+    assert model.lookup(query, k=2, where={"n": {">": 1}}).ids.tolist() == [[2, 3]]
+    for where, code in ((None, 0), ({"n": {">": 0}}, 1), ({"not": {"n": [0, 1]}}, 2)):
+        assert model.match(query, threshold=9.0, where=where).labels.tolist() == [code]
+    assert model.match(query, threshold=0.5, where={"n": 3}).labels.tolist() == [-1]
+    with pytest.raises(InputError, match="got 'm', which no item has"):
+        model.match(query, threshold=9.0, where={"m": 3})
+    with pytest.raises(InputError, match="where must be None for center"):
+        model.match(query, threshold=9.0, rule="center", where={"n": 3})

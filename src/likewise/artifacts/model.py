@@ -254,9 +254,11 @@ class SimilarityModel:
         labels = [items.class_names[code] for code in items.labels.tolist()]
         return self.index.add(embeddings, labels=labels, ids=ids, metadata=facts)
 
-    def lookup(self, items: Items, *, k: int = 5) -> Neighbors:
-        """The k nearest indexed items of each item."""
-        return self.index.lookup(self.embed(items), k=k)
+    def lookup(
+        self, items: Items, *, k: int = 5, where: Mapping[str, Any] | None = None
+    ) -> Neighbors:
+        """The k nearest indexed items of each item, of those whose metadata pass `where`."""
+        return self.index.lookup(self.embed(items), k=k, where=where)
 
     def calibrate(
         self,
@@ -326,6 +328,7 @@ class SimilarityModel:
         threshold: float | None = None,
         rule: str = "nearest",
         k: int = 1,
+        where: Mapping[str, Any] | None = None,
         progress: Progress | None = None,
     ) -> Matches:
         """Which class each item is, or UNKNOWN, at an operating point or by a threshold.
@@ -336,11 +339,14 @@ class SimilarityModel:
             threshold: used instead of a calibration.
             rule: how neighbours decide under a threshold.
             k: how many decide under a threshold.
+            where: which known items may decide, by their metadata; see `Index.lookup`.
             progress: called as progress(done, total) while embedding.
         """
         self._bound(point, threshold)  # refuses before the work rather than after it
         embeddings = self.embed(items, progress=progress)
-        return self.match_embeddings(embeddings, point=point, threshold=threshold, rule=rule, k=k)
+        return self.match_embeddings(
+            embeddings, point=point, threshold=threshold, rule=rule, k=k, where=where
+        )
 
     def match_embeddings(
         self,
@@ -350,13 +356,14 @@ class SimilarityModel:
         threshold: float | None = None,
         rule: str = "nearest",
         k: int = 1,
+        where: Mapping[str, Any] | None = None,
     ) -> Matches:
         """What `match` says of items that are embedded already."""
         bound = self._bound(point, threshold)
         if isinstance(bound, Calibration):
             rule, k = bound.rule, bound.k or k
         return match(
-            neighbors_for(self, embeddings, rule=rule, k=k),
+            neighbors_for(self, embeddings, rule=rule, k=k, where=where),
             bound,
             rule=rule,
             gallery_size=len(self.index),

@@ -1,8 +1,8 @@
 """Comparisons whose truth is known, which a model is calibrated and judged on."""
 
 import warnings
-from collections.abc import Callable, Sequence
-from typing import TYPE_CHECKING, NamedTuple
+from collections.abc import Callable, Mapping, Sequence
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 import torch
@@ -126,10 +126,20 @@ def matching_trials(
 
 
 def neighbors_for(
-    model: "SimilarityModel", embeddings: Float[Tensor, "q d"], *, rule: str, k: int
+    model: "SimilarityModel",
+    embeddings: Float[Tensor, "q d"],
+    *,
+    rule: str,
+    k: int,
+    where: Mapping[str, Any] | None = None,
 ) -> Neighbors:
     """What a matching rule decides by: the nearest items, or for "center" class centres."""
-    return _home(model, rule).lookup(embeddings, k=k)
+    if rule == "center" and where is not None:
+        raise InputError(
+            f"where must be None for center, got {where!r}. The center of a class has no metadata; "
+            "use another rule."
+        )
+    return _home(model, rule).lookup(embeddings, k=k, where=where)
 
 
 def labeled(data: sources.Dataset) -> sources.Dataset:

@@ -39,8 +39,11 @@ class Gallery:
 
     When a verb that writes returns, what it wrote is on disk; when it raises or the process is
     killed, all of it is there or nothing. A folder with an altered byte is opened with exactly
-    what was written, or refused with one sentence. Several threads may look things up while one
-    writes; one process at a time may write, and others may read what it wrote.
+    what was written, or refused with one sentence.
+
+    Any number of threads may read and write one gallery: each call reads the items as of one
+    moment, and writers take turns. One process at a time may write, and others may read what it
+    wrote. A fork of the process is refused; open the gallery in the child.
 
     Args:
         path: a folder, made if it is not there.
@@ -161,7 +164,8 @@ class Gallery:
         """Store items, and give back their ids; what is given back is on disk.
 
         Args:
-            embeddings: kept as float32.
+            embeddings: (n, d) or a single vector (d,), of floating point: a tensor, a NumPy array
+                (memory-mapped too) or lists of numbers. Kept as float32.
             labels: one per item: codes >= 0, -1 for unlabelled, or class names. Without, no item
                 has a label.
             ids: one per item, new and distinct: integers >= 0, or non-empty strings, the same
@@ -285,14 +289,18 @@ class Gallery:
         """The k nearest stored items of each query, equal distances in the order of insertion.
 
         Args:
-            queries: embeddings from the same encoder.
+            queries: embeddings from the same encoder, (q, d) or (d,), as in `add`.
             k: how many; at most `len(self)`.
-            where: what the metadata of a found item must hold: a value for each key, or a list
-                of values of which it has one. Where fewer than k do, rows are padded.
+            where: which items may be found, by their metadata: a value for each key, a list of
+                values, or operators, such as `{"camera": "front", "year": {">=": 2000}}`.
+                Operators are `==`, `in`, `<`, `<=`, `>` and `>=`; numbers compare with numbers,
+                strings with strings. `{"or": [...]}`, `{"and": [...]}` and `{"not": {...}}` hold
+                further dicts. Where fewer than k items pass, rows are padded.
 
         Raises:
             InputError: the gallery is empty, k is larger than it, queries of another dimension
-                or not finite.
+                or not finite, a key in `where` that no item has, an operator that does not exist.
+            InputTypeError: `where` is not a mapping with strings for keys, or JSON cannot hold it.
             GalleryError: the gallery is closed, or what another process wrote is damaged.
         """
         started = time.perf_counter()

@@ -149,7 +149,8 @@ class Index:
         """Store items, and give back their ids.
 
         Args:
-            embeddings: kept as float32 on the CPU.
+            embeddings: (n, d) or a single vector (d,), of floating point: a tensor, a NumPy array
+                (memory-mapped too) or lists of numbers. Kept as float32 on the CPU.
             labels: one per item: codes >= 0, -1 for unlabelled, or class names. Without, no item
                 has a label.
             ids: one per item, new and distinct: integers >= 0, or non-empty strings, the same
@@ -265,15 +266,18 @@ class Index:
         The query is the first argument of the distance, the item the second.
 
         Args:
-            queries: from the same encoder.
+            queries: embeddings from the same encoder, (q, d) or (d,), as in `add`.
             k: how many; at most `len(self)`.
-            where: what the metadata of a found item must hold: a value for each key, or a list
-                of values of which it has one. Where fewer than k do, rows are padded.
+            where: which items may be found, by their metadata: a value for each key, a list of
+                values, or operators, such as `{"camera": "front", "year": {">=": 2000}}`.
+                Operators are `==`, `in`, `<`, `<=`, `>` and `>=`; numbers compare with numbers,
+                strings with strings. `{"or": [...]}`, `{"and": [...]}` and `{"not": {...}}` hold
+                further dicts. Where fewer than k items pass, rows are padded.
 
         Raises:
             InputError: the index is empty, k is larger than it, queries of another dimension
-                or not finite.
-            InputTypeError: `where` is not a mapping with strings for keys.
+                or not finite, a key in `where` that no item has, an operator that does not exist.
+            InputTypeError: `where` is not a mapping with strings for keys, or JSON cannot hold it.
 
         Example:
             >>> import torch
@@ -283,6 +287,9 @@ class Index:
             >>> found = index.lookup(torch.tensor([[1.0]]), k=2)
             >>> found.ids.tolist(), found.distances.tolist(), found.labels.tolist()
             ([['a', 'b']], [[1.0, 2.0]], [[7, 8]])
+            >>> _ = index.upsert([[0.0], [3.0]], ids=["a", "b"], metadata=[{"year": 1999}, {}])
+            >>> index.lookup([1.0], k=2, where={"year": {">=": 1990, "<": 2000}}).ids.tolist()
+            [['a', '']]
         """
         snapshot = self._held.current
         check_filled(len(snapshot))

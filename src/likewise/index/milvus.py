@@ -163,7 +163,8 @@ class MilvusGallery:
         """Store items, and give back their ids.
 
         Args:
-            embeddings: kept as float32.
+            embeddings: (n, d) or a single vector (d,), of floating point: a tensor, a NumPy array
+                (memory-mapped too) or lists of numbers. Kept as float32.
             labels: one per item: codes >= 0, -1 for unlabelled, or class names. Without, no item
                 has a label.
             ids: one per item, new and distinct: integers >= 0, or non-empty strings, the same
@@ -302,15 +303,19 @@ class MilvusGallery:
         """The k nearest stored items of each query, equal distances in the order of insertion.
 
         Args:
-            queries: embeddings from the same encoder.
+            queries: embeddings from the same encoder, (q, d) or (d,), as in `add`.
             k: how many, at most `len(self)` and at most 16,384.
-            where: only items whose metadata has, for every key given, the value given, or one of
-                them where it is a list. Where fewer than k do, rows are padded: distance inf,
-                label -1, id -1 or "".
+            where: which items may be found, by their metadata: a value for each key, a list of
+                values, or operators, such as `{"camera": "front", "year": {">=": 2000}}`.
+                Operators are `==`, `in`, `<`, `<=`, `>` and `>=`; numbers compare with numbers,
+                strings with strings. `{"or": [...]}`, `{"and": [...]}` and `{"not": {...}}` hold
+                further dicts. Where fewer than k items pass, rows are padded.
+                A range fetches the metadata of all items.
 
         Raises:
             InputError: the gallery is empty, k is larger than it, queries of another dimension
-                or not finite.
+                or not finite, a key in `where` that no item has, an operator that does not exist.
+            InputTypeError: `where` is not a mapping with strings for keys, or JSON cannot hold it.
             GalleryError: Milvus does not answer.
         """
         started = time.perf_counter()

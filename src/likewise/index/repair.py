@@ -21,7 +21,7 @@ from likewise.index._durable.connection import DATABASE, LOCK, connect, lock
 from likewise.index._durable.damage import check_regular, is_there, sentence
 from likewise.index._durable.facts import ACKNOWLEDGED, Facts, last_acknowledged, sync_folder
 from likewise.index._durable.live import Additions, Live
-from likewise.index._durable.store import CHUNK, FACTS, as_chunk, name_checksum, size_of
+from likewise.index._durable.store import CHUNK, FACTS, NAME_BYTES, as_chunk, name_checksum, size_of
 from likewise.index._given import chunk_of
 from likewise.index._searching.storage import row_format
 
@@ -106,7 +106,7 @@ def _repaired(folder: Path, found: GalleryReport) -> GalleryReport:
     aside.mkdir()
     for file in folder.glob("gallery.*"):
         if file.name != LOCK:
-            shutil.copy2(file, aside)
+            _keep(file, aside / file.name)
     try:
         connection: sqlite3.Connection | None = connect(folder, read_only=True)[0]
     except sqlite3.Error:
@@ -124,6 +124,14 @@ def _repaired(folder: Path, found: GalleryReport) -> GalleryReport:
     sync_folder(folder)
     shutil.rmtree(part)
     return replace(found, damaged_copy=str(aside))
+
+
+def _keep(file: Path, copy: Path) -> None:
+    # Files are only ever replaced below, so a second name keeps one as it was, whatever its size.
+    try:
+        os.link(file, copy, follow_symlinks=True)
+    except OSError:
+        shutil.copy2(file, copy)
 
 
 def _write_anew(part: Path, facts: Facts, connection: sqlite3.Connection | None) -> None:
@@ -183,7 +191,8 @@ def _facts(folder: Path, connection: sqlite3.Connection | None) -> Facts:
             f"gallery must say what it is, got {str(folder)!r}, in which that is lost in both "
             "places. Take a backup."
         )
-    return replace(found, names=min(found.names, size_of(folder)))  # more cannot have been there
+    most = size_of(folder) // NAME_BYTES  # more cannot have been there
+    return replace(found, names=min(found.names, most))
 
 
 def _names(facts: Facts, connection: sqlite3.Connection | None) -> list[str]:

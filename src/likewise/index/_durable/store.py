@@ -26,6 +26,7 @@ from likewise.index._searching.storage import row_format
 from likewise.index._snapshots import Chunk
 
 CHUNK = 4096  # rows that are read at once
+NAME_BYTES = 8  # at least, of a class name in SQLite
 FACTS = "SELECT value, checksum FROM facts"
 _SCHEMA = {
     "changes": "CREATE TABLE changes (batch INTEGER, position INTEGER, before INTEGER)",
@@ -123,7 +124,8 @@ class Store:
             facts = Facts.of_text(text)
         # What follows makes room for so much.
         dtype, width = row_format(facts.storage, facts.dimension)
-        if max(facts.names, facts.items * (1 + width * dtype.itemsize)) > size_of(self.folder):
+        least = max(facts.names * NAME_BYTES, facts.items * (1 + width * dtype.itemsize))
+        if least > size_of(self.folder):
             raise self.damaged("there is less than it says of itself")
         return facts
 
