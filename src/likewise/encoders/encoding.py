@@ -177,8 +177,8 @@ def _collate(samples: list[Any]) -> Any:
     item = sample[0] if isinstance(sample, (tuple, list)) and len(sample) else sample
     if not isinstance(item, (Tensor, np.ndarray, int, float, np.number)):
         raise InputTypeError(
-            f"inputs must give tensors or arrays, got {describe(item)}. "
-            "Use lw.data.as_inputs(dataset) for images, or wrap the dataset."
+            f"inputs must give tensors or arrays, got {describe(item)}. Wrap the dataset so that "
+            "it gives the items to encode; lw.data.as_inputs(dataset) does so for images."
         )
     return default_collate(samples)
 
