@@ -643,7 +643,7 @@ class Judge:
             empty = os.open(os.devnull, os.O_RDWR)
             for number in (0, 1, 2):
                 os.dup2(empty, number)
-            folder = tempfile.mkdtemp(prefix="mutant-")
+            folder = tempfile.mkdtemp(prefix="mutant-", dir=self.project.parent)
             os.environ["TMPDIR"] = tempfile.tempdir = folder
             if mutant is not None and not patch(mutant, self.project):
                 os._exit(0)
@@ -661,7 +661,7 @@ class Judge:
 
     def in_fresh_process(self, mutant: Mutant, names: list[str]) -> tuple[str, str]:
         usual = sum(self.reached.seconds[name] for name in names)
-        with tempfile.TemporaryDirectory(prefix="mutant-") as folder:
+        with tempfile.TemporaryDirectory(dir=self.project.parent) as folder:
             copy = Path(folder) / "project"
             shutil.copytree(self.project, copy)
             path = copy / mutant.file
