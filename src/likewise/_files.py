@@ -1,11 +1,32 @@
-"""Files that appear whole, or not at all."""
+"""Files that appear whole or not at all, reads of regular files only, and the lock of a folder."""
 
 import os
+import stat
+import sys
+import time
+import weakref
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import BinaryIO
+from uuid import uuid4
 
 from likewise._checks import check_exists
+from likewise.errors import InputError
+
+if sys.platform == "win32":
+    import msvcrt
+else:
+    import fcntl
+
+_KINDS = {
+    stat.S_IFBLK: "a device",
+    stat.S_IFCHR: "a device",
+    stat.S_IFDIR: "a folder",
+    stat.S_IFIFO: "a named pipe",
+    stat.S_IFSOCK: "a socket",
+}
+_HELD: "weakref.WeakSet[Lock]" = weakref.WeakSet()
 
 
 @contextmanager
@@ -17,7 +38,8 @@ def whole(path: Path) -> Iterator[Path]:
         OSError: if it cannot be written to.
     """
     check_exists("folder of path", path.parent)
-    part = path.with_name(f".{path.name}.{os.getpid()}.part")
+    # Threads and machines that write the same path must not share this file.
+    part = path.with_name(f".{path.name}.{uuid4().hex}.part")
     try:
         try:
             yield part
@@ -38,3 +60,135 @@ def write_whole(path: Path, content: bytes) -> None:
     """Put the content at `path` in one step; raises as `whole`."""
     with whole(path) as part:
         part.write_bytes(content)
+
+
+def sync_folder(folder: Path) -> None:
+    """Wait until the names in `folder` are on disk."""
+    if sys.platform == "win32":  # where a folder cannot be opened
+        return
+    file = os.open(folder, os.O_RDONLY)
+    try:
+        os.fsync(file)
+    finally:
+        os.close(file)
+
+
+def open_regular(path: str | Path) -> BinaryIO:
+    """The file at `path`, open for reading, if it is a regular file or a link to one.
+
+    Opening a named pipe would wait for a writer, and a device may have no end.
+
+    Raises:
+        OSError: there is none, or it cannot be opened.
+        InputError: it is a folder, a named pipe, a socket or a device.
+    """
+    flags = os.O_RDONLY | getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_BINARY", 0)
+    handle = os.open(path, flags | getattr(os, "O_NOCTTY", 0) | getattr(os, "O_CLOEXEC", 0))
+    try:
+        mode = os.fstat(handle).st_mode
+        if not stat.S_ISREG(mode):
+            kind = _KINDS.get(stat.S_IFMT(mode), "something else")
+            raise InputError(f"path must be a regular file, got {str(path)!r}, {kind}.")
+        return os.fdopen(handle, "rb")
+    except BaseException:
+        os.close(handle)
+        raise
+
+
+def read_regular(path: str | Path, limit: int | None = None) -> bytes:
+    """The content of a regular file of at most `limit` bytes; raises as `open_regular`."""
+    with open_regular(path) as file:
+        if limit is None:
+            return file.read()
+        size = os.fstat(file.fileno()).st_size
+        # A file may grow between these lines, and some systems give no size.
+        content = file.read(limit + 1) if size <= limit else b""
+        if size > limit or len(content) > limit:
+            raise InputError(f"path must be a file of at most {limit:,} bytes, got {str(path)!r}.")
+        return content
+
+
+class Lock:
+    """What one thread of one process holds at a time, until it releases it or the process ends.
+
+    A process that was forked does not hold the lock of its parent.
+
+    Args:
+        path: An empty file, made if it is not there. Its folder must exist.
+        patience: Seconds to wait for another holder.
+
+    Raises:
+        BlockingIOError: another thread or process holds it.
+        OSError: the file cannot be made.
+    """
+
+    def __init__(self, path: Path, *, patience: float = 0.0) -> None:
+        self._handle: int | None = None
+        end = time.monotonic() + patience
+        pause = 0.001
+        while (handle := _locked(path)) is None:
+            if time.monotonic() >= end:
+                raise BlockingIOError(f"{str(path)!r} is locked")
+            time.sleep(pause)
+            pause = min(2 * pause, 0.05)
+        self._handle = handle
+        _HELD.add(self)
+
+    @property
+    def is_held(self) -> bool:
+        """Whether this process holds the lock."""
+        return self._handle is not None
+
+    def release(self) -> None:
+        """Let others have it."""
+        handle, self._handle = self._handle, None
+        if handle is not None:
+            if sys.platform != "win32":  # a child just forked may have a copy of the handle yet
+                fcntl.flock(handle, fcntl.LOCK_UN)
+            os.close(handle)
+
+    def forget(self) -> None:
+        """Give up a lock that a fork copied; the parent keeps it."""
+        handle, self._handle = self._handle, None
+        if handle is not None:
+            os.close(handle)
+
+    def __enter__(self) -> "Lock":
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        self.release()
+
+    def __del__(self) -> None:
+        self.release()
+
+
+def _locked(path: Path) -> int | None:
+    """A handle on the file that alone has its lock; None where another has."""
+    handle = os.open(path, os.O_RDWR | os.O_CREAT | getattr(os, "O_CLOEXEC", 0), 0o666)
+    try:
+        if sys.platform == "win32":
+            msvcrt.locking(handle, msvcrt.LK_NBLCK, 1)
+        else:
+            # Unlike other locks of the system, this one also keeps threads of a process apart.
+            fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        held, there = os.fstat(handle), os.stat(path)
+        if (held.st_dev, held.st_ino) == (there.st_dev, there.st_ino):
+            return handle
+    except (BlockingIOError, PermissionError, FileNotFoundError):
+        pass  # held by another, or the folder was replaced meanwhile
+    except BaseException:
+        os.close(handle)
+        raise
+    os.close(handle)
+    return None
+
+
+def _forget_locks() -> None:
+    # A copy of the handle in the child would keep the lock after the parent was killed.
+    for lock in list(_HELD):
+        lock.forget()
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_forget_locks)

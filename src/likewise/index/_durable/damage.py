@@ -18,7 +18,7 @@ def damaged(folder: Path, what: str) -> GalleryError:
 def sentence(folder: Path, error: Exception, *, writing: bool) -> GalleryError:
     """What a failure of SQLite or of the disk means to the caller."""
     said = str(cast(Any, error).strerror if isinstance(error, OSError) else error)
-    if "locked" in said or "busy" in said:
+    if isinstance(error, BlockingIOError) or "locked" in said or "busy" in said:
         return GalleryError(
             f"gallery must have one writer at a time, got {str(folder)!r}, which is being written "
             "to already. Open it with read_only=True to look things up."

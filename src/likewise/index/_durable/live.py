@@ -83,7 +83,7 @@ class Live:
     def close(self) -> None:
         """Give the files back; nothing can be read or written any more."""
         with self.lock:
-            if self.is_open and not self.read_only:
+            if self.is_open and self.store.may_write:
                 self._map()
             self.is_open = False
             self.store.close()
@@ -108,6 +108,12 @@ class Live:
                 raise GalleryError(
                     f"gallery must be opened for writing, got {str(self.folder)!r} with "
                     "read_only=True. Open it with Gallery(path)."
+                )
+            if not self.store.may_write:
+                raise GalleryError(
+                    f"gallery must be written by the process that opened it, got "
+                    f"{str(self.folder)!r} in a process forked from that. Open it again here, "
+                    "after the other has closed it."
                 )
             with self.store.reading():
                 self._catch_up()  # where the last batch was interrupted after it was stored

@@ -14,9 +14,10 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
+from likewise._files import Lock
 from likewise.errors import GalleryError, InputError, InputTypeError
 from likewise.index._durable.checksums import Integers, keys_of, part_checksum, row_checksums
-from likewise.index._durable.connection import connect, lock
+from likewise.index._durable.connection import LOCK, connect
 from likewise.index._durable.damage import damaged, sentence
 from likewise.index._durable.facts import (
     Facts,
@@ -73,13 +74,13 @@ class Store:
     ) -> None:
         self.folder = folder
         self._process = os.getpid()
-        self._lock: sqlite3.Connection | None = None
+        self._lock: Lock | None = None
         if made_for is not None:
             with self._sentences(writing=True):
                 folder.mkdir(parents=True, exist_ok=True)
         if not read_only:
             with self._sentences(writing=True):
-                self._lock = lock(folder)
+                self._lock = Lock(folder / LOCK)
         try:
             with self._sentences(writing=not read_only):
                 acknowledged = last_acknowledged(folder)  # before the database, which goes ahead
@@ -97,11 +98,17 @@ class Store:
 
     def close(self) -> None:
         """Give the files back."""
-        for connection in (getattr(self, "_connection", None), self._lock):
-            if connection is not None:
-                with suppress(sqlite3.Error):
-                    connection.close()
-        self._lock = None
+        connection = getattr(self, "_connection", None)
+        if connection is not None:
+            with suppress(sqlite3.Error):
+                connection.close()
+        if self._lock is not None:
+            self._lock.release()
+
+    @property
+    def may_write(self) -> bool:
+        """Whether this process is the one writer: not where it was forked from that."""
+        return self._lock is not None and self._lock.is_held
 
     def __del__(self) -> None:
         # A connection refers to itself, so that it would stay open, and the folder locked, until
