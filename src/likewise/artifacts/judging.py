@@ -8,8 +8,17 @@ import torch
 from likewise import data as sources
 from likewise.artifacts.results import Evaluation
 from likewise.artifacts.trials import PAIRS, Trials, translated
-from likewise.calibration import Calibration, Goal, Promise, calibrate, calibrate_matching
+from likewise.calibration import (
+    Calibration,
+    ClassThresholds,
+    Goal,
+    Promise,
+    calibrate,
+    calibrate_matching,
+    calibrate_per_class,
+)
 from likewise.data import fingerprints
+from likewise.errors import InputError
 from likewise.evaluation import evaluate_matching, evaluate_retrieval, evaluate_verification
 
 if TYPE_CHECKING:
@@ -27,6 +36,27 @@ def calibrated(trials: Trials, *, goal: Goal, rule: str, k: int) -> Calibration:
         trials.known,
         gallery_size=trials.gallery_size or 0,
         goal=goal,
+        items=None if items is None else items.flatten(),
+        rule=rule,
+        k=k,
+    )
+
+
+def calibrated_per_class(
+    trials: Trials, *, goal: Goal, rule: str, k: int, fewest: int
+) -> ClassThresholds:
+    """Thresholds by class for a rule; intervals as in `calibrated`."""
+    items = trials.items if trials.enough or isinstance(goal, Promise) else None
+    if trials.known is None or trials.labels is None:
+        raise InputError("per_class must be for a matching rule, got pairs. Name a rule.")
+    return calibrate_per_class(
+        trials.distances,
+        trials.same,
+        trials.known,
+        trials.labels,
+        gallery_size=trials.gallery_size or 0,
+        goal=goal,
+        fewest=fewest,
         items=None if items is None else items.flatten(),
         rule=rule,
         k=k,
@@ -59,7 +89,7 @@ def evaluate(
         )
     pairs = sources.PairDataset(new, per_item=per_item, seed=seed)
     left, right = pairs.pairs.T
-    distances = model.distance.paired(embeddings[left], embeddings[right])
+    distances = model.compared_by.paired(embeddings[left], embeddings[right])
     known_threshold = model.calibrations.get(PAIRS)
     verification = evaluate_verification(
         distances,
@@ -71,7 +101,7 @@ def evaluate(
     retrieval = evaluate_retrieval(
         embeddings,
         truth,
-        distance=model.distance,
+        distance=model.compared_by,
         ks=tuple(k for k in (1, 5, 10) if k < len(new)),
     )
     return Evaluation(
