@@ -1,6 +1,7 @@
 """Argument checks whose sentences say what must hold, what came, and what to do."""
 
 import math
+import sys
 from collections.abc import Iterable
 from pathlib import Path
 
@@ -13,6 +14,13 @@ from likewise.errors import InputError, InputTypeError
 def free_to_look(values: Tensor) -> bool:
     """Whether numbers may decide what is done: only where that does not wait for the device."""
     return values.device.type == "cpu"
+
+
+def is_finite_number(value: object) -> bool:
+    """Whether a value is a number that a float can hold; JSON also has larger ones."""
+    if isinstance(value, bool) or not isinstance(value, (int, float)):
+        return False
+    return abs(value) <= sys.float_info.max
 
 
 def check_embeddings(embeddings: object, name: str = "embeddings") -> None:

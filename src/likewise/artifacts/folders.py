@@ -21,6 +21,9 @@ FORMAT = 2  # of the folder; raised when an older likewise could not read it
 LARGEST_MANIFEST = 1 << 25  # bytes; as Python objects some 20 times as much
 PATIENCE = 60.0  # seconds to wait for others that save, or to read between their saves
 
+# What converting a value to a schema raises, that of a text which no encoding has among them.
+UNREADABLE = (msgspec.ValidationError, RecursionError, UnicodeEncodeError)
+
 _STEM = r"(?:calibrated|cohort|encoder|index|trained)-[0-9a-f]{12}\.(?:json|safetensors)"
 _PART = re.compile(_STEM)
 _TEMPORARY = re.compile(rf"\.(?:model\.json|{_STEM})\.[0-9a-f]+\.part")
@@ -219,7 +222,7 @@ def _opened(path: Path, content: bytes) -> Folder:
         if manifest.pop("checksum", None) != _checksum(manifest):
             raise damaged(path, MANIFEST)
         files = msgspec.convert(manifest.pop("files", None), dict[str, Part])
-    except (msgspec.ValidationError, RecursionError) as error:
+    except UNREADABLE as error:
         raise damaged(path, MANIFEST) from error
     del manifest["format"]
     return Folder(path, content, manifest, files)

@@ -66,9 +66,9 @@ def _by_config(make: Callable[..., nn.Module], **fields: Any) -> _Kind:
 def _by_attributes(make: Callable[..., nn.Module], **fields: Any) -> _Kind:
     def read(module: nn.Module) -> dict[str, Any]:
         values = {name: getattr(module, name) for name in fields}
-        if isinstance(values.get("bias"), Tensor | None):
+        if "bias" in values:  # the argument says whether there is one
             values["bias"] = values["bias"] is not None
-        return {name: value for name, value in values.items() if name in fields}
+        return values
 
     return _Kind(fields, read, make)
 

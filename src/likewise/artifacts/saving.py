@@ -16,7 +16,15 @@ import likewise
 from likewise import data as sources
 from likewise import distances as known
 from likewise.artifacts import rebuilding
-from likewise.artifacts.folders import Folder, Fresh, Part, damaged, read_folder, write_folder
+from likewise.artifacts.folders import (
+    UNREADABLE,
+    Folder,
+    Fresh,
+    Part,
+    damaged,
+    read_folder,
+    write_folder,
+)
 from likewise.artifacts.merging import ENCODER, Kept, Units, merged
 from likewise.artifacts.trials import PAIRS
 from likewise.calibration import Calibration, ClassThresholds
@@ -172,7 +180,7 @@ def read(
             return _read(folder, encoder, distance, rules or {})
         except ArtifactError:
             raise
-        except (InputError, msgspec.ValidationError, RecursionError) as error:
+        except (InputError, *UNREADABLE) as error:
             raise damaged(folder.path, f"a description ({error})") from error
 
     return read_folder(Path(path), contents)
@@ -237,7 +245,7 @@ def _as_json(manifest: Mapping[str, Any]) -> dict[str, Any]:
 def _is_whole(older: Folder) -> bool:
     try:
         msgspec.convert(older.manifest, _Manifest)
-    except (msgspec.ValidationError, RecursionError):
+    except UNREADABLE:
         return False
     return True
 
