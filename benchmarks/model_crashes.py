@@ -76,7 +76,7 @@ def change(model: lw.SimilarityModel, what: str, who: int) -> None:
         shared = random.Random(who).random()
         model.calibrations["pairs"] = calibrate(DISTANCES + shared, DISTANCES < 0.5)
     else:
-        model.calibrations[f"own {who}"] = calibrate(DISTANCES, DISTANCES < 0.3 + 0.1 * who)
+        model.calibrations[f"own {who}"] = calibrate(DISTANCES + who, DISTANCES < 0.3)
 
 
 def is_there(model: lw.SimilarityModel, what: str, who: int) -> bool:
@@ -195,9 +195,7 @@ def kills(rounds: int, folder: Path, *, over_older: bool, seed: int = 0) -> Coun
     lasts = time.perf_counter() - started
     for round_ in range(rounds):
         wait = random.Random(f"{seed} {round_}").random() * 1.5 * lasts
-        if over_older and round_ % 10 == 0:
-            shutil.rmtree(folder, ignore_errors=True)
-        elif not over_older:
+        if not over_older or round_ % 10 == 0:
             shutil.rmtree(folder, ignore_errors=True)
         if over_older:
             model.save(folder)
