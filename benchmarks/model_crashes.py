@@ -96,12 +96,16 @@ def two_processes(rounds: int, folder: Path, seed: int = 0) -> Counter[str]:
         waits = [rng.random() * 0.006 for _ in range(2)]
         shutil.rmtree(folder, ignore_errors=True)
         made_model().save(folder)
-        start = time.time() + 0.05
+        # Neither saves before both have loaded: else one would rightly build on the other.
+        loaded, go = os.pipe(), os.pipe()
 
-        def work(who: int, changes: list[str] = changes, start: float = start) -> int:
+        def work(who: int) -> int:
             mine = lw.load(folder)
-            change(mine, changes[who], who)
-            time.sleep(max(0.0, start + waits[who] - time.time()))  # noqa: B023
+            change(mine, changes[who], who)  # noqa: B023
+            os.write(loaded[1], b"!")  # noqa: B023
+            os.close(loaded[1])  # noqa: B023
+            os.read(go[0], 1)  # noqa: B023
+            time.sleep(waits[who])  # noqa: B023
             try:
                 mine.save(folder)
             except ArtifactError:
@@ -109,7 +113,13 @@ def two_processes(rounds: int, folder: Path, seed: int = 0) -> Counter[str]:
             return 0
 
         children = [forked(lambda who=who, work=work: work(who)) for who in range(2)]
+        os.close(loaded[1])  # so that a child that ends before is not waited for
+        for _ in children:
+            os.read(loaded[0], 1)
+        os.write(go[1], b"!!")
         statuses = [ended(child) for child in children]
+        for end in (loaded[0], *go):
+            os.close(end)
         counts["saved"] += statuses.count(0)
         counts["refused"] += statuses.count(1)
         counts["tracebacks"] += sum(status not in (0, 1) for status in statuses)

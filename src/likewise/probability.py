@@ -124,7 +124,9 @@ class Probability:
             )
         knots = {name: fields[name] for name in ("distances", "log_likelihood_ratios")}
         for name, values in knots.items():
-            if not isinstance(values, list) or not all(map(is_finite_number, values)):
+            if not isinstance(values, list) or any(
+                not isinstance(v, float) and not is_finite_number(v) for v in values
+            ):
                 raise InputError(f"{name} of a probability must be a list of numbers, got others.")
         try:
             return cls(**{**fields, **{name: tuple(map(float, v)) for name, v in knots.items()}})
