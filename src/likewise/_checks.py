@@ -1,6 +1,7 @@
 """Argument checks whose sentences say what must hold, what came, and what to do."""
 
 import math
+import sys
 from collections.abc import Iterable
 from itertools import chain
 from numbers import Real
@@ -76,6 +77,13 @@ def as_floats(items: Tensor) -> Tensor:
     if items.dtype == torch.uint8 and items.ndim > 2:
         return items.float() * (1 / 255)
     return items.float()
+
+
+def is_finite_number(value: object) -> bool:
+    """Whether a value is a number that a float can hold; JSON also has larger ones."""
+    if isinstance(value, bool) or not isinstance(value, (int, float)):
+        return False
+    return abs(value) <= sys.float_info.max
 
 
 def check_embeddings(embeddings: object, name: str = "embeddings") -> None:

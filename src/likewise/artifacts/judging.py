@@ -15,8 +15,16 @@ from likewise.artifacts.trials import (
     translated,
     warn_of_spelling,
 )
-from likewise.calibration import Calibration, Goal, calibrate, calibrate_matching
+from likewise.calibration import (
+    Calibration,
+    ClassThresholds,
+    Goal,
+    calibrate,
+    calibrate_matching,
+    calibrate_per_class,
+)
 from likewise.data import fingerprints
+from likewise.errors import InputError
 from likewise.evaluation import evaluate_matching, evaluate_retrieval, evaluate_verification
 
 if TYPE_CHECKING:
@@ -33,6 +41,28 @@ def calibrated(trials: Trials, *, goal: Goal, rule: str, k: int) -> Calibration:
         trials.known,
         gallery_size=trials.gallery_size or 0,
         goal=goal,
+        items=trials.items.flatten(),
+        classes=trials.classes,
+        guarantee_for=trials.guarantee_for,
+        rule=rule,
+        k=k,
+    )
+
+
+def calibrated_per_class(
+    trials: Trials, *, goal: Goal, rule: str, k: int, fewest: int
+) -> ClassThresholds:
+    """Thresholds by class for a rule; intervals leave out items."""
+    if trials.known is None or trials.labels is None:
+        raise InputError("per_class must be for a matching rule, got pairs. Name a rule.")
+    return calibrate_per_class(
+        trials.distances,
+        trials.same,
+        trials.known,
+        trials.labels,
+        gallery_size=trials.gallery_size or 0,
+        goal=goal,
+        fewest=fewest,
         items=trials.items.flatten(),
         classes=trials.classes,
         guarantee_for=trials.guarantee_for,
@@ -69,7 +99,7 @@ def evaluate(
         )
     pairs = sources.PairDataset(new, per_item=per_item, seed=seed)
     left, right = pairs.pairs.T
-    distances = model.distance.paired(embeddings[left], embeddings[right])
+    distances = model.compared_by.paired(embeddings[left], embeddings[right])
     known_threshold = model.calibrations.get(PAIRS)
     verification = evaluate_verification(
         distances,
@@ -81,7 +111,7 @@ def evaluate(
     retrieval = evaluate_retrieval(
         embeddings,
         truth,
-        distance=model.distance,
+        distance=model.compared_by,
     )
     return Evaluation(
         items=len(new),

@@ -11,10 +11,9 @@ from torch import Tensor
 
 from likewise import data as sources
 from likewise.data import GivenPairs, fingerprints
-from likewise.distances import Distance
 from likewise.errors import InputError
 from likewise.index import Gallery, Index, Neighbors
-from likewise.matching import class_centers, decide
+from likewise.matching import Rule, center, class_centers, decide, normalise_neighbors
 
 if TYPE_CHECKING:
     from likewise.artifacts.model import SimilarityModel
@@ -38,6 +37,7 @@ class Trials(NamedTuple):
     gallery_size: int | None = None  # in matching, how many items a query met
     classes: Int[Tensor, " p"] | None = None  # in matching, the query's own
     guarantee_for: str = "items"
+    labels: Int[Tensor, " p"] | None = None  # in matching, what the rule decides on
 
 
 def pair_trials(
@@ -78,7 +78,7 @@ def pair_trials(
     held = sources.Subset(pairs.data, positions)
     left, right = model.embed(held, progress=progress)[rows.T]
     items = pairs.data.labels[pairs.pairs] if leave_out == "classes" else pairs.pairs
-    distances = model.distance.paired(left, right)
+    distances = model.compared_by.paired(left, right)
     return Trials(distances, pairs.same, items, None, fingerprints(held))
 
 
@@ -86,7 +86,7 @@ def matching_trials(
     model: "SimilarityModel",
     data: sources.Dataset,
     *,
-    rule: str,
+    rule: str | Rule,
     k: int,
     leave_out: str,
     progress: Callable[[int, int], None] | None = None,
@@ -105,7 +105,8 @@ def matching_trials(
     check_some_indexed(model, new)
     embeddings = model.embed(new, progress=progress)
     home = _home(model, rule)
-    labels, distances = decide(home.lookup(embeddings, k=k), rule)
+    found = home.lookup(embeddings, k=k)
+    labels, distances = decide(_normalized(model, found, embeddings, home), rule)
     truth = translated(new, all_names(model, new))
     known = torch.isin(truth, model.index.labels)
     same = (labels == truth) & known
@@ -113,15 +114,23 @@ def matching_trials(
     items = new.labels if leave_out == "classes" else torch.arange(len(new))
     size = len(model.index)
     if bool(same.all()):
-        made = _as_strangers(home, model.distance, embeddings, truth, rule, k)
-        distances = torch.cat([distances, made])
+        taken_for, made = _as_strangers(model, home, embeddings, truth, rule, k)
+        labels, distances = torch.cat([labels, taken_for]), torch.cat([distances, made])
         # Each has met the items of other classes only.
         size -= int(torch.bincount(model.index.labels[model.index.labels >= 0]).max())
         nothing = torch.zeros_like(same)
         same, known = torch.cat([same, nothing]), torch.cat([known, nothing])
         items, classes = items.repeat(2), classes.repeat(2)
     return Trials(
-        distances, same, items[:, None], known, fingerprints(new), size, classes, leave_out
+        distances,
+        same,
+        items[:, None],
+        known,
+        fingerprints(new),
+        size,
+        classes,
+        leave_out,
+        labels,
     )
 
 
@@ -129,17 +138,18 @@ def neighbors_for(
     model: "SimilarityModel",
     embeddings: Float[Tensor, "q d"],
     *,
-    rule: str,
+    rule: str | Rule,
     k: int,
     where: Mapping[str, Any] | None = None,
 ) -> Neighbors:
     """What a matching rule decides by: the nearest items, or for "center" class centres."""
-    if rule == "center" and where is not None:
+    home = _home(model, rule)
+    if home is not model.index and where is not None:
         raise InputError(
             f"where must be None for center, got {where!r}. The center of a class has no metadata; "
             "use another rule."
         )
-    return _home(model, rule).lookup(embeddings, k=k, where=where)
+    return _normalized(model, home.lookup(embeddings, k=k, where=where), embeddings, home)
 
 
 def labeled(data: sources.Dataset) -> sources.Dataset:
@@ -219,8 +229,17 @@ def translated(data: sources.Dataset, names: Sequence[str]) -> Int[Tensor, " n"]
     return codes[data.labels]
 
 
-def _home(model: "SimilarityModel", rule: str) -> Index | Gallery:
-    if rule != "center":
+def _normalized(
+    model: "SimilarityModel",
+    found: Neighbors,
+    queries: Float[Tensor, "q d"],
+    home: Index | Gallery,
+) -> Neighbors:
+    return found if model.norm is None else normalise_neighbors(found, queries, home, model.norm)
+
+
+def _home(model: "SimilarityModel", rule: str | Rule) -> Index | Gallery:
+    if rule not in ("center", center):
         return model.index
     index = model.index
     return class_centers(
@@ -229,29 +248,30 @@ def _home(model: "SimilarityModel", rule: str) -> Index | Gallery:
 
 
 def _as_strangers(
+    model: "SimilarityModel",
     home: Index | Gallery,
-    distance: Distance,
     embeddings: Float[Tensor, "n d"],
     labels: Int[Tensor, " n"],
-    rule: str,
+    rule: str | Rule,
     k: int,
-) -> Float[Tensor, " n"]:
-    # The distances the rule would judge by, were each item's own class not in the index.
+) -> tuple[Int[Tensor, " n"], Float[Tensor, " n"]]:
+    # What the rule would judge by, were each item's own class not in the index.
     k = min(k, len(home))
     stored, stored_labels, ids = home.embeddings, home.labels, home.ids
     padding = "" if ids.dtype.kind == "U" else -1
     judged = []
     for rows, own in zip(torch.split(embeddings, 1024), torch.split(labels, 1024), strict=True):
-        distances = distance.matrix(rows, stored)
+        distances = model.distance.matrix(rows, stored)
         itself = own[:, None] == stored_labels[None, :]
         nearest, columns = distances.masked_fill_(itself, torch.inf).topk(k, largest=False)
         found = stored_labels[columns].masked_fill_(nearest.isinf(), -1)
         named = np.where(nearest.isinf().numpy(), padding, ids[columns.numpy()])
-        judged.append(decide(Neighbors(named, nearest, found), rule)[1])
-    strangers = torch.cat(judged)
+        neighbors = Neighbors(named, nearest, found)
+        judged.append(decide(_normalized(model, neighbors, rows, home), rule))
+    taken_for, strangers = (torch.cat(each) for each in zip(*judged, strict=True))
     if bool(strangers.isinf().any()):
         raise InputError(
             "index must hold at least two classes to calibrate matching, got one. "
             "Add examples of another class, or give match a threshold."
         )
-    return strangers
+    return taken_for, strangers

@@ -41,7 +41,7 @@ class ClassThresholds:
             return limits
         codes = torch.tensor(sorted(self.classes))
         own = limits.new_tensor([self.classes[code].threshold for code in codes.tolist()])
-        at = torch.searchsorted(codes, labels.cpu()).clamp(max=len(codes) - 1)
+        at = torch.searchsorted(codes, labels.cpu().contiguous()).clamp(max=len(codes) - 1)
         return own[at].where(codes[at] == labels.cpu(), limits)
 
     def to_dict(self) -> dict[str, object]:
@@ -64,7 +64,9 @@ class ClassThresholds:
         if not isinstance(fields, Mapping) or set(fields) != set(names):
             raise InputError(f"class thresholds must be a dict of {', '.join(names)}, got others.")
         classes = fields["classes"]
-        if not isinstance(classes, Mapping) or not all(str(code).isdecimal() for code in classes):
+        if not isinstance(classes, Mapping) or not all(
+            str(code).isdecimal() and len(str(code)) < 19 for code in classes
+        ):
             raise InputError("classes of class thresholds must be a dict by class code.")
         fewest = fields["fewest"]
         if isinstance(fewest, bool) or not isinstance(fewest, int) or fewest < 1:

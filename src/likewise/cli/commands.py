@@ -209,6 +209,10 @@ def calibrate(
         Optional[str],  # noqa: UP045
         typer.Option(help="Keep the threshold under this name; needs --rule. Several may be kept."),
     ] = None,
+    per_class: Annotated[
+        bool,
+        typer.Option("--per-class", help="Matching: a threshold for each class with data enough."),
+    ] = False,
     holds_for: Annotated[
         str, typer.Option(help="New items or new classes: what intervals and promises are for.")
     ] = "items",
@@ -233,6 +237,7 @@ def calibrate(
         rule=rule,
         k=k,
         point=point,
+        per_class=per_class,
         leave_out=holds_for,
         seed=seed,
     )
@@ -244,6 +249,11 @@ def calibrate(
         f"on {each.same_total} same and {each.different_total} different)"
         + ("" if each.promised is None else f"; promised: {each.promised}")
         for name, each in made.items()
+    ]
+    lines += [
+        f"{name}: {len(by_class.classes)} classes have thresholds of their own"
+        for name, by_class in loaded.class_thresholds.items()
+        if name in made
     ]
     told = {name: console.without(each.to_dict(), "sample") for name, each in made.items()}
     console.finish(told, lines, as_json=as_json)

@@ -40,13 +40,10 @@ def open_model(
     path: str, device: str | None, gallery: Path | None = None, *, writing: bool = False
 ) -> SimilarityModel:
     """A saved model with its encoder on the device asked for, and its gallery if it has one."""
-    model = lw.load(path)
+    if gallery is not None and not writing:
+        check_exists("gallery", gallery)
+    model = lw.load(path, gallery=gallery, read_only=not writing)
     model.encoder.to(chosen_device(device))
-    place = gallery or model.gallery
-    if place is not None:
-        if gallery is not None and not writing:
-            check_exists("gallery", gallery)
-        model.use_gallery(place, read_only=not writing)
     return model
 
 
@@ -128,6 +125,7 @@ def calibrate(
     rule: str | None,
     k: int,
     point: str | None = None,
+    per_class: bool = False,
     leave_out: str = "items",
     seed: int,
 ) -> dict[str, calibration.Calibration]:
@@ -140,6 +138,8 @@ def calibrate(
     else:
         examples = open_fitting(model, source, split, "train")
         rules = [rule] if rule else (["nearest"] if len(model.index) else []) + ["pairs"]
+    if per_class and rules == ["pairs"]:
+        raise InputError("per-class must come with a rule for matching, got pairs. Index items.")
     if point is not None and rule is None:
         raise InputError(
             f"must come with --rule, got {point!r} alone. Say what it is for.", argument="point"
@@ -153,6 +153,7 @@ def calibrate(
                 rule=each,
                 k=k,
                 point=point,
+                per_class=per_class and each != "pairs",
                 leave_out=leave_out,
                 seed=seed,
                 progress=show,

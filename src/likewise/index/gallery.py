@@ -15,7 +15,7 @@ from likewise.distances import Distance, by_name
 from likewise.index._durable.checksums import Integers
 from likewise.index._durable.copies import backup, merge
 from likewise.index._durable.live import Additions
-from likewise.index._durable.opening import Asked, opened
+from likewise.index._durable.opening import Asked, is_gallery, opened
 from likewise.index._entries import Rows, Values, Where, check_filled, check_k, metadata_texts
 from likewise.index._given import (
     check_text,
@@ -126,6 +126,16 @@ class Gallery:
     def encoder(self) -> str | None:
         """Which encoder the embeddings are from, as the gallery was told."""
         return self._live.current.facts.encoder
+
+    @property
+    def key(self) -> str:
+        """Random text by which the gallery and copies of it are known, wherever they are."""
+        return self._live.current.facts.key
+
+    @staticmethod
+    def is_at(path: str | Path) -> bool:
+        """Whether there is a gallery, whole or not, in the folder at `path`."""
+        return is_gallery(Path(path))
 
     @property
     def dimension(self) -> int | None:

@@ -15,11 +15,12 @@ from uuid import uuid4
 import numpy as np
 import torch
 
+from likewise._files import Lock, sync_folder
 from likewise.errors import GalleryError
 from likewise.index._durable.checksums import part_checksum
-from likewise.index._durable.connection import DATABASE, LOCK, connect, lock
+from likewise.index._durable.connection import DATABASE, LOCK, connect
 from likewise.index._durable.damage import check_regular, is_there, sentence
-from likewise.index._durable.facts import ACKNOWLEDGED, Facts, last_acknowledged, sync_folder
+from likewise.index._durable.facts import ACKNOWLEDGED, Facts, last_acknowledged
 from likewise.index._durable.live import Additions, Live
 from likewise.index._durable.store import CHUNK, FACTS, NAME_BYTES, as_chunk, name_checksum, size_of
 from likewise.index._given import chunk_of
@@ -92,7 +93,7 @@ def repair_gallery(path: str | Path) -> GalleryReport:
     """
     folder = _existing(path)
     try:
-        with closing(lock(folder)):
+        with Lock(folder / LOCK):
             found = check_gallery(folder)
             return found if found.is_whole else _repaired(folder, found)
     except (sqlite3.Error, OSError) as error:

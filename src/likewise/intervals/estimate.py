@@ -6,6 +6,7 @@ from dataclasses import dataclass
 
 from scipy.special import stdtrit
 
+from likewise._checks import is_finite_number
 from likewise.errors import InputError, InputTypeError
 
 ANYWHERE = (-math.inf, math.inf)
@@ -56,7 +57,7 @@ class Estimate:
             )
         numbers = [fields["value"], fields["low"], fields["high"]]
         for number in numbers:
-            if isinstance(number, bool) or not isinstance(number, (int, float, type(None))):
+            if number is not None and not is_finite_number(number):
                 raise InputError(f"an estimate must hold numbers or None, got {number!r}.")
         if not isinstance(fields["method"], str):
             raise InputError(f"an estimate's method must be text, got {fields['method']!r}.")

@@ -10,10 +10,11 @@ from pathlib import Path
 import numpy as np
 
 from likewise._checks import check_choice
+from likewise._files import sync_folder
 from likewise.errors import GalleryError, InputError
 from likewise.index._durable.connection import DATABASE, connect
 from likewise.index._durable.damage import damaged, sentence
-from likewise.index._durable.facts import Facts, create_acknowledged, sync_folder
+from likewise.index._durable.facts import Facts, create_acknowledged
 from likewise.index._durable.live import Additions, Live
 from likewise.index._durable.store import FACTS, Store
 from likewise.index._given import chunk_of, rows_of

@@ -25,7 +25,8 @@ def sentence(folder: Path, error: Exception, *, writing: bool) -> GalleryError:
     code = getattr(error, "sqlite_errorcode", -1) & 0xFF  # the rest tells no more that matters
     number = error.errno if isinstance(error, OSError) else None
     said = (isinstance(error, OSError) and error.strerror) or str(error)
-    if code in (sqlite3.SQLITE_BUSY, sqlite3.SQLITE_LOCKED):
+    busy = code in (sqlite3.SQLITE_BUSY, sqlite3.SQLITE_LOCKED)
+    if busy or isinstance(error, BlockingIOError):
         return GalleryError(
             f"gallery must have one writer at a time, got {str(folder)!r}, which is being written "
             "to already. Open it with read_only=True to look things up."

@@ -10,7 +10,7 @@ from typing import Annotated, Literal
 
 import msgspec
 
-from likewise._files import write_whole
+from likewise._files import sync_folder, write_whole
 from likewise.distances import NAMED
 from likewise.errors import InputError
 
@@ -96,17 +96,6 @@ def last_acknowledged(folder: Path) -> Facts | None:
         return None
     found = [_facts(content[start : start + _SLOT]) for start in (0, _SLOT)]
     return max((facts for facts in found if facts), key=lambda facts: facts.batches, default=None)
-
-
-def sync_folder(folder: Path) -> None:
-    """Wait until the names in `folder` are on disk."""
-    if os.name == "nt":  # where a folder cannot be opened
-        return
-    file = os.open(folder, os.O_RDONLY)
-    try:
-        os.fsync(file)
-    finally:
-        os.close(file)
 
 
 def _slot(facts: Facts) -> bytes:

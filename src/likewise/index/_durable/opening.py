@@ -42,7 +42,7 @@ def opened(folder: Path, asked: Asked, *, recall: float | None, read_only: bool)
     if recall is not None:
         check_rate("recall", recall)
     check_regular(folder)
-    holds_gallery = is_there(folder, DATABASE) or last_acknowledged(folder) is not None
+    holds_gallery = is_gallery(folder)
     if read_only and not holds_gallery:
         raise GalleryError(
             f"path must be the folder of a gallery, got {str(folder)!r}. "
@@ -68,6 +68,15 @@ def opened(folder: Path, asked: Asked, *, recall: float | None, read_only: bool)
         live.close()
         raise
     return live
+
+
+def is_gallery(folder: Path) -> bool:
+    """Whether `folder` holds a gallery, whole or not.
+
+    Raises:
+        GalleryError: that may not be known.
+    """
+    return is_there(folder, DATABASE) or last_acknowledged(folder) is not None
 
 
 def _check_asked(asked: Asked) -> None:

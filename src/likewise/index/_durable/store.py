@@ -12,9 +12,10 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from likewise._files import Lock
 from likewise.errors import GalleryError, InputError, InputTypeError
 from likewise.index._durable.checksums import Integers, keys_of, part_checksum, row_checksums
-from likewise.index._durable.connection import DATABASE, connect, lock
+from likewise.index._durable.connection import DATABASE, LOCK, connect
 from likewise.index._durable.damage import check_regular, damaged, sentence
 from likewise.index._durable.facts import (
     Facts,
@@ -61,14 +62,14 @@ class Store:
     ) -> None:
         self.folder = folder
         self._process = os.getpid()
-        self._lock: sqlite3.Connection | None = None
+        self._lock: Lock | None = None
         check_regular(folder)
         if made_for is not None:
             with self._sentences(writing=True):
                 folder.mkdir(parents=True, exist_ok=True)
         if not read_only:
             with self._sentences(writing=True):
-                self._lock = lock(folder)
+                self._lock = Lock(folder / LOCK)
         try:
             with self._sentences(writing=not read_only):
                 acknowledged = last_acknowledged(folder)  # before the database, which goes ahead
@@ -93,11 +94,12 @@ class Store:
         """Give the files back; in a fork nothing is done, as they are the first process's."""
         if not self.is_of_this_process:
             return
-        for connection in (getattr(self, "_connection", None), self._lock):
-            if connection is not None:
-                with suppress(sqlite3.Error):
-                    connection.close()
-        self._lock = None
+        connection = getattr(self, "_connection", None)
+        if connection is not None:
+            with suppress(sqlite3.Error):
+                connection.close()
+        if self._lock is not None:
+            self._lock.release()
 
     def __del__(self) -> None:
         # A connection refers to itself, so that it would stay open, and the folder locked, until
