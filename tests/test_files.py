@@ -40,14 +40,14 @@ def test_what_is_no_regular_file_is_refused_at_once(tmp_path, kind):
         path.mkdir()
     else:
         path.symlink_to("/dev/zero")
-    with pytest.raises(InputError, match=f"path must be a regular file, got .*odd', {kind}"):
+    with pytest.raises(InputError, match=f"odd' must be a regular file, got {kind}"):
         read_regular(path)
 
 
 def test_a_file_over_the_limit_is_refused_unread(tmp_path):
     with (tmp_path / "huge").open("wb") as file:
         file.truncate(1 << 40)  # takes no room on disk
-    with pytest.raises(InputError, match="path must be a file of at most 100 bytes"):
+    with pytest.raises(InputError, match="must have at most 100 bytes, got more"):
         read_regular(tmp_path / "huge", limit=100)
     with pytest.raises(FileNotFoundError):
         read_regular(tmp_path / "nothing")
@@ -121,7 +121,7 @@ def test_a_gallery_opened_before_a_fork_is_not_written_after_it(tmp_path):
         try:
             gallery.add(torch.eye(3), labels=["a", "b", "c"])
         except GalleryError as error:
-            return int("written by the process that opened it" not in str(error))
+            return int("Open the gallery in the child" not in str(error))
         return 2
 
     assert in_child(add) == 0
