@@ -1,8 +1,10 @@
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test check format bench clean
+.PHONY: help setup demo test lowest check format bench mutants clean
 VENV := .venv
 BIN := $(VENV)/bin
 READY := $(VENV)/ready
+LOWEST := .venv-lowest
+EXTRAS := backbones,milvus,tables,trackers
 
 help: ## list the targets
 	@grep -hE '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 10
@@ -12,7 +14,7 @@ setup: $(READY) ## make .venv with the pinned versions of constraints.txt
 $(READY): pyproject.toml constraints.txt
 	python3 -m venv $(VENV)
 	PIP_CONSTRAINT=constraints.txt $(BIN)/python -m pip install --quiet --disable-pip-version-check \
-		--editable '.[backbones,milvus,tables,trackers]' --requirement requirements-dev.txt
+		--editable '.[$(EXTRAS)]' --requirement requirements-dev.txt
 	touch $(READY)
 
 demo: $(READY) ## the whole journey on bundled digits; writes out/demo/report.html
@@ -20,6 +22,20 @@ demo: $(READY) ## the whole journey on bundled digits; writes out/demo/report.ht
 
 test: $(READY) ## run all tests, warnings as errors
 	$(BIN)/python -m pytest
+
+lowest: $(LOWEST)/ready ## run all tests on the lowest versions that pyproject.toml allows
+	$(LOWEST)/bin/python -m pytest -W ignore::DeprecationWarning -W ignore::FutureWarning
+
+# Every lower bound of pyproject.toml as an exact version. torch stays the one of constraints.txt:
+# an older one has no build for every machine. So do the tools that only the tests use. An old
+# release warns of what newer ones of its own dependencies will drop: no fault of ours.
+$(LOWEST)/ready: pyproject.toml constraints.txt
+	python3 -m venv $(LOWEST)
+	grep -oE '[a-z-]+>=[0-9.]+' pyproject.toml | grep -v '^torch>' | sed 's/>=/==/' > $(LOWEST)/constraints.txt
+	grep -E '^(torch|torchvision|hypothesis|pytest)==' constraints.txt >> $(LOWEST)/constraints.txt
+	PIP_CONSTRAINT=$(LOWEST)/constraints.txt $(LOWEST)/bin/python -m pip install --quiet \
+		--disable-pip-version-check --editable '.[$(EXTRAS)]' hypothesis pytest
+	touch $(LOWEST)/ready
 
 check: $(READY) ## formatting, lint, types
 	$(BIN)/ruff format --check .
@@ -39,5 +55,8 @@ bench: $(READY) ## run the benchmarks of benchmarks/
 	$(BIN)/python benchmarks/gallery.py
 	$(BIN)/python benchmarks/evaluation.py
 
+mutants: $(READY) ## change one operator at a time; list the changes that no test notices
+	$(BIN)/python benchmarks/mutants.py --out out/mutants.jsonl
+
 clean: ## remove what the other targets made
-	rm -rf $(VENV) out .mypy_cache .pytest_cache .ruff_cache .hypothesis
+	rm -rf $(VENV) $(LOWEST) out .mypy_cache .pytest_cache .ruff_cache .hypothesis

@@ -9,7 +9,7 @@ from torch import nn
 
 import likewise as lw
 from likewise.artifacts import ArtifactError, SimilarityModel
-from likewise.artifacts.folders import MANIFEST
+from likewise.artifacts.folders import LOCK, MANIFEST
 from likewise.distances import Distance
 from likewise.encoders import ConvEncoder, MLPEncoder
 
@@ -77,7 +77,7 @@ def test_a_reloaded_model_is_bit_equal_in_a_new_process(model, saved, tmp_path):
 
 def test_nothing_in_the_folder_is_a_pickle(saved):
     names = sorted(path.name.split("-")[0] for path in saved.iterdir())
-    assert names == ["encoder", "index", "index", "model.json"]
+    assert names == ["calibrated", "encoder", "index", "index", MANIFEST, LOCK, "trained"]
     for path in saved.iterdir():
         if path.suffix == ".json":
             json.loads(path.read_text())
@@ -159,7 +159,10 @@ def test_saving_again_replaces_the_model_and_leaves_no_litter(model, saved):
     changed.index.remove(changed.index.ids[:10])
     changed.save(saved)
     assert len(lw.load(saved).index) == 40
-    assert len(list(saved.iterdir())) == 4
+    # Those who read the older description find its parts until the next save.
+    assert len(list(saved.iterdir())) == 9
+    changed.save(saved)
+    assert len(list(saved.iterdir())) == 7
 
 
 def test_another_programs_model_json_is_not_taken_for_ours(model, tmp_path):
@@ -221,7 +224,7 @@ def test_a_full_disk_leaves_the_old_model(model, saved, monkeypatch, failing):
         changed.save(saved)
     monkeypatch.undo()
     assert torch.equal(lw.load(saved).embed(TEST), before)
-    assert len(list(saved.iterdir())) == 4
+    assert len(list(saved.iterdir())) == 7
 
 
 def test_a_folder_that_cannot_be_made_is_named(model):
@@ -232,6 +235,8 @@ def test_a_folder_that_cannot_be_made_is_named(model):
 @pytest.mark.parametrize("damage", ["truncated", "altered", "missing"])
 def test_damage_to_any_file_is_refused(saved, damage):
     for path in sorted(saved.iterdir()):
+        if path.name == LOCK:  # empty, and of no importance to a reader
+            continue
         content = path.read_bytes()
         if damage == "truncated":
             path.write_bytes(content[: len(content) // 2])
@@ -265,12 +270,12 @@ def test_every_altered_byte_of_the_description_is_refused_or_harmless(model, sav
     assert refused > 10
 
 
-@pytest.mark.parametrize("written", [2, "two", None])
+@pytest.mark.parametrize("written", [1, "two", None])
 def test_a_newer_format_is_refused(saved, written):
     manifest = json.loads((saved / MANIFEST).read_text())
     manifest["format"] = written
     (saved / MANIFEST).write_text(json.dumps(manifest))
-    with pytest.raises(ArtifactError, match="model must be of format 1, got"):
+    with pytest.raises(ArtifactError, match="model must be of format 2, got"):
         lw.load(saved)
 
 

@@ -13,6 +13,7 @@ from torch import nn
 import likewise as lw
 from likewise.artifacts import ArtifactError
 from likewise.encoders import Backbone, backbone, backbones, encode
+from oracles import seal_model
 from torchvision_operators import have_timm
 
 if not have_timm():
@@ -408,7 +409,7 @@ def test_a_folder_cannot_make_its_loader_fetch_or_run_anything(wish, tmp_path, m
     folder = lw.SimilarityModel(made()).save(tmp_path / "model")
     manifest = json.loads((folder / "model.json").read_text())
     manifest["encoder"]["config"] |= wish
-    (folder / "model.json").write_text(json.dumps(manifest))
+    seal_model(folder, manifest)
     monkeypatch.setattr(socket.socket, "connect", no_network)
     with pytest.raises(ArtifactError, match="model must be whole"):
         lw.load(folder)

@@ -62,6 +62,13 @@ def test_a_class_that_cannot_reach_the_goal_gets_the_global_one():
     assert thresholds.of(torch.tensor([1])).item() == thresholds.everywhere.threshold
 
 
+def test_known_queries_taken_for_a_class_are_wrong_answers_too():
+    distances, same, known, labels = queries(0, [(60, 60), (60, 60)])
+    known = known | (labels == 1)  # what class 1 gets wrong is of other indexed classes
+    thresholds = calibrate_per_class(distances, same, known, labels, gallery_size=50)
+    assert sorted(thresholds.classes) == [0, 1]
+
+
 def test_fewer_mistakes_are_made_with_a_threshold_for_each_class():
     sizes = [(200, 200)] * 4
     distances, same, known, labels = queries(2, sizes, scale=2.0)
@@ -97,7 +104,7 @@ def test_a_promise_is_shared_among_the_classes_and_the_rest():
     assert thresholds.promise.confidence == 0.9
     assert thresholds.promise.negatives == 645
     assert thresholds.promise.accepted == sum(part.promise.accepted for part in parts)
-    assert thresholds.promise.holds_for == "strangers"
+    assert thresholds.promise.holds_for == "unknown items"
 
 
 def test_without_others_every_class_has_its_own_and_with_too_few_none_has():
@@ -126,6 +133,27 @@ def test_strangers_that_are_one_item_count_once():
     assert thresholds.classes == {}, "20 strangers are too few for either part"
     assert thresholds.promise.negatives == 120
     assert thresholds.promise.holds_for == "groups"
+
+
+def test_one_item_of_each_unknown_class_counts_for_all_thresholds_together():
+    distances, same, known, labels = queries(6, [(60, 300), (60, 300)])
+    classes = torch.where(known, labels, 10 + torch.arange(len(labels)) % 90)
+    options = {"gallery_size": 9, "goal": GOAL, "fewest": 10, "classes": classes}
+    thresholds = calibrate_per_class(distances, same, known, labels, **options)
+    assert thresholds.promise.holds_for == "unknown classes"
+    assert (thresholds.promise.negatives, thresholds.promise.classes) == (90, 90)
+    assert sorted(thresholds.classes) == [0, 1]
+    each = [part.promise.negatives for part in thresholds.classes.values()]
+    assert sum(each) == 90
+    assert min(each) >= Promise(0.1, 0.95).fewest == 29
+    of_items = calibrate_per_class(
+        distances, same, known, labels, **options, guarantee_for="items"
+    ).promise
+    assert (of_items.holds_for, of_items.negatives, of_items.classes) == ("unknown items", 600, 90)
+    few = torch.where(known, labels, 10 + torch.arange(len(labels)) % 40)
+    thresholds = calibrate_per_class(distances, same, known, labels, **options | {"classes": few})
+    assert thresholds.classes == {}, "40 unknown classes are too few for two thresholds"
+    assert thresholds.promise.negatives == 40
 
 
 def test_a_class_of_strangers_that_are_too_near_is_named():
@@ -164,6 +192,7 @@ def test_thresholds_by_class_survive_json():
         fields = json.loads(json.dumps(thresholds.to_dict(), allow_nan=False))
         assert ClassThresholds.from_dict(fields) == thresholds
         assert len(thresholds.classes) == 2
+        assert ClassThresholds.from_dict(fields | {"fewest": 1}).fewest == 1
     for damaged, message in [
         ([], "class thresholds must be a dict of everywhere, classes, fewest, promise"),
         (fields | {"more": 1}, "class thresholds must be a dict of"),

@@ -41,7 +41,8 @@ def test_a_promise_rests_on_strangers_and_not_on_confused_known_queries():
     limit = strangers[looked_at - 1]
     assert chosen.threshold == float(distances[distances < limit].max())
     assert chosen.promise.negatives == 400
-    assert chosen.promise.holds_for == "strangers"
+    assert chosen.promise.holds_for == "unknown items"
+    assert "for new items of these unknown classes, with" in str(chosen.promise)
     assert chosen.promise.accepted == looked_at - 1
     assert chosen.false_positive_rate.value == (looked_at - 1) / 400
     assert chosen.false_accept_rate.value > 1.2 * chosen.false_positive_rate.value
@@ -68,8 +69,8 @@ def test_too_few_strangers_are_refused_and_one_more_will_do():
     few = known.clone()
     few[(~known).nonzero()[0]] = True
     message = (
-        "known must leave at least 59 strangers (queries of classes not indexed) that share "
-        "nothing, for at most 0.05 false accepts with a confidence of 0.95, got 58."
+        "unknown queries (of classes not indexed) must be at least 59 for at most 0.05 false "
+        "accepts with a confidence of 0.95, got 58: 1 more are needed, or a rate of 0.0504 or more."
     )
     with pytest.raises(ValueError, match=re.escape(message)):
         calibrate_matching(distances, same, few, gallery_size=9, goal=goal)
@@ -83,7 +84,7 @@ def test_where_all_are_known_no_share_of_strangers_is_told():
     chosen = calibrate_matching(distances, same, known, gallery_size=9)
     assert chosen.false_positive_rate is None
     goal = at_most_false_accepts(0.01, confidence=0.95)
-    with pytest.raises(ValueError, match=r"at least 299 strangers.* got 0"):
+    with pytest.raises(ValueError, match=r"at least 299 .* got 0: 299 more are needed\. Give"):
         calibrate_matching(distances, same, known, gallery_size=9, goal=goal)
 
 
@@ -121,6 +122,119 @@ def test_the_promise_holds_for_new_strangers_to_this_gallery_and_a_power_of_pair
     assert 1 - (1 - of_a_pair) ** GALLERY > 1.5 * came_out[-1] > 0
 
 
+# unknown classes
+
+
+def test_a_guarantee_for_unknown_classes_counts_one_item_of_each():
+    distances, same, known = queries(1)
+    classes = torch.where(known, 0, 1 + torch.arange(500) % 80)
+    goal = at_most_false_accepts(0.05, confidence=0.95)
+    chosen = calibrate_matching(distances, same, known, gallery_size=9, goal=goal, classes=classes)
+    assert chosen.promise.holds_for == "unknown classes"
+    assert (chosen.promise.negatives, chosen.promise.classes) == (80, 80)
+    assert chosen.promised.startswith("at most 0.05 false accepts for new unknown classes, with")
+    assert "exact binomial" in chosen.accuracy.method, "intervals still leave out queries"
+    # Which item counts depends on neither the distances nor the order of goals.
+    mapped = calibrate_matching(
+        distances * 2, same, known, gallery_size=9, goal=goal, classes=classes
+    )
+    assert mapped.threshold == 2 * chosen.threshold
+    of_items = calibrate_matching(
+        distances, same, known, gallery_size=9, goal=goal, classes=classes, guarantee_for="items"
+    )
+    assert of_items.promise.negatives == int((~known).sum()) == 400
+    assert "for new items of these 80 classes, with" in of_items.promised
+    together = calibrate_all(
+        distances,
+        same,
+        {"x": goal},
+        known=known,
+        rule="nearest",
+        k=1,
+        gallery_size=9,
+        classes=classes,
+    )
+    assert together["x"] == chosen
+
+
+def test_too_few_unknown_classes_are_refused_with_what_is_missing_and_what_is_possible():
+    distances, same, known = queries(2, strangers=590)
+    goal = at_most_false_accepts(0.05, confidence=0.95)
+    for count in (58, 59):
+        classes = torch.where(known, 0, 1 + torch.arange(690) % count)
+        options = {"gallery_size": 9, "goal": goal, "classes": classes}
+        if count == 59:
+            assert calibrate_matching(distances, same, known, **options).promise.negatives == 59
+            continue
+        message = (
+            "unknown classes must be at least 59 for at most 0.05 false accepts with a confidence "
+            "of 0.95, got 58: 1 more are needed, or a rate of 0.0504 or more. Give queries of more "
+            "classes that are not indexed, or ask for new items of these classes only."
+        )
+        with pytest.raises(ValueError, match=re.escape(message)):
+            calibrate_matching(distances, same, known, **options)
+        possible = {**options, "goal": at_most_false_accepts(0.0504, confidence=0.95)}
+        assert calibrate_matching(distances, same, known, **possible).promise.negatives == 58
+    with pytest.raises(ValueError, match="guarantee_for must be one of classes, items, got 'all'"):
+        calibrate_matching(distances, same, known, **options | {"guarantee_for": "all"})
+    with pytest.raises(ValueError, match=r"classes must have shape \(690,\), one per item"):
+        calibrate_matching(distances, same, known, **options | {"classes": classes[:5]})
+
+
+@pytest.mark.parametrize("unknown_classes", [60, 400])
+def test_a_guarantee_holds_for_new_unknown_classes_and_one_of_items_does_not(unknown_classes):
+    # A class lies near the gallery or far from it, with all of its items: 8% look alike.
+    rate, trials, each = 0.05, 200, 10
+    rng = np.random.default_rng(unknown_classes)
+
+    def draw(classes):
+        near = rng.random(classes) < 0.08
+        place = np.where(near, rng.normal(1.0, 0.5, classes), rng.normal(4.0, 0.8, classes))
+        return place[:, None] + rng.normal(0, 0.2, (classes, each))
+
+    truth = np.sort(draw(20_000).ravel())
+    goal = at_most_false_accepts(rate, confidence=0.95)
+    broken = {"classes": 0, "items": 0}
+    for _ in range(trials):
+        drawn = draw(unknown_classes).ravel()
+        distances = torch.from_numpy(np.concatenate([drawn, np.linspace(-3, 2, 100)]))
+        known = torch.arange(len(distances)) >= len(drawn)
+        classes = torch.where(known, 9999, torch.arange(len(distances)) // each)
+        for guarantee_for in broken:
+            threshold = calibrate_matching(
+                distances,
+                known,
+                known,
+                gallery_size=9,
+                goal=goal,
+                classes=classes,
+                guarantee_for=guarantee_for,
+            ).threshold
+            above = np.searchsorted(truth, threshold, side="right") / len(truth)
+            broken[guarantee_for] += above > rate
+    assert binomtest(broken["classes"], trials, 0.05, "greater").pvalue > 0.01
+    assert broken["classes"] > 0, "a guarantee with room to spare would prove nothing"
+    assert broken["items"] > trials * 0.15
+
+
+def test_promises_of_earlier_versions_are_read_as_what_they_were_worth():
+    distances, same, known = queries(8)
+    goal = at_most_false_accepts(0.05, confidence=0.95)
+    fields = calibrate_matching(distances, same, known, gallery_size=7, goal=goal).to_dict()
+    old = {**fields["promise"], "holds_for": "strangers"}
+    del old["classes"]
+    read = Calibration.from_dict({**fields, "promise": old}).promise
+    assert (read.holds_for, read.classes) == ("unknown items", None)
+
+
+def test_answers_that_are_all_right_or_all_wrong_say_which_queries_to_add():
+    distances, right = torch.rand(20), torch.ones(20, dtype=torch.bool)
+    with pytest.raises(ValueError, match=r"queries must be .* got 20 right .* not indexed\."):
+        calibrate_matching(distances, right, right, gallery_size=3)
+    with pytest.raises(ValueError, match=r"got 0 right .* 20 wrong .* class is indexed\."):
+        calibrate_matching(distances, ~right, right, gallery_size=3)
+
+
 # growth
 
 
@@ -129,7 +243,7 @@ def test_a_gallery_that_grew_is_told_what_the_promise_is_worth():
     goal = at_most_false_accepts(0.05, confidence=0.95)
     chosen = calibrate_matching(distances, same, known, gallery_size=1000, goal=goal)
     assert chosen.promised.endswith("accepted), in a gallery of up to 1,000 items")
-    assert chosen.promised.startswith("at most 0.05 false accepts for new strangers, with")
+    assert chosen.promised.startswith("at most 0.05 false accepts for new items of these unknown")
     assert chosen.outgrown(1000) is None
     assert chosen.outgrown(1) is None
     assert chosen.outgrown(2500) == (

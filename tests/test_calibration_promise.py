@@ -96,12 +96,15 @@ def test_with_one_negative_less_than_it_takes_the_promise_is_refused(rate, confi
     distances, same = torch.rand(fewest + 50), torch.arange(fewest + 50) >= fewest - 1
     distances[same] = -1
     message = (
-        f"items must leave at least {fewest:,} different pairs that share nothing, for at most "
-        f"{rate:.3g} false accepts with a confidence of {confidence:.3g}, got {fewest - 1:,}. "
-        "Give more items, raise the rate, or lower the confidence."
+        f"different pairs that share no item must be at least {fewest:,} for at most {rate:.3g} "
+        f"false accepts with a confidence of {confidence:.3g}, got {fewest - 1:,}: 1 more are "
+        "needed, or a rate of "
     )
-    with pytest.raises(ValueError, match=f"^{re.escape(message)}$"):
+    with pytest.raises(ValueError, match=f"^{re.escape(message)}") as refused:
         calibrate(distances, same, goal=promise, items=torch.arange(len(same)))
+    possible = float(re.search("a rate of ([0-9.]+) or more", str(refused.value))[1])
+    assert Promise(possible, confidence).fewest <= fewest - 1
+    assert Promise(possible * 0.99, confidence).fewest > fewest - 1
     same[fewest - 1], distances[fewest - 1] = False, 0.5
     calibrated = calibrate(distances, same, goal=promise, items=torch.arange(len(same)))
     assert calibrated.promise.negatives == fewest
@@ -146,7 +149,7 @@ def test_a_promise_out_of_reach_says_why():
     distances, same, _ = drawn(2, 500)
     message = (
         "no threshold keeps false accepts at or below 0.01 with a confidence of 0.95: no distance "
-        "is smaller than that of the 2 closest of 500 independent different pairs. Raise the"
+        "is smaller than that of the 2 closest of 500 different pairs that share no item. Raise"
     )
     distances[~same] = -1.0
     with pytest.raises(ValueError, match=re.escape(message)):
@@ -239,7 +242,14 @@ def test_a_damaged_promise_is_refused():
     distances, same, _ = drawn(3, 500)
     goal = at_most_false_accepts(0.01, confidence=0.95)
     fields = calibrate(distances, same, goal=goal, items=torch.arange(540)).to_dict()
-    for change in ({"rate": 2}, {"rate": None}, {"negatives": 0}, {"holds_for": "all"}, {"x": 1}):
+    for change in (
+        {"rate": 2},
+        {"rate": None},
+        {"negatives": 0},
+        {"holds_for": "all"},
+        {"x": 1},
+        {"classes": 0},
+    ):
         damaged = {**fields, "promise": {**fields["promise"], **change}}
         with pytest.raises(ValueError, match="promise of a calibration cannot be read: "):
             Calibration.from_dict(damaged)

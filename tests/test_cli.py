@@ -171,17 +171,20 @@ MISTAKES = {
     "a pickled npz": (["train", "pickled.npz", "--out", "m"], "npz"),
     "an unknown loss": (
         ["train", "digits", "--out", "m", "--loss", "magic"],
-        "loss must be one of",
+        "--loss must be one of",
     ),
     "an unknown distance": (
         ["train", "digits", "--out", "m", "--distance", "cos"],
-        "distance must be one of cosine, euclidean",
+        "--distance must be one of cosine, euclidean",
     ),
     "an unknown class": (
         ["train", "digits", "--out", "m", "--hold-out-classes", "ten"],
         "'ten'",
     ),
-    "a margin without use": (["train", "digits", "--out", "m", "--margin", "1"], "margin must be"),
+    "a margin without use": (
+        ["train", "digits", "--out", "m", "--margin", "1"],
+        "--margin must be",
+    ),
     "an unknown option": (["train", "digits", "--out", "m", "--speed", "9"], "--speed"),
     "an unknown command": (["teleport"], "teleport"),
     "an unknown goal": (["calibrate", "MODEL", "digits", "--goal", "best"], "goal must be one of"),
@@ -193,7 +196,35 @@ MISTAKES = {
     ),
     "an empty index": (["lookup", "EMPTY", "digits"], "index"),
     "an uncalibrated match": (["match", "EMPTY", "digits"], "model must be calibrated for nearest"),
-    "a folder that is no model": (["info", "empty"], "path must be a folder saved by likewise"),
+    "a folder that is no model": (["info", "empty"], "MODEL must be a folder saved by likewise"),
+    "a file that is none of data": (["match", "MODEL", "text/y/notes.txt"], "image"),
+    "no classes in a batch": (
+        ["train", "digits", "--out", "m", "--classes-per-batch", "0"],
+        "--classes-per-batch must be at least 1",
+    ),
+    "workers below 0": (
+        ["train", "digits", "--out", "m", "--workers", "-1"],
+        "--workers must be at least 0",
+    ),
+    "no batches": (
+        ["train", "digits", "--out", "m", "--batches", "0"],
+        "--batches must be at least 1",
+    ),
+    "the home of nobody": (["train", "~nobody-here/x", "--out", "m"], "DATA must be one of"),
+    "an id beyond all numbers": (["remove", "MODEL", "9" * 5000], "ID must be a whole number"),
+    "what lasts for nobody": (
+        ["calibrate", "MODEL", "digits", "--holds-for", "all"],
+        "--holds-for must be one of",
+    ),
+    "not calibrated, with a command for a remedy": (
+        ["match", "MODEL", "digits", "--rule", "center"],
+        "Run likewise calibrate with --rule center",
+    ),
+    "nothing indexed, with a command for a remedy": (
+        ["lookup", "EMPTY", "a.png"],
+        "Add some with likewise index.",
+    ),
+    "a class that is not indexed": (["remove", "MODEL", "--class", "x"], "--class must be one of"),
     "a part that is not there": (["evaluate", "MODEL", "one.csv", "--split", "test"], "split"),
     "items of another shape": (["match", "MODEL", "short.npz"], "shape"),
     "too many files": (["verify", "MODEL", "a.png"], "FILE_A FILE_B must be two images"),
@@ -204,28 +235,28 @@ MISTAKES = {
     ),
     "a report that is a folder": (
         ["evaluate", "MODEL", "digits", "--report", "empty"],
-        "report must be a file, got the folder 'empty'",
+        "--report must be a file, got the folder 'empty'",
     ),
     "a picture that is a folder": (
         ["verify", "MODEL", "a.png", "a.png", "--picture", "empty"],
-        "picture must be a file, got the folder 'empty'",
+        "--picture must be a file, got the folder 'empty'",
     ),
     "a report without a name": (
         ["verify", "MODEL", "--pairs", "one.csv", "--report", "."],
-        "report must be a file, got the folder '.'",
+        "--report must be a file, got the folder '.'",
     ),
     "a comparison without a name": (
         ["compare", "MODEL", "EMPTY", "digits", "--report", "."],
-        "report must be a file, got the folder '.'",
+        "--report must be a file, got the folder '.'",
     ),
     "a seed below 0": (["info", "MODEL", "--seed", "-1"], "--seed"),
     "a seed too large": (["info", "MODEL", "--seed", str(2**32)], "--seed"),
     "a folder of something else": (
         ["train", "digits", "--out", "text", "--epochs", "1"],
-        "path must",
+        "--out must be a new folder",
     ),
     "too many per class": (["index", "MODEL", "digits", "--per-class", "1000"], "1000"),
-    "a device that is not there": (["info", "MODEL", "--device", "tpu"], "device must be one of"),
+    "a device that is not there": (["info", "MODEL", "--device", "tpu"], "--device must be one of"),
 }
 
 

@@ -109,7 +109,7 @@ def test_what_cannot_be_compared_is_said_in_a_sentence(run, models, tmp_path):
         ((good, poor, seen), "DATA must hold items that neither model was trained on"),
         ((good, poor, one), "data must have at least 2 classes"),
         ((good, poor, few, "--holds-for", "classes"), "DATA must hold at least 10 classes that"),
-        ((good, poor, few, "--holds-for", "people"), "holds_for must be one of classes, items"),
+        ((good, poor, few, "--holds-for", "people"), "--holds-for must be one of classes, items"),
         ((good, poor, "digits", "--report", tmp_path / "no" / "p.html"), "folder of report must"),
         ((good, tmp_path / "five", "digits"), "likewise: "),
     ):

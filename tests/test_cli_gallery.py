@@ -24,7 +24,13 @@ def test_the_whole_journey_with_items_in_a_gallery(run, model, tmp_path):
     folder = tmp_path / "known"
     status, out, _ = run("index", model, "digits", "--per-class", 8, "--gallery", folder, "--json")
     assert status == 0
-    assert json.loads(out) == {"added": 80, "indexed": 80, "gallery": str(folder)}
+    assert json.loads(out) == {
+        "added": 80,
+        "already_there": 0,
+        "as_another_class": 0,
+        "indexed": 80,
+        "gallery": str(folder),
+    }
     assert json.loads(run("info", model, "--json")[1])["gallery"] == str(folder)
 
     status, out, _ = run("calibrate", model, "digits", "--goal", "accuracy")
@@ -99,8 +105,8 @@ def test_a_damaged_gallery_is_told_and_repaired(run, model, tmp_path):
 @pytest.mark.parametrize(
     ("arguments", "told"),
     [
-        (["gallery", "info", "nowhere"], "gallery must exist"),
-        (["lookup", "{model}", "digits", "--gallery", "nowhere"], "gallery must exist"),
+        (["gallery", "info", "nowhere"], "GALLERY must exist"),
+        (["lookup", "{model}", "digits", "--gallery", "nowhere"], "--gallery must exist"),
         (["remove", "{model}"], "ID must be given"),
         (["remove", "{model}", "x"], "ID must be a whole number"),
         (["remove", "{model}", "--class", "cat"], "class must be one of"),

@@ -20,6 +20,16 @@ def train(run, tmp_path):
     return train
 
 
+@pytest.mark.parametrize("loss", ["multi-similarity", "triplet"])
+@pytest.mark.parametrize("following", [(), ("--keep-best", "loss")])
+def test_a_training_that_diverges_saves_nothing(train, tmp_path, loss, following):
+    options = ("--learning-rate", 1e30, "--epochs", 2, "--loss", loss, *following)
+    status, _, said = train(*options)
+    assert status == 2
+    assert "must stay finite" in said
+    assert not (tmp_path / "model").exists()
+
+
 HELD_OUT = ("--hold-out-classes", "0,4,5,8")
 NUMBERS = ("precision_at_1", "r_precision", "map_at_r", "roc_auc", "equal_error_rate")
 
@@ -149,9 +159,9 @@ def test_a_training_on_pairs_is_scored_on_other_pairs(run, train, tables):
     assert "epoch 1 was chosen by pairs_roc_auc on the pairs of" in told
     assert "judge.csv: numbers on these pairs are flattered" in told
     for other, message in (
-        (tables / "train.csv", "evaluate must be pairs of other images than those trained on"),
-        ("digits", "evaluate must be a table of pairs where pairs of a table are trained on"),
-        ("aside", "evaluate must have 2 classes of items that are not trained on, got 'aside'"),
+        (tables / "train.csv", "--evaluate must be pairs of other images than those trained on"),
+        ("digits", "--evaluate must be a table of pairs where pairs of a table are trained on"),
+        ("aside", "--evaluate must have 2 classes of items that are not trained on, got 'aside'"),
     ):
         status, _, said = train(*options, other, source=tables / "train.csv", out="none")
         assert status == 2
@@ -171,17 +181,20 @@ def test_tensorboard_gets_the_scores_of_every_epoch(train, tmp_path):
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        (("--patience", 2), "patience must come with --keep-best, got 2 alone"),
-        (("--keep-best", "active"), "keep_best must be a loss, a rate or a score"),
-        (("--keep-best", "unseen_map_at_r"), "keep_best must be one of seen_equal_error_rate, "),
-        (("--keep-best", "seen_mpa"), "keep_best must be a loss, a rate or a score"),
-        (("--keep-best", "x_accuracy"), "keep_best must be a number that came up by epoch 1, got"),
-        (("--keep-aside", 0, "--evaluate", "aside"), "evaluate must have 2 classes of items"),
-        (("--evaluate", "nowhere"), "evaluate must be one of digits, mnist, "),
+        (("--patience", 2), "--patience must come with --keep-best, got 2 alone"),
+        (("--keep-best", "active"), "--keep-best must be a loss, a rate or a score"),
+        (("--keep-best", "unseen_map_at_r"), "--keep-best must be one of seen_equal_error_rate, "),
+        (("--keep-best", "seen_mpa"), "--keep-best must be a loss, a rate or a score"),
+        (
+            ("--keep-best", "x_accuracy"),
+            "--keep-best must be a number that came up by epoch 1",
+        ),
+        (("--keep-aside", 0, "--evaluate", "aside"), "--evaluate must have 2 classes of items"),
+        (("--evaluate", "nowhere"), "--evaluate must be one of digits, mnist, "),
         (("--evaluate", ""), "or a path that exists, got ''"),
-        (("--evaluate-every", 0), "evaluate_every must be at least 1, got 0"),
+        (("--evaluate-every", 0), "--evaluate-every must be at least 1, got 0"),
         (("--split", "foo"), "split must be one of all, test, train, got 'foo'"),
-        (("--track", "paper"), "tracker must be one of mlflow, tensorboard, wandb, got 'paper'"),
+        (("--track", "paper"), "--track must be one of mlflow, tensorboard, wandb, got 'paper'"),
     ],
 )
 def test_options_that_cannot_work_end_in_one_sentence(train, options, message, tmp_path):

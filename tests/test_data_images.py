@@ -4,8 +4,8 @@ import torch
 from PIL import Image
 from torch.utils.data import DataLoader
 
-from likewise.data import ImageFiles, Preprocess, items
-from likewise.data.images import fit_images, read_image
+from likewise.data import ImageFiles, Preprocess, images, items
+from likewise.data.images import fit_images, is_image_name, pixels_of, read_image
 
 RNG = np.random.default_rng(0)
 GREY = RNG.integers(0, 256, (6, 9), dtype=np.uint8)
@@ -83,7 +83,38 @@ KINDS = {
         [[[200, 100, 50]]],
     ),
     "GREY.JPG": (lambda p: save(p, np.full((6, 9), 77, np.uint8)), [[77]]),
+    "colour.webp": (lambda p: save(p, RGB, lossless=True), RGB),
+    "alpha.webp": (
+        lambda p: save(p, np.dstack([RGB, ALPHA]), lossless=True, exact=True),
+        np.where(WHITE, 255, RGB),
+    ),
+    "grey.tif": (lambda p: save(p, GREY), GREY),
+    "colour.tiff": (lambda p: save(p, RGB, compression="tiff_lzw"), RGB),
+    "deep.tif": (lambda p: save(p, DEEP), DEEP / 257),
+    "palette.gif": (save_palette, PALETTE),
+    "key.gif": (
+        lambda p: save_palette(p, transparency=1),
+        np.where((GREY % 3 == 1)[..., None], 255, PALETTE),
+    ),
+    "two.gif": (
+        lambda p: save(p, GREY, save_all=True, append_images=[Image.fromarray(255 - GREY)]),
+        GREY,
+    ),
+    "colour.jp2": (lambda p: save(p, RGB, irreversible=False), RGB),
+    "colour.qoi": (lambda p: save(p, RGB), RGB),
+    "colour.tga": (lambda p: save(p, RGB), RGB),
+    "grey.sgi": (lambda p: save(p, GREY), GREY),
 }
+
+
+def test_every_suffix_is_known_to_pillow_too():
+    Image.init()
+    known = Image.registered_extensions()
+    for formats in (images._FORMATS, images._UNSIGNED):
+        for kind, suffixes in formats.items():
+            assert {known[suffix] for suffix in suffixes} <= {kind, "MPO"}
+    assert is_image_name("a/b.WEBP")
+    assert not is_image_name("a.eps")  # Pillow would have another program read it
 
 
 @pytest.mark.parametrize("name", KINDS)
@@ -106,8 +137,9 @@ def test_every_kind_of_image_reads_as_the_pixels_it_shows(tmp_path, name):
     np.testing.assert_allclose(grey, expected_grey, atol=tolerance + 0.5)
 
 
+@pytest.mark.parametrize("suffix", ["jpg", "tif", "webp"])
 @pytest.mark.parametrize("orientation", range(1, 9))
-def test_an_image_lies_as_its_exif_orientation_says(tmp_path, orientation):
+def test_an_image_lies_as_its_exif_orientation_says(tmp_path, orientation, suffix):
     upright = np.kron(RNG.integers(0, 2, (3, 2), dtype=np.uint8) * 200, np.ones((8, 8), np.uint8))
     upright[:8, :8] = 100  # so that no turn looks like another
     stored = {
@@ -122,8 +154,9 @@ def test_an_image_lies_as_its_exif_orientation_says(tmp_path, orientation):
     }[orientation]
     exif = Image.Exif()
     exif[0x0112] = orientation
-    path = save(tmp_path / "a.jpg", np.ascontiguousarray(stored), exif=exif, quality=100)
-    files = ImageFiles([path], ["a"])
+    path = tmp_path / f"a.{suffix}"
+    save(path, np.ascontiguousarray(stored), exif=exif, quality=100)
+    files = ImageFiles([path], ["a"], channels=1)
     assert files.item_shape == (1, 24, 16)
     np.testing.assert_allclose(files[0][0][0] * 255, upright, atol=3)
 
@@ -234,3 +267,32 @@ def test_bad_arguments_are_named(tmp_path, arguments, message):
 def test_vectors_have_no_image_size():
     with pytest.raises(ValueError, match=r"must be left out unless .* got items of shape \(4,\)"):
         fit_images(torch.zeros(2, 4), (2, 2), None)
+
+
+@pytest.mark.parametrize(
+    ("name", "array"),
+    [("float.tif", RGB[..., 0] / np.float32(255)), ("long.tif", DEEP.astype(np.int32))],
+)
+def test_pixels_of_32_bits_are_refused_rather_than_guessed(tmp_path, name, array):
+    path = save(tmp_path / name, array)
+    with pytest.raises(ValueError, match=r"must have pixels of 8 or 16 bits, got mode '[FI]'"):
+        read_image(path, channels=1)
+
+
+@pytest.mark.parametrize("name", ["grey.png", "colour.png", "deep.png", "palette-key.png"])
+def test_an_open_image_is_read_as_its_file_is(tmp_path, name):
+    path = KINDS[name][0](tmp_path / name)
+    for channels in (1, 3):
+        with Image.open(path) as image:
+            pixels = pixels_of(image, channels=channels, image_size=(3, 4))
+        assert torch.equal(pixels, read_image(path, channels=channels, image_size=(3, 4)))
+    with Image.open(path) as image:
+        assert torch.equal(pixels_of(image), ImageFiles([path], ["a"])[0][0])
+
+
+def test_text_is_no_image_whatever_its_name(tmp_path):
+    for suffix in (*images._SUFFIXES, ".txt"):
+        path = tmp_path / f"a{suffix}"
+        path.write_bytes(b"\x00\x01 text that is no image, though it is long enough to be one" * 9)
+        with pytest.raises(ValueError, match="must be a whole PNG, JPEG, WebP, TIFF, GIF, BMP"):
+            read_image(path, channels=1)

@@ -248,6 +248,36 @@ def test_train_and_test_may_lie_above_the_classes(tmp_path):
     assert has_splits(tmp_path)
 
 
+@pytest.mark.parametrize(
+    ("folders", "test"),
+    [
+        (("train", "val", "test"), "test"),
+        (("Train", "Validation", "Test"), "test"),
+        (("train", "valid"), "val"),
+        (("train", "validation"), "val"),
+    ],
+)
+def test_the_usual_names_of_parts_mean_the_same(tmp_path, folders, test):
+    for value, folder in enumerate(folders):
+        for name in "ab":
+            save_image(tmp_path / folder / name / "0.png", 50 * value)
+    value_of = {word: 50 * value for value, word in enumerate(("train", "val", "test"))}
+    for split in ("train", "val", "valid", "validation", "test"):
+        part = load(tmp_path, split=split)
+        shade = value_of[{"test": test}.get(split, split if split == "train" else "val")]
+        np.testing.assert_allclose(items(part).mean((1, 2, 3)) * 255, [shade, shade], atol=1e-3)
+    assert has_splits(tmp_path)
+    assert len(load(tmp_path)) == 2 * len(folders)
+
+
+def test_a_part_alone_is_one(tmp_path):
+    save_image(tmp_path / "val" / "a" / "0.png")
+    assert load(tmp_path, split="validation").class_names == load(tmp_path).class_names == ["a"]
+    assert not has_splits(tmp_path)
+    with pytest.raises(ValueError, match="no part 'test' but only 'val'"):
+        load(tmp_path, split="test")
+
+
 def test_train_and_test_may_be_classes(tmp_path):
     save_image(tmp_path / "train" / "1.png")
     save_image(tmp_path / "test" / "1.png")
@@ -262,8 +292,20 @@ def test_train_and_test_may_be_classes(tmp_path):
         (lambda f: (f / "cat").mkdir(), r"cat' must hold an image, got an empty folder"),
         (lambda f: write(mkdir(f / "cat") / "a.txt", ""), r"images only, got 'a\.txt'\. Move it"),
         (
-            lambda f: save_image(f / "val" / "cat" / "a.png"),
+            lambda f: save_image(f / "dev" / "cat" / "a.png"),
+            "dev' must hold images only, got the folder 'cat'. Only train, val and test may lie",
+        ),
+        (
+            lambda f: [save_image(f / part / "cat" / "a.png") for part in ("val", "valid")],
             "val' must hold images only, got the fol",
+        ),
+        (
+            lambda f: os.mkfifo(mkdir(f / "cat") / "a.png"),
+            "hold image files only, got 'a.png', which is no regular file. Remove it",
+        ),
+        (
+            lambda f: (mkdir(f / "cat") / "a.png").symlink_to(f / "gone.png"),
+            "hold image files only, got 'a.png', which is no regular file. Remove it",
         ),
     ],
 )
@@ -388,7 +430,9 @@ def test_a_table_of_paths_is_relative_to_itself(tmp_path):
         ("cat,b.png,train", FileNotFoundError, r"row 2 of .* must name a file that exists, got 'b"),
         ("cat,a.txt,train", ValueError, r"row 2 of .* must name a PNG, JPEG, .* got 'a\.txt'"),
         (" ,a.png,train", ValueError, "row 2 of .* must have a label, got none"),
-        ("cat,a.png,val", ValueError, "row 2 of .* must have the split train or test, got 'val'"),
+        ("cat,a.png,dev", ValueError, "row 2 of .* have the split train, val or test, got 'dev'"),
+        ("cat,.,train", ValueError, r"row 2 of .* must name a regular file, got '\.'"),
+        ("cat,\0,train", FileNotFoundError, "row 2 of .* must name a file that exists"),
         ("", ValueError, "must have a row after its header, got none"),
     ],
 )
@@ -497,10 +541,13 @@ def test_a_pair_of_arrays(kind):
             "source must be one of digits, mnist, fashion-mnist, .*, or a p",
         ),
         ("no/where.csv", {}, FileNotFoundError, r"or a path that exists, got 'no/where\.csv'"),
-        (__file__, {}, ValueError, r"source must be a folder, a \.csv or an \.npz, got"),
+        (__file__, {}, ValueError, r"source must be a folder, a \.csv, a \.tsv or an \.npz, got"),
         (7, {}, TypeError, "source must be a name, a path or a pair .* got int"),
         (IMAGES, {}, TypeError, "source must be a name, .* got ndarray"),
-        ("digits", {"split": "val"}, ValueError, "split must be one of test, train, got 'val'"),
+        ("digits", {"split": "dev"}, ValueError, "one of test, train, val, got 'dev'"),
+        ("digits", {"split": "val"}, ValueError, "no part 'val' but only 'train' and 'test'"),
+        ("digits", {"label_column": "y"}, ValueError, "left out unless source is a table, got N"),
+        ((IMAGES, LABELS), {"path_column": "y"}, ValueError, "must be left out unless source is"),
         ((IMAGES, LABELS), {"split": "test"}, ValueError, "split must be left out, as the pair of"),
         ((IMAGES, LABELS[:3]), {}, ValueError, "labels must be one per item, 7, got 3"),
         (

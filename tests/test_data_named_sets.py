@@ -112,8 +112,9 @@ def test_other_classes_keep_the_names_of_their_folders(tmp_path):
     assert has_splits(tmp_path)
     assert len(load(tmp_path, split="test")) == 1
     write(tmp_path, {"test/cat/c.JPEG": picture()})
-    with pytest.raises(ValueError, match="must hold images only, got the folder"):
-        load(tmp_path)  # which of val and test is meant?
+    assert load(tmp_path, split="test").labels.tolist() == [0]  # val is test where there is none
+    assert load(tmp_path, split="val").labels.tolist() == [1]
+    assert len(load(tmp_path)) == 4
 
 
 @pytest.mark.parametrize("inside", ["", "lfw_funneled"])

@@ -133,7 +133,7 @@ def test_the_runs_show_what_the_evaluation_set_shows(here, unpacked, image_size)
 def test_omniglot_takes_the_options_of_other_sources(here):
     write(here, omniglot_files())
     assert load("omniglot", split="test", image_size=(4, 5), channels=3).item_shape == (3, 4, 5)
-    with pytest.raises(ValueError, match="split must be one of test, train, got 'val'"):
+    with pytest.raises(ValueError, match="has no part 'val' but only 'train' and 'test'"):
         load("omniglot", split="val")
 
 

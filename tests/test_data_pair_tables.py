@@ -37,8 +37,13 @@ def shades(side):
         "a,b,different\na.png,b.png,0\nc.png,a.png,1\nsub/d.png,b.png,1\n",
         "a,path_b,same,label\na.png,./b.png,1,7\nc.png,sub/../a.png,0,7\nsub/d.png,b.png,0,8\n",
         '\ufeffa,b,same\r\n"a.png",b.png,1\r\nc.png,a.png,0\r\nsub/d.png,b.png,0',
+        "a;b;same\na.png;b.png;1.0\n ; ;\nc.png;a.png;0.0\nsub/d.png;b.png;0\n",
+        "a\tb\tsame\na.png\tb.png\t1\nc.png\ta.png\t0\n\t\t\nsub/d.png\tb.png\t0\n",
     ],
-    ids=["plain", "path_a", "any order", "different", "one file, two spellings", "quoted"],
+    ids=[
+        *("plain", "path_a", "any order", "different", "one file, two spellings", "quoted"),
+        *("semicolons and floats", "tabs and blank cells"),
+    ],
 )
 def test_pairs_are_read_relative_to_the_table_each_file_once(table, text):
     pairs = load_pairs(table(text))
@@ -59,6 +64,20 @@ def test_a_link_is_the_file_it_leads_to(table, tmp_path):
     path = table("a,b,same\na.png,b.png,1\nlink.png,a.png,0\n")
     with pytest.raises(ValueError, match=r"row 3 of .* different files, got 'a\.png' twice"):
         load_pairs(path)
+
+
+def test_a_pair_that_comes_again_counts_once_with_a_warning(table):
+    path = table("a,b,same\na.png,b.png,1\nc.png,a.png,0\nb.png,a.png,true\na.png,c.png,0\n")
+    with pytest.warns(UserWarning, match=r"pairs\.csv' holds 2 rows with a pair of an earlier row"):
+        pairs = load_pairs(path)
+    assert (pairs.pairs.tolist(), pairs.same.tolist()) == ([[0, 1], [2, 0]], [True, False])
+
+
+def test_contradictions_are_named_but_not_without_end(table):
+    rows = "".join(f"a.png,b.png,{i % 2}\n" for i in range(40))
+    with pytest.raises(ValueError, match=r"got 20 contradictions: .*, \.\.\.\. Correct") as info:
+        load_pairs(table("a,b,same\n" + rows))
+    assert str(info.value).count("says otherwise") == 5
 
 
 def test_images_are_resized_and_given_channels(table):
@@ -111,10 +130,12 @@ GOOD = "a.png,b.png,1\n"
         ("a,b,same\n" + GOOD + "c.png,a.png\n", ValueError, "row 3 .* must have 3 columns"),
         ("a,b,same\na.png,a.png,1\n", ValueError, "row 2 .* different files, got 'a.png' twice"),
         (
-            "a,b,same\n" + GOOD + "c.png,a.png,0\n\nb.png,a.png,0\n",
+            "a,b,same\n" + GOOD + "c.png,a.png,0\n\nb.png,a.png,0\nc.png,./a.png,yes\n",
             ValueError,
-            "row 5 of .* must hold a pair that no other row holds, got the one of row 2. Remove",
+            "tell one truth of each pair, got 2 contradictions: row 5 says otherwise than row 2, "
+            "row 6 says otherwise than row 3. Correct or remove these rows",
         ),
+        ("a,b,same,who,who\na.png,b.png,1,x,y\n", ValueError, "name each column once, got who tw"),
         ("a,b,same\na.png,b.png,2\n", ValueError, "row 2 .* 1 or 0, true or false, .* got '2'"),
         ("a,b,different\na.png,b.png,\n", ValueError, "yes or no as different, got ''"),
     ],

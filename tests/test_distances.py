@@ -186,6 +186,103 @@ def test_gradients_stay_finite_at_equal_constant_and_zero_rows(distance, fill):
     assert torch.isfinite(a.grad).all()
 
 
+def gradients(compare, a, b, slopes):
+    a, b = a.clone().requires_grad_(), b.clone().requires_grad_()
+    found = compare(a, b)
+    return found.detach(), *torch.autograd.grad((found * slopes.to(found.dtype)).sum(), (a, b))
+
+
+DTYPES = [torch.float16, torch.bfloat16, torch.float32, torch.float64]
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+def test_a_row_of_zeros_has_gradient_0_by_cosine_and_leaves_the_others_alone(dtype):
+    a, b = points(5, 4).to(dtype), points(6, 4, seed=1).to(dtype)
+    slopes = points(5, 6, seed=2)
+    right = gradients(COSINE.matrix, a, b, slopes)
+    a[1] = 0
+    value, to_a, to_b = gradients(COSINE.matrix, a, b, slopes)
+    assert (value[1] == 1).all()
+    assert (to_a[1] == 0).all()
+    others = torch.arange(5) != 1
+    torch.testing.assert_close(to_a[others], right[1][others])
+    torch.testing.assert_close(to_b, gradients(COSINE.matrix, a[others], b, slopes[others])[2])
+    value, to_a, to_b = gradients(COSINE.paired, a, b[:5], slopes[:, 0])
+    assert value[1] == 1
+    assert (to_a[1] == 0).all()
+    assert (to_b[1] == 0).all()
+    assert to_a[others].abs().amin(dim=1).min() > 0
+    itself = a.clone().requires_grad_()
+    (COSINE.matrix(itself, itself) * slopes[:, :5].to(value.dtype)).sum().backward()
+    assert (itself.grad[1] == 0).all()
+    assert itself.grad[others].isfinite().all()
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize("constant", [0.0, 0.1, 3.0])
+def test_a_constant_anchor_pulls_nothing_by_snr(dtype, constant):
+    a, b = points(5, 7).to(dtype), points(6, 7, seed=1).to(dtype)
+    slopes = points(5, 6, seed=2)
+    a[1] = constant
+    others = torch.arange(5) != 1
+    value, to_a, to_b = gradients(SNR.matrix, a, b, slopes)
+    assert value.isfinite().all()
+    assert (value[1] > 1e5).all()
+    assert (to_a[1] == 0).all()
+    expected = gradients(SNR.matrix, a[others], b, slopes[others])
+    torch.testing.assert_close(to_a[others], expected[1])
+    torch.testing.assert_close(to_b, expected[2])
+    value, to_a, to_b = gradients(SNR.paired, a, b[:5], slopes[:, 0])
+    assert (to_a[1] == 0).all()
+    assert (to_b[1] == 0).all()
+    # As a reference it is a row as any other.
+    assert (gradients(SNR.matrix, b, a, slopes.T)[2][1] != 0).any()
+
+
+@pytest.mark.parametrize("distance", ALL)
+@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize("size", [3, 12], ids=["few", "by a product"])
+@pytest.mark.parametrize("fill", ["zero", "smallest", "tiny", "huge", "largest"])
+def test_gradients_of_tiny_and_huge_rows_are_finite_where_the_type_can_hold_them(
+    fill, size, dtype, distance
+):
+    info = torch.finfo(dtype)
+    scale = {
+        "zero": 0.0,
+        "smallest": info.smallest_normal,
+        "tiny": 1e-5 if dtype is torch.float16 else info.smallest_normal**0.3,
+        "huge": 0.1 * info.max**0.7,
+        "largest": 0.1 * info.max,
+    }[fill]
+    a, b = points(size, 4), points(size, 4, seed=1)
+    a[1] *= scale
+    b[2] *= scale
+    for compare, slopes in (
+        (distance.matrix, points(size, size, seed=2)),
+        (distance.paired, points(size, seed=2)),
+    ):
+        _, *found = gradients(compare, a.to(dtype), b.to(dtype), slopes)
+        if dtype is torch.float64:  # whose true gradient no wider type can tell
+            assert all(side.isfinite().all() for side in found) or fill not in ("zero", "tiny")
+            continue
+        # float64 holds the squares of all others.
+        wide = [side.to(dtype).double() for side in (a, b)]
+        _, *right = gradients(compare, *wide, slopes)
+        for mine, theirs in zip(found, right, strict=True):
+            holds = theirs.abs() < info.max / 8
+            assert mine[holds].isfinite().all()
+
+
+def test_cosine_has_the_bits_of_its_formula():
+    a, b = points(40, 9, dtype=torch.float32), points(30, 9, seed=1, dtype=torch.float32)
+    a[0], b[1], a[2] = 0, 1e-14, a[2] * 1e-15
+    units = [x / torch.linalg.vector_norm(x, dim=1, keepdim=True).clamp_min(1e-12) for x in (a, b)]
+    assert torch.equal(COSINE.matrix(a, b), (1 - units[0] @ units[1].T).clamp(min=0))
+    paired = (1 - (units[0][:30] * units[1]).sum(dim=1)).clamp(min=0)
+    assert torch.equal(COSINE.paired(a[:30], b), paired)
+    assert all(torch.equal(distances.unit(x), y) for x, y in zip((a, b), units, strict=True))
+
+
 @pytest.mark.parametrize("distance", ALL)
 @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
 def test_half_precision_neither_overflows_nor_loses_more_than_its_inputs_did(distance, dtype):

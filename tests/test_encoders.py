@@ -1,8 +1,8 @@
 import copy
 import json
 import math
+import threading
 
-import numpy as np
 import pytest
 import torch
 from hypothesis import given, settings
@@ -21,6 +21,7 @@ from likewise.encoders import (
     SiameseNet,
     TripletNet,
     encode,
+    encoding,
 )
 
 # Each seed network twice: as arguments, and as its author wrote it, layer by layer.
@@ -488,6 +489,67 @@ def test_the_batch_size_is_irrelevant(batch_size):
     )
 
 
+class Held(nn.Module):
+    """An encoder with batch statistics that waits inside of `forward` until it may go on."""
+
+    def __init__(self):
+        super().__init__()
+        self.layers = nn.Sequential(nn.Linear(3, 4), nn.BatchNorm1d(4), nn.Dropout(0.5))
+        self.layers[2].eval()  # one that is not in the mode of the others
+        self.inside = threading.Semaphore(0)
+        self.go = {name: threading.Semaphore(0) for name in ("first", "second")}
+
+    def forward(self, items):
+        self.inside.release()
+        thread = threading.current_thread().name
+        assert thread not in self.go or self.go[thread].acquire(timeout=30)
+        if bool((items > 90).any()):
+            raise RuntimeError("broken")
+        return self.layers(items)
+
+
+def state_of(module):
+    return [m.training for m in module.modules()], {
+        k: v.clone() for k, v in module.state_dict().items()
+    }
+
+
+@pytest.mark.parametrize("is_broken", [False, True], ids=["well", "first call raises"])
+@pytest.mark.parametrize("is_shared", [False, True], ids=["one encoder", "shared submodules"])
+def test_threads_that_encode_at_once_leave_modes_and_statistics_as_they_were(is_broken, is_shared):
+    encoder = Held()
+    other = nn.Sequential(encoder, nn.Linear(4, 2)) if is_shared else encoder
+    modes, values = state_of(other)
+    assert True in modes, "else nothing could change"
+    assert False in modes
+    answers = {}
+
+    def call(name, which, items):
+        try:
+            answers[name] = encode(which, items, batch_size=4)
+        except RuntimeError as error:
+            answers[name] = str(error)
+
+    items = torch.rand(8, 3, generator=torch.Generator().manual_seed(0))
+    odd = torch.full((4, 3), 99.0 if is_broken else 1.0)
+    first = threading.Thread(name="first", target=call, args=("first", encoder, odd))
+    second = threading.Thread(name="second", target=call, args=("second", other, items))
+    first.start()
+    assert encoder.inside.acquire(timeout=30)
+    second.start()
+    assert encoder.inside.acquire(timeout=30)  # both are in `forward`; now the first one ends
+    encoder.go["first"].release()
+    first.join(30)
+    encoder.go["second"].release(2)
+    second.join(30)
+    now, after = state_of(other)
+    assert now == modes
+    assert all(torch.equal(after[name], value) for name, value in values.items())
+    assert isinstance(answers["first"], str) == is_broken
+    assert torch.equal(answers["second"], encode(other, items, batch_size=4))
+    assert not encoding._in_use, "a call left something behind"
+
+
 def test_encode_gives_the_same_twice_and_leaves_no_trace():
     encoder = convolutional()
     encoder.features[1].eval()  # a batch norm that was frozen on purpose
@@ -593,10 +655,11 @@ def test_encode_works_where_the_encoder_is():
         (len, IMAGES, TypeError, "encoder must be a torch module, got builtin_function"),
         (nn.Flatten(), IMAGES[:0], ValueError, "at least one item, got none"),
         (nn.Flatten(), torch.tensor(1.0), ValueError, r"shape \(n, \.\.\.\), got a single number"),
-        (nn.Flatten(), [[1.0]], TypeError, r"dataset, got list\. Use torch\.as_tensor"),
-        (nn.Flatten(), np.ones((2, 2)), TypeError, "map-style dataset, got ndarray"),
+        (nn.Flatten(), {"x": [1.0]}, TypeError, r"dataset, got dict\. Give a tensor, an array"),
+        (nn.Flatten(), ["a", "b"], TypeError, "inputs must be numbers, got <U1"),
+        (nn.Flatten(), [[1.0], [1.0, 2.0]], ValueError, "inputs must have rows of one length"),
+        (nn.Flatten(), "text", TypeError, "map-style dataset, got str"),
         (nn.Flatten(), iter([1]), TypeError, "map-style dataset, got list_iterator"),
-        (nn.Flatten(), [0], TypeError, "got list"),
         (
             Several(pair),
             torch.rand(4, 3),
@@ -630,7 +693,7 @@ def test_pairs_are_no_items():
         def __getitem__(self, index):
             return (IMAGES[index], IMAGES[index]), True
 
-    with pytest.raises(TypeError, match=r"inputs must give tensors, .* got a list of 2\. Wrap"):
+    with pytest.raises(TypeError, match=r"inputs must give tensors or .* got a tuple of 2\. Wrap"):
         encode(nn.Flatten(), Pairs())
 
 

@@ -319,8 +319,8 @@ def test_what_is_not_of_the_same_queries_is_refused():
         compare({"x": [1, 2]}, hits)
     with pytest.raises(ValueError, match="x must be finite"):
         compare({"x": hits["x"] / 0}, hits)
-    with pytest.raises(ValueError, match="classes_as_sample must have queries of at least 10"):
-        compare(hits, hits, labels=torch.arange(3), classes_as_sample=True)
+    with pytest.raises(ValueError, match="labels must be given with classes_as_sample, got none"):
+        compare(hits, hits, classes_as_sample=True)
     with pytest.raises(ValueError, match="labels must be given for differences by class"):
         compare_classes(hits, hits, "x")
     with pytest.raises(TypeError, match="b must be of the kind of a, dict, got RetrievalResult"):

@@ -240,3 +240,44 @@ def test_scores_on_cuda_are_those_of_the_cpu(precision):
     tolerance = 1e-3 if precision == "float32" else 0.03
     for name in scores.names:
         assert history[3][name] == pytest.approx(record[name], abs=tolerance)
+
+
+class Partly(torch.utils.data.Dataset):
+    """The items of a dataset with every `every`-th one unlabeled, as another program may give."""
+
+    def __init__(self, whole, every):
+        self.whole = whole
+        self.labels = whole.labels.clone()
+        self.labels[::every] = -1
+        self.class_names, self.item_shape = whole.class_names, whole.item_shape
+
+    def __len__(self):
+        return len(self.whole)
+
+    def __getitem__(self, index):
+        return self.whole[index][0], int(self.labels[index])
+
+
+def test_unlabeled_items_are_left_out_of_parts_and_gallery():
+    queries, known = blobs(5, seed=1), blobs(5, seed=2)
+    encoder = network().eval()
+    labeled = [torch.arange(100) % 7 > 0, torch.arange(100) % 3 > 0]
+    plain, record = {"epoch": 1}, {"epoch": 1}
+    parts = [
+        Subset(data, rows.nonzero().flatten())
+        for data, rows in zip((queries, known), labeled, strict=True)
+    ]
+    EvaluateEpochs({"seen": parts[0]}, gallery=parts[1])(plain, encoder)
+    EvaluateEpochs({"seen": Partly(queries, 7)}, gallery=Partly(known, 3))(record, encoder)
+    assert record == plain
+
+
+def test_an_unlabeled_item_is_neither_of_a_seen_class_nor_of_an_unseen_one():
+    # The last class has no items of its own: a code of -1 must not stand for it.
+    names = ["a", "b", "c", "never"]
+    data = Partly(ArrayDataset(torch.eye(9), torch.arange(9) % 3, names), 4)
+    parts = seen_and_unseen(data, Partly(ArrayDataset(torch.ones(2, 9), [0, 3], names), 1))
+    assert list(parts) == ["unseen"]
+    assert parts["unseen"].labels.tolist() == data.labels[data.labels >= 0].tolist()
+    parts = seen_and_unseen(data, ArrayDataset(torch.ones(2, 9), [0, 3], names))
+    assert sorted(set(parts["seen"].labels.tolist())) == [0]

@@ -74,7 +74,7 @@ def test_the_folds_result_is_ready_for_json():
         (
             lambda folds: [*folds[:2], (folds[2][0], torch.ones(80).bool())],
             ValueError,
-            "fold 2: sweep needs pairs of both kinds, got 80 same and 0 different.",
+            "fold 2: same must hold pairs of both kinds, got 80 same and 0 different.",
         ),
         (
             lambda folds: [folds[0], (folds[1][0] * math.nan, folds[1][1])],

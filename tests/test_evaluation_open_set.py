@@ -167,7 +167,7 @@ def test_intervals_of_the_balanced_accuracy_cover_it_even_where_all_goes_well():
     for _ in range(300):
         distances = torch.from_numpy(rng.random(100))
         distances = torch.where(known, distances - 0.02, distances + 0.97)
-        queries = _Queries.of(distances, labels, truth, known, torch.arange(100))
+        queries = _Queries.of(distances, labels, truth, known, torch.arange(100), 2)
         _, _, estimate = queries.exactly(0.99)
         expected = (1 + 0.98) / 2  # no known query is rejected, 0.02 of the strangers accepted
         covered += estimate.low <= expected <= estimate.high
@@ -216,7 +216,8 @@ def test_results_go_into_json_and_classes_by_their_names():
         ({"class_names": ["a"]}, "class_names must name every class, got 1 names"),
         ({"known": torch.ones(200, dtype=torch.bool)}, "known must hold known queries and strang"),
         ({"known": torch.zeros(200, dtype=torch.bool)}, "known must hold .* that are indexed"),
-        ({"truth": torch.full((200,), -1)}, "truth must be class codes of at least 0, got -1"),
+        ({"truth": torch.full((200,), -2)}, "truth must be class codes of at least 0, or -1 for"),
+        ({"truth": torch.full((200,), -1)}, "truth must be known for at least one item, got 200"),
         ({"distances": torch.full((200,), math.nan)}, "distances must be numbers"),
         ({"distances": torch.zeros(200, 1)}, r"distances must be a tensor of shape \(q,\)"),
         ({"labels": torch.zeros(3).long()}, r"labels must have shape \(200,\)"),
@@ -229,11 +230,8 @@ def test_what_cannot_be_judged_is_refused(change, sentence):
         evaluate_open_set(**given_)
 
 
-def test_strangers_with_the_label_of_their_class_and_too_few_classes_are_refused():
+def test_unknowns_with_the_label_of_their_class_are_refused():
     distances, labels, truth, known = some_queries(0)
     labels[(~known).nonzero()[0]] = truth[~known][0]
     with pytest.raises(ValueError, match="known must be True wherever labels equal truth, got 1"):
         evaluate_open_set(distances, labels, truth, known, threshold=0.5)
-    queries = some_queries(0, classes=6, known=4)
-    with pytest.raises(ValueError, match=r"truth must hold at least 10 classes .* got 6"):
-        evaluate_open_set(*queries, threshold=0.5, leave_out="classes")

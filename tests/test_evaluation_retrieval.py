@@ -89,14 +89,17 @@ def test_every_score_agrees_with_loops(levels, n, distance, dtype):
 
 @pytest.mark.parametrize("m", [30, 500])
 @pytest.mark.parametrize("seed", range(3))
-def test_among_references_with_ties_and_items_of_no_class(m, seed):
+def test_among_references_with_ties_and_unlabeled_ones(m, seed):
     embeddings, references = directions(seed, 25), directions(seed + 9, m)
     labels, reference_labels = labels_of(seed, 25, 8), labels_of(seed + 1, m, m // 3) - 1
     assert int(reference_labels.min()) == -1
     result = evaluate_retrieval(
         embeddings, labels, references=references, reference_labels=reference_labels, ks=(1, 3)
     )
-    assert_agrees(result, by_loops(embeddings, labels, references, reference_labels, (1, 3)))
+    some = reference_labels >= 0
+    expected = by_loops(embeddings, labels, references[some], reference_labels[some], (1, 3))
+    assert_agrees(result, expected)
+    assert result.unlabeled == int((~some).sum()) > 0
 
 
 @pytest.mark.parametrize("seed", range(3))
@@ -230,7 +233,7 @@ def test_new_classes_change_ranks_and_macro_means_too(own):
     apart = {} if own else {"references": references, "reference_labels": reference_labels}
 
     def means(gone):
-        kept, left = labels != gone, reference_labels != gone
+        kept, left = labels != gone, (reference_labels != gone) & (reference_labels >= 0)
         hidden = torch.eye(m).bool()[kept][:, left] if own else None
         scores, counted = by_loops(
             embeddings[kept],
@@ -352,7 +355,7 @@ GROUPS = torch.arange(20) % 3
         ({"groups": GROUPS[:4]}, "groups must have shape (20,), one per item, got (4,)."),
         (
             {"groups": torch.zeros(20).long()},
-            "labels must give some query a reference of its own class, got 20 queries without",
+            "groups must leave some query a reference of its own class, got 20 queries whose match",
         ),
         (
             {"groups": GROUPS, "ks": (14,)},

@@ -14,6 +14,7 @@ from likewise.index import Gallery, GalleryError, Index, check_gallery, repair_g
 from likewise.index._durable import live, mapped
 from likewise.index._durable.checksums import relabelled, row_checksums, total
 from likewise.index._durable.facts import Facts, acknowledge, create_acknowledged, last_acknowledged
+from likewise.index._snapshots import Held
 
 
 def gaussian(*shape, seed=0):
@@ -246,11 +247,11 @@ def test_threads_see_whole_batches_while_one_writes(tmp_path):
 
 def test_an_interrupted_batch_is_there_whole(tmp_path, monkeypatch):
     with filled(tmp_path / "g") as gallery:
-        take_in = live.Live._take_in
-        monkeypatch.setattr(live.Live, "_take_in", lambda *args: 1 / 0)
+        take_in = Held.take_in
+        monkeypatch.setattr(Held, "take_in", lambda *args, **options: 1 / 0)
         with pytest.raises(ZeroDivisionError):
             gallery.add(torch.ones(2, 4), ids=[40, 41])
-        monkeypatch.setattr(live.Live, "_take_in", take_in)
+        monkeypatch.setattr(Held, "take_in", take_in)
         assert gallery.add(torch.ones(1, 4)).tolist() == [42]
         assert gallery.ids.tolist() == [*range(30), 40, 41, 42]
 

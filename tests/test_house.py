@@ -15,7 +15,7 @@ ROOT = PROJECT / "src" / "likewise"
 FLOORS = [
     ["errors"],
     ["_checks"],
-    ["_files", "distances", "masks", "intervals"],
+    ["_files", "_workers", "distances", "masks", "intervals"],
     ["data", "samplers", "augment", "encoders", "miners", "metrics", "normalisation"],
     ["losses", "training", "index", "calibration", "probability"],
     ["matching", "verification", "drift"],

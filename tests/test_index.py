@@ -443,11 +443,11 @@ ROW = torch.ones(1, 2)
 ROWS = torch.ones(2, 2)
 NAN = torch.tensor([[1.0, torch.nan]])
 REFUSED_ADDS = [
-    (ValueError, r"embeddings must have shape \(n, d\)", {"embeddings": torch.ones(2)}),
-    (TypeError, r"embeddings must be a torch tensor", {"embeddings": [[1.0, 2.0]]}),
+    (ValueError, r"embeddings must have shape \(n, d\)", {"embeddings": torch.ones(1, 1, 2)}),
+    (TypeError, r"embeddings must be a tensor, an array", {"embeddings": "x"}),
     (TypeError, r"embeddings must be floating point", {"embeddings": ROW.long()}),
     (ValueError, r"embeddings must be finite, got 1 NaN", {"embeddings": NAN}),
-    (ValueError, r"embeddings must be finite", {"embeddings": ROW.double() * 1e300}),
+    (ValueError, r"embeddings must be finite as float32", {"embeddings": ROW.double() * 1e300}),
     (ValueError, r"must have dimension 2, .* got 3", {"embeddings": torch.ones(1, 3)}),
     (ValueError, r"ids must hold one entry per item, 2, got 1", {"embeddings": ROWS, "ids": [9]}),
     (ValueError, r"ids must all differ, got 9 more", {"embeddings": ROWS, "ids": [9, 9]}),
@@ -528,7 +528,7 @@ REFUSED_LOOKUPS = [
     (TypeError, r"k must be a whole number, got 1.0", {"queries": ROW, "k": 1.0}),
     (ValueError, r"queries must have dimension 2, .* got 1", {"queries": torch.ones(1, 1), "k": 1}),
     (ValueError, r"queries must be finite", {"queries": NAN, "k": 1}),
-    (ValueError, r"queries must have shape \(n, d\)", {"queries": torch.ones(2), "k": 1}),
+    (ValueError, r"queries must have shape \(n, d\)", {"queries": torch.ones(1, 1, 2), "k": 1}),
 ]
 
 

@@ -264,10 +264,10 @@ def test_what_is_no_table_and_a_later_format_are_refused():
         from_table(later)
 
 
-def test_ids_that_no_file_can_hold_are_named():
+def test_class_names_that_no_file_can_hold_are_named():
     index = Index()
-    index.add(torch.ones(1, 2), ids=["\ud800"])
-    with pytest.raises(ValueError, match=r"ids must be text that UTF-8 can hold, got '.ud800'"):
+    index.add(torch.ones(1, 2), labels=["\ud800"])
+    with pytest.raises(ValueError, match=r"class_names must be text that .* hold, got '.ud800'"):
         to_table(index)
 
 

@@ -114,9 +114,14 @@ def test_no_cases_give_nan_and_the_reason():
             "groups must have shape (3,), one per item, got (2,).",
         ),
         (
-            lambda: jackknife(lambda keep: 0.0, torch.zeros(4, dtype=torch.long)),
-            "groups must hold at least 2 different groups, got 1.",
+            lambda: jackknife(lambda keep: 0.0, torch.zeros(0, dtype=torch.long)),
+            "groups must hold at least one row, got none.",
         ),
+        (
+            lambda: jackknife(lambda keep: 0.0, torch.arange(4), fewest=1),
+            "fewest must be at least 2, got 1.",
+        ),
+        (lambda: binomial(1, 2, confidence="0.9"), "confidence must be a number, got '0.9'."),
         (
             lambda: jackknife(lambda keep: 0.0, torch.rand(4)),
             "groups must be an integer tensor of shape (n,) or (n, s), got torch.float32 of",

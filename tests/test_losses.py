@@ -162,6 +162,25 @@ def test_softmax_is_cross_entropy_of_a_linear_layer_and_trains_it():
     assert loss.classify.weight.grad.abs().sum() > 0
 
 
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
+@pytest.mark.parametrize("autocast", [False, True])
+def test_softmax_of_half_embeddings_is_that_of_the_same_numbers_in_float32(dtype, autocast):
+    loss = SoftmaxLoss(3, 3)
+    points = embeddings().detach().to(dtype).requires_grad_()
+    with torch.autocast("cpu", torch.bfloat16, enabled=autocast):
+        value = loss(points, LABELS)
+    value.backward()
+    assert torch.equal(value, loss(points.detach().float(), LABELS))
+    assert points.grad.dtype == dtype
+    assert points.grad.abs().max() > 0
+    assert loss.half()(points, LABELS).dtype == torch.float32
+
+
+def test_softmax_names_an_embedding_dim_that_does_not_fit():
+    with pytest.raises(ValueError, match="embeddings must have as many dimensions as weights, 4"):
+        SoftmaxLoss(4, 3).double()(embeddings(), LABELS)
+
+
 @pytest.mark.parametrize("loss", LOSSES)
 def test_gradient_is_the_slope(loss):
     assert loss(embeddings(), LABELS) > 0  # a flat loss would pass any gradient check

@@ -258,8 +258,12 @@ def test_labels_of_the_wrong_shape_kind_or_range_are_named(make):
         loss(embeddings(), LABELS.float())
     with pytest.raises(ValueError, match=r"labels must lie in 0\.\.3, got 0\.\.4"):
         loss(embeddings(), LABELS + (LABELS == 3))
-    with pytest.raises(ValueError, match=r"labels must lie in 0\.\.3, got -1\.\.2"):
-        loss(embeddings(), LABELS - 1)
+    with pytest.raises(ValueError, match=r"labels must lie in 0\.\.3, got -2\.\.1"):
+        loss(embeddings(), LABELS - 2)
+    with pytest.raises(
+        ValueError, match=f"embeddings must have as many dimensions as centers, {DIM}, got 2"
+    ):
+        loss(embeddings()[:, :2], LABELS)
 
 
 @EVERY

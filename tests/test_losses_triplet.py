@@ -4,8 +4,8 @@ import pytest
 import torch
 
 from likewise import miners
-from likewise.distances import COSINE, EUCLIDEAN, SNR, SQUARED_EUCLIDEAN
-from likewise.losses import AngularLoss, TripletLoss, all_triplets_hinge, angular_loss
+from likewise.distances import COSINE, EUCLIDEAN, SNR, SQUARED_EUCLIDEAN, Distance
+from likewise.losses import AngularLoss, TripletLoss, all_triplets_hinge, angular_loss, triplet_loss
 from likewise.masks import masks
 from likewise.miners import _rows
 
@@ -62,6 +62,28 @@ def by_loops(distances, between, positive, negative, margin, swap=False, chosen=
         active += int(cost > 0)
         count += 1
     return total, active, count
+
+
+def test_the_hinge_is_the_gap_and_the_margin_and_the_soft_margin_its_logarithm():
+    near, far = torch.tensor([1.0, 2.0, 0.5]), torch.tensor([2.0, 1.0, 1.0])
+    assert triplet_loss(near, far, margin=0.75).tolist() == [0.0, 1.75, 0.25]
+    soft = [math.log1p(math.exp(gap)) for gap in (-1.0, 1.0, -0.5)]
+    assert triplet_loss(near, far, margin=None).tolist() == pytest.approx(soft)
+
+
+def test_chosen_triplets_are_read_from_row_and_column():
+    distances = torch.arange(12.0).view(3, 4).requires_grad_()
+
+    def mine(*_):
+        index = torch.tensor([2, 0])
+        return miners.Triplets(index, torch.tensor([1, 3]), torch.tensor([0, 2]), index >= 0)
+
+    table = Distance("table", lambda a, b: distances, EUCLIDEAN.paired)
+    loss = TripletLoss(margin=5.0, miner=mine, distance=table)
+    value = loss(torch.zeros(3, 2), torch.arange(3), torch.zeros(4, 2), torch.arange(4))
+    assert value == 5 + 1  # 9 - 8 and 3 - 2
+    value.backward()
+    assert distances.grad.nonzero().tolist() == [[0, 2], [0, 3], [2, 0], [2, 1]]
 
 
 RULES = {

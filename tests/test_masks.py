@@ -3,6 +3,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+import likewise.masks
 from likewise.masks import compared, masks
 
 LABELS = torch.tensor([3, 1, 3, 3, 7])
@@ -14,8 +15,26 @@ def test_within_a_batch_masks_agree_with_the_loops(labels):
     is_positive, is_negative = masks(torch.tensor(labels))
     for i, a in enumerate(labels):
         for j, b in enumerate(labels):
-            assert is_positive[i, j] == (a == b and i != j)
-            assert is_negative[i, j] == (a != b)
+            assert is_positive[i, j] == (a == b != -1 and i != j)
+            assert is_negative[i, j] == (a != b and -1 not in (a, b))
+
+
+@pytest.mark.parametrize("looks", [True, False], ids=["CPU", "as on a GPU"])
+def test_an_unlabeled_item_is_in_neither_mask_as_anchor_and_as_reference(looks, monkeypatch):
+    monkeypatch.setattr(likewise.masks, "free_to_look", lambda _: looks)
+    labels, others = torch.tensor([-1, -1, 0, -2]), torch.tensor([0, -1, -2])
+    is_positive, is_negative = masks(labels)
+    assert is_positive.sum() == 0
+    assert is_negative.nonzero().tolist() == [[2, 3], [3, 2]]
+    is_positive, is_negative = masks(labels, others)
+    assert is_positive.nonzero().tolist() == [[2, 0], [3, 2]]
+    assert is_negative.nonzero().tolist() == [[2, 2], [3, 0]]
+    is_positive, is_negative = masks(
+        labels, others, ids=torch.arange(4), reference_ids=torch.tensor([2, 7, 8])
+    )
+    assert is_positive.nonzero().tolist() == [[3, 2]]
+    assert is_negative.nonzero().tolist() == [[2, 2], [3, 0]]
+    assert compared(torch.zeros(4, 2), labels).labeled.tolist() == [False, False, True, True]
 
 
 def test_against_references_equal_labels_are_positives_on_the_diagonal_too():

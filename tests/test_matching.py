@@ -249,3 +249,12 @@ def test_no_queries_give_no_matches():
     found = Neighbors(np.empty((0, 3), dtype=np.int64), torch.empty(0, 3), FOUND.labels[:0])
     for rule in RULES:
         assert match(found, 0.5, rule=rule).labels.tolist() == []
+
+
+@pytest.mark.parametrize("rule", ["nearest", "majority", "weighted"])
+@pytest.mark.parametrize("value", [math.nan, -math.inf])
+def test_neighbors_at_no_distance_are_refused(rule, value):
+    distances = torch.tensor([[0.1, value]])
+    neighbors = Neighbors(np.array([[5, 6]]), distances, torch.tensor([[0, 0]]))
+    with pytest.raises(ValueError, match=r"neighbors must be finite, .* got 1 NaN or"):
+        match(neighbors, 0.5, rule=rule)

@@ -120,7 +120,7 @@ def test_the_sweep_leaves_its_arguments_alone():
         (
             lambda d, s: metrics.sweep(d, torch.ones_like(s)),
             ValueError,
-            "sweep needs pairs of both kinds, got 60 same and 0 different. Draw pairs",
+            "same must hold pairs of both kinds, got 60 same and 0 different. Draw pairs",
         ),
         (
             lambda d, s: metrics.sweep(d[:, None], s),
@@ -128,9 +128,9 @@ def test_the_sweep_leaves_its_arguments_alone():
             "distances must be a tensor of shape (p,), one per pair, got (60, 1).",
         ),
         (
-            lambda d, s: metrics.sweep([0.5], s),
+            lambda d, s: metrics.sweep(0.5, s),
             ValueError,
-            "distances must be a tensor of shape (p,), one per pair, got list.",
+            "distances must be a tensor of shape (p,), one per pair, got float.",
         ),
         (
             lambda d, s: metrics.sweep(d, s[:, None]),

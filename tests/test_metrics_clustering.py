@@ -64,7 +64,7 @@ def test_fewer_points_than_clusters_leave_some_empty():
         ),
         (
             lambda: metrics.mutual_information(draw(0)[:0], draw(0)[:0]),
-            "labels must hold at least one item, got none.",
+            "labels must hold at least one labeled item, got 0 unlabeled ones (-1).",
         ),
     ],
 )

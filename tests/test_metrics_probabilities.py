@@ -172,7 +172,7 @@ def test_the_smallest_cllr_at_its_ends():
         (
             lambda p, s: metrics.brier_score(p, s | True, prior=0.5),
             ValueError,
-            "a prior needs pairs of both kinds, got 200 same and 0 different.",
+            "same must hold pairs of both kinds, got 200 same and 0 different.",
         ),
         (
             lambda p, s: metrics.expected_calibration_error(p, s, prior=0.0),
@@ -193,7 +193,7 @@ def test_the_smallest_cllr_at_its_ends():
         (
             lambda p, s: metrics.cllr(p, s & False),
             ValueError,
-            "a prior needs pairs of both kinds, got 0 same and 200 different.",
+            "same must hold pairs of both kinds, got 0 same and 200 different.",
         ),
     ],
 )

@@ -6,10 +6,12 @@ import subprocess
 import sys
 import threading
 
+import numpy as np
 import pytest
 import torch
 
 import test_index_contract
+import test_index_where
 from likewise.distances import COSINE, EUCLIDEAN, INNER_PRODUCT, MANHATTAN, SQUARED_EUCLIDEAN
 from likewise.index import GalleryError, Index
 
@@ -325,3 +327,25 @@ def test_more_than_milvus_finds_at_once_is_refused(home):
     one.add(torch.ones(3, 2))
     with pytest.raises(ValueError, match=r"k must be at most 16384, .* got 16385"):
         one.lookup(torch.ones(1, 2), k=16385)
+
+
+def test_filters_find_what_the_definition_says(home):
+    test_index_where.test_every_home_finds_what_the_definition_says(home)
+    test_index_where.test_what_was_read_of_removed_items_says_nothing_of_others(home)
+
+
+def test_filters_that_cannot_be_are_refused(home):
+    one = home()
+    one.add(torch.zeros(2, 1), metadata=[{"camera": "x"}, {}])
+    for error, message, where in test_index_where.REFUSED:
+        with pytest.raises(error, match=message):
+            one.lookup(torch.zeros(1, 1), k=1, where=where)
+
+
+def test_embeddings_may_be_arrays_and_lists(home):
+    one = home()
+    one.add(np.array([[0.5, 1.0], [3.0, 4.0]]))
+    one.add([9, 9])
+    one.upsert(np.array([[3.0, 4.5]], dtype=np.float16), ids=[1])
+    assert one.lookup([3, 4.5], k=1).distances.tolist() == [[0.0]]
+    assert one.embeddings.tolist() == [[0.5, 1.0], [9.0, 9.0], [3.0, 4.5]]

@@ -378,3 +378,32 @@ def test_settings_out_of_range_are_refused():
         miners.distance_weighted(8, farthest=0.5)
     with pytest.raises(ValueError, match="dimension must be at least 2, got 1"):
         miners.distance_weighted(1)
+
+
+@pytest.mark.parametrize("looks", [True, False], ids=["CPU", "as on a GPU"])
+@pytest.mark.parametrize("most", [None, 1, 2, 3, 4, 5])
+def test_positives_side_by_side_are_those_of_each_row_in_order(most, looks, monkeypatch):
+    monkeypatch.setattr(_rows, "free_to_look", lambda _: looks)
+    positive = torch.tensor([[0, 1, 0, 1], [0, 0, 0, 0], [1, 0, 0, 0], [0, 0, 1, 1]]).bool()
+    if most == 1:  # 2 is a bound that holds, 1 is none
+        with pytest.raises((ValueError, RuntimeError), match=r"most_positives|nonzero value"):
+            _rows.positive_columns(positive, most)
+        return
+    columns, valid = _rows.positive_columns(positive, most)
+    # A bound saves room; without one that is below the number of columns all of them are there.
+    width = 2 if looks else min(most or 4, 4)
+    assert columns.shape == valid.shape == (4, width)
+    if not looks and width == 4:
+        assert torch.equal(columns[0], torch.arange(4))
+    found = [row[keep].tolist() for row, keep in zip(columns, valid, strict=True)]
+    assert found == [[1, 3], [], [0], [2, 3]]
+
+
+@pytest.mark.parametrize("looks", [True, False], ids=["CPU", "as on a GPU"])
+def test_positives_of_one_column_or_none_are_side_by_side_too(looks, monkeypatch):
+    monkeypatch.setattr(_rows, "free_to_look", lambda _: looks)
+    columns, valid = _rows.positive_columns(torch.tensor([[True], [True], [False]]))
+    assert columns.tolist() == [[0], [0], [0]]
+    assert valid.tolist() == [[True], [True], [False]]
+    columns, valid = _rows.positive_columns(torch.zeros(3, 0, dtype=torch.bool))
+    assert columns.shape == valid.shape == (3, 0)

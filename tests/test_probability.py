@@ -183,7 +183,7 @@ def test_dicts_that_are_no_probability_are_refused(change, message):
     ("change", "message"),
     [
         ({"prior": 0.0}, "prior must be above 0 and below 1, got 0.0."),
-        ({"same": torch.ones(400).bool()}, "sweep needs pairs of both kinds, got 400 same"),
+        ({"same": torch.ones(400).bool()}, "same must hold pairs of both kinds, got 400 same"),
         ({"distances": torch.full((400,), math.nan)}, "distances must be finite, got 400"),
     ],
 )

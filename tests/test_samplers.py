@@ -155,7 +155,8 @@ def test_a_state_of_another_sampler_is_refused():
         ([], {}, ValueError, r"labels must have shape \(n,\) with n >= 1, got \(0,\)"),
         ([[0], [1]], {}, ValueError, r"labels must have shape \(n,\) with n >= 1, got \(2, 1\)"),
         ([0.0, 1.0], {}, TypeError, "labels must be integers, got float32"),
-        ([0, -1], {}, ValueError, "labels must be at least 0, got -1"),
+        ([0, -2], {}, ValueError, "labels must be at least 0, or -1 for an item without a class, "),
+        ([-1, -1], {}, ValueError, r"labels must hold a class, got -1 \(unlabeled\) for all 2 i"),
     ],
 )
 def test_bad_arguments_are_named(labels, arguments, error, message):
@@ -323,3 +324,24 @@ def test_shuffled_batches_use_every_item_alike_and_none_twice():
     assert len(ShuffledBatchSampler(7, batch_size=3)) == 2
     with pytest.raises(ValueError, match="batch_size must be at most 7, the number of items"):
         ShuffledBatchSampler(7, batch_size=8)
+
+
+def test_unlabeled_items_come_into_no_batch_and_are_told_of():
+    labels = [0, 0, -1, 1, 1, -1, 2, 2, 2]
+    with pytest.warns(UserWarning, match=r"2 of 9 items are unlabeled \(-1\)"):
+        sampler = BalancedBatchSampler(
+            labels, classes_per_batch=3, items_per_class=2, class_weights=[1.0, 2.0, 3.0]
+        )
+    assert len(sampler) == 2  # ceil(7 / 6)
+    for batch in sampler:
+        drawn = [labels[i] for i in batch]
+        assert sorted(drawn) == [0, 0, 1, 1, 2, 2]
+    with pytest.warns(UserWarning, match="2 of 9 items"):
+        sampler = HierarchicalBatchSampler(
+            labels,
+            [0, 0, -1, 0, 0, 5, 1, 1, 1],
+            super_classes_per_batch=2,
+            classes_per_super_class=2,
+            items_per_class=2,
+        )
+    assert [sorted(labels[i] for i in batch) for batch in sampler] == [[0, 0, 1, 1, 2, 2]]

@@ -1,4 +1,6 @@
 import json
+import subprocess
+import sys
 import warnings
 
 import pytest
@@ -7,9 +9,10 @@ from torch import nn
 
 import likewise as lw
 from likewise import losses, training
-from likewise.data import ArrayDataset, PairDataset, TripletDataset, ViewDataset
+from likewise.data import ArrayDataset, PairDataset, Subset, TripletDataset, ViewDataset
 from likewise.encoders import ConvEncoder, SiameseNet, TripletNet
-from likewise.samplers import BalancedBatchSampler
+from likewise.samplers import BalancedBatchSampler, ShuffledBatchSampler
+from likewise.training.batches import label_facts
 from likewise.training.history import check_healthy
 
 
@@ -270,11 +273,6 @@ def test_a_training_is_told_of_only_after_five_epochs_without_a_difference():
     assert told(records([0.01] * 7, distance=-5.0)) == []
 
 
-def test_a_loss_that_is_not_finite_stops_with_a_sentence():
-    with pytest.raises(ValueError, match=r"loss must stay finite, got (nan|inf) in epoch 1"):
-        fit(preprocess=lambda items: items * torch.nan, epochs=1)
-
-
 @pytest.mark.parametrize(
     ("settings", "message"),
     [
@@ -282,6 +280,7 @@ def test_a_loss_that_is_not_finite_stops_with_a_sentence():
         ({"learning_rate": 0.0}, "learning_rate must be a finite number above 0"),
         ({"precision": "float8"}, "precision must be one of bfloat16, float16, float32"),
         ({"precision": "float16"}, "precision must not be float16 on a CPU"),
+        ({"weight_decay": -1.0}, "weight_decay must be at least 0, got -1"),
         ({"device": "tpu"}, "device must be cpu or cuda, got 'tpu'"),
         ({"data": ArrayDataset(torch.rand(4, 6), [0, 0, 0, 0])}, "class"),
         ({"data": ArrayDataset(torch.rand(4, 6), [0, 1, 2, 3])}, "class"),
@@ -438,6 +437,56 @@ def test_views_train_without_labels_and_with_a_memory(labels):
     assert torch.equal(data.labels[loss.ids], loss.labels)
 
 
+class Partly(torch.utils.data.Dataset):
+    """Every fourth item unlabeled."""
+
+    def __init__(self):
+        self.whole = blobs()
+        self.labels = self.whole.labels.clone()
+        self.labels[::4] = -1
+        self.class_names, self.item_shape = self.whole.class_names, self.whole.item_shape
+
+    def __len__(self):
+        return len(self.whole)
+
+    def __getitem__(self, index):
+        return self.whole[index][0], int(self.labels[index])
+
+
+@pytest.mark.parametrize("loss", [losses.TripletLoss, lambda: losses.SoftmaxLoss(3, 4)])
+def test_unlabeled_items_are_left_out_of_balanced_batches_and_told_of(loss):
+    data, seen = Partly(), []
+    with pytest.warns(UserWarning, match=r"20 of 80 items are unlabeled \(-1\)") as told:
+        _, history = fit(
+            loss=loss(), data=data, preprocess=lambda items: seen.append(items) or items
+        )
+    assert len(told) == 1
+    assert history[0]["classes"] == 3
+    assert history[0]["items_per_class"] == 5
+    drawn = {tuple(item.tolist()) for batch in seen for item in batch}
+    assert drawn <= {tuple(data[i][0].tolist()) for i in range(80) if i % 4}
+
+
+def test_unlabeled_items_learn_from_their_own_views():
+    seen = []
+    fit(
+        data=ViewDataset(Partly(), noisy),
+        epochs=1,
+        classes_per_batch=None,
+        items_per_class=None,
+        batch_sampler=ShuffledBatchSampler(80, batch_size=40),
+        preprocess=lambda items: seen.append(len(items)) or items,
+    )
+    assert seen == [40, 40, 40, 40]
+
+
+def test_a_batch_with_unlabeled_items_counts_classes_without_them():
+    facts = label_facts(torch.tensor([-1, 2, -1, 5, 2, -1]))
+    assert (facts["classes"], facts["items_per_class"]) == (2, 1.5)
+    facts = label_facts(torch.tensor([-1, -1]))
+    assert (facts["classes"], facts["items_per_class"]) == (0, 0)
+
+
 class Interrupted(Exception):
     pass
 
@@ -546,8 +595,9 @@ def test_a_training_that_a_callback_stopped_stays_stopped(tmp_path):
 def test_a_checkpoint_is_safetensors_and_json_and_one_at_a_time(tmp_path):
     fit(checkpoint=tmp_path / "a" / "b")
     files = sorted(path.name for path in (tmp_path / "a" / "b").iterdir())
-    assert len(files) == 2
+    assert len(files) == 3
     assert files[0].endswith(".safetensors")
+    assert (tmp_path / "a" / "b" / "checkpoint.lock").stat().st_size == 0
     manifest = json.loads((tmp_path / "a" / "b" / "checkpoint.json").read_text())
     assert manifest["file"] == files[0]
     assert manifest["format"] == 1
@@ -583,13 +633,13 @@ def test_a_file_is_no_folder_for_checkpoints(tmp_path):
 
 def test_a_checkpoint_of_another_training_or_a_damaged_one_is_refused(tmp_path):
     fit(checkpoint=tmp_path)
-    with pytest.raises(ValueError, match=r"checkpoint must be of this training, .* settings"):
-        fit(checkpoint=tmp_path, epochs=4)
     with pytest.raises(
-        ValueError, match=r"checkpoint must be of this training, .* another encoder"
+        lw.InputError, match=r"checkpoint must be of this training, .* with epochs 3 instead of 4"
     ):
+        fit(checkpoint=tmp_path, epochs=4)
+    with pytest.raises(lw.InputError, match=r"encoder Sequential instead of Linear"):
         fit(nn.Linear(6, 3), checkpoint=tmp_path)
-    with pytest.raises(ValueError, match="another batch_sampler"):
+    with pytest.raises(lw.InputError, match="batch_sampler classes_per_batch 3 instead of 4"):
         fit(checkpoint=tmp_path, classes_per_batch=4, items_per_class=5, batches=6)
     tensors = next(tmp_path.glob("*.safetensors"))
     tensors.write_bytes(tensors.read_bytes()[:-1])
@@ -609,6 +659,97 @@ def test_a_sampler_that_cannot_be_resumed_is_refused_with_a_checkpoint(tmp_path)
         fit(batch_sampler=Forgetful(), checkpoint=tmp_path)
     sampler = BalancedBatchSampler(blobs().labels, classes_per_batch=2, items_per_class=4)
     fit(batch_sampler=sampler, checkpoint=tmp_path)
+
+
+def environment(name, value, count):
+    return pytest.param({name: value}, count, id=f"{name}={value}")
+
+
+@pytest.mark.parametrize(
+    ("variables", "count"),
+    [
+        environment("WORLD_SIZE", "2", 2),
+        environment("OMPI_COMM_WORLD_SIZE", "8", 8),
+        environment("PMI_SIZE", "3", 3),
+    ],
+)
+def test_several_processes_are_refused(variables, count, monkeypatch):
+    for name, value in variables.items():
+        monkeypatch.setenv(name, value)
+    calls = []
+    with pytest.raises(lw.InputError, match=f"fit must run in one process, got {count}, each"):
+        fit(progress=lambda *numbers: calls.append(numbers))
+    assert not calls
+    for name in variables:
+        monkeypatch.setenv(name, "1")
+    fit(epochs=1)
+
+
+RANK = """
+import sys
+import torch
+import likewise as lw
+
+torch.distributed.init_process_group(
+    "gloo", init_method=f"file://{sys.argv[1]}", rank=int(sys.argv[2]), world_size=2
+)
+points = lw.data.load((torch.randn(40, 5), torch.arange(40) % 4))
+encoder = torch.nn.Linear(5, 2)
+print(lw.encode(encoder, points).shape)
+try:
+    lw.fit(encoder, lw.losses.TripletLoss(), points, epochs=1, device="cpu")
+except lw.InputError as error:
+    print(error)
+torch.distributed.destroy_process_group()
+"""
+
+
+def test_two_real_processes_may_encode_and_not_train(tmp_path):
+    ranks = [
+        subprocess.Popen(
+            [sys.executable, "-c", RANK, str(tmp_path / "meeting"), str(rank)],
+            stdout=subprocess.PIPE,
+            text=True,
+        )
+        for rank in (0, 1)
+    ]
+    for rank in ranks:
+        told, _ = rank.communicate(timeout=120)
+        assert rank.returncode == 0
+        shape, sentence = told.splitlines()
+        assert shape == "torch.Size([40, 2])"
+        assert sentence.startswith("fit must run in one process, got 2, each of which")
+
+
+@pytest.mark.parametrize(
+    "data",
+    [
+        ArrayDataset(torch.rand(1, 6), [0]),
+        Subset(ArrayDataset(torch.rand(1, 6), [0]), []),
+        ViewDataset(Subset(ArrayDataset(torch.rand(1, 6), [0]), [])),
+    ],
+)
+def test_hardly_any_data_is_refused_in_one_sentence(data, tmp_path):
+    with pytest.raises(lw.InputError, match=r"^[^\n]+ must [^\n]+, got [^\n]+$"):
+        lw.fit(network(), losses.TripletLoss(), data, epochs=1, checkpoint=tmp_path / "run")
+
+
+@pytest.mark.parametrize("rounds", [0, 1])
+def test_a_sampler_without_batches_is_refused(rounds):
+    class Once(torch.utils.data.Sampler):
+        left = rounds
+
+        def __iter__(self):
+            self.left -= 1
+            return iter([[0, 1, 20, 21]] if self.left >= 0 else [])
+
+        def __len__(self):
+            return rounds
+
+    with pytest.raises(
+        lw.InputError, match=f"batch_sampler must give .* got none in epoch {rounds + 1}"
+    ):
+        fit(batch_sampler=Once())
 
 
 @pytest.mark.cuda

@@ -167,6 +167,28 @@ def test_nothing_to_restore_is_told_with_the_numbers_that_there_were():
         KeepBest("loss").restore(nn.Linear(1, 1))
 
 
+def test_an_epoch_whose_loss_is_not_finite_is_never_better():
+    best, stop = KeepBest("x_accuracy"), StopEarly("x_accuracy", patience=2)
+    epochs = [(0.5, 0.1), (math.nan, 0.9), (math.inf, 0.8), (0.4, 0.1)]
+    answers = []
+    for epoch, (loss, score) in enumerate(epochs, start=1):
+        record = {"epoch": epoch, "loss": loss, "x_accuracy": score}
+        best(record, nn.Linear(1, 1))
+        answers.append(stop(record, nn.Linear(1, 1)))
+    assert (best.epoch, best.value) == (1, 0.1)
+    assert answers[:3] == [False, False, True]
+
+
+def test_patience_with_a_number_that_never_is_finite_ends_in_a_sentence():
+    stop = StopEarly("score", patience=2, higher_is_better=True)
+    with pytest.raises(
+        lw.InputError,
+        match=r"by must be a number that is finite after some epoch, got 'score', which was NaN "
+        r"or infinite 2 times in a row. There were loss, score\.",
+    ):
+        played(stop, [math.nan, None, math.inf, 0.1])
+
+
 def test_the_weights_kept_are_those_of_the_best_epoch_and_are_no_views():
     seen = []
     watch = [

@@ -1,18 +1,89 @@
 """Argument checks whose sentences say what must hold, what came, and what to do."""
 
 import math
+import sys
 from collections.abc import Iterable
+from itertools import chain
+from numbers import Real
 from pathlib import Path
+from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor
 
-from likewise.errors import InputError, InputTypeError
+from likewise.errors import InputError, InputTypeError, MissingFileError
 
 
 def free_to_look(values: Tensor) -> bool:
     """Whether numbers may decide what is done: only where that does not wait for the device."""
     return values.device.type == "cpu"
+
+
+def as_tensors(**values: Any) -> tuple[Any, ...]:
+    """Each of the named arguments by `as_tensor`."""
+    return tuple(as_tensor(value, name) for name, value in values.items())
+
+
+def as_tensor(values: Any, name: str) -> Any:
+    """Numbers as a tensor of the same kind and precision: NumPy arrays of any layout, and lists.
+
+    Whole numbers become int64, except bytes. What is neither an array nor a list, such as None, is
+    left to the checks of whoever asked.
+
+    Raises:
+        InputTypeError: text or objects.
+        InputError: rows of several lengths, or whole numbers beyond 64 bits.
+    """
+    if isinstance(values, Tensor) or not (
+        isinstance(values, (list, tuple)) or hasattr(values, "__array__")
+    ):
+        return values
+    if isinstance(values, (list, tuple)) and any(isinstance(row, Tensor) for row in values):
+        values = [row.numpy(force=True) if isinstance(row, Tensor) else row for row in values]
+    try:
+        array = np.asarray(values)
+    except ValueError as error:  # NumPy's word for rows of several lengths
+        raise InputError(
+            f"{name} must have rows of one length, got several lengths. Pad or cut them first."
+        ) from error
+    if array.size == 0 and isinstance(values, (list, tuple)):
+        array = array.astype(np.int64)  # of nothing, NumPy makes floats
+    if array.dtype.kind not in "biufc":
+        raise InputTypeError(
+            f"{name} must be numbers, got {array.dtype}. Give a tensor, an array or a list of them."
+        )
+    if array.dtype.kind == "u" and array.dtype.itemsize > 1:
+        if array.dtype.itemsize == 8 and array.size and array.max() >= 2**63:
+            raise InputError(f"{name} must be below 2**63, got {array.max()}. Use other codes.")
+        array = array.astype(np.int64)
+    elif array.dtype.kind == "i":
+        array = array.astype(np.int64)
+    elif array.dtype.kind == "f" and array.dtype.itemsize > 8:
+        array = array.astype(np.float64)
+    array = array.astype(array.dtype.newbyteorder("="), copy=False)
+    # torch shares the memory, and neither a read-only nor a reversed array may be shared.
+    return torch.from_numpy(np.require(array, requirements=["C", "W"]))
+
+
+def as_floats(items: Tensor) -> Tensor:
+    """Items (n, ...) as float32, by the rule of `data.ArrayDataset`: bytes of images become 0..1.
+
+    Raises:
+        InputTypeError: complex numbers.
+    """
+    if items.is_complex():
+        raise InputTypeError(f"items must be real numbers, got {items.dtype}. Use .abs() or .real.")
+    if items.dtype == torch.uint8 and items.ndim > 2:
+        return items.float() * (1 / 255)
+    return items.float()
+
+
+def is_finite_number(value: object) -> bool:
+    """Whether a value is a number that a float can hold; JSON also has larger ones."""
+    if isinstance(value, bool) or not isinstance(value, (int, float)):
+        return False
+    return abs(value) <= sys.float_info.max
 
 
 def check_embeddings(embeddings: object, name: str = "embeddings") -> None:
@@ -31,6 +102,71 @@ def check_embeddings(embeddings: object, name: str = "embeddings") -> None:
         raise InputTypeError(
             f"{name} must be floating point, got {embeddings.dtype}. Use .float()."
         )
+
+
+def as_embeddings(values: object, name: str = "embeddings") -> Tensor:
+    """Embeddings as a floating tensor (n, d), from a tensor, a NumPy array or lists of numbers.
+
+    A single vector (d,) becomes one row. Arrays may be memory-mapped, read-only or of any memory
+    layout. Whole numbers are taken from lists, which have no type of their own; tensors and
+    arrays of them are refused, since they usually are codes or pixels.
+
+    Raises:
+        InputTypeError: something else, or no floating point.
+        InputError: another shape, or rows of different length.
+    """
+    if isinstance(values, (list, tuple)):
+        values = _from_lists(values, name)
+    elif isinstance(values, np.ndarray):
+        if values.dtype.kind != "f":
+            raise InputTypeError(
+                f"{name} must be floating point, got {values.dtype}. Use .astype('float32')."
+            )
+        values = _from_array(values)
+    elif not isinstance(values, Tensor):
+        raise InputTypeError(
+            f"{name} must be a tensor, an array or lists of numbers, got {type(values).__name__}. "
+            "Use torch.as_tensor(...)."
+        )
+    if values.layout != torch.strided:
+        raise InputTypeError(f"{name} must be dense, got {values.layout}. Use .to_dense().")
+    if values.ndim == 1 and len(values):
+        values = values[None]
+    check_embeddings(values, name)
+    return values
+
+
+def _from_array(values: np.ndarray[Any, Any]) -> Tensor:
+    kind: type[np.floating[Any]] = np.float32 if values.dtype.itemsize <= 4 else np.float64
+    if not values.flags.writeable or values.dtype != kind or not values.flags.c_contiguous:
+        with np.errstate(over="ignore"):  # more than float64 becomes infinity, which is refused
+            values = np.array(values, dtype=kind, order="C")
+    return torch.from_numpy(values)
+
+
+def _from_lists(values: list[Any] | tuple[Any, ...], name: str) -> Tensor:
+    if not values:
+        return torch.empty(0)
+    if all(isinstance(row, (Tensor, np.ndarray)) and row.ndim == 1 for row in values):
+        rows: list[Any] = [as_embeddings(row, name)[0] for row in values]
+    else:
+        are_rows = all(isinstance(row, (list, tuple)) for row in values)
+        rows = list(values) if are_rows else [values]
+    if len(lengths := {len(row) for row in rows}) > 1:
+        raise InputError(
+            f"{name} must have rows of one length, got {min(lengths)} and {max(lengths)}. "
+            "Encode all with the same encoder."
+        )
+    if isinstance(rows[0], Tensor):
+        return torch.stack([row.to("cpu", torch.float64) for row in rows])
+    numbers = (int, float, np.floating, np.integer)
+    for kind in set(map(type, chain.from_iterable(rows))):
+        if issubclass(kind, bool) or not issubclass(kind, numbers):
+            raise InputTypeError(f"{name} must hold numbers, got {kind.__name__}.")
+    try:
+        return torch.from_numpy(np.array(rows, dtype=np.float64))
+    except OverflowError as error:  # a Python integer of more than 300 digits
+        raise InputError(f"{name} must be finite, got an integer beyond float64.") from error
 
 
 def check_finite(values: Tensor, name: str) -> None:
@@ -88,53 +224,62 @@ def check_same(same: object, count: int, name: str = "same") -> None:
 def check_at_least(name: str, value: float, least: float, remedy: str = "") -> None:
     """Refuse a number below `least`, or one that is not a number."""
     if isinstance(value, bool) or not isinstance(value, (int, float)) or math.isnan(value):
-        raise InputTypeError(f"{name} must be a number, got {value!r}.")
+        raise InputTypeError(f"must be a number, got {value!r}.", argument=name)
     if value < least:
-        raise InputError(f"{name} must be at least {least}, got {value}.{_after(remedy)}")
+        raise InputError(f"must be at least {least}, got {value}.", argument=name, remedy=remedy)
 
 
 def check_count(name: str, value: object, least: int = 1, remedy: str = "") -> None:
     """Refuse anything but a whole number of at least `least`."""
     if isinstance(value, bool) or not isinstance(value, int):
-        raise InputTypeError(f"{name} must be a whole number, got {value!r}.")
+        raise InputTypeError(f"must be a whole number, got {value!r}.", argument=name)
     if value < least:
-        raise InputError(f"{name} must be at least {least}, got {value}.{_after(remedy)}")
+        raise InputError(f"must be at least {least}, got {value}.", argument=name, remedy=remedy)
 
 
 def check_positive(name: str, value: float) -> None:
     """Refuse a number that is not above zero."""
     if isinstance(value, bool) or not isinstance(value, (int, float)):
-        raise InputTypeError(f"{name} must be a number, got {value!r}.")
+        raise InputTypeError(f"must be a number, got {value!r}.", argument=name)
     if not value > 0 or math.isinf(value):
-        raise InputError(f"{name} must be a finite number above 0, got {value}.")
+        raise InputError(f"must be a finite number above 0, got {value}.", argument=name)
+
+
+def check_number(name: str, value: object) -> None:
+    """Refuse anything but a finite number."""
+    if isinstance(value, bool) or not isinstance(value, Real):  # NumPy's are, tensors are not
+        raise InputTypeError(f"{name} must be a number, got {value!r}. Use float(...).")
+    if not math.isfinite(value):
+        raise InputError(f"{name} must be a finite number, got {value}.")
 
 
 def check_rate(name: str, value: float) -> None:
     """Refuse a number outside [0, 1]."""
     if isinstance(value, bool) or not isinstance(value, (int, float)):
-        raise InputTypeError(f"{name} must be a number, got {value!r}.")
+        raise InputTypeError(f"must be a number, got {value!r}.", argument=name)
     if not 0 <= value <= 1:
-        raise InputError(f"{name} must be between 0 and 1, got {value}.")
+        raise InputError(f"must be between 0 and 1, got {value}.", argument=name)
 
 
 def check_choice(name: str, value: object, choices: Iterable[str]) -> None:
     """Refuse a word that is not among `choices`."""
     known = sorted(choices)
     if value not in known:
-        raise InputError(f"{name} must be one of {', '.join(known)}, got {value!r}.")
+        raise InputError(f"must be one of {', '.join(known)}, got {value!r}.", argument=name)
 
 
 def check_exists(name: str, path: Path) -> None:
     """Refuse a path at which there is nothing."""
     if not path.exists():
-        raise FileNotFoundError(f"{name} must exist, got {str(path)!r}. Check the spelling.")
+        raise MissingFileError(f"must exist, got {str(path)!r}. Check the spelling.", argument=name)
 
 
 def check_file_target(name: str, path: Path) -> None:
     """Refuse a path that no file can be written to: without a name, a folder, or in none."""
     if not path.name or path.is_dir():
         raise InputError(
-            f"{name} must be a file, got the folder {str(path)!r}. Add the name of the file."
+            f"must be a file, got the folder {str(path)!r}. Add the name of the file.",
+            argument=name,
         )
     check_exists(f"folder of {name}", path.parent)
     if not path.parent.is_dir():
@@ -154,8 +299,4 @@ def check_folder_target(name: str, path: Path) -> None:
             if file == path
             else f"{str(path)!r} in the file {file.name!r}"
         )
-        raise InputError(f"{name} must be a folder, got {got}. Name another.")
-
-
-def _after(remedy: str) -> str:
-    return f" {remedy}" if remedy else ""
+        raise InputError(f"must be a folder, got {got}. Name another.", argument=name)

@@ -2,6 +2,7 @@
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -20,7 +21,9 @@ class Distance:
 
     `matrix` compares every row with every row, `paired` row with same row, and the two agree:
     `paired(a, b)` is the diagonal of `matrix(a, b)`. Those of this module compute in float32 at
-    least, under autocast too, and give a finite gradient everywhere, at equal rows included.
+    least, under autocast too. Their gradient is finite wherever the true one fits the number type.
+    Where there is none, it is 0: at equal rows, at a row of zeros for COSINE, and in all pairs of a
+    constant anchor for SNR.
 
     Args:
         name: what the distance is called on the command line and in a saved model.
@@ -68,7 +71,9 @@ def check_distance(distance: object) -> None:
 def _widened(a: Tensor, b: Tensor) -> tuple[Tensor, Tensor]:
     # Squares of float16 embeddings overflow from 256 on, and bfloat16 keeps three digits.
     dtype = torch.promote_types(torch.promote_types(a.dtype, b.dtype), torch.float32)
-    return a.to(dtype), b.to(dtype)
+    wide = a.to(dtype)
+    # A set compared with itself stays one tensor: half the work, forward and backward.
+    return wide, wide if b is a else b.to(dtype)
 
 
 def _distance(
@@ -98,11 +103,54 @@ def _distance(
     return Distance(name, checked_matrix, checked_paired)
 
 
-def unit(x: Float[Tensor, "n d"]) -> Float[Tensor, "n d"]:
-    """Rows of length 1; a row of zeros stays."""
+def unit(x: Float[Tensor, "... d"]) -> Float[Tensor, "... d"]:
+    """Rows of length 1; a row of zeros stays, and has gradient 0."""
     # What `normalize` of torch does, in half the time for a few rows.
-    lengths: Tensor = torch.linalg.vector_norm(x, dim=1, keepdim=True)
-    return x / lengths.clamp_min(1e-12)
+    lengths: Tensor = torch.linalg.vector_norm(x, dim=-1, keepdim=True)
+    return x / lengths.clamp_min(1e-12).masked_fill(lengths == 0, torch.inf)
+
+
+def _cosine_matrix(a: Tensor, b: Tensor) -> Tensor:
+    matrix: Tensor = _Cosine.apply(a, b)  # type: ignore[no-untyped-call]
+    return matrix
+
+
+class _Cosine(torch.autograd.Function):
+    """1 - unit(a) @ unit(b).T in few steps: between a batch and few others, steps are the cost."""
+
+    @staticmethod
+    def forward(ctx: Any, a: Tensor, b: Tensor) -> Tensor:
+        ctx.itself = a is b
+        to_a = _unit_and_length(a)
+        to_b = to_a if ctx.itself else _unit_and_length(b)
+        ctx.save_for_backward(*to_a, *to_b)
+        distances: Tensor = (to_a[0] @ to_b[0].T).neg_().add_(1).clamp_(min=0)
+        return distances
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, slopes: Tensor) -> tuple[Tensor | None, Tensor | None]:
+        a, length_a, b, length_b = ctx.saved_tensors
+        if ctx.itself:
+            # One product instead of two where a set is compared with itself.
+            return _across((slopes + slopes.T) @ a, a, length_a), None
+        return (
+            _across(slopes @ b, a, length_a) if ctx.needs_input_grad[0] else None,
+            _across(slopes.T @ a, b, length_b) if ctx.needs_input_grad[1] else None,
+        )
+
+
+def _unit_and_length(x: Tensor) -> tuple[Tensor, Tensor]:
+    lengths = torch.linalg.vector_norm(x, dim=1, keepdim=True)
+    lengths = lengths.clamp_min(1e-12).masked_fill_(lengths == 0, torch.inf)
+    return x / lengths, lengths
+
+
+def _across(pull: Tensor, unit: Tensor, length: Tensor) -> Tensor:
+    # Only what is across the vector turns it.
+    along = torch.linalg.vecdot(pull, unit)[:, None]
+    turning: Tensor = torch.addcmul(pull.neg_(), along, unit).div_(length)
+    return turning
 
 
 # A row pair counts as near below this share of the anchor's squared distance from the middle.
@@ -187,10 +235,13 @@ def _by_product(a: Tensor, b: Tensor) -> tuple[Tensor, Tensor | None]:
     # Squared distances, and which were done again by differences; None if those are so many
     # that all should be. Distances do not depend on the origin, and near it products are exact.
     middle = _round_middle(b)
-    x, y = a - middle, b - middle
+    x = a - middle
+    y = x if b is a else b - middle
     lengths = x.square().sum(dim=1)[:, None]
-    squares = (lengths + y.square().sum(dim=1)).addmm_(x, y.T, alpha=-2)
-    near = torch.from_numpy(np.flatnonzero((squares <= NEAR * lengths).numpy()))
+    others = lengths.T if b is a else y.square().sum(dim=1)
+    squares = (lengths + others).addmm_(x, y.T, alpha=-2)
+    # What is not far, for where squares overflow the product is NaN.
+    near = torch.from_numpy(np.flatnonzero((squares > NEAR * lengths).logical_not_().numpy()))
     if len(near) > squares.numel() // 8:
         return squares, None
     for some in torch.split(near, max(1, MOST // a.shape[1])):
@@ -223,12 +274,20 @@ def _euclidean_paired(a: Tensor, b: Tensor) -> Tensor:
     return distances
 
 
-def _noise_to_signal(a: Tensor, noise: Tensor) -> Tensor:
-    signal = (a - a.mean(dim=1, keepdim=True)).square().sum(dim=1)
-    # A constant anchor has no signal at all; a tiny one keeps the ratio finite.
-    return noise / signal.clamp(min=torch.finfo(a.dtype).tiny ** 0.5).view(
-        -1, *[1] * (noise.ndim - 1)
-    )
+def _noise_to_signal(a: Tensor, b: Tensor, compare: Callable[[Tensor, Tensor], Tensor]) -> Tensor:
+    x = _centred(a)
+    noise = compare(x, x if b is a else _centred(b))
+    shape = (-1, *[1] * (noise.ndim - 1))
+    signal = x.square().sum(dim=1)
+    with torch.no_grad():
+        without = ((a.amax(dim=1) == a.amin(dim=1)) | signal.isinf()).view(shape)
+    # A tiny signal keeps the ratio finite.
+    signal = signal.clamp(min=torch.finfo(a.dtype).tiny ** 0.5).view(shape)
+    if free_to_look(a) and not without.any():
+        return noise / signal
+    # A constant anchor has no signal at all, and the slope of its tiny one would drown all others.
+    ratio = noise / signal.masked_fill(without, 1)
+    return torch.where(without, noise.detach() / signal.detach(), ratio)
 
 
 def _centred(x: Tensor) -> Tensor:
@@ -240,16 +299,20 @@ def _centred(x: Tensor) -> Tensor:
     return x - x.mean(dim=1, keepdim=True)
 
 
+def _squares(a: Tensor, b: Tensor) -> Tensor:
+    return (a - b).square().sum(dim=1)
+
+
 COSINE = _distance(
     "cosine",
-    lambda a, b: (1 - unit(a) @ unit(b).T).clamp(min=0),
+    _cosine_matrix,
     lambda a, b: (1 - (unit(a) * unit(b)).sum(dim=1)).clamp(min=0),
 )  # 1 - cos, in [0, 2]; lengths do not matter, and a zero vector is 1 away from everything
 EUCLIDEAN = _distance("euclidean", _euclidean_matrix, _euclidean_paired)  # in [0, inf)
 SQUARED_EUCLIDEAN = _distance(
     "squared_euclidean",
     lambda a, b: _euclidean_matrix(a, b, squared=True),
-    lambda a, b: (a - b).square().sum(dim=1),
+    _squares,
 )  # in [0, inf); for unit vectors twice the cosine distance
 MANHATTAN = _distance(
     "manhattan",
@@ -263,8 +326,8 @@ INNER_PRODUCT = _distance(
 )  # minus the inner product, so that smaller is closer: any number, and not 0 between equals
 SNR = _distance(
     "snr",
-    lambda a, b: _noise_to_signal(a, _euclidean_matrix(_centred(a), _centred(b), squared=True)),
-    lambda a, b: _noise_to_signal(a, (_centred(a) - _centred(b)).square().sum(dim=1)),
+    lambda a, b: _noise_to_signal(a, b, partial(_euclidean_matrix, squared=True)),
+    lambda a, b: _noise_to_signal(a, b, _squares),
 )  # variance of the difference over the variance of the anchor a, in [0, inf); not symmetric
 # Source of SNR: Yuan, Deng, Tang, Tang & Chen, "Signal-to-Noise Ratio: A Robust Distance Metric for
 # Deep Metric Learning", CVPR 2019, equation 4.

@@ -2,6 +2,7 @@
 
     InputError(ValueError)          an argument, a file or a state that cannot work
     ├── InputTypeError(TypeError)   an argument of the wrong type
+    ├── MissingFileError            a file or folder that is not there; a FileNotFoundError as well
     ├── ArtifactError               a saved model that cannot be read or written
     └── GalleryError                a gallery that is damaged, in use, full or unreachable
     MissingExtra(ImportError)       an optional package that is not installed
@@ -15,21 +16,45 @@ fault of ours and keeps its traceback.
 class InputError(ValueError):
     """An argument, a file or a state that cannot work; the sentence says what must hold.
 
+    The command line calls things by other names than Python does. Where a part of the sentence
+    would differ there, it is given apart; without, the whole sentence is shown as it is.
+
+    Args:
+        sentence: what must hold, what came, and what to do.
+        argument: the name of the argument, where the sentence is to begin with it.
+        remedy: what to do in Python, at the end of the sentence.
+        command: what to do at the command line instead of the remedy.
+
     Example:
-        >>> import torch
         >>> import likewise as lw
-        >>> index = lw.Index()
-        >>> _ = index.add(torch.eye(2))
         >>> try:
-        ...     index.lookup(torch.eye(2), k=0)
-        ... except lw.InputError as error:
+        ...     lw.Index(storage="int4")
+        ... except lw.errors.InputError as error:
         ...     print(error)
-        k must be at least 1, got 0.
+        storage must be one of float16, float32, int8, got 'int4'.
     """
+
+    def __init__(
+        self,
+        sentence: str = "",
+        *,
+        argument: str | None = None,
+        remedy: str | None = None,
+        command: str | None = None,
+    ) -> None:
+        super().__init__(" ".join(part for part in (argument, sentence, remedy) if part))
+        self.argument = argument
+        self.sentence = sentence
+        self.remedy = remedy
+        self.command = command
 
 
 class InputTypeError(InputError, TypeError):
     """An argument of the wrong type."""
+
+
+class MissingFileError(InputError, FileNotFoundError):
+    """A file or a folder that is not there."""
 
 
 class ArtifactError(InputError):

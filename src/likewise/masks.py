@@ -5,10 +5,10 @@ from typing import NamedTuple
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
-from likewise._checks import check_embeddings, check_labels, check_same_width
+from likewise._checks import check_embeddings, check_labels, check_same_width, free_to_look
 from likewise.errors import InputError
 
-UNLABELLED = -1  # as a reference's label: neither positive nor negative for anything
+UNLABELLED = -1  # such an item is neither positive nor negative for anything
 
 
 class Compared(NamedTuple):
@@ -18,6 +18,7 @@ class Compared(NamedTuple):
     references: Float[Tensor, "m d"]
     is_positive: Bool[Tensor, "n m"]
     is_negative: Bool[Tensor, "n m"]
+    labeled: Bool[Tensor, " n"] | None  # which anchors have a label; None if known to be all
 
 
 def masks(
@@ -32,7 +33,10 @@ def masks(
     Without references the items are compared with each other, and an item is never its own
     positive. With references every reference counts as another item, unless ids say which
     are older copies: a reference with the anchor's own id is neither positive nor negative.
-    Nor is a reference with the label -1, such as the slots of a memory that are not yet filled.
+
+    The label -1 means unlabeled. Such an item is neither positive nor negative for anything, as
+    anchor and as reference; the slots of a memory that are not yet filled have it too. Any other
+    negative label is an ordinary label here; losses with class weights refuse it.
 
     Raises:
         InputError: a shape does not fit, or ids are given for one side only.
@@ -46,7 +50,19 @@ def masks(
         >>> is_negative.int().tolist()
         [[0, 0, 1], [0, 0, 1], [1, 1, 0]]
     """
+    is_positive, is_negative, _ = _masks(labels, reference_labels, ids, reference_ids)
+    return is_positive, is_negative
+
+
+def _masks(
+    labels: Tensor,
+    reference_labels: Tensor | None = None,
+    ids: Tensor | None = None,
+    reference_ids: Tensor | None = None,
+) -> tuple[Tensor, Tensor, Tensor | None]:
+    # Both masks, and `labeled_among` the anchors.
     check_labels(labels, len(labels))
+    labeled = labeled_among(labels)
     if reference_labels is None:
         if ids is not None or reference_ids is not None:
             raise InputError(
@@ -55,7 +71,11 @@ def masks(
             )
         same = labels[:, None] == labels[None, :]
         is_negative = ~same
-        return same.fill_diagonal_(False), is_negative
+        same.fill_diagonal_(False)
+        if labeled is not None:
+            counts = labeled[:, None] & labeled[None, :]
+            return same.logical_and_(counts), is_negative.logical_and_(counts), labeled
+        return same, is_negative, labeled
     check_labels(reference_labels, len(reference_labels), "reference_labels")
     if (ids is None) != (reference_ids is None):
         raise InputError(
@@ -63,11 +83,20 @@ def masks(
         )
     same = labels[:, None] == reference_labels[None, :]
     counts = (reference_labels != UNLABELLED)[None, :]
+    if labeled is not None:
+        counts = counts & labeled[:, None]
     if ids is not None and reference_ids is not None:
         check_labels(ids, len(labels), "ids")
         check_labels(reference_ids, len(reference_labels), "reference_ids")
         counts = counts & (ids[:, None] != reference_ids[None, :])
-    return same & counts, ~same & counts
+    return same & counts, ~same & counts, labeled
+
+
+def labeled_among(labels: Int[Tensor, " n"]) -> Bool[Tensor, " n"] | None:
+    """Which items have a label; None if all have, where looking for that is free."""
+    if free_to_look(labels) and not (labels.numpy() == UNLABELLED).any():
+        return None
+    return labels != UNLABELLED
 
 
 def compared(
@@ -81,7 +110,8 @@ def compared(
 ) -> Compared:
     """The batch that a loss works on, with every argument checked.
 
-    Without references the embeddings are compared with each other.
+    Without references the embeddings are compared with each other. Items labeled -1 are as `masks`
+    says.
 
     Raises:
         InputError: a shape does not fit, or one of references and reference_labels is missing.
@@ -95,12 +125,12 @@ def compared(
             "Give both, or neither to compare the batch with itself."
         )
     if references is None or reference_labels is None:
-        return Compared(embeddings, embeddings, *masks(labels))
+        return Compared(embeddings, embeddings, *_masks(labels))
     check_embeddings(references, "references")
     check_same_width(embeddings, references, ("embeddings", "references"))
     check_labels(reference_labels, len(references), "reference_labels")
     return Compared(
         embeddings,
         references,
-        *masks(labels, reference_labels, ids=ids, reference_ids=reference_ids),
+        *_masks(labels, reference_labels, ids, reference_ids),
     )

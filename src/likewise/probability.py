@@ -10,7 +10,13 @@ from jaxtyping import Bool, Float
 from scipy.special import expit
 from torch import Tensor
 
-from likewise._checks import check_choice, check_count, check_finite
+from likewise._checks import (
+    as_tensors,
+    check_choice,
+    check_count,
+    check_finite,
+    is_finite_number,
+)
 from likewise.errors import InputError
 from likewise.metrics import Sweep, sweep
 from likewise.metrics._prior import check_prior
@@ -124,7 +130,9 @@ class Probability:
             )
         knots = {name: fields[name] for name in ("distances", "log_likelihood_ratios")}
         for name, values in knots.items():
-            if not isinstance(values, list) or any(type(v) not in (int, float) for v in values):
+            if not isinstance(values, list) or any(
+                not isinstance(v, float) and not is_finite_number(v) for v in values
+            ):
                 raise InputError(f"{name} of a probability must be a list of numbers, got others.")
         try:
             return cls(**{**fields, **{name: tuple(map(float, v)) for name, v in knots.items()}})
@@ -167,6 +175,7 @@ def fit_logistic(
         >>> probability.of(torch.tensor([0.1]), prior=0.01)
         tensor([0.0298], dtype=torch.float64)
     """
+    distances, same = as_tensors(distances=distances, same=same)
     check_prior(prior)
     counts = sweep(distances, same)
     ends = counts.thresholds[[0, -1]] if len(counts.thresholds) > 1 else counts.thresholds
@@ -203,6 +212,7 @@ def fit_isotonic(
         >>> probability.of(torch.tensor([0.1, 0.35, 0.9]))
         tensor([0.7500, 0.5000, 0.2500], dtype=torch.float64)
     """
+    distances, same = as_tensors(distances=distances, same=same)
     from sklearn.isotonic import isotonic_regression
 
     check_prior(prior)

@@ -1,8 +1,7 @@
 """A model that can be kept: encoder, preprocessing, distance, index, calibrations in one folder."""
 
-from likewise.artifacts.model import SimilarityModel
+from likewise.artifacts.model import SimilarityModel, load
 from likewise.artifacts.results import Evaluation, Verified
-from likewise.artifacts.saving import load
 from likewise.errors import ArtifactError
 
 __all__ = ["ArtifactError", "Evaluation", "SimilarityModel", "Verified", "load"]

@@ -7,9 +7,24 @@ import torch
 
 from likewise import data as sources
 from likewise.artifacts.results import Evaluation
-from likewise.artifacts.trials import PAIRS, Trials, translated
-from likewise.calibration import Calibration, Goal, Promise, calibrate, calibrate_matching
+from likewise.artifacts.trials import (
+    PAIRS,
+    Trials,
+    all_names,
+    labeled,
+    translated,
+    warn_of_spelling,
+)
+from likewise.calibration import (
+    Calibration,
+    ClassThresholds,
+    Goal,
+    calibrate,
+    calibrate_matching,
+    calibrate_per_class,
+)
 from likewise.data import fingerprints
+from likewise.errors import InputError
 from likewise.evaluation import evaluate_matching, evaluate_retrieval, evaluate_verification
 
 if TYPE_CHECKING:
@@ -17,17 +32,40 @@ if TYPE_CHECKING:
 
 
 def calibrated(trials: Trials, *, goal: Goal, rule: str, k: int) -> Calibration:
-    """The calibration for a rule; its intervals leave out items where there are enough."""
-    items = trials.items if trials.enough or isinstance(goal, Promise) else None
+    """The calibration for a rule; its intervals leave out items."""
     if trials.known is None:
-        return calibrate(trials.distances, trials.same, goal=goal, items=items, rule=PAIRS)
+        return calibrate(trials.distances, trials.same, goal=goal, items=trials.items, rule=PAIRS)
     return calibrate_matching(
         trials.distances,
         trials.same,
         trials.known,
         gallery_size=trials.gallery_size or 0,
         goal=goal,
-        items=None if items is None else items.flatten(),
+        items=trials.items.flatten(),
+        classes=trials.classes,
+        guarantee_for=trials.guarantee_for,
+        rule=rule,
+        k=k,
+    )
+
+
+def calibrated_per_class(
+    trials: Trials, *, goal: Goal, rule: str, k: int, fewest: int
+) -> ClassThresholds:
+    """Thresholds by class for a rule; intervals leave out items."""
+    if trials.known is None or trials.labels is None:
+        raise InputError("per_class must be for a matching rule, got pairs. Name a rule.")
+    return calibrate_per_class(
+        trials.distances,
+        trials.same,
+        trials.known,
+        trials.labels,
+        gallery_size=trials.gallery_size or 0,
+        goal=goal,
+        fewest=fewest,
+        items=trials.items.flatten(),
+        classes=trials.classes,
+        guarantee_for=trials.guarantee_for,
         rule=rule,
         k=k,
     )
@@ -43,12 +81,14 @@ def evaluate(
     progress: Callable[[int, int], None] | None,
 ) -> Evaluation:
     """See `SimilarityModel.evaluate`."""
-    new = model.new_items(data)
-    names = list(dict.fromkeys([*model.class_names, *data.class_names]))
+    all_new = model.new_items(data)
+    new = labeled(all_new)
+    names = all_names(model, data)
     truth = translated(new, names)
     embeddings = model.embed(new, progress=progress)
     matching = matches = None
     if len(model.index):
+        warn_of_spelling(model, new)
         matches = model.match_embeddings(embeddings, point=point)
         matching = evaluate_matching(
             matches,
@@ -59,7 +99,7 @@ def evaluate(
         )
     pairs = sources.PairDataset(new, per_item=per_item, seed=seed)
     left, right = pairs.pairs.T
-    distances = model.distance.paired(embeddings[left], embeddings[right])
+    distances = model.compared_by.paired(embeddings[left], embeddings[right])
     known_threshold = model.calibrations.get(PAIRS)
     verification = evaluate_verification(
         distances,
@@ -71,12 +111,12 @@ def evaluate(
     retrieval = evaluate_retrieval(
         embeddings,
         truth,
-        distance=model.distance,
-        ks=tuple(k for k in (1, 5, 10) if k < len(new)),
+        distance=model.compared_by,
     )
     return Evaluation(
         items=len(new),
-        left_out=len(data) - len(new),
+        left_out=len(data) - len(all_new),
+        unlabeled=len(all_new) - len(new),
         calibrated_on=int(torch.isin(fingerprints(new), model.calibrated_prints).sum()),
         matching=matching,
         matches=matches,

@@ -1,6 +1,7 @@
 """SimilarityModel: the parts that answer lookup, match and verify, and their saved folder."""
 
 import math
+import os
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -13,20 +14,22 @@ from torch import Tensor, nn
 from likewise import data as sources
 from likewise._checks import check_choice
 from likewise.artifacts import saving
-from likewise.artifacts.folders import encoder_fingerprint
-from likewise.artifacts.judging import calibrated, evaluate
+from likewise.artifacts.judging import calibrated, calibrated_per_class, evaluate
+from likewise.artifacts.merging import Kept
+from likewise.artifacts.rebuilding import encoder_fingerprint
 from likewise.artifacts.results import Evaluation, Verified
 from likewise.artifacts.trials import LEAVE_OUT, PAIRS, matching_trials, neighbors_for, pair_trials
-from likewise.calibration import Calibration, Goal, best_f1
+from likewise.calibration import Calibration, ClassThresholds, Goal, best_f1
 from likewise.data import GivenPairs, fingerprints
 from likewise.distances import COSINE, Distance
 from likewise.encoders import encode
-from likewise.errors import InputError, InputTypeError
+from likewise.errors import ArtifactError, InputError, InputTypeError
 from likewise.index import Gallery, Index, Neighbors
-from likewise.matching import Matches, match
+from likewise.matching import RULES, Matches, Rule, match, rule_name
+from likewise.normalisation import AdaptiveNorm
 from likewise.probability import Probability, fit_logistic
 
-Items = Any  # a tensor (n, ...), a dataset, or a sequence of image paths
+Items = Any  # numbers (n, ...), images, a dataset, or a sequence of image paths
 Progress = Callable[[int, int], None]
 
 
@@ -50,8 +53,12 @@ class SimilarityModel:
         gallery: where these are, if they are in a gallery; see `use_gallery`.
         calibrations: the operating points, by name, which is that of the rule unless another was
             given; "pairs" is that of `verify`.
+        class_thresholds: by operating point, for those calibrated with `per_class`; their
+            thresholds for all other classes are in `calibrations`.
         probabilities: by operating point, that a pair is the same, or that a label is right, by
             the distance; made when calibrated.
+        norm: what normalizes distances before they are judged; see `use_cohort`.
+        rules: matching rules of the user's own that were calibrated for, by name.
         trained_on: names of the classes that the encoder was trained on.
         trained_prints: `data.fingerprints` of the items that it was trained on.
         calibrated_prints: those of the items that any calibration saw.
@@ -81,11 +88,18 @@ class SimilarityModel:
         self.index: Index | Gallery = Index(distance)
         self.gallery: str | None = None
         self.calibrations: dict[str, Calibration] = {}
+        self.class_thresholds: dict[str, ClassThresholds] = {}
+        self.norm: AdaptiveNorm | None = None
+        self.rules: dict[str, Rule] = {}
+        self._gallery_key: str | None = None
+        self._may_write_gallery = False  # though it was opened read-only
+        self._kept: dict[str, Kept] = {}  # by folder, what was last loaded or saved
         self.probabilities: dict[str, Probability] = {}
         self.trained_on: list[str] = []
         self.trained_prints = torch.empty(0, dtype=torch.int64)
         self.calibrated_prints = torch.empty(0, dtype=torch.int64)
         if trained is not None:
+            trained = sources.as_dataset(trained)
             codes = torch.unique(trained.labels).tolist()
             self.trained_on = [trained.class_names[code] for code in codes]
             self.trained_prints = fingerprints(trained)
@@ -98,30 +112,46 @@ class SimilarityModel:
     def embed(
         self, items: Items, *, batch_size: int = 256, progress: Progress | None = None
     ) -> Float[Tensor, "n d"]:
-        """Embeddings of items: a tensor (n, ...), a dataset, or a sequence of image paths."""
-        if isinstance(items, (str, Path)):
-            raise InputTypeError(
-                f"items must be a list of paths, got one path. Use [{str(items)!r}]."
-            )
-        if isinstance(items, (list, tuple)):
-            if self.preprocess is None:
-                raise InputError(
-                    "items must be a tensor or a dataset for a model without preprocess, got "
-                    "paths. Make the model with preprocess=data.Preprocess.fit(dataset)."
-                )
-            items = self.preprocess.read(items)
+        """Embeddings of items: numbers (n, ...), images, a dataset, or a sequence of image paths.
+
+        Tensors, arrays and lists of any type of number are taken, one item alone too where the
+        model has a preprocess, and Pillow images; see `data.as_items`. Equal numbers have equal
+        embeddings whatever their type: bytes of images count as 0..1.
+        """
+        items = self._opened(items)
         apply = None
         if self.preprocess is not None:
             apply = self.preprocess.apply
             shape = tuple(items.shape[1:] if isinstance(items, Tensor) else items.item_shape)
             if shape != tuple(self.preprocess.item_shape):
                 raise InputError(
-                    f"items must have shape {tuple(self.preprocess.item_shape)}, which this model "
-                    f"was made for, got {shape}. Load them with image_size= and channels= to fit."
+                    f"must have shape {tuple(self.preprocess.item_shape)}, which this model was "
+                    f"made for, got {shape}.",
+                    argument="items",
+                    remedy="Load them with image_size= and channels= to fit.",
+                    command="Give data of the kind that it was trained on.",
                 )
         return encode(
             self.encoder, items, batch_size=batch_size, preprocess=apply, progress=progress
         )
+
+    def _opened(self, items: Items) -> Any:
+        """A tensor (n, ...) or a dataset of whatever a caller gives as items."""
+        if isinstance(items, (str, Path)):
+            raise InputTypeError(
+                f"items must be a list of paths, got one path. Use [{str(items)!r}]."
+            )
+        if isinstance(items, (list, tuple)) and any(isinstance(i, (str, Path)) for i in items):
+            if self.preprocess is None:
+                raise InputError(
+                    "must be a tensor or a dataset for a model without preprocess, got paths.",
+                    argument="items",
+                    remedy="Make the model with preprocess=data.Preprocess.fit(dataset).",
+                    command="Use a model that likewise train made.",
+                )
+            return self.preprocess.read(items)
+        shape = None if self.preprocess is None else self.preprocess.item_shape
+        return sources.as_inputs(items, shape)
 
     @property
     def fingerprint(self) -> str:
@@ -141,7 +171,9 @@ class SimilarityModel:
             recall: see `Gallery`.
             read_only: look things up in a gallery that another process may write.
         """
-        place = str(Path(path).resolve())
+        place = os.path.realpath(path)
+        if isinstance(self.index, Gallery) and place == self.gallery:
+            self.index.close()  # else the folder would stay locked
         self.index = Gallery(
             place,
             distance=self.distance,
@@ -149,10 +181,41 @@ class SimilarityModel:
             recall=recall,
             read_only=read_only,
         )
-        if place != self.gallery:
-            kept = {name: made for name, made in self.calibrations.items() if made.rule == PAIRS}
-            self.calibrations, self.gallery = kept, place
+        if place != self.gallery and self.index.key != self._gallery_key:
+            self._forget([name for name, made in self.calibrations.items() if made.rule != PAIRS])
+        self.gallery, self._gallery_key = place, self.index.key
+        self._may_write_gallery = False
         return self.index
+
+    def use_cohort(self, items: Items, *, nearest: int = 200) -> AdaptiveNorm:
+        """Normalize distances by a cohort, adaptively and symmetrically, before they are judged.
+
+        One threshold then fits items that are close to everything and items that are far from
+        everything. Neighbors are found by the distance as it is, and normalized then: with a
+        larger k fewer are missed that would be nearer. Calibrations so far are forgotten.
+
+        Args:
+            items: Items of classes that are neither indexed nor asked about.
+            nearest: How many of them, the nearest to either side, give mean and spread.
+
+        Raises:
+            InputError: there are fewer items than `nearest`.
+
+        Example:
+            >>> import likewise as lw
+            >>> digits = lw.data.load("digits", split="train")
+            >>> model = SimilarityModel(lw.encoders.MLPEncoder(digits.item_shape))
+            >>> model.use_cohort(lw.data.sample_items(digits, per_class=3), nearest=20).nearest
+            20
+        """
+        self.norm = AdaptiveNorm(self.embed(items), self.distance, nearest=nearest)
+        self._forget(list(self.calibrations))
+        return self.norm
+
+    @property
+    def compared_by(self) -> Distance:
+        """What pairs are judged by: the distance, normalized if there is a cohort."""
+        return self.distance if self.norm is None else self.norm.as_distance()
 
     def add(
         self,
@@ -162,7 +225,66 @@ class SimilarityModel:
         metadata: Sequence[Mapping[str, Any]] | None = None,
         progress: Progress | None = None,
     ) -> np.ndarray[Any, Any]:
-        """Embed items and put them into the index, with their labels if they are a dataset; ids."""
+        """Embed items and put them into the index, with their labels if they are a dataset; ids.
+
+        A gallery that `load` opened is opened for writing first.
+        """
+        return self._add(self._opened(items), None, ids, metadata, progress)
+
+    def add_new(
+        self,
+        data: sources.Dataset,
+        *,
+        metadata: Sequence[Mapping[str, Any]] | None = None,
+        progress: Progress | None = None,
+    ) -> np.ndarray[Any, Any]:
+        """As `add`, without what the index holds already: the same item with the same class.
+
+        So adding the same data twice, or data that grew, leaves each item there once. Repeats
+        among those given count as well. An item that is there with another class is added.
+
+        Args:
+            data: a labelled dataset.
+            metadata: one dict per item of `data`.
+            progress: called as progress(done, total) while embedding.
+
+        Returns:
+            The ids of the items that were added.
+        """
+        prints = fingerprints(data)
+        facts = [{}] * len(data) if metadata is None else metadata
+        names = [data.class_names[code] for code in data.labels.tolist()]
+        seen = set(self.indexed_prints())
+        rows = []
+        for row, key in enumerate(zip(prints.tolist(), names, strict=True)):
+            if key not in seen:
+                seen.add(key)
+                rows.append(row)
+        if not rows:
+            return np.empty(0, dtype=self.index.ids.dtype)
+        part = data if len(rows) == len(data) else sources.Subset(data, rows)
+        return self._add(part, prints[rows], None, [facts[row] for row in rows], progress)
+
+    def indexed_prints(self) -> list[tuple[int | None, str | None]]:
+        """Fingerprint and class of each indexed item; None where it came without."""
+        names = dict(enumerate(self.class_names))
+        stored = self.index.metadata(self.index.ids)
+        codes = self.index.labels.tolist()
+        return [
+            (fact.get("fingerprint"), names.get(code))
+            for fact, code in zip(stored, codes, strict=True)
+        ]
+
+    def _add(
+        self,
+        items: Items,
+        prints: Tensor | None,
+        ids: Any,
+        metadata: Sequence[Mapping[str, Any]] | None,
+        progress: Progress | None,
+    ) -> np.ndarray[Any, Any]:
+        if self._may_write_gallery and self.gallery is not None:
+            self.use_gallery(self.gallery)
         embeddings = self.embed(items, progress=progress)
         facts = [{}] * len(embeddings) if metadata is None else metadata
         if any("fingerprint" in fact for fact in facts):
@@ -170,9 +292,9 @@ class SimilarityModel:
                 "metadata must leave the name fingerprint free, got it in use. It is how an "
                 "indexed item is known again."
             )
-        if not isinstance(items, (list, tuple)):
-            prints = fingerprints(items).tolist()
-            facts = [{**f, "fingerprint": p} for f, p in zip(facts, prints, strict=True)]
+        if prints is None:
+            prints = fingerprints(items)
+        facts = [{**f, "fingerprint": p} for f, p in zip(facts, prints.tolist(), strict=True)]
         if not hasattr(items, "labels"):
             return self.index.add(embeddings, ids=ids, metadata=facts)
         if isinstance(self.index, Index) and not len(self.index):
@@ -183,18 +305,22 @@ class SimilarityModel:
         labels = [items.class_names[code] for code in items.labels.tolist()]
         return self.index.add(embeddings, labels=labels, ids=ids, metadata=facts)
 
-    def lookup(self, items: Items, *, k: int = 5) -> Neighbors:
-        """The k nearest indexed items of each item."""
-        return self.index.lookup(self.embed(items), k=k)
+    def lookup(
+        self, items: Items, *, k: int = 5, where: Mapping[str, Any] | None = None
+    ) -> Neighbors:
+        """The k nearest indexed items of each item, of those whose metadata pass `where`."""
+        return self.index.lookup(self.embed(items), k=k, where=where)
 
     def calibrate(
         self,
         data: sources.Dataset | GivenPairs,
         *,
         goal: Goal = best_f1,
-        rule: str = "nearest",
+        rule: str | Rule = "nearest",
         k: int = 1,
         point: str | None = None,
+        per_class: bool = False,
+        fewest: int = 30,
         per_item: float = 10.0,
         leave_out: str = "items",
         seed: int = 0,
@@ -212,10 +338,13 @@ class SimilarityModel:
         Args:
             data: a labelled dataset, or for verification given pairs.
             goal: what to choose for, such as `likewise.at_most_false_accepts(0.001)`.
-            rule: "pairs", or a rule of `likewise.matching`, such as "nearest" or "majority".
+            rule: "pairs", or a rule of `likewise.matching`, such as "nearest" or "majority", or a
+                function like those, which a saved model is loaded with.
             k: how many neighbours decide, for matching.
             point: the name under which the operating point is kept, that of the rule if None.
                 Several can be kept, each with a rule and a goal of its own.
+            per_class: Whether classes with data enough get thresholds of their own, for matching.
+            fewest: Right and wrong answers that such a class must have.
             per_item: pairs drawn per item, for verification.
             leave_out: "items" or "classes": for new ones of these a goal with a confidence
                 holds, and they are what the intervals leave out.
@@ -226,23 +355,45 @@ class SimilarityModel:
             InputError: nothing is left to calibrate on, or the goal cannot be reached.
         """
         check_choice("leave_out", leave_out, LEAVE_OUT)
-        if rule == PAIRS:
+        data = sources.as_dataset(data, pairs=True)
+        name = PAIRS if rule == PAIRS else rule_name(rule)
+        is_own = not isinstance(rule, str) and RULES.get(name) is not rule
+        if is_own and name in (*RULES, PAIRS):
+            raise InputError(f"rule must have a name that is free, got {name!r}. Rename it.")
+        if name == PAIRS:
+            if per_class:
+                raise InputError("per_class must be False for pairs, got True. Name a rule.")
             trials = pair_trials(
                 self, data, per_item=per_item, seed=seed, leave_out=leave_out, progress=progress
             )
         elif isinstance(data, GivenPairs):
             raise InputError(
-                f'data must be labelled items for {rule}, got pairs. Use rule="pairs".'
+                f'data must be labelled items for {name}, got pairs. Use rule="pairs".'
             )
         else:
             trials = matching_trials(
-                self, data, rule=rule, k=k, leave_out=leave_out, progress=progress
+                self,
+                data,
+                rule=rule if is_own else name,
+                k=k,
+                leave_out=leave_out,
+                progress=progress,
             )
-        chosen = calibrated(trials, goal=goal, rule=rule, k=k)
-        prior = 0.5 if rule == PAIRS else float(trials.same.double().mean())
-        point = point or rule
+        thresholds = None
+        if per_class:
+            thresholds = calibrated_per_class(trials, goal=goal, rule=name, k=k, fewest=fewest)
+            chosen = thresholds.everywhere
+        else:
+            chosen = calibrated(trials, goal=goal, rule=name, k=k)
+        prior = 0.5 if name == PAIRS else float(trials.same.double().mean())
+        point = point or name
+        self._forget([point])
         self.probabilities[point] = fit_logistic(trials.distances, trials.same, prior=prior)
         self.calibrations[point] = chosen
+        if thresholds is not None:
+            self.class_thresholds[point] = thresholds
+        if not isinstance(rule, str) and is_own:
+            self.rules[name] = rule
         self.calibrated_prints = torch.unique(torch.cat([self.calibrated_prints, trials.prints]))
         return chosen
 
@@ -252,8 +403,9 @@ class SimilarityModel:
         *,
         point: str = "nearest",
         threshold: float | None = None,
-        rule: str = "nearest",
+        rule: str | Rule = "nearest",
         k: int = 1,
+        where: Mapping[str, Any] | None = None,
         progress: Progress | None = None,
     ) -> Matches:
         """Which class each item is, or UNKNOWN, at an operating point or by a threshold.
@@ -264,11 +416,14 @@ class SimilarityModel:
             threshold: used instead of a calibration.
             rule: how neighbours decide under a threshold.
             k: how many decide under a threshold.
+            where: which known items may decide, by their metadata; see `Index.lookup`.
             progress: called as progress(done, total) while embedding.
         """
         self._bound(point, threshold)  # refuses before the work rather than after it
         embeddings = self.embed(items, progress=progress)
-        return self.match_embeddings(embeddings, point=point, threshold=threshold, rule=rule, k=k)
+        return self.match_embeddings(
+            embeddings, point=point, threshold=threshold, rule=rule, k=k, where=where
+        )
 
     def match_embeddings(
         self,
@@ -276,15 +431,17 @@ class SimilarityModel:
         *,
         point: str = "nearest",
         threshold: float | None = None,
-        rule: str = "nearest",
+        rule: str | Rule = "nearest",
         k: int = 1,
+        where: Mapping[str, Any] | None = None,
     ) -> Matches:
         """What `match` says of items that are embedded already."""
-        bound = self._bound(point, threshold)
+        bound: float | Calibration | ClassThresholds = self._bound(point, threshold)
         if isinstance(bound, Calibration):
-            rule, k = bound.rule, bound.k or k
+            rule, k = self.rules.get(bound.rule, bound.rule), bound.k or k
+            bound = self.class_thresholds.get(point, bound)
         return match(
-            neighbors_for(self, embeddings, rule=rule, k=k),
+            neighbors_for(self, embeddings, rule=rule, k=k, where=where),
             bound,
             rule=rule,
             gallery_size=len(self.index),
@@ -309,9 +466,10 @@ class SimilarityModel:
             threshold: used instead of the calibration.
             prior: share of such pairs that are the same, for the probabilities; 0.5 if None.
         """
+        a, b = self._opened(a), self._opened(b)
         if len(a) != len(b):
             raise InputError(f"b must hold as many items as a, {len(a)}, got {len(b)}.")
-        distances = self.distance.paired(self.embed(a), self.embed(b))
+        distances = self.compared_by.paired(self.embed(a), self.embed(b))
         return self.judge(distances, point=point, threshold=threshold, prior=prior)
 
     def judge(
@@ -325,7 +483,9 @@ class SimilarityModel:
         """What `verify` says of pairs whose distances are known."""
         bound = self._bound(point, threshold)
         if isinstance(bound, Calibration) and bound.rule != PAIRS:
-            raise InputError(f"point must be one for pairs, got {point!r}, for {bound.rule}.")
+            raise InputError(
+                f"must be one for pairs, got {point!r}, for {bound.rule}.", argument="point"
+            )
         limit = bound.threshold if isinstance(bound, Calibration) else bound
         of = self.probabilities.get(point)
         return Verified(
@@ -358,6 +518,7 @@ class SimilarityModel:
             seed: of the pairs.
             progress: called as progress(done, total) while embedding.
         """
+        data = sources.as_dataset(data)
         if len(self.index):
             self._bound(point, None)  # refuses before the work rather than after it
         return evaluate(self, data, point=point, per_item=per_item, seed=seed, progress=progress)
@@ -383,18 +544,123 @@ class SimilarityModel:
         return data if bool(new.all()) else sources.Subset(data, new.nonzero().flatten())
 
     def save(self, path: str | Path) -> Path:
-        """Write the model into a folder, all or nothing; the folder. See `likewise.load`."""
-        return saving.save(self, path)
+        """Write the model into a folder, all or nothing; the folder. See `likewise.load`.
+
+        Nothing is pickled. Items in a gallery stay there: the folder tells where it is, also as
+        seen from the folder, so that both can be moved together. An encoder of this library, or
+        a `nn.Sequential` of its modules and of common layers of torch, is built again by `load`;
+        of any other the weights are kept. `torch.compile` and `DataParallel` are left off.
+
+        A folder is written by one thread of one process at a time. Where another has changed it
+        since this model was loaded from it or saved to it, both changes are kept if they touch
+        different parts: the encoder, the index, the origin, or calibrations by name. A model that
+        has nothing to do with the one in the folder replaces it. A kill or a full disk leaves
+        what was there. The parts of the model before go with the next save.
+
+        Raises:
+            ArtifactError: the folder holds something else, cannot be written, or the same part
+                was changed by another; or the model holds what cannot be saved.
+        """
+        place = None
+        if self.gallery is not None:
+            place = saving.Place(self.gallery, key=self._gallery_key)
+        contents = saving.Contents(
+            encoder=self.encoder,
+            distance=self.distance,
+            preprocess=self.preprocess,
+            origin=self.origin,
+            trained_on=self.trained_on,
+            trained_prints=self.trained_prints,
+            calibrated_prints=self.calibrated_prints,
+            index=self.index,
+            place=place,
+            calibrations=self.calibrations,
+            class_thresholds=self.class_thresholds,
+            probabilities=self.probabilities,
+            norm=self.norm,
+        )
+        return saving.write(contents, path, self._kept)
+
+    def _forget(self, points: Sequence[str]) -> None:
+        for name in points:
+            for kept in (self.calibrations, self.class_thresholds, self.probabilities):
+                kept.pop(name, None)
 
     def _bound(self, point: str, threshold: float | None) -> float | Calibration:
         if threshold is not None:
             if math.isnan(threshold):
-                raise InputError("threshold must be a number, got nan.")
+                raise InputError("must be a number, got nan.", argument="threshold")
             return float(threshold)
         if point not in self.calibrations:
             made = ", ".join(sorted(self.calibrations)) or "no calibration"
             raise InputError(
-                f"model must be calibrated for {point}, got {made}. "
-                f'Use calibrate(data, rule="{point}"), or give a threshold.'
+                f"model must be calibrated for {point}, got {made}.",
+                remedy=f'Use calibrate(data, rule="{point}"), or give a threshold.',
+                command=f"Run likewise calibrate with --rule {point} (and --point for a name of "
+                "your own), or give --threshold where there is one.",
             )
         return self.calibrations[point]
+
+
+def load(
+    path: str | Path,
+    *,
+    encoder: nn.Module | None = None,
+    distance: Distance | None = None,
+    rules: Mapping[str, Rule] | None = None,
+    gallery: str | Path | None = None,
+    read_only: bool | None = None,
+) -> SimilarityModel:
+    """The model that `SimilarityModel.save` wrote into a folder.
+
+    Its embeddings are bit-equal to those of the model that was saved, in the same number type.
+    Encoders and distances of this library are rebuilt; no code from the folder is ever run. A
+    gallery that holds the known items is opened too, the one beside the folder first.
+
+    Args:
+        path: The folder.
+        encoder: A module of the architecture that was saved, if it is not one of this library's;
+            it receives the saved weights.
+        distance: The distance that was used, if it is not one of this library's.
+        rules: Matching rules of your own that the model was calibrated for, by name.
+        gallery: A gallery to use instead of the one that was saved, such as that one elsewhere.
+        read_only: False opens the gallery for writing at once, and True never does. By default
+            `add` opens it for writing when it is called.
+
+    Raises:
+        ArtifactError: the folder is no model, is damaged, was written by another version, needs
+            an encoder, a distance or a rule that was not given, or its gallery is missing.
+        GalleryError: the gallery is damaged, or was made with another encoder.
+    """
+    contents, kept = saving.read(path, encoder=encoder, distance=distance, rules=rules)
+    model = SimilarityModel(
+        contents.encoder,
+        distance=contents.distance,
+        preprocess=contents.preprocess,
+        origin=contents.origin,
+    )
+    model.trained_on = contents.trained_on
+    model.trained_prints = contents.trained_prints
+    model.calibrated_prints = contents.calibrated_prints
+    model.index = contents.index
+    model.norm = contents.norm
+    model.rules = contents.rules
+    model.calibrations = contents.calibrations
+    model.class_thresholds = contents.class_thresholds
+    model.probabilities = contents.probabilities
+    model._kept[os.path.realpath(path)] = kept
+    opened = None if gallery is None else os.path.realpath(gallery)
+    if contents.place is not None:
+        found = contents.place.found(Path(path))
+        if found is None and opened is None:
+            raise ArtifactError(
+                f"gallery must be there for the model {str(path)!r}, whose known items it holds, "
+                f"got none at {contents.place.absolute!r}. Use load(path, gallery=...), or "
+                "--gallery, with its folder."
+            )
+        model.gallery, model._gallery_key = found, contents.place.key
+        opened = opened or found
+    if opened is not None:
+        model.use_gallery(opened, read_only=read_only is not False)
+        model._may_write_gallery = read_only is None
+    return model

@@ -29,6 +29,7 @@ class Evaluation:
 
     items: int
     left_out: int  # items that are indexed or were trained on
+    unlabeled: int  # items left out as they have no label
     calibrated_on: int  # items among those evaluated that a threshold was calibrated on
     matching: MatchingResult | None
     matches: Matches | None
@@ -40,6 +41,7 @@ class Evaluation:
         return {
             "items": self.items,
             "left_out": self.left_out,
+            "unlabeled": self.unlabeled,
             "calibrated_on": self.calibrated_on,
             "matching": None if self.matching is None else self.matching.to_dict(),
             "verification": self.verification.to_dict(),

@@ -1,144 +1,388 @@
 """What stands in the folder of a saved model, written and read."""
 
 import json
+import math
+import os
 from collections.abc import Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Annotated, Any
 
-import safetensors
-import safetensors.torch
-from torch import nn
+import msgspec
+import torch
+from torch import Tensor, nn
 
 import likewise
 from likewise import data as sources
 from likewise import distances as known
-from likewise.artifacts.folders import damaged, read_folder, write_folder
-from likewise.calibration import Calibration
+from likewise.artifacts import rebuilding
+from likewise.artifacts.folders import (
+    UNREADABLE,
+    Folder,
+    Fresh,
+    Part,
+    damaged,
+    read_folder,
+    write_folder,
+)
+from likewise.artifacts.merging import ENCODER, Kept, Units, merged
+from likewise.artifacts.trials import PAIRS
+from likewise.calibration import Calibration, ClassThresholds
 from likewise.distances import Distance
-from likewise.encoders import Backbone, ConvEncoder, MLPEncoder
-from likewise.errors import ArtifactError
-from likewise.index import Index
+from likewise.errors import ArtifactError, InputError
+from likewise.index import Gallery, Index
+from likewise.matching import RULES, Rule
+from likewise.normalisation import AdaptiveNorm
 from likewise.probability import Probability
 
-if TYPE_CHECKING:
-    from likewise.artifacts.model import SimilarityModel
+LARGEST_TEXT = 1 << 31  # bytes of ids and metadata
+LARGEST_TENSORS = 1 << 36  # bytes of embeddings
 
-REBUILT = {encoder.__name__: encoder for encoder in (Backbone, ConvEncoder, MLPEncoder)}
+_INDEX, _ORIGIN, _SEEN = "the index", "the origin", "the items calibrated on"
+_FILES = {
+    ENCODER: ("encoder.safetensors", "trained.safetensors", "cohort.safetensors"),
+    _INDEX: ("index.safetensors", "index.json"),
+    _SEEN: ("calibrated.safetensors",),
+}
+_FIELDS = {
+    ENCODER: ("encoder", "layouts", "distance", "preprocess", "trained_on", "cohort"),
+    _INDEX: ("gallery",),
+    _ORIGIN: ("origin",),
+}
+_BY_POINT = ("calibrations", "class_thresholds", "probabilities")
 
-
-def save(model: "SimilarityModel", path: str | Path) -> Path:
-    """Write the model into a folder, all or nothing; the folder.
-
-    Items in a gallery stay there: the folder only tells where it is.
-
-    An older model there is replaced in one step at the very end, so that a full disk or a
-    crash leaves it as it was. Nothing is pickled.
-
-    Raises:
-        ArtifactError: the folder holds something else, or cannot be written.
-    """
-    # What is in a gallery is on disk already.
-    kept = model.index if isinstance(model.index, Index) else Index(model.distance)
-    state = kept.state()
-    state["ids"] = state["ids"].tolist()
-    tensors = {name: state.pop(name).contiguous() for name in ("embeddings", "labels")}
-    weights = {name: weight.contiguous() for name, weight in model.encoder.state_dict().items()}
-    manifest = {
-        "likewise": likewise.__version__,
-        "encoder": {
-            "class": type(model.encoder).__name__,
-            "config": getattr(model.encoder, "config", None),
-        },
-        "distance": model.distance.name,
-        "preprocess": None if model.preprocess is None else model.preprocess.to_dict(),
-        "trained_on": model.trained_on,
-        "origin": model.origin,
-        "calibrations": {rule: made.to_dict() for rule, made in model.calibrations.items()},
-        "probabilities": {point: made.to_dict() for point, made in model.probabilities.items()},
-        "gallery": model.gallery,
-    }
-    parts = {
-        "encoder.safetensors": safetensors.torch.save(weights),
-        "index.safetensors": safetensors.torch.save(
-            {**tensors, "trained": model.trained_prints, "calibrated": model.calibrated_prints}
-        ),
-        "index.json": json.dumps(state).encode(),
-    }
-    write_folder(Path(path), manifest, parts)
-    return Path(path)
+_Text = Annotated[str, msgspec.Meta(pattern="^[^\0\ud800-\udfff]+\\Z")]  # what a path can be
+_Id = Annotated[int, msgspec.Meta(ge=0, le=(1 << 63) - 1)] | str
 
 
-def load(
-    path: str | Path, *, encoder: nn.Module | None = None, distance: Distance | None = None
-) -> "SimilarityModel":
-    """The model that `SimilarityModel.save` wrote into a folder.
+@dataclass
+class Contents:
+    """All that a saved model is made of."""
 
-    Its embeddings are bit-equal to those of the model that was saved. Encoders and distances of
-    this library are rebuilt; no code from the folder is ever run.
+    encoder: nn.Module
+    distance: Distance
+    preprocess: sources.Preprocess | None
+    origin: dict[str, Any]
+    trained_on: list[str]
+    trained_prints: Tensor
+    calibrated_prints: Tensor
+    index: Index | Gallery
+    place: "Place | None"
+    calibrations: dict[str, Calibration]
+    class_thresholds: dict[str, ClassThresholds]
+    probabilities: dict[str, Probability]
+    norm: AdaptiveNorm | None
+    rules: dict[str, Rule] = field(default_factory=dict)
+
+
+class Place(msgspec.Struct, forbid_unknown_fields=True, frozen=True):
+    """Where a gallery is: as seen from the model's folder, and from anywhere."""
+
+    absolute: _Text
+    relative: _Text | None = None
+    key: str | None = None
+
+    def found(self, folder: Path) -> str | None:
+        """The gallery's path, the one beside the model first; None where neither is one."""
+        beside = None if self.relative is None else os.path.realpath(folder / self.relative)
+        places = [place for place in (beside, self.absolute) if place is not None]
+        return next((place for place in places if Gallery.is_at(place)), None)
+
+
+class _Preprocess(msgspec.Struct, forbid_unknown_fields=True):
+    item_shape: list[Annotated[int, msgspec.Meta(ge=1, le=1 << 31)]]
+    mean: list[float]
+    std: list[float]
+
+
+class _Cohort(msgspec.Struct, forbid_unknown_fields=True):
+    nearest: Annotated[int, msgspec.Meta(ge=2, le=(1 << 63) - 1)]
+
+
+class _Manifest(msgspec.Struct, forbid_unknown_fields=True):
+    likewise: str
+    key: str
+    encoder: rebuilding.Described
+    layouts: dict[str, list[int]]
+    distance: str
+    preprocess: _Preprocess | None
+    trained_on: list[str]
+    cohort: _Cohort | None
+    origin: dict[str, Any]
+    gallery: Place | None
+    calibrations: dict[str, dict[str, Any]]
+    class_thresholds: dict[str, dict[str, Any]]
+    probabilities: dict[str, dict[str, Any]]
+
+
+class _Index(msgspec.Struct, forbid_unknown_fields=True):
+    ids: list[_Id]
+    metadata: list[dict[str, Any]]
+    next_id: Annotated[int, msgspec.Meta(ge=0, le=(1 << 63) - 1)]
+    class_names: list[str]
+    storage: str
+    recall: float | None
+
+
+def write(contents: Contents, path: str | Path, kept: dict[str, Kept]) -> Path:
+    """Write a model into a folder, all or nothing; the folder.
 
     Args:
-        path: the folder.
-        encoder: a module of the architecture that was saved, if it is not one of this library's;
-            it receives the saved weights.
-        distance: the distance that was used, if it is not one of this library's.
+        contents: The model.
+        path: The folder.
+        kept: By folder what the model last had in common with it; brought up to date.
 
     Raises:
-        ArtifactError: the folder is no model, is damaged, was written by a newer likewise, or
-            needs an encoder or a distance that was not given.
+        ArtifactError: see `SimilarityModel.save`.
     """
-    # The model calls `save`, so it can be imported only once both modules are there.
-    from likewise.artifacts.model import SimilarityModel
+    folder, place = Path(path), os.path.realpath(path)
+    manifest, parts = _described(contents, folder)
+    own = _as_json(manifest)
 
-    folder = Path(path)
-    manifest, parts = read_folder(folder)
+    common = None
+
+    def together(older: Folder | None) -> tuple[dict[str, Any], Mapping[str, Fresh | Part]]:
+        nonlocal common
+        ours = _units(own, {name: fresh.part for name, fresh in parts.items()}, folder)
+        older = older if older is None or _is_whole(older) else None
+        base = kept.get(place)
+        if older is not None:
+            lineage = older.manifest["key"]
+            found = next((known for known in kept.values() if known.key == lineage), None)
+            if found is None and base is not None:
+                raise _changed(folder, "all of it")
+            base = found
+        common = Kept(os.urandom(16).hex(), ours)
+        if older is None or base is None:
+            return {**own, "key": common.key}, parts
+        common = Kept(base.key, ours)
+        return _joined({**own, "key": base.key}, parts, older, base.units, ours)
+
+    def written() -> None:
+        if common is not None:
+            kept[place] = common
+
+    write_folder(folder, together, written)
+    return folder
+
+
+def read(
+    path: str | Path,
+    *,
+    encoder: nn.Module | None = None,
+    distance: Distance | None = None,
+    rules: Mapping[str, Rule] | None = None,
+) -> tuple[Contents, Kept]:
+    """What `write` wrote into a folder, the gallery not opened; see `likewise.load`."""
+
+    def contents(folder: Folder) -> tuple[Contents, Kept]:
+        try:
+            return _read(folder, encoder, distance, rules or {})
+        except ArtifactError:
+            raise
+        except (InputError, *UNREADABLE) as error:
+            raise damaged(folder.path, f"a description ({error})") from error
+
+    return read_folder(Path(path), contents)
+
+
+def _described(contents: Contents, folder: Path) -> tuple[dict[str, Any], dict[str, Fresh]]:
+    # What is in a gallery is on disk already.
+    kept = contents.index if isinstance(contents.index, Index) else Index(contents.distance)
+    state = kept.state()
+    state["ids"] = state["ids"].tolist()
+    tensors = {name: state.pop(name) for name in ("embeddings", "labels")}
+    described = rebuilding.describe(contents.encoder)
+    place = contents.place
+    if place is not None:
+        place = msgspec.structs.replace(place, relative=_relative(place.absolute, folder))
+    manifest = {
+        "likewise": likewise.__version__,
+        "encoder": msgspec.to_builtins(described),
+        "layouts": rebuilding.layouts(contents.encoder),
+        "distance": contents.distance.name,
+        "preprocess": None if contents.preprocess is None else contents.preprocess.to_dict(),
+        "trained_on": contents.trained_on,
+        "cohort": None if contents.norm is None else {"nearest": contents.norm.nearest},
+        "origin": contents.origin,
+        "gallery": None if place is None else msgspec.to_builtins(place),
+        "calibrations": {name: made.to_dict() for name, made in contents.calibrations.items()},
+        "class_thresholds": {
+            name: made.to_dict() for name, made in contents.class_thresholds.items()
+        },
+        "probabilities": {name: made.to_dict() for name, made in contents.probabilities.items()},
+    }
+    parts = {
+        "encoder.safetensors": rebuilding.packed(rebuilding.weights(contents.encoder)),
+        "trained.safetensors": rebuilding.packed({"prints": contents.trained_prints}),
+        "calibrated.safetensors": rebuilding.packed({"prints": contents.calibrated_prints}),
+        "index.safetensors": rebuilding.packed(tensors),
+        "index.json": json.dumps(state).encode(),
+    }
+    if contents.norm is not None:
+        parts["cohort.safetensors"] = rebuilding.packed({"cohort": contents.norm.cohort.float()})
+    for name, content in parts.items():
+        most = LARGEST_TEXT if name.endswith(".json") else LARGEST_TENSORS
+        if len(content) > most:
+            raise ArtifactError(
+                f"{name} must have at most {most:,} bytes, got {len(content):,}. Keep the known "
+                "items in a gallery, with use_gallery."
+            )
+    return manifest, {name: Fresh.of(name, content) for name, content in parts.items()}
+
+
+def _as_json(manifest: Mapping[str, Any]) -> dict[str, Any]:
+    """The manifest as it will be read: texts for keys, lists for tuples."""
     try:
-        weights = safetensors.torch.load(parts["encoder.safetensors"])
-        tensors = safetensors.torch.load(parts["index.safetensors"])
-        model = SimilarityModel(
-            _rebuilt(manifest["encoder"], encoder),
-            distance=_distance(manifest["distance"], distance),
-            preprocess=manifest["preprocess"]
-            and sources.Preprocess.from_dict(manifest["preprocess"]),
-            origin=manifest["origin"],
-        )
-        model.trained_on = manifest["trained_on"]
-        model.trained_prints = tensors.pop("trained")
-        model.calibrated_prints = tensors.pop("calibrated")
-        model.index = Index.from_state(model.distance, tensors | json.loads(parts["index.json"]))
-        model.calibrations = {
-            rule: Calibration.from_dict(made) for rule, made in manifest["calibrations"].items()
-        }
-        model.probabilities = {
-            point: Probability.from_dict(made) for point, made in manifest["probabilities"].items()
-        }
-        model.gallery = manifest["gallery"]
-    except ArtifactError:
-        raise
-    except ImportError as error:  # a backbone without timm
-        raise ArtifactError(str(error)) from error
-    except (KeyError, TypeError, ValueError, safetensors.SafetensorError) as error:
-        raise damaged(folder, "a description") from error
-    try:
-        model.encoder.load_state_dict(weights)
-    except RuntimeError as error:
+        return dict(json.loads(json.dumps(manifest)))
+    except (TypeError, ValueError, RecursionError) as error:
         raise ArtifactError(
-            f"encoder must be of the architecture that was saved in {str(folder)!r}, got "
-            f"{type(model.encoder).__name__} with other weights. Build it with the same arguments."
+            f"origin must hold what JSON can, got other values ({error}). Keep plain numbers, "
+            "texts, lists and dicts in it."
         ) from error
-    model.encoder.eval()
-    return model
 
 
-def _rebuilt(described: Mapping[str, Any], given: nn.Module | None) -> nn.Module:
-    if given is not None:
-        return given
-    name = described["class"]
-    if name not in REBUILT:
-        raise ArtifactError(
-            f"encoder must be given for a model with an encoder of the user's own, {name}. "
-            "Use load(path, encoder=...) with a module of the same architecture."
+def _is_whole(older: Folder) -> bool:
+    try:
+        msgspec.convert(older.manifest, _Manifest)
+    except UNREADABLE:
+        return False
+    return True
+
+
+def _point(name: str) -> str:
+    return f"the calibration {name!r}"
+
+
+def _units(manifest: Mapping[str, Any], files: Mapping[str, Part], folder: Path) -> Units:
+    """What of a model can be changed by itself, so that two can be compared."""
+    units: Units = {
+        name: [
+            [manifest.get(key) for key in _FIELDS.get(name, ())],
+            [files[file].sha256 for file in _FILES.get(name, ()) if file in files],
+        ]
+        for name in (ENCODER, _INDEX, _ORIGIN, _SEEN)
+    }
+    gallery = manifest.get("gallery")
+    if gallery is not None:  # a folder that was moved with its gallery is unchanged
+        place = msgspec.convert(gallery, Place)
+        units[_INDEX][0] = [place.found(folder) or place.absolute]
+    for kind in _BY_POINT:
+        for point, made in manifest[kind].items():
+            units.setdefault(_point(point), {})[kind] = made
+    return units
+
+
+def _joined(
+    own: dict[str, Any],
+    parts: Mapping[str, Fresh],
+    older: Folder,
+    base: Units,
+    ours: Units,
+) -> tuple[dict[str, Any], Mapping[str, Fresh | Part]]:
+    """The manifest and the parts that hold the changes of both.
+
+    Raises:
+        ArtifactError: both changed the same.
+    """
+    theirs = _units(older.manifest, older.files, older.path)
+    parts = dict(parts)
+    if ours[_SEEN] != base[_SEEN] != theirs[_SEEN] != ours[_SEEN]:  # never in each other's way
+        name = "calibrated.safetensors"
+        (seen,) = _tensors(older, name, prints=(torch.int64, 1))
+        mine = rebuilding.unpacked(parts[name].content)["prints"]
+        both = torch.unique(torch.cat([seen, mine]))
+        parts[name] = Fresh.of(name, rebuilding.packed({"prints": both}))
+        base = base | {_SEEN: theirs[_SEEN]}
+    try:
+        from_us = merged(base, ours, theirs)
+    except InputError as error:
+        raise _changed(older.path, str(error)) from error
+    manifest = dict(own)
+    files: dict[str, Fresh | Part] = {}
+    for unit in (ENCODER, _INDEX, _ORIGIN, _SEEN):
+        if not from_us[unit]:
+            manifest |= {name: older.manifest[name] for name in _FIELDS.get(unit, ())}
+        there: Mapping[str, Fresh | Part] = parts if from_us[unit] else older.files
+        files |= {name: there[name] for name in _FILES.get(unit, ()) if name in there}
+    for kind in _BY_POINT:
+        manifest[kind] = {
+            point: made
+            for points, is_ours in ((older.manifest[kind], False), (own[kind], True))
+            for point, made in points.items()
+            if from_us[_point(point)] is is_ours
+        }
+    return manifest, files
+
+
+def _read(
+    folder: Folder,
+    encoder: nn.Module | None,
+    distance: Distance | None,
+    rules: Mapping[str, Rule],
+) -> tuple[Contents, Kept]:
+    manifest = msgspec.convert(folder.manifest, _Manifest)
+    made = _encoder(folder, manifest, encoder)
+    compared = _distance(manifest.distance, distance)
+    preprocess = None
+    if manifest.preprocess is not None:
+        values = manifest.preprocess
+        if not all(map(math.isfinite, [*values.mean, *values.std])):
+            raise InputError("mean and std must be finite")
+        preprocess = sources.Preprocess(
+            tuple(values.item_shape), tuple(values.mean), tuple(values.std)
         )
-    return REBUILT[name](**described["config"])
+    norm = None
+    if manifest.cohort is not None:
+        (cohort,) = _tensors(folder, "cohort.safetensors", cohort=(torch.float32, 2))
+        norm = AdaptiveNorm(cohort, compared, nearest=manifest.cohort.nearest)
+    (trained,) = _tensors(folder, "trained.safetensors", prints=(torch.int64, 1))
+    (calibrated,) = _tensors(folder, "calibrated.safetensors", prints=(torch.int64, 1))
+    calibrations = {
+        name: Calibration.from_dict(made) for name, made in manifest.calibrations.items()
+    }
+    contents = Contents(
+        encoder=made.eval(),
+        distance=compared,
+        preprocess=preprocess,
+        origin=manifest.origin,
+        trained_on=manifest.trained_on,
+        trained_prints=trained,
+        calibrated_prints=calibrated,
+        index=_index(folder, compared),
+        place=manifest.gallery,
+        calibrations=calibrations,
+        class_thresholds={
+            name: ClassThresholds.from_dict(made)
+            for name, made in manifest.class_thresholds.items()
+        },
+        probabilities={
+            name: Probability.from_dict(made) for name, made in manifest.probabilities.items()
+        },
+        norm=norm,
+        rules=_rules(calibrations, rules),
+    )
+    return contents, Kept(manifest.key, _units(folder.manifest, folder.files, folder.path))
+
+
+def _encoder(folder: Folder, manifest: _Manifest, given: nn.Module | None) -> nn.Module:
+    if given is None and manifest.encoder.own:
+        raise ArtifactError(
+            f"encoder must be given for a model with an encoder of the user's own, "
+            f"{manifest.encoder.class_}. Use load(path, encoder=...) with a module of the same "
+            "architecture."
+        )
+    made = rebuilding.rebuild(manifest.encoder) if given is None else given
+    content = folder.part("encoder.safetensors", rebuilding.most_bytes(made))
+    stored = rebuilding.unpacked(content)
+    try:
+        rebuilding.fill(made, stored, manifest.layouts)
+    except InputError as error:
+        raise ArtifactError(
+            f"encoder must be of the architecture that was saved in {str(folder.path)!r}, got "
+            f"{type(made).__name__} with other weights. Build it with the same arguments."
+        ) from error
+    return rebuilding.unwrapped(made) if given is None else made
 
 
 def _distance(name: str, given: Distance | None) -> Distance:
@@ -152,3 +396,51 @@ def _distance(name: str, given: Distance | None) -> Distance:
             f"distance must be the one the model was made with, {name!r}, got {given.name!r}."
         )
     return known.by_name(name) if given is None else given
+
+
+def _rules(calibrations: Mapping[str, Calibration], given: Mapping[str, Rule]) -> dict[str, Rule]:
+    for made in calibrations.values():
+        if made.rule not in RULES and made.rule != PAIRS and made.rule not in given:
+            raise ArtifactError(
+                f"rules must hold {made.rule!r}, a rule of the user's own that the model was "
+                f"calibrated for, got {', '.join(sorted(given)) or 'none'}. "
+                f"Use load(path, rules={{{made.rule!r}: ...}})."
+            )
+    return dict(given)
+
+
+def _index(folder: Folder, distance: Distance) -> Index:
+    embeddings, labels = _tensors(
+        folder, "index.safetensors", embeddings=(torch.float32, 2), labels=(torch.int64, 1)
+    )
+    try:
+        state = msgspec.convert(json.loads(folder.part("index.json", LARGEST_TEXT)), _Index)
+    except (ValueError, RecursionError) as error:
+        raise damaged(folder.path, "index.json") from error
+    values = {"embeddings": embeddings, "labels": labels, **msgspec.structs.asdict(state)}
+    return Index.from_state(distance, values)
+
+
+def _tensors(folder: Folder, name: str, **kinds: tuple[torch.dtype, int]) -> list[Tensor]:
+    """The tensors of a part, each of its type and its number of dimensions."""
+    found = rebuilding.unpacked(folder.part(name, LARGEST_TENSORS))
+    if found.keys() != kinds.keys() or any(
+        (found[key].dtype, found[key].ndim) != kind for key, kind in kinds.items()
+    ):
+        raise damaged(folder.path, name)
+    return [found[key] for key in kinds]
+
+
+def _relative(place: str, folder: Path) -> str | None:
+    try:
+        return Path(os.path.relpath(place, os.path.realpath(folder))).as_posix()
+    except ValueError:  # on another drive
+        return None
+
+
+def _changed(folder: Path, what: str) -> ArtifactError:
+    return ArtifactError(
+        f"path must be a folder in which others have not changed the same, got {str(folder)!r}, "
+        f"in which {what} was changed since this model was loaded or saved. Load it again and "
+        "repeat the change, or save to another folder."
+    )

@@ -1,19 +1,19 @@
 """Comparisons whose truth is known, which a model is calibrated and judged on."""
 
-from collections.abc import Callable, Sequence
-from typing import TYPE_CHECKING, NamedTuple
+import warnings
+from collections.abc import Callable, Mapping, Sequence
+from typing import TYPE_CHECKING, Any, NamedTuple
 
+import numpy as np
 import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from likewise import data as sources
 from likewise.data import GivenPairs, fingerprints
-from likewise.distances import Distance
 from likewise.errors import InputError
 from likewise.index import Gallery, Index, Neighbors
-from likewise.intervals import FEWEST_GROUPS
-from likewise.matching import class_centers, decide
+from likewise.matching import Rule, center, class_centers, decide, normalise_neighbors
 
 if TYPE_CHECKING:
     from likewise.artifacts.model import SimilarityModel
@@ -35,11 +35,9 @@ class Trials(NamedTuple):
     known: Bool[Tensor, " p"] | None
     prints: Int[Tensor, " n"]  # fingerprints of all items compared
     gallery_size: int | None = None  # in matching, how many items a query met
-
-    @property
-    def enough(self) -> bool:
-        """Whether there are enough items for intervals that leave them out."""
-        return len(torch.unique(self.items)) >= FEWEST_GROUPS
+    classes: Int[Tensor, " p"] | None = None  # in matching, the query's own
+    guarantee_for: str = "items"
+    labels: Int[Tensor, " p"] | None = None  # in matching, what the rule decides on
 
 
 def pair_trials(
@@ -75,12 +73,12 @@ def pair_trials(
             )
         pairs = GivenPairs(data.data, data.pairs[kept], data.same[kept])
     else:
-        pairs = sources.PairDataset(model.new_items(data), per_item=per_item, seed=seed)
+        pairs = sources.PairDataset(labeled(model.new_items(data)), per_item=per_item, seed=seed)
     positions, rows = torch.unique(pairs.pairs, return_inverse=True)
     held = sources.Subset(pairs.data, positions)
     left, right = model.embed(held, progress=progress)[rows.T]
     items = pairs.data.labels[pairs.pairs] if leave_out == "classes" else pairs.pairs
-    distances = model.distance.paired(left, right)
+    distances = model.compared_by.paired(left, right)
     return Trials(distances, pairs.same, items, None, fingerprints(held))
 
 
@@ -88,44 +86,140 @@ def matching_trials(
     model: "SimilarityModel",
     data: sources.Dataset,
     *,
-    rule: str,
+    rule: str | Rule,
     k: int,
     leave_out: str,
     progress: Callable[[int, int], None] | None = None,
 ) -> Trials:
     """New items as queries to the index, by a matching rule.
 
-    Where the rule names every item rightly, each is also asked about as a stranger, as if its own
-    class were not indexed, for without a mistake nothing tells how far is too far.
+    Where the rule names every item rightly, each is also asked about as an unknown one, as if its
+    own class were not indexed, for without a mistake nothing tells how far is too far. Unlabeled
+    items are left out.
 
     Raises:
-        InputError: nothing is left, or the index holds one class only and no mistake is made.
+        InputError: nothing is left, no class of the data is indexed, k is more than there is to
+            look up, or the index holds one class only and no mistake is made.
     """
-    new = model.new_items(data)
+    new = labeled(model.new_items(data))
+    check_some_indexed(model, new)
     embeddings = model.embed(new, progress=progress)
     home = _home(model, rule)
-    labels, distances = decide(home.lookup(embeddings, k=min(k, len(home))), rule)
-    truth = translated(new, model.class_names)
-    known = (truth >= 0) & torch.isin(truth, model.index.labels)
+    found = home.lookup(embeddings, k=k)
+    labels, distances = decide(_normalized(model, found, embeddings, home), rule)
+    truth = translated(new, all_names(model, new))
+    known = torch.isin(truth, model.index.labels)
     same = (labels == truth) & known
+    classes = truth
     items = new.labels if leave_out == "classes" else torch.arange(len(new))
     size = len(model.index)
     if bool(same.all()):
-        made = _as_strangers(home, model.distance, embeddings, truth, rule, k)
-        distances = torch.cat([distances, made])
+        taken_for, made = _as_strangers(model, home, embeddings, truth, rule, k)
+        labels, distances = torch.cat([labels, taken_for]), torch.cat([distances, made])
         # Each has met the items of other classes only.
         size -= int(torch.bincount(model.index.labels[model.index.labels >= 0]).max())
         nothing = torch.zeros_like(same)
         same, known = torch.cat([same, nothing]), torch.cat([known, nothing])
-        items = items.repeat(2)
-    return Trials(distances, same, items[:, None], known, fingerprints(new), size)
+        items, classes = items.repeat(2), classes.repeat(2)
+    return Trials(
+        distances,
+        same,
+        items[:, None],
+        known,
+        fingerprints(new),
+        size,
+        classes,
+        leave_out,
+        labels,
+    )
 
 
 def neighbors_for(
-    model: "SimilarityModel", embeddings: Float[Tensor, "q d"], *, rule: str, k: int
+    model: "SimilarityModel",
+    embeddings: Float[Tensor, "q d"],
+    *,
+    rule: str | Rule,
+    k: int,
+    where: Mapping[str, Any] | None = None,
 ) -> Neighbors:
     """What a matching rule decides by: the nearest items, or for "center" class centres."""
-    return _home(model, rule).lookup(embeddings, k=k)
+    home = _home(model, rule)
+    if home is not model.index and where is not None:
+        raise InputError(
+            f"where must be None for center, got {where!r}. The center of a class has no metadata; "
+            "use another rule."
+        )
+    return _normalized(model, home.lookup(embeddings, k=k, where=where), embeddings, home)
+
+
+def labeled(data: sources.Dataset) -> sources.Dataset:
+    """The items that have a label, and not the -1 of unlabeled ones.
+
+    Raises:
+        InputError: there are none.
+    """
+    has_label = data.labels >= 0
+    if not bool(has_label.any()):
+        raise InputError(f"data must hold labeled items, got {len(data)} unlabeled ones (-1).")
+    if bool(has_label.all()):
+        return data
+    return sources.Subset(data, has_label.nonzero().flatten())
+
+
+def all_names(model: "SimilarityModel", data: sources.Dataset) -> list[str]:
+    """Names of the classes of the index, as its codes have them, and then those of the data."""
+    return list(dict.fromkeys([*model.class_names, *data.class_names]))
+
+
+def check_some_indexed(model: "SimilarityModel", data: sources.Dataset) -> None:
+    """Refuse data of whose classes none is in the index.
+
+    Raises:
+        InputError: with a few names of both, and those that differ in case and spaces only.
+    """
+    indexed = [model.class_names[code] for code in _codes(model.index.labels)]
+    given = list(sources.items_per_class(data))
+    if not indexed:
+        raise InputError(
+            f"index must hold items of the data's classes, {_some(given)}, got no labeled item. "
+            "Add labeled items first."
+        )
+    if not set(given) & set(indexed):
+        raise InputError(
+            f"data must hold a class of the index, {_some(indexed)}, got {_some(given)}. "
+            f"{alike(given, indexed) or 'Add items of these classes to the index'}."
+        )
+
+
+def warn_of_spelling(model: "SimilarityModel", data: sources.Dataset) -> None:
+    """Warn if no class of the data is in the index, though some differ in spelling only."""
+    indexed = [model.class_names[code] for code in _codes(model.index.labels)]
+    given = list(sources.items_per_class(data))
+    if not set(given) & set(indexed) and (words := alike(given, indexed)):
+        warnings.warn(
+            f"No class of the data is in the index, so all items count as unknown. {words}.",
+            stacklevel=4,
+        )
+
+
+def alike(given: Sequence[str], indexed: Sequence[str]) -> str:
+    """Which names of the data differ from those of the index by case and spaces only, in words."""
+    of_index = {"".join(name.split()).casefold(): name for name in indexed}
+    pairs = [(name, of_index.get("".join(name.split()).casefold())) for name in given]
+    same = [f"{name!r} and {other!r}" for name, other in pairs if other not in (None, name)]
+    if not same:
+        return ""
+    return f"Only case or spaces differ in {_some(same, as_they_are=True)}: rename them alike"
+
+
+def _some(names: Sequence[str], *, as_they_are: bool = False) -> str:
+    told = [str(name) if as_they_are else repr(name) for name in names[:5]]
+    return ", ".join(told) + (f" and {len(names) - 5} more" if len(names) > 5 else "")
+
+
+def _codes(labels: Int[Tensor, " n"]) -> list[int]:
+    codes: list[int] = torch.unique(labels[labels >= 0]).tolist()
+    return codes
 
 
 def translated(data: sources.Dataset, names: Sequence[str]) -> Int[Tensor, " n"]:
@@ -135,8 +229,17 @@ def translated(data: sources.Dataset, names: Sequence[str]) -> Int[Tensor, " n"]
     return codes[data.labels]
 
 
-def _home(model: "SimilarityModel", rule: str) -> Index | Gallery:
-    if rule != "center":
+def _normalized(
+    model: "SimilarityModel",
+    found: Neighbors,
+    queries: Float[Tensor, "q d"],
+    home: Index | Gallery,
+) -> Neighbors:
+    return found if model.norm is None else normalise_neighbors(found, queries, home, model.norm)
+
+
+def _home(model: "SimilarityModel", rule: str | Rule) -> Index | Gallery:
+    if rule not in ("center", center):
         return model.index
     index = model.index
     return class_centers(
@@ -145,27 +248,30 @@ def _home(model: "SimilarityModel", rule: str) -> Index | Gallery:
 
 
 def _as_strangers(
+    model: "SimilarityModel",
     home: Index | Gallery,
-    distance: Distance,
     embeddings: Float[Tensor, "n d"],
     labels: Int[Tensor, " n"],
-    rule: str,
+    rule: str | Rule,
     k: int,
-) -> Float[Tensor, " n"]:
-    # The distances the rule would judge by, were each item's own class not in the index.
+) -> tuple[Int[Tensor, " n"], Float[Tensor, " n"]]:
+    # What the rule would judge by, were each item's own class not in the index.
     k = min(k, len(home))
     stored, stored_labels, ids = home.embeddings, home.labels, home.ids
+    padding = "" if ids.dtype.kind == "U" else -1
     judged = []
     for rows, own in zip(torch.split(embeddings, 1024), torch.split(labels, 1024), strict=True):
-        distances = distance.matrix(rows, stored)
+        distances = model.distance.matrix(rows, stored)
         itself = own[:, None] == stored_labels[None, :]
         nearest, columns = distances.masked_fill_(itself, torch.inf).topk(k, largest=False)
         found = stored_labels[columns].masked_fill_(nearest.isinf(), -1)
-        judged.append(decide(Neighbors(ids[columns.numpy()], nearest, found), rule)[1])
-    strangers = torch.cat(judged)
+        named = np.where(nearest.isinf().numpy(), padding, ids[columns.numpy()])
+        neighbors = Neighbors(named, nearest, found)
+        judged.append(decide(_normalized(model, neighbors, rows, home), rule))
+    taken_for, strangers = (torch.cat(each) for each in zip(*judged, strict=True))
     if bool(strangers.isinf().any()):
         raise InputError(
             "index must hold at least two classes to calibrate matching, got one. "
             "Add examples of another class, or give match a threshold."
         )
-    return strangers
+    return taken_for, strangers

@@ -2,6 +2,7 @@
 
 import dataclasses
 from dataclasses import dataclass
+from functools import cached_property
 
 import numpy as np
 import torch
@@ -9,12 +10,12 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from likewise import intervals
-from likewise._checks import check_count
+from likewise._checks import as_tensors, check_choice, check_count, check_labels
 from likewise.calibration.calibrated import Calibration
 from likewise.calibration.goals import Goal, goal_name
-from likewise.calibration.promise import Promise, disjoint_rows, keep
+from likewise.calibration.promise import Promise, Unknowns, disjoint_rows, keep
 from likewise.errors import InputError
-from likewise.intervals import A_RATE, Estimate
+from likewise.intervals import A_RATE, FEWEST_GROUPS, Estimate
 from likewise.metrics import Sweep, sweep
 
 PARTS_OF_ITEMS = 50  # Student's t with 49 degrees of freedom is 1% wider than with 99
@@ -35,6 +36,9 @@ class Trials:
     k: int | None
     gallery_size: int | None
     sample: tuple[float, ...]
+    classes: Int[Tensor, " p"] | None = None
+    guarantee_for: str = "classes"
+    counted: Unknowns | None = None  # of the whole that this is a part of
 
     @classmethod
     def of(
@@ -47,8 +51,14 @@ class Trials:
         rule: str,
         k: int | None,
         gallery_size: int | None = None,
+        classes: Int[Tensor, " p"] | None = None,
+        guarantee_for: str = "classes",
     ) -> "Trials":
         """Check and count. With a gallery size, a query without items is an item of its own."""
+        distances, same, items, known, classes = as_tensors(
+            distances=distances, same=same, items=items, known=known, classes=classes
+        )
+        check_choice("guarantee_for", guarantee_for, ("classes", "items"))
         if k is not None:
             check_count("k", k)
         if gallery_size is not None:
@@ -58,7 +68,7 @@ class Trials:
                     "known must say which queries are of indexed classes where there is a "
                     "gallery_size, got None."
                 )
-        counts = sweep(distances, same, known=known)
+        counts = _swept(distances, same, known, matching=gallery_size is not None)
         slots = None if items is None else intervals.checked_items(items, len(same))
         if slots is None and gallery_size is not None:
             slots = torch.arange(len(same))[:, None]
@@ -74,11 +84,13 @@ class Trials:
             k=k,
             gallery_size=gallery_size,
             sample=_sample(distances, slots),
+            classes=_checked_classes(classes, len(same)),
+            guarantee_for=guarantee_for,
         )
 
     def part(self, some: Bool[Tensor, " p"]) -> "Trials":
-        """These pairs only."""
-        return Trials.of(
+        """These pairs only; what a guarantee counts is what it counts of all."""
+        part = Trials.of(
             self.distances[some],
             self.same[some],
             items=None if self.independent or self.slots is None else self.slots[some],
@@ -87,6 +99,18 @@ class Trials:
             k=self.k,
             gallery_size=self.gallery_size,
         )
+        if self.unknowns is None:
+            return part
+        return dataclasses.replace(
+            part, counted=self.unknowns._replace(rows=self.unknowns.rows[some])
+        )
+
+    @cached_property
+    def unknowns(self) -> Unknowns | None:
+        """The queries that a guarantee counts; None where there is no gallery."""
+        if self.counted is not None or self.strangers is None or self.slots is None:
+            return self.counted
+        return Unknowns.of(self.strangers, self.slots, self.classes, by=self.guarantee_for)
 
     @property
     def strangers(self) -> Bool[Tensor, " p"] | None:
@@ -97,7 +121,7 @@ class Trials:
         """The threshold that a goal chooses, and what it costs."""
         counts, promise = self.counts, None
         if isinstance(goal, Promise) and self.slots is not None:
-            at, promise = keep(goal, counts, self.distances, self.same, self.slots, self.strangers)
+            at, promise = keep(goal, counts, self.distances, self.same, self.slots, self.unknowns)
         else:
             at = goal(counts)
         if not 0 <= at < len(counts.thresholds):
@@ -134,6 +158,41 @@ class Trials:
             wrong, total = int((accepted & self.strangers).sum()), int(self.strangers.sum())
             rates["false_positive_rate"] = intervals.binomial(wrong, total)
         return rates
+
+
+def _swept(
+    distances: Float[Tensor, " p"],
+    same: Bool[Tensor, " p"],
+    known: Bool[Tensor, " p"] | None,
+    *,
+    matching: bool,
+) -> Sweep:
+    if matching and isinstance(same, Tensor) and same.dtype == torch.bool and len(same):
+        right = int(same.sum())
+        if right in (0, len(same)):
+            raise InputError(
+                f"queries must be answered rightly and wrongly to choose a threshold, got {right} "
+                f"right answers and {len(same) - right} wrong ones. "
+                + (
+                    "Add queries whose class is not indexed."
+                    if right
+                    else "Add queries whose class is indexed."
+                )
+            )
+    return sweep(distances, same, known=known)
+
+
+def _checked_classes(classes: object, queries: int) -> Int[Tensor, " q"] | None:
+    if classes is None:
+        return None
+    check_labels(classes, queries, "classes")
+    codes = torch.as_tensor(classes).cpu()
+    if queries and int(codes.min()) < 0:
+        raise InputError(
+            f"classes must be class codes of at least 0, got {int(codes.min())}. Leave unlabeled "
+            "queries out, and give an unknown the code of a class that is not indexed."
+        )
+    return codes
 
 
 def _sample(distances: Float[Tensor, " p"], slots: Int[Tensor, "p s"] | None) -> tuple[float, ...]:
@@ -194,7 +253,11 @@ def _leaving_out(
         return {name: float(share) for name, share in shares.items()}  # 0 / 0 is nan
 
     estimates = intervals.jackknife_all(
-        lambda kept: list(rates(kept).values()), items, most_groups=PARTS_OF_ITEMS, within=A_RATE
+        lambda kept: list(rates(kept).values()),
+        items,
+        most_groups=PARTS_OF_ITEMS,
+        fewest=FEWEST_GROUPS,
+        within=A_RATE,
     )
     return dict(zip(rates(torch.ones_like(same)), estimates, strict=True))
 

@@ -1,12 +1,11 @@
 """What a calibration found: a threshold, what it costs and what it promises."""
 
 import dataclasses
-import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, cast
 
-from likewise._checks import check_count
+from likewise._checks import check_count, is_finite_number
 from likewise.calibration.promise import KeptPromise
 from likewise.errors import InputError
 from likewise.intervals import Estimate
@@ -136,9 +135,9 @@ def _read_promise(name: str, value: object) -> KeptPromise:
 
 
 def _read_threshold(name: str, value: object) -> float:
-    if isinstance(value, bool) or not isinstance(value, (int, float)) or not math.isfinite(value):
+    if not is_finite_number(value):
         raise InputError(f"{name} of a calibration must be a finite number, got {value!r}.")
-    return float(value)
+    return float(cast(float, value))
 
 
 def _read_text(name: str, value: object) -> str:

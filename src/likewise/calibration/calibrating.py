@@ -34,7 +34,8 @@ def calibrate(
     classes; they are taken as a random sample of those to come. Every interval then leaves out
     one item at a time with all its pairs (jackknife, the threshold as it is), and a goal with
     a confidence, which needs it, is kept on negatives that share no item. Where no item comes
-    twice, as with `torch.arange(p)`, pairs are independent and intervals exact binomial.
+    twice, as with `torch.arange(p)`, pairs are independent and intervals exact binomial. Where
+    fewer than 10 items come again and again, there are no intervals.
 
     Args:
         distances: one per pair; smaller is closer.
@@ -49,7 +50,7 @@ def calibrate(
 
     Raises:
         InputError: if the pairs are all the same or all different, if a distance is not
-            finite, if no threshold reaches the goal, or if there are fewer than 10 items.
+            finite, or if no threshold reaches the goal.
 
     Example:
         >>> import torch
@@ -72,6 +73,8 @@ def calibrate_all(
     rule: str = "pairs",
     k: int | None = None,
     gallery_size: int | None = None,
+    classes: Int[Tensor, " p"] | None = None,
+    guarantee_for: str = "classes",
 ) -> dict[str, Calibration]:
     """One calibration for each named goal, from the same pairs, which are sorted once.
 
@@ -85,6 +88,8 @@ def calibrate_all(
         rule: what made the distances.
         k: how many neighbours that rule looked at.
         gallery_size: for matching, how many items were indexed.
+        classes: for matching, the true class code of each query.
+        guarantee_for: for matching, new unknown "classes" or new "items" of these.
 
     Raises:
         InputError: as these do; the sentence begins with the name of the goal that is refused.
@@ -100,7 +105,15 @@ def calibrate_all(
     if not goals:
         raise InputError('goals must name at least one goal, got none. Use e.g. {"f1": best_f1}.')
     trials = Trials.of(
-        distances, same, items=items, known=known, rule=rule, k=k, gallery_size=gallery_size
+        distances,
+        same,
+        items=items,
+        known=known,
+        rule=rule,
+        k=k,
+        gallery_size=gallery_size,
+        classes=classes,
+        guarantee_for=guarantee_for,
     )
     points = {}
     for name, goal in goals.items():
@@ -119,21 +132,28 @@ def calibrate_matching(
     gallery_size: int,
     goal: Goal = best_f1,
     items: Int[Tensor, " q"] | None = None,
+    classes: Int[Tensor, " q"] | None = None,
+    guarantee_for: str = "classes",
     rule: str = "nearest",
     k: int = 1,
     keep_sweep: bool = False,
 ) -> Calibration:
     """Choose a threshold for matching with a gallery, from queries whose truth is known.
 
-    A goal with a confidence is kept on strangers only: queries of classes that are not indexed,
-    each with the distance that the rule makes of its neighbours in this very gallery. So it
-    counts that a stranger has as many chances to be mistaken as there are items, and it never
-    assumes that these chances are independent, as 1 - (1 - rate)^n would. It holds for new
-    strangers of the kind at hand, and for a gallery that does not grow, see
-    `Calibration.outgrown`. Goals without a confidence count every wrong answer as a false
-    accept, as `calibrate` does.
+    A goal with a confidence is kept on unknown queries only: those of classes that are not
+    indexed, each with the distance that the rule makes of its neighbors in this very gallery.
+    So it counts that an unknown query has as many chances to be mistaken as there are items, and
+    it never assumes that these chances are independent, as 1 - (1 - rate)^n would. It holds for a
+    gallery that does not grow, see `Calibration.outgrown`. Goals without a confidence count every
+    wrong answer as a false accept, as `calibrate` does.
 
-    Strangers made by leaving a query's own class out of the gallery have met fewer items:
+    Items of one class are alike, so a hundred items of five unknown classes tell little about a
+    sixth. With `classes`, a guarantee counts one random item of each unknown class (always the
+    same), and holds for queries of new unknown classes. A rate of 5% at 95% takes 59 of these.
+    With `guarantee_for="items"`, or without `classes`, every item counts, and the guarantee
+    holds for new items of the very same unknown classes only.
+
+    Unknown queries made by leaving a query's own class out of the gallery have met fewer items:
     `gallery_size` must then be that smaller number.
 
     Args:
@@ -144,12 +164,16 @@ def calibrate_matching(
         goal: chooses among the thresholds; it may refuse.
         items: the items, or classes, that the queries are, any integers; without them every query
             is another item.
+        classes: the true class code of each query, indexed or not.
+        guarantee_for: what a goal with a confidence holds for, if `classes` are given: queries of
+            new unknown "classes", or new "items" of these.
         rule: the name of the matching rule.
         k: how many neighbours it looked at.
         keep_sweep: also keep the counts at every threshold, for plots.
 
     Raises:
-        InputError: as `calibrate`, or if there are too few strangers for a confidence.
+        InputError: as `calibrate`, or if there are too few unknown classes (or items) for a
+            confidence; the sentence says how many, and which rate is possible with those.
 
     Example:
         >>> import torch
@@ -157,10 +181,22 @@ def calibrate_matching(
         >>> distances = torch.cat([torch.linspace(0, 0.5, 50), torch.linspace(0.4, 1, 100)])
         >>> known = torch.arange(150) < 50
         >>> goal = at_most_false_accepts(0.05, confidence=0.95)
-        >>> calibrate_matching(distances, known, known, gallery_size=200, goal=goal).promise
-        KeptPromise(rate=0.05, confidence=0.95, negatives=100, accepted=1, holds_for='strangers')
+        >>> classes = torch.where(known, 0, torch.arange(150))
+        >>> kept = calibrate_matching(
+        ...     distances, known, known, gallery_size=200, goal=goal, classes=classes
+        ... ).promise
+        >>> kept.holds_for, kept.negatives, kept.accepted
+        ('unknown classes', 100, 1)
     """
     trials = Trials.of(
-        distances, same, items=items, known=known, rule=rule, k=k, gallery_size=gallery_size
+        distances,
+        same,
+        items=items,
+        known=known,
+        rule=rule,
+        k=k,
+        gallery_size=gallery_size,
+        classes=classes,
+        guarantee_for=guarantee_for,
     )
     return trials.calibrated(goal, keep_sweep=keep_sweep)

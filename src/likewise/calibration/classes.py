@@ -9,7 +9,7 @@ import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
-from likewise._checks import check_count, check_labels
+from likewise._checks import as_tensors, check_count, check_labels
 from likewise.calibration._trials import Trials
 from likewise.calibration.calibrated import Calibration
 from likewise.calibration.goals import Goal, best_f1
@@ -41,7 +41,7 @@ class ClassThresholds:
             return limits
         codes = torch.tensor(sorted(self.classes))
         own = limits.new_tensor([self.classes[code].threshold for code in codes.tolist()])
-        at = torch.searchsorted(codes, labels.cpu()).clamp(max=len(codes) - 1)
+        at = torch.searchsorted(codes, labels.cpu().contiguous()).clamp(max=len(codes) - 1)
         return own[at].where(codes[at] == labels.cpu(), limits)
 
     def to_dict(self) -> dict[str, object]:
@@ -64,7 +64,9 @@ class ClassThresholds:
         if not isinstance(fields, Mapping) or set(fields) != set(names):
             raise InputError(f"class thresholds must be a dict of {', '.join(names)}, got others.")
         classes = fields["classes"]
-        if not isinstance(classes, Mapping) or not all(str(code).isdecimal() for code in classes):
+        if not isinstance(classes, Mapping) or not all(
+            str(code).isdecimal() and len(str(code)) < 19 for code in classes
+        ):
             raise InputError("classes of class thresholds must be a dict by class code.")
         fewest = fields["fewest"]
         if isinstance(fewest, bool) or not isinstance(fewest, int) or fewest < 1:
@@ -88,6 +90,8 @@ def calibrate_per_class(
     goal: Goal = best_f1,
     fewest: int = 30,
     items: Int[Tensor, " q"] | None = None,
+    classes: Int[Tensor, " q"] | None = None,
+    guarantee_for: str = "classes",
     rule: str = "nearest",
     k: int = 1,
 ) -> ClassThresholds:
@@ -97,10 +101,10 @@ def calibrate_per_class(
     right and as many wrong, and if the goal can be reached with these. All others get the
     threshold that `calibrate_matching` chooses from all queries.
 
-    A goal with a confidence is kept by all thresholds together, for strangers whichever class
-    they are taken for: with n thresholds each is chosen with the confidence 1 - (1 -
+    A goal with a confidence is kept by all thresholds together, for unknown queries whichever
+    class they are taken for: with n thresholds each is chosen with the confidence 1 - (1 -
     confidence) / n (Bonferroni), the one for other classes from the queries given to these. So
-    a class needs the more strangers the more classes have thresholds of their own; as many get
+    a class needs the more unknowns the more classes have thresholds of their own; as many get
     one as can, and the scarcest go without. Classes that no query was given to are left to the
     threshold of the others.
 
@@ -111,8 +115,10 @@ def calibrate_per_class(
         labels: the class code that the rule gives to the query, from `matching.decide`.
         gallery_size: how many items were indexed.
         goal: chooses among the thresholds; it may refuse.
-        fewest: right answers, and wrong ones or strangers, that a class must have.
+        fewest: right answers, and wrong ones or unknowns, that a class must have.
         items: the items, or classes, that the queries are.
+        classes: the true class code of each query; see `calibrate_matching`.
+        guarantee_for: new unknown "classes", or new "items" of these.
         rule: the name of the matching rule.
         k: how many neighbours it looked at.
 
@@ -131,20 +137,29 @@ def calibrate_per_class(
         >>> [round(limit, 2) for limit in thresholds.of(torch.tensor([0, 3])).tolist()]
         [0.49, 1.96]
     """
+    distances, same, known, labels, items = as_tensors(
+        distances=distances, same=same, known=known, labels=labels, items=items
+    )
     check_count("fewest", fewest)
     check_labels(labels, len(same))
     everything = Trials.of(
-        distances, same, items=items, known=known, rule=rule, k=k, gallery_size=gallery_size
+        distances,
+        same,
+        items=items,
+        known=known,
+        rule=rule,
+        k=k,
+        gallery_size=gallery_size,
+        classes=classes,
+        guarantee_for=guarantee_for,
     )
     labels = labels.cpu()
-    strangers = everything.strangers
-    wrong = ~everything.same if strangers is None or not isinstance(goal, Promise) else strangers
-    own = _with_enough(labels, everything, wrong, fewest, goal)
+    own = _with_enough(labels, everything, fewest, goal)
     others = len(own) < len(torch.unique(labels))
     each = goal
     if isinstance(goal, Promise):
         each = Promise(goal.rate, 1 - (1 - goal.confidence) / (len(own) + others))
-    classes = {}
+    by_code = {}
     for code in own.tolist():
         try:
             chosen = everything.part(labels == code).calibrated(each)
@@ -152,9 +167,9 @@ def calibrate_per_class(
             if not isinstance(goal, Promise):
                 continue
             raise InputError(f"class {code} cannot have a threshold of its own: {error}") from error
-        classes[code] = dataclasses.replace(chosen, sample=())
-    parts = list(classes.values())
-    if isinstance(goal, Promise) and classes and others:
+        by_code[code] = dataclasses.replace(chosen, sample=())
+    parts = list(by_code.values())
+    if isinstance(goal, Promise) and by_code and others:
         rest = everything.part(~torch.isin(labels, own))
         try:
             everywhere = dataclasses.replace(rest.calibrated(each), sample=everything.sample)
@@ -163,13 +178,12 @@ def calibrate_per_class(
         parts.append(everywhere)
     else:
         everywhere = everything.calibrated(goal)
-    return ClassThresholds(everywhere, classes, fewest, _together(goal, parts or [everywhere]))
+    return ClassThresholds(everywhere, by_code, fewest, _together(goal, parts or [everywhere]))
 
 
 def _with_enough(
     labels: Int[Tensor, " q"],
     trials: Trials,
-    wrong: Bool[Tensor, " q"],
     fewest: int,
     goal: Goal,
 ) -> Int[Tensor, " c"]:
@@ -178,6 +192,9 @@ def _with_enough(
     item = torch.arange(len(row)) if trials.slots is None else trials.slots[:, 0]
     item = torch.unique(item, return_inverse=True)[1]
     right = row[trials.same].bincount(minlength=len(codes))
+    wrong = ~trials.same
+    if isinstance(goal, Promise) and trials.unknowns is not None:
+        wrong = trials.unknowns.rows
     of_wrong = _distinct(row, item, wrong, len(codes))
     enough = (codes >= 0) & (right >= fewest) & (of_wrong >= fewest)
     if not trials.independent:
@@ -187,13 +204,10 @@ def _with_enough(
         return reached
     # Classes with most strangers first, those without enough last.
     order = of_wrong.where(enough, -1).argsort(descending=True, stable=True)
-    place = torch.empty_like(order)
-    place[order] = torch.arange(len(order))
-    last = torch.full((len(item),), -1).scatter_reduce(0, item[wrong], place[row[wrong]], "amax")
     for count in range(int(enough.sum()), 0, -1):
         others = count < len(codes)
         part = Promise(goal.rate, 1 - (1 - goal.confidence) / (count + others))
-        left = int((last >= count).sum()) if others else part.fewest
+        left = int(of_wrong[order[count:]].sum()) if others else part.fewest
         if min(left, int(of_wrong[order[count - 1]])) < part.fewest:
             continue
         if not others or bool(right[order[count:]].any()):
@@ -222,5 +236,6 @@ def _together(goal: Goal, parts: list[Calibration]) -> KeptPromise | None:
         goal.confidence,
         sum(each.negatives for each in kept),
         sum(each.accepted for each in kept),
-        "groups" if any(each.holds_for == "groups" for each in kept) else kept[0].holds_for,
+        kept[0].holds_for,
+        kept[0].classes,
     )

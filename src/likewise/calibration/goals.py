@@ -41,7 +41,8 @@ def at_most_false_accepts(rate: float, confidence: float | None = None) -> Goal:
 
     Without a confidence that holds for the pairs at hand. On new pairs the rate is as often
     above `rate` as below. With one it holds for new pairs too, see `Promise`; `calibrate` then
-    asks which items each pair holds.
+    asks which items each pair holds. In matching it holds for queries of new unknown classes, see
+    `calibrate_matching`.
 
     Args:
         rate: between 0 and 1; with a confidence exclusive.

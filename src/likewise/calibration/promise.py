@@ -5,6 +5,7 @@ import dataclasses
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import NamedTuple
 
 import numpy as np
 import torch
@@ -16,7 +17,8 @@ from likewise._checks import check_count, check_rate
 from likewise.errors import InputError
 from likewise.metrics import Sweep
 
-FOR = ("items", "classes", "groups", "strangers")
+FOR = ("items", "classes", "groups", "unknown classes", "unknown items")
+_ONCE = {"strangers": "unknown items"}  # what earlier versions called it, of which no more is true
 
 
 def check_inside(name: str, value: float, remedy: str) -> None:
@@ -30,8 +32,10 @@ def check_inside(name: str, value: float, remedy: str) -> None:
 class Promise:
     """A goal: the true false accept rate stays at or below `rate`, with `confidence`.
 
-    True means: on pairs of new items (or classes), of which those at hand are a random sample.
-    `at_most_false_accepts(rate, confidence=...)` makes one, `calibrate(..., items=...)` keeps it.
+    True means: on pairs of new items (or classes), of which those given are a random sample; in
+    matching, on queries of new unknown classes, or on new items of the same unknown classes.
+    `at_most_false_accepts(rate, confidence=...)` makes one; `calibrate(..., items=...)` and
+    `calibrate_matching(..., classes=...)` keep it.
 
     Of n negatives that share nothing, the k + 1 closest are looked at, with the largest k for
     which a binomial of n and `rate` is at most k with a chance of 1 - confidence or less. The
@@ -78,7 +82,7 @@ class Promise:
         return math.ceil(math.log(1 - self.confidence) / math.log1p(-self.rate))
 
     def looked_at(self, negatives: int) -> int:
-        """How many of so many negatives are looked at, the farthest being too far; 0 if too few."""
+        """How many of the negatives are looked at, the farthest being too far; 0 if too few."""
         return bisect.bisect_right(
             range(negatives),
             1 - self.confidence,
@@ -90,8 +94,8 @@ class Promise:
         counts: Sweep,
         negatives: Float[Tensor, " n"],
         *,
-        source: str = "items",
-        kind: str = "different pairs",
+        kind: str = "different pairs that share no item",
+        remedy: str = "Give more items, raise the rate, or lower the confidence.",
     ) -> int:
         """The loosest threshold of a sweep that these independent negatives allow.
 
@@ -99,8 +103,8 @@ class Promise:
             counts: of all pairs.
             negatives: distances of different pairs that share nothing, chosen without looking
                 at distances, (n,).
-            source: the argument that tells which they are, for the errors.
             kind: what they are called, for the errors.
+            remedy: what helps where they are too few.
 
         Raises:
             InputError: if there are too few negatives, or every threshold is too loose.
@@ -109,10 +113,9 @@ class Promise:
         looked_at = self.looked_at(count)
         if looked_at == 0:
             raise InputError(
-                f"{source} must leave at least {self.fewest:,} {kind} that share nothing, "
-                f"for at most {self.rate:.3g} false accepts with a confidence of "
-                f"{self.confidence:.3g}, got {count:,}. "
-                "Give more items, raise the rate, or lower the confidence."
+                f"{kind} must be at least {self.fewest:,} for at most {self.rate:.3g} false "
+                f"accepts with a confidence of {self.confidence:.3g}, got {count:,}: "
+                f"{self.fewest - count:,} more are needed{self._possible(count)}. {remedy}"
             )
         limit = float(negatives.double().sort().values[looked_at - 1])
         at = int((counts.thresholds < limit).sum()) - 1
@@ -120,10 +123,16 @@ class Promise:
             raise InputError(
                 f"no threshold keeps false accepts at or below {self.rate:.3g} with a confidence "
                 f"of {self.confidence:.3g}: no distance is smaller than that of the {looked_at} "
-                f"closest of {count:,} independent {kind}. "
-                "Raise the rate, or train further."
+                f"closest of {count:,} {kind}. Raise the rate, or train further."
             )
         return at
+
+    def _possible(self, count: int) -> str:
+        if count == 0:
+            return ""
+        least = 1 - (1 - self.confidence) ** (1 / count)
+        step = 10 ** (math.floor(math.log10(least)) - 2)
+        return f", or a rate of {math.ceil(least / step) * step:.3g} or more"
 
 
 @dataclass(frozen=True)
@@ -133,10 +142,13 @@ class KeptPromise:
     Attributes:
         rate: the bound.
         confidence: with which it holds.
-        negatives: different pairs that share nothing, on which it rests.
+        negatives: different pairs that share nothing, or unknown queries, on which it rests.
         accepted: how many of these the threshold accepts.
-        holds_for: new "items", new "classes", new "groups" of whatever `items` named, or in
-            matching new "strangers", each a query whose class is not indexed.
+        holds_for: new "items", new "classes", new "groups" of whatever `items` named; or in
+            matching queries of new "unknown classes", or new "unknown items", which are of the
+            same unknown classes as those it was calibrated on.
+        classes: how many unknown classes it was calibrated on; None if that was not told, and
+            for pairs.
     """
 
     rate: float
@@ -144,15 +156,19 @@ class KeptPromise:
     negatives: int
     accepted: int
     holds_for: str
+    classes: int | None = None
 
     def __str__(self) -> str:
+        of = self.holds_for
+        if of == "unknown items":
+            of = f"items of these {'unknown' if self.classes is None else self.classes} classes"
         return (
-            f"at most {self.rate:g} false accepts for new {self.holds_for}, with a confidence of "
+            f"at most {self.rate:g} false accepts for new {of}, with a confidence of "
             f"{self.confidence:g} ({self.accepted} of {self.negatives:,} accepted)"
         )
 
     def to_dict(self) -> dict[str, object]:
-        """The five fields, ready for JSON."""
+        """All fields, ready for JSON."""
         return dataclasses.asdict(self)
 
     @classmethod
@@ -163,19 +179,48 @@ class KeptPromise:
             InputError: if `fields` is not such a dict.
         """
         names = [field.name for field in dataclasses.fields(cls)]
-        if not isinstance(fields, Mapping) or set(fields) != set(names):
+        if not isinstance(fields, Mapping) or set(fields) | {"classes"} != set(names):
             raise InputError(f"a promise must be a dict of {', '.join(names)}, got {fields!r}.")
-        try:
-            Promise(fields["rate"], fields["confidence"])
-            check_count("negatives", fields["negatives"])
-            check_count("accepted", fields["accepted"], least=0)
-        except TypeError as error:
-            raise InputError(f"a promise must hold numbers: {error}") from error
-        if fields["holds_for"] not in FOR:
-            raise InputError(
-                f"holds_for must be one of {', '.join(FOR)}, got {fields['holds_for']!r}."
-            )
-        return cls(**fields)
+        Promise(fields["rate"], fields["confidence"])
+        check_count("negatives", fields["negatives"])
+        check_count("accepted", fields["accepted"], least=0)
+        if fields.get("classes") is not None:
+            check_count("classes", fields["classes"])
+        held = fields["holds_for"]
+        if held not in FOR and held not in _ONCE:
+            raise InputError(f"holds_for must be one of {', '.join(FOR)}, got {held!r}.")
+        return cls(**{**fields, "holds_for": _ONCE.get(held, held)})
+
+
+class Unknowns(NamedTuple):
+    """The unknown queries that a guarantee counts, no two of them of one class (or item)."""
+
+    rows: Bool[Tensor, " q"]
+    holds_for: str
+    classes: int | None  # of all unknown queries, if told
+
+    @classmethod
+    def of(
+        cls,
+        unknown: Bool[Tensor, " q"],
+        items: Int[Tensor, "q s"],
+        classes: Int[Tensor, " q"] | None,
+        *,
+        by: str,
+    ) -> "Unknowns":
+        """One query of each unknown class, or with `by` "items" of each item.
+
+        They are drawn without a look at distances, always alike.
+        """
+        (rows,) = torch.where(unknown)
+        once, holds_for = items[rows], "unknown items"
+        if classes is not None and by == "classes":
+            once, holds_for = classes[rows, None], "unknown classes"
+        chosen = rows[disjoint_rows(once)]
+        if holds_for == "unknown items" and len(chosen) < len(rows):
+            holds_for = "groups"
+        count = None if classes is None else len(torch.unique(classes[rows]))
+        return cls(torch.zeros_like(unknown).index_fill(0, chosen, True), holds_for, count)
 
 
 def keep(
@@ -184,23 +229,31 @@ def keep(
     distances: Float[Tensor, " p"],
     same: Bool[Tensor, " p"],
     items: Int[Tensor, "p s"],
-    strangers: Bool[Tensor, " p"] | None = None,
+    unknowns: Unknowns | None = None,
 ) -> tuple[int, KeptPromise]:
     """The position in the sweep that keeps the promise, and what it rests on.
 
-    The negatives are the strangers, or without any the different pairs.
+    The negatives are the unknown queries, or in verification the different pairs.
     """
-    (rows,) = torch.where(~same if strangers is None else strangers)
-    negatives = distances[rows[disjoint_rows(items[rows])]].double()
-    if strangers is None:
-        at, holds_for = promise.position(counts, negatives), _held_by(items, same)
+    if unknowns is None:
+        (rows,) = torch.where(~same)
+        negatives = distances[rows[disjoint_rows(items[rows])]].double()
+        at, holds_for, classes = promise.position(counts, negatives), _held_by(items, same), None
     else:
+        _, holds_for, classes = unknowns
+        negatives = distances[unknowns.rows].double()
+        by_class = holds_for == "unknown classes"
         at = promise.position(
-            counts, negatives, source="known", kind="strangers (queries of classes not indexed)"
+            counts,
+            negatives,
+            kind="unknown classes" if by_class else "unknown queries (of classes not indexed)",
+            remedy="Give queries of more classes that are not indexed"
+            + (", or ask for new items of these classes only." if by_class else "."),
         )
-        holds_for = "strangers" if len(negatives) == len(rows) else "groups"
     accepted = int((negatives <= counts.thresholds[at]).sum())
-    return at, KeptPromise(promise.rate, promise.confidence, len(negatives), accepted, holds_for)
+    return at, KeptPromise(
+        promise.rate, promise.confidence, len(negatives), accepted, holds_for, classes
+    )
 
 
 def disjoint_rows(items: Int[Tensor, "p s"]) -> Int[Tensor, " n"]:

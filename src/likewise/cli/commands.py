@@ -1,12 +1,11 @@
 """The commands of `likewise` and their options."""
 
-import sys
 from pathlib import Path
 from typing import Annotated, Any, Optional
 
 import typer
 
-from likewise.cli import comparing, console, gallery, known, maps
+from likewise.cli import comparing, console, ending, gallery, known, maps
 from likewise.cli.options import Data, Device, GalleryFolder, Json, Model, Point, Seed, Split
 from likewise.errors import InputError
 
@@ -21,20 +20,9 @@ app = typer.Typer(
 )
 
 
-def main() -> None:
-    """Run the command line and exit: 0 done, 2 the caller's mistake, 1 a fault of ours."""
-    try:
-        status = app(standalone_mode=False)
-    except (KeyboardInterrupt, typer.Abort):
-        console.say("likewise: stopped.")
-        status = 130
-    except Exception as error:
-        if hasattr(error, "format_message"):  # click's own words about options
-            console.say(f"likewise: {error.format_message()}")
-            status = console.CALLERS_MISTAKE
-        else:
-            status = console.exit_status(error)
-    sys.exit(status if isinstance(status, int) else 0)
+def run() -> int:
+    """Run the command line; its exit status."""
+    return ending.run(app)
 
 
 @app.command()
@@ -57,8 +45,11 @@ def train(
     out: Annotated[Path, typer.Option(help="Folder for the model.")],
     split: Split = None,
     hold_out_classes: Annotated[
-        Optional[str],  # noqa: UP045
-        typer.Option(help="Classes not to train on: names separated by commas, or e.g. 40%."),
+        Optional[list[str]],  # noqa: UP045
+        typer.Option(
+            help="A class not to train on, several separated by commas, or e.g. 40%. May be given "
+            "again, and a name that holds a comma alone or in double quotes."
+        ),
     ] = None,
     keep_aside: Annotated[
         float, typer.Option(help="Share of each class not trained on, for calibration.")
@@ -141,7 +132,9 @@ def train(
 
     check_target(out)  # before the work rather than after it
     if track is not None and out.name == "runs":
-        raise InputError("out must not be runs with --track, which logs there, got 'runs'.")
+        raise InputError(
+            "must not be runs with --track, which logs there, got 'runs'.", argument="out"
+        )
     model = training.train(
         source,
         split=split,
@@ -216,6 +209,10 @@ def calibrate(
         Optional[str],  # noqa: UP045
         typer.Option(help="Keep the threshold under this name; needs --rule. Several may be kept."),
     ] = None,
+    per_class: Annotated[
+        bool,
+        typer.Option("--per-class", help="Matching: a threshold for each class with data enough."),
+    ] = False,
     holds_for: Annotated[
         str, typer.Option(help="New items or new classes: what intervals and promises are for.")
     ] = "items",
@@ -240,6 +237,7 @@ def calibrate(
         rule=rule,
         k=k,
         point=point,
+        per_class=per_class,
         leave_out=holds_for,
         seed=seed,
     )
@@ -251,6 +249,11 @@ def calibrate(
         f"on {each.same_total} same and {each.different_total} different)"
         + ("" if each.promised is None else f"; promised: {each.promised}")
         for name, each in made.items()
+    ]
+    lines += [
+        f"{name}: {len(by_class.classes)} classes have thresholds of their own"
+        for name, by_class in loaded.class_thresholds.items()
+        if name in made
     ]
     told = {name: console.without(each.to_dict(), "sample") for name, each in made.items()}
     console.finish(told, lines, as_json=as_json)
@@ -295,7 +298,9 @@ def verify(
         if path is not None:
             check_file_target(name, path)
     if report is not None and pairs is None:
-        raise InputError("report must come with --pairs, got two files. Use --picture for these.")
+        raise InputError(
+            "must come with --pairs, got two files. Use --picture for these.", argument="report"
+        )
     asked = verification.read(files or [], pairs)
     loaded = journeys.open_model(model, device)
     with console.progress("verifying") as show:
@@ -369,3 +374,8 @@ def info(model: Model, seed: Seed = 0, device: Device = None, as_json: Json = Fa
     from likewise.cli import answers, journeys
 
     console.finish(*answers.summary(journeys.open_model(model, device)), as_json=as_json)
+
+
+for _app in (app, gallery.app):
+    for _registered in _app.registered_commands:
+        _registered.cls = ending.Command

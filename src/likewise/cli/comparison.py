@@ -265,12 +265,12 @@ def _judged(
         retrieval=evaluate_retrieval(
             embeddings,
             items.labels,
-            distance=model.distance,
+            distance=model.compared_by,
             ks=(1,),
             classes_as_sample=of_classes,
         ),
         verification=evaluate_verification(
-            model.distance.paired(embeddings[left], embeddings[far]),
+            model.compared_by.paired(embeddings[left], embeddings[far]),
             pairs.same,
             threshold=None if calibration is None else calibration.threshold,
             items=items.labels[pairs.pairs] if of_classes else pairs.pairs,

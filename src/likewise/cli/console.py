@@ -1,28 +1,80 @@
-"""What a command says: results on standard output, progress and messages on standard error."""
+"""What a command says: results on standard output, progress and messages on standard error.
+
+All text leaves through `say` and `finish`. What could steer a terminal leaves as visible escapes.
+"""
 
 import json
+import math
 import os
+import re
 import sys
-import traceback
 import warnings
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from typing import Any
+
+from likewise.errors import InputError
 
 CALLERS_MISTAKE = 2
 OUR_FAULT = 1
+STOPPED = 130
+READER_GONE = 141  # as of any program whose output nobody reads any more
+
+# Control codes, line and paragraph ends, marks that turn the direction of writing, and halves of
+# characters, as which the bytes of a file name come that are no UTF-8.
+_UNSAFE = re.compile(
+    "[\x00-\x1f\x7f-\x9f\u061c\u200e\u200f\u2028-\u202e\u2066-\u2069\ufeff\ud800-\udfff]"
+)
+
+
+def shown(text: str) -> str:
+    r"""Text on one line as a terminal can be trusted with it: control codes as escapes.
+
+    Example:
+        >>> print(shown("red\x1b[2J\n"))
+        red\x1b[2J\n
+    """
+    return _UNSAFE.sub(lambda found: found[0].encode("unicode_escape").decode(), text)
+
+
+class ReaderGone(Exception):
+    """Whoever read standard output has stopped, as `head` does."""
 
 
 def say(message: str) -> None:
-    """One line on standard error."""
-    sys.stderr.write(f"{message}\n")
+    """One line on standard error. That it cannot be written is no reason to stop the work."""
+    if sys.stderr is not None:
+        with suppress(OSError):
+            sys.stderr.write(f"{shown(message)}\n")
 
 
 def finish(result: dict[str, Any], lines: Sequence[str], *, as_json: bool) -> None:
-    """The result on standard output, as one JSON document or as lines to read."""
-    text = json.dumps(result, indent=2, allow_nan=False) if as_json else "\n".join(lines)
-    sys.stdout.write(f"{text}\n")
-    sys.stdout.flush()
+    """The result on standard output, as one JSON document or as lines to read.
+
+    Raises:
+        InputError: it cannot be written, as on a full disk.
+        ReaderGone: nobody reads it.
+    """
+    if as_json:  # its own escapes keep every character, so that it is exact
+        text = json.dumps(_plain(result), indent=2, allow_nan=False)
+    else:
+        text = "\n".join(map(shown, lines))
+    write_out(f"{text}\n")
+
+
+def write_out(text: str) -> None:
+    """Text on standard output, and all that waits there; raises as `finish`."""
+    try:
+        sys.stdout.write(text)
+        sys.stdout.flush()
+    except OSError as error:
+        # What is left in the buffer would fail once more when Python ends.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        if isinstance(error, BrokenPipeError):
+            raise ReaderGone from None
+        raise InputError(
+            f"standard output must be writable, got: {error.strerror}. The answer is lost."
+        ) from error
 
 
 @contextmanager
@@ -39,7 +91,7 @@ def progress(title: str) -> Iterator[Callable[[int, int], None]]:
 
     console = Console(stderr=True)
     columns = (
-        TextColumn("{task.description}"),
+        TextColumn("{task.description}", markup=False),
         BarColumn(),
         MofNCompleteColumn(),
         TimeRemainingColumn(),
@@ -47,7 +99,7 @@ def progress(title: str) -> Iterator[Callable[[int, int], None]]:
     with Progress(
         *columns, console=console, transient=True, disable=not console.is_terminal
     ) as bar:
-        task = bar.add_task(title, total=None)
+        task = bar.add_task(shown(title), total=None)
         yield lambda done, total: bar.update(task, completed=done, total=total)
 
 
@@ -70,34 +122,20 @@ def without(fields: dict[str, Any], name: str) -> dict[str, Any]:
 
 def columns(rows: Sequence[Sequence[str]]) -> list[str]:
     """Rows of text as lines with aligned columns."""
-    widths = [max(len(row[column]) for row in rows) for column in range(len(rows[0]))]
+    cells = [[shown(cell) for cell in row] for row in rows]
+    widths = [max(len(row[column]) for row in cells) for column in range(len(cells[0]))]
     return [
         "  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip()
-        for row in rows
+        for row in cells
     ]
 
 
-def exit_status(error: BaseException) -> int:
-    """Say on standard error what went wrong; 2 for the caller's mistake, 1 for a fault of ours.
-
-    The library's sentences all say what an argument must be, which tells them from accidents.
-    """
-    expected = isinstance(error, (ValueError, OSError)) or (
-        isinstance(error, (TypeError, ImportError)) and " must " in str(error)
-    )
-    if expected:
-        say(f"likewise: {_sentence(error)}")
-        return CALLERS_MISTAKE
-    say("likewise: this is a fault of ours. Please report it with the lines below.")
-    say("".join(traceback.format_exception(error)))
-    return OUR_FAULT
-
-
-def _sentence(error: BaseException) -> str:
-    if isinstance(error, OSError) and error.strerror:
-        where = f" {os.fspath(error.filename)!r}" if error.filename else ""
-        return f"file{where} must be readable and writable, got: {error.strerror}."
-    text = str(error).strip()
-    if "Original Traceback" in text:  # what a DataLoader's worker process met
-        text = text.splitlines()[-1].partition("Error: ")[2]
-    return " ".join(text.split())
+def _plain(value: Any) -> Any:
+    """The same with null for NaN and infinity, which JSON has no words for."""
+    if isinstance(value, float):
+        return value if math.isfinite(value) else None
+    if isinstance(value, dict):
+        return {key: _plain(each) for key, each in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [_plain(each) for each in value]
+    return value

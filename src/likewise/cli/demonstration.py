@@ -30,7 +30,7 @@ def run(out: Path, *, seed: int = 0, device: str | None = None) -> tuple[dict[st
         device=device,
         seed=seed,
     )
-    indexed = journeys.index(model, "digits", None, PER_CLASS, seed)
+    indexed = journeys.index(model, "digits", None, PER_CLASS, seed)["added"]
     console.say(f"index: {PER_CLASS} examples of each of the ten digits")
     thresholds = journeys.calibrate(
         model, "digits", split=None, goal="f1", rule=None, k=1, seed=seed

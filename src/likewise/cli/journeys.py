@@ -1,5 +1,6 @@
 """What the commands on a saved model do, one function each, from arguments to results."""
 
+from collections import defaultdict
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -14,6 +15,8 @@ from likewise.cli import console
 from likewise.data.images import is_image_name
 from likewise.data.tables import read_header
 from likewise.errors import InputError
+
+TABLES = (".csv", ".npz")
 
 
 def open_data(
@@ -37,13 +40,10 @@ def open_model(
     path: str, device: str | None, gallery: Path | None = None, *, writing: bool = False
 ) -> SimilarityModel:
     """A saved model with its encoder on the device asked for, and its gallery if it has one."""
-    model = lw.load(path)
+    if gallery is not None and not writing:
+        check_exists("gallery", gallery)
+    model = lw.load(path, gallery=gallery, read_only=not writing)
     model.encoder.to(chosen_device(device))
-    place = gallery or model.gallery
-    if place is not None:
-        if gallery is not None and not writing:
-            check_exists("gallery", gallery)
-        model.use_gallery(place, read_only=not writing)
     return model
 
 
@@ -63,19 +63,37 @@ def chosen_device(device: str | None) -> str:
         return "cuda" if cuda else "cpu"
     check_choice("device", device, ("cpu", "cuda"))
     if device == "cuda" and not cuda:
-        raise InputError("device must be one this machine has, got 'cuda'. Use --device cpu.")
+        raise InputError(
+            "must be one this machine has, got 'cuda'. Use --device cpu.", argument="device"
+        )
     return device
 
 
 def index(
     model: SimilarityModel, source: str, split: str | None, per_class: int | None, seed: int
-) -> int:
-    """Add examples to the model's index, with where each came from; how many."""
+) -> dict[str, int]:
+    """Add examples that are not there yet to the model's index, with where each came from.
+
+    How many were `added`, how many were `already_there`, and how many of those added are there
+    `as_another_class` too.
+    """
     examples = open_fitting(model, source, split, "train")
     if per_class is not None:
         examples = data.sample_items(examples, per_class=per_class, seed=seed)
     with console.progress("indexing") as show:
-        return len(model.add(examples, metadata=_whereabouts(examples, source), progress=show))
+        ids = model.add_new(examples, metadata=_whereabouts(examples, source), progress=show)
+    doubtful = 0
+    if len(ids):
+        indexed = model.indexed_prints()
+        classes = defaultdict(set)
+        for print_, name in indexed:
+            classes[print_].add(name)
+        doubtful = sum(len(classes[print_]) > 1 for print_, _ in indexed[-len(ids) :])
+    return {
+        "added": len(ids),
+        "already_there": len(examples) - len(ids),
+        "as_another_class": doubtful,
+    }
 
 
 def remove(model: SimilarityModel, ids: Sequence[str], class_name: str | None) -> int:
@@ -86,13 +104,14 @@ def remove(model: SimilarityModel, ids: Sequence[str], class_name: str | None) -
             f"ID must be given, or --class, and not both, got {' '.join(ids) or 'none'}."
         )
     if class_name is not None:
-        check_choice("class", class_name, model.class_names)
+        check_choice("class_name", class_name, model.class_names)
         return index.remove(
             index.ids[(index.labels == model.class_names.index(class_name)).numpy()]
         )
     if index.ids.dtype.kind == "i":
-        if not all(id_.isdecimal() for id_ in ids):
-            raise InputError(f"ID must be a whole number, as those indexed are, got {ids[0]!r}.")
+        for id_ in ids:
+            if not id_.isdecimal() or len(id_) > len(str(2**63)):
+                raise InputError(f"ID must be a whole number, as those indexed are, got {id_!r}.")
         return index.remove([int(id_) for id_ in ids])
     return index.remove(list(ids))
 
@@ -106,6 +125,7 @@ def calibrate(
     rule: str | None,
     k: int,
     point: str | None = None,
+    per_class: bool = False,
     leave_out: str = "items",
     seed: int,
 ) -> dict[str, calibration.Calibration]:
@@ -118,8 +138,12 @@ def calibrate(
     else:
         examples = open_fitting(model, source, split, "train")
         rules = [rule] if rule else (["nearest"] if len(model.index) else []) + ["pairs"]
+    if per_class and rules == ["pairs"]:
+        raise InputError("per-class must come with a rule for matching, got pairs. Index items.")
     if point is not None and rule is None:
-        raise InputError(f"point must come with --rule, got {point!r} alone. Say what it is for.")
+        raise InputError(
+            f"must come with --rule, got {point!r} alone. Say what it is for.", argument="point"
+        )
     made = {}
     for each in rules:
         with console.progress(f"calibrating {each}") as show:
@@ -129,6 +153,7 @@ def calibrate(
                 rule=each,
                 k=k,
                 point=point,
+                per_class=per_class and each != "pairs",
                 leave_out=leave_out,
                 seed=seed,
                 progress=show,
@@ -138,7 +163,7 @@ def calibrate(
 
 def queries(model: SimilarityModel, sources: Sequence[str], split: str | None) -> tuple[Any, Any]:
     """The items to ask about, from image files or one source of data, and a name for each."""
-    if all(is_image_name(source) for source in sources):
+    if all(map(_is_image_file, sources)):
         if model.preprocess is None:
             raise InputError("model must have a preprocess to read image files, got one without.")
         return model.preprocess.read(sources), list(sources)
@@ -148,6 +173,12 @@ def queries(model: SimilarityModel, sources: Sequence[str], split: str | None) -
         )
     examples = open_fitting(model, sources[0], split, "test")
     return examples, paths_of(examples) or [f"item {number}" for number in range(len(examples))]
+
+
+def _is_image_file(source: str) -> bool:
+    """Whether a source is one image: by its name, or as a file that is no table."""
+    path = Path(source)
+    return is_image_name(path) or (path.is_file() and path.suffix.lower() not in TABLES)
 
 
 def is_pair_table(source: str) -> bool:

@@ -24,17 +24,23 @@ def index(
     device: Device = None,
     as_json: Json = False,
 ) -> None:
-    """Add examples of known things to the model's index, or to a gallery."""
+    """Add examples of known things to the model's index, or to a gallery; each of them once."""
     from likewise.cli import journeys
 
     loaded = journeys.open_model(model, device, gallery, writing=True)
-    added = journeys.index(loaded, source, split, per_class, seed)
+    told = journeys.index(loaded, source, split, per_class, seed)
     loaded.save(model)
     place = "the index" if loaded.gallery is None else f"the gallery {loaded.gallery}"
-    lines = [f"added {added} items; {place} holds {len(loaded.index)}"]
-    if any(made.rule != "pairs" for made in loaded.calibrations.values()):
+    there = f", {told['already_there']} were there already" if told["already_there"] else ""
+    lines = [f"added {told['added']} items{there}; {place} holds {len(loaded.index)}"]
+    if told["as_another_class"]:
+        lines.append(
+            f"{told['as_another_class']} of those added are there as another class too: remove "
+            "what is wrong"
+        )
+    if told["added"] and any(made.rule != "pairs" for made in loaded.calibrations.values()):
         lines.append("thresholds were calibrated before: calibrate again")
-    result = {"added": added, "indexed": len(loaded.index), "gallery": loaded.gallery}
+    result = {**told, "indexed": len(loaded.index), "gallery": loaded.gallery}
     console.finish(result, lines, as_json=as_json)
 
 

@@ -44,7 +44,7 @@ def sections(
         class_names: of the class codes of `retrieval`.
     """
     labels = translated(examples, class_names)
-    nearest = nearest_others(embeddings, distance=model.distance)
+    nearest = nearest_others(embeddings, distance=model.compared_by)
     answers = labels[nearest.items[:, 1]]
     figures = _figures(model, examples, embeddings, labels, class_names, nearest)
     wrong = int((answers != labels).sum())
@@ -84,7 +84,7 @@ def _figures(
         ("The nearest pairs of two classes", nearest_wrong),
         ("The farthest pairs of one class", farthest_right),
     ):
-        found = find(embeddings, labels, SHEET, distance=model.distance)
+        found = find(embeddings, labels, SHEET, distance=model.compared_by)
         if len(found.items):
             left, right, names = shown(found)
             figures.append(

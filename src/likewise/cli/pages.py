@@ -12,6 +12,7 @@ from likewise import data, plots
 from likewise.artifacts import Evaluation, SimilarityModel
 from likewise.artifacts.trials import PAIRS
 from likewise.cli import journeys, mistakes
+from likewise.errors import InputError
 from likewise.intervals import Estimate
 from likewise.pages import Section, write_page
 
@@ -234,11 +235,13 @@ def _indexed_items(model: SimilarityModel, ids: Sequence[Any]) -> Tensor | None:
     try:
         if all("path" in fact for fact in facts) and model.preprocess is not None:
             return model.preprocess.read([fact["path"] for fact in facts])
-        (source,) = {fact["source"] for fact in facts}
-        whole = journeys.open_fitting(model, source, "all", "all")
+        sources = {fact["source"] for fact in facts}
+        if len(sources) != 1:
+            return None
+        whole = journeys.open_fitting(model, sources.pop(), "all", "all")
         row_of = {print_: row for row, print_ in enumerate(data.fingerprints(whole).tolist())}
         return data.items(whole, [row_of[fact["fingerprint"]] for fact in facts])
-    except (KeyError, ValueError, OSError):
+    except (KeyError, InputError, OSError):
         return None
 
 

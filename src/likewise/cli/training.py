@@ -1,8 +1,8 @@
 """`likewise train`: from a source of data and words of the command line to a trained model."""
 
-import contextlib
+import csv
 import functools
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +12,7 @@ from likewise import augment, data, distances, encoders, losses, training
 from likewise._checks import check_choice, check_count, check_rate
 from likewise.artifacts import SimilarityModel
 from likewise.cli import console
+from likewise.cli.ending import naming
 from likewise.cli.journeys import is_pair_table, open_data
 from likewise.errors import InputError
 from likewise.evaluation.during import EvaluateEpochs, seen_and_unseen
@@ -43,6 +44,7 @@ CENTERS = {  # the distance that separates: 60° between unit vectors, as in the
 ASIDE = "aside"
 SCORED = ("seen_", "unseen_", "pairs_")  # what the numbers of parts that are scored begin with
 FEWEST_BATCHES = 50  # per epoch
+SOME = 64  # items that a trained encoder must encode before it is saved
 LARGEST_MAP = 8  # pixels on a side that are left before the dense layer
 
 
@@ -52,7 +54,7 @@ def train(
     split: str | None = None,
     image_size: int | None = None,
     channels: int | None = None,
-    hold_out_classes: str | None = None,
+    hold_out_classes: str | Sequence[str] | None = None,
     keep_aside: float = 0.1,
     pairs: bool = False,
     loss: str | None = None,
@@ -81,11 +83,14 @@ def train(
 
     Trackers go to the folder that holds `tracked`, as a run of its name.
     """
+    held_out = [hold_out_classes] if isinstance(hold_out_classes, str) else hold_out_classes or []
     known_losses = GIVEN_PAIRS if pairs else [*PAIR_LOSSES, *CLASS_LOSSES]
     loss = loss or ("contrastive" if pairs else "multi-similarity")
     check_choice("loss", loss, known_losses)
     check_choice("made_classes", made_classes, MADE_CLASSES)
     check_rate("keep_aside", keep_aside)
+    if keep_aside == 1:
+        raise InputError("must be below 1, got 1. Leave some to train on.", argument="keep_aside")
     compare = distances.by_name(distance)
     best, early = _following(keep_best, patience)
     if evaluate_every is not None:
@@ -100,23 +105,24 @@ def train(
     apart: dict[str, data.Dataset] = {}  # labelled items that are not trained on
     seen: Any
     if pairs and is_pair_table(source):
-        if hold_out_classes is not None or made_classes != "none":
+        if held_out or made_classes != "none":
             raise InputError(
-                "hold_out_classes and made_classes must be left out for a table of pairs, which "
-                f"has no classes, got {hold_out_classes or made_classes!r}."
+                "must be left out for a table of pairs, which has no classes, got "
+                f"{', '.join(held_out) or made_classes!r}.",
+                argument="hold_out_classes" if held_out else "made_classes",
             )
         seen = table = data.load_pairs(source, image_size=image_size, channels=channels)
         whole = kept = table.data
     else:
         whole = open_data(source, split, "train", image_size=image_size, channels=channels)
         data.check_trainable(whole)
-        kept, held_out = _hold_out(whole, hold_out_classes, seed)
+        kept, unseen = _hold_out(whole, held_out, seed)
         data.check_trainable(kept)
         if keep_aside > 0:
             kept, apart["seen"] = data.split_items(kept, [1 - keep_aside, keep_aside], seed=seed)
             data.check_trainable(kept)
-        if held_out is not None:
-            apart["unseen"] = held_out
+        if unseen is not None:
+            apart["unseen"] = unseen
         seen = _with_made_classes(kept, made_classes)
         if pairs:
             seen = data.PairDataset(seen, seed=seed, fresh=True)
@@ -141,13 +147,13 @@ def train(
         if (keep_best or "").startswith(SCORED):
             check_choice("keep_best", keep_best, scores.names)
     callbacks = [each for each in (scores, best, early, tracker, _tell_epoch) if each is not None]
-    with console.progress("training") as show, _named("by must", "keep_best must"):
+    with console.progress("training") as show, naming(by="keep_best"):
         history = training.fit(
             encoder,
             criterion,
             seen,
             epochs=epochs,
-            batches=batches or _batches(len(seen)),
+            batches=_batches(len(seen)) if batches is None else batches,
             classes_per_batch=classes_per_batch,
             items_per_class=items_per_class,
             learning_rate=learning_rate,
@@ -167,13 +173,16 @@ def train(
         "epochs": epochs,
         "seed": seed,
         "made_classes": made_classes,
-        "hold_out_classes": hold_out_classes,
+        "hold_out_classes": held_out[0] if len(held_out) == 1 else held_out or None,
         "keep_aside": keep_aside,
         "items": len(kept),
         "evaluate": evaluate,
         **_selection(best, encoder, scores),
         "history": history.records,
     }
+    # The last step of a training may break it, or only its evaluation mode may be broken.
+    some = data.Subset(kept, range(min(len(kept), SOME)))
+    encoders.encode(encoder, some, preprocess=preprocess.apply)
     model = SimilarityModel(
         encoder,
         distance=compare,
@@ -187,41 +196,88 @@ def train(
 
 
 def _hold_out(
-    whole: data.Dataset, held_out: str | None, seed: int
+    whole: data.Dataset, held_out: Sequence[str], seed: int
 ) -> tuple[data.Dataset, data.Dataset | None]:
-    if held_out is None:
+    if not held_out:
         return whole, None
     present = [whole.class_names[code] for code in torch.unique(whole.labels).tolist()]
-    if held_out.endswith("%"):
+    share = held_out[0] if len(held_out) == 1 and held_out[0] not in present else ""
+    if share.endswith("%"):
         try:
-            count = round(len(present) * float(held_out[:-1]) / 100)
-        except ValueError:
+            count = round(len(present) * float(share[:-1]) / 100)
+        except (ValueError, OverflowError):
             count = -1
         if not 0 < count < len(present):
             raise InputError(
-                f"hold_out_classes must leave some of {len(present)} classes and hold out some, "
-                f"got {held_out!r}. Write e.g. 40%, or names separated by commas."
+                f"must leave some of {len(present)} classes and hold out some, got {share!r}. "
+                "Write e.g. 40%, or names separated by commas.",
+                argument="hold_out_classes",
             )
         kept, rest = data.split_by_class(whole, [len(present) - count, count], seed=seed)
         return kept, rest
-    names = [name.strip() for name in held_out.split(",")]
-    rest = data.choose_classes(whole, names)  # refuses names that are not there
+    names = named_classes(held_out, present)
+    if len(set(names)) == len(present):
+        raise InputError(
+            f"must leave some classes to train on, got all {len(present)}. Name fewer.",
+            argument="hold_out_classes",
+        )
+    rest = data.choose_classes(whole, names)
     return data.choose_classes(whole, [name for name in present if name not in names]), rest
+
+
+def named_classes(words: Sequence[str], present: Sequence[str]) -> list[str]:
+    """The classes that words name: each word one class, or else a list separated by commas.
+
+    In a list, a name that holds a comma stands in double quotes.
+
+    Raises:
+        InputError: a class is not there.
+
+    Example:
+        >>> named_classes(["oak, red", 'elm, "fir, old"'], ["oak, red", "elm", "fir, old"])
+        ['oak, red', 'elm', 'fir, old']
+    """
+    names: list[str] = []
+    for word in words:
+        if word in present:
+            names.append(word)
+        else:
+            names += _parts_of_list(word)
+    absent = [name for name in names if name not in present]
+    if absent or not names:
+        few = ", ".join(map(repr, present[:12])) + (", …" if len(present) > 12 else "")
+        raise InputError(
+            f"must name classes of the data ({few}), got "
+            f"{', '.join(map(repr, absent)) or 'none'}. Give the option once for each class, or "
+            "names separated by commas; one that holds a comma goes in double quotes.",
+            argument="hold_out_classes",
+        )
+    return names
+
+
+def _parts_of_list(word: str) -> list[str]:
+    try:
+        (parts,) = csv.reader([word], skipinitialspace=True)
+    except (csv.Error, ValueError):  # ends of lines, as in no list; or nothing at all
+        return [word]
+    return [part.strip() for part in parts]
 
 
 def _following(keep_best: str | None, patience: int | None) -> tuple[Any, Any]:
     if keep_best is None:
         if patience is not None:
             raise InputError(
-                f"patience must come with --keep-best, got {patience} alone. Say by which number."
+                f"must come with --keep-best, got {patience} alone. Say by which number.",
+                argument="patience",
             )
         return None, None
     try:
         best = KeepBest(keep_best)
-    except ValueError:
+    except InputError:
         raise InputError(
-            "keep_best must be a loss, a rate or a score, as only of these it is known which way "
-            f"is better, got {keep_best!r}. Use e.g. seen_map_at_r."
+            "must be a loss, a rate or a score, as only of these it is known which way is better, "
+            f"got {keep_best!r}. Use e.g. seen_map_at_r.",
+            argument="keep_best",
         ) from None
     return best, None if patience is None else StopEarly(keep_best, patience=patience)
 
@@ -237,29 +293,19 @@ def _parts_of(source: str, trained: data.Dataset, *, given: bool) -> Mapping[str
         both = int(torch.isin(data.fingerprints(pairs.data), data.fingerprints(trained)).sum())
         if both:
             raise InputError(
-                f"evaluate must be pairs of other images than those trained on, got {both} that "
-                "are trained on."
+                f"must be pairs of other images than those trained on, got {both} that are "
+                "trained on.",
+                argument="evaluate",
             )
         return {"pairs": pairs}
     if given:
         raise InputError(
-            "evaluate must be a table of pairs where pairs of a table are trained on, got "
-            f"{source!r}."
+            f"must be a table of pairs where pairs of a table are trained on, got {source!r}.",
+            argument="evaluate",
         )
-    with _named("source must", "evaluate must"):
+    with naming(source="evaluate"):
         items = open_data(source, None, "test", **size)
     return seen_and_unseen(items, trained)
-
-
-@contextlib.contextmanager
-def _named(theirs: str, ours: str) -> Iterator[None]:
-    """Sentences about an argument of the library name the option that it came from."""
-    try:
-        yield
-    except (FileNotFoundError, ValueError) as error:
-        if not str(error).startswith(theirs):
-            raise
-        raise type(error)(ours + str(error).removeprefix(theirs)) from error
 
 
 def _scorable(parts: Mapping[str, Any], source: str) -> dict[str, Any]:
@@ -270,12 +316,13 @@ def _scorable(parts: Mapping[str, Any], source: str) -> dict[str, Any]:
             if name != "pairs":
                 data.check_trainable(part)
             kept[name] = part
-        except ValueError:
+        except InputError:
             console.say(f"{name} classes are not scored: it takes 2 of them, and 2 items of one")
     if not kept:
         raise InputError(
-            f"evaluate must have 2 classes of items that are not trained on, got {source!r}. "
-            "Use --keep-aside, --hold-out-classes, or other data."
+            f"must have 2 classes of items that are not trained on, got {source!r}. Use "
+            "--keep-aside, --hold-out-classes, or other data.",
+            argument="evaluate",
         )
     return kept
 
@@ -286,7 +333,8 @@ def _selection(
     """Give the encoder its best weights; by which number, of which epoch and on which classes."""
     if best is None:
         return {}
-    best.restore(encoder)
+    with naming(by="keep_best"):
+        best.restore(encoder)
     part, _, _ = best.by.partition("_")
     items = None if scores is None or part not in scores.parts else scores.parts[part].items
     on = [] if items is None or part == "pairs" else list(data.items_per_class(items))
@@ -347,15 +395,18 @@ def _loss(
     name: str, margin: float | None, distance: distances.Distance, dim: int, class_count: int
 ) -> torch.nn.Module:
     if margin is not None and name not in ("contrastive", "triplet"):
-        raise InputError(f"margin must be left out for {name}, got {margin}. Its default is used.")
+        raise InputError(
+            f"must be left out for {name}, got {margin}. Its default is used.", argument="margin"
+        )
     if name in CLASS_LOSSES:
         return CLASS_LOSSES[name](dim, class_count)
     options: dict[str, Any] = {"distance": distance}
     if name == "multi-similarity":
         if distance.name not in CENTERS:
             raise InputError(
-                f"distance must be one of {', '.join(CENTERS)} for multi-similarity, got "
-                f"{distance.name}. Use another loss with it."
+                f"must be one of {', '.join(CENTERS)} for multi-similarity, got {distance.name}. "
+                "Use another --loss with it.",
+                argument="distance",
             )
         options["center"] = CENTERS[distance.name]
     if margin is not None:
@@ -372,7 +423,9 @@ def _given_pairs_loss(
             functools.partial(losses.contrastive_loss, margin=margin), distance=distance
         )
     if margin is not None:
-        raise InputError(f"margin must be left out for {name}, got {margin}. It is learnt.")
+        raise InputError(
+            f"must be left out for {name}, got {margin}. It is learnt.", argument="margin"
+        )
     learned = losses.LearnedThreshold(CENTERS.get(distance.name, 1.0))
     return losses.GivenPairsLoss(learned, distance=distance)
 

@@ -63,7 +63,7 @@ def judge(
 ) -> Verified:
     """The verdicts; every file is read once."""
     left, right = model.embed(pairs.paths, progress=progress)[pairs.positions.T]
-    distances = model.distance.paired(left, right)
+    distances = model.compared_by.paired(left, right)
     return model.judge(distances, point=point, threshold=threshold, prior=prior)
 
 
@@ -131,7 +131,7 @@ def page(
     source: str,
 ) -> Path:
     """Write the report of a table of pairs."""
-    unit = f"{model.distance.name} distance"
+    unit = f"{model.compared_by.name} distance"
     accepted = int(decided.same.sum())
     facts: list[tuple[str, Any]] = [
         ("pairs", len(decided.same)),

@@ -1,5 +1,8 @@
 """Labelled data: sources, datasets, their parts, pairs, and the normalisation they ask for."""
 
+from likewise.data.adapting import as_dataset as as_dataset
+from likewise.data.adapting import as_inputs as as_inputs
+from likewise.data.adapting import as_items as as_items
 from likewise.data.datasets import ArrayDataset as ArrayDataset
 from likewise.data.datasets import Batch as Batch
 from likewise.data.datasets import Dataset as Dataset

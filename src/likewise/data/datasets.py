@@ -86,7 +86,7 @@ class ArrayDataset(TorchDataset[tuple[Tensor, int]]):
         class_names: Sequence[str] | None = None,
         scale: float | None = None,
     ) -> None:
-        self._items = as_items(items)
+        self._items = stored_items(items)
         if scale is None:
             scale = 1 / 255 if self._items.dtype == torch.uint8 and self._items.ndim > 2 else 1.0
         check_positive("scale", scale)
@@ -114,7 +114,7 @@ class ArrayDataset(TorchDataset[tuple[Tensor, int]]):
         return [Batch(self._items[rows].float() * self._scale, self.labels[rows])]
 
 
-def as_items(items: Tensor | np.ndarray) -> Tensor:
+def stored_items(items: Tensor | np.ndarray) -> Tensor:
     """Numbers as a CPU tensor in the layout of `ArrayDataset`: uint8 as it is, else float32."""
     tensor = items.detach().cpu() if isinstance(items, Tensor) else _from_numpy(items)
     if tensor.is_complex():

@@ -4,6 +4,7 @@ import torch
 from jaxtyping import Int
 from torch import Tensor
 
+from likewise._checks import as_floats
 from likewise.data.datasets import Dataset, items
 
 
@@ -20,7 +21,7 @@ def fingerprints(data: Dataset | Tensor, batch_size: int = 1024) -> Int[Tensor, 
     generator = torch.Generator().manual_seed(0)
     prints, factors = [], None
     for part in torch.split(torch.arange(len(data)), batch_size):
-        values = data[part].float() if isinstance(data, Tensor) else items(data, part.tolist())
+        values = as_floats(data[part]) if isinstance(data, Tensor) else items(data, part.tolist())
         # Adding 0 makes -0 and 0, which are equal, the same bits.
         bits = _mixed((values.flatten(1).cpu() + 0.0).view(torch.int32).long())
         if factors is None:

@@ -2,12 +2,18 @@
 
 import gzip
 import math
+import os
 import re
 import zlib
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
+from typing import BinaryIO, cast
 
 import numpy as np
 
+from likewise._files import open_regular
+from likewise.data.limits import check_unpacked
 from likewise.errors import InputError
 
 _DTYPES = {8: "u1", 9: "i1", 11: ">i2", 12: ">i4", 13: ">f4", 14: ">f8"}
@@ -22,31 +28,43 @@ def read_idx(path: Path) -> np.ndarray:
     gzipped is seen from its content.
 
     Raises:
-        InputError: it is no idx file, a damaged gzip, or its header and size disagree.
+        InputError: it is no regular file, no idx file or a damaged gzip, its header and size
+            disagree, or a gzip unpacks to more than `likewise.data.limits` allows.
 
     Source:
         LeCun, Cortes & Burges, "The MNIST database of handwritten digits", file formats.
     """
-    raw = _read_bytes(path)
-    if len(raw) < 4 or raw[:2] != b"\0\0" or raw[2] not in _DTYPES:
-        raise InputError(
-            f"{str(path)!r} must start with an idx header (0, 0, type, dimensions), "
-            f"got bytes {raw[:4].hex(' ') or '(empty file)'}. Check that it is the right file."
-        )
-    dtype, start = np.dtype(_DTYPES[raw[2]]), 4 + 4 * raw[3]
-    if len(raw) < start:
-        raise InputError(
-            f"{str(path)!r} must have a header of {start} bytes, got {len(raw)} in all. "
-            "The file is damaged; fetch it again."
-        )
-    shape = tuple(np.frombuffer(raw[4:start], ">u4").tolist())
-    expected = start + math.prod(shape) * dtype.itemsize
-    if len(raw) != expected:
-        raise InputError(
-            f"{str(path)!r} must have {expected} bytes for the shape {shape} of its header, "
-            f"got {len(raw)}. The file is damaged; fetch it again."
-        )
-    return np.frombuffer(raw, dtype, offset=start).reshape(shape)
+    with _opened(path) as (file, packed):
+        head = file.read(4)
+        if len(head) < 4 or head[:2] != b"\0\0" or head[2] not in _DTYPES:
+            raise InputError(
+                f"{str(path)!r} must start with an idx header (0, 0, type, dimensions), "
+                f"got bytes {head.hex(' ') or '(empty file)'}. Check that it is the right file."
+            )
+        dtype, start = np.dtype(_DTYPES[head[2]]), 4 + 4 * head[3]
+        sizes = file.read(start - 4)
+        if len(sizes) < start - 4:
+            raise InputError(
+                f"{str(path)!r} must have a header of {start} bytes, got {4 + len(sizes)} in all. "
+                "The file is damaged; fetch it again."
+            )
+        shape = tuple(np.frombuffer(sizes, ">u4").tolist())
+        expected = math.prod(shape) * dtype.itemsize
+        if packed is None:  # seen before memory is taken for it
+            got, values = os.fstat(file.fileno()).st_size - start, b""
+        else:
+            check_unpacked(repr(str(path)), packed, expected)
+            values = file.read(expected + 1)  # one more, as a longer file is another one
+            got = len(values)
+        if got != expected:
+            more = "more" if packed is not None and got > expected else f"{start + got}"
+            raise InputError(
+                f"{str(path)!r} must have {start + expected} bytes for the shape {shape} of its "
+                f"header, got {more}. The file is damaged; fetch it again."
+            )
+        if packed is None:
+            values = file.read(expected)
+    return np.frombuffer(values, dtype).reshape(shape)
 
 
 def idx_parts(folder: Path) -> dict[str, tuple[Path, Path]]:
@@ -76,14 +94,20 @@ def idx_parts(folder: Path) -> dict[str, tuple[Path, Path]]:
     return {part: parts[part] for part in ("train", "test") if part in parts}
 
 
-def _read_bytes(path: Path) -> bytes:
-    raw = path.read_bytes()
-    if raw[:2] != b"\x1f\x8b":
-        return raw
-    try:
-        return gzip.decompress(raw)
-    except (OSError, EOFError, zlib.error) as error:
-        raise InputError(
-            f"{str(path)!r} must be a complete gzip file, got a damaged one ({error}). "
-            "Fetch it again."
-        ) from error
+@contextmanager
+def _opened(path: Path) -> Iterator[tuple[BinaryIO, int | None]]:
+    """The content to read, and for a gzip file how many bytes it takes packed."""
+    with open_regular(path) as file:
+        packed = file.read(2) == b"\x1f\x8b"
+        file.seek(0)
+        if not packed:
+            yield file, None
+            return
+        try:
+            with gzip.GzipFile(fileobj=file) as unpacked:
+                yield cast(BinaryIO, unpacked), os.fstat(file.fileno()).st_size
+        except (gzip.BadGzipFile, EOFError, zlib.error) as error:
+            raise InputError(
+                f"{str(path)!r} must be a complete gzip file, got a damaged one ({error}). "
+                "Fetch it again."
+            ) from error

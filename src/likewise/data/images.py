@@ -14,19 +14,43 @@ from torch.nn import functional as F
 from torch.utils.data import Dataset as TorchDataset
 
 from likewise._checks import check_count
+from likewise._files import open_regular
 from likewise.data.datasets import Batch
 from likewise.data.labels import Labels, encode_labels
+from likewise.data.limits import check_pixels, max_pixels
 from likewise.errors import InputError
 
-_FORMATS = ("PNG", "JPEG", "BMP", "PPM")  # Pillow's PPM reads the whole family, PGM too
-_SUFFIXES = (".png", ".jpg", ".jpeg", ".bmp", ".pgm", ".ppm", ".pnm", ".pbm")
+# What Pillow knows by its first bytes and reads by itself, and the suffixes of its files. EPS is
+# left out as Pillow hands it to another program; PPM is the whole family, PGM too.
+_FORMATS = {
+    "PNG": (".png", ".apng"),
+    "JPEG": (".jpg", ".jpeg", ".jpe", ".jfif", ".mpo"),
+    "BMP": (".bmp",),
+    "PPM": (".pgm", ".ppm", ".pnm", ".pbm"),
+    "GIF": (".gif",),
+    "TIFF": (".tif", ".tiff"),
+    "WEBP": (".webp",),
+    "AVIF": (".avif", ".avifs"),
+    "JPEG2000": (".jp2", ".j2k", ".jpc", ".jpf", ".jpx", ".j2c"),
+    "QOI": (".qoi",),
+    "SGI": (".sgi", ".rgb", ".rgba", ".bw"),
+    "PSD": (".psd",),
+    "DDS": (".dds",),
+    "ICO": (".ico",),
+}
+_SIXTEEN = ("PNG", "PPM")  # where mode I holds 16 bits, not 32
+_UNSIGNED = {"TGA": (".tga", ".icb", ".vda", ".vst")}  # has no first bytes: by its suffix only
+_SUFFIXES = {suffix for known in (_FORMATS, _UNSIGNED) for s in known.values() for suffix in s}
+KINDS = "PNG, JPEG, WebP, TIFF, GIF, BMP, PGM or other common image"
 
 
 class ImageFiles(TorchDataset[tuple[Tensor, int]]):
     """Images on disk, decoded when fetched, so that nothing needs to fit in memory.
 
-    Reads PNG, JPEG, BMP and PGM of any mode. An image lies as its EXIF orientation says,
-    transparent pixels are white, 16-bit grey keeps its precision, and values lie in 0..1.
+    Reads PNG, JPEG, WebP, TIFF, GIF, BMP, PGM and what else Pillow knows by its first bytes, of
+    any mode with 8 or 16 bits; of several pictures in a file the first. An image lies as its EXIF
+    orientation says, transparent pixels are white, 16-bit grey keeps its precision, and values
+    lie in 0..1. One of more pixels than `likewise.data.limits` allows is refused undecoded.
 
     Args:
         paths: one file per item.
@@ -105,14 +129,24 @@ def read_image(
         InputError: the file cannot be read as an image.
         FileNotFoundError: there is no such file.
     """
-    image = _open(path)
-    if image.mode == "F":  # 16-bit grey, here in 0..255 with fractions
-        image = _resized(image, image_size)
-        pixels = torch.from_numpy(np.array(image)).clamp(0, 255)[None] / 255
-        return pixels.expand(channels, -1, -1)
-    image = _resized(image.convert("L" if channels == 1 else "RGB"), image_size)
-    pixels = torch.from_numpy(np.array(image)).float() / 255
-    return pixels[None] if channels == 1 else pixels.permute(2, 0, 1)
+    return _numbers(_open(path), channels, image_size)
+
+
+def pixels_of(
+    image: Image.Image, *, channels: int | None = None, image_size: tuple[int, int] | None = None
+) -> Float[Tensor, "c h w"]:
+    """A Pillow image as numbers in 0..1, by the rules of `ImageFiles`.
+
+    Args:
+        image: of any mode with 8 or 16 bits.
+        channels: 1 or 3; by default as the image is.
+        image_size: (height, width) to resize to; by default the size it has.
+
+    Raises:
+        InputError: its pixels are floats or of 32 bits.
+    """
+    plain = _plain(image)
+    return _numbers(plain, channels or (1 if _is_grey(plain) else 3), image_size)
 
 
 def fit_images(
@@ -172,37 +206,73 @@ def check_channels(channels: int | None) -> None:
     """Refuse anything but 1, 3 and None."""
     if channels not in (None, 1, 3):
         raise InputError(
-            f"channels must be 1 (grey) or 3 (colour), got {channels!r}. "
-            "Leave it out to take what the first image has."
+            f"must be 1 (grey) or 3 (colour), got {channels!r}. "
+            "Leave it out to take what the first image has.",
+            argument="channels",
         )
 
 
 def _open(path: str | Path) -> Image.Image:
     """The whole image upright: grey or colour of 8 bits, or mode F in 0..255 for 16-bit grey."""
+    name = repr(os.fspath(path))
+    suffix = os.path.splitext(path)[1].lower()
+    formats = (*_FORMATS, *(each for each, known in _UNSIGNED.items() if suffix in known))
+    limit = max_pixels()
     try:
-        with Image.open(path, formats=_FORMATS) as file:
-            image = ImageOps.exif_transpose(file)
-            if image.mode.startswith("I"):
-                values = np.array(image, dtype=np.float32)
-                if "transparency" in image.info:  # the one value that is transparent
-                    values[values == image.info["transparency"]] = 65535
-                return Image.fromarray(values / 257)
-            if image.mode in ("LA", "La", "PA", "RGBA", "RGBa") or "transparency" in image.info:
-                white = Image.new("RGBA", image.size, "white")
-                grey = _is_grey(image)
-                image = Image.alpha_composite(white, image.convert("RGBA"))
-                return image.convert("L" if grey else "RGB")
-            return image.convert("L" if _is_grey(image) else "RGB")
+        with open_regular(path) as file, Image.open(file, formats=formats) as image:
+            check_pixels(name, *image.size)
+            return _plain(image, name)
     except FileNotFoundError as error:
         raise FileNotFoundError(
-            f"image {str(path)!r} must exist, got no such file. Check the path."
+            f"image {name} must exist, got no such file. Check the path."
         ) from error
+    except (Image.DecompressionBombError, Image.DecompressionBombWarning) as error:
+        raise InputError(
+            f"{name} must have at most {limit:,} pixels, got more. "
+            "Resize it, or set LIKEWISE_MAX_PIXELS to allow more."
+        ) from error
+    except (InputError, MemoryError):
+        raise
     except Exception as error:  # decoders raise whatever their parsers meet
         reason = re.sub(r"\s+", " ", str(error)) or type(error).__name__
         raise InputError(
-            f"{str(path)!r} must be a whole PNG, JPEG, BMP or PGM image, got a file that cannot "
-            f"be read ({reason}). Replace or remove it."
+            f"{name} must be a whole {KINDS}, got a file that cannot be read ({reason}). "
+            "Replace or remove it."
         ) from error
+
+
+def _plain(image: Image.Image, name: str = "image") -> Image.Image:
+    """The image upright, grey or colour of 8 bits, or mode F in 0..255 for 16-bit grey."""
+    if image.mode == "F" or (image.mode == "I" and image.format not in _SIXTEEN):
+        raise InputError(
+            f"{name} must have pixels of 8 or 16 bits, got mode {image.mode!r}, which has 32. "
+            "Save it with 8 or 16 bits, or give its numbers as an array."
+        )
+    image = ImageOps.exif_transpose(image)
+    if image.mode.startswith("I"):
+        values = np.array(image, dtype=np.float32)
+        if "transparency" in image.info:  # the one value that is transparent
+            values[values == image.info["transparency"]] = 65535
+        return Image.fromarray(values / 257)
+    if image.mode in ("LA", "La", "PA", "RGBA", "RGBa") or "transparency" in image.info:
+        white = Image.new("RGBA", image.size, "white")
+        grey = _is_grey(image)
+        image = Image.alpha_composite(white, image.convert("RGBA"))
+        return image.convert("L" if grey else "RGB")
+    return image.convert("L" if _is_grey(image) else "RGB")
+
+
+def _numbers(
+    image: Image.Image, channels: int, image_size: tuple[int, int] | None
+) -> Float[Tensor, "c h w"]:
+    """A plain image as numbers in 0..1."""
+    if image.mode == "F":  # 16-bit grey, here in 0..255 with fractions
+        image = _resized(image, image_size)
+        pixels = torch.from_numpy(np.array(image)).clamp(0, 255)[None] / 255
+        return pixels.expand(channels, -1, -1)
+    image = _resized(image.convert("L" if channels == 1 else "RGB"), image_size)
+    pixels = torch.from_numpy(np.array(image)).float() / 255
+    return pixels[None] if channels == 1 else pixels.permute(2, 0, 1)
 
 
 def _is_grey(image: Image.Image) -> bool:

@@ -1,5 +1,6 @@
 """Labels of any kind become int64 codes with names."""
 
+import math
 import re
 from collections.abc import Sequence
 
@@ -54,7 +55,14 @@ def natural_order(name: str) -> tuple[object, ...]:
 
 
 def _as_array(labels: Labels) -> np.ndarray:
-    values = labels.detach().cpu().numpy() if isinstance(labels, Tensor) else np.asarray(labels)
+    given = labels.detach().cpu() if isinstance(labels, Tensor) else labels
+    try:
+        values = np.asarray(given)
+    except ValueError as error:
+        raise InputError(
+            "labels must have shape (n,), one per item, got lists of several lengths. "
+            "Give one label per item."
+        ) from error
     if values.dtype == object and all(isinstance(value, str) for value in values.flat):
         values = values.astype(str)
     if values.ndim != 1:
@@ -62,20 +70,52 @@ def _as_array(labels: Labels) -> np.ndarray:
             f"labels must have shape (n,), one per item, got {values.shape}. "
             "Use .flatten() if it holds one label per item already."
         )
+    # np.asarray turns [1, "a"] into strings, [1, None] into objects; what was meant is unclear.
+    if not isinstance(labels, Tensor) and (
+        values.dtype == object or not isinstance(labels, np.ndarray)
+    ):
+        _check_kinds(list(labels))
     if values.dtype.kind not in "iuU" and len(values):
+        if values.dtype.kind == "f" and np.isnan(values).any():
+            raise _missing("nan", int(np.isnan(values).argmax()))
         raise InputTypeError(
             f"labels must be strings or integers, got {values.dtype}. "
             "Use .astype(int) if they are whole numbers."
         )
-    # np.asarray turns [1, "a"] into strings; what was meant is unclear.
-    if (
-        not isinstance(labels, (Tensor, np.ndarray))
-        and len({isinstance(v, str) for v in labels}) > 1
-    ):
+    return values
+
+
+def _check_kinds(labels: Sequence[object]) -> None:
+    """Refuse labels that are missing, of several kinds, or beyond 64 bits."""
+    kinds = set(map(type, labels))
+    if kinds <= {str} or kinds <= {int}:
+        missing = None
+    else:
+        missing = next((i for i, label in enumerate(labels) if _is_missing(label)), None)
+    if missing is not None:
+        raise _missing(repr(labels[missing]), missing)
+    if len({isinstance(label, str) for label in labels}) > 1:
         raise InputTypeError(
             "labels must be all strings or all integers, got both. Use str(label)."
         )
-    return values
+    if kinds <= {int}:
+        low, high = min(labels, default=0), max(labels, default=0)  # type: ignore[type-var]
+        if low < -(2**63) or high >= 2 ** (63 if low < 0 else 64):  # type: ignore[operator]
+            raise InputError(
+                f"labels must be integers of 64 bits, got {low} to {high}. "
+                "Use str(label) for longer ones."
+            )
+
+
+def _is_missing(label: object) -> bool:
+    return label is None or (isinstance(label, float) and math.isnan(label))
+
+
+def _missing(label: str, position: int) -> InputTypeError:
+    return InputTypeError(
+        f"labels must be strings or integers, got {label} as label {position}. "
+        "Leave items without a label out."
+    )
 
 
 def _check_codes(values: np.ndarray, classes: int) -> Int[Tensor, " n"]:

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Literal, overload
 
 from likewise._checks import check_choice, check_exists
+from likewise._files import read_regular
 from likewise.data.downloads import find_or_download, unpacked
 from likewise.data.images import ImageFiles
 from likewise.data.labels import natural_order
@@ -130,7 +131,7 @@ def _read_folds(file: Path, *, has_folds: bool) -> list[list[tuple[_Image, _Imag
 
 def _lines(file: Path) -> Iterator[tuple[str, list[str]]]:
     """Where each line that is not blank stands, and its cells."""
-    for number, line in enumerate(file.read_text(encoding="utf-8").splitlines(), start=1):
+    for number, line in enumerate(read_regular(file).decode().splitlines(), start=1):
         if line.strip():
             yield f"line {number} of {str(file)!r}", line.split()
 

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from likewise._checks import check_choice
-from likewise.data.datasets import ArrayDataset, as_items
+from likewise.data.datasets import ArrayDataset, stored_items
 from likewise.data.downloads import (
     FASHION_CLASSES,
     HOMES,
@@ -33,19 +33,21 @@ from likewise.data.labels import Labels, encode_labels, natural_order
 from likewise.data.omniglot import omniglot_parts
 from likewise.data.parts import Subset, split_items
 from likewise.data.tables import (
+    PART_OF,
+    Columns,
+    find_columns,
     has_test_arrays,
-    is_path_table,
-    read_header,
     read_npz,
     read_number_table,
     read_path_table,
 )
-from likewise.errors import InputError, InputTypeError
+from likewise.errors import InputError, InputTypeError, MissingFileError
 
 Source = str | Path | tuple[Tensor | np.ndarray, Labels]
 
 NAMES = ("digits", *HOMES)
-SPLITS = ("train", "test")
+SPLITS = ("train", "val", "test")
+TABLES = (".csv", ".tsv")
 _CLUTTER = ("Thumbs.db", "desktop.ini")  # what file managers leave in folders of images
 
 # Labels of Fashion-MNIST, by part: the files themselves do not say what the classes are.
@@ -69,6 +71,8 @@ def load(
     split: str | None = None,
     image_size: int | tuple[int, int] | None = None,
     channels: int | None = None,
+    path_column: str | None = None,
+    label_column: str | None = None,
 ) -> ArrayDataset | ImageFiles | Subset:
     """Labelled data from wherever it is; every part has the codes and names of the whole.
 
@@ -89,11 +93,13 @@ def load(
                             the evaluation set (659 of 20). Classes are "Greek/character01";
                             see `omniglot.alphabets` and `omniglot.one_shot_runs`
     folder of idx files     train-images-idx3-ubyte and so on, gzipped or not; t10k is test
-    folder of folders       one sub-folder of images per class, or these within train/ and
-                            test/, or train/ and val/, which is test; decoded when fetched
-    .csv, path and label    a table of image files, relative to it; parts where it has a
-                            column split; decoded when fetched
-    .csv, label first       then numbers, see `likewise.data.tables.read_number_table`; no parts
+    folder of folders       one sub-folder of images per class, or these within train/, val/ and
+                            test/, or some of them; decoded when fetched
+    .csv or .tsv, path      a table of image files, relative to it; parts where it has a
+    and label               column split; decoded when fetched
+    .csv or .tsv, label     see `likewise.data.tables.find_columns` for headers, separators and
+    and numbers             the place of the label, and `read_number_table` for the numbers;
+                            parts where it has a column split
     .npz                    arrays x and y; with x_test and y_test, these are test, x is train
     (items, labels)         arrays or tensors; no parts
     ======================  ===================================================================
@@ -101,9 +107,14 @@ def load(
     Args:
         source: a name, a path, or a pair of arrays. Names win over paths: write "./mnist" for
             a folder of that name.
-        split: "train", "test", or all together.
+        split: "train", "val" (also called "valid" or "validation"), "test", or all together. A
+            source with the parts train and val only has val as its test part.
         image_size: (height, width) or one number for both; images are resized to it.
         channels: 1 for grey, 3 for colour; by default what the (first) image has.
+        path_column: header of the column of image files in a .csv, if it is none of path, file,
+            filename, image and image_path.
+        label_column: header of the column of labels in a .csv, if it is none of label, class,
+            target, category and species.
 
     Raises:
         FileNotFoundError: no such name or path, or a file that a table lists is not there.
@@ -116,10 +127,14 @@ def load(
         (447, (1, 8, 8), ['0', '1', '2'])
     """
     if split is not None:
+        split = PART_OF.get(split, split)
         check_choice("split", split, SPLITS)
     size = check_image_size(image_size)
     check_channels(channels)
+    columns = _Columns(path_column, label_column)
 
+    if not isinstance(source, (str, Path)) or source == "digits":
+        columns.check_table(None)
     if isinstance(source, (tuple, list)) and len(source) == 2:
         items, labels = source
         parts = {"all": _Part(lambda: items, labels)}
@@ -134,6 +149,7 @@ def load(
 
     path = _find(source)
     where = repr(str(path))
+    columns.check_table(path)
     if source == "omniglot":
         drawn, names = omniglot_parts(path)
         parts = {part: _Part(read, codes) for part, (read, codes) in drawn.items()}
@@ -143,20 +159,26 @@ def load(
             return _load_idx(path, where, split, size, channels)
         case "folder":
             return _load_folder(path, where, split, image_size, channels)
-        case "paths":
-            return _load_path_table(path, where, split, image_size, channels)
-        case "numbers":
-            array, names, scale = read_number_table(path)
-            parts = {"all": _Part(partial(np.asarray, array), names)}
-            return _in_memory(parts, where, split, size, channels, scale=scale)
+        case "table":
+            found = columns.of(path)
+            if found.path is not None:
+                return _load_path_table(path, found, where, split, image_size, channels)
+            return _load_number_table(path, found, where, split, size, channels)
         case _:
             arrays = read_npz(path)
             parts = {part: _Part(partial(np.asarray, x), y) for part, (x, y) in arrays.items()}
             return _in_memory(parts, where, split, size, channels)
 
 
-def has_splits(source: Source) -> bool:
+def has_splits(
+    source: Source, *, path_column: str | None = None, label_column: str | None = None
+) -> bool:
     """Whether `load` can give the parts "train" and "test" of a source; reads next to nothing.
+
+    Args:
+        source: as for `load`, like the rest.
+        path_column: header of the column of image files.
+        label_column: header of the column of labels.
 
     Raises:
         FileNotFoundError: no such name or path.
@@ -173,13 +195,12 @@ def has_splits(source: Source) -> bool:
     path = _find(source)
     match _kind(path):
         case "idx":
-            return set(idx_parts(path)) == set(SPLITS)
+            return set(idx_parts(path)) == {"train", "test"}
         case "folder":
-            return set(_folder_parts(path)) == set(SPLITS)
-        case "paths":
-            return "split" in read_header(path)
-        case "numbers":
-            return False
+            found = set(_folder_parts(path))
+            return "train" in found and bool(found & {"val", "test"})
+        case "table":
+            return _Columns(path_column, label_column).of(path).split is not None
         case _:
             return has_test_arrays(path)
 
@@ -187,26 +208,49 @@ def has_splits(source: Source) -> bool:
 def _find(source: str | Path) -> Path:
     if source in HOMES:
         return unpacked(find_or_download(str(source)), str(source))
-    path = Path(source).expanduser()
+    path = Path(os.path.expanduser(source))  # which leaves users that it does not know
     if not str(source) or not path.exists():
-        raise FileNotFoundError(
-            f"source must be one of {', '.join(NAMES)}, or a path that exists, "
-            f"got {str(source)!r}. Check the spelling."
+        raise MissingFileError(
+            f"must be one of {', '.join(NAMES)}, or a path that exists, got {str(source)!r}. "
+            "Check the spelling.",
+            argument="source",
         )
     return path
 
 
+@dataclass(frozen=True)
+class _Columns:
+    """The columns of a CSV that the caller names."""
+
+    path: str | None
+    label: str | None
+
+    def of(self, table: Path) -> Columns:
+        """What the table has where."""
+        return find_columns(table, path_column=self.path, label_column=self.label)
+
+    def check_table(self, source: Path | None) -> None:
+        """Refuse columns for what is no table."""
+        is_table = source is not None and source.suffix.lower() in TABLES and source.is_file()
+        if (self.path, self.label) != (None, None) and not is_table:
+            raise InputError(
+                "path_column and label_column must be left out unless source is a table, got "
+                f"{self.path!r} and {self.label!r}. Leave both out."
+            )
+
+
 def _kind(path: Path) -> str:
-    """One of idx, folder, paths, numbers, npz."""
+    """One of idx, folder, table, npz."""
     if path.is_dir():
         return "idx" if idx_parts(path) else "folder"
-    if path.suffix.lower() == ".csv":
-        return "paths" if is_path_table(path) else "numbers"
+    if path.suffix.lower() in TABLES:
+        return "table"
     if path.suffix.lower() == ".npz":
         return "npz"
     raise InputError(
-        f"source must be a folder, a .csv or an .npz, got {str(path)!r}. "
-        "Put images into one folder per class."
+        f"must be a folder, a .csv, a .tsv or an .npz, got {str(path)!r}. "
+        "Put images into one folder per class.",
+        argument="source",
     )
 
 
@@ -214,12 +258,18 @@ def _choose(parts: Collection[str], split: str | None, where: str) -> list[str]:
     """The parts to read, refusing one that the source has not."""
     if split is None:
         return list(parts)
+    if split == "test" and "test" not in parts and {"train", "val"} <= set(parts):
+        split = "val"  # the part to test on, where there are two
     if split not in parts:
         known = [part for part in SPLITS if part in parts]
         raise InputError(
-            f"split must be left out, as {where} has no part {split!r}"
-            + (f" but only {known[0]!r}." if known else " and no parts at all.")
-            + " Use split_items or split_by_class to make parts."
+            f"must be left out, as {where} has no part {split!r}"
+            + (
+                f" but only {' and '.join(map(repr, known))}." if known else " and no parts at all."
+            ),
+            argument="split",
+            remedy="Use split_items or split_by_class to make parts.",
+            command="",
         )
     return [split]
 
@@ -247,14 +297,14 @@ def _in_memory(
                 f"{' and '.join(str(tuple(part.shape[1:])) for part in items)}. Resize one."
             )
         tensor = fit_images(torch.cat(items), image_size, channels)
-    except (TypeError, ValueError) as error:
+    except InputError as error:
         raise type(error)(f"{where}: {error}") from error
     labels = torch.cat([codes_of[part] for part in read])
     return ArrayDataset(tensor, labels, class_names or names, scale)
 
 
 def _checked_items(values: Tensor | np.ndarray, codes: Tensor) -> Tensor:
-    items = as_items(values)
+    items = stored_items(values)
     if len(items) != len(codes):
         raise InputError(
             f"labels must be one per item, {len(items)}, got {len(codes)}. "
@@ -269,11 +319,12 @@ def _load_digits(
     from sklearn.datasets import load_digits
 
     digits = load_digits()
-    items = fit_images(as_items(digits.images / 16), image_size, channels)
+    items = fit_images(stored_items(digits.images / 16), image_size, channels)
     data = ArrayDataset(items, digits.target)
     if split is None:
         return data
-    return split_items(data, [0.75, 0.25])[SPLITS.index(split)]
+    parts = dict(zip(("train", "test"), split_items(data, [0.75, 0.25]), strict=True))
+    return parts[_choose(parts, split, "'digits'")[0]]
 
 
 def _load_idx(
@@ -318,9 +369,9 @@ def _load_folder(
 
 
 def _folder_parts(path: Path) -> dict[str, Path]:
-    """Folders of class folders: train/ and test/ where they hold folders, else `path` itself.
+    """Folders of class folders: those of the parts where all hold folders, else `path` itself.
 
-    Beside train/, a folder val/ may take the place of test/, as ImageNet has it.
+    Parts are called train, val (or valid, or validation) and test, as `PART_OF` has them.
     """
     folders = _visible(path, folders=True)
     if not folders:
@@ -330,12 +381,13 @@ def _folder_parts(path: Path) -> dict[str, Path]:
             f"{f'only files such as {found[0].name!r}' if found else 'an empty folder'}. "
             "Put the images of each class into a folder named after it."
         )
-    if all(_visible(folder, folders=True) for folder in folders):
-        found_parts = {folder.name for folder in folders}
-        if found_parts <= set(SPLITS):
-            return {part: path / part for part in SPLITS if part in found_parts}
-        if found_parts == {"train", "val"}:
-            return {"train": path / "train", "test": path / "val"}
+    named = {PART_OF.get(folder.name.lower(), ""): folder for folder in folders}
+    if (
+        "" not in named
+        and len(named) == len(folders)
+        and all(_visible(folder, folders=True) for folder in folders)
+    ):
+        return {part: named[part] for part in SPLITS if part in named}
     return {"all": path}
 
 
@@ -346,14 +398,19 @@ def _files_by_class(path: Path) -> dict[str, list[Path]]:
         if nested:
             raise InputError(
                 f"class folder {str(folder)!r} must hold images only, got the folder "
-                f"{nested[0].name!r}. Only train and test may lie above the class folders."
+                f"{nested[0].name!r}. Only train, val and test may lie above the class folders."
             )
         files = _visible(folder, folders=False)
         for file in files:
             if not is_image_name(file):
                 raise InputError(
-                    f"class folder {str(folder)!r} must hold PNG, JPEG, BMP or PGM images only, "
-                    f"got {file.name!r}. Move it out or convert it."
+                    f"class folder {str(folder)!r} must hold images only, got {file.name!r}. "
+                    "Move it out or convert it."
+                )
+            if not file.is_file():  # a link to nothing is none either
+                raise InputError(
+                    f"class folder {str(folder)!r} must hold image files only, got {file.name!r}, "
+                    "which is no regular file. Remove it."
                 )
         if not files:
             raise InputError(
@@ -379,14 +436,36 @@ def _visible(path: Path, *, folders: bool) -> list[Path]:
 
 def _load_path_table(
     path: Path,
+    columns: Columns,
     where: str,
     split: str | None,
     image_size: int | tuple[int, int] | None,
     channels: int | None,
 ) -> ImageFiles:
-    table = read_path_table(path)
+    table = read_path_table(path, columns)
     codes, names = encode_labels(table.labels)
-    chosen = _choose(set(table.splits or ()), split, where)
-    keep = [split is None or part in chosen for part in table.splits or table.paths]
+    keep = _kept(table.splits, len(table.paths), split, where)
     paths = list(compress(table.paths, keep))
     return ImageFiles(paths, codes[torch.tensor(keep)], names, image_size, channels)
+
+
+def _load_number_table(
+    path: Path,
+    columns: Columns,
+    where: str,
+    split: str | None,
+    image_size: tuple[int, int] | None,
+    channels: int | None,
+) -> ArrayDataset:
+    table = read_number_table(path, columns)
+    codes, names = encode_labels(table.labels)
+    keep = np.array(_kept(table.splits, len(codes), split, where))
+    items = table.items if keep.all() else table.items[keep]
+    parts = {"all": _Part(partial(np.asarray, items), codes[torch.from_numpy(keep)])}
+    return _in_memory(parts, where, None, image_size, channels, names, table.scale)
+
+
+def _kept(splits: Sequence[str] | None, count: int, split: str | None, where: str) -> list[bool]:
+    """Which rows of a table are of the part asked for."""
+    chosen = _choose(set(splits or ()), split, where)
+    return [True] * count if split is None else [part in chosen for part in splits or ()]

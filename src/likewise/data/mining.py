@@ -6,6 +6,7 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from likewise._checks import (
+    as_tensors,
     check_count,
     check_embeddings,
     check_finite,
@@ -64,6 +65,7 @@ def hard_pairs(
         >>> pairs.pairs[~pairs.same].sort().values  # of the four, the nearest two
         tensor([[1, 2]])
     """
+    embeddings, labels = as_tensors(embeddings=embeddings, labels=labels)
     check_embeddings(embeddings)
     check_finite(embeddings, "embeddings")
     check_labels(labels, len(embeddings))

@@ -14,9 +14,11 @@ from PIL import Image
 from torch import Tensor
 
 from likewise._checks import check_exists
+from likewise._files import read_regular
 from likewise.data.datasets import Dataset
 from likewise.data.downloads import find_or_download
 from likewise.data.images import check_image_size, fit_images
+from likewise.data.limits import check_pixels, check_unpacked
 from likewise.errors import InputError
 
 PARTS = {"train": "images_background", "test": "images_evaluation"}
@@ -134,18 +136,24 @@ def _files(folder: Path, part: str) -> tuple[list[str], Read]:
     if (folder / part).is_dir():
         found = [path for path in (folder / part).rglob("*") if path.is_file()]
         names = sorted(path.relative_to(folder / part).as_posix() for path in found)
-        return _visible(names), lambda name: (folder / part / name).read_bytes()
+        return _visible(names), lambda name: read_regular(folder / part / name)
     path = folder / f"{part}.zip"
     check_exists(f"file of {part}", path)
     try:
-        packed = zipfile.ZipFile(io.BytesIO(path.read_bytes()))
+        packed = zipfile.ZipFile(io.BytesIO(read_regular(path)))
     except zipfile.BadZipFile as error:
         raise InputError(
             f"{str(path)!r} must be a whole zip file, got a damaged one. Fetch it again."
         ) from error
     member_of = {name.removeprefix(f"{part}/"): name for name in packed.namelist()}
     files = [name for name in sorted(member_of) if not name.endswith("/")]
-    return _visible(files), lambda name: packed.read(member_of[name])
+
+    def read(name: str) -> bytes:
+        member = packed.getinfo(member_of[name])
+        check_unpacked(f"{name!r} in {str(path)!r}", member.compress_size, member.file_size)
+        return packed.read(member)
+
+    return _visible(files), read
 
 
 def _visible(names: list[str]) -> list[str]:
@@ -158,7 +166,10 @@ def _drawings(files: Sequence[str], read: Read) -> np.ndarray:
     for i, name in enumerate(files):
         try:
             with Image.open(io.BytesIO(read(name)), formats=("PNG",)) as image:
+                check_pixels(repr(name), *image.size)
                 drawing = np.asarray(image.convert("L"))
+        except (InputError, MemoryError):
+            raise
         except Exception as error:  # decoders raise whatever their parsers meet
             raise InputError(
                 f"{name!r} must be a whole PNG image, got one that cannot be read. Fetch it again."

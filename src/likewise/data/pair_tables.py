@@ -1,8 +1,9 @@
 """Pairs and triplets of image files from a CSV, without any class labels."""
 
 import os
+import warnings
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -14,7 +15,11 @@ from likewise.data.triplets import GivenTriplets
 from likewise.errors import InputError
 
 _NAMES = {"path_a": "a", "path_b": "b"}  # other headers of the same columns
-_TRUTH = {"1": True, "true": True, "yes": True, "0": False, "false": False, "no": False}
+_TRUTH = {
+    **dict.fromkeys(("1", "1.0", "true", "yes"), True),  # 1.0 is pandas' 1 beside a missing one
+    **dict.fromkeys(("0", "0.0", "false", "no"), False),
+}
+_SHOWN = 5  # contradictions named in a sentence
 
 
 @dataclass(frozen=True)
@@ -37,7 +42,9 @@ def load_pairs(
 
     The table has the columns a and b (or path_a and path_b), image files relative to its folder,
     and one that tells the truth: same (1 = the same) or different (1 = different), written as
-    1/0, true/false or yes/no. Other columns are ignored. A file that many rows name is one item::
+    1/0, true/false or yes/no. Other columns are ignored, and cells may be separated by commas,
+    semicolons, tabs or bars. A pair that comes again with the same truth counts once, with a
+    warning. A file that many rows name is one item::
 
         a,b,same
         ann/1.jpg,ann/2.jpg,1
@@ -54,7 +61,7 @@ def load_pairs(
     Raises:
         FileNotFoundError: the table, or a file that it names, is not there.
         InputError: a column is missing, or it is called label, which does not say what 1 means;
-            a faulty row; a pair that comes twice; no pairs of both kinds.
+            a faulty row; pairs with two truths; no pairs of both kinds.
     """
     table = read_pair_table(csv_path)
     if table.same is None:
@@ -116,29 +123,50 @@ def read_pair_table(csv_path: str | Path) -> PairTable:
         )
     _check_columns(path, header, ("a", "b", *truth))
     files = _Files(path)
-    rows: dict[tuple[int, int], str] = {}
+    row_of: dict[tuple[int, int], str] = {}
+    truth_of: dict[tuple[int, int], bool | None] = {}
     pairs: list[tuple[int, int]] = []
-    same: list[bool] = []
+    repeats = 0
+    contradictions: list[str] = []
     for where, cells in read_rows(path):
         row = {_NAMES.get(name, name): cell for name, cell in cells.items()}
         a, b = files.positions([row["a"], row["b"]], where)
-        earlier = rows.setdefault((min(a, b), max(a, b)), where)
-        if earlier != where:
-            raise InputError(
-                f"{where} must hold a pair that no other row holds, got the one of "
-                f"{earlier.partition(' of ')[0]}. Remove one."
-            )
-        pairs.append((a, b))
-        for name in truth:
-            value = _TRUTH.get(row[name].lower())
-            if value is None:
-                raise InputError(
-                    f"{where} must have 1 or 0, true or false, yes or no as {name}, got "
-                    f"{row[name]!r}. Correct or remove the row."
-                )
-            same.append(value if name == "same" else not value)
+        told = _truth(where, row, truth[0]) if truth else None
+        pair = (min(a, b), max(a, b))
+        if pair not in row_of:
+            row_of[pair], truth_of[pair] = where, told
+            pairs.append((a, b))
+        elif truth_of[pair] == told:
+            repeats += 1
+        else:
+            number, earlier = (place.partition(" of ")[0] for place in (where, row_of[pair]))
+            contradictions.append(f"{number} says otherwise than {earlier}")
+    if contradictions:
+        few = ", ".join(contradictions[:_SHOWN]) + (", ..." if contradictions[_SHOWN:] else "")
+        raise InputError(
+            f"{str(path)!r} must tell one truth of each pair, got {len(contradictions)} "
+            f"contradictions: {few}. Correct or remove these rows."
+        )
+    if repeats:
+        warnings.warn(
+            f"{str(path)!r} holds {repeats} rows with a pair of an earlier row; each pair counts "
+            "once.",
+            stacklevel=2,
+        )
     _check_rows(path, len(pairs))
+    same = [bool(truth_of[min(a, b), max(a, b)]) for a, b in pairs]
     return PairTable(files.paths, files.names, pairs, same if truth else None)
+
+
+def _truth(where: str, row: Mapping[str, str], column: str) -> bool:
+    """Whether a row says that both sides are the same."""
+    value = _TRUTH.get(row[column].lower())
+    if value is None:
+        raise InputError(
+            f"{where} must have 1 or 0, true or false, yes or no as {column}, got "
+            f"{row[column]!r}. Correct or remove the row."
+        )
+    return value if column == "same" else not value
 
 
 class _Files:

@@ -10,7 +10,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from likewise._checks import check_count
+from likewise._checks import as_floats, as_tensor, check_count
 from likewise.data.datasets import Dataset, items
 from likewise.data.images import read_image
 from likewise.errors import InputError
@@ -71,16 +71,20 @@ class Preprocess:
         return cls(shape, tuple(mean.tolist()), tuple(std.tolist()))
 
     def apply(self, items: Float[Tensor, "n ..."]) -> Float[Tensor, "n ..."]:
-        """Normalised items, shape (n, *item_shape), on their device.
+        """Normalised items, shape (n, *item_shape), float32 on their device.
+
+        Numbers of any type are taken, by the rule of `ArrayDataset`: bytes of images as 0..1.
 
         Raises:
             InputError: the items have another shape.
         """
+        items = as_tensor(items, "items")
         if tuple(items.shape[1:]) != self.item_shape:
             raise InputError(
                 f"items must have shape (n, {', '.join(map(str, self.item_shape))}), "
                 f"got {tuple(items.shape)}. Resize images as the training data was resized."
             )
+        items = as_floats(items)
         shape = (1, -1, 1, 1) if len(self.item_shape) == 3 else (-1,)
         return (items - items.new_tensor(self.mean).view(shape)) / items.new_tensor(self.std).view(
             shape

@@ -60,9 +60,9 @@ def created(name: str, channels: int, size: Sequence[int], **options: Any) -> nn
     return network  # type: ignore[no-any-return]
 
 
-def unsuited(name: str, channels: int, size: Sequence[int]) -> ValueError:
+def unsuited(name: str, channels: int, size: Sequence[int]) -> InputError:
     """The sentence for images that a network does not take."""
-    return ValueError(
+    return InputError(
         f"channels and image_size must suit {name}, got {channels} and {tuple(size)}. "
         "Leave them out for those of its pretrained weights."
     )

@@ -1,15 +1,18 @@
 """`encode`: embeddings of many items, as inference sees them."""
 
+import threading
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from typing import Any, Protocol
 
 import numpy as np
 import torch
 from jaxtyping import Float
 from torch import Tensor, nn
-from torch.utils.data import DataLoader
+from torch.utils.data import default_collate
 
-from likewise._checks import check_count, check_finite
+from likewise import _workers
+from likewise._checks import as_floats, as_tensor, check_count, check_finite
 from likewise.encoders.heads import describe
 from likewise.errors import InputError, InputTypeError
 
@@ -26,10 +29,16 @@ class Items(Protocol):
         ...
 
 
+# Modules that some call of `encode` has in eval mode now, by their id: the module, how many calls
+# use it, and the mode that it is given back in. Encoders may share submodules.
+_in_use: dict[int, tuple[nn.Module, int, bool]] = {}
+_modes = threading.Lock()
+
+
 @torch.no_grad()
 def encode(
     encoder: nn.Module,
-    inputs: Tensor | Items,
+    inputs: Tensor | np.ndarray | Items,
     *,
     batch_size: int = 256,
     preprocess: Callable[[Tensor], Tensor] | None = None,
@@ -38,14 +47,19 @@ def encode(
 ) -> Float[Tensor, "n d"]:
     """Embeddings (n, d) of n items, float32 on the CPU, as inference sees them.
 
-    Items go to the device and, if floating, to the dtype of the encoder's first parameter.
+    Items go to the device and the dtype of the encoder's first parameter, whatever the type of
+    their numbers; bytes of images (uint8 of two dimensions or more) are read as 0..1. Only codes,
+    int32 or int64 for an encoder with an `nn.Embedding`, stay whole.
     Dropout and batch statistics are off during the call. Every submodule is left in the mode it
     was found in and no random number is drawn, so encoding between two training steps changes
-    nothing.
+    nothing. Several threads may encode with one encoder, or with encoders that share submodules:
+    these stay in eval mode until the last of the calls ends. Do not train or call `train()` in one
+    thread while another encodes.
 
     Args:
         encoder: any module from a batch (n, ...) to embeddings (n, d).
-        inputs: items (n, ...), or a map-style dataset of items or (items, labels).
+        inputs: items (n, ...) as a tensor, an array, also memory-mapped, or a list; or a map-style
+            dataset of items or (items, labels). For Pillow images see `data.as_items`.
         batch_size: items encoded at once; the results agree to rounding whatever it is.
         preprocess: applied to each batch on the encoder's device, e.g. `Preprocess.apply`.
         progress: called with (items done, items in all) after each batch.
@@ -64,17 +78,23 @@ def encode(
         raise InputTypeError(f"encoder must be a torch module, got {type(encoder).__name__}.")
     check_count("batch_size", batch_size)
     check_count("workers", workers, least=0)
+    if isinstance(inputs, (list, tuple)):
+        inputs = as_tensor(inputs, "inputs")
+    elif hasattr(inputs, "__array__") and not isinstance(inputs, (Tensor, np.ndarray)):
+        inputs = np.asarray(inputs)
     total = _length(inputs)
+    takes_codes = any(isinstance(m, (nn.Embedding, nn.EmbeddingBag)) for m in encoder.modules())
     first = next(encoder.parameters(), torch.empty(0))
     embeddings: list[Tensor] = []
     done = 0
-    modes = [(module, module.training) for module in encoder.modules()]
-    encoder.eval()
-    try:
+    with _evaluating(encoder):
         for items in _batches(inputs, batch_size, workers):
             items = items.to(first.device)
             if preprocess is not None:
                 items = preprocess(items)
+            is_code = takes_codes and items.dtype in (torch.int32, torch.int64)
+            if not (is_code or items.is_floating_point() or items.is_complex()):
+                items = as_floats(items)
             if items.is_floating_point():
                 items = items.to(first.dtype)
             outputs = encoder(items)
@@ -83,39 +103,66 @@ def encode(
             done += len(items)
             if progress is not None:
                 progress(done, total)
-    finally:
-        for module, mode in modes:
-            module.training = mode
     result = torch.cat(embeddings)
     check_finite(result, "embeddings")
     return result
 
 
-def _length(inputs: Tensor | Items) -> int:
-    unsuited = isinstance(inputs, (list, tuple, dict, str, np.ndarray))
+@contextmanager
+def _evaluating(encoder: nn.Module) -> Iterator[None]:
+    """Every submodule in eval mode while this lasts, in whatever thread, and then as it was."""
+    modules = list(encoder.modules())
+    with _modes:
+        for module in modules:
+            _, users, mode = _in_use.get(id(module), (module, 0, module.training))
+            _in_use[id(module)] = (module, users + 1, mode)
+    try:
+        with _modes:
+            if any(module.training for module in modules):  # else others brought it there
+                encoder.eval()
+        yield
+    finally:
+        with _modes:
+            for module in modules:
+                _, users, mode = _in_use.pop(id(module))
+                if users > 1:
+                    _in_use[id(module)] = (module, users - 1, mode)
+                else:
+                    module.training = mode
+
+
+def _length(inputs: Tensor | np.ndarray | Items) -> int:
+    unsuited = isinstance(inputs, (list, tuple, dict, str))
     if unsuited or not (hasattr(inputs, "__len__") and hasattr(inputs, "__getitem__")):
         raise InputTypeError(
-            f"inputs must be a tensor or a map-style dataset, got {type(inputs).__name__}. "
-            "Use torch.as_tensor(...) for arrays and lists."
+            f"inputs must be numbers (n, ...) or a map-style dataset, got {type(inputs).__name__}. "
+            "Give a tensor, an array, or what lw.data.load gives."
         )
-    if isinstance(inputs, Tensor) and inputs.ndim == 0:
+    if isinstance(inputs, (Tensor, np.ndarray)) and inputs.ndim == 0:
         raise InputError("inputs must have shape (n, ...), got a single number.")
     if len(inputs) == 0:
         raise InputError("inputs must hold at least one item, got none.")
     return len(inputs)
 
 
-def _batches(inputs: Tensor | Items, batch_size: int, workers: int) -> Iterator[Tensor]:
+def _batches(
+    inputs: Tensor | np.ndarray | Items, batch_size: int, workers: int
+) -> Iterator[Tensor]:
     if isinstance(inputs, Tensor):
         yield from torch.split(inputs, batch_size)
         return
-    loader: DataLoader[Any] = DataLoader(
-        inputs,  # type: ignore[arg-type]  # any map-style dataset will do
-        batch_size,
-        num_workers=workers,
+    if isinstance(inputs, np.ndarray):  # a part at a time, as it may be a file of any size
+        for start in range(0, len(inputs), batch_size):
+            yield as_tensor(inputs[start : start + batch_size], "inputs")
+        return
+    loader = _workers.loader(
+        inputs,
+        workers=workers,
+        batch_size=batch_size,
+        collate=_collate,
         generator=torch.Generator(),  # otherwise each loader draws from the global one
     )
-    for batch in loader:
+    for batch in _workers.batches(loader):
         items = batch[0] if isinstance(batch, (tuple, list)) else batch
         if not isinstance(items, Tensor):
             raise InputTypeError(
@@ -123,6 +170,17 @@ def _batches(inputs: Tensor | Items, batch_size: int, workers: int) -> Iterator[
                 f"got {describe(items)}. Wrap the dataset so that it gives the items to encode."
             )
         yield items
+
+
+def _collate(samples: list[Any]) -> Any:
+    sample = samples[0] if samples else None
+    item = sample[0] if isinstance(sample, (tuple, list)) and len(sample) else sample
+    if not isinstance(item, (Tensor, np.ndarray, int, float, np.number)):
+        raise InputTypeError(
+            f"inputs must give tensors or arrays, got {describe(item)}. Wrap the dataset so that "
+            "it gives the items to encode; lw.data.as_inputs(dataset) does so for images."
+        )
+    return default_collate(samples)
 
 
 def _check_outputs(outputs: object, count: int) -> None:

@@ -22,6 +22,7 @@ from likewise.distances import COSINE, Distance, check_distance
 from likewise.encoders import SiameseNet, TripletNet, encode
 from likewise.errors import InputError, InputTypeError
 from likewise.evaluation.retrieval import RetrievalResult, evaluate_retrieval
+from likewise.masks import UNLABELLED
 
 OF_RETRIEVAL = ("precision_at_1", "r_precision", "map_at_r")
 OF_PAIRS = ("roc_auc", "equal_error_rate")
@@ -36,7 +37,8 @@ class EvaluateEpochs:
     `<part>_equal_error_rate` of fixed pairs, half same, half different. Without a gallery each
     item is a query for the others of its part. With one, the gallery is indexed and queries are
     looked up in it alone; those without any item of their class there do not count for
-    retrieval. A part of given pairs has the numbers of pairs only.
+    retrieval. A part of given pairs has the numbers of pairs only. Unlabeled items (−1), of parts
+    and of the gallery, are left out, as nothing is known of what they are the same as.
 
     Epoch 1 is scored, so that what is wrong shows at once, and then each that `every` divides; the
     records of others have no such numbers. These are values without intervals, to follow a
@@ -88,7 +90,7 @@ class EvaluateEpochs:
         _check_parts(parts)
         if not parts:
             raise InputError('parts must hold at least one, got none. Give e.g. {"unseen": ...}.')
-        self.gallery = gallery
+        self.gallery = None if gallery is None else _labeled(gallery)
         self.distance = distance
         self.preprocess = preprocess
         self.every = every
@@ -98,8 +100,8 @@ class EvaluateEpochs:
             else _drawn(name, part, most, per_item, seed)
             for name, part in parts.items()
         }
-        if gallery is not None:
-            _check_gallery(self.parts, gallery)
+        if self.gallery is not None:
+            _check_gallery(self.parts, self.gallery)
 
     @property
     def names(self) -> list[str]:
@@ -149,7 +151,8 @@ class EvaluateEpochs:
 def seen_and_unseen(data: Dataset, trained: Dataset) -> dict[str, Dataset]:
     """The items of classes that were trained on, as "seen", and those of others, as "unseen".
 
-    Items that were trained on themselves are left out, and so is a part without any item.
+    Items that were trained on themselves are left out, and so are unlabeled ones (−1) and a part
+    without any item.
     Classes are told by name, items by their fingerprints.
 
     Example:
@@ -159,7 +162,8 @@ def seen_and_unseen(data: Dataset, trained: Dataset) -> dict[str, Dataset]:
         >>> {name: part.source_indices.tolist() for name, part in parts.items()}
         {'seen': [2], 'unseen': [3, 4]}
     """
-    known = set(items_per_class(trained))
+    data = _labeled(data)
+    known = set(items_per_class(_labeled(trained)))
     is_seen = np.array([name in known for name in data.class_names])[data.labels.numpy()]
     new = ~np.isin(fingerprints(data).numpy(), fingerprints(trained).numpy())
     parts: dict[str, Dataset] = {
@@ -167,6 +171,12 @@ def seen_and_unseen(data: Dataset, trained: Dataset) -> dict[str, Dataset]:
         "unseen": Subset(data, np.flatnonzero(new & ~is_seen)),
     }
     return {name: part for name, part in parts.items() if len(part)}
+
+
+def _labeled(data: Dataset) -> Dataset:
+    """The items with a class; the data itself where all have one."""
+    rows = np.flatnonzero(data.labels.numpy() != UNLABELLED)
+    return data if len(rows) == len(data) else Subset(data, rows)
 
 
 class _Part(NamedTuple):
@@ -191,7 +201,7 @@ def _check_parts(parts: object) -> None:
 
 
 def _drawn(name: str, part: Dataset, most: int, per_item: float, seed: int) -> _Part:
-    chosen = _at_most(part, most, seed)
+    chosen = _at_most(_labeled(part), most, seed)
     counts = items_per_class(chosen)
     if len(counts) < 2 or max(counts.values()) < 2:
         raise InputError(

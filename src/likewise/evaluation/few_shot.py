@@ -11,6 +11,7 @@ from torch import Tensor
 
 from likewise import intervals
 from likewise._checks import (
+    as_tensors,
     check_choice,
     check_count,
     check_embeddings,
@@ -20,6 +21,7 @@ from likewise._checks import (
 )
 from likewise.distances import COSINE, Distance, check_distance
 from likewise.errors import InputError
+from likewise.evaluation._labeled import kept, labeled
 from likewise.evaluation._plain import plain_fields
 from likewise.intervals import FEWEST_GROUPS, Estimate
 
@@ -38,16 +40,18 @@ class FewShotResult:
             encoders asked with the same labels and seed are asked the same episodes.
         classes: how many classes could be drawn.
         left_out: how many could not, as they or their group are too small.
+        unlabeled: how many items had no label.
     """
 
     accuracy: Estimate
     per_episode: Float[Tensor, " e"]
     classes: int
     left_out: int
+    unlabeled: int = 0
 
     def to_dict(self) -> dict[str, object]:
         """All fields but `per_episode`, ready for JSON."""
-        return plain_fields(self, "accuracy", "classes", "left_out")
+        return plain_fields(self, "accuracy", "classes", "left_out", "unlabeled")
 
 
 @dataclass(frozen=True, eq=False)
@@ -107,7 +111,7 @@ def evaluate_few_shot(
 
     Args:
         embeddings: all items, (n, d).
-        labels: their class codes, at least 0, (n,).
+        labels: their class codes, (n,); items labeled -1 are left out and counted.
         ways: classes in an episode, at least 2.
         shots: support items of each class.
         queries: items of each class that are asked about.
@@ -116,13 +120,13 @@ def evaluate_few_shot(
         rule: "nearest", or "center": the mean of a class's support, scaled to length 1 first
             with the cosine distance, as in `matching.class_centers`.
         within: the group of each item, (n,), such as its alphabet; a class is in one group.
-        classes_as_sample: an interval for new classes instead of new episodes.
+        classes_as_sample: an interval for new classes instead of new episodes; with fewer than
+            10 classes (groups) there is none.
         seed: of the episodes.
 
     Raises:
-        InputError: for mismatched shapes, NaN, negative labels, an unknown rule, too few classes
-            of enough items, a class in two groups, or with `classes_as_sample` fewer than 10
-            classes (groups).
+        InputError: for mismatched shapes, NaN, no labeled item, an unknown rule, too few classes
+            of enough items, or a class in two groups.
 
     Source:
         Vinyals, Blundell, Lillicrap, Kavukcuoglu & Wierstra, "Matching Networks for One Shot
@@ -136,15 +140,20 @@ def evaluate_few_shot(
         >>> float(evaluate_few_shot(embeddings, labels, ways=5, shots=2).accuracy)
         1.0
     """
-    _check_queries(embeddings, labels)
+    embeddings, labels, within = as_tensors(embeddings=embeddings, labels=labels, within=within)
+    check_embeddings(embeddings)
+    check_finite(embeddings, "embeddings")
+    has_label = labeled(labels, len(embeddings))
+    if within is not None:
+        check_labels(within, len(labels), "within")
+        (within,) = kept(has_label, within)
+    embeddings, labels = kept(has_label, embeddings, labels)
     check_count("ways", ways, least=2)
     for name, count in (("shots", shots), ("queries", queries), ("episodes", episodes)):
         check_count(name, count)
     check_choice("rule", rule, RULES)
     check_distance(distance)
     items = _Items(labels.cpu(), ways, shots + queries, within)
-    if classes_as_sample:
-        _check_enough(items, grouped=within is not None)
     generator = torch.Generator().manual_seed(seed)
     right, slots = [], []
     for classes, drawn in items.episodes(episodes, shots + queries, generator):
@@ -162,11 +171,13 @@ def evaluate_few_shot(
         accuracy = intervals.jackknife(
             lambda keep: float(per_episode[keep].mean()),
             torch.cat(slots),
+            fewest=FEWEST_GROUPS,
             within=intervals.A_RATE,
         )
     else:
         accuracy = intervals.mean(per_episode, within=intervals.A_RATE)
-    return FewShotResult(accuracy, per_episode, len(items.sizes), items.left_out)
+    unlabeled = int((~has_label).sum())
+    return FewShotResult(accuracy, per_episode, len(items.sizes), items.left_out, unlabeled)
 
 
 @torch.no_grad()
@@ -196,6 +207,7 @@ def evaluate_one_shot_runs(
         >>> print(evaluate_one_shot_runs(support, queries, torch.tensor([[0, 1]])).error_rate)
         0.500 [0.013, 0.987]
     """
+    support, queries, answers = as_tensors(support=support, queries=queries, answers=answers)
     _check_runs(support, queries, answers)
     check_distance(distance)
     chunk = max(1, _ROWS // max(support.shape[1], queries.shape[1]))
@@ -291,7 +303,6 @@ def _nearest(
 
 def _groups(labels: Tensor, within: Tensor, number: np.ndarray, classes: int) -> np.ndarray:
     """The group of each class, numbered from 0."""
-    check_labels(within, len(labels), "within")
     _, group_of_item = np.unique(within.cpu().numpy(), return_inverse=True)
     group = np.zeros(classes, dtype=np.int64)
     group[number] = group_of_item
@@ -302,30 +313,6 @@ def _groups(labels: Tensor, within: Tensor, number: np.ndarray, classes: int) ->
             f"{int(labels[int(split.argmax())])}. Give each group classes of its own."
         )
     return group
-
-
-def _check_queries(embeddings: Tensor, labels: Tensor) -> None:
-    check_embeddings(embeddings)
-    check_finite(embeddings, "embeddings")
-    check_labels(labels, len(embeddings))
-    if len(labels) == 0:
-        raise InputError("labels must be of at least one item, got none. Give items.")
-    if int(labels.min()) < 0:
-        raise InputError(
-            f"labels must be class codes of at least 0, got {int(labels.min())}. "
-            "Leave unlabelled items out."
-        )
-
-
-def _check_enough(items: _Items, *, grouped: bool) -> None:
-    count = len(items.group_sizes if grouped else items.sizes)
-    if count < FEWEST_GROUPS:
-        what = "groups" if grouped else "classes"
-        raise InputError(
-            f"classes_as_sample must have at least {FEWEST_GROUPS} {what} to draw, got {count}. "
-            f"So few say too little about new ones: leave it off, and claim nothing about new "
-            f"{what}."
-        )
 
 
 def _check_runs(support: Tensor, queries: Tensor, answers: Tensor) -> None:

@@ -8,7 +8,7 @@ from jaxtyping import Bool, Float
 from torch import Tensor
 
 from likewise import intervals, metrics
-from likewise.calibration import Goal, best_accuracy, calibrate, goal_name
+from likewise.calibration import Goal, Promise, best_accuracy, calibrate, goal_name
 from likewise.errors import InputError
 from likewise.evaluation._plain import plain_fields
 from likewise.intervals import A_RATE, Estimate
@@ -63,7 +63,8 @@ def evaluate_folds(
 
     Raises:
         InputError: for fewer than two folds, a fold whose pairs are all the same or all
-            different, a distance that is not finite, or a goal that cannot be reached.
+            different, a distance that is not finite, or a goal that cannot be reached or has a
+            confidence.
 
     Source:
         Huang, Ramesh, Berg & Learned-Miller, "Labeled Faces in the Wild", 2007, section V.
@@ -78,6 +79,11 @@ def evaluate_folds(
         raise InputError(
             f"folds must be at least 2, got {len(folds)}. "
             "Each gets its threshold from the others; ten are usual."
+        )
+    if isinstance(goal, Promise):
+        raise InputError(
+            f"goal must have no confidence in folds, got {goal_name(goal)}. Pairs of the other "
+            "folds may share items: use at_most_false_accepts(rate)."
         )
     names = ("accuracy", "true_accept_rate", "false_accept_rate", "roc_auc", "equal_error_rate")
     per_fold: dict[str, list[float]] = {name: [] for name in names}
@@ -113,5 +119,5 @@ def evaluate_folds(
 def _swept(number: int, distances: Tensor, same: Tensor) -> Sweep:
     try:
         return metrics.sweep(distances, same)
-    except (TypeError, ValueError) as error:
+    except InputError as error:
         raise type(error)(f"fold {number}: {error}") from error

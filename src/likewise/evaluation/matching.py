@@ -8,8 +8,9 @@ from jaxtyping import Bool, Int
 from torch import Tensor
 
 from likewise import intervals
-from likewise._checks import check_labels
+from likewise._checks import as_tensor, check_labels
 from likewise.errors import InputError
+from likewise.evaluation._labeled import kept, labeled
 from likewise.evaluation._plain import plain_fields
 from likewise.intervals import Estimate
 from likewise.matching import UNKNOWN, Matches
@@ -21,8 +22,9 @@ class MatchingResult:
 
     A query is *known* if its class is indexed; *accepted* if the answer is a class rather than
     UNKNOWN; *right* if a known one is answered with its class, or any other with UNKNOWN. A
-    number is None where no query is of the kind it is a share of. Intervals are
-    Clopper-Pearson and take queries as independent.
+    number is None where no query is of the kind it is a share of. Queries without a label are
+    left out of every number, and counted. Intervals are Clopper-Pearson and take queries as
+    independent.
 
     Attributes:
         accuracy: share of all queries that are right.
@@ -34,14 +36,16 @@ class MatchingResult:
         recall: share of the known queries that are right; one with the wrong class is missed.
         f1: harmonic mean of precision and recall.
         negative_predictive_value: share of the rejected queries whose class is not indexed.
-        queries: how many there were.
+        queries: how many there were with a label.
+        unlabeled: how many there were without one.
         classes: codes of all classes that are indexed or true, ascending.
         class_names: their names, in the same order.
         confusion: counts; row: true class, column: answer, the last one UNKNOWN, (c, c + 1).
         per_class: by name, share of right answers among queries of the class; classes without
             queries are left out.
-        right: whether each query is right, (q,).
+        right: whether each labeled query is right, (q,).
         truth: their true class codes, (q,).
+        counted: which of the queries given they are, ascending, (q,).
     """
 
     accuracy: Estimate
@@ -54,17 +58,19 @@ class MatchingResult:
     f1: Estimate | None
     negative_predictive_value: Estimate | None
     queries: int
+    unlabeled: int
     classes: list[int]
     class_names: list[str]
     confusion: Int[Tensor, "c c+1"]
     per_class: dict[str, Estimate]
     right: Bool[Tensor, " q"]
     truth: Int[Tensor, " q"]
+    counted: Int[Tensor, " q"]
 
     def to_dict(self) -> dict[str, object]:
         """All fields but those of single queries, ready for JSON."""
-        names = (name for name in self.__dataclass_fields__ if name not in ("right", "truth"))
-        return plain_fields(self, *names)
+        of_queries = ("right", "truth", "counted")
+        return plain_fields(self, *(n for n in self.__dataclass_fields__ if n not in of_queries))
 
 
 def evaluate_matching(
@@ -81,7 +87,8 @@ def evaluate_matching(
 
     Args:
         matches: the answers: matches, or their labels alone, UNKNOWN (-1) where rejected.
-        truth: the true class codes, at least 0, whether indexed or not.
+        truth: the true class codes, whether indexed or not; -1 for unlabeled queries, which are
+            left out and counted. An unknown has the code of a class that is not indexed.
         indexed_classes: codes of the classes that could be answered; the -1 of unlabelled
             items may be among them.
         seen_classes: codes of the classes trained on; without it seen and unseen classes are
@@ -89,8 +96,8 @@ def evaluate_matching(
         class_names: `class_names[code]` is the name of a class; without it, the code.
 
     Raises:
-        InputError: for answers and truth of different length, no query, a negative truth, an
-            answer that is not indexed, or a class without a name.
+        InputError: for answers and truth of different length, no labeled query, an answer that
+            is not indexed, or a class without a name.
 
     Example:
         >>> answers, truth = torch.tensor([0, 1, -1, -1]), torch.tensor([0, 0, 1, 2])
@@ -100,9 +107,11 @@ def evaluate_matching(
         >>> result.confusion.tolist()
         [[1, 1, 0, 0], [0, 0, 0, 1], [0, 0, 0, 1]]
     """
+    truth = as_tensor(truth, "truth")
     answers = matches.labels if isinstance(matches, Matches) else matches
     _check_answers(answers, truth, indexed_classes)
-    answers, truth = answers.cpu().long(), truth.cpu().long()
+    has_label = labeled(truth, len(truth), "truth").cpu()
+    answers, truth = kept(has_label, answers.cpu().long(), truth.cpu().long())
     indexed = _codes(indexed_classes)
     known = torch.isin(truth, indexed)
     accepted = answers != UNKNOWN
@@ -137,12 +146,14 @@ def evaluate_matching(
         else None,
         negative_predictive_value=share(~known, ~accepted),
         queries=len(truth),
+        unlabeled=int((~has_label).sum()),
         classes=classes.tolist(),
         class_names=names,
         confusion=_confusion(answers, truth, classes),
         per_class={name: rate for name, rate in per_class.items() if rate is not None},
         right=right,
         truth=truth,
+        counted=torch.where(has_label)[0],
     )
 
 
@@ -172,15 +183,7 @@ def _check_answers(answers: Tensor, truth: Tensor, indexed_classes: Collection[i
     if not isinstance(truth, Tensor) or truth.ndim != 1:
         got = tuple(truth.shape) if isinstance(truth, Tensor) else type(truth).__name__
         raise InputError(f"truth must be a tensor of shape (q,), got {got}.")
-    check_labels(truth, len(truth), "truth")
     check_labels(answers, len(truth), "matches")
-    if len(truth) == 0:
-        raise InputError("truth must hold at least one query, got none.")
-    if int(truth.min()) < 0:
-        raise InputError(
-            f"truth must be class codes of at least 0, got {int(truth.min())}. "
-            "Give items of no class a code of their own that is not indexed."
-        )
     strangers = set(answers.tolist()) - set(indexed_classes) - {UNKNOWN}
     if strangers:
         raise InputError(

@@ -7,7 +7,14 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from likewise._checks import check_count, check_embeddings, check_finite, check_labels
+from likewise._checks import (
+    as_tensor,
+    as_tensors,
+    check_count,
+    check_embeddings,
+    check_finite,
+    check_labels,
+)
 from likewise.distances import COSINE, Distance, check_distance
 from likewise.errors import InputError
 from likewise.evaluation.retrieval.evaluating import checked_references
@@ -69,6 +76,10 @@ def nearest_wrong(
         >>> found.items.tolist()
         [[1, 2], [0, 3]]
     """
+    references, reference_labels = as_tensors(
+        references=references, reference_labels=reference_labels
+    )
+    embeddings, labels = as_tensors(embeddings=embeddings, labels=labels)
     checked = _checked(embeddings, labels, references, reference_labels)
     return _extreme_pairs(*checked, k, distance, chunk_size, same=False)
 
@@ -96,6 +107,10 @@ def farthest_right(
         >>> found.items.tolist()
         [[2, 3], [0, 1]]
     """
+    references, reference_labels = as_tensors(
+        references=references, reference_labels=reference_labels
+    )
+    embeddings, labels = as_tensors(embeddings=embeddings, labels=labels)
     checked = _checked(embeddings, labels, references, reference_labels)
     return _extreme_pairs(*checked, k, distance, chunk_size, same=True)
 
@@ -120,6 +135,7 @@ def nearest_others(
         >>> nearest_others(torch.eye(3)[[0, 1, 0]]).items.tolist()
         [[0, 2], [1, 0], [2, 0]]
     """
+    embeddings = as_tensor(embeddings, "embeddings")
     check_embeddings(embeddings)
     check_finite(embeddings, "embeddings")
     check_distance(distance)
@@ -168,6 +184,7 @@ def confused_classes(
         >>> first.truth, first.answer, first.count, first.queries, first.examples.tolist()
         (0, 1, 2, 3, [0, 1])
     """
+    answers, truth, distances = as_tensors(answers=answers, truth=truth, distances=distances)
     check_labels(truth, len(truth), "truth")
     check_labels(answers, len(truth), "answers")
     check_count("most", most)

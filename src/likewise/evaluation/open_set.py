@@ -9,8 +9,16 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from likewise import intervals
-from likewise._checks import check_choice, check_labels, check_rate, check_same
+from likewise._checks import (
+    as_tensors,
+    check_choice,
+    check_labels,
+    check_number,
+    check_rate,
+    check_same,
+)
 from likewise.errors import InputError
+from likewise.evaluation._labeled import kept, labeled
 from likewise.evaluation._plain import plain_fields
 from likewise.intervals import A_RATE, FEWEST_GROUPS, Estimate
 from likewise.matching import UNKNOWN
@@ -46,6 +54,7 @@ class OpenSetResult:
         per_class: false negative rate at the threshold of each known class, by name.
         known_total: how many known queries there were.
         unknown_total: how many strangers.
+        unlabeled: how many queries had no label.
         sweep: false positives and right answers at every threshold, for `plots.fnir_curve`; its
             `recall` is 1 less the false negative rate.
     """
@@ -60,6 +69,7 @@ class OpenSetResult:
     per_class: dict[str, Estimate]
     known_total: int
     unknown_total: int
+    unlabeled: int
     sweep: Sweep = field(repr=False)
     _queries: "_Queries" = field(repr=False)
 
@@ -103,17 +113,18 @@ def evaluate_open_set(
     Args:
         distances: what is compared with the threshold; inf where nobody had a vote.
         labels: the label each query gets if accepted, -1 for none; both from `matching.decide`.
-        truth: the true class codes, at least 0, whether indexed or not.
+        truth: the true class codes, whether indexed or not; -1 for unlabeled queries, which are
+            left out and counted.
         known: whether that class is indexed.
         threshold: chosen on other queries.
         class_names: `class_names[code]` is the name of a class; without it, the code.
         within: the range of false positive rates that matters for `inconsistency`.
         leave_out: what intervals leave out: "items", for claims about new items of these classes,
-            or "classes", about new classes, of which there must be 10.
+            or "classes", about new classes; with fewer than 10 of these there is no interval.
 
     Raises:
-        InputError: for wrong shapes, NaN, no known query or no stranger, a stranger whose label
-            is its own class, a range that does not rise, or too few classes to leave out.
+        InputError: for wrong shapes, NaN, no labeled query, no known query or no stranger, a
+            stranger whose label is its own class, or a range that does not rise.
 
     Source:
         Grother, Ngan & Hanaoka, "Face Recognition Vendor Test Part 2: Identification", NISTIR
@@ -130,21 +141,21 @@ def evaluate_open_set(
         >>> float(result.false_negatives(at=0.0))
         0.25
     """
-    _check(distances, labels, truth, known)
+    distances, labels, truth, known = as_tensors(
+        distances=distances, labels=labels, truth=truth, known=known
+    )
+    given = len(_check_distances(distances))
+    distances, labels, truth, known = _labeled(distances, labels, truth, known)
+    unlabeled = given - len(truth)
     check_choice("leave_out", leave_out, ("classes", "items"))
-    if not math.isfinite(threshold):
-        raise InputError(f"threshold must be a finite number, got {threshold}.")
+    check_number("threshold", threshold)
     for rate in within:
         check_rate("within", rate)
     if within[0] >= within[1]:
         raise InputError(f"within must rise, got {within}. Use e.g. (0.001, 0.1).")
     groups = truth if leave_out == "classes" else torch.arange(len(truth))
-    queries = _Queries.of(distances, labels, truth, known, groups)
-    if leave_out == "classes" and (classes := len(torch.unique(truth))) < FEWEST_GROUPS:
-        raise InputError(
-            f"truth must hold at least {FEWEST_GROUPS} classes to leave out, got {classes}. "
-            'Use leave_out="items", and claim nothing about other classes.'
-        )
+    fewest = FEWEST_GROUPS if leave_out == "classes" else 2
+    queries = _Queries.of(distances, labels, truth, known, groups, fewest)
     if leave_out == "items":
         false_positives, false_negatives, balanced = queries.exactly(threshold)
     else:
@@ -168,6 +179,7 @@ def evaluate_open_set(
         per_class=queries.per_class(threshold, class_names),
         known_total=int(queries.known.sum()),
         unknown_total=queries.strangers,
+        unlabeled=unlabeled,
         sweep=queries.sweep(),
         _queries=queries,
     )
@@ -184,10 +196,17 @@ class _Queries:
     answer: Tensor  # row of the label in `classes`, or their number for any other
     classes: Tensor  # codes of the known classes, ascending
     groups: Tensor
+    fewest: int  # groups that an interval needs
 
     @classmethod
     def of(
-        cls, distances: Tensor, labels: Tensor, truth: Tensor, known: Tensor, groups: Tensor
+        cls,
+        distances: Tensor,
+        labels: Tensor,
+        truth: Tensor,
+        known: Tensor,
+        groups: Tensor,
+        fewest: int,
     ) -> "_Queries":
         distances, labels, truth = distances.detach().cpu().double(), labels.cpu(), truth.cpu()
         distances = distances.masked_fill(labels == UNKNOWN, torch.inf)
@@ -204,6 +223,7 @@ class _Queries:
             answer=row.where(classes[row] == labels, len(classes)),
             classes=classes,
             groups=groups.cpu()[order],
+            fewest=fewest,
         )
 
     @property
@@ -217,7 +237,9 @@ class _Queries:
     def left_out(
         self, numbers: Callable[[Tensor], list[float]], within: tuple[float, float] = A_RATE
     ) -> list[Estimate]:
-        return intervals.jackknife_all(numbers, self.groups, most_groups=MOST_PARTS, within=within)
+        return intervals.jackknife_all(
+            numbers, self.groups, most_groups=MOST_PARTS, fewest=self.fewest, within=within
+        )
 
     def least(self, keep: Tensor, at: float) -> float:
         """The least false negative rate that the share `at` of false positives allows."""
@@ -341,7 +363,7 @@ class _Queries:
         )
 
 
-def _check(distances: object, labels: Tensor, truth: Tensor, known: Tensor) -> None:
+def _check_distances(distances: object) -> Tensor:
     if not isinstance(distances, Tensor) or distances.ndim != 1:
         got = tuple(distances.shape) if isinstance(distances, Tensor) else type(distances).__name__
         raise InputError(
@@ -350,19 +372,22 @@ def _check(distances: object, labels: Tensor, truth: Tensor, known: Tensor) -> N
         )
     if bool((distances.isnan() | distances.isneginf()).any()):
         raise InputError("distances must be numbers, or inf where nobody had a vote, got NaN.")
+    return distances
+
+
+def _labeled(
+    distances: Tensor, labels: Tensor, truth: Tensor, known: Tensor
+) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    """The queries that have a label, checked."""
     check_labels(labels, len(distances), "labels")
-    check_labels(truth, len(distances), "truth")
     check_same(known, len(distances), "known")
+    has_label = labeled(truth, len(distances), "truth")
+    distances, labels, truth, known = kept(has_label, distances, labels, truth, known)
     if bool(known.all()) or not bool(known.any()):
         raise InputError(
             "known must hold known queries and strangers, got "
             f"{int(known.sum())} known of {len(known)}. Add queries of classes that are "
             f"{'not ' if bool(known.any()) else ''}indexed."
-        )
-    if int(truth.min()) < 0:
-        raise InputError(
-            f"truth must be class codes of at least 0, got {int(truth.min())}. "
-            "Give items of no class a code of their own that is not indexed."
         )
     if bool((~known & (labels == truth)).any()):
         raise InputError(
@@ -370,3 +395,4 @@ def _check(distances: object, labels: Tensor, truth: Tensor, known: Tensor) -> N
             f"{int((~known & (labels == truth)).sum())} strangers with the label of their own "
             "class. Such a class is indexed."
         )
+    return distances, labels, truth, known

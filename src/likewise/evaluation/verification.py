@@ -11,10 +11,9 @@ from scipy.special import ndtri
 from torch import Tensor
 
 from likewise import intervals, metrics
-from likewise._checks import check_rate
-from likewise.errors import InputError
+from likewise._checks import as_tensors, check_number, check_rate
 from likewise.evaluation._plain import plain_fields
-from likewise.intervals import A_RATE, Estimate, checked_items
+from likewise.intervals import A_RATE, FEWEST_GROUPS, Estimate, checked_items
 from likewise.metrics import Sweep
 from likewise.probability import Probability
 
@@ -144,13 +143,13 @@ def evaluate_verification(
         same: whether the pair truly belongs together.
         threshold: also judge this one; it must have been chosen on other pairs.
         items: the items (or classes) a pair holds, (p, 2), or (p,) where it is one; any
-            integers.
+            integers. With fewer than 10 different ones there are no intervals.
         probability: also judge this one; it must have been fitted on other pairs. Brier score
             and calibration error weigh the pairs so that its prior is the share of same ones.
 
     Raises:
-        InputError: if the pairs are all the same or all different, if a distance is not
-            finite, or if there are fewer than 10 items.
+        InputError: if the pairs are all the same or all different, or if a distance or the
+            threshold is not finite.
 
     Source:
         DeLong, DeLong & Clarke-Pearson, "Comparing the Areas under Two or More Correlated
@@ -162,9 +161,10 @@ def evaluate_verification(
         >>> print(evaluate_verification(distances, same).roc_auc)
         0.889 [0.581, 1.000]
     """
+    distances, same, items = as_tensors(distances=distances, same=same, items=items)
     counts = metrics.sweep(distances, same)
-    if threshold is not None and not math.isfinite(threshold):
-        raise InputError(f"threshold must be a finite number, got {threshold}.")
+    if threshold is not None:
+        check_number("threshold", threshold)
     if items is not None:
         items = checked_items(items, len(same))
     # Sorted once, so that no sweep of the jackknife needs to.
@@ -224,7 +224,9 @@ def _left_out(
 ) -> list[Estimate]:
     """Estimates that leave out items, or random parts of the pairs where there are no items."""
     if items is not None:
-        return intervals.jackknife_all(statistics, items, most_groups=PARTS_OF_ITEMS, within=within)
+        return intervals.jackknife_all(
+            statistics, items, most_groups=PARTS_OF_ITEMS, fewest=FEWEST_GROUPS, within=within
+        )
     estimates = intervals.jackknife_all(
         statistics, torch.arange(pairs), most_groups=PARTS_OF_PAIRS, within=within
     )

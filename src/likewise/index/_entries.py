@@ -2,7 +2,7 @@
 
 import json
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from numbers import Integral
 from typing import Any
 
@@ -10,16 +10,18 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from likewise._checks import check_count, check_embeddings, check_finite
+from likewise._checks import as_embeddings, check_count, check_finite
 from likewise.distances import Distance
 from likewise.errors import InputError, InputTypeError
 
 Values = Sequence[int] | Sequence[str] | np.ndarray[Any, Any] | Tensor
 
+Rows = Tensor | np.ndarray[Any, Any] | Sequence[Any]  # of embeddings
+
 Where = Mapping[str, Any]
 
 UNLABELLED = -1
-LARGEST_ID = 2**63 - 1
+LARGEST_ID = LARGEST_LABEL = 2**63 - 1
 
 
 def check_kind(distance: object, class_names: Sequence[str]) -> None:
@@ -37,8 +39,9 @@ def check_filled(items: int) -> None:
     """Refuse to look anything up among no items."""
     if items == 0:
         raise InputError(
-            "index must hold at least one item before a lookup, got 0. "
-            "Add some with index.add(embeddings, labels=labels)."
+            "index must hold at least one item before a lookup, got 0.",
+            remedy="Add some with index.add(embeddings, labels=labels).",
+            command="Add some with likewise index.",
         )
 
 
@@ -47,37 +50,35 @@ def check_k(k: object, items: int) -> None:
     check_count("k", k)
     if isinstance(k, int) and k > items:
         raise InputError(
-            f"k must be at most {items}, the number of items in the index, got {k}. "
-            "Ask for fewer, or add more items."
+            f"must be at most {items}, the number of items in the index, got {k}. "
+            "Ask for fewer, or add more items.",
+            argument="k",
         )
 
 
-def next_ids(stored: Mapping[Any, int], first: int, count: int) -> range:
-    """Ids for items that come without, where those in `stored` are integers."""
-    if isinstance(next(iter(stored), 0), str):
-        raise InputError(
-            "ids must be given where those in the index are strings, got None. "
-            "Pass ids=, one new string per item."
-        )
-    return range(first, first + count)
-
-
-def checked_rows(name: str, rows: Tensor, dimension: int | None) -> Tensor:
-    """Rows as float32 on the CPU.
+def checked_rows(name: str, rows: Rows, dimension: int | None) -> Tensor:
+    """Rows as float32 on the CPU; a single row as one of one.
 
     Raises:
-        InputTypeError: not a floating tensor.
+        InputTypeError: neither a tensor, an array nor a list, or not of floating point.
         InputError: another shape, NaN or infinity, or another number of columns than `dimension`.
     """
-    check_embeddings(rows, name)
-    rows = rows.detach().to("cpu", torch.float32).contiguous()
-    check_finite(rows, name)
-    if dimension not in (None, rows.shape[1]):
+    given = as_embeddings(rows, name).detach()
+    checked = given.to("cpu", torch.float32).contiguous()
+    # float64 goes further, and what overflows was finite before.
+    if given.dtype == torch.float64 and not bool(torch.isfinite(checked).all()):
+        check_finite(given, name)
+        raise InputError(
+            f"{name} must be finite as float32, got {float(given.abs().max())}. "
+            "Scale the embeddings down."
+        )
+    check_finite(checked, name)
+    if dimension not in (None, checked.shape[1]):
         raise InputError(
             f"{name} must have dimension {dimension}, as the items in the index have, "
-            f"got {rows.shape[1]}. Encode all with the same encoder."
+            f"got {checked.shape[1]}. Encode all with the same encoder."
         )
-    return rows
+    return checked
 
 
 def plain_ids(ids: Values) -> list[int] | list[str]:
@@ -104,19 +105,26 @@ def plain_ids(ids: Values) -> list[int] | list[str]:
     for value in values:
         if not 0 <= value <= LARGEST_ID:
             raise InputError(
-                f"ids must be between 0 and {LARGEST_ID}, got {value}. Use strings for other ids."
+                f"ids must be between 0 and {LARGEST_ID}, got {_shown(value)}. "
+                "Use strings for other ids, such as str(uuid)."
             )
     return [int(value) for value in values]
 
 
 def new_ids(ids: Values, count: int, stored: Mapping[Any, int]) -> list[int] | list[str]:
-    """`count` distinct ids, none of them in `stored`, of the kind that `stored` has.
+    """`count` distinct ids, none of them in `stored`; raises as `plain_ids` and `all_new`."""
+    return all_new(plain_ids(ids), count, stored)
+
+
+def all_new(
+    plain: list[int] | list[str], count: int, stored: Mapping[Any, int]
+) -> list[int] | list[str]:
+    """The ids, of which there are `count`, distinct, and none in `stored` but of its kind.
 
     Raises:
-        InputTypeError: as `plain_ids`, or another kind than in `stored`.
-        InputError: as `plain_ids`, another number than `count`, or an id that is taken.
+        InputTypeError: another kind than in `stored`.
+        InputError: another number than `count`, or an id that is taken.
     """
-    plain = plain_ids(ids)
     check_one_per_item("ids", len(plain), count)
     kind = type(next(iter(stored), plain[0] if plain else 0))
     if plain and type(plain[0]) is not kind:
@@ -145,21 +153,24 @@ def positions_of(ids: Values, stored: Mapping[Any, int]) -> list[int]:
     values = plain_ids(ids)
     if unknown := [value for value in values if value not in stored]:
         raise InputError(
-            f"ids must all be in the index, got unknown {unknown[0]!r}{_and_more(unknown)}. "
-            "index.ids lists those there are."
+            f"must all be in the index, got unknown {unknown[0]!r}{_and_more(unknown)}.",
+            argument="ids",
+            remedy="index.ids lists those there are.",
+            command="likewise lookup tells those there are.",
         )
     return [stored[value] for value in values]
 
 
 def label_codes(
-    labels: Values | None, count: int, class_names: Sequence[str], *, has_codes: bool
+    labels: Values | None, count: int, class_names: Sequence[str], *, has_codes: Callable[[], bool]
 ) -> tuple[list[int], list[str]]:
     """The code of each label, -1 for unlabelled, and all class names with the new ones behind.
 
     Args:
         labels: codes or class names, `count` of them; None for unlabelled.
         class_names: those known; names of labels are looked up there.
-        has_codes: there are stored labels already, which without class_names have no names.
+        has_codes: whether there are stored labels already, which without class_names have no
+            names.
 
     Raises:
         InputTypeError: neither integers nor strings, both, or names where there are codes.
@@ -170,7 +181,7 @@ def label_codes(
     values = _listed("labels", labels)
     check_one_per_item("labels", len(values), count)
     if values and all(isinstance(value, str) for value in values):
-        if has_codes and not class_names:
+        if not class_names and has_codes():
             raise InputTypeError(
                 f"labels must be integers, as those in the index are, got {values[0]!r}. "
                 "Start the index with class_names to use names."
@@ -185,13 +196,18 @@ def label_codes(
     least, most = (min(values), max(values)) if values else (0, -1)
     if least < UNLABELLED:
         raise InputError(
-            f"labels must be at least 0, or -1 for unlabelled, got {least}. "
+            f"labels must be at least 0, or -1 for unlabelled, got {_shown(least)}. "
             "Number the classes from 0."
         )
     if class_names and most >= len(class_names):
         raise InputError(
-            f"labels must be below {len(class_names)}, the number of class names, got {most}. "
-            "Give names instead of codes to add a class."
+            f"labels must be below {len(class_names)}, the number of class names, got "
+            f"{_shown(most)}. Give names instead of codes to add a class."
+        )
+    if most > LARGEST_LABEL:
+        raise InputError(
+            f"labels must be at most {LARGEST_LABEL}, got {_shown(most)}. "
+            "Number the classes from 0, or give their names."
         )
     return [int(value) for value in values], list(class_names)
 
@@ -208,24 +224,6 @@ def metadata_texts(metadata: Sequence[Mapping[str, Any]] | None, count: int) -> 
     values = _listed("metadata", metadata)
     check_one_per_item("metadata", len(values), count)
     return [_json(value) for value in values]
-
-
-def holding(where: Mapping[str, Sequence[str]], texts: Sequence[str]) -> list[bool]:
-    """Which of the metadata, given as JSON, have for every key of `where` one of its values."""
-    holds: dict[str, bool] = {}  # many items share their metadata
-    for text in texts:
-        if text not in holds:
-            facts = json.loads(text)
-            holds[text] = all(
-                key in facts and _same_json(facts[key]) in values for key, values in where.items()
-            )
-    return [holds[text] for text in texts]
-
-
-def _same_json(value: object) -> str:
-    # 1 and 1.0 are the same number, as for `checked_where`.
-    whole = isinstance(value, float) and value.is_integer()
-    return json.dumps(int(value) if whole else value, sort_keys=True)  # type: ignore[call-overload]
 
 
 def check_one_per_item(name: str, got: int, count: int) -> None:
@@ -265,6 +263,12 @@ def _listed(name: str, values: object) -> list[Any]:
 def _is_integer(value: object) -> bool:
     # The first alone would do for most, and the check against Integral is slow.
     return type(value) is int or (isinstance(value, Integral) and not isinstance(value, bool))
+
+
+def _shown(value: int) -> str:
+    # Python refuses to write numbers of thousands of digits.
+    value = int(value)
+    return str(value) if abs(value) < 2**128 else f"a number of {value.bit_length()} bits"
 
 
 def _others(values: list[Any]) -> str:

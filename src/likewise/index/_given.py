@@ -4,46 +4,27 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
-import torch
 from torch import Tensor
 
-from likewise._checks import check_count, check_embeddings, check_finite
 from likewise.errors import InputError, InputTypeError
 from likewise.index._durable.checksums import Integers, keys_of
-from likewise.index._durable.snapshot import Snapshot
-from likewise.index._entries import Values, check_one_per_item, label_codes, plain_ids, positions_of
+from likewise.index._entries import (
+    LARGEST_ID,
+    Rows,
+    Values,
+    all_new,
+    check_one_per_item,
+    checked_rows,
+    label_codes,
+    plain_ids,
+    positions_of,
+)
+from likewise.index._snapshots import NONE, Chunk, Snapshot
 
 
-def checked_embeddings(embeddings: Tensor, name: str, snapshot: Snapshot) -> Tensor:
-    """Embeddings as they are stored: float32 on the CPU.
-
-    Raises:
-        ValueError, TypeError: they are none, or not finite, or of another dimension.
-    """
-    check_embeddings(embeddings, name)
-    embeddings = embeddings.detach().to("cpu", torch.float32).contiguous()
-    check_finite(embeddings, name)
-    if snapshot.facts.dimension not in (None, embeddings.shape[1]):
-        raise InputError(
-            f"{name} must have dimension {snapshot.facts.dimension}, as the items in the index "
-            f"have, got {embeddings.shape[1]}. Encode all with the same encoder."
-        )
-    return embeddings
-
-
-def check_k(k: int, snapshot: Snapshot) -> None:
-    """Refuse a lookup of nothing, in nothing, or of more than there is."""
-    if len(snapshot) == 0:
-        raise InputError(
-            "index must hold at least one item before a lookup, got 0. "
-            "Add some with index.add(embeddings, labels=labels)."
-        )
-    check_count("k", k)
-    if k > len(snapshot):
-        raise InputError(
-            f"k must be at most {len(snapshot)}, the number of items in the index, got {k}. "
-            "Ask for fewer, or add more items."
-        )
+def checked_embeddings(embeddings: Rows, name: str, snapshot: Snapshot) -> Tensor:
+    """Embeddings as they are stored: float32 on the CPU; raises as `checked_rows`."""
+    return checked_rows(name, embeddings, snapshot.facts.dimension)
 
 
 def next_ids(snapshot: Snapshot, count: int) -> list[int]:
@@ -54,6 +35,11 @@ def next_ids(snapshot: Snapshot, count: int) -> list[int]:
             "Pass ids=, one new string per item."
         )
     first = snapshot.facts.next_id
+    if first + count > LARGEST_ID + 1:
+        raise InputError(
+            f"ids must be given where those above {LARGEST_ID} would come next, got None. "
+            "Pass ids=, one new integer per item."
+        )
     return list(range(first, first + count))
 
 
@@ -62,7 +48,7 @@ def rows_of(snapshot: Snapshot, ids: Sequence[Any]) -> Integers:
     is_text = bool(len(ids)) and isinstance(ids[0], str)
     if not len(ids) or is_text != (snapshot.facts.kind == "strings"):
         return np.full(len(ids), -1, dtype=np.int64)
-    rows = snapshot.rows_of(keys_of([_utf8(id_) for id_ in ids] if is_text else ids))
+    rows = snapshot.rows_of(keys_for(snapshot, ids))
     if is_text and (rows >= 0).any():
         there = snapshot.ids_at(rows)
         for at in np.flatnonzero((rows >= 0) & (there != np.array(ids, dtype=np.str_))).tolist():
@@ -71,6 +57,29 @@ def rows_of(snapshot: Snapshot, ids: Sequence[Any]) -> Integers:
                 f"{str(there[at])!r}. Use another id."
             )
     return rows
+
+
+def ids_to_add(snapshot: Snapshot, ids: Values | None, count: int) -> list[int] | list[str]:
+    """The ids of `count` new items, none of them stored.
+
+    Raises:
+        InputTypeError: as `plain_ids` and `all_new`.
+        InputError: as these.
+    """
+    given = next_ids(snapshot, count) if ids is None else plain_ids(ids)
+    rows = np.full(count, -1) if ids is None else rows_of(snapshot, given)
+    return all_new(given, count, stored_among(snapshot, given, rows))
+
+
+def ids_to_put(
+    snapshot: Snapshot, ids: Values, count: int
+) -> tuple[list[int] | list[str], Integers]:
+    """The ids of `count` items, and the rows of those that are stored, which they replace."""
+    given = plain_ids(ids)
+    rows = rows_of(snapshot, given)
+    gone = np.unique(rows[rows >= 0])
+    kind_only = {} if len(gone) else stored_among(snapshot, [], NONE)
+    return all_new(given, count, kind_only), gone
 
 
 def rows_of_all(snapshot: Snapshot, ids: Values) -> Integers:
@@ -85,19 +94,22 @@ def rows_of_all(snapshot: Snapshot, ids: Values) -> Integers:
 
 
 def stored_among(snapshot: Snapshot, ids: Sequence[Any], rows: Integers) -> dict[Any, int]:
-    """Those of `ids` that are stored, by their rows; another one where none of them is.
+    """Those of `ids` that are stored, by their rows; one that no item has where none of them is.
 
     It tells what kind of ids there are.
     """
     found = {id_: row for id_, row in zip(ids, rows.tolist(), strict=True) if row >= 0}
     if not found and len(snapshot):
-        found = {snapshot.ids_at(np.zeros(1, dtype=np.int64)).tolist()[0]: 0}
+        return {"" if snapshot.facts.kind == "strings" else -1: 0}
     return found
 
 
 def codes_of(snapshot: Snapshot, labels: Values | None, count: int) -> tuple[list[int], list[str]]:
     """The code of each label, and all class names with the new ones behind."""
-    has_codes = bool((snapshot.labels >= 0).any())
+
+    def has_codes() -> bool:
+        return bool((snapshot.labels >= 0).any())
+
     return label_codes(labels, count, snapshot.class_names, has_codes=has_codes)
 
 
@@ -114,19 +126,57 @@ def checked_payloads(payloads: Sequence[bytes | None] | None, count: int) -> lis
     return [None if payload is None else bytes(payload) for payload in payloads]
 
 
-def check_storable(ids: Sequence[Any], names: Sequence[str]) -> None:
-    """Refuse text that UTF-8 cannot hold, and strings that the gallery could not tell apart."""
-    texts = [_utf8(id_) for id_ in ids if isinstance(id_, str)]
-    for name in names:
-        _utf8(name)
-    if len(texts) > 1 and len(np.unique(keys_of(texts))) < len(texts):
+def keys_for(snapshot: Snapshot, ids: Sequence[Any]) -> Integers:
+    """Ids as numbers of 64 bits, by which the store finds them."""
+    if not len(ids) or not isinstance(ids[0], str):
+        return keys_of(ids)
+    if snapshot.is_in_memory:  # Python's own hashes are much faster, and die with the process
+        return np.fromiter(map(hash, ids), dtype=np.int64, count=len(ids))
+    return keys_of(_utf8(ids))
+
+
+def check_text(texts: Sequence[str]) -> None:
+    """Refuse text that UTF-8 cannot hold."""
+    _utf8(texts)
+
+
+def check_apart(keys: Integers) -> None:
+    """Refuse new ids, given as numbers, that could not be told apart."""
+    if len(keys) > 1 and len(np.unique(keys)) < len(keys):
         raise InputError("ids must differ in their 64-bit hashes, got two that do not. Use others.")
 
 
-def _utf8(text: str) -> bytes:
+def check_storable(ids: Sequence[Any], names: Sequence[str]) -> None:
+    """Refuse text that UTF-8 cannot hold, and strings that could not be told apart."""
+    check_text(names)
+    check_apart(keys_of(_utf8([id_ for id_ in ids if isinstance(id_, str)])))
+
+
+def chunk_of(
+    snapshot: Snapshot,
+    ids: Sequence[Any],
+    labels: Sequence[int],
+    packed: Tensor,
+    metadata: list[str] | None = None,
+) -> Chunk:
+    """New items behind those of the snapshot.
+
+    Raises:
+        InputError: ids that UTF-8 cannot hold or that could not be told apart.
+    """
+    texts = _utf8(ids) if isinstance(ids[0], str) else None
+    keys = keys_for(snapshot, ids)
+    if texts is not None:
+        check_apart(keys)
+    positions = np.arange(len(ids), dtype=np.int64) + snapshot.facts.next_position
+    codes = np.array(labels, dtype=np.int64)
+    return Chunk(positions, keys, texts, codes, packed.numpy(), NONE, metadata)
+
+
+def _utf8(texts: Sequence[str]) -> list[bytes]:
     try:
-        return text.encode()
+        return [text.encode() for text in texts]
     except UnicodeEncodeError as error:
         raise InputError(
-            f"text must be valid Unicode, got {text!r}. Replace lone surrogates."
+            f"text must be valid Unicode, got {error.object!r}. Replace lone surrogates."
         ) from error

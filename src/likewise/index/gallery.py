@@ -14,24 +14,23 @@ from torch import Tensor
 from likewise.distances import Distance, by_name
 from likewise.index._durable.checksums import Integers
 from likewise.index._durable.copies import backup, merge
-from likewise.index._durable.live import NONE, Additions
-from likewise.index._durable.opening import Asked, opened
-from likewise.index._durable.snapshot import Snapshot
-from likewise.index._entries import Values, metadata_texts, new_ids, plain_ids
+from likewise.index._durable.live import Additions
+from likewise.index._durable.opening import Asked, is_gallery, opened
+from likewise.index._entries import Rows, Values, Where, check_filled, check_k, metadata_texts
 from likewise.index._given import (
-    check_k,
-    check_storable,
+    check_text,
     checked_embeddings,
     checked_payloads,
+    chunk_of,
     codes_of,
-    next_ids,
-    rows_of,
+    ids_to_add,
+    ids_to_put,
     rows_of_all,
-    stored_among,
 )
 from likewise.index._searching.storage import pack, unpack
+from likewise.index._snapshots import NONE, Snapshot
 from likewise.index._summary import Summary, per_class, percentiles
-from likewise.index._where import Filters, checked_where
+from likewise.index._where import Filters, parsed
 from likewise.index.memory import Items, Neighbors
 
 
@@ -40,8 +39,11 @@ class Gallery:
 
     When a verb that writes returns, what it wrote is on disk; when it raises or the process is
     killed, all of it is there or nothing. A folder with an altered byte is opened with exactly
-    what was written, or refused with one sentence. Several threads may look things up while one
-    writes; one process at a time may write, and others may read what it wrote.
+    what was written, or refused with one sentence.
+
+    Any number of threads may read and write one gallery: each call reads the items as of one
+    moment, and writers take turns. One process at a time may write, and others may read what it
+    wrote. A fork of the process is refused; open the gallery in the child.
 
     Args:
         path: a folder, made if it is not there.
@@ -126,6 +128,16 @@ class Gallery:
         return self._live.current.facts.encoder
 
     @property
+    def key(self) -> str:
+        """Random text by which the gallery and copies of it are known, wherever they are."""
+        return self._live.current.facts.key
+
+    @staticmethod
+    def is_at(path: str | Path) -> bool:
+        """Whether there is a gallery, whole or not, in the folder at `path`."""
+        return is_gallery(Path(path))
+
+    @property
     def dimension(self) -> int | None:
         """Length of an embedding; None before the first item."""
         return self._live.newest().facts.dimension
@@ -133,10 +145,7 @@ class Gallery:
     @property
     def ids(self) -> np.ndarray[Any, Any]:
         """Ids in order of insertion, int64 or strings, (n,)."""
-        snapshot = self._live.newest()
-        ids = snapshot.ids_at(np.arange(len(snapshot)))
-        ids.flags.writeable = False
-        return ids
+        return self._live.newest().ids
 
     @property
     def embeddings(self) -> Float[Tensor, "n d"]:
@@ -155,7 +164,7 @@ class Gallery:
 
     def add(
         self,
-        embeddings: Float[Tensor, "n d"],
+        embeddings: Float[Tensor, "n d"] | Rows,
         *,
         labels: Values | None = None,
         ids: Values | None = None,
@@ -165,7 +174,8 @@ class Gallery:
         """Store items, and give back their ids; what is given back is on disk.
 
         Args:
-            embeddings: kept as float32.
+            embeddings: (n, d) or a single vector (d,), of floating point: a tensor, a NumPy array
+                (memory-mapped too) or lists of numbers. Kept as float32.
             labels: one per item: codes >= 0, -1 for unlabelled, or class names. Without, no item
                 has a label.
             ids: one per item, new and distinct: integers >= 0, or non-empty strings, the same
@@ -184,15 +194,13 @@ class Gallery:
             GalleryError: it could not be written; then nothing was.
         """
         with self._live.writing() as snapshot:
-            embeddings = checked_embeddings(embeddings, "embeddings", snapshot)
-            given = next_ids(snapshot, len(embeddings)) if ids is None else plain_ids(ids)
-            stored = stored_among(snapshot, given, rows_of(snapshot, given))
-            added = new_ids(given, len(embeddings), stored)
-            return self._put(snapshot, embeddings, added, labels, metadata, payloads, NONE)
+            rows = checked_embeddings(embeddings, "embeddings", snapshot)
+            added = ids_to_add(snapshot, ids, len(rows))
+            return self._put(snapshot, rows, added, labels, metadata, payloads, NONE)
 
     def upsert(
         self,
-        embeddings: Float[Tensor, "n d"],
+        embeddings: Float[Tensor, "n d"] | Rows,
         *,
         ids: Values,
         labels: Values | None = None,
@@ -204,13 +212,9 @@ class Gallery:
         What was replaced stands at the end and keeps nothing of before. Otherwise as `add`.
         """
         with self._live.writing() as snapshot:
-            embeddings = checked_embeddings(embeddings, "embeddings", snapshot)
-            given = plain_ids(ids)
-            rows = rows_of(snapshot, given)
-            gone = np.unique(rows[rows >= 0])
-            kind_only = {} if len(gone) else stored_among(snapshot, [], NONE)
-            added = new_ids(given, len(embeddings), kind_only)
-            return self._put(snapshot, embeddings, added, labels, metadata, payloads, gone)
+            rows = checked_embeddings(embeddings, "embeddings", snapshot)
+            added, gone = ids_to_put(snapshot, ids, len(rows))
+            return self._put(snapshot, rows, added, labels, metadata, payloads, gone)
 
     def remove(self, ids: Values) -> int:
         """Forget items, and give back how many. Their ids are not handed out again.
@@ -229,7 +233,11 @@ class Gallery:
 
     def clear(self) -> int:
         """Forget all items, and give back how many. Dimension and class names stay."""
-        return self.remove(self.ids)
+        with self._live.writing() as snapshot:
+            if len(snapshot):
+                everything = np.arange(len(snapshot))
+                self._live.commit(class_names=snapshot.class_names, removed=everything)
+            return len(snapshot)
 
     def relabel(self, ids: Values, labels: Values) -> int:
         """Give items other labels, and give back how many were asked for.
@@ -283,30 +291,41 @@ class Gallery:
     @torch.no_grad()
     def lookup(
         self,
-        queries: Float[Tensor, "q d"],
+        queries: Float[Tensor, "q d"] | Rows,
         *,
         k: int = 5,
-        where: Mapping[str, Any] | None = None,
+        where: Where | None = None,
     ) -> Neighbors:
         """The k nearest stored items of each query, equal distances in the order of insertion.
 
         Args:
-            queries: embeddings from the same encoder.
+            queries: embeddings from the same encoder, (q, d) or (d,), as in `add`.
             k: how many; at most `len(self)`.
-            where: what the metadata of a found item must hold: a value for each key, or a list
-                of values of which it has one. Where fewer than k do, rows are padded.
+            where: which items may be found, by their metadata: a value for each key, a list of
+                values, or operators, such as `{"camera": "front", "year": {">=": 2000}}`.
+                Operators are `==`, `in`, `<`, `<=`, `>` and `>=`; numbers compare with numbers,
+                strings with strings. `{"or": [...]}`, `{"and": [...]}` and `{"not": {...}}` hold
+                further dicts. Where fewer than k items pass, rows are padded.
 
         Raises:
             InputError: the gallery is empty, k is larger than it, queries of another dimension
-                or not finite.
+                or not finite, a key in `where` that no item has, an operator that does not exist.
+            InputTypeError: `where` is not a mapping with strings for keys, or JSON cannot hold it.
             GalleryError: the gallery is closed, or what another process wrote is damaged.
         """
         started = time.perf_counter()
-        with self._live.searching(with_folder=where is not None) as snapshot:
-            queries = checked_embeddings(queries, "queries", snapshot)
-            check_k(k, snapshot)
-            allowed = None if where is None else self._allowed(snapshot, where)
-            distances, rows = snapshot.search.nearest(queries, snapshot.packed, k, allowed)
+        if where is None:
+            snapshot, allowed = self._live.newest(), None
+        else:
+            condition = parsed(where)
+            with self._live.reading() as snapshot:
+                check_filled(len(snapshot))
+                texts = self._live.store.metadata_at
+                allowed = torch.from_numpy(self._filters.mask(snapshot, condition, texts))
+        check_filled(len(snapshot))
+        asked = checked_embeddings(queries, "queries", snapshot)
+        check_k(k, len(snapshot))
+        distances, rows = snapshot.search.nearest(asked, snapshot.packed, k, allowed)
         labels = torch.where(rows < 0, -1, snapshot.labels[rows])
         self._seconds.append(time.perf_counter() - started)
         return Neighbors(snapshot.ids_at(rows.numpy()), distances, labels)
@@ -330,8 +349,7 @@ class Gallery:
 
     def wait(self) -> None:
         """Return when the approximate index, if one is being trained, is in use."""
-        with self._live.searching(with_folder=False) as snapshot:
-            snapshot.search.wait()
+        self._live.newest().search.wait()
 
     def backup(self, path: str | Path) -> Path:
         """Copy the gallery as of now into a new folder, while it is in use; gives that back.
@@ -379,15 +397,11 @@ class Gallery:
         codes, names = codes_of(snapshot, labels, len(ids))
         texts = [None if text == "{}" else text for text in metadata_texts(metadata, len(ids))]
         parts = checked_payloads(payloads, len(ids))
-        check_storable(ids, names[len(snapshot.class_names) :])
+        check_text(names[len(snapshot.class_names) :])
         if not ids:
             return np.empty(0, dtype=np.int64)
         packed = pack(embeddings, snapshot.facts.storage)
-        added = Additions(ids, codes, packed, texts, parts)
+        added = Additions(ids, chunk_of(snapshot, ids, codes, packed), texts, parts)
         given_back = np.array(ids)  # what may fail comes before the commit
         self._live.commit(class_names=names, added=added, removed=gone)
         return given_back
-
-    def _allowed(self, snapshot: Snapshot, where: Mapping[str, Any]) -> Tensor:
-        texts = self._live.store.metadata_at
-        return torch.from_numpy(self._filters.mask(snapshot, checked_where(where), texts))

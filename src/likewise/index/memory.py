@@ -1,10 +1,11 @@
 """The index in memory."""
 
-import copy
 import json
 import time
 from collections import deque
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -16,27 +17,30 @@ from likewise._checks import check_choice, check_count
 from likewise.distances import COSINE, Distance
 from likewise.errors import InputError
 from likewise.index._answers import Items, Neighbors
+from likewise.index._durable.facts import Facts
 from likewise.index._entries import (
+    LARGEST_ID,
     UNLABELLED,
+    Rows,
     Values,
     Where,
     check_filled,
     check_k,
     check_kind,
-    checked_rows,
-    holding,
-    label_codes,
     metadata_texts,
-    new_ids,
-    next_ids,
-    plain_ids,
-    positions_of,
 )
-from likewise.index._rows import Rows
-from likewise.index._searching.approximate import Search
-from likewise.index._searching.storage import STORAGES, dimension, pack, unpack
+from likewise.index._given import (
+    checked_embeddings,
+    chunk_of,
+    codes_of,
+    ids_to_add,
+    ids_to_put,
+    rows_of_all,
+)
+from likewise.index._searching.storage import STORAGES, pack, unpack
+from likewise.index._snapshots import NONE, Arrays, Held, Snapshot, facts_after
 from likewise.index._summary import Summary, per_class, percentiles
-from likewise.index._where import checked_where
+from likewise.index._where import Filters, parsed
 
 __all__ = ["Index", "Items", "Neighbors"]
 
@@ -47,6 +51,11 @@ class Index:
     Kept in memory, in order of insertion. Every call either does all that it was asked to, or
     raises and changes nothing. The dimension is set by the first items and stays; embeddings
     of another encoder belong into another index.
+
+    Any number of threads may read and write one index. Each call reads the items as of one moment
+    and waits for no writer; writers take turns. To read several attributes as of one moment, use
+    `state()` or a `copy.copy(index)`, which shares memory with the index but changes alone. After
+    a fork both processes have an index of their own; fork while no other thread uses it.
 
     Args:
         distance: what "near" means. COSINE, EUCLIDEAN, SQUARED_EUCLIDEAN and INNER_PRODUCT are
@@ -85,54 +94,53 @@ class Index:
         self.distance = distance
         self.storage = storage
         self.recall = recall
-        self._class_names = list(class_names)
-        self._embeddings: Rows | None = None
-        self._labels = Rows(torch.empty(0, dtype=torch.int64))
-        self._metadata: list[str] = []  # as JSON, which no later change of the caller's reaches
-        self._positions: dict[Any, int] = {}  # from ids; in order of insertion
-        self._ids: np.ndarray[Any, Any] | None = None  # the keys of _positions, made when needed
-        self._next_id = 0
-        self._search = Search(distance, recall=recall)
+        facts = Facts("", distance.name, None, storage=storage)  # type: ignore[arg-type]
+        self._held = Held(facts, class_names, distance, recall=recall)
+        self._filters = Filters()
         self._seconds: deque[float] = deque(maxlen=1000)  # of recent lookups
 
+    def __copy__(self) -> "Index":
+        # Rows are only ever written behind those that are there, and each has room of its own.
+        return self._copied(self._held.current, lambda array: array)
+
+    def __deepcopy__(self, memo: dict[int, Any]) -> "Index":
+        return self._copied(self._held.current, np.copy)
+
     def __len__(self) -> int:
-        return len(self._positions)
+        return len(self._held.current)
 
     def __repr__(self) -> str:
-        return f"Index({self.distance.name}, {len(self)} items, dimension {self.dimension})"
+        now = self._held.current
+        return f"Index({self.distance.name}, {len(now)} items, dimension {now.facts.dimension})"
 
     @property
     def dimension(self) -> int | None:
         """Length of an embedding; None before the first item."""
-        return None if self._embeddings is None else dimension(self._packed)
+        return self._held.current.facts.dimension
 
     @property
     def ids(self) -> np.ndarray[Any, Any]:
         """Ids in order of insertion, int64 or strings, (n,)."""
-        if self._ids is None:
-            empty = np.empty(0, dtype=np.int64)
-            self._ids = np.array(list(self._positions)) if self._positions else empty
-            self._ids.flags.writeable = False
-        return self._ids
+        return self._held.current.ids
 
     @property
     def embeddings(self) -> Float[Tensor, "n d"]:
         """Embeddings in order of insertion, float32. Shared memory: read, do not write."""
-        return unpack(self._packed)
+        return self._held.current.embeddings
 
     @property
     def labels(self) -> Int[Tensor, " n"]:
         """Label codes in order of insertion, -1 unlabelled. Shared memory: read, do not write."""
-        return self._labels.view
+        return self._held.current.labels
 
     @property
     def class_names(self) -> list[str]:
         """The name of each label code; empty where labels are plain integers."""
-        return list(self._class_names)
+        return list(self._held.current.class_names)
 
     def add(
         self,
-        embeddings: Float[Tensor, "n d"],
+        embeddings: Float[Tensor, "n d"] | Rows,
         *,
         labels: Values | None = None,
         ids: Values | None = None,
@@ -141,7 +149,8 @@ class Index:
         """Store items, and give back their ids.
 
         Args:
-            embeddings: kept as float32 on the CPU.
+            embeddings: (n, d) or a single vector (d,), of floating point: a tensor, a NumPy array
+                (memory-mapped too) or lists of numbers. Kept as float32 on the CPU.
             labels: one per item: codes >= 0, -1 for unlabelled, or class names. Without, no item
                 has a label.
             ids: one per item, new and distinct: integers >= 0, or non-empty strings, the same
@@ -157,26 +166,14 @@ class Index:
                 than the stored items have, an id that is taken, a label without a name.
             InputTypeError: ids or labels of mixed or other kinds, metadata that JSON cannot hold.
         """
-        packed, codes, class_names, added, texts = self._check(embeddings, labels, ids, metadata)
-        count = len(added)
-        if not added:
-            return np.empty(0, dtype=np.int64)
-        new_labels, given_back = torch.tensor(codes), np.array(added)  # before anything changes
-
-        if self._embeddings is None:
-            self._embeddings = Rows(packed[:0])
-        self._embeddings.append(packed)
-        self._labels.append(new_labels)
-        self._class_names = class_names
-        self._metadata += texts
-        self._positions.update(zip(added, range(len(self), len(self) + count), strict=True))
-        self._ids = None
-        self._next_id = max([self._next_id, *(id_ + 1 for id_ in added if isinstance(id_, int))])
-        return given_back
+        with self._writing() as snapshot:
+            rows = checked_embeddings(embeddings, "embeddings", snapshot)
+            added = ids_to_add(snapshot, ids, len(rows))
+            return self._put(snapshot, rows, added, labels, metadata, NONE)
 
     def upsert(
         self,
-        embeddings: Float[Tensor, "n d"],
+        embeddings: Float[Tensor, "n d"] | Rows,
         *,
         ids: Values,
         labels: Values | None = None,
@@ -195,15 +192,10 @@ class Index:
             >>> index.ids.tolist(), index.labels.tolist()
             (['b', 'a', 'c'], [1, 5, 6])
         """
-        plain = plain_ids(ids)
-        stored: list[Any] = [id_ for id_ in dict.fromkeys(plain) if id_ in self._positions]
-        if gone := set(stored):
-            # Tried on an index without the old items, so that a refusal leaves all as it was.
-            trial = copy.copy(self)
-            trial._positions = {i: p for i, p in self._positions.items() if i not in gone}
-            trial._check(embeddings, labels, ids, metadata)
-            self.remove(stored)
-        return self.add(embeddings, labels=labels, ids=ids, metadata=metadata)
+        with self._writing() as snapshot:
+            rows = checked_embeddings(embeddings, "embeddings", snapshot)
+            added, gone = ids_to_put(snapshot, ids, len(rows))
+            return self._put(snapshot, rows, added, labels, metadata, gone)
 
     def relabel(self, ids: Values, labels: Values) -> int:
         """Give items other labels, and give back how many were asked for.
@@ -213,13 +205,15 @@ class Index:
         Raises:
             InputError: an id that is not stored, wrong labels; then nothing is changed.
         """
-        positions = positions_of(ids, self._positions)
-        has_codes = bool((self.labels >= 0).any())
-        codes, names = label_codes(labels, len(positions), self._class_names, has_codes=has_codes)
-        changed = self.labels.clone()  # what a caller took earlier stays as it was
-        changed.numpy()[positions] = codes
-        self._labels, self._class_names = Rows(changed), names
-        return len(positions)
+        with self._writing() as snapshot:
+            rows = rows_of_all(snapshot, ids)
+            codes, names = codes_of(snapshot, labels, len(rows))
+            last = dict(zip(rows.tolist(), codes, strict=True))
+            if last:
+                facts = facts_after(snapshot.facts, added=None, removed=0)
+                changed, new = (np.array(list(part)) for part in (last.keys(), last.values()))
+                self._held.take_in(facts, names, changed=changed, labels=new)
+            return len(rows)
 
     def get(self, ids: Values) -> Items:
         """What is stored under each of `ids`, in their order.
@@ -227,12 +221,13 @@ class Index:
         Raises:
             InputError: an id that is not stored.
         """
-        positions = positions_of(ids, self._positions)
+        snapshot = self._held.current
+        rows = rows_of_all(snapshot, ids)
         return Items(
-            ids=self.ids[positions],
-            embeddings=unpack(self._packed[positions]),
-            labels=self.labels[positions],
-            metadata=[json.loads(self._metadata[position]) for position in positions],
+            ids=snapshot.ids_at(rows),
+            embeddings=unpack(snapshot.packed[rows]),
+            labels=snapshot.labels[rows],
+            metadata=_metadata_at(snapshot, rows),
         )
 
     def metadata(self, ids: Values) -> list[dict[str, Any]]:
@@ -241,7 +236,8 @@ class Index:
         Raises:
             InputError: an id that is not stored.
         """
-        return [json.loads(self._metadata[at]) for at in positions_of(ids, self._positions)]
+        snapshot = self._held.current
+        return _metadata_at(snapshot, rows_of_all(snapshot, ids))
 
     def remove(self, ids: Values) -> int:
         """Forget items, and give back how many. Their ids are not handed out again.
@@ -251,27 +247,17 @@ class Index:
         Raises:
             InputError: an id that is not stored; then nothing is removed.
         """
-        keep = torch.ones(len(self), dtype=torch.bool)
-        keep[positions_of(ids, self._positions)] = False
-        removed = len(self) - int(keep.sum())
-        if removed and self._embeddings is not None:
-            kept = keep.tolist()
-            self._embeddings.keep(keep)
-            self._labels.keep(keep)
-            self._metadata = [m for m, stays in zip(self._metadata, kept, strict=True) if stays]
-            left = [id_ for id_, stays in zip(self._positions, kept, strict=True) if stays]
-            self._positions = dict(zip(left, range(len(left)), strict=True))
-            self._ids = None
-            self._search.keep(keep)
-        return removed
+        with self._writing() as snapshot:
+            return self._forget(snapshot, np.unique(rows_of_all(snapshot, ids)))
 
     def clear(self) -> int:
         """Forget all items, and give back how many. Dimension and class names stay."""
-        return self.remove(self.ids)
+        with self._writing() as snapshot:
+            return self._forget(snapshot, np.arange(len(snapshot)))
 
     @torch.no_grad()
     def lookup(
-        self, queries: Float[Tensor, "q d"], *, k: int = 5, where: Where | None = None
+        self, queries: Float[Tensor, "q d"] | Rows, *, k: int = 5, where: Where | None = None
     ) -> Neighbors:
         """The k nearest stored items of each query.
 
@@ -280,15 +266,18 @@ class Index:
         The query is the first argument of the distance, the item the second.
 
         Args:
-            queries: from the same encoder.
+            queries: embeddings from the same encoder, (q, d) or (d,), as in `add`.
             k: how many; at most `len(self)`.
-            where: what the metadata of a found item must hold: a value for each key, or a list
-                of values of which it has one. Where fewer than k do, rows are padded.
+            where: which items may be found, by their metadata: a value for each key, a list of
+                values, or operators, such as `{"camera": "front", "year": {">=": 2000}}`.
+                Operators are `==`, `in`, `<`, `<=`, `>` and `>=`; numbers compare with numbers,
+                strings with strings. `{"or": [...]}`, `{"and": [...]}` and `{"not": {...}}` hold
+                further dicts. Where fewer than k items pass, rows are padded.
 
         Raises:
             InputError: the index is empty, k is larger than it, queries of another dimension
-                or not finite.
-            InputTypeError: `where` is not a mapping with strings for keys.
+                or not finite, a key in `where` that no item has, an operator that does not exist.
+            InputTypeError: `where` is not a mapping with strings for keys, or JSON cannot hold it.
 
         Example:
             >>> import torch
@@ -298,55 +287,57 @@ class Index:
             >>> found = index.lookup(torch.tensor([[1.0]]), k=2)
             >>> found.ids.tolist(), found.distances.tolist(), found.labels.tolist()
             ([['a', 'b']], [[1.0, 2.0]], [[7, 8]])
+            >>> _ = index.upsert([[0.0], [3.0]], ids=["a", "b"], metadata=[{"year": 1999}, {}])
+            >>> index.lookup([1.0], k=2, where={"year": {">=": 1990, "<": 2000}}).ids.tolist()
+            [['a', '']]
         """
-        check_filled(len(self))
-        queries = checked_rows("queries", queries, self.dimension)
-        check_k(k, len(self))
-        allowed = (
-            None if where is None else torch.tensor(holding(checked_where(where), self._metadata))
-        )
+        snapshot = self._held.current
+        check_filled(len(snapshot))
+        asked = checked_embeddings(queries, "queries", snapshot)
+        check_k(k, len(snapshot))
         started = time.perf_counter()
-        distances, positions = self._search.nearest(queries, self._packed, k, allowed)
+        allowed = None if where is None else self._allowed(snapshot, where)
+        distances, rows = snapshot.search.nearest(asked, snapshot.packed, k, allowed)
         self._seconds.append(time.perf_counter() - started)
-        ids, labels = self.ids[positions.numpy()], self.labels[positions]
+        labels = snapshot.labels[rows]
         if allowed is not None:
-            is_padding = positions < 0
-            ids[is_padding.numpy()] = "" if ids.dtype.kind == "U" else -1
-            labels[is_padding] = UNLABELLED
-        return Neighbors(ids, distances, labels)
+            labels[rows < 0] = UNLABELLED
+        return Neighbors(snapshot.ids_at(rows.numpy()), distances, labels)
 
     def summary(self) -> Summary:
         """What the index holds and how it searches, in numbers."""
+        snapshot = self._held.current
         return Summary(
-            items=len(self),
-            dimension=self.dimension,
+            items=len(snapshot),
+            dimension=snapshot.facts.dimension,
             distance=self.distance.name,
-            search=self._search.kind,
-            measured_recall=self._search.measured_recall,
-            bytes=self._packed.nbytes + self.labels.nbytes + self.ids.nbytes,
+            search=snapshot.search.kind,
+            measured_recall=snapshot.search.measured_recall,
+            bytes=sum(array.nbytes for array in snapshot.arrays),
             lookup_seconds=percentiles(self._seconds),
             storage=self.storage,
             encoder=None,
             batches=0,
-            **per_class(self.labels, self._class_names),
+            **per_class(snapshot.labels, snapshot.class_names),
         )
 
     def wait(self) -> None:
         """Until no approximate index is in training; then answers do not depend on timing."""
-        self._search.wait()
+        self._held.current.search.wait()
 
     def state(self) -> dict[str, Any]:
         """Everything but the distance, in plain arrays and lists, to be saved.
 
         `Index.from_state` is the inverse.
         """
+        snapshot = self._held.current
         return {
-            "embeddings": self.embeddings,
-            "labels": self.labels,
-            "ids": self.ids,
-            "metadata": [json.loads(text) for text in self._metadata],
-            "next_id": self._next_id,
-            "class_names": self.class_names,
+            "embeddings": snapshot.embeddings,
+            "labels": snapshot.labels,
+            "ids": snapshot.ids,
+            "metadata": _metadata_at(snapshot, range(len(snapshot))),
+            "next_id": snapshot.facts.next_id,
+            "class_names": list(snapshot.class_names),
             "storage": self.storage,
             "recall": self.recall,
         }
@@ -370,32 +361,65 @@ class Index:
         embeddings = state["embeddings"]
         if len(embeddings):
             index.add(embeddings, **{name: state[name] for name in ("labels", "ids", "metadata")})
-        elif embeddings.shape[1]:
-            index._embeddings = Rows(pack(embeddings, index.storage))
-        check_count("next_id", state["next_id"], index._next_id)
-        index._next_id = state["next_id"]
+        facts = index._held.current.facts
+        check_count("next_id", state["next_id"], facts.next_id)
+        if state["next_id"] > LARGEST_ID + 1:
+            raise InputError(f"next_id must be at most {LARGEST_ID + 1}, got a larger number.")
+        width = facts.dimension or embeddings.shape[1] or None
+        facts = replace(facts, next_id=state["next_id"], dimension=width)
+        index._held.take_in(facts, index.class_names)
         return index
 
-    @property
-    def _packed(self) -> Tensor:
-        return torch.empty(0, 0) if self._embeddings is None else self._embeddings.view
+    @contextmanager
+    def _writing(self) -> Iterator[Snapshot]:
+        """The newest items, which nobody else changes while this lasts."""
+        with self._held.lock:
+            yield self._held.current
 
-    def _check(
+    def _put(
         self,
+        snapshot: Snapshot,
         embeddings: Tensor,
+        ids: list[int] | list[str],
         labels: Values | None,
-        ids: Values | None,
         metadata: Sequence[Mapping[str, Any]] | None,
-    ) -> tuple[Tensor, list[int], list[str], list[int] | list[str], list[str]]:
-        """What `add` would store, or its refusal: rows, codes, class names, ids, metadata."""
-        embeddings = checked_rows("embeddings", embeddings, self.dimension)
-        count = len(embeddings)
-        has_codes = bool((self.labels >= 0).any())
-        codes, class_names = label_codes(labels, count, self._class_names, has_codes=has_codes)
-        added = new_ids(
-            next_ids(self._positions, self._next_id, count) if ids is None else ids,
-            count,
-            self._positions,
+        gone: np.ndarray[Any, Any],
+    ) -> np.ndarray[Any, Any]:
+        codes, names = codes_of(snapshot, labels, len(ids))
+        texts = metadata_texts(metadata, len(ids))
+        if not ids:
+            return np.empty(0, dtype=np.int64)
+        packed = pack(embeddings, self.storage)
+        chunk = chunk_of(snapshot, ids, codes, packed, texts)
+        facts = facts_after(snapshot.facts, added=chunk, removed=len(gone))
+        given_back = np.array(ids)  # what may fail comes before the change
+        self._held.take_in(facts, names, removed=gone, added=[chunk])
+        return given_back
+
+    def _forget(self, snapshot: Snapshot, gone: np.ndarray[Any, Any]) -> int:
+        if len(gone):
+            facts = facts_after(snapshot.facts, added=None, removed=len(gone))
+            self._held.take_in(facts, snapshot.class_names, removed=gone)
+        return len(gone)
+
+    def _allowed(self, snapshot: Snapshot, where: Where) -> Tensor:
+        def texts(positions: list[int]) -> list[str]:
+            rows = snapshot.rows_at(np.array(positions, dtype=np.int64))
+            return [snapshot.metadata[row] for row in rows.tolist()]
+
+        return torch.from_numpy(self._filters.mask(snapshot, parsed(where), texts))
+
+    def _copied(self, snapshot: Snapshot, take: Any) -> "Index":
+        copied = Index(self.distance, recall=self.recall, storage=self.storage)
+        copied._held.restart(
+            snapshot.facts,
+            snapshot.class_names,
+            arrays=Arrays(*map(take, snapshot.arrays)),
+            metadata=snapshot.metadata[: len(snapshot)],
         )
-        texts = metadata_texts(metadata, count)
-        return pack(embeddings, self.storage), codes, class_names, added, texts
+        copied._seconds.extend(self._seconds)
+        return copied
+
+
+def _metadata_at(snapshot: Snapshot, rows: Any) -> list[dict[str, Any]]:
+    return [json.loads(snapshot.metadata[row]) for row in rows]

@@ -17,9 +17,9 @@ from likewise._checks import check_count
 from likewise.distances import Distance
 from likewise.errors import InputError
 from likewise.index._answers import Items, Neighbors
-from likewise.index._entries import Values, metadata_texts, new_ids, plain_ids
+from likewise.index._entries import Rows, Values, Where, metadata_texts, new_ids, plain_ids
 from likewise.index._given import check_storable, checked_payloads
-from likewise.index._milvus.collections import METRICS, MOST, filter_of
+from likewise.index._milvus.collections import METRICS, MOST
 from likewise.index._milvus.live import MilvusLive
 from likewise.index._milvus.rows import (
     EVERYTHING,
@@ -32,7 +32,7 @@ from likewise.index._milvus.rows import (
 )
 from likewise.index._milvus.search import nearest
 from likewise.index._summary import Summary, per_class, percentiles
-from likewise.index._where import checked_where
+from likewise.index._where import parsed
 
 
 class MilvusGallery:
@@ -153,7 +153,7 @@ class MilvusGallery:
 
     def add(
         self,
-        embeddings: Float[Tensor, "n d"],
+        embeddings: Float[Tensor, "n d"] | Rows,
         *,
         labels: Values | None = None,
         ids: Values | None = None,
@@ -163,7 +163,8 @@ class MilvusGallery:
         """Store items, and give back their ids.
 
         Args:
-            embeddings: kept as float32.
+            embeddings: (n, d) or a single vector (d,), of floating point: a tensor, a NumPy array
+                (memory-mapped too) or lists of numbers. Kept as float32.
             labels: one per item: codes >= 0, -1 for unlabelled, or class names. Without, no item
                 has a label.
             ids: one per item, new and distinct: integers >= 0, or non-empty strings, the same
@@ -183,15 +184,15 @@ class MilvusGallery:
             GalleryError: it could not be written.
         """
         with self._live.writing():
-            embeddings = self._live.checked(embeddings, "embeddings")
-            given = self._live.next_ids(len(embeddings)) if ids is None else plain_ids(ids)
+            rows = self._live.checked(embeddings, "embeddings")
+            given = self._live.next_ids(len(rows)) if ids is None else plain_ids(ids)
             there = dict.fromkeys(self._live.found(given, []), 0)
-            added = new_ids(given, len(embeddings), {**self._live.other_kind(given), **there})
-            return self._put(embeddings, added, labels, metadata, payloads)
+            added = new_ids(given, len(rows), {**self._live.other_kind(given), **there})
+            return self._put(rows, added, labels, metadata, payloads)
 
     def upsert(
         self,
-        embeddings: Float[Tensor, "n d"],
+        embeddings: Float[Tensor, "n d"] | Rows,
         *,
         ids: Values,
         labels: Values | None = None,
@@ -203,11 +204,11 @@ class MilvusGallery:
         What was replaced stands at the end, and keeps nothing of before.
         """
         with self._live.writing():
-            embeddings = self._live.checked(embeddings, "embeddings")
+            rows = self._live.checked(embeddings, "embeddings")
             given = plain_ids(ids)
-            added = new_ids(given, len(embeddings), self._live.other_kind(given))
+            added = new_ids(given, len(rows), self._live.other_kind(given))
             self._live.found(given, [])  # refuses a string whose hash is another's
-            return self._put(embeddings, added, labels, metadata, payloads, is_replacing=True)
+            return self._put(rows, added, labels, metadata, payloads, is_replacing=True)
 
     def remove(self, ids: Values) -> int:
         """Forget items, and give back how many. Their ids are not handed out again.
@@ -294,44 +295,52 @@ class MilvusGallery:
     @torch.no_grad()
     def lookup(
         self,
-        queries: Float[Tensor, "q d"],
+        queries: Float[Tensor, "q d"] | Rows,
         *,
         k: int = 5,
-        where: Mapping[str, Any] | None = None,
+        where: Where | None = None,
     ) -> Neighbors:
         """The k nearest stored items of each query, equal distances in the order of insertion.
 
         Args:
-            queries: embeddings from the same encoder.
+            queries: embeddings from the same encoder, (q, d) or (d,), as in `add`.
             k: how many, at most `len(self)` and at most 16,384.
-            where: only items whose metadata has, for every key given, the value given, or one of
-                them where it is a list. Where fewer than k do, rows are padded: distance inf,
-                label -1, id -1 or "".
+            where: which items may be found, by their metadata: a value for each key, a list of
+                values, or operators, such as `{"camera": "front", "year": {">=": 2000}}`.
+                Operators are `==`, `in`, `<`, `<=`, `>` and `>=`; numbers compare with numbers,
+                strings with strings. `{"or": [...]}`, `{"and": [...]}` and `{"not": {...}}` hold
+                further dicts. Where fewer than k items pass, rows are padded.
+                A range fetches the metadata of all items.
 
         Raises:
             InputError: the gallery is empty, k is larger than it, queries of another dimension
-                or not finite.
+                or not finite, a key in `where` that no item has, an operator that does not exist.
+            InputTypeError: `where` is not a mapping with strings for keys, or JSON cannot hold it.
             GalleryError: Milvus does not answer.
         """
         started = time.perf_counter()
-        wanted = None if where is None else checked_where(where)
+        condition = None if where is None else parsed(where)
         facts = self._live.refresh()
-        queries = self._live.checked(queries, "queries")
+        asked = self._live.checked(queries, "queries")
         check_count("k", k)
         if k > MOST:
             raise InputError(
                 f"k must be at most {MOST}, which Milvus finds at once, got {k}. Ask for fewer."
             )
+        expression = None if facts.dimension is None else ""
+        if condition is not None:
+            self._live.check_enough(k)
+            expression = self._live.expression(condition)
         found = nearest(
             self._live.collections,
             self.distance,
-            queries,
+            asked,
             k,
-            expression=None if facts.dimension is None else filter_of(wanted or {}),
+            expression=expression,
             longest=facts.longest,
             has_strings=facts.kind == "strings",
         )
-        if len(queries) == 0 or bool(found.distances.isinf().any()):
+        if len(asked) == 0 or bool(found.distances.isinf().any()):
             self._live.check_enough(k)
         self._seconds.append(time.perf_counter() - started)
         return found

@@ -4,6 +4,7 @@ import os
 import shutil
 import sqlite3
 import zlib
+from collections import Counter
 from collections.abc import Iterator
 from contextlib import closing, suppress
 from dataclasses import asdict, dataclass, replace
@@ -14,17 +15,20 @@ from uuid import uuid4
 import numpy as np
 import torch
 
+from likewise._files import Lock, sync_folder
 from likewise.errors import GalleryError
 from likewise.index._durable.checksums import part_checksum
-from likewise.index._durable.connection import DATABASE, LOCK, connect, lock
-from likewise.index._durable.damage import is_there, sentence
-from likewise.index._durable.facts import ACKNOWLEDGED, Facts, last_acknowledged, sync_folder
+from likewise.index._durable.connection import DATABASE, LOCK, connect
+from likewise.index._durable.damage import check_regular, is_there, sentence
+from likewise.index._durable.facts import ACKNOWLEDGED, Facts, last_acknowledged
 from likewise.index._durable.live import Additions, Live
-from likewise.index._durable.store import CHUNK, FACTS, as_chunk, name_checksum, row_format
+from likewise.index._durable.store import CHUNK, FACTS, NAME_BYTES, as_chunk, name_checksum, size_of
+from likewise.index._given import chunk_of
+from likewise.index._searching.storage import row_format
 
 _COLUMNS = (
     "SELECT position, id, label, metadata_checksum, payload_checksum, checksum, embedding, "
-    "metadata, payload FROM items WHERE position >= ? AND position < ? ORDER BY position"
+    "metadata, payload FROM items WHERE position >= ? AND position < ? ORDER BY position LIMIT ?"
 )
 Row = tuple[Any, ...]
 
@@ -89,7 +93,7 @@ def repair_gallery(path: str | Path) -> GalleryReport:
     """
     folder = _existing(path)
     try:
-        with closing(lock(folder)):
+        with Lock(folder / LOCK):
             found = check_gallery(folder)
             return found if found.is_whole else _repaired(folder, found)
     except (sqlite3.Error, OSError) as error:
@@ -103,7 +107,7 @@ def _repaired(folder: Path, found: GalleryReport) -> GalleryReport:
     aside.mkdir()
     for file in folder.glob("gallery.*"):
         if file.name != LOCK:
-            shutil.copy2(file, aside)
+            _keep(file, aside / file.name)
     try:
         connection: sqlite3.Connection | None = connect(folder, read_only=True)[0]
     except sqlite3.Error:
@@ -123,6 +127,14 @@ def _repaired(folder: Path, found: GalleryReport) -> GalleryReport:
     return replace(found, damaged_copy=str(aside))
 
 
+def _keep(file: Path, copy: Path) -> None:
+    # Files are only ever replaced below, so a second name keeps one as it was, whatever its size.
+    try:
+        os.link(file, copy, follow_symlinks=True)
+    except OSError:
+        shutil.copy2(file, copy)
+
+
 def _write_anew(part: Path, facts: Facts, connection: sqlite3.Connection | None) -> None:
     names = _names(facts, connection)
     made_for = replace(
@@ -135,16 +147,16 @@ def _write_anew(part: Path, facts: Facts, connection: sqlite3.Connection | None)
     try:
         if connection is None or facts.dimension is None:
             return
-        dtype, _ = row_format(facts)
+        dtype, _ = row_format(facts.storage, facts.dimension)
         for found in _all(connection, facts):
             if not (chunk := [_stripped(row) for row in _whole(found, facts)]):
                 continue
+            ids = [row[1].decode() if facts.kind == "strings" else row[1] for row in chunk]
+            vectors = np.frombuffer(bytearray().join(row[6] for row in chunk), dtype=dtype)
+            packed = torch.from_numpy(vectors).view(len(chunk), -1)
             added = Additions(
-                ids=[row[1].decode() if facts.kind == "strings" else row[1] for row in chunk],
-                labels=[row[2] for row in chunk],
-                packed=torch.from_numpy(
-                    np.frombuffer(bytearray().join(row[6] for row in chunk), dtype=dtype)
-                ).view(len(chunk), -1),
+                ids=ids,
+                chunk=chunk_of(live.current, ids, [row[2] for row in chunk], packed),
                 metadata=[None if row[7] is None else row[7].decode() for row in chunk],
                 payloads=[row[8] for row in chunk],
             )
@@ -155,6 +167,7 @@ def _write_anew(part: Path, facts: Facts, connection: sqlite3.Connection | None)
 
 def _existing(path: str | Path) -> Path:
     folder = Path(path)
+    check_regular(folder)
     if not is_there(folder, DATABASE):
         raise GalleryError(
             f"path must be the folder of a gallery, got {str(folder)!r} without {DATABASE}. "
@@ -165,21 +178,22 @@ def _existing(path: str | Path) -> Path:
 
 def _facts(folder: Path, connection: sqlite3.Connection | None) -> Facts:
     # Of the two places where they stand, the one that knows more.
-    acknowledged = last_acknowledged(folder)
-    with suppress(sqlite3.Error, TypeError, ValueError, KeyError):
+    acknowledged = found = last_acknowledged(folder)
+    with suppress(sqlite3.Error, TypeError, ValueError):
         if connection is not None:
             ((text, checksum),) = connection.execute(FACTS).fetchall()
             facts = Facts.of_text(text)
             if zlib.crc32(text) == checksum:
                 other = acknowledged is not None and acknowledged.key == facts.key
                 if acknowledged is None or not other or facts.batches >= acknowledged.batches:
-                    return facts
-    if acknowledged is None:
+                    found = facts
+    if found is None:
         raise GalleryError(
             f"gallery must say what it is, got {str(folder)!r}, in which that is lost in both "
             "places. Take a backup."
         )
-    return acknowledged
+    most = size_of(folder) // NAME_BYTES  # more cannot have been there
+    return replace(found, names=min(found.names, most))
 
 
 def _names(facts: Facts, connection: sqlite3.Connection | None) -> list[str]:
@@ -189,8 +203,9 @@ def _names(facts: Facts, connection: sqlite3.Connection | None) -> list[str]:
             for code, name, checksum in connection.execute("SELECT * FROM names"):
                 if 0 <= code < len(names) and checksum == name_checksum(code, name):
                     names[code] = name.decode()
-    if len(set(names)) < len(names):
-        names = [name if names.count(name) == 1 else f"{name} {n}" for n, name in enumerate(names)]
+    times = Counter(names)
+    if len(times) < len(names):
+        names = [name if times[name] == 1 else f"{name} {n}" for n, name in enumerate(names)]
     return names
 
 
@@ -205,19 +220,25 @@ def _counted(connection: sqlite3.Connection, facts: Facts) -> tuple[int, int, in
 
 
 def _all(connection: sqlite3.Connection, facts: Facts) -> Iterator[list[Row]]:
-    # Where SQLite cannot read a range of positions, its halves, down to single ones.
-    ranges = [(start, start + CHUNK) for start in range(0, facts.next_position, CHUNK)][::-1]
+    # Where SQLite cannot read a range of positions, its halves, down to single ones; but not
+    # more often than there can be rows, for a range may be forged to have no end.
+    (_, _, file), *_ = connection.execute("PRAGMA database_list").fetchall()
+    tries = 1000 + size_of(Path(os.fsdecode(file)).parent) // 64
+    ranges = [(0, facts.next_position)]
     while ranges:
         start, end = ranges.pop()
         try:
-            found = connection.execute(_COLUMNS, (start, end)).fetchall()
+            found = connection.execute(_COLUMNS, (start, end, CHUNK)).fetchall()
         except sqlite3.Error:
-            if end - start > 1:
+            tries -= 1
+            if end - start > 1 and tries > 0:
                 middle = (start + end) // 2
                 ranges += [(middle, end), (start, middle)]
             continue
         # A damaged tree may give a position twice, or one that was not asked for.
         asked = {row[0]: row for row in found if isinstance(row[0], int) and start <= row[0] < end}
+        if len(found) == CHUNK and asked:
+            ranges.append((max(asked) + 1, end))
         yield [asked[position] for position in sorted(asked)]
 
 

@@ -101,7 +101,8 @@ class KeepingLoss:
         kept: how many items it keeps.
         items: of how many.
         changed: share of the queries that are answered otherwise.
-        accuracy_before: share answered with their own class, by all items; None without truth.
+        accuracy_before: share of the labeled queries answered rightly by all items: with their
+            own class, or with -1 if none of the items is of it; None without truth.
         accuracy_after: the same by the kept items.
     """
 
@@ -139,7 +140,8 @@ def loss_of_keeping(
         embeddings: those of the whole gallery, (n, d).
         labels: theirs, (n,).
         queries: not items of the gallery, (q, d).
-        truth: the right answers, -1 for strangers, (q,); without it no accuracies.
+        truth: the true class codes, (q,); without it no accuracies. Unlabeled queries, -1, do
+            not count in these. An unknown has the code of a class that no item is of.
         threshold: in the unit of the distance; without it every query is accepted.
         distance: what near means.
 
@@ -182,14 +184,21 @@ def loss_of_keeping(
     def share(of: Tensor) -> Estimate:
         return intervals.binomial(int(of.sum()), len(of))
 
+    right = has_label = None
+    if truth is not None:
+        truth = truth.cpu()
+        right, has_label = truth.where(torch.isin(truth, labels), -1), truth != -1
+
+    def accuracy(answer: Int[Tensor, " q"]) -> Estimate | None:
+        return None if right is None else share((answer == right)[has_label])
+
     before, after = answers(torch.arange(len(embeddings))), answers(positions)
-    right = None if truth is None else truth.cpu()
     return KeepingLoss(
         kept=len(positions),
         items=len(embeddings),
         changed=share(before != after),
-        accuracy_before=None if right is None else share(before == right),
-        accuracy_after=None if right is None else share(after == right),
+        accuracy_before=accuracy(before),
+        accuracy_after=accuracy(after),
     )
 
 

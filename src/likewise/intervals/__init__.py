@@ -9,6 +9,7 @@ from likewise.intervals.leaving_out import (
     jackknife_all,
     leave_out,
     merge_groups,
+    too_few,
 )
 from likewise.intervals.means import mean
 from likewise.intervals.shares import binomial, f1
@@ -27,4 +28,5 @@ __all__ = [
     "leave_out",
     "mean",
     "merge_groups",
+    "too_few",
 ]

@@ -6,7 +6,8 @@ from dataclasses import dataclass
 
 from scipy.special import stdtrit
 
-from likewise.errors import InputError
+from likewise._checks import is_finite_number
+from likewise.errors import InputError, InputTypeError
 
 ANYWHERE = (-math.inf, math.inf)
 A_RATE = (0.0, 1.0)
@@ -56,7 +57,7 @@ class Estimate:
             )
         numbers = [fields["value"], fields["low"], fields["high"]]
         for number in numbers:
-            if isinstance(number, bool) or not isinstance(number, (int, float, type(None))):
+            if number is not None and not is_finite_number(number):
                 raise InputError(f"an estimate must hold numbers or None, got {number!r}.")
         if not isinstance(fields["method"], str):
             raise InputError(f"an estimate's method must be text, got {fields['method']!r}.")
@@ -87,6 +88,8 @@ def without_interval(value: float, why: str) -> Estimate:
 
 def check_confidence(confidence: float) -> None:
     """Refuse a confidence outside (0, 1)."""
+    if isinstance(confidence, bool) or not isinstance(confidence, (int, float)):
+        raise InputTypeError(f"confidence must be a number, got {confidence!r}. Use e.g. 0.95.")
     if not 0 < confidence < 1:
         raise InputError(
             f"confidence must be between 0 and 1, exclusive, got {confidence}. Use e.g. 0.95."

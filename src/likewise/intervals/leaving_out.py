@@ -22,7 +22,7 @@ from likewise.intervals.estimate import (
 )
 
 FEWEST_GROUPS = 10
-"""With fewer items or classes no claim is made about others: every evaluation asks for these."""
+"""Items or classes that an interval for new ones needs; with fewer there is no interval."""
 
 
 class WithoutEach(NamedTuple):
@@ -45,6 +45,7 @@ def jackknife(
     *,
     confidence: float = 0.95,
     most_groups: int = 100,
+    fewest: int = 2,
     within: tuple[float, float] = ANYWHERE,
 ) -> Estimate:
     """A statistic of grouped rows, with its leave-one-group-out interval.
@@ -70,14 +71,15 @@ def jackknife(
         groups: the group of each row, (n,), or its groups, (n, s); any integers.
         confidence: between 0 and 1, exclusive.
         most_groups: at least 2.
+        fewest: with fewer groups there is no interval, at least 2.
         within: the range the statistic can have; (0.0, 1.0) for a rate. The bounds stay in it.
 
     Returns:
-        The estimate; without an interval if the statistic is undefined without one of the
-        groups, or has the same value without any of them.
+        The estimate; without an interval if there are too few groups, or if the statistic is
+        undefined without one of the groups, or has the same value without any of them.
 
     Raises:
-        InputError: if there are fewer than two groups.
+        InputError: if `groups` are no integers of shape (n,) or (n, s).
 
     Source:
         Tukey, "Bias and Confidence in Not-Quite Large Samples", 1958; Efron & Stein, "The
@@ -94,6 +96,7 @@ def jackknife(
         groups,
         confidence=confidence,
         most_groups=most_groups,
+        fewest=fewest,
         within=within,
     )
     return estimate
@@ -105,11 +108,14 @@ def jackknife_all(
     *,
     confidence: float = 0.95,
     most_groups: int = 100,
+    fewest: int = 2,
     within: tuple[float, float] = ANYWHERE,
 ) -> list[Estimate]:
     """Like `jackknife`, for several statistics that share their work; one estimate each."""
     check_confidence(confidence)
-    found = leave_out(statistics, groups, most_groups=most_groups)
+    found = leave_out(statistics, groups, most_groups=most_groups, fewest=fewest)
+    if not len(found.without):
+        return [too_few(float(value), found.groups, fewest) for value in found.whole]
     return [
         from_left_out(
             float(value), without, groups=found.groups, confidence=confidence, within=within
@@ -123,20 +129,25 @@ def leave_out(
     groups: Int[Tensor, "n *slots"],
     *,
     most_groups: int = 100,
+    fewest: int = 2,
 ) -> WithoutEach:
-    """The statistics of all rows and without each part of the groups; see `jackknife`."""
+    """The statistics of all rows and without each part of the groups; see `jackknife`.
+
+    With fewer than `fewest` groups none is left out, and `without` has no rows.
+    """
     check_count("most_groups", most_groups, least=2)
+    check_count("fewest", fewest, least=2)
     if not isinstance(groups, Tensor) or groups.is_floating_point() or groups.ndim not in (1, 2):
         raise InputError(
             "groups must be an integer tensor of shape (n,) or (n, s), "
             f"got {_describe(groups)}. Give one row of group numbers per row of the data."
         )
+    if not len(groups):
+        raise InputError("groups must hold at least one row, got none. Give data.")
     names, group = np.unique(groups.cpu().numpy(), return_inverse=True)
-    if len(names) < 2:
-        raise InputError(
-            f"groups must hold at least 2 different groups, got {len(names)}. "
-            "Nothing can be learnt about their spread from one."
-        )
+    whole = torch.tensor(statistics(torch.ones(len(groups), dtype=torch.bool)), dtype=torch.float64)
+    if len(names) < fewest:
+        return WithoutEach(whole, whole.new_empty(0, len(whole)), len(names))
     parts = merge_groups(len(names), most_groups)
     part = parts.numpy()[group].reshape(len(groups), -1)
     slots = torch.from_numpy(part.T.astype(np.int32))
@@ -147,12 +158,14 @@ def leave_out(
             kept &= slot != left_out
         return kept
 
-    whole = statistics(torch.ones(len(groups), dtype=torch.bool))
     without = [statistics(keep(left_out)) for left_out in range(int(parts.max()) + 1)]
-    return WithoutEach(
-        torch.tensor(whole, dtype=torch.float64),
-        torch.tensor(without, dtype=torch.float64),
-        len(names),
+    return WithoutEach(whole, torch.tensor(without, dtype=torch.float64), len(names))
+
+
+def too_few(value: float, groups: int, fewest: int = FEWEST_GROUPS) -> Estimate:
+    """A value without an interval, as there are too few groups to tell about others."""
+    return without_interval(
+        value, f"an interval for other items or classes needs {fewest}, there are {groups}"
     )
 
 
@@ -194,6 +207,8 @@ def from_left_out(
             "Leave out at least two parts, one after the other."
         )
     left = without.detach().cpu().double().numpy()
+    if math.isnan(value):
+        return without_interval(value, "it is undefined")
     if not np.isfinite(left).all():
         return without_interval(value, "it is undefined without some of the groups")
     parts = len(left)
@@ -217,7 +232,7 @@ def checked_items(items: object, pairs: int) -> Int[Tensor, "p s"]:
     """The items (or classes) that each pair holds, as groups to be left out, (p, s).
 
     Raises:
-        InputError: for anything but a row per pair, or fewer than 10 different items.
+        InputError: for anything but a row per pair.
         InputTypeError: for numbers that are no integers.
     """
     if not isinstance(items, Tensor) or items.ndim not in (1, 2) or len(items) != pairs:
@@ -228,12 +243,6 @@ def checked_items(items: object, pairs: int) -> Int[Tensor, "p s"]:
         )
     if items.is_floating_point() or items.dtype == torch.bool:
         raise InputTypeError(f"items must be integers, got {items.dtype}. Use items.long().")
-    distinct = len(np.unique(items.cpu().numpy()))
-    if distinct < FEWEST_GROUPS:
-        raise InputError(
-            f"items must name at least {FEWEST_GROUPS} different items (or classes), got "
-            f"{distinct}. Leave items out, and claim nothing beyond these."
-        )
     return items.cpu().reshape(pairs, -1)
 
 

@@ -8,7 +8,6 @@ import torch
 import torch.nn.functional as F
 from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
-from torch.autograd.function import once_differentiable
 
 from likewise._checks import (
     check_count,
@@ -18,16 +17,20 @@ from likewise._checks import (
     check_rate,
     check_same_width,
 )
+from likewise.distances import COSINE
 from likewise.errors import InputError
-from likewise.losses.facts import spread
+from likewise.losses._shown import shown
+from likewise.losses.facts import mean_over, spread
+from likewise.masks import UNLABELLED, labeled_among
 
 
 class ToCenters(NamedTuple):
     """A batch compared with the centres of c classes, those of one class side by side."""
 
     distances: Float[Tensor, "n c k"]  # cosine distances to each of the k centres of a class
-    own: Int[Tensor, " n"]  # the column of the item's own class
+    own: Int[Tensor, " n"]  # the column of the item's own class; -1 of an unlabeled item
     centers: Float[Tensor, "c k d"]
+    labeled: Bool[Tensor, " n"] | None  # which items have a class; None if known to be all
 
     @property
     def nearest(self) -> Float[Tensor, "n c"]:
@@ -41,6 +44,15 @@ class ToCenters(NamedTuple):
         """Whether the column is that of the item's own class."""
         columns = torch.arange(self.distances.shape[1], device=self.own.device)
         return self.own[:, None] == columns[None, :]
+
+    def shown(self, value: Float[Tensor, ""]) -> Float[Tensor, ""]:
+        """The value; NaN if a number of an unlabeled item, which costs nothing, is not finite."""
+        return value if self.labeled is None else shown(value, self.distances, self.centers)
+
+    def at_own(self, values: Float[Tensor, "n c"]) -> Float[Tensor, " n"]:
+        """The value at the item's own class; at any class for an unlabeled item."""
+        own = self.own if self.labeled is None else self.own.clamp(min=0)
+        return values.gather(1, own[:, None]).squeeze(1)
 
 
 class ClassCenters(nn.Module):
@@ -96,15 +108,18 @@ class ClassCenters(nn.Module):
         size = max(math.ceil(self.share * self.class_count), len(labels))
         if self.training and size < self.class_count:
             classes = self._draw(labels, size)
-            own = torch.searchsorted(classes, labels)
+            own = torch.searchsorted(classes, labels).masked_fill_(labels == UNLABELLED, UNLABELLED)
             centers = self.weight[classes]
         else:
             own, centers = labels, self.weight
-        distances = _cosine_distances(embeddings, centers.flatten(0, 1))
+        rows = centers.flatten(0, 1)
+        check_same_width(rows, embeddings, ("centers", "embeddings"))
+        distances = COSINE.matrix(embeddings, rows)
         return ToCenters(
             distances.view(len(embeddings), *centers.shape[:2]),
             own,
             centers,
+            labeled_among(labels),
         )
 
     def get_extra_state(self) -> Tensor:
@@ -123,51 +138,13 @@ class ClassCenters(nn.Module):
         self.draws += 1
         lots = torch.rand(self.class_count, device=labels.device, generator=generator)
         # Lots lie below 1, so that the batch's own classes are always drawn.
-        return lots.index_fill_(0, labels, 2.0).topk(size).indices.sort().values
-
-
-def _cosine_distances(a: Tensor, b: Tensor) -> Tensor:
-    check_same_width(a, b, ("centers", "embeddings"))
-    dtype = torch.promote_types(torch.promote_types(a.dtype, b.dtype), torch.float32)
-    with torch.autocast(a.device.type, enabled=False):
-        distances: Tensor = _Cosine.apply(a.to(dtype), b.to(dtype))  # type: ignore[no-untyped-call]
-    return distances
-
-
-class _Cosine(torch.autograd.Function):
-    """`COSINE.matrix` in half the steps: between a batch and few centres, steps are what costs.
-
-    The gradient of a zero row is zero, where 1 / length would pass the largest float16.
-    """
-
-    @staticmethod
-    def forward(ctx: Any, a: Tensor, b: Tensor) -> Tensor:
-        lengths = [torch.linalg.vector_norm(x, dim=1, keepdim=True) for x in (a, b)]
-        lengths = [x.masked_fill_(x == 0, torch.inf) for x in lengths]
-        units = [x / length for x, length in zip((a, b), lengths, strict=True)]
-        ctx.save_for_backward(*units, *lengths)
-        distances: Tensor = (units[0] @ units[1].T).neg_().add_(1).clamp_(min=0)
-        return distances
-
-    @staticmethod
-    @once_differentiable
-    def backward(ctx: Any, slopes: Tensor) -> tuple[Tensor | None, Tensor | None]:
-        a, b, *lengths = ctx.saved_tensors
-        return (
-            _across(slopes @ b, a, lengths[0]) if ctx.needs_input_grad[0] else None,
-            _across(slopes.T @ a, b, lengths[1]) if ctx.needs_input_grad[1] else None,
-        )
-
-
-def _across(pull: Tensor, unit: Tensor, length: Tensor) -> Tensor:
-    # Only what is across the vector turns it.
-    along = torch.linalg.vecdot(pull, unit)[:, None]
-    turning: Tensor = torch.addcmul(pull.neg_(), along, unit).div_(length)
-    return turning
+        own = 2.0 * (labels != UNLABELLED)
+        lots.scatter_reduce_(0, labels.clamp(min=0), own, "amax")
+        return lots.topk(size).indices.sort().values
 
 
 def check_codes(labels: Tensor, count: int, class_count: int) -> None:
-    """Refuse anything but an integer tensor of shape (count,) with codes below class_count.
+    """Refuse anything but an integer tensor of shape (count,): codes below class_count, or -1.
 
     Codes are only looked at where that does not wait for the device; CUDA itself refuses others.
     """
@@ -175,16 +152,21 @@ def check_codes(labels: Tensor, count: int, class_count: int) -> None:
     if labels.device.type != "cpu" or not count:
         return
     least, most = (int(code) for code in labels.aminmax())
-    if least < 0 or most >= class_count:
+    if least < UNLABELLED or most >= class_count:
         raise InputError(
             f"labels must lie in 0..{class_count - 1}, got {least}..{most}. "
-            "Make the loss with class_count=len(data.class_names)."
+            "Make the loss with class_count=len(data.class_names); -1 stands for unlabeled."
         )
 
 
-def mean_cross_entropy(logits: Float[Tensor, "n c"], own: Int[Tensor, " n"]) -> Float[Tensor, ""]:
-    """Mean of −log softmax at the own columns; 0 for no items, where torch has no number."""
-    return F.cross_entropy(logits, own) if len(logits) else logits.sum()
+def mean_cross_entropy(
+    logits: Float[Tensor, "n c"], own: Int[Tensor, " n"], labeled: Bool[Tensor, " n"] | None
+) -> Float[Tensor, ""]:
+    """Mean of −log softmax at the own columns; 0 if none is labeled, where torch has no number."""
+    if labeled is None:
+        return F.cross_entropy(logits, own) if len(logits) else logits.sum()
+    total = F.cross_entropy(logits, own, ignore_index=UNLABELLED, reduction="sum")
+    return total / labeled.sum().clamp(min=1)
 
 
 @torch.no_grad()
@@ -193,12 +175,13 @@ def center_facts(
 ) -> dict[str, Tensor]:
     """The share of items nearest to their own class, mean distances to centres, and the spread."""
     nearest = nearest.detach()
-    size, count = nearest.shape
-    right = (nearest.argmin(dim=1) == compared.own).sum()
-    to_own = nearest.gather(1, compared.own[:, None]).sum()
+    labeled = compared.labeled
+    right = nearest.argmin(dim=1) == compared.own
+    to_own = compared.at_own(nearest)
+    to_others = nearest.sum(dim=1) - to_own
     return {
-        "accuracy": right / max(size, 1),
-        "positive_distance": to_own / max(size, 1),
-        "negative_distance": (nearest.sum() - to_own) / max(size * (count - 1), 1),
+        "accuracy": mean_over(right, labeled),
+        "positive_distance": mean_over(to_own, labeled),
+        "negative_distance": mean_over(to_others, labeled) / (nearest.shape[1] - 1),
         "spread": spread(embeddings),
     }

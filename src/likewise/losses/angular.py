@@ -11,6 +11,7 @@ from torch.autograd.function import once_differentiable
 from likewise._checks import check_count, check_positive
 from likewise.distances import COSINE
 from likewise.errors import InputError
+from likewise.losses._shown import shown
 from likewise.losses.facts import batch_facts
 from likewise.masks import compared
 from likewise.miners._rows import positive_columns, row_blocks
@@ -151,4 +152,5 @@ class AngularLoss(nn.Module):
             most_positives=self.most_positives,
         )
         self.facts = batch_facts(embeddings, distances, batch.is_positive, batch.is_negative)
-        return total / batch.is_positive.sum().clamp(min=1)
+        mean = total / batch.is_positive.sum().clamp(min=1)
+        return shown(mean, distances, embeddings)

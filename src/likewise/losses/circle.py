@@ -8,7 +8,8 @@ from torch import Tensor, nn
 from likewise._checks import check_choice, check_positive
 from likewise.distances import COSINE, Distance
 from likewise.losses._log_sum_exp import is_empty, log_sum_exp
-from likewise.losses.facts import batch_facts, mean_where
+from likewise.losses._shown import shown
+from likewise.losses.facts import batch_facts, mean_over
 from likewise.masks import compared
 from likewise.miners import PairMiner, all_pairs
 
@@ -117,7 +118,7 @@ class CircleLoss(nn.Module):
         ids: Int[Tensor, " n"] | None = None,
         reference_ids: Int[Tensor, " m"] | None = None,
     ) -> Float[Tensor, ""]:
-        """The mean over the anchors; 0 if none costs anything."""
+        """The mean over the labeled anchors; 0 if none costs anything."""
         batch = compared(
             embeddings, labels, references, reference_labels, ids=ids, reference_ids=reference_ids
         )
@@ -133,7 +134,8 @@ class CircleLoss(nn.Module):
         )
         active = costs.detach() > 0
         self.facts = {
-            "active": active.sum() / max(len(active), 1),
+            "active": mean_over(active, batch.labeled),
             **batch_facts(embeddings, distances, batch.is_positive, batch.is_negative),
         }
-        return mean_where(costs, active if self.average == "active" else torch.ones_like(active))
+        mean = mean_over(costs, active if self.average == "active" else batch.labeled)
+        return shown(mean, distances, embeddings)

@@ -8,9 +8,10 @@ from torch import Tensor, nn
 from likewise._checks import check_at_least, check_choice, check_positive
 from likewise.distances import EUCLIDEAN, INNER_PRODUCT, SNR, Distance
 from likewise.errors import InputError
+from likewise.losses._shown import shown
 from likewise.losses._slopes import with_slopes
-from likewise.losses.facts import batch_facts
-from likewise.masks import compared
+from likewise.losses.facts import batch_facts, mean_over
+from likewise.masks import compared, labeled_among
 from likewise.miners import PairMiner, Pairs, all_pairs
 
 
@@ -143,7 +144,7 @@ class ContrastiveLoss(nn.Module):
             "active": active,
             **batch_facts(embeddings, distances, batch.is_positive, batch.is_negative),
         }
-        return value
+        return shown(value, distances, embeddings)
 
 
 def _mean(
@@ -253,4 +254,4 @@ class SNRContrastiveLoss(nn.Module):
         if not self.mean_weight:
             return loss
         sums = embeddings.to(loss.dtype).sum(dim=1).abs()
-        return loss + self.mean_weight * sums.sum() / max(len(sums), 1)
+        return loss + self.mean_weight * mean_over(sums, labeled_among(labels))

@@ -12,6 +12,13 @@ def mean_where(values: Float[Tensor, "..."], mask: Bool[Tensor, "..."]) -> Float
     return torch.where(mask, values, 0).sum() / torch.count_nonzero(mask).clamp(min=1)
 
 
+def mean_over(values: Float[Tensor, " n"], labeled: Bool[Tensor, " n"] | None) -> Float[Tensor, ""]:
+    """Mean over the labeled items, or over all if None is given; 0 if there are none."""
+    if labeled is None:
+        return values.sum() / max(len(values), 1)
+    return mean_where(values, labeled)
+
+
 @torch.no_grad()
 def batch_facts(
     embeddings: Float[Tensor, "n d"],

@@ -9,6 +9,7 @@ from torch.autograd.function import once_differentiable
 
 from likewise._checks import check_count, check_positive
 from likewise.distances import COSINE, Distance
+from likewise.losses._shown import shown
 from likewise.losses.facts import batch_facts, mean_where
 from likewise.losses.ranking import blocks
 from likewise.masks import compared
@@ -83,7 +84,7 @@ class _SoftCounts(torch.autograd.Function):
             # Beyond the last edge nothing moves, and no reference is counted less before it.
             edge = places[rows].long()
             outside = edge == last
-            edge.clamp_(max=last - 1)
+            edge.clamp_(0, last - 1)  # NaN is at no edge
             below, other = (slopes[rows, kind].gather(1, edge) for kind in (0, 1))
             gradient[rows] = (
                 (below * positive[rows]).addcmul_(other, negative[rows].to(other.dtype))
@@ -146,4 +147,5 @@ class FastAPLoss(nn.Module):
             bins=self.bins,
             farthest=self.farthest,
         )
-        return mean_where(values, batch.is_positive.any(dim=1))
+        mean = mean_where(values, batch.is_positive.any(dim=1))
+        return shown(mean, distances, embeddings)

@@ -8,7 +8,8 @@ from torch import Tensor, nn
 from likewise._checks import check_at_least
 from likewise.distances import EUCLIDEAN, Distance
 from likewise.losses._log_sum_exp import log_sum_exp, pull_and_push
-from likewise.losses.facts import batch_facts, mean_where
+from likewise.losses._shown import shown
+from likewise.losses.facts import batch_facts, mean_over, mean_where
 from likewise.masks import compared
 from likewise.miners import PairMiner, all_pairs
 
@@ -80,8 +81,10 @@ class LiftedStructureLoss(nn.Module):
 
     Source:
         As `lifted_structure_loss`; the value is that of pytorch-metric-learning, which has no
-        meaning against references. TensorFlow Similarity halves J without squaring it and
-        takes the anchor's farthest positive only: squared=False with such a miner.
+        meaning against references. TensorFlow Similarity's loss of this name is another one. It
+        takes the anchor's farthest positive only and halves J without squaring it. It also adds 1
+        inside the logarithm, and gathers the anchor's negatives twice where the paper takes the
+        positive's. No setting here gives its value.
 
     Example:
         >>> import torch
@@ -127,7 +130,8 @@ class LiftedStructureLoss(nn.Module):
             "active": mean_where((above.detach() > 0).float(), pairs.positive),
             **batch_facts(embeddings, distances, batch.is_positive, batch.is_negative),
         }
-        return mean_where(above.square() if self.squared else above, pairs.positive) / 2
+        mean = mean_where(above.square() if self.squared else above, pairs.positive) / 2
+        return shown(mean, distances, embeddings)
 
 
 class GeneralizedLiftedLoss(nn.Module):
@@ -143,7 +147,8 @@ class GeneralizedLiftedLoss(nn.Module):
 
     Source:
         As `generalized_lifted_loss`. In pytorch-metric-learning an anchor that has only one kind
-        of pair costs what that kind alone sums to; otherwise the value is the same.
+        of pair, such as an item alone of its class, costs what that kind alone sums to; here it
+        costs 0. Otherwise the value is the same.
 
     Example:
         >>> import torch
@@ -176,16 +181,15 @@ class GeneralizedLiftedLoss(nn.Module):
         ids: Int[Tensor, " n"] | None = None,
         reference_ids: Int[Tensor, " m"] | None = None,
     ) -> Float[Tensor, ""]:
-        """The mean over all anchors, those without both kinds of pairs counting 0."""
+        """The mean over the labeled anchors, those without both kinds of pairs counting 0."""
         batch = compared(
             embeddings, labels, references, reference_labels, ids=ids, reference_ids=reference_ids
         )
         distances = self.distance.matrix(batch.anchors, batch.references)
         pairs = self.miner(distances, batch.is_positive, batch.is_negative)
         costs = generalized_lifted_loss(distances, *pairs, margin=self.margin)
-        count = max(len(costs), 1)
         self.facts = {
-            "active": (costs.detach() > 0).sum() / count,
+            "active": mean_over(costs.detach() > 0, batch.labeled),
             **batch_facts(embeddings, distances, batch.is_positive, batch.is_negative),
         }
-        return costs.sum() / count
+        return shown(mean_over(costs, batch.labeled), distances, embeddings)

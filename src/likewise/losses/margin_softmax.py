@@ -8,7 +8,7 @@ from torch import Tensor, nn
 
 from likewise._checks import check_at_least, check_count, check_positive
 from likewise.errors import InputError
-from likewise.losses._centers import ClassCenters, center_facts, mean_cross_entropy
+from likewise.losses._centers import ClassCenters, ToCenters, center_facts, mean_cross_entropy
 
 
 def arcface_distance(
@@ -68,10 +68,14 @@ def sphereface_distance(distances: Float[Tensor, "..."], *, margin: int) -> Floa
     return 1 - ((1 - 2 * (k % 2)) * multiple - 2 * k)
 
 
-def _cross_entropy(nearest: Tensor, own: Tensor, own_distances: Tensor, scale: float) -> Tensor:
+def _cross_entropy(
+    nearest: Tensor, own_distances: Tensor, compared: ToCenters, scale: float
+) -> Tensor:
     # A softmax does not see what is added to a whole row, so −d serves as well as cos = 1 − d.
-    logits = nearest.scatter(1, own[:, None], own_distances[:, None]) * -scale
-    return mean_cross_entropy(logits, own)
+    own, labeled = compared.own, compared.labeled
+    columns = own if labeled is None else own.clamp(min=0)
+    logits = nearest.scatter(1, columns[:, None], own_distances[:, None]) * -scale
+    return mean_cross_entropy(logits, own, labeled)
 
 
 class ArcFaceLoss(nn.Module):
@@ -148,15 +152,14 @@ class ArcFaceLoss(nn.Module):
         reference_ids: Tensor | None = None,
     ) -> Float[Tensor, ""]:
         """The mean over the batch; references play no part, since items meet centres only."""
-        compared = self.centers(embeddings, labels)
+        compared: ToCenters = self.centers(embeddings, labels)
         nearest = compared.nearest
         self.facts = center_facts(embeddings, nearest, compared)
         to_own = arcface_distance(
-            nearest.gather(1, compared.own[:, None]).squeeze(1),
-            margin=self.margin,
-            easy_margin=self.easy_margin,
+            compared.at_own(nearest), margin=self.margin, easy_margin=self.easy_margin
         )
-        return _cross_entropy(nearest, compared.own, to_own, self.scale)
+        value = _cross_entropy(nearest, to_own, compared, self.scale)
+        return compared.shown(value)
 
 
 class CosFaceLoss(nn.Module):
@@ -222,11 +225,12 @@ class CosFaceLoss(nn.Module):
         reference_ids: Tensor | None = None,
     ) -> Float[Tensor, ""]:
         """The mean over the batch; references play no part, since items meet centres only."""
-        compared = self.centers(embeddings, labels)
+        compared: ToCenters = self.centers(embeddings, labels)
         nearest = compared.nearest
         self.facts = center_facts(embeddings, nearest, compared)
-        to_own = nearest.gather(1, compared.own[:, None]).squeeze(1) + self.margin
-        return _cross_entropy(nearest, compared.own, to_own, self.scale)
+        to_own = compared.at_own(nearest) + self.margin
+        value = _cross_entropy(nearest, to_own, compared, self.scale)
+        return compared.shown(value)
 
 
 class SphereFaceLoss(nn.Module):
@@ -295,14 +299,13 @@ class SphereFaceLoss(nn.Module):
         reference_ids: Tensor | None = None,
     ) -> Float[Tensor, ""]:
         """The mean over the batch; references play no part, since items meet centres only."""
-        compared = self.centers(embeddings, labels)
+        compared: ToCenters = self.centers(embeddings, labels)
         nearest = compared.nearest
         self.facts = center_facts(embeddings, nearest, compared)
-        plain = nearest.gather(1, compared.own[:, None]).squeeze(1)
+        plain = compared.at_own(nearest)
         to_own = sphereface_distance(plain, margin=self.margin)
         if self.blend:
             to_own = (self.blend * plain + to_own) / (1 + self.blend)
         lengths = torch.linalg.vector_norm(embeddings.to(nearest.dtype), dim=1)
-        return _cross_entropy(
-            lengths[:, None] * nearest, compared.own, lengths * to_own, self.scale
-        )
+        value = _cross_entropy(lengths[:, None] * nearest, lengths * to_own, compared, self.scale)
+        return compared.shown(value)

@@ -19,11 +19,12 @@ class CrossBatchMemory(nn.Module):
 
     Everything the memory knows is in buffers, so that `state_dict` brings back its contents and
     where it writes next. Shapes never change: a slot not yet filled has the label -1, which is
-    neither positive nor negative for anything. Nothing waits for the device.
+    neither positive nor negative for anything. Unlabeled items of a batch, -1 too, take a slot
+    and pair with nothing. Nothing waits for the device.
 
     After each call `facts` holds the facts of the loss over the batch, those against the memory
-    as `memory/<fact>` with its value as `memory/loss`, and the share of the slots that were
-    filled as `memory/filled`. With `together` there is one comparison only, hence the loss's
+    as `memory/<fact>` with its value as `memory/loss`, and the share of the slots that hold a
+    labeled item as `memory/filled`. With `together` there is one comparison only, hence the loss's
     facts and `memory/filled`.
 
     Args:

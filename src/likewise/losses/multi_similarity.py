@@ -8,7 +8,8 @@ from likewise import miners
 from likewise._checks import check_positive
 from likewise.distances import COSINE, Distance
 from likewise.losses._log_sum_exp import pull_and_push
-from likewise.losses.facts import batch_facts
+from likewise.losses._shown import shown
+from likewise.losses.facts import batch_facts, mean_over
 from likewise.masks import compared
 from likewise.miners import PairMiner
 
@@ -97,7 +98,7 @@ class MultiSimilarityLoss(nn.Module):
         ids: Int[Tensor, " n"] | None = None,
         reference_ids: Int[Tensor, " m"] | None = None,
     ) -> Float[Tensor, ""]:
-        """The mean over all anchors, those without a selected pair counting 0."""
+        """The mean over the labeled anchors, those without a selected pair counting 0."""
         batch = compared(
             embeddings, labels, references, reference_labels, ids=ids, reference_ids=reference_ids
         )
@@ -112,4 +113,4 @@ class MultiSimilarityLoss(nn.Module):
             "active": (selected & possible).sum() / possible.sum().clamp(min=1),
             **batch_facts(embeddings, distances, batch.is_positive, batch.is_negative),
         }
-        return costs.sum() / max(len(costs), 1)
+        return shown(mean_over(costs, batch.labeled), distances, embeddings)

@@ -6,6 +6,7 @@ from torch import Tensor, nn
 
 from likewise._checks import check_positive
 from likewise.distances import COSINE, Distance
+from likewise.losses._shown import shown
 from likewise.losses.facts import batch_facts, mean_where
 from likewise.losses.nt_xent import nt_xent_loss
 from likewise.masks import compared
@@ -73,4 +74,4 @@ class MultipleNegativesLoss(nn.Module):
             back = nt_xent_loss(distances.T, batch.is_negative.T, temperature=self.temperature)
             costs = torch.lerp(costs, back.T, 0.5)
         self.facts = batch_facts(embeddings, distances, batch.is_positive, batch.is_negative)
-        return mean_where(costs, batch.is_positive)
+        return shown(mean_where(costs, batch.is_positive), distances, embeddings)

@@ -8,7 +8,8 @@ from torch import Tensor, nn
 from likewise._checks import check_at_least, free_to_look
 from likewise.distances import INNER_PRODUCT, Distance
 from likewise.losses._log_sum_exp import has_any, log_sum_exp
-from likewise.losses.facts import batch_facts, mean_where
+from likewise.losses._shown import shown
+from likewise.losses.facts import batch_facts, mean_over, mean_where
 from likewise.masks import compared
 
 
@@ -123,7 +124,8 @@ class NPairsLoss(nn.Module):
         with torch.no_grad():
             distances = self.distance.matrix(batch.anchors, batch.references)
         self.facts = batch_facts(embeddings, distances, batch.is_positive, batch.is_negative)
+        mean = shown(mean, distances, embeddings)
         if not self.length_weight:
             return mean
-        lengths = embeddings.to(distances.dtype).square().sum() / max(len(embeddings), 1)
-        return mean + self.length_weight * lengths
+        squares = embeddings.to(distances.dtype).square().sum(dim=1)
+        return mean + self.length_weight * mean_over(squares, batch.labeled)

@@ -7,6 +7,7 @@ from torch import Tensor, nn
 from likewise._checks import check_positive
 from likewise.distances import COSINE, Distance
 from likewise.losses._log_sum_exp import log_sum_exp
+from likewise.losses._shown import shown
 from likewise.losses.facts import batch_facts, mean_where
 from likewise.masks import compared
 from likewise.miners import PairMiner, all_pairs
@@ -95,4 +96,4 @@ class NTXentLoss(nn.Module):
         pairs = self.miner(distances, batch.is_positive, batch.is_negative)
         costs = nt_xent_loss(distances, pairs.negative, temperature=self.temperature)
         self.facts = batch_facts(embeddings, distances, batch.is_positive, batch.is_negative)
-        return mean_where(costs, pairs.positive)
+        return shown(mean_where(costs, pairs.positive), distances, embeddings)

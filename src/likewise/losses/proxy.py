@@ -9,12 +9,19 @@ from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 
 from likewise._checks import check_at_least, check_count, check_positive
-from likewise.losses._centers import ClassCenters, center_facts, mean_cross_entropy
+from likewise.distances import unit
+from likewise.losses._centers import ClassCenters, ToCenters, center_facts, mean_cross_entropy
 from likewise.losses._log_sum_exp import log_sum_exp
+from likewise.losses.facts import mean_over
 
 
 def proxy_anchor_loss(
-    distances: Float[Tensor, "n c"], is_own: Bool[Tensor, "n c"], *, alpha: float, margin: float
+    distances: Float[Tensor, "n c"],
+    is_own: Bool[Tensor, "n c"],
+    *,
+    alpha: float,
+    margin: float,
+    labeled: Bool[Tensor, " n"] | None = None,
 ) -> Float[Tensor, ""]:
     """Mean of log(1 + Σ⁺ exp(α (d + δ − 1))) and of log(1 + Σ⁻ exp(α (1 + δ − d))), added.
 
@@ -26,6 +33,7 @@ def proxy_anchor_loss(
         is_own: whether the proxy is that of the item's class.
         alpha: α, how much hard items outweigh easy ones.
         margin: δ, a cosine distance.
+        labeled: which items count; all of them if None.
 
     Source:
         Kim, Kim, Cho & Kwak, "Proxy Anchor Loss for Deep Metric Learning", CVPR 2020, equation
@@ -33,7 +41,8 @@ def proxy_anchor_loss(
     """
     # log(1 + Σ exp) is the softplus of a log-sum-exp, and 0 for a proxy without such items.
     pull = F.softplus(log_sum_exp(distances, is_own, scale=alpha, dim=0) + alpha * (margin - 1))
-    push = F.softplus(log_sum_exp(distances, ~is_own, scale=-alpha, dim=0) + alpha * (margin + 1))
+    is_other = ~is_own if labeled is None else ~is_own & labeled[:, None]
+    push = F.softplus(log_sum_exp(distances, is_other, scale=-alpha, dim=0) + alpha * (margin + 1))
     return pull.sum() / is_own.any(dim=0).sum().clamp(min=1) + push.mean()
 
 
@@ -90,8 +99,8 @@ def centers_apart(centers: Float[Tensor, "c k d"]) -> Float[Tensor, ""]:
     count, each = centers.shape[:2]
     if each == 1:
         return centers.sum() * 0
-    unit = F.normalize(centers.to(torch.promote_types(centers.dtype, torch.float32)), dim=2)
-    squares = (2 - 2 * unit @ unit.mT).triu(diagonal=1)
+    units = unit(centers.to(torch.promote_types(centers.dtype, torch.float32)))
+    squares = (2 - 2 * units @ units.mT).triu(diagonal=1)
     # Equal centres differ by rounding; a root of that would have a gradient of thousands.
     apart = squares > 16 * torch.finfo(squares.dtype).eps
     return torch.where(apart, squares, 1).sqrt().where(apart, 0).sum() / (count * each * (each - 1))
@@ -160,17 +169,16 @@ class ProxyNCALoss(nn.Module):
         reference_ids: Tensor | None = None,
     ) -> Float[Tensor, ""]:
         """The mean over the batch; references play no part, since items meet proxies only."""
-        compared = self.centers(embeddings, labels)
+        compared: ToCenters = self.centers(embeddings, labels)
         nearest = compared.nearest
         self.facts = center_facts(embeddings, nearest, compared)
         logits = nearest * (-2 / self.temperature)
         if self.own_below:
-            return mean_cross_entropy(logits, compared.own)
-        others = logits.masked_fill(compared.is_own, -torch.inf).logsumexp(dim=1)
-        value: Tensor = (others - logits.gather(1, compared.own[:, None]).squeeze(1)).sum() / max(
-            len(logits), 1
-        )
-        return value
+            value = mean_cross_entropy(logits, compared.own, compared.labeled)
+        else:
+            others = logits.masked_fill(compared.is_own, -torch.inf).logsumexp(dim=1)
+            value = mean_over(others - compared.at_own(logits), compared.labeled)
+        return compared.shown(value)
 
 
 class ProxyAnchorLoss(nn.Module):
@@ -230,10 +238,17 @@ class ProxyAnchorLoss(nn.Module):
         reference_ids: Tensor | None = None,
     ) -> Float[Tensor, ""]:
         """The two means, added; references play no part, since items meet proxies only."""
-        compared = self.centers(embeddings, labels)
+        compared: ToCenters = self.centers(embeddings, labels)
         nearest = compared.nearest
         self.facts = center_facts(embeddings, nearest, compared)
-        return proxy_anchor_loss(nearest, compared.is_own, alpha=self.alpha, margin=self.margin)
+        value = proxy_anchor_loss(
+            nearest,
+            compared.is_own,
+            alpha=self.alpha,
+            margin=self.margin,
+            labeled=compared.labeled,
+        )
+        return compared.shown(value)
 
 
 class SoftTripleLoss(nn.Module):
@@ -309,11 +324,11 @@ class SoftTripleLoss(nn.Module):
         reference_ids: Tensor | None = None,
     ) -> Float[Tensor, ""]:
         """Mean over the batch and regulariser; references play no part."""
-        compared = self.centers(embeddings, labels)
+        compared: ToCenters = self.centers(embeddings, labels)
         softened = soft_triple_distance(compared.distances, gamma=self.gamma)
         self.facts = center_facts(embeddings, softened, compared)
         logits = (softened + self.margin * compared.is_own) * -self.scale
-        value = mean_cross_entropy(logits, compared.own)
+        value = mean_cross_entropy(logits, compared.own, compared.labeled)
         if self.regularizer:
             value = value + self.regularizer * centers_apart(compared.centers)
-        return value
+        return compared.shown(value)

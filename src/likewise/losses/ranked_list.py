@@ -6,7 +6,8 @@ from torch import Tensor, nn
 
 from likewise._checks import check_at_least, check_positive, check_rate
 from likewise.distances import EUCLIDEAN, Distance
-from likewise.losses.facts import batch_facts, mean_where
+from likewise.losses._shown import shown
+from likewise.losses.facts import batch_facts, mean_over, mean_where
 from likewise.masks import compared
 
 
@@ -48,7 +49,8 @@ def ranked_list_loss(
 
 
 def _weighted_mean(costs: Tensor, mask: Tensor, temperature: float) -> Tensor:
-    counts = mask & (costs.detach() > 0)
+    # What is not free, for NaN is neither: it must not be passed over.
+    counts = mask & ~(costs.detach() <= 0)
     if temperature == 0:
         return torch.where(counts, costs, 0).sum(dim=1) / counts.sum(dim=1).clamp(min=1)
     # The floor, and not an infinity, keeps the softmax of a row without any costs finite.
@@ -114,7 +116,7 @@ class RankedListLoss(nn.Module):
         ids: Int[Tensor, " n"] | None = None,
         reference_ids: Int[Tensor, " m"] | None = None,
     ) -> Float[Tensor, ""]:
-        """The mean over all anchors, a side on which nothing costs counting 0."""
+        """The mean over the labeled anchors, a side on which nothing costs counting 0."""
         batch = compared(
             embeddings, labels, references, reference_labels, ids=ids, reference_ids=reference_ids
         )
@@ -137,4 +139,4 @@ class RankedListLoss(nn.Module):
             "active": mean_where(costly.float(), possible),
             **batch_facts(embeddings, distances, batch.is_positive, batch.is_negative),
         }
-        return costs.sum() / max(len(costs), 1)
+        return shown(mean_over(costs, batch.labeled), distances, embeddings)

@@ -11,6 +11,7 @@ from torch.autograd.function import once_differentiable
 from likewise._checks import check_count, check_positive
 from likewise.distances import COSINE, Distance
 from likewise.errors import InputError
+from likewise.losses._shown import shown
 from likewise.losses.facts import batch_facts, mean_where
 from likewise.masks import compared
 
@@ -172,7 +173,8 @@ class SmoothAPLoss(nn.Module):
             most=self.most,
         )
         precision = torch.where(ranked, among_positives / among_all, 0).sum(dim=1)
-        return mean_where(1 - precision / ranked.sum(dim=1).clamp(min=1), ranked.any(dim=1))
+        costs = 1 - precision / ranked.sum(dim=1).clamp(min=1)
+        return shown(mean_where(costs, ranked.any(dim=1)), distances, embeddings)
 
 
 class RecallAtKLoss(nn.Module):
@@ -252,4 +254,5 @@ class RecallAtKLoss(nn.Module):
         )
         within = sum(((k - ranks) / self.rank_temperature).sigmoid() for k in self.ks)
         recall = torch.where(ranked, within / len(self.ks), 0).sum(dim=1)
-        return mean_where(1 - recall / ranked.sum(dim=1).clamp(min=1), ranked.any(dim=1))
+        costs = 1 - recall / ranked.sum(dim=1).clamp(min=1)
+        return shown(mean_where(costs, ranked.any(dim=1)), distances, embeddings)

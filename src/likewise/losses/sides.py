@@ -10,6 +10,7 @@ from torch import Tensor, nn
 from likewise._checks import check_embeddings, check_same, check_same_width
 from likewise.distances import EUCLIDEAN, Distance
 from likewise.errors import InputError
+from likewise.losses._shown import shown
 from likewise.losses.contrastive import contrastive_loss
 from likewise.losses.facts import mean_where, spread
 from likewise.losses.triplet import triplet_loss
@@ -63,7 +64,7 @@ class GivenPairsLoss(nn.Module):
                 "spread": spread(torch.cat([a, b])),
                 **getattr(self.cost, "facts", {}),
             }
-        return costs.sum() / max(len(costs), 1)
+        return shown(costs.sum() / max(len(costs), 1), distances, a)
 
 
 class GivenTripletsLoss(nn.Module):
@@ -116,7 +117,7 @@ class GivenTripletsLoss(nn.Module):
                 "negative_distance": to_negative.sum() / count,
                 "spread": spread(torch.cat([anchor, positive, negative])),
             }
-        return costs.sum() / count
+        return shown(costs.sum() / count, torch.cat([to_positive, to_negative]), anchor)
 
 
 def _check_sides(**sides: Tensor) -> None:

@@ -9,7 +9,8 @@ from torch import Tensor, nn
 
 from likewise._checks import check_positive
 from likewise.distances import COSINE, Distance
-from likewise.losses.facts import batch_facts
+from likewise.losses._shown import shown
+from likewise.losses.facts import batch_facts, mean_over
 from likewise.masks import compared
 from likewise.miners import PairMiner, all_pairs
 
@@ -86,7 +87,7 @@ class SigmoidPairsLoss(nn.Module):
         ids: Int[Tensor, " n"] | None = None,
         reference_ids: Int[Tensor, " m"] | None = None,
     ) -> Float[Tensor, ""]:
-        """The sum over the selected pairs per anchor, and the mean of it over all anchors."""
+        """The sum over the selected pairs of an anchor, then the mean over the labeled anchors."""
         batch = compared(
             embeddings, labels, references, reference_labels, ids=ids, reference_ids=reference_ids
         )
@@ -99,4 +100,4 @@ class SigmoidPairsLoss(nn.Module):
             "bias": self.bias.detach().clone(),
             **batch_facts(embeddings, distances, batch.is_positive, batch.is_negative),
         }
-        return costs.sum() / max(len(costs), 1)
+        return shown(mean_over(costs, batch.labeled), distances, embeddings)

@@ -7,7 +7,8 @@ from torch import Tensor, nn
 from likewise._checks import check_choice, check_positive
 from likewise.distances import SQUARED_EUCLIDEAN, Distance
 from likewise.losses._log_sum_exp import has_any, is_empty, pull_and_push
-from likewise.losses.facts import batch_facts, mean_where
+from likewise.losses._shown import shown
+from likewise.losses.facts import batch_facts, mean_over
 from likewise.masks import compared
 from likewise.miners import PairMiner, all_pairs
 
@@ -95,7 +96,7 @@ class SoftNearestNeighborLoss(nn.Module):
         ids: Int[Tensor, " n"] | None = None,
         reference_ids: Int[Tensor, " m"] | None = None,
     ) -> Float[Tensor, ""]:
-        """The mean over the anchors; 0 if none has a positive."""
+        """The mean over the labeled anchors; 0 if none has a positive."""
         batch = compared(
             embeddings, labels, references, reference_labels, ids=ids, reference_ids=reference_ids
         )
@@ -104,4 +105,5 @@ class SoftNearestNeighborLoss(nn.Module):
         costs = soft_nearest_neighbor_loss(distances, *pairs, temperature=self.temperature)
         self.facts = batch_facts(embeddings, distances, batch.is_positive, batch.is_negative)
         counted = has_any(pairs.positive)
-        return mean_where(costs, counted if self.average == "active" else torch.ones_like(counted))
+        mean = mean_over(costs, counted if self.average == "active" else batch.labeled)
+        return shown(mean, distances, embeddings)

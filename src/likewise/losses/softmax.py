@@ -1,11 +1,21 @@
 """Softmax classification over the training classes, the baseline of metric learning."""
 
 import torch
+import torch.nn.functional as F
 from jaxtyping import Float, Int
 from torch import Tensor, nn
 
-from likewise._checks import check_count, check_embeddings, check_positive
-from likewise.losses._centers import ClassCenters, center_facts, check_codes, mean_cross_entropy
+from likewise._checks import check_count, check_embeddings, check_positive, check_same_width
+from likewise.losses._centers import (
+    ClassCenters,
+    ToCenters,
+    center_facts,
+    check_codes,
+    mean_cross_entropy,
+)
+from likewise.losses._shown import shown
+from likewise.losses.facts import mean_over
+from likewise.masks import labeled_among
 
 
 class SoftmaxLoss(nn.Module):
@@ -46,11 +56,20 @@ class SoftmaxLoss(nn.Module):
         """Mean cross entropy; references play no part, since classes are compared, not items."""
         check_embeddings(embeddings)
         check_codes(labels, len(embeddings), self.classify.out_features)
-        logits = self.classify(embeddings).float()
+        check_same_width(self.classify.weight, embeddings, ("weights", "embeddings"))
+        labels = labels.long()
+        labeled = labeled_among(labels)
+        weight, bias = self.classify.weight, self.classify.bias
+        dtype = torch.promote_types(
+            torch.promote_types(embeddings.dtype, weight.dtype), torch.float32
+        )
+        with torch.autocast(embeddings.device.type, enabled=False):
+            logits = F.linear(embeddings.to(dtype), weight.to(dtype), bias.to(dtype))
         with torch.no_grad():
             right = logits.argmax(dim=1) == labels
-            self.facts = {"accuracy": right.float().sum() / max(len(right), 1)}
-        return mean_cross_entropy(logits, labels.long())
+            self.facts = {"accuracy": mean_over(right, labeled)}
+        value = mean_cross_entropy(logits, labels, labeled)
+        return value if labeled is None else shown(value, logits, embeddings)
 
 
 class NormalizedSoftmaxLoss(nn.Module):
@@ -73,8 +92,8 @@ class NormalizedSoftmaxLoss(nn.Module):
     Source:
         Zhai & Wu, "Classification is a Strong Baseline for Deep Metric Learning", BMVC 2019,
         section 3; temperature 0.05 is theirs. pytorch-metric-learning's loss of this name
-        leaves the lengths of the embeddings as they are. Sampled classes: An et al., "Partial
-        FC", ICCV workshops 2021.
+        gives the same value with its default distance. Sampled classes: An et al., "Partial FC",
+        ICCV workshops 2021.
 
     Example:
         >>> import torch
@@ -109,8 +128,10 @@ class NormalizedSoftmaxLoss(nn.Module):
         reference_ids: Tensor | None = None,
     ) -> Float[Tensor, ""]:
         """The mean over the batch; references play no part, since items meet centres only."""
-        compared = self.centers(embeddings, labels)
+        compared: ToCenters = self.centers(embeddings, labels)
         nearest = compared.nearest
         self.facts = center_facts(embeddings, nearest, compared)
         logits = nearest * (-1 / self.temperature)
-        return mean_cross_entropy(logits, compared.own)
+        return shown(
+            mean_cross_entropy(logits, compared.own, compared.labeled), embeddings, embeddings
+        )

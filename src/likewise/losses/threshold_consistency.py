@@ -6,6 +6,7 @@ from torch import Tensor, nn
 
 from likewise._checks import check_at_least
 from likewise.distances import COSINE, Distance
+from likewise.losses._shown import shown
 from likewise.losses.facts import batch_facts, mean_where
 from likewise.masks import compared
 from likewise.miners import PairMiner, all_pairs
@@ -38,8 +39,11 @@ def threshold_consistency_loss(
         Zhang, Xu, Tang, Fang, Wu, Tighe & Xing, "Threshold-Consistent Margin Loss for Open-World
         Deep Metric Learning", ICLR 2024, with s = 1 − d for cosine distances.
     """
-    pull = mean_where(distances - positive_margin, positive & (distances >= positive_margin))
-    push = mean_where(negative_margin - distances, negative & (distances <= negative_margin))
+    # What is not easy, for NaN is neither: it must not be passed over.
+    hard_positive = positive & ~(distances < positive_margin)
+    hard_negative = negative & ~(distances > negative_margin)
+    pull = mean_where(distances - positive_margin, hard_positive)
+    push = mean_where(negative_margin - distances, hard_negative)
     return positive_weight * pull + negative_weight * push
 
 
@@ -125,4 +129,4 @@ class ThresholdConsistencyLoss(nn.Module):
             "active": active,
             **batch_facts(embeddings, distances, batch.is_positive, batch.is_negative),
         }
-        return loss
+        return shown(loss, distances, embeddings)

@@ -10,6 +10,7 @@ from torch import Tensor, nn
 from likewise._checks import check_positive
 from likewise.distances import COSINE, Distance
 from likewise.errors import InputError
+from likewise.losses._shown import shown
 from likewise.losses.facts import batch_facts, mean_where
 from likewise.masks import compared
 from likewise.miners import PairMiner, all_pairs
@@ -178,4 +179,5 @@ class ThresholdLoss(nn.Module):
             "accuracy": ((hits + 1 - wrong) / 2).detach(),
             **batch_facts(embeddings, distances, batch.is_positive, batch.is_negative),
         }
-        return (mean_where(costs, pairs.positive) + mean_where(costs, pairs.negative)) / 2
+        mean = (mean_where(costs, pairs.positive) + mean_where(costs, pairs.negative)) / 2
+        return shown(mean, distances, embeddings)

@@ -10,6 +10,7 @@ from torch.autograd.function import once_differentiable
 
 from likewise._checks import check_choice, check_count, check_positive
 from likewise.distances import EUCLIDEAN, Distance
+from likewise.losses._shown import shown
 from likewise.losses.facts import batch_facts
 from likewise.masks import compared
 from likewise.miners import AllTriplets, TripletMiner, Triplets, all_triplets
@@ -294,7 +295,8 @@ class TripletLoss(nn.Module):
             "active": active / count.clamp(min=1),
             **batch_facts(embeddings, distances, batch.is_positive, batch.is_negative),
         }
-        return total / (active if self.average == "active" else count).clamp(min=1)
+        mean = total / (active if self.average == "active" else count).clamp(min=1)
+        return shown(mean, distances, embeddings)
 
     def _all(
         self, distances: Tensor, between: Tensor | None, selected: AllTriplets

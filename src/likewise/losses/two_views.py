@@ -11,10 +11,17 @@ import torch.nn.functional as F
 from jaxtyping import Float, Int
 from torch import Tensor, nn
 
-from likewise._checks import check_at_least, check_embeddings, check_labels, check_positive
+from likewise._checks import (
+    check_at_least,
+    check_embeddings,
+    check_labels,
+    check_positive,
+    free_to_look,
+)
 from likewise.distances import COSINE
 from likewise.errors import InputError
 from likewise.losses.facts import batch_facts, spread
+from likewise.masks import UNLABELLED
 
 
 def _check_views(view_a: Tensor, view_b: Tensor, least: int = 0) -> None:
@@ -322,6 +329,9 @@ class OnViews(nn.Module):
     Args:
         loss: called as loss(view_a, view_b).
 
+    Raises:
+        InputError: when called on a CPU, if a label is not there exactly twice, or is -1.
+
     Example:
         >>> import torch
         >>> loss = OnViews(SimCLRLoss())
@@ -354,13 +364,11 @@ class OnViews(nn.Module):
         check_labels(labels, len(embeddings))
         order = labels.argsort(stable=True)
         # Only where looking does not wait for the device.
-        paired = len(labels) % 2 == 0 and (
-            labels.device.type != "cpu" or _each_twice(labels[order])
-        )
+        paired = len(labels) % 2 == 0 and (not free_to_look(labels) or _each_twice(labels[order]))
         if not paired:
             raise InputError(
-                "labels must hold each label exactly twice, one for each view of an item, "
-                "got others. Draw two views per item."
+                "labels must hold each label exactly twice, one for each view of an item, and no "
+                "-1, got others. Draw two views per item, and number the items."
             )
         value: Tensor = self.loss(embeddings[order[0::2]], embeddings[order[1::2]])
         return value
@@ -368,4 +376,5 @@ class OnViews(nn.Module):
 
 def _each_twice(labels: Tensor) -> bool:
     first, second = labels[0::2], labels[1::2]
-    return bool((first == second).all() and (first[1:] != first[:-1]).all())
+    named = (first == second).all() and (first != UNLABELLED).all()
+    return bool(named and (first[1:] != first[:-1]).all())

@@ -6,7 +6,7 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from likewise._checks import check_embeddings, check_finite, check_labels
+from likewise._checks import as_tensors, check_embeddings, check_finite, check_labels
 from likewise.distances import COSINE, Distance
 from likewise.errors import InputError
 from likewise.index import Index
@@ -40,6 +40,7 @@ def class_centers(
         >>> centers.ids.tolist(), centers.lookup(torch.tensor([[1.0, 0.4]]), k=1).labels.tolist()
         ([4, 7], [[4]])
     """
+    embeddings, labels = as_tensors(embeddings=embeddings, labels=labels)
     check_embeddings(embeddings)
     check_labels(labels, len(embeddings))
     check_finite(embeddings, "embeddings")

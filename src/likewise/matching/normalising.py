@@ -7,6 +7,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from likewise._checks import check_finite
 from likewise.errors import InputError
 from likewise.index import Neighbors
 from likewise.normalisation import AdaptiveNorm, CohortFacts, normalise
@@ -36,7 +37,8 @@ def normalise_neighbors(
         norm: its distance must be that of the gallery.
 
     Raises:
-        InputError: not one query per row of neighbours, or an id that is no longer stored.
+        InputError: not one query per row of neighbours, NaN or infinity, or an id that
+            is no longer stored.
 
     Example:
         >>> from likewise.index import Index
@@ -52,6 +54,7 @@ def normalise_neighbors(
             f"queries must be those that were looked up, {len(neighbors.labels)}, "
             f"got {len(queries)}."
         )
+    check_finite(queries, "queries")
     found = ~neighbors.distances.isposinf()
     ids, at = np.unique(neighbors.ids[found.numpy()], return_inverse=True)
     if not len(ids):

@@ -6,7 +6,7 @@ import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
-from likewise._checks import check_choice
+from likewise._checks import check_choice, free_to_look
 from likewise.errors import InputError
 from likewise.index import Neighbors
 
@@ -95,7 +95,8 @@ def decide(
         Labels (q,), -1 where the rule finds none, and distances (q,).
 
     Raises:
-        InputError: the rule is not known, or does not give one label and distance per query.
+        InputError: the rule is not known, or does not give one label and distance per query;
+            NaN or minus infinity among the distances.
 
     Example:
         >>> import numpy as np
@@ -107,6 +108,13 @@ def decide(
         >>> decide(found, "majority")
         (tensor([1]), tensor([0.3000]))
     """
+    if free_to_look(neighbors.distances):
+        good = neighbors.distances > -torch.inf  # and no NaN
+        if not bool(good.all()):
+            raise InputError(
+                "distances of neighbors must be finite, or inf for padding, got "
+                f"{int((~good).sum())} NaN or minus infinity. Look queries up again."
+            )
     elect = RULES[rule_name(rule)] if isinstance(rule, str) else rule
     labels, distances = elect(neighbors)
     count = len(neighbors.labels)

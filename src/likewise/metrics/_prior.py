@@ -31,9 +31,9 @@ def weights(same: Bool[Tensor, " p"], prior: float | None) -> Float[Tensor, " p"
     check_prior(prior)
     if same_total in (0, total):
         raise InputError(
-            "a prior needs pairs of both kinds, "
+            "same must hold pairs of both kinds, "
             f"got {same_total} same and {total - same_total} different. "
-            "Leave the prior out, or draw pairs from at least two classes with two items each."
+            "Draw pairs from at least two classes with two items each."
         )
     # Both in float64 from the start: `where` would make float32 of two plain numbers.
     of_different, of_same = torch.tensor(

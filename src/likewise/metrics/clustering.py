@@ -7,7 +7,14 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from likewise._checks import check_count, check_embeddings, check_finite, check_labels
+from likewise._checks import (
+    as_tensor,
+    as_tensors,
+    check_count,
+    check_embeddings,
+    check_finite,
+    check_labels,
+)
 from likewise.errors import InputError
 
 
@@ -37,6 +44,7 @@ def cluster(embeddings: Float[Tensor, "n d"], count: int, *, seed: int = 0) -> I
     Raises:
         InputError: for NaN, or more clusters than embeddings.
     """
+    embeddings = as_tensor(embeddings, "embeddings")
     from sklearn.cluster import KMeans  # takes a second, and few need it
 
     check_embeddings(embeddings)
@@ -59,10 +67,10 @@ def mutual_information(clusters: Int[Tensor, " n"], labels: Int[Tensor, " n"]) -
 
     Args:
         clusters: the cluster of each item, any integers.
-        labels: the class of each item, any integers.
+        labels: the class of each item; items labeled -1 are left out.
 
     Raises:
-        InputError: if there is no item, or `clusters` are not one per item.
+        InputError: if there is no labeled item, or `clusters` are not one per item.
 
     Source:
         Vinh, Epps & Bailey, "Information Theoretic Measures for Clusterings Comparison", JMLR
@@ -72,13 +80,18 @@ def mutual_information(clusters: Int[Tensor, " n"], labels: Int[Tensor, " n"]) -
         >>> mutual_information(torch.tensor([5, 5, 2, 2]), torch.tensor([0, 0, 1, 1]))
         MutualInformation(normalized=1.0, adjusted=1.0)
     """
+    clusters, labels = as_tensors(clusters=clusters, labels=labels)
     from sklearn.metrics import adjusted_mutual_info_score, normalized_mutual_info_score
 
     check_labels(labels, len(labels))
     check_labels(clusters, len(labels), "clusters")
-    if len(labels) == 0:
-        raise InputError("labels must hold at least one item, got none.")
-    truth, found = labels.cpu().numpy(), clusters.cpu().numpy()
+    has_label = (labels != -1).cpu().numpy()
+    if not has_label.any():
+        raise InputError(
+            f"labels must hold at least one labeled item, got {len(labels)} unlabeled ones (-1). "
+            "Give labeled items."
+        )
+    truth, found = labels.cpu().numpy()[has_label], clusters.cpu().numpy()[has_label]
     return MutualInformation(
         float(normalized_mutual_info_score(truth, found)),
         float(adjusted_mutual_info_score(truth, found)),

@@ -6,7 +6,7 @@ import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
-from likewise._checks import check_count, check_finite, check_same
+from likewise._checks import as_tensors, check_count, check_finite, check_same
 from likewise.errors import InputError
 from likewise.metrics._prior import weights
 from likewise.metrics.sweeps import Sweep
@@ -130,6 +130,7 @@ def cllr(log_likelihood_ratios: Float[Tensor, " p"], same: Bool[Tensor, " p"]) -
         >>> cllr(torch.zeros(3), torch.tensor([True, False, False]))
         1.0
     """
+    log_likelihood_ratios, same = as_tensors(log_likelihood_ratios=log_likelihood_ratios, same=same)
     ratio = _column(log_likelihood_ratios, "log_likelihood_ratios")
     check_same(same, len(ratio))
     same = same.cpu()
@@ -174,6 +175,7 @@ def min_cllr(counts: Sweep) -> float:
 
 
 def _checked(probabilities: object, same: Tensor) -> tuple[Tensor, Tensor]:
+    probabilities, same = as_tensors(probabilities=probabilities, same=same)
     probability = _column(probabilities, "probabilities")
     check_same(same, len(probability))
     if bool(((probability < 0) | (probability > 1)).any()):

@@ -9,7 +9,7 @@ import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
-from likewise._checks import check_count, check_labels
+from likewise._checks import as_tensor, as_tensors, check_count, check_finite, check_labels
 from likewise.errors import InputError
 
 
@@ -27,6 +27,7 @@ def precision_at(relevant: Bool[Tensor, "q k"], k: int) -> Float[Tensor, " q"]:
         >>> precision_at(torch.tensor([[True, False, True]]), 2)
         tensor([0.5000], dtype=torch.float64)
     """
+    relevant = as_tensor(relevant, "relevant")
     _check_ranks(relevant, k)
     return relevant[:, :k].double().mean(dim=1)
 
@@ -44,6 +45,7 @@ def recall_at(relevant: Bool[Tensor, "q k"], k: int) -> Float[Tensor, " q"]:
     Raises:
         InputError: if `k` is less than 1 or larger than the number of ranks.
     """
+    relevant = as_tensor(relevant, "relevant")
     _check_ranks(relevant, k)
     return relevant[:, :k].any(dim=1).double()
 
@@ -64,6 +66,7 @@ def r_precision(
     Source:
         Musgrave, Belongie & Lim, "A Metric Learning Reality Check", ECCV 2020, section 3.
     """
+    relevant, relevant_total = as_tensors(relevant=relevant, relevant_total=relevant_total)
     within = _within_r(relevant, relevant_total)
     return (relevant & within).sum(dim=1).double() / relevant_total
 
@@ -90,6 +93,7 @@ def average_precision_at_r(
         >>> average_precision_at_r(torch.tensor([[True, False, True]]), torch.tensor([3]))
         tensor([0.5556], dtype=torch.float64)
     """
+    relevant, relevant_total = as_tensors(relevant=relevant, relevant_total=relevant_total)
     return _summed_precision(relevant & _within_r(relevant, relevant_total)) / relevant_total
 
 
@@ -115,6 +119,7 @@ def average_precision_at(
         >>> average_precision_at(torch.tensor([[False, True, True]]), torch.tensor([5]), 2)
         tensor([0.2500], dtype=torch.float64)
     """
+    relevant, relevant_total = as_tensors(relevant=relevant, relevant_total=relevant_total)
     _check_totals(relevant, relevant_total, k)
     return _summed_precision(relevant[:, :k]) / relevant_total.clamp(max=k)
 
@@ -148,6 +153,7 @@ def ndcg_at(
         >>> ndcg_at(torch.tensor([[False, True]]), torch.tensor([9]), 2)
         tensor([0.3869], dtype=torch.float64)
     """
+    relevant, relevant_total = as_tensors(relevant=relevant, relevant_total=relevant_total)
     _check_totals(relevant, relevant_total, k)
     rank = torch.arange(1, k + 1, device=relevant.device, dtype=torch.float64)
     gain = 1 / (rank + 1).log2()
@@ -171,6 +177,7 @@ def first_relevant_rank(relevant: Bool[Tensor, "q k"]) -> Float[Tensor, " q"]:
         >>> first_relevant_rank(torch.tensor([[False, True], [False, False]]))
         tensor([2., inf], dtype=torch.float64)
     """
+    relevant = as_tensor(relevant, "relevant")
     _check_ranks(relevant, 1)
     first = relevant.byte().argmax(dim=1).double() + 1
     return first.masked_fill(~relevant.any(dim=1), torch.inf)
@@ -182,21 +189,26 @@ def mean_by_class(
     """The labels there are, ascending, and the mean value of each; the mean of these is macro.
 
     Args:
-        values: one per query.
-        labels: the class of each query, any integers.
+        values: one per query, finite.
+        labels: the class of each query; queries labeled -1 are left out.
 
     Raises:
-        InputError: if `labels` are not one per value.
+        InputError: for NaN or infinity among the values, or labels that are not one per value.
 
     Example:
         >>> mean_by_class(torch.tensor([1.0, 0.0, 1.0]), torch.tensor([7, 7, 3]))
         (tensor([3, 7]), tensor([1.0000, 0.5000], dtype=torch.float64))
     """
+    values, labels = as_tensors(values=values, labels=labels)
+    if not isinstance(values, Tensor) or values.ndim != 1:
+        got = tuple(values.shape) if isinstance(values, Tensor) else type(values).__name__
+        raise InputError(f"values must be a tensor of shape (q,), one per query, got {got}.")
     check_labels(labels, len(values))
-    classes, number, count = np.unique(
-        labels.cpu().numpy(), return_inverse=True, return_counts=True
-    )
-    total = np.bincount(number, weights=values.cpu().double().numpy())
+    labels, values = labels.cpu(), values.detach().cpu().double()
+    labels, values = labels[labels != -1], values[labels != -1]
+    check_finite(values, "values")
+    classes, number, count = np.unique(labels.numpy(), return_inverse=True, return_counts=True)
+    total = np.bincount(number, weights=values.numpy())
     return torch.from_numpy(classes), torch.from_numpy(total / count)
 
 

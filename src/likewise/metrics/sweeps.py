@@ -7,7 +7,7 @@ import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
-from likewise._checks import check_finite, check_same
+from likewise._checks import as_tensors, check_finite, check_same
 from likewise.errors import InputError
 
 
@@ -140,6 +140,7 @@ def sweep(
         >>> counts.thresholds.tolist(), counts.true_accepts.tolist()
         ([0.10000000149011612, 0.4000000059604645], [1, 2])
     """
+    distances, same, known = as_tensors(distances=distances, same=same, known=known)
     if not isinstance(distances, Tensor) or distances.ndim != 1:
         got = tuple(distances.shape) if isinstance(distances, Tensor) else type(distances).__name__
         raise InputError(
@@ -162,7 +163,7 @@ def sweep(
     different_total = len(same) - same_total
     if same_total == 0 or different_total == 0:
         raise InputError(
-            "sweep needs pairs of both kinds, got "
+            "same must hold pairs of both kinds, got "
             f"{same_total} same and {different_total} different. "
             "Draw pairs from at least two classes with two items each."
         )

@@ -118,12 +118,15 @@ def multi_similarity(epsilon: float = 0.1) -> PairMiner:
 
     @torch.no_grad()
     def mine(distances: Tensor, is_positive: Tensor, is_negative: Tensor) -> Pairs:
+        if not distances.numel():
+            return Pairs(is_positive, is_negative)
         nearest = or_infinite(distances, is_negative).amin(dim=1, keepdim=True)
         farthest = or_minus_infinite(distances, is_positive).amax(dim=1, keepdim=True)
         return Pairs(
             # An infinite bound means that the other kind is missing, and then nothing is hard.
-            is_positive & (distances > nearest - epsilon),
-            is_negative & (distances < farthest + epsilon),
+            # As "and not", for NaN is neither and must not be passed over.
+            is_positive > (distances <= nearest - epsilon),
+            is_negative > (distances >= farthest + epsilon),
         )
 
     return mine

@@ -31,6 +31,8 @@ def batch_hard(
         Hermans, Beyer & Leibe, "In Defense of the Triplet Loss for Person
         Re-Identification", 2017, "Batch Hard".
     """
+    if not distances.numel():
+        return _none(distances)
     # One pass gives value and place; a value left infinite tells that there is none.
     farthest, positive = or_minus_infinite(distances, is_positive).max(dim=1)
     nearest, negative = or_infinite(distances, is_negative).min(dim=1)
@@ -38,7 +40,7 @@ def batch_hard(
         anchor=torch.arange(len(distances), device=distances.device),
         positive=positive,
         negative=negative,
-        keep=(farthest > -torch.inf) & (nearest < torch.inf),
+        keep=(farthest != -torch.inf) & (nearest != torch.inf),
     )
 
 
@@ -82,6 +84,8 @@ def batch_easy_hard(positive: str = "hard", negative: str = "hard") -> TripletMi
     def mine(distances: Tensor, is_positive: Tensor, is_negative: Tensor) -> Triplets | AllTriplets:
         if positive == negative == "all":
             return AllTriplets(is_positive, is_negative)
+        if not distances.numel():
+            return _none(distances)
         near, far = is_positive, is_negative
         if positive == "semi_hard":
             chosen = _chosen(distances, is_negative, farthest=negative == "easy")
@@ -135,9 +139,11 @@ def hardest_negative(
         Bielski, "siamese-triplet", 2018, HardestNegativeTripletSelector (there only where the
         loss is above zero, which leaves value and gradient as they are).
     """
+    if not distances.numel():
+        return _none(distances)
     columns, valid = positive_columns(is_positive)
     nearest, negative = or_infinite(distances, is_negative).min(dim=1, keepdim=True)
-    return _per_positive(columns, negative.expand_as(columns), valid & (nearest < torch.inf))
+    return _per_positive(columns, negative.expand_as(columns), valid & (nearest != torch.inf))
 
 
 @torch.no_grad()
@@ -282,6 +288,11 @@ def distance_weighted(
         return _per_positive(columns, pick, valid & possible.any(dim=1, keepdim=True))
 
     return mine
+
+
+def _none(distances: Tensor) -> Triplets:
+    none = torch.empty(0, dtype=torch.int64, device=distances.device)
+    return Triplets(none, none, none, none.bool())
 
 
 def _per_positive(

@@ -1,5 +1,6 @@
 """Random order without replacement whose state is a few numbers, and checked labels."""
 
+import warnings
 from collections.abc import Sequence
 from typing import Any
 
@@ -8,6 +9,7 @@ import torch
 from torch import Tensor
 
 from likewise.errors import InputError, InputTypeError
+from likewise.masks import UNLABELLED
 
 
 class Deck:
@@ -56,7 +58,7 @@ class Deck:
 
 
 def check_codes(labels: Tensor | np.ndarray | Sequence[int], name: str = "labels") -> np.ndarray:
-    """Codes (n,) as an array, refused unless they are integers of at least 0."""
+    """Codes (n,) as an array, refused unless they are integers, at least 0 or −1 (unlabeled)."""
     codes = torch.as_tensor(labels).detach().cpu().numpy()
     if codes.ndim != 1 or len(codes) == 0:
         raise InputError(
@@ -64,11 +66,33 @@ def check_codes(labels: Tensor | np.ndarray | Sequence[int], name: str = "labels
         )
     if codes.dtype.kind not in "iu":
         raise InputTypeError(f"{name} must be integers, got {codes.dtype}. Use dataset.labels.")
-    if codes.min() < 0:
+    if codes.dtype.kind == "i" and codes.min() < UNLABELLED:
         raise InputError(
-            f"{name} must be at least 0, got {codes.min()}. Leave items without a class out."
+            f"{name} must be at least 0, or {UNLABELLED} for an item without a class, got "
+            f"{codes.min()}. Use dataset.labels."
         )
     return codes
+
+
+def labeled_rows(codes: np.ndarray, name: str = "labels") -> np.ndarray:
+    """Positions of the items with a class, in order; warns if there are others.
+
+    Raises:
+        InputError: no item has a class.
+    """
+    rows = np.flatnonzero(codes != UNLABELLED)
+    if not len(rows):
+        raise InputError(
+            f"{name} must hold a class, got {UNLABELLED} (unlabeled) for all {len(codes)} items. "
+            "Label some, or draw them with ShuffledBatchSampler."
+        )
+    if len(rows) < len(codes):
+        warnings.warn(
+            f"{len(codes) - len(rows)} of {len(codes)} items are unlabeled ({UNLABELLED}) and "
+            "come into no batch, as only classes are drawn. ShuffledBatchSampler draws all items.",
+            stacklevel=3,
+        )
+    return rows
 
 
 def rows_by_code(codes: np.ndarray) -> list[np.ndarray]:

@@ -10,7 +10,13 @@ from torch.utils.data import Sampler
 
 from likewise._checks import check_count
 from likewise.errors import InputError
-from likewise.samplers._decks import Deck, check_codes, check_settings, rows_by_code
+from likewise.samplers._decks import (
+    Deck,
+    check_codes,
+    check_settings,
+    labeled_rows,
+    rows_by_code,
+)
 
 
 class BalancedBatchSampler(Sampler[list[int]]):
@@ -25,6 +31,8 @@ class BalancedBatchSampler(Sampler[list[int]]):
     the batch: one after the other, each with a probability in proportion to its weight among
     those that are left. With `replacement` the items of a class are drawn independently, so that
     every class gives `items_per_class`, some perhaps more than once.
+
+    Unlabeled items, whose code is −1, are not drawn; a warning tells how many there are.
 
     Iterating yields `batches` batches and goes on where the last iteration ended. The
     order depends on `seed` alone.
@@ -44,7 +52,8 @@ class BalancedBatchSampler(Sampler[list[int]]):
     Raises:
         InputTypeError: labels are not integers.
         InputError: there are fewer classes than `classes_per_batch`, a count is below 1, labels
-            are empty or negative, or weights are negative, missing or 0 for too many classes.
+            are empty, below −1 or all −1, or weights are negative, missing or 0 for too many
+            classes.
 
     Example:
         >>> sampler = BalancedBatchSampler(
@@ -69,15 +78,17 @@ class BalancedBatchSampler(Sampler[list[int]]):
         check_count("classes_per_batch", classes_per_batch)
         check_count("items_per_class", items_per_class)
         check_count("seed", seed, least=0)
+        labeled = labeled_rows(codes)
         if batches is None:
-            batches = math.ceil(len(codes) / (classes_per_batch * items_per_class))
+            batches = math.ceil(len(labeled) / (classes_per_batch * items_per_class))
         check_count("batches", batches)
 
-        self._rows = rows_by_code(codes)
+        self._rows = [labeled[rows] for rows in rows_by_code(codes[labeled])]
         if classes_per_batch > len(self._rows):
             raise InputError(
-                f"classes_per_batch must be at most {len(self._rows)}, the number of classes, "
-                f"got {classes_per_batch}. Use fewer classes per batch."
+                f"must be at most {len(self._rows)}, the number of classes, got "
+                f"{classes_per_batch}. Use fewer classes per batch.",
+                argument="classes_per_batch",
             )
         self.classes_per_batch = classes_per_batch
         self.items_per_class = items_per_class

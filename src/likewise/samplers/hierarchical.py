@@ -10,7 +10,13 @@ from torch.utils.data import Sampler
 
 from likewise._checks import check_count
 from likewise.errors import InputError
-from likewise.samplers._decks import Deck, check_codes, check_settings, rows_by_code
+from likewise.samplers._decks import (
+    Deck,
+    check_codes,
+    check_settings,
+    labeled_rows,
+    rows_by_code,
+)
 
 
 class HierarchicalBatchSampler(Sampler[list[int]]):
@@ -20,7 +26,8 @@ class HierarchicalBatchSampler(Sampler[list[int]]):
     near, and the rest keeps super-classes apart. Super-classes, classes within each and items
     within each class are dealt without replacement until all were used, then shuffled anew.
     A super-class with fewer classes, or a class with fewer items, gives all it has, and the batch
-    is that much shorter.
+    is that much shorter. Unlabeled items, whose code is −1, are not drawn; a warning tells how
+    many there are.
 
     Iterating yields `batches` batches and goes on where the last iteration ended. The
     order depends on `seed` alone.
@@ -69,11 +76,17 @@ class HierarchicalBatchSampler(Sampler[list[int]]):
         check_count("classes_per_super_class", classes_per_super_class)
         check_count("items_per_class", items_per_class)
         check_count("seed", seed, least=0)
+        labeled = labeled_rows(codes)
+        if above[labeled].min() < 0:
+            raise InputError(
+                f"super_labels must be at least 0, got {above[labeled].min()} for an item with a "
+                "class. Leave items without a super-class out."
+            )
         size = super_classes_per_batch * classes_per_super_class * items_per_class
-        batches = math.ceil(len(codes) / size) if batches is None else batches
+        batches = math.ceil(len(labeled) / size) if batches is None else batches
         check_count("batches", batches)
 
-        self._rows = rows_by_code(codes)
+        self._rows = [labeled[rows] for rows in rows_by_code(codes[labeled])]
         for rows in self._rows:
             if (above[rows] != above[rows[0]]).any():
                 raise InputError(

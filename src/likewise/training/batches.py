@@ -1,18 +1,20 @@
 """Which batches `fit` draws, and what encoder and loss make of one."""
 
-from collections.abc import Callable
-from typing import Any
+from collections.abc import Callable, Sequence
+from typing import Any, NamedTuple
 
 import torch
 from jaxtyping import Int
 from torch import Tensor, nn
 from torch.utils.data import Sampler
 
+from likewise._checks import check_count
 from likewise.data import (
     Dataset,
     GivenPairs,
     GivenTriplets,
     IdBatch,
+    Subset,
     ViewBatch,
     ViewDataset,
     check_trainable,
@@ -34,6 +36,8 @@ def default_batches(
 ) -> Sampler[list[int]]:
     """Balanced batches of items; shuffled ones of pairs, triplets and items that are classes.
 
+    Balanced ones hold labeled items only; a warning tells how many others there are.
+
     Raises:
         InputError: the data cannot train, or classes are asked for where there are none.
     """
@@ -48,10 +52,13 @@ def default_batches(
             )
         size = min(SIDES_PER_BATCH, len(data))
         return ShuffledBatchSampler(len(data), batch_size=size, batches=batches, seed=seed)
-    check_trainable(data)  # type: ignore[arg-type]  # views have labels, and no more is read
-    classes = len(torch.unique(data.labels))
+    labels = torch.as_tensor(data.labels)
+    rows = (labels >= 0).nonzero().flatten()
+    check_trainable(Subset(data, rows))  # type: ignore[arg-type]  # views have labels, and no more is read
+    classes = len(torch.unique(labels[rows]))
     if classes_per_batch is None:
         classes_per_batch = min(classes, 16)
+    check_count("classes_per_batch", classes_per_batch)
     if items_per_class is None:
         items_per_class = max(4, 128 // classes_per_batch)
     return BalancedBatchSampler(
@@ -63,10 +70,18 @@ def default_batches(
     )
 
 
+class Step(NamedTuple):
+    """What encoder and loss make of a batch."""
+
+    loss: Tensor
+    labels: Tensor | None
+    embeddings: Sequence[Tensor]
+
+
 def batch_loss(
     encoder: nn.Module, loss: nn.Module, batch: Any, prepare: Callable[[Tensor], Tensor]
-) -> tuple[Tensor, Tensor | None]:
-    """The loss of a batch of any dataset of ours, and the labels if there are any.
+) -> Step:
+    """The loss of a batch of any dataset of ours, its embeddings, and its labels if any.
 
     Items (n, ...) with labels: loss(embeddings, labels), with ids where the batch has them.
     Views: the same, of all views stacked. Two sides: loss(a, b, same). Three sides:
@@ -77,32 +92,37 @@ def batch_loss(
         batch, options["ids"] = batch
     items, labels = batch
     if isinstance(items, Tensor):
-        return loss(encoder(prepare(items)), labels, **options), labels
+        embeddings = encoder(prepare(items))
+        return Step(loss(embeddings, labels, **options), labels, (embeddings,))
     sides = [prepare(side) for side in items]
     if isinstance(encoder, (SiameseNet, TripletNet)):
-        embeddings = encoder(*sides)
+        embeddings = seen = encoder(*sides)
     else:
-        embeddings = encoder(torch.cat(sides)).split([len(side) for side in sides])
+        stacked = encoder(torch.cat(sides))
+        embeddings, seen = stacked.split([len(side) for side in sides]), (stacked,)
     if isinstance(batch, ViewBatch):
         labels = labels.repeat(len(sides))
         options = {name: ids.repeat(len(sides)) for name, ids in options.items()}
-        return loss(torch.cat(embeddings), labels, **options), labels
+        return Step(loss(torch.cat(embeddings), labels, **options), labels, seen)
     if len(sides) == 2:
-        return loss(*embeddings, labels), None
-    return loss(*embeddings), None
+        return Step(loss(*embeddings, labels), None, seen)
+    return Step(loss(*embeddings), None, seen)
 
 
 @torch.no_grad()
 def label_facts(labels: Int[Tensor, " n"]) -> dict[str, Tensor]:
-    """Number of classes in a batch, and mean number of items of each.
+    """Number of classes in a batch, and mean number of items of each; −1 is no class.
 
     Example:
         >>> label_facts(torch.tensor([3, 1, 3, 3]))
         {'classes': tensor(2.), 'items_per_class': tensor(2.)}
     """
     ordered = labels.sort().values
-    classes = (ordered[1:] != ordered[:-1]).sum() + min(len(labels), 1)
+    labeled = ordered >= 0
+    first = torch.ones_like(labeled)
+    first[1:] = ordered[1:] != ordered[:-1]
+    classes = (first & labeled).sum()
     return {
         "classes": classes.float(),
-        "items_per_class": len(labels) / classes.clamp(min=1).float(),
+        "items_per_class": labeled.sum() / classes.clamp(min=1).float(),
     }

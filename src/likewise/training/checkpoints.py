@@ -2,18 +2,22 @@
 
 import hashlib
 import json
+import sqlite3
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from likewise._checks import check_folder_target
 from likewise._files import write_whole
 from likewise.errors import InputError, InputTypeError
+from likewise.training.settings import differences
 
 MANIFEST = "checkpoint.json"
+LOCK = "checkpoint.lock"
+MOST_NAMED = 3  # differences in one sentence
 FORMAT = 1  # raised when an older likewise could not read it
 
 
@@ -72,12 +76,12 @@ def load_checkpoint(folder: Path) -> dict[str, Any] | None:
 
 
 class Checkpoint:
-    """A training's parts with what brings them back, in a folder.
+    """A training's parts with what brings them back, in a folder that is locked until `close`.
 
     Args:
         folder: made when first saved.
         parts: everything with `state_dict` and `load_state_dict` that training changes.
-        settings: what must be the same to go on.
+        settings: what must be the same to go on, as plain values.
         devices: CUDA devices whose random states count, besides the CPU's.
     """
 
@@ -99,6 +103,7 @@ class Checkpoint:
                     f"{name} must have state_dict and load_state_dict for a checkpoint, got "
                     f"{type(part).__name__} without. Give it both, or leave checkpoint out."
                 )
+        self._lock = _lock(self.folder)
 
     def save(self, records: list[dict[str, float]], *, stopped: bool) -> None:
         """Keep where everything stands after an epoch."""
@@ -123,8 +128,12 @@ class Checkpoint:
         state = load_checkpoint(self.folder)
         if state is None:
             return [], False
-        if state["settings"] != self.settings:
-            raise self._other(f"settings {state['settings']} instead of {self.settings}")
+        if "loss" not in state["settings"]:
+            raise self._other("no word of its loss and data, as an older likewise wrote it")
+        different = list(differences(state["settings"], self.settings))
+        if different:
+            more = f" and {len(different) - MOST_NAMED} more" * (len(different) > MOST_NAMED)
+            raise self._other(f"{', '.join(different[:MOST_NAMED])}{more}")
         if state["parts"].keys() != self.parts.keys():
             either = state["parts"].keys() ^ self.parts.keys()
             raise self._other(f"{', '.join(sorted(either))} on one side only")
@@ -140,11 +149,94 @@ class Checkpoint:
             torch.cuda.set_rng_state(random, device)
         return state["records"], state["stopped"]
 
-    def _other(self, difference: str) -> ValueError:
-        return ValueError(
+    def close(self) -> None:
+        """Let other processes have the folder."""
+        if self._lock is not None:
+            self._lock.close()
+
+    def _other(self, difference: str) -> InputError:
+        return InputError(
             f"checkpoint must be of this training, got {str(self.folder)!r} with {difference}. "
-            "Train as before, or give another folder."
+            "Train as before; or give another folder, and start from these weights with "
+            "training.load_weights(checkpoint, encoder)."
         )
+
+
+def load_weights(checkpoint: str | Path, encoder: nn.Module, loss: nn.Module | None = None) -> None:
+    """Give an encoder, and a loss, the weights that a checkpoint of `fit` holds.
+
+    Use it to begin another training, with another loss, learning rate or data, where the one in
+    the folder ended. Nothing else is taken from it: no optimizer state, no random state. The
+    folder is only read, and no code in it runs.
+
+    Args:
+        checkpoint: Folder that `fit(checkpoint=...)` wrote.
+        encoder: Changed in place; it must have the weights' names and shapes.
+        loss: Changed in place too, if given.
+
+    Raises:
+        InputError: There is no checkpoint, it is damaged, or its weights do not fit. Then
+            nothing was changed.
+
+    Example:
+        >>> import tempfile
+        >>> import likewise as lw
+        >>> points = lw.data.load((torch.randn(40, 5), torch.arange(40) % 4))
+        >>> first, second = nn.Linear(5, 2), nn.Linear(5, 2)
+        >>> with tempfile.TemporaryDirectory() as folder:
+        ...     _ = lw.fit(first, lw.losses.TripletLoss(), points, epochs=1, checkpoint=folder)
+        ...     lw.training.load_weights(folder, second)
+        >>> torch.equal(first.weight, second.weight)
+        True
+    """
+    state = load_checkpoint(Path(checkpoint))
+    if state is None or "parts" not in state:
+        raise InputError(
+            f"checkpoint must be a folder that fit(checkpoint=...) wrote, got {str(checkpoint)!r}. "
+            "Weights that KeepBest wrote are read by its restore."
+        )
+    given = {"encoder": encoder} if loss is None else {"encoder": encoder, "loss": loss}
+    for name, module in given.items():
+        kept, wanted = state["parts"][name], module.state_dict()
+        different = [
+            key
+            for key in dict.fromkeys([*wanted, *kept])
+            if getattr(kept.get(key), "shape", None) != getattr(wanted.get(key), "shape", None)
+        ]
+        if different:
+            raise InputError(
+                f"{name} must have the weights of the checkpoint, got a {type(module).__name__} "
+                f"with {different[0]!r} of another shape or on one side only. "
+                "Build it as for that training."
+            )
+    for name, module in given.items():
+        module.load_state_dict(state["parts"][name])
+
+
+def _lock(folder: Path) -> sqlite3.Connection | None:
+    """What no other process holds until this one closes it or ends; None where nothing locks.
+
+    SQLite's own lock of an empty database, which is the same on every system.
+    """
+    held: sqlite3.Connection | None = None
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        held = sqlite3.connect(
+            folder / LOCK, timeout=0, isolation_level=None, check_same_thread=False
+        )
+        held.execute("PRAGMA journal_mode = MEMORY")  # no file that a kill would leave behind
+        held.execute("BEGIN EXCLUSIVE")
+    except (OSError, sqlite3.OperationalError) as error:
+        if held is not None:
+            held.close()
+        # A finished training may lie in a folder that is read-only, or on a disk without locks.
+        if getattr(error, "sqlite_errorcode", None) != sqlite3.SQLITE_BUSY:
+            return None
+        raise InputError(
+            f"checkpoint must be of one training at a time, got {str(folder)!r}, which another "
+            "process writes to. Wait for it, or give another folder."
+        ) from error
+    return held
 
 
 def _lay_out(optimizer: torch.optim.Optimizer) -> None:

@@ -22,9 +22,10 @@ LOWER = ("error_rate", "false_accept_rate", "false_reject_rate", "loss", "rank")
 class KeepBest:
     """Keeps the weights that the encoder had after the epoch with the best number.
 
-    A number that is missing or not finite is no candidate, and of equal ones the earliest is
-    kept. A training begins anew at epoch 1; one that goes on from a checkpoint of `fit` brings
-    what was kept with it. Weights of the loss are not kept.
+    A number that is missing or not finite is no candidate, nor is one of an epoch whose loss is
+    not finite; of equal ones the earliest is kept. A training begins anew at epoch 1; one that
+    goes on from a checkpoint of `fit` brings what was kept with it. Weights of the loss are not
+    kept.
 
     Args:
         by: name of a number in the records, such as "loss", or "unseen_map_at_r" where
@@ -96,8 +97,9 @@ class KeepBest:
                 self.load_state_dict(written)
         if self._weights is None:
             raise InputError(
-                f"by must be a number that was finite after some epoch, got {self.by!r}, "
-                f"which never was. There were {self._number.those_that_came()}."
+                f"must be a number that was finite after some epoch, got {self.by!r}, "
+                f"which never was. There were {self._number.those_that_came()}.",
+                argument="by",
             )
         try:
             encoder.load_state_dict(self._weights)
@@ -132,7 +134,8 @@ class StopEarly:
     """Stops the training once a number has not become better for a while.
 
     Better is by more than `least_gain` than the best before it. Epochs without the number do not
-    count; NaN does, as one without a gain. A training begins anew at epoch 1; one that goes on
+    count. A number that is NaN or infinite, or comes with such a loss, counts as one without a
+    gain. A training begins anew at epoch 1; one that goes on
     from a checkpoint of `fit` has waited as long as before.
 
     Args:
@@ -143,7 +146,8 @@ class StopEarly:
         first_epoch: as in `KeepBest`.
 
     Raises:
-        InputError: as `KeepBest`.
+        InputError: as `KeepBest`; or, when called, the number never was finite for as long as
+            the patience lasts.
 
     Example:
         >>> stop, encoder = StopEarly("loss", patience=2), nn.Linear(2, 1)
@@ -180,6 +184,12 @@ class StopEarly:
             self._best, self._waited = value, 0
         else:
             self._waited += 1
+        if self._waited >= self.patience and self._best is None:
+            raise InputError(
+                f"by must be a number that is finite after some epoch, got {self._number.by!r}, "
+                f"which was NaN or infinite {self._waited} times in a row. There were "
+                f"{self._number.those_that_came()}."
+            )
         return self._waited >= self.patience
 
     def state_dict(self) -> dict[str, Any]:
@@ -218,11 +228,15 @@ class _Number:
         # Not a moment later: a name that is misspelt must not cost a whole training.
         if self.by not in self.names:
             raise InputError(
-                f"by must be a number that came up by epoch {record['epoch']:.0f}, got "
+                f"must be a number that came up by epoch {record['epoch']:.0f}, got "
                 f"{self.by!r}. There were {self.those_that_came()}; one that comes up later "
-                "needs first_epoch=."
+                "needs first_epoch=.",
+                argument="by",
             )
-        return float(record[self.by]) if self.by in record else None
+        if self.by not in record:
+            return None
+        # No number of an epoch counts whose loss is not finite, whatever it says.
+        return float(record[self.by]) if math.isfinite(record.get("loss", 0.0)) else math.nan
 
     def gains(self, value: float, best: float | None, least: float = 0.0) -> bool:
         """Whether a value is better than the best by more than `least`."""

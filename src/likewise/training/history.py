@@ -4,8 +4,6 @@ import math
 import warnings
 from dataclasses import dataclass, field
 
-from likewise.errors import InputError
-
 COLLAPSED = 0.01  # spread below which embeddings have become one point for all purposes
 ALIKE = (
     0.05  # share by which both kinds of pairs must differ in mean distance, or nothing is learnt
@@ -27,20 +25,12 @@ class History:
 
 
 def check_healthy(record: dict[str, float], earlier: list[dict[str, float]]) -> None:
-    """Refuse a loss that is not finite, and warn once of a training that tells nothing apart.
+    """Warn once of a training that tells nothing apart.
 
     That is where embeddings became one point; or where for five epochs in a row, positive and
     negative pairs have the same mean distance, within a twentieth. The loss then stays where the
     best constant distance puts it.
-
-    Raises:
-        InputError: the loss is NaN or infinite.
     """
-    if not math.isfinite(record["loss"]):
-        raise InputError(
-            f"loss must stay finite, got {record['loss']} in epoch {record['epoch']}. "
-            "Lower learning_rate, or look for extreme values in the data."
-        )
     if _collapsed(record) and not any(map(_collapsed, earlier)):
         warnings.warn(
             f"All embeddings have become nearly one point (spread {record['spread']:.2g} in epoch "

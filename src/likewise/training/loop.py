@@ -1,5 +1,6 @@
 """The training loop: `fit`."""
 
+import os
 import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -9,15 +10,19 @@ import torch
 from torch import Tensor, nn
 from torch.utils.data import DataLoader, Sampler
 
-from likewise._checks import check_choice, check_count, check_positive
-from likewise.data import Dataset, GivenPairs, GivenTriplets, ViewDataset, WithIds
+from likewise import _workers
+from likewise._checks import check_at_least, check_choice, check_count, check_positive
+from likewise.data import Dataset, GivenPairs, GivenTriplets, ViewDataset, WithIds, as_dataset
 from likewise.errors import InputError
+from likewise.training import settings
 from likewise.training.batches import batch_loss, default_batches, label_facts
 from likewise.training.checkpoints import Checkpoint
+from likewise.training.divergence import Guard
 from likewise.training.history import History, check_healthy
 from likewise.training.schedules import Schedule, cosine
 
 Callback = Callable[[dict[str, float], nn.Module], bool | None]
+MPI_SIZES = ("PMI_SIZE", "OMPI_COMM_WORLD_SIZE", "MV2_COMM_WORLD_SIZE")
 PRECISIONS = {"float32": "no", "bfloat16": "bf16", "float16": "fp16"}  # ours and Accelerate's
 
 
@@ -64,8 +69,9 @@ def fit(
     Args:
         encoder: any module from a batch of items to embeddings (n, d).
         loss: called as loss(embeddings, labels). Weights of its own are trained as well.
-        data: a dataset with labels, such as `likewise.data.load` gives; or one of pairs, triplets
-            or views over it. Its `set_epoch`, if it has one, is called with 0, 1, ...
+        data: a dataset with labels, such as `likewise.data.load` gives, any that
+            `likewise.data.as_dataset` takes, or one of pairs, triplets or views over it. Its
+            `set_epoch`, if it has one, is called with 0, 1, ...
         epochs: how many.
         classes_per_batch: P. All classes, but at most 16, if None.
         items_per_class: K. As many as make a batch of about 128 items, at least 4, if None.
@@ -92,17 +98,20 @@ def fit(
         seed: of the batches, the augmentation, dropout.
         checkpoint: folder that is written after every epoch, and from which a training that was
             interrupted goes on, to the same encoder as without the interruption. Needs the same
-            arguments; callbacks are called for the epochs to come only, but those with a state
-            get it back. A finished training is read from it and not repeated. Random numbers
-            must come from torch.
+            arguments and data, which are compared; only `workers`, `device`, `progress` and
+            callbacks without a state may differ. Callbacks are called for the epochs to come
+            only, but those with a state get it back. A finished training is read from it and not
+            repeated. Random numbers must come from torch. To start another training from these
+            weights, use `load_weights`.
 
     Returns:
         One record per epoch.
 
     Raises:
         InputError: an argument is out of range, the data cannot train, an optimizer leaves out
-            weights of the loss, the loss stops being finite, or the checkpoint is damaged or
-            of another training.
+            weights of the loss, there are several processes, or the checkpoint is damaged, in
+            use, or of another training. Also if embeddings, loss, gradients or weights stop
+            being finite; encoder and loss then have the weights from before that epoch.
 
     Example:
         >>> import torch
@@ -114,8 +123,12 @@ def fit(
     """
     check_count("epochs", epochs)
     check_positive("learning_rate", learning_rate)
+    check_count("workers", workers, 0)
     _check_something_learns(encoder, loss)
+    _check_one_process(device)
+    data = as_dataset(data, pairs=True)
     accelerator = _accelerator(device, precision)
+    ours = optimizer is None
     if optimizer is None:
         optimizer = _optimizer(encoder, loss, learning_rate, loss_learning_rate, weight_decay)
     elif loss_learning_rate is not None:
@@ -136,18 +149,38 @@ def fit(
     # a checkpoint too, as random numbers of a worker could not be brought back.
     lasting = workers > 0 and checkpoint is None and not hasattr(data, "set_epoch")
     generator = torch.Generator()
-    loader: DataLoader[Any] = DataLoader(
+    loader = _workers.loader(
         WithIds(data) if getattr(loss, "takes_ids", False) else data,  # type: ignore[arg-type]
+        workers=workers,
         batch_sampler=batch_sampler,
-        num_workers=workers,
         persistent_workers=lasting,
         generator=generator,
     )
-    steps = epochs * len(loader)
+    steps = max(1, epochs * len(loader))
     factor = cosine() if schedule is None else schedule
     scheduler = torch.optim.lr_scheduler.LambdaLR(
         optimizer, lambda step: factor(min(1.0, (step + 1) / steps))
     )
+    training: dict[str, Any] = {}
+    if checkpoint is not None:
+        training = {
+            "epochs": epochs,
+            "batches": len(loader),
+            "seed": seed,
+            "precision": precision,
+            "loss": settings.module(loss),
+            "encoder": settings.module(encoder),
+            "learning_rate": float(learning_rate) if ours else None,
+            "loss_learning_rate": settings.described(loss_learning_rate),
+            "weight_decay": float(weight_decay) if ours else None,
+            "optimizer": None if ours else settings.optimizer(optimizer),
+            "schedule": settings.schedule(factor),
+            "batch_sampler": settings.sampler(batch_sampler),
+            "data": settings.dataset(data, workers),
+            "preprocess": settings.described(preprocess),
+            "augment": settings.described(augment),
+            "augment_after": augment_after,
+        }
     homes = _device_of(encoder), _device_of(loss)
     loss.to(accelerator.device)
     encoder_there, optimizer_there, loader_there = accelerator.prepare(encoder, optimizer, loader)
@@ -170,8 +203,7 @@ def fit(
                 if accelerator.scaler is not None:
                     parts["scaler"] = accelerator.scaler
                 parts |= _with_state(callbacks)
-                settings = {"epochs": epochs, "batches": len(loader), "seed": seed}
-                kept = Checkpoint(checkpoint, parts, settings, cuda)
+                kept = Checkpoint(checkpoint, parts, training, cuda)
                 records, stopped = kept.resume()
             for epoch in range(len(records) + 1, epochs + 1):
                 if stopped:
@@ -195,6 +227,8 @@ def fit(
         accelerator.unwrap_model(run.encoder, keep_fp32_wrapper=False)
         encoder.to(homes[0]).eval()
         loss.to(homes[1]).eval()
+        if kept is not None:
+            kept.close()
         for callback in callbacks:
             if hasattr(callback, "finish"):
                 callback.finish()
@@ -222,34 +256,70 @@ def _epoch(
     run.loss.train()
     batches = len(run.loader)
     learning_rate = float(run.scheduler.get_last_lr()[0])
+    guard = Guard(run.encoder, run.loss)
     told: list[dict[str, Tensor]] = []
 
     def prepare(items: Tensor) -> Tensor:
         items = items if augment is None else augment(items)
         return items if preprocess is None else preprocess(items)
 
-    for number, batch in enumerate(run.loader, start=1):
-        value, labels = batch_loss(run.encoder, run.loss, batch, prepare)
+    number = 0
+    for number, batch in enumerate(_workers.batches(run.loader), start=1):
+        value, labels, embeddings = batch_loss(run.encoder, run.loss, batch, prepare)
         run.optimizer.zero_grad()
         run.accelerator.backward(value)
+        guard.see(embeddings, value)
         run.optimizer.step()
         run.scheduler.step()
         # Numbers stay on the device until the epoch is over, so that no step waits for it.
         classes = {} if labels is None else label_facts(labels)
-        told.append({"loss": value.detach(), **classes, **getattr(run.loss, "facts", {})})
+        if getattr(run.optimizer, "step_was_skipped", False):
+            guard.skip()
+        else:
+            told.append({"loss": value.detach(), **classes, **getattr(run.loss, "facts", {})})
         if progress is not None:
             progress(epoch, number, batches)
-    means = {name: torch.stack([facts[name].float() for facts in told]).mean() for name in told[0]}
+    if not number:
+        raise InputError(
+            f"batch_sampler must give at least one batch per epoch, got none in epoch {epoch}. "
+            "Give one that can be gone through again."
+        )
+    guard.check(epoch)
     return {
-        **{name: float(mean) for name, mean in means.items()},
+        **_means(told),
         "learning_rate": learning_rate,
         "seconds": time.perf_counter() - started,
+    }
+
+
+def _means(told: list[dict[str, Tensor]]) -> dict[str, float]:
+    # In float64, where no sum of float32 numbers overflows.
+    return {
+        name: float(torch.stack([facts[name].float() for facts in told]).cpu().double().mean())
+        for name in told[0]
     }
 
 
 def _with_state(callbacks: Sequence[Callback]) -> dict[str, Any]:
     kept = [c for c in callbacks if hasattr(c, "state_dict") and hasattr(c, "load_state_dict")]
     return {f"callback {n} ({type(c).__name__})": c for n, c in enumerate(kept, start=1)}
+
+
+def _check_one_process(device: str | None) -> None:
+    """Refuse a share of a training: losses would see the pairs within it alone."""
+    from accelerate.utils import parse_flag_from_env
+
+    told = ["WORLD_SIZE"]  # by torchrun and `accelerate launch`
+    if device == "cpu" or parse_flag_from_env("ACCELERATE_USE_CPU"):
+        told += MPI_SIZES  # which Accelerate goes by on CPUs
+    counts = [int(size) for name in told if (size := os.environ.get(name, "")).isdecimal()]
+    if torch.distributed.is_available() and torch.distributed.is_initialized():
+        counts.append(torch.distributed.get_world_size())
+    if max(counts, default=1) > 1:
+        raise InputError(
+            f"fit must run in one process, got {max(counts)}, each of which would learn from its "
+            "own share of every batch. Start it without torchrun, mpirun or accelerate launch."
+        )
 
 
 def _accelerator(device: str | None, precision: str) -> Any:
@@ -264,9 +334,16 @@ def _accelerator(device: str | None, precision: str) -> Any:
             "Choose one of several GPUs with CUDA_VISIBLE_DEVICES."
         )
     if device == "cuda" and not cuda:
-        raise InputError("device must be one this machine has, got 'cuda'. Use device='cpu'.")
+        raise InputError(
+            "must be one this machine has, got 'cuda'.",
+            argument="device",
+            remedy="Use device='cpu'.",
+            command="Use --device cpu.",
+        )
     if precision == "float16" and (device == "cpu" or not cuda):
-        raise InputError("precision must not be float16 on a CPU, got float16. Use bfloat16.")
+        raise InputError(
+            "must not be float16 on a CPU, got float16. Use bfloat16.", argument="precision"
+        )
     # Accelerate keeps device and precision of a process's first run for all later ones.
     AcceleratorState._reset_state(reset_partial_state=True)
     return Accelerator(cpu=device == "cpu", mixed_precision=PRECISIONS[precision])
@@ -279,6 +356,7 @@ def _optimizer(
     loss_learning_rate: float | None,
     weight_decay: float,
 ) -> torch.optim.Optimizer:
+    check_at_least("weight_decay", weight_decay, 0)
     groups: list[dict[str, Any]] = [{"params": list(encoder.parameters())}]
     own = list(loss.parameters())
     if loss_learning_rate is not None:

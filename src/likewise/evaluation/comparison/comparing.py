@@ -10,8 +10,9 @@ from jaxtyping import Bool, Float, Int, Num
 from torch import Tensor
 
 from likewise import intervals, metrics
-from likewise._checks import check_choice, check_finite, check_labels
+from likewise._checks import check_choice, check_finite
 from likewise.errors import InputError, InputTypeError
+from likewise.evaluation._labeled import kept, labeled
 from likewise.evaluation.comparison import paired
 from likewise.evaluation.comparison.result import Comparison, Found, finished
 from likewise.evaluation.matching import MatchingResult
@@ -65,15 +66,16 @@ def compare(
         names: what the two go by in the verdict.
         measures: those to compare; all that both have if None. Fewer leave each a smaller
             adjustment.
-        labels: class codes of the queries of numbers of your own, (q,).
+        labels: class codes of the queries of numbers of your own, (q,); queries labeled -1 are
+            left out.
         classes_as_sample: claim about new classes instead of new queries; of retrieval results
-            only if both were evaluated so.
+            only if both were evaluated so. Fewer than 10 classes give no intervals.
         smaller_is_better: measures where the smaller number is ahead.
 
     Raises:
         InputTypeError: for two different kinds of results.
         InputError: if the two are not of the same queries or pairs; for verification without
-            items; for fewer than 10 classes with `classes_as_sample`.
+            items; for `classes_as_sample` without labels.
 
     Source:
         McNemar, "Note on the Sampling Error of the Difference Between Correlated Proportions",
@@ -168,7 +170,7 @@ def compare_classes(
     by chance.
 
     Raises:
-        InputError: if the two are not of the same queries, or none have labels.
+        InputError: if the two are not of the same queries, or without labels.
     """
     one, other = _queries(a, labels), _queries(b, labels)
     _check_same_queries(one, other)
@@ -217,8 +219,10 @@ def _queries(result: object, labels: Tensor | None) -> _Queries:
             )
         scores[name] = values.detach().cpu().double()
     if labels is not None:
-        check_labels(labels, len(next(iter(scores.values()))))
-        labels = labels.cpu()
+        (*columns, labels) = kept(
+            labeled(labels, len(next(iter(scores.values())))), *scores.values(), labels.cpu()
+        )
+        scores = dict(zip(scores, columns, strict=True))
     return _Queries(scores, None, labels)
 
 
@@ -269,15 +273,20 @@ def _of_queries(a: _Queries, b: _Queries, names: Iterable[str]) -> dict[str, Fou
 
 def _of_classes(a: _Queries, b: _Queries, names: Iterable[str]) -> dict[str, Found]:
     classes = a.labels
-    if classes is None or len(torch.unique(classes)) < FEWEST_GROUPS:
-        got = "no labels" if classes is None else f"{len(torch.unique(classes))}"
+    if classes is None:
         raise InputError(
-            f"classes_as_sample must have queries of at least {FEWEST_GROUPS} classes, got {got}. "
-            "Leave it off, and claim nothing about new classes."
+            "labels must be given with classes_as_sample, got none. Give the class codes of the "
+            "queries, or leave classes_as_sample off."
         )
-    found = {}
+    count = len(torch.unique(classes))
+    found: dict[str, Found] = {}
     for name in names:
         of_a, of_b = a.scores[name], b.scores[name]
+        if count < FEWEST_GROUPS:
+            values = float(of_a.mean()), float(of_b.mean())
+            one, other = (intervals.too_few(value, count) for value in values)
+            found[name] = one, other, paired.of_few(values[0] - values[1], count)
+            continue
         if a.counted is None:  # other scores than of retrieval do not hang on the other classes
             tested = paired.of_groups(of_a - of_b, classes)
             found[name] = _value(of_a, classes), _value(of_b, classes), tested

@@ -11,7 +11,7 @@ from scipy.special import bdtr, stdtr, stdtrit
 from torch import Tensor
 
 from likewise import intervals
-from likewise.intervals import Estimate
+from likewise.intervals import FEWEST_GROUPS, Estimate
 
 Tested = tuple[Estimate, float]  # a difference and its p-value
 
@@ -49,11 +49,18 @@ def of_left_out(
     most_groups: int,
 ) -> list[Tested]:
     """Differences of the rows to keep, by Student's t, leaving out groups of rows."""
-    found = intervals.leave_out(differences, groups, most_groups=most_groups)
+    found = intervals.leave_out(differences, groups, most_groups=most_groups, fewest=FEWEST_GROUPS)
+    if not len(found.without):
+        return [of_few(float(whole), found.groups) for whole in found.whole]
     return [
         of_parts(float(whole), without, groups=found.groups)
         for whole, without in zip(found.whole, found.without.T, strict=True)
     ]
+
+
+def of_few(value: float, groups: int) -> Tested:
+    """A difference over too few groups for an interval; equal models need none."""
+    return intervals.too_few(value, groups), 1.0 if value == 0 else math.nan
 
 
 def of_hits(a: Bool[Tensor, " q"], b: Bool[Tensor, " q"]) -> Tested:

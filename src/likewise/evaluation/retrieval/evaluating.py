@@ -9,8 +9,9 @@ import torch.nn.functional as F
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from likewise import metrics
+from likewise import intervals, metrics
 from likewise._checks import (
+    as_tensors,
     check_count,
     check_embeddings,
     check_finite,
@@ -19,11 +20,14 @@ from likewise._checks import (
 )
 from likewise.distances import COSINE, Distance, check_distance
 from likewise.errors import InputError, InputTypeError
+from likewise.evaluation._labeled import kept, labeled
 from likewise.evaluation.retrieval import estimating
 from likewise.evaluation.retrieval.leaving_out import MOST_PARTS, LeftOut
 from likewise.evaluation.retrieval.nearest import Search
 from likewise.evaluation.retrieval.result import RetrievalResult
 from likewise.intervals import FEWEST_GROUPS, Estimate, merge_groups
+
+RANKS = (1, 5, 10)  # at which scores are told unless others are asked for
 
 
 @torch.no_grad()
@@ -36,7 +40,7 @@ def evaluate_retrieval(
     reference_labels: Int[Tensor, " m"] | None = None,
     groups: Int[Tensor, " q"] | None = None,
     reference_groups: Int[Tensor, " m"] | None = None,
-    ks: Iterable[int] = (1, 5, 10),
+    ks: Iterable[int] | None = None,
     classes_as_sample: bool = False,
     clustering: bool = False,
     chunk_size: int = 1024,
@@ -48,6 +52,7 @@ def evaluate_retrieval(
     sequence an image is from, a query does not see the references of its own group: they are
     neither hits nor misses, nor counted in R. References at the same distance rank in the
     order given. A query that sees no reference of its class is left out, and counted.
+    Unlabeled items are neither queries nor references, and are counted too.
 
     The intervals take queries as independent and the references as given: Clopper-Pearson
     for the hit rates, Student t for other means, order statistics for the median rank. With
@@ -57,14 +62,17 @@ def evaluate_retrieval(
 
     Args:
         embeddings: the queries, (q, d).
-        labels: their class codes, at least 0, of any size, (q,).
+        labels: their class codes of any size, -1 for unlabeled, (q,).
         distance: what is compared; smaller is closer.
         references: the items to be found, (m, d).
-        reference_labels: their class codes, (m,); -1 for an item of no class.
+        reference_labels: their class codes, -1 for unlabeled, (m,). A distractor has the code of
+            a class that no query has.
         groups: any integers, (q,). Without references also the groups of what is found.
         reference_groups: the same of the references, (m,).
-        ks: ranks at which recall, precision, MAP and nDCG are wanted.
-        classes_as_sample: intervals for new classes instead of new queries.
+        ks: ranks at which recall, precision, MAP and nDCG are wanted; without it those of 1, 5
+            and 10 that every query has references for.
+        classes_as_sample: intervals for new classes instead of new queries; with fewer than 10
+            classes there are none.
         clustering: also NMI and AMI of as many k-means clusters of the queries as they have
             classes; for cosine of their directions. Always the same start.
         chunk_size: queries whose neighbours are held at once. They are compared in smaller
@@ -72,9 +80,8 @@ def evaluate_retrieval(
             300 MB at most, and a few numbers per query and neighbour.
 
     Raises:
-        InputError: for mismatched shapes, NaN, negative labels, a k larger than the number of
-            references that some query sees, no query that sees a relevant reference, or fewer
-            than 10 classes with `classes_as_sample`.
+        InputError: for mismatched shapes, NaN, no labels, a k larger than the number of
+            references that some query sees, or no query that sees a relevant reference.
         InputTypeError: for `ks` that are no ranks, or a distance that is none, such as its name.
 
     Source:
@@ -87,12 +94,18 @@ def evaluate_retrieval(
         >>> print(result.precision_at_1)
         1.000 [0.398, 1.000]
     """
-    if not isinstance(ks, Iterable):
+    groups, reference_groups = as_tensors(groups=groups, reference_groups=reference_groups)
+    references, reference_labels = as_tensors(
+        references=references, reference_labels=reference_labels
+    )
+    embeddings, labels = as_tensors(embeddings=embeddings, labels=labels)
+    if ks is not None and not isinstance(ks, Iterable):
         raise InputTypeError(f"ks must be ranks, got {ks!r}. Use e.g. ks=(1, 5).")
-    ks = tuple(ks)
     check_distance(distance)
     check_count("chunk_size", chunk_size)
-    _check_queries(embeddings, labels)
+    check_embeddings(embeddings)
+    check_finite(embeddings, "embeddings")
+    has_label = labeled(labels, len(embeddings))
     own = references is None
     references, reference_labels = checked_references(
         embeddings, labels, references, reference_labels
@@ -100,6 +113,18 @@ def evaluate_retrieval(
     groups, reference_groups = _checked_groups(
         groups, reference_groups, embeddings, references, own
     )
+    unlabeled = int((~has_label).sum())
+    if own:
+        references_have = has_label
+    else:
+        references_have = labeled(reference_labels, len(references), "reference_labels")
+        unlabeled += int((~references_have).sum())
+    given = torch.where(has_label.cpu())[0]
+    embeddings, labels = kept(has_label, embeddings, labels)
+    references, reference_labels = kept(references_have, references, reference_labels)
+    if groups is not None and reference_groups is not None:
+        (groups,) = kept(has_label, groups)
+        (reference_groups,) = kept(references_have, reference_groups)
     query_class, reference_class, class_sizes = _numbered(labels.cpu(), reference_labels.cpu())
     relevant_total, seen = _seen(query_class, reference_class, class_sizes, own)
     if groups is not None and reference_groups is not None:
@@ -108,22 +133,25 @@ def evaluate_retrieval(
         )
     (counted,) = torch.where(relevant_total > 0)
     if len(counted) == 0:
-        raise InputError(
-            f"labels must give some query a reference of its own class, got {len(labels)} queries "
-            "without any. Evaluate on classes with two items or more."
-        )
-    _check_ks(ks, int(seen[counted].min()))
+        raise _nothing_to_find(query_class, class_sizes, own)
+    fewest_seen = int(seen[counted].min())
+    if ks is None:
+        ks = tuple(k for k in RANKS if k <= fewest_seen)
+    else:
+        ks = tuple(ks)
+        _check_ks(ks, fewest_seen)
     query_class, relevant_total = query_class[counted], relevant_total[counted]
     parts = torch.zeros(len(class_sizes), dtype=torch.int64)
     spare = 0
-    if classes_as_sample:
-        _check_enough(query_class)
+    classes = len(torch.unique(query_class))
+    too_few = classes_as_sample and classes < FEWEST_GROUPS
+    if classes_as_sample and not too_few:
         parts = merge_groups(len(class_sizes), MOST_PARTS)
         # Leaving out classes moves others up, so that many more ranks must be known.
         spare = int(parts.bincount(class_sizes.double()).max())
 
     search = Search(distance, references, reference_class, reference_groups, parts, chunk_size)
-    left_out = LeftOut(parts, query_class) if classes_as_sample else None
+    left_out = LeftOut(parts, query_class) if classes_as_sample and not too_few else None
     order = relevant_total.argsort(stable=True)  # as R is how many neighbours must be known
     per_query: dict[str, Tensor] = {}
     for chunk in torch.split(order, chunk_size):
@@ -147,6 +175,11 @@ def evaluate_retrieval(
         if left_out is None
         else left_out.estimates(list(per_query))
     )
+    if too_few:
+        means, macro = (
+            {name: intervals.too_few(float(mean), classes) for name, mean in of.items()}
+            for of in (means, macro)
+        )
     return RetrievalResult(
         precision_at_1=means["precision_at_1"],
         r_precision=means["r_precision"],
@@ -161,8 +194,9 @@ def evaluate_retrieval(
         clustering=_clustered(embeddings, labels, distance) if clustering else None,
         queries=len(counted),
         left_out=len(labels) - len(counted),
+        unlabeled=unlabeled,
         per_query=per_query,
-        counted=counted,
+        counted=given[counted],
         query_labels=labels.cpu()[counted],
         without_classes=None if left_out is None else left_out.without(list(per_query)),
     )
@@ -181,16 +215,12 @@ def _clustered(embeddings: Tensor, labels: Tensor, distance: Distance) -> dict[s
 
 
 def _numbered(labels: Tensor, reference_labels: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-    """Class numbers 0 to c - 1 of queries and references, and how many references each has.
-
-    References of no class have the number c.
-    """
+    """Class numbers 0 to c - 1 of queries and references, and how many references each has."""
     both = torch.cat([labels, reference_labels]).numpy()
-    classes, numbers = np.unique(both[both >= 0], return_inverse=True)
-    number = torch.full((len(both),), len(classes))
-    number[torch.from_numpy(both >= 0)] = torch.from_numpy(numbers)
+    classes, numbers = np.unique(both, return_inverse=True)
+    number = torch.from_numpy(numbers)
     query_class, reference_class = number[: len(labels)], number[len(labels) :]
-    return query_class, reference_class, reference_class.bincount(minlength=len(classes) + 1)[:-1]
+    return query_class, reference_class, reference_class.bincount(minlength=len(classes))
 
 
 def _seen(
@@ -268,15 +298,23 @@ def _checked_groups(
     return groups.to(embeddings.device), reference_groups.to(embeddings.device)
 
 
-def _check_queries(embeddings: Tensor, labels: Tensor) -> None:
-    check_embeddings(embeddings)
-    check_finite(embeddings, "embeddings")
-    check_labels(labels, len(embeddings))
-    if len(labels) and int(labels.min()) < 0:
-        raise InputError(
-            f"labels must be class codes of at least 0, got {int(labels.min())}. "
-            "Leave unlabelled items out."
+def _nothing_to_find(query_class: Tensor, class_sizes: Tensor, own: bool) -> InputError:
+    """Why no query sees a reference of its class: there is none, or groups hide them all."""
+    if bool((class_sizes[query_class] > int(own)).any()):
+        return InputError(
+            f"groups must leave some query a reference of its own class, got {len(query_class)} "
+            "queries whose matches are all of their own group. Give items of a class in two "
+            "groups or more, or leave groups out."
         )
+    if own:
+        return InputError(
+            f"labels must give some query a reference of its own class, got {len(query_class)} "
+            "queries without any. Evaluate on classes with two items or more."
+        )
+    return InputError(
+        f"reference_labels must hold the class of some query, got {len(query_class)} queries of "
+        "other classes. Use the same codes for both, or add references of these classes."
+    )
 
 
 def _check_ks(ks: Sequence[int], seen: int) -> None:
@@ -289,13 +327,3 @@ def _check_ks(ks: Sequence[int], seen: int) -> None:
                 f"ks must be at most {seen}, the references that a query is compared with, "
                 f"got {k}. Ask for fewer ranks, or give more references."
             )
-
-
-def _check_enough(query_class: Tensor) -> None:
-    classes = int((query_class.bincount() > 0).sum())
-    if classes < FEWEST_GROUPS:
-        raise InputError(
-            f"classes_as_sample must have at least {FEWEST_GROUPS} classes to find, got "
-            f"{classes}. So few say too little about new ones: leave it off, and claim nothing "
-            "about new classes."
-        )

@@ -31,6 +31,7 @@ class RetrievalResult:
         clustering: "nmi" and "ami" of k-means clusters with the classes, if asked for.
         queries: queries that were counted.
         left_out: queries that were not, as no item they may find is of their class.
+        unlabeled: queries and references that had no label, and are left out of everything.
         per_query: the scores of each counted query by name ("precision_at_1", "r_precision",
             "map_at_r", "reciprocal_rank", "recall_at_5", "precision_at_5", "map_at_5", "ndcg_at_5",
             ..., "rank"), (q,) float64.
@@ -53,6 +54,7 @@ class RetrievalResult:
     clustering: dict[str, Estimate] | None
     queries: int
     left_out: int
+    unlabeled: int
     per_query: dict[str, Float[Tensor, " q"]]
     counted: Int[Tensor, " q"]
     query_labels: Int[Tensor, " q"]
@@ -89,4 +91,5 @@ class RetrievalResult:
             "clustering",
             "queries",
             "left_out",
+            "unlabeled",
         )

@@ -1,4 +1,4 @@
-"""SQLite connections to a gallery's database, and the lock that only one writer holds."""
+"""SQLite connections to a gallery's database."""
 
 import sqlite3
 from pathlib import Path
@@ -26,24 +26,6 @@ def connect(folder: Path, *, read_only: bool) -> tuple[sqlite3.Connection, bool]
         if not read_only or (log.exists() and log.stat().st_size):
             raise
         return _prepared(f"{address}&immutable=1", read_only), True
-
-
-def lock(folder: Path) -> sqlite3.Connection:
-    """What no other process holds until this one closes it or ends.
-
-    SQLite's own lock of an empty database, which is the same on every system.
-
-    Raises:
-        sqlite3.Error: another process holds it, or the folder cannot be written.
-    """
-    held = sqlite3.connect(folder / LOCK, timeout=0, isolation_level=None, check_same_thread=False)
-    try:
-        held.execute("PRAGMA journal_mode = MEMORY")  # no file that a kill would leave behind
-        held.execute("BEGIN EXCLUSIVE")
-    except BaseException:
-        held.close()
-        raise
-    return held
 
 
 def _prepared(address: str, read_only: bool) -> sqlite3.Connection:

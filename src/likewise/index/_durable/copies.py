@@ -10,15 +10,16 @@ from pathlib import Path
 import numpy as np
 
 from likewise._checks import check_choice
+from likewise._files import sync_folder
 from likewise.errors import GalleryError, InputError
 from likewise.index._durable.connection import DATABASE, connect
 from likewise.index._durable.damage import damaged, sentence
-from likewise.index._durable.facts import Facts, create_acknowledged, sync_folder
-from likewise.index._durable.live import NONE, Additions, Live
-from likewise.index._durable.snapshot import Snapshot
+from likewise.index._durable.facts import Facts, create_acknowledged
+from likewise.index._durable.live import Additions, Live
 from likewise.index._durable.store import FACTS, Store
-from likewise.index._given import rows_of
+from likewise.index._given import chunk_of, rows_of
 from likewise.index._searching.storage import pack
+from likewise.index._snapshots import NONE, Snapshot
 
 
 def backup(folder: Path, path: Path) -> Path:
@@ -91,10 +92,11 @@ def merge(
         codes = np.append(np.array(new), -1)[codes]  # -1 stays -1
     positions = there.positions[coming].tolist()
     texts = store.parts("metadata", positions)
+    packed = pack(there.embeddings[coming], here.facts.storage)
+    new_ids = [ids[row] for row in coming.tolist()]
     added = Additions(
-        ids=[ids[row] for row in coming.tolist()],
-        labels=codes.tolist(),
-        packed=pack(there.embeddings[coming], here.facts.storage),
+        ids=new_ids,
+        chunk=chunk_of(here, new_ids, codes.tolist(), packed),
         metadata=[None if text is None else text.decode() for text in texts],
         payloads=store.parts("payload", positions),
     )

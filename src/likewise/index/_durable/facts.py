@@ -4,11 +4,17 @@ import json
 import os
 import struct
 import zlib
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, fields
 from pathlib import Path
+from typing import Annotated, Literal
 
-from likewise._files import write_whole
+import msgspec
+
+from likewise._files import sync_folder, write_whole
+from likewise.distances import NAMED
 from likewise.errors import InputError
+
+Count = Annotated[int, msgspec.Meta(ge=0, le=2**63 - 1)]
 
 FORMAT = 1  # of the folder; raised when an older likewise could not read it
 ACKNOWLEDGED = "gallery.acknowledged"
@@ -21,19 +27,19 @@ _MARK = b"likewise"
 class Facts:
     """What a gallery is made for and, after each batch, what it holds."""
 
-    key: str  # random; files of two galleries are told apart by it
+    key: str  # random; files of two galleries are told apart by it; empty for an index in memory
     distance: str
     encoder: str | None
-    dimension: int | None = None
-    storage: str = "float32"  # of the embeddings
-    kind: str | None = None  # of the ids: "integers" or "strings"
-    next_id: int = 0
-    next_position: int = 0
-    items: int = 0
+    dimension: Annotated[int, msgspec.Meta(ge=1, le=2**24)] | None = None
+    storage: Literal["float32", "float16", "int8"] = "float32"  # of the embeddings
+    kind: Literal["integers", "strings"] | None = None  # of the ids
+    next_id: Annotated[int, msgspec.Meta(ge=0)] = 0
+    next_position: Count = 0
+    items: Count = 0
     total: int = 0  # the sum of the checksums of all rows
-    names: int = 0  # of classes
-    batches: int = 0  # committed so far
-    logged_since: int = 0  # batches before this one left no log of their changes
+    names: Count = 0  # of classes
+    batches: Count = 0  # committed so far
+    logged_since: Count = 0  # batches before this one left no log of their changes
     format: int = FORMAT
 
     def text(self) -> str:
@@ -47,10 +53,24 @@ class Facts:
         Raises:
             InputError: it is none, or of another format.
         """
-        values = json.loads(text)
-        if values["format"] != FORMAT:
-            raise InputError(f"format {values['format']} is not {FORMAT}")
-        return cls(**values)
+        try:
+            facts = msgspec.json.decode(text, type=cls)
+            told = msgspec.json.decode(text, type=dict[str, object])
+        except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
+            raise InputError(f"facts must be those of a gallery, got {error}.") from error
+        if facts.format != FORMAT:
+            raise InputError(f"format {facts.format} is not {FORMAT}")
+        is_sound = (
+            told.keys() == {field.name for field in fields(cls)}
+            and facts.distance in NAMED
+            and facts.items <= facts.next_position
+            and facts.next_id <= 2**63
+            and 0 <= facts.total < 2**64
+            and (not facts.items or None not in (facts.dimension, facts.kind))
+        )
+        if not is_sound:
+            raise InputError("facts must fit together, got some that do not.")
+        return facts
 
 
 def create_acknowledged(folder: Path, facts: Facts) -> None:
@@ -70,22 +90,12 @@ def acknowledge(folder: Path, facts: Facts) -> None:
 def last_acknowledged(folder: Path) -> Facts | None:
     """The newer of the copies that are whole; None if neither is."""
     try:
-        content = (folder / ACKNOWLEDGED).read_bytes()
+        with (folder / ACKNOWLEDGED).open("rb") as file:
+            content = file.read(2 * _SLOT)
     except OSError:
         return None
     found = [_facts(content[start : start + _SLOT]) for start in (0, _SLOT)]
     return max((facts for facts in found if facts), key=lambda facts: facts.batches, default=None)
-
-
-def sync_folder(folder: Path) -> None:
-    """Wait until the names in `folder` are on disk."""
-    if os.name == "nt":  # where a folder cannot be opened
-        return
-    file = os.open(folder, os.O_RDONLY)
-    try:
-        os.fsync(file)
-    finally:
-        os.close(file)
 
 
 def _slot(facts: Facts) -> bytes:
@@ -99,5 +109,5 @@ def _facts(slot: bytes) -> Facts | None:
         text = slot[_HEAD.size : _HEAD.size + length]
         whole = mark == _MARK and zlib.crc32(text) == checksum
         return Facts.of_text(text) if whole else None
-    except (struct.error, ValueError, TypeError, KeyError):
+    except (struct.error, InputError):
         return None

@@ -1,31 +1,26 @@
 """A gallery's folder and its items in memory, kept the same."""
 
-import threading
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager, nullcontext
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-from torch import Tensor
 
+from likewise.distances import by_name
 from likewise.errors import GalleryError
 from likewise.index._durable import mapped
 from likewise.index._durable.checksums import (
     Integers,
-    keys_of,
     part_checksums,
     relabelled,
     row_checksums,
     total,
 )
 from likewise.index._durable.facts import Facts
-from likewise.index._durable.snapshot import Columns, Snapshot
-from likewise.index._durable.store import Chunk, Store
-from likewise.index._searching.storage import dimension
-
-NONE = np.empty(0, dtype=np.int64)
+from likewise.index._durable.store import Store
+from likewise.index._snapshots import NONE, Chunk, Held, Snapshot, facts_after
 
 
 @dataclass(frozen=True, eq=False)
@@ -33,8 +28,7 @@ class Additions:
     """Items to be stored, checked already."""
 
     ids: list[int] | list[str]
-    labels: list[int]
-    packed: Tensor  # embeddings as they are kept, see `_storage`
+    chunk: Chunk  # without checksums
     metadata: list[str | None]  # as JSON
     payloads: list[bytes | None]
 
@@ -44,7 +38,7 @@ class Live:
 
     A thread that writes holds `lock`. Others look things up in `current`, which is put in place
     whole, so they see whole batches only. Where the folder is read only, another process may
-    write it; `reading` takes in what it wrote.
+    write it; `reading` takes in what it wrote. A fork of the process may use none of it.
 
     Args:
         folder: of the gallery.
@@ -69,20 +63,26 @@ class Live:
         self.folder = folder
         self.read_only = read_only
         self.is_open = True
-        self.lock = threading.RLock()
-        self._searching = threading.Lock()
-        self.current: Snapshot
+        self.held: Held
         self.store = Store(folder, read_only=read_only, made_for=made_for, names=names)
         try:
             with self.store.reading():
                 self._open(self.store.facts(), may_map)
         except BaseException:
-            self.close()
+            self.store.close()
             raise
+
+    @property
+    def current(self) -> Snapshot:
+        """The items as they were last seen, by whatever thread."""
+        return self.held.current
 
     def close(self) -> None:
         """Give the files back; nothing can be read or written any more."""
-        with self.lock:
+        if not self.store.is_of_this_process:  # another thread may have held the lock meanwhile
+            self.is_open = False
+            return
+        with self.held.lock:
             if self.is_open and not self.read_only:
                 self._map()
             self.is_open = False
@@ -91,7 +91,8 @@ class Live:
     @contextmanager
     def reading(self) -> Iterator[Snapshot]:
         """The newest items, which the folder has exactly as well while this lasts."""
-        with self.lock:
+        self._check_open()
+        with self.held.lock:
             self._check_open()
             if self.read_only:
                 self.store.refresh(self.current.facts.batches)
@@ -102,7 +103,8 @@ class Live:
     @contextmanager
     def writing(self) -> Iterator[Snapshot]:
         """The newest items, which nobody else changes while this lasts."""
-        with self.lock:
+        self._check_open()
+        with self.held.lock:
             self._check_open()
             if self.read_only:
                 raise GalleryError(
@@ -111,24 +113,6 @@ class Live:
                 )
             with self.store.reading():
                 self._catch_up()  # where the last batch was interrupted after it was stored
-            yield self.current
-
-    @contextmanager
-    def searching(self, *, with_folder: bool) -> Iterator[Snapshot]:
-        """The newest items, whose `search` nobody else uses while this lasts.
-
-        One search at a time: it uses all cores, and remembers how far it has come.
-
-        Args:
-            with_folder: hold the folder at these items meanwhile.
-        """
-        # Whoever takes both locks takes this one last.
-        if with_folder or self.read_only:
-            with self.reading() as snapshot, self._searching:
-                yield snapshot
-            return
-        with self._searching:
-            self._check_open()
             yield self.current
 
     def newest(self) -> Snapshot:
@@ -165,16 +149,13 @@ class Live:
             old_gone = self.store.checksums(gone)
             old_moved = self.store.checksums(moved)
         new_moved = relabelled(old_moved, before.labels.numpy()[changed], labels)
-        chunk, rows = (None, iter(())) if added is None else _rows(facts, added)
+        chunk, rows = (None, iter(())) if added is None else _rows(added)
         new = NONE if chunk is None else chunk.checksums
         facts = replace(
-            _with_ids(facts, added),
-            items=facts.items - len(gone) + len(new),
+            facts_after(facts, added=chunk, removed=len(gone)),
             total=(facts.total - total(old_gone) - total(old_moved) + total(new_moved) + total(new))
             % 2**64,
             names=len(class_names),
-            next_position=facts.next_position + len(new),
-            batches=facts.batches + 1,
         )
         self.store.commit(
             facts,
@@ -187,8 +168,13 @@ class Live:
                 *zip(moved.tolist(), old_moved.tolist(), strict=True),
             ],
         )
-        self._take_in(
-            facts, class_names, removed, changed, labels, [] if chunk is None else [chunk]
+        self.held.take_in(
+            facts,
+            class_names,
+            removed=removed,
+            changed=changed,
+            labels=labels,
+            added=[] if chunk is None else [chunk],
         )
         self.store.acknowledge(facts)
 
@@ -197,58 +183,40 @@ class Live:
         facts = self.current.facts
         facts = replace(facts, batches=facts.batches + 1, logged_since=facts.batches + 1)
         self.store.compact(facts)
-        self.current = replace(self.current, facts=facts)
+        self.held.take_in(facts, self.current.class_names)
         self.store.acknowledge(facts)
 
-    def _take_in(
-        self,
-        facts: Facts,
-        class_names: Sequence[str],
-        removed: Integers,
-        changed: Integers,
-        labels: Integers,
-        added: Sequence[Chunk],
-    ) -> None:
-        with self._searching if len(removed) else nullcontext():
-            if facts.dimension != self.current.facts.dimension:
-                self._columns = Columns(facts, self._recall)
-            if len(changed):
-                self._columns.relabel(changed, labels)
-            if len(removed):
-                self._columns.remove(removed)
-            for chunk in added:
-                self._columns.append(chunk)
-            self.current = self._columns.snapshot(facts, class_names)
-
     def _open(self, facts: Facts, may_map: bool) -> None:
+        empty = replace(facts, items=0)
+        self.held = Held(empty, (), by_name(facts.distance), recall=self._recall)
         arrays = mapped.read_mapped(self.folder, facts) if may_map else None
         if arrays is None:
             self._load(facts)
         else:
-            self._columns = Columns(facts, self._recall, arrays)
-            self.current = self._columns.snapshot(facts, self.store.names(facts.names))
+            self.held.restart(facts, self.store.names(facts.names), arrays=arrays)
 
     def _map(self) -> None:
         # What is mapped is of a batch that is acknowledged, and whole.
-        now = getattr(self, "current", None)  # none yet where opening failed
-        if now is not None and len(now) >= mapped.LEAST:
-            mapped.write_mapped(self.folder, now)
+        if len(self.current) >= mapped.LEAST:
+            mapped.write_mapped(self.folder, self.current)
 
     def _load(self, facts: Facts) -> None:
-        columns = Columns(facts, self._recall)
-        sum_ = last = 0
+        self.held.restart(facts, self.store.names(facts.names), self._all(facts))
+
+    def _all(self, facts: Facts) -> Iterator[Chunk]:
+        # Whoever takes them fails with this, and keeps what was there before.
+        sum_ = last = count = 0
         for chunk in self.store.rows(facts):
             if not (np.diff(chunk.positions, prepend=last - 1) > 0).all():
                 raise self.store.damaged("rows are out of order")
             last = int(chunk.positions[-1]) + 1
+            count += len(chunk.positions)
             sum_ += total(chunk.checksums)
-            columns.append(chunk)
-        snapshot = columns.snapshot(facts, self.store.names(facts.names))
-        if len(snapshot) != facts.items or sum_ % 2**64 != facts.total:
-            raise self.store.damaged(
-                f"there are {len(snapshot)} rows in place of {facts.items}, or others"
-            )
-        self._columns, self.current = columns, snapshot
+            yield chunk
+        if count != facts.items or sum_ % 2**64 != facts.total:
+            raise self.store.damaged(f"there are {count} rows in place of {facts.items}, or others")
+        if last > facts.next_position:
+            raise self.store.damaged("positions are given out that it does not know of")
 
     def _catch_up(self) -> None:
         # Only what changed since is read, and checked by the sum of all checksums.
@@ -280,10 +248,23 @@ class Live:
         labels = np.concatenate([NONE, *(chunk.labels for chunk in left)])
         gone = rows[~np.isin(positions, there)]
         names = self.store.names(facts.names)
-        self._take_in(facts, names, gone, known.rows_at(there), labels, new)
+        self.held.take_in(
+            facts,
+            names,
+            removed=gone,
+            changed=known.rows_at(there),
+            labels=labels,
+            added=new,
+        )
         return True
 
     def _check_open(self) -> None:
+        if not self.store.is_of_this_process:
+            raise GalleryError(
+                f"gallery must be used by the process that opened it, got {str(self.folder)!r} in "
+                "a fork of it. Open the gallery in the child, with read_only=True while its parent "
+                "has it open for writing."
+            )
         if not self.is_open:
             raise GalleryError(
                 f"gallery must be open, got {str(self.folder)!r}, which was closed. "
@@ -291,21 +272,19 @@ class Live:
             )
 
 
-def _rows(facts: Facts, added: Additions) -> tuple[Chunk, Iterator[tuple[Any, ...]]]:
-    positions = np.arange(len(added.ids), dtype=np.int64) + facts.next_position
-    is_text = isinstance(added.ids[0], str)
-    texts = [str(id_).encode() for id_ in added.ids] if is_text else None
-    keys = keys_of(added.ids if texts is None else texts)
-    labels = np.array(added.labels, dtype=np.int64)
+def _rows(added: Additions) -> tuple[Chunk, Iterator[tuple[Any, ...]]]:
+    chunk = added.chunk
     metadata = part_checksums([None if m is None else m.encode() for m in added.metadata])
     payloads = part_checksums(added.payloads)
-    embeddings = added.packed.numpy()
-    checksums = row_checksums(positions, keys, labels, metadata, payloads, embeddings)
+    embeddings = chunk.embeddings
+    checksums = row_checksums(
+        chunk.positions, chunk.keys, chunk.labels, metadata, payloads, embeddings
+    )
     content, width = memoryview(embeddings.tobytes()), embeddings[0].nbytes
     rows = zip(
-        positions.tolist(),
+        chunk.positions.tolist(),
         added.ids,
-        added.labels,
+        chunk.labels.tolist(),
         metadata.tolist(),
         payloads.tolist(),
         checksums.tolist(),
@@ -314,17 +293,4 @@ def _rows(facts: Facts, added: Additions) -> tuple[Chunk, Iterator[tuple[Any, ..
         added.payloads,
         strict=True,
     )
-    return Chunk(positions, keys, texts, labels, embeddings, checksums), rows
-
-
-def _with_ids(facts: Facts, added: Additions | None) -> Facts:
-    if added is None:
-        return facts
-    is_text = isinstance(added.ids[0], str)
-    numbers = [id_ for id_ in added.ids if isinstance(id_, int)]
-    return replace(
-        facts,
-        kind="strings" if is_text else "integers",
-        next_id=max(facts.next_id, max(numbers, default=-1) + 1),
-        dimension=dimension(added.packed),
-    )
+    return replace(chunk, checksums=checksums), rows

@@ -13,13 +13,15 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
+import msgspec
 import numpy as np
 import numpy.typing as npt
 
 from likewise.errors import InputError
 from likewise.index._durable.facts import Facts
-from likewise.index._durable.snapshot import Arrays, Snapshot
-from likewise.index._durable.store import row_format
+from likewise.index._durable.store import size_of
+from likewise.index._searching.storage import row_format
+from likewise.index._snapshots import Arrays, Snapshot
 
 MAPPED = "gallery.vectors"
 LEAST = 65536  # items; fewer are read as fast
@@ -50,24 +52,50 @@ def read_mapped(folder: Path, facts: Facts) -> Arrays | None:
 
     Their pages are shared with every process that maps the file, until one writes to them.
     """
-    with suppress(OSError, ValueError, TypeError, KeyError, struct.error):
+    with suppress(OSError, ValueError, struct.error):
         content = np.asarray(np.memmap(folder / MAPPED, dtype=np.uint8, mode="c"))
         written, sizes, checksums = _of_head(content[:_HEAD].tobytes())
-        if written == facts:
+        if written == facts and _fit(sizes, facts, size_of(folder)):
             arrays = _arrays(content, facts, sizes)
-            return arrays if [_checksum(array) for array in arrays] == checksums else None
+            whole = [_checksum(array) for array in arrays] == checksums
+            return arrays if whole and _are_items(arrays, facts) else None
     return None
 
 
 def _is_of(folder: Path, facts: Facts) -> bool:
-    with suppress(OSError, ValueError, TypeError, KeyError, struct.error):
+    with suppress(OSError, ValueError, struct.error):
         with (folder / MAPPED).open("rb") as file:
             return _of_head(file.read(_HEAD))[0] == facts
     return False
 
 
+def _fit(sizes: Sequence[int], facts: Facts, room: int) -> bool:
+    # Before anything is read: a forged size could be that of a file without end.
+    dtype, width = row_format(facts.storage, facts.dimension)
+    count, is_text = facts.items, facts.kind == "strings"
+    fixed = [*[8 * count] * 3, count * width * dtype.itemsize, 8 * count * is_text]
+    return list(sizes[:-1]) == fixed and 0 <= sizes[-1] <= room * is_text
+
+
+def _are_items(arrays: Arrays, facts: Facts) -> bool:
+    """Whether the numbers can be what they stand for, so that no use of them fails later."""
+    positions, ends, text = arrays.positions, arrays.ends, arrays.text
+    labels, names = arrays.labels, facts.names
+    if not len(positions):
+        return True
+    is_sound = positions[0] >= 0 and positions[-1] < facts.next_position
+    is_sound &= bool((positions[1:] > positions[:-1]).all())
+    is_sound &= bool(labels.min() >= -1) and not (names and labels.max() >= names)
+    if facts.kind != "strings":
+        return bool(is_sound and arrays.keys.min() >= 0)
+    starts = np.append(0, ends)
+    is_sound &= starts[-1] == len(text) and bool((starts[1:] > starts[:-1]).all())
+    text.tobytes().decode()  # a ValueError where it is none
+    return bool(is_sound and (text[starts[:-1]] & 0xC0 != 0x80).all())  # no letter is cut
+
+
 def _arrays(content: npt.NDArray[np.uint8], facts: Facts, sizes: Sequence[int]) -> Arrays:
-    dtype, width = row_format(facts)
+    dtype, width = row_format(facts.storage, facts.dimension)
     dtypes: list[Any] = [np.int64, np.int64, np.int64, dtype, np.int64, np.uint8]
     arrays, start = [], _HEAD
     for kind, size in zip(dtypes, sizes, strict=True):
@@ -91,8 +119,11 @@ def _of_head(head: bytes) -> tuple[Facts, list[int], list[int]]:
     text = head[8 : 8 + length]
     if zlib.crc32(text) != checksum:
         raise InputError("the head is not what was written")
-    facts, sizes, checksums = json.loads(text)
-    return Facts.of_text(facts), sizes, checksums
+    try:
+        facts, sizes, checksums = msgspec.json.decode(text, type=tuple[str, list[int], list[int]])
+    except (msgspec.DecodeError, RecursionError) as error:
+        raise InputError("the head is none") from error
+    return Facts.of_text(facts.encode()), sizes, checksums
 
 
 def _checksum(array: npt.NDArray[Any]) -> int:

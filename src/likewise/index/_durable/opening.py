@@ -9,12 +9,12 @@ from likewise._checks import check_choice, check_count, check_rate
 from likewise.distances import COSINE, NAMED, Distance
 from likewise.errors import GalleryError, InputError, InputTypeError
 from likewise.index._durable.connection import DATABASE
-from likewise.index._durable.damage import is_there
+from likewise.index._durable.damage import check_regular, is_there
 from likewise.index._durable.facts import Facts, last_acknowledged
 from likewise.index._durable.live import Live
-from likewise.index._durable.snapshot import Snapshot
 from likewise.index._given import check_storable
 from likewise.index._searching.storage import STORAGES
+from likewise.index._snapshots import Snapshot
 
 _LONGEST_NAME = 500  # of an encoder; it has to fit beside the other facts
 
@@ -41,7 +41,8 @@ def opened(folder: Path, asked: Asked, *, recall: float | None, read_only: bool)
     _check_asked(asked)
     if recall is not None:
         check_rate("recall", recall)
-    holds_gallery = is_there(folder, DATABASE) or last_acknowledged(folder) is not None
+    check_regular(folder)
+    holds_gallery = is_gallery(folder)
     if read_only and not holds_gallery:
         raise GalleryError(
             f"path must be the folder of a gallery, got {str(folder)!r}. "
@@ -54,7 +55,7 @@ def opened(folder: Path, asked: Asked, *, recall: float | None, read_only: bool)
         distance=(asked.distance or COSINE).name,
         encoder=asked.encoder,
         dimension=asked.dimension,
-        storage=asked.storage or "float32",
+        storage=asked.storage or "float32",  # type: ignore[arg-type]  # one of them, as checked
         names=len(asked.class_names),
     )
     made_for = None if read_only else facts
@@ -67,6 +68,15 @@ def opened(folder: Path, asked: Asked, *, recall: float | None, read_only: bool)
         live.close()
         raise
     return live
+
+
+def is_gallery(folder: Path) -> bool:
+    """Whether `folder` holds a gallery, whole or not.
+
+    Raises:
+        GalleryError: that may not be known.
+    """
+    return is_there(folder, DATABASE) or last_acknowledged(folder) is not None
 
 
 def _check_asked(asked: Asked) -> None:

@@ -6,27 +6,28 @@ import sqlite3
 import zlib
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager, suppress
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
-import torch
 
+from likewise._files import Lock
 from likewise.errors import GalleryError, InputError, InputTypeError
 from likewise.index._durable.checksums import Integers, keys_of, part_checksum, row_checksums
-from likewise.index._durable.connection import connect, lock
-from likewise.index._durable.damage import damaged, sentence
+from likewise.index._durable.connection import DATABASE, LOCK, connect
+from likewise.index._durable.damage import check_regular, damaged, sentence
 from likewise.index._durable.facts import (
     Facts,
     acknowledge,
     create_acknowledged,
     last_acknowledged,
 )
-from likewise.index._searching.storage import pack
+from likewise.index._searching.storage import row_format
+from likewise.index._snapshots import Chunk
 
 CHUNK = 4096  # rows that are read at once
+NAME_BYTES = 8  # at least, of a class name in SQLite
 FACTS = "SELECT value, checksum FROM facts"
 _SCHEMA = {
     "changes": "CREATE TABLE changes (batch INTEGER, position INTEGER, before INTEGER)",
@@ -36,18 +37,6 @@ _SCHEMA = {
     " metadata TEXT, payload BLOB)",
     "names": "CREATE TABLE names (code INTEGER PRIMARY KEY, name TEXT, checksum INTEGER)",
 }
-
-
-@dataclass(frozen=True, eq=False)
-class Chunk:
-    """Rows as they were read, each of which its checksum holds for."""
-
-    positions: Integers
-    keys: Integers
-    texts: list[bytes] | None  # the ids, where they are strings
-    labels: Integers
-    embeddings: npt.NDArray[Any]  # packed, see `_storage`
-    checksums: Integers
 
 
 class Store:
@@ -73,13 +62,14 @@ class Store:
     ) -> None:
         self.folder = folder
         self._process = os.getpid()
-        self._lock: sqlite3.Connection | None = None
+        self._lock: Lock | None = None
+        check_regular(folder)
         if made_for is not None:
             with self._sentences(writing=True):
                 folder.mkdir(parents=True, exist_ok=True)
         if not read_only:
             with self._sentences(writing=True):
-                self._lock = lock(folder)
+                self._lock = Lock(folder / LOCK)
         try:
             with self._sentences(writing=not read_only):
                 acknowledged = last_acknowledged(folder)  # before the database, which goes ahead
@@ -95,19 +85,26 @@ class Store:
             self.close()
             raise
 
+    @property
+    def is_of_this_process(self) -> bool:
+        """Whether this process opened it; SQLite's connections do not outlive a fork."""
+        return os.getpid() == self._process
+
     def close(self) -> None:
-        """Give the files back."""
-        for connection in (getattr(self, "_connection", None), self._lock):
-            if connection is not None:
-                with suppress(sqlite3.Error):
-                    connection.close()
-        self._lock = None
+        """Give the files back; in a fork nothing is done, as they are the first process's."""
+        if not self.is_of_this_process:
+            return
+        connection = getattr(self, "_connection", None)
+        if connection is not None:
+            with suppress(sqlite3.Error):
+                connection.close()
+        if self._lock is not None:
+            self._lock.release()
 
     def __del__(self) -> None:
         # A connection refers to itself, so that it would stay open, and the folder locked, until
-        # the collector comes by. Not in a process that was forked: the files are the first one's.
-        if os.getpid() == self._process:
-            self.close()
+        # the collector comes by.
+        self.close()
 
     @contextmanager
     def reading(self) -> Iterator[None]:
@@ -126,7 +123,13 @@ class Store:
             ((text, checksum),) = found
             if zlib.crc32(text) != checksum:
                 raise self.damaged("what it says of itself is not what was written")
-            return Facts.of_text(text)
+            facts = Facts.of_text(text)
+        # What follows makes room for so much.
+        dtype, width = row_format(facts.storage, facts.dimension)
+        least = max(facts.names * NAME_BYTES, facts.items * (1 + width * dtype.itemsize))
+        if least > size_of(self.folder):
+            raise self.damaged("there is less than it says of itself")
+        return facts
 
     def names(self, count: int) -> list[str]:
         """The class names."""
@@ -135,7 +138,7 @@ class Store:
         ).fetchall()
         with self._readable():
             whole = [row for row in found if row[2] == name_checksum(row[0], row[1])]
-            if [code for code, _, _ in whole] != list(range(count)):
+            if len(whole) != count or [code for code, _, _ in whole] != list(range(count)):
                 raise self.damaged("class names are missing or not what was written")
             return [name.decode() for _, name, _ in whole]
 
@@ -207,7 +210,8 @@ class Store:
     def metadata(self, positions: Integers) -> list[dict[str, Any]]:
         """The metadata at each position, as it was given."""
         texts = self.parts("metadata", positions.tolist())
-        return [{} if text is None else json.loads(text) for text in texts]
+        with self._readable():
+            return [{} if text is None else _as_dict(text) for text in texts]
 
     def metadata_at(self, positions: Sequence[int]) -> list[bytes | None]:
         """As `parts`, of the metadata."""
@@ -328,7 +332,7 @@ class Store:
             yield
         except GalleryError:
             raise
-        except (TypeError, ValueError, KeyError, OverflowError) as error:
+        except (TypeError, ValueError, KeyError, OverflowError, RecursionError) as error:
             raise self.damaged("values are not what was written") from error
 
 
@@ -346,28 +350,42 @@ def as_chunk(rows: list[tuple[Any, ...]], facts: Facts) -> tuple[Chunk, npt.NDAr
     kind = bytes if facts.kind == "strings" else int
     if not all(isinstance(id_, kind) for id_ in ids):
         raise InputTypeError("ids are of another kind")
+    if kind is bytes and not all(id_ and id_.decode() for id_ in ids):
+        raise InputError("ids are empty")
     numbers = [np.array(rows_of[at], dtype=np.int64) for at in (0, 2, 3, 4, 5)]
     positions, labels, metadata, payloads, checksums = numbers
     keys = keys_of(ids)
-    dtype, width = row_format(facts)
+    dtype, width = row_format(facts.storage, facts.dimension)
     vectors = np.frombuffer(bytearray().join(rows_of[6]), dtype=dtype)
     embeddings = vectors.reshape(len(ids), width)
     if any(len(row) != width * dtype.itemsize for row in rows_of[6]):
         raise InputError("embeddings are of another length")
     expected = row_checksums(positions, keys, labels, metadata, payloads, embeddings)
     texts = ids if kind is bytes else None
-    return Chunk(positions, keys, texts, labels, embeddings, checksums), expected == checksums
+    whole = (expected == checksums) & (positions >= 0) & (labels >= -1)
+    if facts.names:
+        whole &= labels < facts.names
+    if texts is None:
+        whole &= keys >= 0
+    return Chunk(positions, keys, texts, labels, embeddings, checksums), whole
 
 
-def row_format(facts: Facts) -> tuple[np.dtype[Any], int]:
-    """Of which type an embedding is stored, and how many of them."""
-    empty = pack(torch.zeros(1, facts.dimension or 0), facts.storage) if facts.dimension else None
-    return (np.dtype(np.float32), 0) if empty is None else (empty.numpy().dtype, empty.shape[1])
+def size_of(folder: Path) -> int:
+    """Bytes of the database with its log."""
+    names = (DATABASE, f"{DATABASE}-wal")
+    return sum((folder / n).stat().st_size for n in names if (folder / n).exists())
 
 
 def name_checksum(code: int, name: bytes) -> int:
     """The checksum of a class name and the code it stands for."""
     return zlib.crc32(name, code)
+
+
+def _as_dict(text: bytes) -> dict[str, Any]:
+    value = json.loads(text)
+    if not isinstance(value, dict):
+        raise InputTypeError("metadata is of another kind")
+    return value
 
 
 def _name_rows(first: int, names: Sequence[str]) -> Iterator[tuple[int, str, int]]:

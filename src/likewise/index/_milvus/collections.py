@@ -25,6 +25,7 @@ LONGEST = 65535  # bytes of a text
 TAGS = 4096  # entries of an array
 _AT_ONCE = 2**24  # bytes of one message; Milvus takes 64 MB
 _FORMAT = 1
+_EVERYTHING, _NOTHING = "position >= 0", "position < 0"  # expressions
 
 
 @dataclass(frozen=True)
@@ -282,15 +283,18 @@ def tags_of(values: Mapping[str, str]) -> list[int]:
     return [tag for key, value in values.items() for tag in _tags(key, [value])]
 
 
-def filter_of(wanted: Mapping[str, Sequence[str]]) -> str | None:
-    """The expression that leaves the items with, for every key, one of its values.
+def filter_of_tags(key: str, values: Sequence[str]) -> str:
+    """The expression that leaves the items which have one of the values, given as JSON."""
+    return f"array_contains_any(tags, {_tags(key, values)})" if values else _NOTHING
 
-    None where nothing can be left, as a key has no value to choose from.
-    """
-    if not all(wanted.values()):
-        return None
-    tags = (_tags(key, values) for key, values in wanted.items())
-    return " and ".join(f"array_contains_any(tags, {some})" for some in tags)
+
+def filter_of_parts(word: str, parts: Sequence[str]) -> str:
+    """The expression of which all parts, at least one ("or"), or none ("not") must hold."""
+    if word == "not":
+        return f"not ({parts[0]})"
+    if not parts:
+        return _EVERYTHING if word == "and" else _NOTHING
+    return f" {word} ".join(f"({part})" for part in parts)
 
 
 def _tags(key: str, values: Sequence[str]) -> list[int]:

@@ -1,5 +1,6 @@
 """What a gallery in Milvus is made for and holds, as all its verbs need it."""
 
+import json
 import re
 import threading
 from collections.abc import Iterator, Sequence
@@ -14,10 +15,17 @@ from torch import Tensor
 from likewise._checks import check_count
 from likewise.distances import COSINE, Distance, by_name
 from likewise.errors import GalleryError, InputError, InputTypeError
-from likewise.index._entries import Values, checked_rows, label_codes, plain_ids, positions_of
+from likewise.index._entries import Rows, Values, checked_rows, label_codes, plain_ids, positions_of
 from likewise.index._given import check_storable
-from likewise.index._milvus.collections import METRICS, CollectionFacts, Collections
+from likewise.index._milvus.collections import (
+    METRICS,
+    CollectionFacts,
+    Collections,
+    filter_of_parts,
+    filter_of_tags,
+)
 from likewise.index._milvus.rows import check_length, keys, kind_of
+from likewise.index._where import Condition, Test, as_json, folded, unknown_key
 
 
 class MilvusLive:
@@ -152,11 +160,44 @@ class MilvusLive:
 
     def codes(self, labels: Values | None, count: int) -> tuple[list[int], list[str]]:
         """The code of each label, and all class names with the new ones behind."""
-        codes, names = label_codes(labels, count, self.names, has_codes=False)
-        if names and not self.names and self.facts.dimension is not None:
-            has_codes = self.collections.count("label >= 0") > 0
-            codes, names = label_codes(labels, count, self.names, has_codes=has_codes)
-        return codes, names
+
+        def has_codes() -> bool:
+            return self.facts.dimension is not None and self.collections.count("label >= 0") > 0
+
+        return label_codes(labels, count, self.names, has_codes=has_codes)
+
+    def expression(self, condition: Condition) -> str:
+        """What leaves the items that pass a lookup's `where`, for Milvus to search among.
+
+        Milvus keeps a hash of each key with its value. A range becomes the values in it, for
+        which all metadata is fetched.
+
+        Raises:
+            InputError: a key that no item has.
+        """
+        values: dict[str, dict[str, Any]] | None = None  # key -> value as JSON -> value
+
+        def read() -> dict[str, dict[str, Any]]:
+            found: dict[str, dict[str, Any]] = {}
+            for row in self.everything(["metadata"]):
+                for key, value in json.loads(row["metadata"]).items():
+                    found.setdefault(key, {})[as_json(value)] = value
+            return found
+
+        def of_test(test: Test) -> str:
+            nonlocal values
+            among = sorted(test.among)
+            expression = filter_of_tags(test.key, among)
+            if not test.limits and among and self.collections.count(expression):
+                return expression
+            # Whether any item has the key, no hash tells.
+            values = read() if values is None else values
+            if test.key not in values:
+                raise unknown_key(test.key, set(values))
+            there = values[test.key].items()
+            return filter_of_tags(test.key, [t for t, value in there if test.holds(value, t)])
+
+        return folded(condition, of_test, filter_of_parts)
 
     def put(
         self,
@@ -198,7 +239,7 @@ class MilvusLive:
         self.collections.put_facts(facts)
         self.facts, self.names = facts, names
 
-    def checked(self, embeddings: Tensor, name: str) -> Float[Tensor, "n d"]:
+    def checked(self, embeddings: Rows, name: str) -> Float[Tensor, "n d"]:
         """Embeddings as they are stored: float32 on the CPU."""
         return checked_rows(name, embeddings, self.facts.dimension)
 

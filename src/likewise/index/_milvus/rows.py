@@ -14,7 +14,7 @@ from torch import Tensor
 from likewise.errors import InputError
 from likewise.index._durable.checksums import Integers, keys_of
 from likewise.index._milvus.collections import LONGEST, TAGS, tags_of
-from likewise.index._where import checked_where
+from likewise.index._where import as_json
 
 EVERYTHING = ["position", "label", "text", "metadata", "tags", "payload", "embedding"]
 
@@ -114,7 +114,7 @@ def _tags(text: str) -> list[int]:
             f"metadata must have at most {TAGS} keys in Milvus, got {len(values)}. "
             "Put some of them together under one key."
         )
-    return tags_of({key: checked_where({key: [value]})[key][0] for key, value in values.items()})
+    return tags_of({key: as_json(value) for key, value in values.items()})
 
 
 def _payload_text(payload: bytes | None) -> str:

@@ -54,7 +54,7 @@ class Search:
         self._builder: threading.Thread | None = None
         self._built: _Lists | BaseException | None = None
         self._tried = 0  # rows for which a build was begun
-        self._life = 0  # what was begun before `forget` or `keep` is not to be used
+        self._is_retired = False  # the lists are those of other rows now
 
     @property
     def kind(self) -> str:
@@ -74,26 +74,21 @@ class Search:
         """How many rows are in the lists."""
         return self._lists.rows if self._lists is not None and self._lists.probes else 0
 
-    def forget(self) -> None:
-        """Drop what was prepared from stored rows."""
-        with self._lock:
-            self._exact.forget()
-            self._lists, self._tried, self._built = None, 0, None
-            self._life += 1
+    def kept(self, kept: Bool[Tensor, " n"]) -> "Search":
+        """The search of the rows that `kept` marks.
 
-    def keep(self, kept: Bool[Tensor, " n"]) -> None:
-        """Follow a removal: the stored rows are now those that `kept` marks."""
+        This one stays that of all rows, but gives its lists away: it is exact from now on.
+        """
         self.wait()
+        search = Search(self._distance, recall=self._recall)
+        search._exact = self._exact.kept(kept)
         with self._lock:
-            self._exact.keep(kept)
-            self._life += 1
-            lists = self._lists
-            if lists is None:
-                self._tried = 0
-                return
+            lists, self._lists, self._is_retired = self._lists, None, True
+        if lists is not None:
             lists.keep(kept)
-            if 2 * lists.alive < len(lists.now):  # mostly holes; start again
-                self._lists, self._tried = None, 0
+            if 2 * lists.alive >= len(lists.now):  # else mostly holes; start again
+                search._lists, search._tried = lists, self._tried
+        return search
 
     def wait(self) -> None:
         """Return when no training runs any more."""
@@ -115,10 +110,14 @@ class Search:
         few = allowed is not None and int(allowed.sum()) < EXACT_UP_TO
         if lists is None or few or k + MORE > EXACT_UP_TO or not len(queries):
             return self._exact.nearest(queries, stored, k, allowed)
+        size = len(stored)
         with self._lock:  # FAISS must not add while it searches
-            size = len(stored)
-            rows = min(lists.rows, size)
-            proposed = lists.propose(queries, k + MORE, allowed, rows)
+            is_retired = self._is_retired
+            if not is_retired:
+                rows = min(lists.rows, size)
+                proposed = lists.propose(queries, k + MORE, allowed, rows)
+        if is_retired:
+            return self._exact.nearest(queries, stored, k, allowed)
         padded = bool((proposed < 0).any())
         distances, positions = ranked_by(self._distance, queries, stored, proposed, padded=padded)
         distances, positions = distances[:, :k], positions[:, :k]
@@ -140,6 +139,8 @@ class Search:
         if self._recall is None or count < EXACT_UP_TO:
             return None
         with self._lock:
+            if self._is_retired:
+                return None
             self._take_over()
             size = EXACT_UP_TO
             while 2 * size <= count:
@@ -154,7 +155,7 @@ class Search:
             return lists
 
     def _begin(self, stored: Tensor, size: int) -> None:
-        life, recall = self._life, self._recall
+        recall = self._recall
 
         def work() -> None:
             built: _Lists | BaseException
@@ -162,8 +163,7 @@ class Search:
                 built = _Lists(self._distance, stored, size, float(recall or 0))
             except BaseException as error:  # the next lookup raises it
                 built = error
-            if life == self._life:
-                self._built = built
+            self._built = built
 
         # Not a daemon: Python waits for it at its end, rather than tear torch away from it.
         self._builder = threading.Thread(target=work, name="likewise-index-build")
@@ -275,7 +275,7 @@ class _Lists:
                 may &= allowed[self.now.clamp(min=0, max=len(allowed) - 1)]
             octets = torch.nn.functional.pad(may, (0, -len(may) % 8)).view(-1, 8).byte()
             bits = (octets << torch.arange(8, dtype=torch.uint8)).sum(dim=1).byte().numpy()
-            selector = library.IDSelectorBitmap(len(may), library.swig_ptr(bits))
+            selector = library.IDSelectorBitmap(len(bits), library.swig_ptr(bits))
             parameters = library.SearchParametersIVF(nprobe=probes, sel=selector)
         asked = len(queries)
         found = torch.empty(asked, count, dtype=torch.int64)

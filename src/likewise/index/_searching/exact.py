@@ -71,23 +71,23 @@ class ExactSearch:
     def __init__(self, distance: Distance) -> None:
         self._distance = distance
         self._lock = threading.Lock()
-        self.forget()
-
-    def forget(self) -> None:
-        """Drop what was prepared from stored rows."""
         self._numbers = Rows(torch.empty(0))  # one a row: cosine its scale, Euclidean its offset
         self._measured = 0
         self._longest = 0.0
         self._middle: Tensor | None = None
         self._all_unit = True
 
-    def keep(self, kept: Bool[Tensor, " n"]) -> None:
-        """Follow a removal: the stored rows are now those that `kept` marks."""
+    def kept(self, kept: Bool[Tensor, " n"]) -> "ExactSearch":
+        """The search of the rows that `kept` marks; this one stays that of all rows."""
+        search = ExactSearch(self._distance)
         with self._lock:
             kept = kept[: self._measured]
             if len(self._numbers):
-                self._numbers.keep(kept)
-            self._measured = int(kept.sum())
+                search._numbers = Rows(self._numbers.view[: len(kept)][kept])
+            search._measured = int(kept.sum())
+            search._longest, search._middle = self._longest, self._middle
+            search._all_unit = self._all_unit
+        return search
 
     @torch.no_grad()
     def nearest(

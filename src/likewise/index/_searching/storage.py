@@ -1,7 +1,10 @@
 """Stored rows in 4, 2 or about 1 byte a number, and what the smaller ones change."""
 
 from collections.abc import Callable
+from typing import Any
 
+import numpy as np
+import numpy.typing as npt
 import torch
 from jaxtyping import Float
 from torch import Tensor
@@ -52,3 +55,15 @@ def unpack(packed: Tensor) -> Float[Tensor, "n d"]:
 def dimension(packed: Tensor) -> int:
     """How many numbers a row of `packed` stands for."""
     return packed.shape[1] - (4 if packed.dtype == torch.uint8 else 0)
+
+
+def row_format(storage: str, dimension: int | None) -> tuple[np.dtype[Any], int]:
+    """Of which type a packed row is, and how many of them; of float32 before the first row."""
+    width = dimension or 0
+    kinds: dict[str, tuple[npt.DTypeLike, int]] = {
+        "float32": (np.float32, width),
+        "float16": (np.float16, width),
+        "int8": (np.uint8, width + 4),
+    }
+    dtype, columns = kinds[storage] if width else (np.float32, 0)
+    return np.dtype(dtype), columns

@@ -1,0 +1,167 @@
+"""How a command ends: its exit status, and the one sentence about what went wrong.
+
+The class of an exception decides, never its text. What the caller can mend ends in a sentence;
+anything else is a fault of ours and keeps its traceback.
+"""
+
+import os
+import sys
+import traceback
+import warnings
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from typing import Any
+
+import typer
+from typer.core import TyperArgument, TyperCommand
+
+from likewise.cli.console import (
+    CALLERS_MISTAKE,
+    OUR_FAULT,
+    READER_GONE,
+    STOPPED,
+    ReaderGone,
+    say,
+    write_out,
+)
+from likewise.errors import InputError, MissingExtra
+
+# What the library calls an argument that a command calls otherwise; the first that it has.
+_ALSO = {
+    "csv_path": ("pairs", "source"),
+    "data": ("source", "sources"),
+    "items": ("source", "sources", "files"),
+    "leave_out": ("holds_for",),
+    "tracker": ("track",),
+    "path": ("model", "out", "source"),
+    "source": ("sources",),
+}
+
+
+class Command(TyperCommand):
+    """A command that ends in a sentence where the caller can mend what went wrong."""
+
+    def invoke(self, ctx: Any) -> Any:
+        """What the command returns; exits with its status where it fails."""
+        try:
+            return super().invoke(ctx)
+        except (typer.Exit, typer.Abort):
+            raise
+        except KeyboardInterrupt:
+            raise typer.Exit(stopped()) from None
+        except Exception as error:
+            if hasattr(error, "format_message"):  # click's own words about options
+                raise
+            raise typer.Exit(exit_status(error, self._names())) from error
+
+    def _names(self) -> dict[str, str]:
+        """What the command line calls each argument of this command."""
+        own = {}
+        for each in self.params:
+            if isinstance(each, TyperArgument):
+                own[str(each.name)] = each.metavar or str(each.name).upper()
+            else:
+                own[str(each.name)] = max(each.opts, key=len)
+        also = {
+            theirs: own[ours]
+            for theirs, candidates in _ALSO.items()
+            for ours in reversed(candidates)
+            if ours in own
+        }
+        return also | own
+
+
+def run(app: Callable[..., Any]) -> int:
+    """Run the command line; its exit status."""
+    _open_streams()
+    if sys.stdout is None:  # before the work rather than after it
+        say("likewise: standard output must be open for the answer, got it closed.")
+        return CALLERS_MISTAKE
+    try:
+        with warnings.catch_warnings():
+            warnings.showwarning = lambda message, *_: say(f"likewise: {message}")
+            status = app(standalone_mode=False)
+        write_out("")
+        return status if isinstance(status, int) else 0
+    except (KeyboardInterrupt, typer.Abort):
+        return stopped()
+    except SystemExit:  # click's own way out of a pipe that nobody reads
+        return READER_GONE
+    except Exception as error:
+        if hasattr(error, "format_message"):
+            say(f"likewise: {error.format_message()}")
+            return CALLERS_MISTAKE
+        return exit_status(error, {})
+
+
+def stopped() -> int:
+    """Say that the user stopped the command; its status."""
+    say("likewise: stopped.")
+    return STOPPED
+
+
+def exit_status(error: Exception, names: Mapping[str, str]) -> int:
+    """Say on standard error what went wrong; 2 for what the caller can mend, 1 for our fault.
+
+    Args:
+        error: what was raised.
+        names: what the command line calls arguments of the library.
+    """
+    if isinstance(error, ReaderGone):
+        return READER_GONE
+    told = _sentence(error, names)
+    if told is not None:
+        say(f"likewise: {told}")
+        return CALLERS_MISTAKE
+    say("likewise: this is a fault of ours. Please report it with the lines below.")
+    for line in "".join(traceback.format_exception(error)).splitlines():
+        say(line)
+    return OUR_FAULT
+
+
+@contextmanager
+def naming(**names: str) -> Iterator[None]:
+    """Within, sentences about an argument of the library are about one of the command."""
+    try:
+        yield
+    except InputError as error:
+        error.argument = names.get(error.argument or "", error.argument)
+        raise
+
+
+def _sentence(error: Exception, names: Mapping[str, str]) -> str | None:
+    """What the caller has to mend; None if that is nothing."""
+    if isinstance(error, InputError):
+        argument = names.get(error.argument or "", error.argument)
+        remedy = error.remedy if error.command is None else error.command
+        return " ".join(part for part in (argument, error.sentence, remedy) if part)
+    if isinstance(error, MissingExtra):
+        return str(error)
+    if isinstance(error, _out_of_memory()):
+        return (
+            "memory must be enough for what was asked, got too little. Use fewer items, smaller "
+            "images (--image-size of train), or a machine with more memory."
+        )
+    if isinstance(error, OSError):
+        if not error.strerror:
+            return str(error) or f"files must be readable and writable, got {type(error).__name__}."
+        where = f" {os.fsdecode(error.filename)!r}" if error.filename else ""
+        return f"file{where} must be readable and writable, got: {error.strerror}."
+    return None
+
+
+def _out_of_memory() -> tuple[type[BaseException], ...]:
+    torch = sys.modules.get("torch")  # which raises only where it is loaded
+    return (MemoryError,) if torch is None else (MemoryError, torch.cuda.OutOfMemoryError)
+
+
+def _open_streams() -> None:
+    """Streams that take every character, and none of our files in the place of a closed one."""
+    for number in range(3):
+        try:
+            os.fstat(number)
+        except OSError:
+            os.open(os.devnull, os.O_RDWR)  # the lowest number that is free, which is this one
+    for stream in (sys.stdout, sys.stderr):
+        if hasattr(stream, "reconfigure"):
+            stream.reconfigure(errors="backslashreplace")
