@@ -13,11 +13,12 @@ IMAGES, LABELS = load_digits(return_X_y=True)
 @pytest.fixture(scope="module")
 def models(tmp_path_factory):
     """Two models of other make: one is trained longer, both are indexed and calibrated."""
-    from likewise.cli import journeys, training
+    from likewise.cli import journeys
 
     folder = tmp_path_factory.mktemp("compare")
     for name, epochs, batches in (("good", 2, 20), ("poor", 1, 2)):
-        made = training.train("digits", epochs=epochs, batches=batches, embedding_dim=8)
+        recipe = lw.Recipe(epochs=epochs, batches=batches, embedding_dim=8)
+        made = lw.train("digits", recipe)
         if name == "poor":
             made.save(folder / "bare")
         journeys.index(made, "digits", None, 5 if name == "good" else 10, 0)

@@ -2,12 +2,12 @@ import json
 
 import pytest
 
+import likewise as lw
+
 
 @pytest.fixture(scope="module")
 def trained(tmp_path_factory):
-    from likewise.cli import training
-
-    model = training.train("digits", epochs=1, batches=30, hold_out_classes="8,9")
+    model = lw.train("digits", lw.Recipe(epochs=1, batches=30, hold_out_classes=["8", "9"]))
     return model.save(tmp_path_factory.mktemp("gallery") / "model")
 
 

@@ -4,12 +4,12 @@ import sys
 
 import pytest
 
+import likewise as lw
+
 
 @pytest.fixture(scope="module")
 def model(tmp_path_factory):
-    from likewise.cli import training
-
-    made = training.train("digits", epochs=1, batches=3, hold_out_classes="8,9")
+    made = lw.train("digits", lw.Recipe(epochs=1, batches=3, hold_out_classes=["8", "9"]))
     return made.save(tmp_path_factory.mktemp("map") / "model")
 
 

@@ -49,16 +49,16 @@ def test_items_kept_aside_and_classes_held_out_are_scored_as_the_encoder_learns(
 
 
 def test_the_scored_items_are_not_those_trained_on(train, tmp_path, monkeypatch):
-    from likewise.cli import training
+    from likewise.journeys import train as journey
 
     given = {}
-    real = training.EvaluateEpochs
+    real = journey.EvaluateEpochs
 
     def watch(parts, **settings):
         given.update(parts)
         return real(parts, **settings)
 
-    monkeypatch.setattr(training, "EvaluateEpochs", watch)
+    monkeypatch.setattr(journey, "EvaluateEpochs", watch)
     train(*HELD_OUT, "--evaluate", "aside", "--epochs", 1)
     model = lw.load(tmp_path / "model")
     for part in given.values():
@@ -94,7 +94,7 @@ def test_the_best_epoch_is_kept_and_said_to_have_been_chosen(run, train, tmp_pat
     assert status == 0
     assert (
         f"epoch {told['selected_epoch']} was chosen by {by} on items of classes 0, 4, 5, 8: these "
-        "classes are no longer untouched, and numbers on them are flattered"
+        "classes are no longer untouched, and numbers on them are biased upward"
     ) in out
     assert "was chosen" not in run("evaluate", tmp_path / "last", "digits")[1]
 
@@ -157,11 +157,14 @@ def test_a_training_on_pairs_is_scored_on_other_pairs(run, train, tables):
     best = ("--keep-best", "pairs_roc_auc")
     _, told, _ = run("train", tables / "train.csv", *options, tables / "judge.csv", *quick, *best)
     assert "epoch 1 was chosen by pairs_roc_auc on the pairs of" in told
-    assert "judge.csv: numbers on these pairs are flattered" in told
+    assert "judge.csv: numbers on these pairs are biased upward" in told
     for other, message in (
         (tables / "train.csv", "--evaluate must be pairs of other images than those trained on"),
-        ("digits", "--evaluate must be a table of pairs where pairs of a table are trained on"),
-        ("aside", "--evaluate must have 2 classes of items that are not trained on, got 'aside'"),
+        (
+            "digits",
+            "--evaluate must be pairs where pairs are trained on, got labeled items",
+        ),
+        ("aside", "--evaluate must have 2 classes of items that are not trained on, got none"),
     ):
         status, _, said = train(*options, other, source=tables / "train.csv", out="none")
         assert status == 2
@@ -181,7 +184,7 @@ def test_tensorboard_gets_the_scores_of_every_epoch(train, tmp_path):
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        (("--patience", 2), "--patience must come with --keep-best, got 2 alone"),
+        (("--patience", 2), "--patience must be left out without keep_best, got 2. Say by --keep-best"),
         (("--keep-best", "active"), "--keep-best must be a loss, a rate or a score"),
         (("--keep-best", "unseen_map_at_r"), "--keep-best must be one of seen_equal_error_rate, "),
         (("--keep-best", "seen_mpa"), "--keep-best must be a loss, a rate or a score"),

@@ -6,6 +6,8 @@ import pytest
 from PIL import Image
 from sklearn.datasets import load_digits
 
+import likewise as lw
+
 IMAGES, LABELS = load_digits(return_X_y=True)
 
 
@@ -42,9 +44,10 @@ def tables(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def model(tables, tmp_path_factory):
-    from likewise.cli import journeys, training
+    from likewise.cli import journeys
 
-    made = training.train(str(tables["train"]), pairs=True, epochs=4, channels=1)
+    pairs = lw.data.load_pairs(tables["train"], channels=1)
+    made = lw.train(pairs, lw.Recipe(pairs=True, epochs=4))
     journeys.calibrate(
         made, str(tables["calibrate"]), split=None, goal="accuracy", rule=None, k=1, seed=0
     )
@@ -136,7 +139,7 @@ def test_classes_give_pairs_drawn_anew_in_each_epoch(run, tmp_path):
         (["train", "{train}", "--pairs", "--out", "m", "--loss", "circle"], "loss must be one of"),
         (
             ["train", "{train}", "--pairs", "--out", "m", "--hold-out-classes", "3"],
-            "must be left out for a table of pairs",
+            "must be left out for given pairs, which have no classes",
         ),
         (["train", "digits", "--pairs", "--out", "m", "--loss", "threshold", "--margin", "1"],
          "margin must be left out for threshold"),

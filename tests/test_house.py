@@ -20,7 +20,9 @@ FLOORS = [
     ["losses", "training", "index", "calibration", "probability"],
     ["matching", "verification", "drift"],
     ["evaluation", "plots"],
-    ["pages", "artifacts"],
+    ["artifacts"],
+    ["journeys"],
+    ["pages"],
     ["cli"],
 ]
 FLOOR_OF = {module: floor for floor, modules in enumerate(FLOORS) for module in modules}

@@ -19,6 +19,7 @@ if TYPE_CHECKING:
         evaluation,
         index,
         intervals,
+        journeys,
         losses,
         masks,
         matching,
@@ -48,6 +49,8 @@ if TYPE_CHECKING:
     from likewise.errors import ArtifactError, GalleryError, InputError
     from likewise.index import Gallery, Index, Neighbors
     from likewise.intervals import Estimate
+    from likewise.journeys.recipe import Recipe
+    from likewise.journeys.train import train
     from likewise.matching import UNKNOWN, Matches, match
     from likewise.training import History, fit
 
@@ -65,6 +68,7 @@ __all__ = [
     "InputError",
     "Matches",
     "Neighbors",
+    "Recipe",
     "SimilarityModel",
     "artifacts",
     "at_least_precision",
@@ -86,6 +90,7 @@ __all__ = [
     "fit",
     "index",
     "intervals",
+    "journeys",
     "least_cost",
     "load",
     "losses",
@@ -99,6 +104,7 @@ __all__ = [
     "plots",
     "probability",
     "samplers",
+    "train",
     "training",
     "verification",
 ]
@@ -115,6 +121,7 @@ _MODULE_OF = {  # the other names of __all__ are modules themselves
     "InputError": "errors",
     "Matches": "matching",
     "Neighbors": "index",
+    "Recipe": "journeys.recipe",
     "SimilarityModel": "artifacts",
     "at_least_precision": "calibration",
     "at_least_recall": "calibration",
@@ -128,6 +135,7 @@ _MODULE_OF = {  # the other names of __all__ are modules themselves
     "least_cost": "calibration",
     "load": "artifacts",
     "match": "matching",
+    "train": "journeys.train",
 }
 
 

@@ -12,6 +12,9 @@ in that sentence with status 2, and so do `OSError` and `MemoryError`. Any other
 fault of ours and keeps its traceback.
 """
 
+from collections.abc import Iterator
+from contextlib import contextmanager
+
 
 class InputError(ValueError):
     """An argument, a file or a state that cannot work; the sentence says what must hold.
@@ -42,11 +45,16 @@ class InputError(ValueError):
         remedy: str | None = None,
         command: str | None = None,
     ) -> None:
-        super().__init__(" ".join(part for part in (argument, sentence, remedy) if part))
         self.argument = argument
         self.sentence = sentence
         self.remedy = remedy
         self.command = command
+        super().__init__(self.whole)
+
+    @property
+    def whole(self) -> str:
+        """All that is said to a caller in Python."""
+        return " ".join(part for part in (self.argument, self.sentence, self.remedy) if part)
 
 
 class InputTypeError(InputError, TypeError):
@@ -67,3 +75,22 @@ class GalleryError(InputError):
 
 class MissingExtra(ImportError):
     """An optional package that is not installed; the sentence names the extra to install."""
+
+
+@contextmanager
+def naming(**names: str) -> Iterator[None]:
+    """Within, sentences about an argument name the one that the caller gave instead.
+
+    Example:
+        >>> with naming(by="keep_best"):
+        ...     raise InputError("must be a number, got 'x'.", argument="by")
+        Traceback (most recent call last):
+        ...
+        likewise.errors.InputError: keep_best must be a number, got 'x'.
+    """
+    try:
+        yield
+    except InputError as error:
+        error.argument = names.get(error.argument or "", error.argument)
+        error.args = (error.whole,)
+        raise

@@ -6,9 +6,24 @@ from typing import Annotated, Any, Optional
 import typer
 
 from likewise.cli import comparing, console, ending, gallery, known, maps
-from likewise.cli.options import Data, Device, GalleryFolder, Json, Model, Point, Seed, Split
+from likewise.cli.options import (
+    Data,
+    Device,
+    DistanceName,
+    GalleryFolder,
+    Json,
+    Loss,
+    MadeClasses,
+    Model,
+    Point,
+    Precision,
+    Seed,
+    Split,
+)
 from likewise.errors import InputError
+from likewise.journeys.recipe import Recipe
 
+DATA, LOSS, SCHEDULE, SCORES = "Data", "Loss", "Schedule", "Scores while training"  # of options
 # Nothing heavy is imported up here: `likewise --help` must not wait for torch.
 app = typer.Typer(
     name="likewise",
@@ -41,63 +56,101 @@ def demo(
 
 @app.command()
 def train(
+    ctx: typer.Context,
     source: Data,
     out: Annotated[Path, typer.Option(help="Folder for the model.")],
-    split: Split = None,
+    recipe: Annotated[
+        Optional[Path],  # noqa: UP045
+        typer.Option(help="A .toml file with choices; options given here go before it."),
+    ] = None,
     hold_out_classes: Annotated[
         Optional[list[str]],  # noqa: UP045
         typer.Option(
+            rich_help_panel=DATA,
             help="A class not to train on, several separated by commas, or e.g. 40%. May be given "
-            "again, and a name that holds a comma alone or in double quotes."
+            "again, and a name that holds a comma alone or in double quotes.",
         ),
     ] = None,
     keep_aside: Annotated[
-        float, typer.Option(help="Share of each class not trained on, for calibration.")
-    ] = 0.1,
+        float,
+        typer.Option(
+            rich_help_panel=DATA, help="Share of each class not trained on, for calibration."
+        ),
+    ] = Recipe.keep_aside,
+    split: Annotated[
+        Optional[str],  # noqa: UP045
+        typer.Option(
+            rich_help_panel=DATA, help="train, val, test or all, where the data has parts."
+        ),
+    ] = None,
+    image_size: Annotated[
+        Optional[int],  # noqa: UP045
+        typer.Option(rich_help_panel=DATA, help="Resize images to this side."),
+    ] = None,
+    channels: Annotated[
+        Optional[int],  # noqa: UP045
+        typer.Option(rich_help_panel=DATA, help="1 for gray, 3 for color."),
+    ] = None,
+    augment: Annotated[
+        bool,
+        typer.Option(rich_help_panel=DATA, help="Turn, shift and scale images a little."),
+    ] = Recipe.augment,
+    made_classes: Annotated[
+        MadeClasses, typer.Option(rich_help_panel=DATA, help="New classes from old ones.")
+    ] = MadeClasses.NONE,
+    workers: Annotated[
+        int, typer.Option(rich_help_panel=DATA, help="Processes that read data.")
+    ] = 0,
     pairs: Annotated[
         bool,
         typer.Option(
             "--pairs",
-            help="Train on pairs: DATA is a .csv with columns a, b and same, or has classes, of "
-            "which pairs are drawn anew in each epoch.",
+            rich_help_panel=LOSS,
+            help="Train on pairs: DATA is a table with columns a, b and same, or has classes, from "
+            "which each epoch draws new pairs.",
         ),
-    ] = False,
+    ] = Recipe.pairs,
     loss: Annotated[
-        Optional[str],  # noqa: UP045
+        Optional[Loss],  # noqa: UP045
         typer.Option(
-            help="multi-similarity (the usual one), triplet, contrastive, circle, nt-xent, "
-            "supervised-contrastive, softmax, arcface, cosface or proxy-anchor; with --pairs "
-            "contrastive (the usual one) or threshold."
+            rich_help_panel=LOSS,
+            show_default="multi-similarity; contrastive with --pairs, which also takes threshold",
+            help="The loss.",
         ),
     ] = None,
     distance: Annotated[
-        str,
-        typer.Option(help="cosine, euclidean, squared_euclidean, manhattan, inner_product or snr."),
-    ] = "cosine",
+        DistanceName, typer.Option(rich_help_panel=LOSS, help="How embeddings are compared.")
+    ] = DistanceName.COSINE,
     margin: Annotated[
         Optional[float],  # noqa: UP045
-        typer.Option(help="Of the triplet or contrastive loss."),
+        typer.Option(rich_help_panel=LOSS, help="Margin of the triplet or contrastive loss."),
     ] = None,
-    embedding_dim: Annotated[int, typer.Option(help="Numbers per embedding.")] = 64,
-    epochs: int = 10,
+    embedding_dim: Annotated[
+        int, typer.Option(rich_help_panel=LOSS, help="Numbers per embedding.")
+    ] = Recipe.embedding_dim,
+    epochs: Annotated[int, typer.Option(rich_help_panel=SCHEDULE)] = Recipe.epochs,
     batches: Annotated[
         Optional[int],  # noqa: UP045
-        typer.Option(help="Per epoch; one pass over the data, at least 50, if left out."),
+        typer.Option(
+            rich_help_panel=SCHEDULE, help="Per epoch; default one pass over the data, at least 50."
+        ),
     ] = None,
-    classes_per_batch: Annotated[Optional[int], typer.Option(help="P of P × K.")] = None,  # noqa: UP045
-    items_per_class: Annotated[Optional[int], typer.Option(help="K of P × K.")] = None,  # noqa: UP045
-    learning_rate: float = 1e-3,
-    made_classes: Annotated[
-        str, typer.Option(help="New classes from old: none, turned, mirrored or both.")
-    ] = "none",
-    augment: Annotated[bool, typer.Option(help="Turn, shift and scale images a little.")] = True,
-    image_size: Annotated[Optional[int], typer.Option(help="Resize images to this side.")] = None,  # noqa: UP045
-    channels: Annotated[Optional[int], typer.Option(help="1 for grey, 3 for colour.")] = None,  # noqa: UP045
-    workers: Annotated[int, typer.Option(help="Processes that read data.")] = 0,
-    precision: Annotated[str, typer.Option(help="float32, bfloat16 or float16.")] = "float32",
+    classes_per_batch: Annotated[
+        Optional[int],  # noqa: UP045
+        typer.Option(rich_help_panel=SCHEDULE, help="Classes in a batch."),
+    ] = None,
+    items_per_class: Annotated[
+        Optional[int],  # noqa: UP045
+        typer.Option(rich_help_panel=SCHEDULE, help="Items of each class in a batch."),
+    ] = None,
+    learning_rate: Annotated[
+        float, typer.Option(rich_help_panel=SCHEDULE, help="The highest one.")
+    ] = Recipe.learning_rate,
+    precision: Annotated[Precision, typer.Option(rich_help_panel=SCHEDULE)] = Precision.FLOAT32,
     evaluate: Annotated[
         Optional[str],  # noqa: UP045
         typer.Option(
+            rich_help_panel=SCORES,
             metavar="DATA|aside",
             help="Score the encoder as it learns, on other data or on what is not trained on: the "
             "items kept aside (seen_…) and the classes held out (unseen_…).",
@@ -105,22 +158,28 @@ def train(
     ] = None,
     evaluate_every: Annotated[
         Optional[int],  # noqa: UP045
-        typer.Option(help="Score epoch 1 and each so many; all of them if left out."),
+        typer.Option(
+            rich_help_panel=SCORES, help="Score epoch 1 and every N-th epoch; default every epoch."
+        ),
     ] = None,
     keep_best: Annotated[
         Optional[str],  # noqa: UP045
         typer.Option(
+            rich_help_panel=SCORES,
             help="Keep the encoder of the epoch with the best of this number: seen_map_at_r, "
-            "unseen_map_at_r, seen_roc_auc, …, loss. What it is chosen on is no longer untouched."
+            "unseen_map_at_r, seen_roc_auc, …, loss. What it is chosen on is no longer untouched.",
         ),
     ] = None,
     patience: Annotated[
         Optional[int],  # noqa: UP045
-        typer.Option(help="Stop when that number did not become better so many times in a row."),
+        typer.Option(rich_help_panel=SCORES, help="Stop after N scores without improvement."),
     ] = None,
     track: Annotated[
         Optional[str],  # noqa: UP045
-        typer.Option(help="tensorboard, wandb or mlflow: log every epoch, in a folder runs/."),
+        typer.Option(
+            rich_help_panel=SCORES,
+            help="tensorboard, wandb or mlflow: log every epoch, in a folder runs/.",
+        ),
     ] = None,
     seed: Seed = 0,
     device: Device = None,
@@ -137,49 +196,19 @@ def train(
         )
     model = training.train(
         source,
+        training.choices_of(ctx, recipe),
         split=split,
         image_size=image_size,
         channels=channels,
-        hold_out_classes=hold_out_classes,
-        keep_aside=keep_aside,
-        pairs=pairs,
-        loss=loss,
-        distance=distance,
-        margin=margin,
-        embedding_dim=embedding_dim,
-        epochs=epochs,
-        batches=batches,
-        classes_per_batch=classes_per_batch,
-        items_per_class=items_per_class,
-        learning_rate=learning_rate,
-        made_classes=made_classes,
-        augmented=augment,
-        workers=workers,
-        precision=precision,
+        hold_out_classes=hold_out_classes or (),
         evaluate=evaluate,
-        evaluate_every=evaluate_every,
-        keep_best=keep_best,
-        patience=patience,
         track=track,
         tracked=out.parent / "runs" / out.name,
+        workers=workers,
         device=device,
-        seed=seed,
     )
     folder = model.save(out)
-    history = model.origin["history"]
-    seconds = sum(record["seconds"] for record in history)
-    of = f"of {len(model.trained_on)} classes" if model.trained_on else "in pairs"
-    after = f"index {folder} {source} --per-class 20"
-    if pairs:
-        after = f"calibrate {folder} {'OTHER_PAIRS.csv' if not model.trained_on else source}"
-    chosen = {key: model.origin[key] for key in model.origin if key.startswith("selected_")}
-    lines = [
-        f"trained on {model.origin['items']} items {of}, {len(history)} epochs in {seconds:.1f} s",
-        *([f"kept the encoder of epoch {chosen['selected_epoch']}"] if chosen else []),
-        *training.selection_lines(model.origin, chosen.get("selected_on", [])),
-        f"model saved in {folder}; next: likewise {after}",
-    ]
-    result = {"model": str(folder), "trained_on": model.trained_on, "history": history, **chosen}
+    result, lines = training.answer(model, folder, source)
     console.finish(result, lines, as_json=as_json)
 
 
@@ -341,8 +370,9 @@ def evaluate(
     as_json: Json = False,
 ) -> None:
     """Judge matching, verification and retrieval on labelled items, with intervals."""
-    from likewise.cli import answers, journeys, training
+    from likewise.cli import answers, journeys
     from likewise.data import items_per_class
+    from likewise.journeys.train import selection_notes
 
     if report is not None:
         from likewise._checks import check_file_target
@@ -354,7 +384,7 @@ def evaluate(
         found = loaded.evaluate(examples, point=point or rule, seed=seed, progress=show)
     result: dict[str, Any] = found.to_dict()
     lines = answers.evaluation_lines(found)
-    lines += training.selection_lines(loaded.origin, list(items_per_class(examples)))
+    lines += selection_notes(loaded.origin, list(items_per_class(examples)))
     if report is not None:
         from likewise.cli import pages
 

@@ -15,7 +15,6 @@ from likewise.artifacts import SimilarityModel
 from likewise.artifacts.trials import LEAVE_OUT, PAIRS
 from likewise.cli import journeys
 from likewise.cli.console import columns
-from likewise.cli.training import selection_lines
 from likewise.errors import InputError
 from likewise.evaluation import (
     RetrievalResult,
@@ -31,6 +30,7 @@ from likewise.evaluation.comparison import (
     together,
 )
 from likewise.intervals import FEWEST_GROUPS
+from likewise.journeys.train import selection_notes
 from likewise.matching import UNKNOWN
 from likewise.pages import Section, write_page
 from likewise.plots.comparison import differences
@@ -158,7 +158,7 @@ def compared(
 
 
 def _flattered(model: SimilarityModel, items: data.Dataset) -> list[str]:
-    lines = selection_lines(model.origin, list(data.items_per_class(items)))
+    lines = selection_notes(model.origin, list(data.items_per_class(items)))
     seen = int(torch.isin(data.fingerprints(items), model.calibrated_prints).sum())
     if seen:
         lines.append(f"{seen} of the items were calibrated on, which flatters its thresholds")

@@ -7,9 +7,10 @@ from typing import Any
 import torch
 
 import likewise as lw
-from likewise.cli import console, journeys, pages, training
+from likewise.cli import console, journeys, pages
+from likewise.cli.training import tell_epoch
 
-HELD_OUT = "0,4,5,8"  # digits that the encoder never sees
+HELD_OUT = ("0", "4", "5", "8")  # digits that the encoder never sees
 PER_CLASS = 10  # examples of every digit in the index
 
 
@@ -19,17 +20,14 @@ def run(out: Path, *, seed: int = 0, device: str | None = None) -> tuple[dict[st
     # Images of 64 pixels are quicker on one thread, and on a busy machine by far.
     torch.set_num_threads(1)
     console.say(
-        f"train: six digits, turned and mirrored ones as more classes; {HELD_OUT} are held out"
+        "train: six digits, turned and mirrored ones as more classes; "
+        f"{', '.join(HELD_OUT)} are held out"
     )
-    model = training.train(
-        "digits",
-        hold_out_classes=HELD_OUT,
-        keep_aside=0.3,
-        epochs=10,
-        made_classes="both",
-        device=device,
-        seed=seed,
+    recipe = lw.Recipe(
+        hold_out_classes=HELD_OUT, keep_aside=0.3, made_classes="both", epochs=10, seed=seed
     )
+    with console.progress("training") as show:
+        model = lw.train("digits", recipe, callbacks=[tell_epoch], progress=show, device=device)
     indexed = journeys.index(model, "digits", None, PER_CLASS, seed)["added"]
     console.say(f"index: {PER_CLASS} examples of each of the ten digits")
     thresholds = journeys.calibrate(

@@ -8,8 +8,7 @@ import os
 import sys
 import traceback
 import warnings
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import typer
@@ -117,16 +116,6 @@ def exit_status(error: Exception, names: Mapping[str, str]) -> int:
     for line in "".join(traceback.format_exception(error)).splitlines():
         say(line)
     return OUR_FAULT
-
-
-@contextmanager
-def naming(**names: str) -> Iterator[None]:
-    """Within, sentences about an argument of the library are about one of the command."""
-    try:
-        yield
-    except InputError as error:
-        error.argument = names.get(error.argument or "", error.argument)
-        raise
 
 
 def _sentence(error: Exception, names: Mapping[str, str]) -> str | None:

@@ -1,5 +1,6 @@
 """Arguments and options that several commands share."""
 
+from enum import StrEnum
 from pathlib import Path
 from typing import Annotated, Optional
 
@@ -36,3 +37,47 @@ Point = Annotated[
     Optional[str],  # noqa: UP045
     typer.Option(help="The operating point, as it was named when calibrating."),
 ]
+
+
+class Loss(StrEnum):
+    """Losses by name; `threshold` with --pairs only."""
+
+    ARCFACE = "arcface"
+    CIRCLE = "circle"
+    CONTRASTIVE = "contrastive"
+    COSFACE = "cosface"
+    MULTI_SIMILARITY = "multi-similarity"
+    NT_XENT = "nt-xent"
+    PROXY_ANCHOR = "proxy-anchor"
+    SOFTMAX = "softmax"
+    SUPERVISED_CONTRASTIVE = "supervised-contrastive"
+    THRESHOLD = "threshold"
+    TRIPLET = "triplet"
+
+
+class MadeClasses(StrEnum):
+    """Classes made from those of the data."""
+
+    NONE = "none"
+    TURNED = "turned"
+    MIRRORED = "mirrored"
+    BOTH = "both"
+
+
+class DistanceName(StrEnum):
+    """Distances by name."""
+
+    COSINE = "cosine"
+    EUCLIDEAN = "euclidean"
+    SQUARED_EUCLIDEAN = "squared_euclidean"
+    MANHATTAN = "manhattan"
+    INNER_PRODUCT = "inner_product"
+    SNR = "snr"
+
+
+class Precision(StrEnum):
+    """Number types of training."""
+
+    FLOAT32 = "float32"
+    BFLOAT16 = "bfloat16"
+    FLOAT16 = "float16"

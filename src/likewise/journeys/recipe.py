@@ -96,9 +96,15 @@ class Recipe:
         check_count("seed", self.seed, 0)
         check_positive("learning_rate", self.learning_rate)
         check_rate("keep_aside", self.keep_aside)
+        if self.keep_aside == 1:
+            raise InputError(
+                "must be below 1, got 1. Leave some to train on.", argument="keep_aside"
+            )
         for name in ("augment", "pairs"):
             if not isinstance(getattr(self, name), bool):
-                raise InputTypeError(f"{name} must be true or false, got {getattr(self, name)!r}.")
+                raise InputTypeError(
+                    f"must be true or false, got {getattr(self, name)!r}.", argument=name
+                )
         check_choice("made_classes", self.made_classes, MADE_CLASSES)
         allowed = GIVEN_PAIRS_LOSSES if self.pairs else (*PAIR_LOSSES, *CLASS_LOSSES)
         if self.loss is not None:
@@ -107,14 +113,17 @@ class Recipe:
             check_positive("margin", self.margin)
             if self.loss_name not in ("contrastive", "triplet"):
                 raise InputError(
-                    f"margin must be left out for {self.loss_name}, got {self.margin}. "
-                    "It belongs to the triplet and contrastive losses."
+                    f"must be left out for {self.loss_name}, got {self.margin}. It belongs to the "
+                    "triplet and contrastive losses.",
+                    argument="margin",
                 )
         object.__setattr__(self, "hold_out_classes", _classes(self.hold_out_classes))
         if self.patience is not None and self.keep_best is None:
             raise InputError(
-                f"patience must come with keep_best, got {self.patience} alone. "
-                "Say which number must improve."
+                f"must be left out without keep_best, got {self.patience}.",
+                argument="patience",
+                remedy="Say by keep_best which number must improve.",
+                command="Say by --keep-best which number must improve.",
             )
 
     @property
@@ -195,15 +204,17 @@ def _classes(held: object) -> float | tuple[str, ...] | None:
     if held is None or isinstance(held, str):
         if isinstance(held, str):
             raise InputTypeError(
-                f"hold_out_classes must be names or a share, got {held!r}. Use [{held!r}]."
+                f"must be names or a share, got {held!r}. Use [{held!r}].",
+                argument="hold_out_classes",
             )
         return None
     if isinstance(held, (int, float)) and not isinstance(held, bool):
         if not 0 < held < 1:
             raise InputError(
-                f"hold_out_classes must be names, or a share between 0 and 1, got {held}."
+                f"must be names, or a share between 0 and 1, got {held}.",
+                argument="hold_out_classes",
             )
         return float(held)
     if isinstance(held, (list, tuple)) and held and all(isinstance(name, str) for name in held):
         return tuple(held)
-    raise InputTypeError(f"hold_out_classes must be names or a share, got {held!r}.")
+    raise InputTypeError(f"must be names or a share, got {held!r}.", argument="hold_out_classes")

@@ -1,6 +1,7 @@
 """`train`: from labeled items or pairs, by a recipe, to a model."""
 
 import functools
+import warnings
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -11,7 +12,7 @@ from torch import nn
 from likewise import augment, data, distances, encoders, losses, training
 from likewise._checks import check_choice
 from likewise.artifacts import SimilarityModel
-from likewise.errors import InputError, InputTypeError
+from likewise.errors import InputError, naming
 from likewise.evaluation.during import EvaluateEpochs, seen_and_unseen
 from likewise.journeys.opening import open_data
 from likewise.journeys.recipe import CLASS_LOSSES, Recipe
@@ -30,6 +31,7 @@ LOSSES: dict[str, Callable[..., nn.Module]] = {
     "triplet": losses.TripletLoss,
 }
 ASIDE = "aside"
+CHECKED = 64  # items encoded after training, as the last step may have broken the encoder
 SCORED = ("seen_", "unseen_", "pairs_")  # what the numbers of parts that are scored begin with
 FEWEST_BATCHES = 50  # per epoch
 LARGEST_MAP = 8  # pixels on a side that are left before the dense layer
@@ -46,6 +48,7 @@ def train(
     workers: int = 0,
     device: str | None = None,
     name: str | None = None,
+    scored_on: str | None = None,
 ) -> SimilarityModel:
     """A model trained on the source by the recipe; nothing is indexed or calibrated yet.
 
@@ -63,6 +66,7 @@ def train(
         workers: Processes that load data; 0 loads in this one.
         device: "cpu" or "cuda"; the best there is if None.
         name: What the source is called where the model tells how it was made.
+        scored_on: What `evaluate` is called there; "aside" if None.
 
     Returns:
         The model. `origin` holds the recipe, the history, and what the best epoch was chosen by.
@@ -94,33 +98,40 @@ def train(
     scores = None
     if evaluate is not None:
         scores = _scores(evaluate, apart, kept, table is not None, compare, preprocess, recipe)
-    history = training.fit(
-        encoder,
-        criterion,
-        seen,
-        epochs=recipe.epochs,
-        batches=recipe.batches or max(FEWEST_BATCHES, len(seen) // 128),
-        classes_per_batch=recipe.classes_per_batch,
-        items_per_class=recipe.items_per_class,
-        learning_rate=recipe.learning_rate,
-        preprocess=preprocess.apply,
-        augment=views,
-        callbacks=[each for each in (scores, best, early) if each is not None] + list(callbacks),
-        progress=None
-        if progress is None
-        else lambda epoch, batch, all_: progress((epoch - 1) * all_ + batch, recipe.epochs * all_),
-        workers=workers,
-        device=device,
-        precision=recipe.precision,
-        seed=recipe.seed,
-    )
+
+    def show(epoch: int, batch: int, batches: int) -> None:
+        if progress is not None:
+            progress((epoch - 1) * batches + batch, recipe.epochs * batches)
+
+    with naming(by="keep_best"):
+        history = training.fit(
+            encoder,
+            criterion,
+            seen,
+            epochs=recipe.epochs,
+            batches=recipe.batches or max(FEWEST_BATCHES, len(seen) // 128),
+            classes_per_batch=recipe.classes_per_batch,
+            items_per_class=recipe.items_per_class,
+            learning_rate=recipe.learning_rate,
+            preprocess=preprocess.apply,
+            augment=views,
+            callbacks=[each for each in (scores, best, early, *callbacks) if each is not None],
+            progress=show,
+            workers=workers,
+            device=device,
+            precision=recipe.precision,
+            seed=recipe.seed,
+        )
     origin = {
         "data": name or type(source).__name__,
         "items": len(kept),
         "recipe": recipe.to_dict(),
+        "evaluate": None if evaluate is None else scored_on or ASIDE,
         **_selection(best, encoder, scores),
         "history": history.records,
     }
+    some = data.Subset(kept, range(min(len(kept), CHECKED)))
+    encoders.encode(encoder, some, preprocess=preprocess.apply)  # refuses what is not finite
     model = SimilarityModel(
         encoder,
         distance=compare,
@@ -141,7 +152,7 @@ def fitting_encoder(item_shape: Sequence[int], embedding_dim: int = 64) -> nn.Mo
 
     Example:
         >>> fitting_encoder((1, 28, 28)).config["layers"]
-        (32, 'pool', 64, 'pool', 128)
+        [32, 'pool', 64, 'pool', 128]
     """
     if len(item_shape) != 3:
         return encoders.MLPEncoder(item_shape, embedding_dim=embedding_dim)
@@ -198,14 +209,18 @@ def _parts(
     apart: dict[str, data.Dataset] = {}
     if isinstance(source, data.GivenPairs):
         if recipe.hold_out_classes is not None or recipe.made_classes != "none":
+            held = recipe.hold_out_classes
             raise InputError(
-                "hold_out_classes and made_classes must be left out for given pairs, which have "
-                f"no classes, got {recipe.hold_out_classes or recipe.made_classes!r}."
+                "must be left out for given pairs, which have no classes, got "
+                f"{held or recipe.made_classes!r}.",
+                argument="made_classes" if held is None else "hold_out_classes",
             )
         if not recipe.pairs:
             raise InputError(
-                "recipe must have pairs=True for given pairs, got pairs=False. "
-                "Use Recipe(pairs=True)."
+                "must be True for given pairs, got False.",
+                argument="pairs",
+                remedy="Use Recipe(pairs=True).",
+                command="Add it.",
             )
         return source.data, source.data, apart, source
     data.check_trainable(source)
@@ -236,19 +251,39 @@ def _hold_out(whole: data.Dataset, recipe: Recipe) -> tuple[data.Dataset, data.D
         count = round(len(present) * held)
         if not 0 < count < len(present):
             raise InputError(
-                f"hold_out_classes must leave some of {len(present)} classes and hold out some, "
-                f"got a share of {held:g}."
+                f"must leave some of {len(present)} classes and hold out some, got a share of "
+                f"{held:g}.",
+                argument="hold_out_classes",
             )
         kept, rest = data.split_by_class(whole, [len(present) - count, count], seed=recipe.seed)
         return kept, rest
-    rest = data.choose_classes(whole, held)  # refuses names that are not there
-    return data.choose_classes(whole, [name for name in present if name not in held]), rest
+    absent = [name for name in held if name not in present]
+    if absent:
+        few = ", ".join(map(repr, present[:12])) + (", …" if len(present) > 12 else "")
+        raise InputError(
+            f"must name classes of the data ({few}), got {', '.join(map(repr, absent))}.",
+            argument="hold_out_classes",
+        )
+    kept_names = [name for name in present if name not in held]
+    if not kept_names:
+        raise InputError(
+            f"must leave some classes to train on, got all {len(present)}. Name fewer.",
+            argument="hold_out_classes",
+        )
+    return data.choose_classes(whole, kept_names), data.choose_classes(whole, held)
 
 
 def _following(recipe: Recipe) -> tuple[KeepBest | None, StopEarly | None]:
     if recipe.keep_best is None:
         return None, None
-    best = KeepBest(recipe.keep_best)
+    try:
+        best = KeepBest(recipe.keep_best)
+    except InputError:
+        raise InputError(
+            "must be a loss, a rate or a score, as only for those it is known whether larger is "
+            f"better, got {recipe.keep_best!r}. Use e.g. seen_map_at_r.",
+            argument="keep_best",
+        ) from None
     if recipe.patience is None:
         return best, None
     return best, StopEarly(recipe.keep_best, patience=recipe.patience)
@@ -270,24 +305,33 @@ def _scores(
         both = torch.isin(data.fingerprints(evaluate.data), data.fingerprints(kept)).sum()
         if both:
             raise InputError(
-                f"evaluate must be pairs of other images than those trained on, got {int(both)} "
-                "that are trained on."
+                f"must be pairs of other images than those trained on, got {int(both)} that are "
+                "trained on.",
+                argument="evaluate",
             )
         parts = {"pairs": evaluate}
     elif of_pairs:
         raise InputError(
-            "evaluate must be given pairs where given pairs are trained on, got labeled items. "
-            "Use data.load_pairs."
+            "must be pairs where pairs are trained on, got labeled items.",
+            argument="evaluate",
+            remedy="Use data.load_pairs.",
+            command="Give a table of pairs.",
         )
     else:
         parts = seen_and_unseen(evaluate, kept)
     scorable = {
-        part: items for part, items in parts.items() if part == "pairs" or data.is_trainable(items)
+        part: items for part, items in parts.items() if part == "pairs" or _has_pairs(items)
     }
+    for part in parts.keys() - scorable.keys():
+        warnings.warn(
+            f"{part} classes are not scored: it takes 2 of them, and 2 items of one.", stacklevel=3
+        )
     if not scorable:
         raise InputError(
-            "evaluate must have 2 classes of items that are not trained on, got none. "
-            "Raise keep_aside, name hold_out_classes, or give other data."
+            "must have 2 classes of items that are not trained on, got none.",
+            argument="evaluate",
+            remedy="Raise keep_aside, name hold_out_classes, or give other data.",
+            command="Use --keep-aside, --hold-out-classes, or other data.",
         )
     scores = EvaluateEpochs(
         scorable,
@@ -307,11 +351,17 @@ def _selection(
     """Give the encoder its best weights; by which number, of which epoch and on which classes."""
     if best is None:
         return {}
-    best.restore(encoder)
+    with naming(by="keep_best"):
+        best.restore(encoder)
     part, _, _ = best.by.partition("_")
     items = None if scores is None or part not in scores.parts else scores.parts[part].items
     on = [] if items is None or part == "pairs" else list(data.items_per_class(items))
     return {"selected_by": best.by, "selected_epoch": best.epoch, "selected_on": on}
+
+
+def _has_pairs(items: data.Dataset) -> bool:
+    counts = torch.unique(items.labels[items.labels >= 0], return_counts=True)[1]
+    return len(counts) >= 2 and bool((counts >= 2).any())
 
 
 def _is_photo(shape: Sequence[int]) -> bool:

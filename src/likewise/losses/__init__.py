@@ -19,7 +19,12 @@ from likewise.losses.margin_softmax import (
     sphereface_distance,
 )
 from likewise.losses.memory import CrossBatchMemory
-from likewise.losses.multi_similarity import MultiSimilarityLoss, multi_similarity_loss
+from likewise.losses.multi_similarity import (
+    CENTERS,
+    MultiSimilarityLoss,
+    fitting_center,
+    multi_similarity_loss,
+)
 from likewise.losses.multiple_negatives import MultipleNegativesLoss
 from likewise.losses.n_pairs import NPairsLoss, first_of_each_class, n_pairs_loss
 from likewise.losses.nt_xent import NTXentLoss, nt_xent_loss
@@ -67,6 +72,7 @@ from likewise.losses.two_views import (
 )
 
 __all__ = [
+    "CENTERS",
     "AngularLoss",
     "ArcFaceLoss",
     "BarlowTwinsLoss",
@@ -114,6 +120,7 @@ __all__ = [
     "contrastive_loss",
     "fast_ap_loss",
     "first_of_each_class",
+    "fitting_center",
     "generalized_lifted_loss",
     "lifted_structure_loss",
     "multi_similarity_loss",

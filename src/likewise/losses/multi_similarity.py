@@ -7,6 +7,7 @@ from torch import Tensor, nn
 from likewise import miners
 from likewise._checks import check_positive
 from likewise.distances import COSINE, Distance
+from likewise.errors import InputError
 from likewise.losses._log_sum_exp import pull_and_push
 from likewise.losses._shown import shown
 from likewise.losses.facts import batch_facts, mean_over
@@ -44,6 +45,34 @@ def multi_similarity_loss(
     return F.softplus(pull - alpha * center) / alpha + F.softplus(push + beta * center) / beta
 
 
+CENTERS = {  # the distance that separates: 60° between unit vectors, as in the paper
+    "cosine": 0.5,
+    "euclidean": 1.0,
+    "squared_euclidean": 1.0,
+    "inner_product": -0.5,
+}
+
+
+def fitting_center(distance: Distance) -> float:
+    """The distance that separates positives from negatives before any training.
+
+    Raises:
+        InputError: There is none for this distance.
+
+    Example:
+        >>> fitting_center(COSINE)
+        0.5
+    """
+    if distance.name not in CENTERS:
+        raise InputError(
+            f"must be one of {', '.join(CENTERS)} for multi-similarity, got {distance.name}.",
+            argument="distance",
+            remedy="Give center=, or use another loss.",
+            command="Use another --loss with it.",
+        )
+    return CENTERS[distance.name]
+
+
 class MultiSimilarityLoss(nn.Module):
     """Mean of `multi_similarity_loss` over the anchors of a batch.
 
@@ -53,7 +82,8 @@ class MultiSimilarityLoss(nn.Module):
     Args:
         alpha: how much farther positives outweigh nearer ones.
         beta: how much nearer negatives outweigh farther ones.
-        center: the distance that separates, in the unit of the distance.
+        center: The distance that separates; None for the one that fits the distance, 0.5 for
+            cosine and 1 for Euclidean.
         distance: how embeddings are compared.
         miner: which pairs count; pairs within 0.1 of the anchor's hardest if None.
 
@@ -74,7 +104,7 @@ class MultiSimilarityLoss(nn.Module):
         *,
         alpha: float = 2.0,
         beta: float = 50.0,
-        center: float = 0.5,
+        center: float | None = None,
         distance: Distance = COSINE,
         miner: PairMiner | None = None,
     ) -> None:
@@ -83,7 +113,7 @@ class MultiSimilarityLoss(nn.Module):
         check_positive("beta", beta)
         self.alpha = alpha
         self.beta = beta
-        self.center = center
+        self.center = fitting_center(distance) if center is None else center
         self.distance = distance
         self.miner = miners.multi_similarity(0.1) if miner is None else miner
         self.facts: dict[str, Tensor] = {}

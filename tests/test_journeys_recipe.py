@@ -1,0 +1,99 @@
+"""A recipe holds each choice once, refuses what cannot be, and is the same after a file."""
+
+import dataclasses
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+import likewise as lw
+from likewise import distances
+from likewise.cli import options
+from likewise.journeys import recipe as names
+from likewise.journeys.train import LOSSES
+from likewise.training.loop import PRECISIONS
+
+CHOICES = {
+    "embedding_dim": st.integers(1, 4096),
+    "augment": st.booleans(),
+    "made_classes": st.sampled_from(names.MADE_CLASSES),
+    "loss": st.sampled_from((None, "circle", "multi-similarity", "arcface")),
+    "distance": st.sampled_from(sorted(distances.NAMED)),
+    "epochs": st.integers(1, 1000),
+    "batches": st.none() | st.integers(1, 1000),
+    "learning_rate": st.floats(1e-9, 10),
+    "hold_out_classes": st.none()
+    | st.floats(0.01, 0.99)
+    | st.lists(st.text("ab, \"'\n\té", min_size=1), min_size=1).map(tuple),
+    "keep_aside": st.floats(0, 0.99),
+    "seed": st.integers(0, 2**32 - 1),
+}
+
+
+@given(st.fixed_dictionaries({}, optional=CHOICES))
+def test_a_recipe_comes_back_from_a_dict_and_from_toml(tmp_path_factory, choices):
+    recipe = lw.Recipe(**choices)
+    assert lw.Recipe.from_dict(recipe.to_dict()) == recipe
+    file = tmp_path_factory.mktemp("recipe") / "recipe.toml"
+    assert lw.Recipe.read(recipe.write(file)) == recipe
+
+
+@pytest.mark.parametrize(
+    ("choices", "sentence"),
+    [
+        ({"epochs": 0}, "epochs must be at least 1, got 0"),
+        ({"epochs": 1.5}, "epochs must be a whole number, got 1.5"),
+        ({"batches": 0}, "batches must be at least 1, got 0"),
+        ({"seed": -1}, "seed must be at least 0, got -1"),
+        ({"learning_rate": 0.0}, "learning_rate must be a finite number above 0"),
+        ({"learning_rate": float("nan")}, "learning_rate must be a finite number above 0"),
+        ({"keep_aside": 1.5}, "keep_aside must be between 0 and 1"),
+        ({"keep_aside": 1}, "keep_aside must be below 1, got 1"),
+        ({"augment": "yes"}, "augment must be true or false, got 'yes'"),
+        ({"made_classes": "both "}, "made_classes must be one of"),
+        ({"loss": "nothing"}, "loss must be one of arcface, .*, got 'nothing'"),
+        ({"loss": "threshold"}, "loss must be one of arcface, .*, got 'threshold'"),
+        ({"loss": "triplet", "pairs": True}, "loss must be one of contrastive, threshold"),
+        ({"margin": 0.2}, "margin must be left out for multi-similarity, got 0.2"),
+        ({"loss": "threshold", "pairs": True, "margin": 1.0}, "margin must be left out"),
+        ({"patience": 2}, "patience must be left out without keep_best, got 2"),
+        ({"hold_out_classes": "cat"}, r"hold_out_classes must be names or a share.* Use \['cat'\]"),
+        ({"hold_out_classes": 1.0}, "hold_out_classes must be names, or a share between 0 and 1"),
+        ({"hold_out_classes": []}, "hold_out_classes must be names or a share"),
+        ({"hold_out_classes": [3]}, "hold_out_classes must be names or a share"),
+    ],
+)
+def test_what_cannot_be_is_refused_when_the_recipe_is_made(choices, sentence):
+    with pytest.raises(lw.InputError, match=sentence):
+        lw.Recipe(**choices)
+
+
+def test_a_choice_that_is_not_there_is_named_with_the_nearest():
+    with pytest.raises(lw.InputError, match=r"got 'epoch'\. Did you mean epochs\?"):
+        lw.Recipe.from_dict({"epoch": 3})
+
+
+@pytest.mark.parametrize("content", [b"epochs = ", b"\xff", b"[epochs]\n"])
+def test_a_file_that_is_no_recipe_is_refused(tmp_path, content):
+    file = tmp_path / "recipe.toml"
+    file.write_bytes(content)
+    with pytest.raises(lw.InputError, match=r"recipe must be a TOML file|epochs must be"):
+        lw.Recipe.read(file)
+    with pytest.raises(FileNotFoundError, match="recipe must exist"):
+        lw.Recipe.read(tmp_path / "none.toml")
+
+
+def test_a_recipe_cannot_be_changed():
+    with pytest.raises(dataclasses.FrozenInstanceError):
+        lw.Recipe().epochs = 3
+
+
+def test_the_command_line_offers_the_choices_that_there_are():
+    assert set(options.MadeClasses) == set(names.MADE_CLASSES)
+    assert set(options.DistanceName) == set(distances.NAMED)
+    assert set(options.Precision) == set(PRECISIONS)
+    assert set(LOSSES) == {*names.PAIR_LOSSES, *names.CLASS_LOSSES}
+    assert set(options.Loss) == {*LOSSES, *names.GIVEN_PAIRS_LOSSES}
+    assert lw.Recipe.made_classes == options.MadeClasses.NONE
+    assert lw.Recipe.distance == options.DistanceName.COSINE
+    assert lw.Recipe.precision == options.Precision.FLOAT32
