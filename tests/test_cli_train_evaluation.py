@@ -184,7 +184,7 @@ def test_tensorboard_gets_the_scores_of_every_epoch(train, tmp_path):
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        (("--patience", 2), "--patience must be left out without keep_best, got 2. Say by --keep-best"),
+        (("--patience", 2), "--patience must be left out without keep_best, got 2. Say by --k"),
         (("--keep-best", "active"), "--keep-best must be a loss, a rate or a score"),
         (("--keep-best", "unseen_map_at_r"), "--keep-best must be one of seen_equal_error_rate, "),
         (("--keep-best", "seen_mpa"), "--keep-best must be a loss, a rate or a score"),
