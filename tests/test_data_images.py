@@ -1,11 +1,14 @@
+import pickle
+
 import numpy as np
 import pytest
 import torch
-from PIL import Image
+from PIL import Image, ImageOps
 from torch.utils.data import DataLoader
 
 from likewise.data import ImageFiles, Preprocess, images, items
 from likewise.data.images import fit_images, is_image_name, pixels_of, read_image
+from likewise.errors import InputError
 
 RNG = np.random.default_rng(0)
 GREY = RNG.integers(0, 256, (6, 9), dtype=np.uint8)
@@ -296,3 +299,83 @@ def test_text_is_no_image_whatever_its_name(tmp_path):
         path.write_bytes(b"\x00\x01 text that is no image, though it is long enough to be one" * 9)
         with pytest.raises(ValueError, match="must be a whole PNG, JPEG, WebP, TIFF, GIF, BMP"):
             read_image(path, channels=1)
+
+
+def photo(path, width, height, **options):
+    rng = np.random.default_rng(0)
+    small = rng.integers(0, 256, (height // 16, width // 16, 3), dtype=np.uint8)
+    Image.fromarray(small).resize((width, height)).save(path, quality=90, **options)
+    return path
+
+
+@pytest.mark.parametrize("orientation", [1, 3, 6, 8])
+def test_a_jpeg_made_smaller_is_decoded_at_a_scale_near_its_size(tmp_path, orientation):
+    exif = Image.Exif()
+    exif[0x0112] = orientation
+    path = photo(tmp_path / "a.jpg", 640, 320, exif=exif)
+    lying = orientation in (6, 8)
+    size = (40, 20) if lying else (20, 40)  # (height, width), as seen
+    with Image.open(path) as image:
+        image.draft("RGB", (40, 20))
+        assert image.size == (80, 40), "an eighth of the whole"
+        turned = ImageOps.exif_transpose(image)
+        expected = np.asarray(turned.resize(size[::-1], Image.Resampling.BILINEAR))
+    found = read_image(path, channels=3, image_size=size)
+    assert torch.equal((found * 255).round().byte().permute(1, 2, 0), torch.tensor(expected))
+    with Image.open(path) as image:
+        whole = ImageOps.exif_transpose(image).resize(size[::-1], Image.Resampling.BILINEAR)
+    assert (found * 255 - torch.tensor(np.asarray(whole)).permute(2, 0, 1)).abs().mean() < 6, (
+        "of 255, where neighbors differ by 85"
+    )
+
+
+def test_a_jpeg_of_the_size_asked_for_or_larger_is_decoded_whole(tmp_path):
+    path = photo(tmp_path / "a.jpg", 64, 48)
+    with Image.open(path) as image:
+        whole = torch.tensor(np.asarray(image)).permute(2, 0, 1)
+    for size in (None, (48, 64)):
+        assert torch.equal((read_image(path, channels=3, image_size=size) * 255).byte(), whole)
+
+
+@pytest.fixture
+def decoded(monkeypatch):
+    """The paths of the files that are decoded, one entry each time."""
+    from likewise.data import images
+
+    paths, real = [], images._open
+
+    def counted(path, *options):
+        paths.append(str(path))
+        return real(path, *options)
+
+    monkeypatch.setattr(images, "_open", counted)
+    return paths
+
+
+def test_a_second_pass_decodes_nothing_and_gives_the_same(tmp_path, decoded):
+    paths = [photo(tmp_path / f"{i}.jpg", 32 + 16 * i, 48) for i in range(4)]
+    files = ImageFiles(paths, list("abab"), image_size=16, channels=3)
+    first = items(files)
+    assert sorted(decoded) == sorted(map(str, paths))
+    assert torch.equal(items(files), first)
+    assert torch.equal(files[-1][0], first[3])
+    assert len(decoded) == 4
+    assert torch.equal(items(pickle.loads(pickle.dumps(files))), first)
+    assert len(decoded) == 8, "what goes to a worker is decoded there"
+
+
+def test_no_more_is_kept_than_the_limit_allows(tmp_path, decoded, monkeypatch):
+    paths = [photo(tmp_path / f"{i}.jpg", 32, 32) for i in range(4)]
+    monkeypatch.setenv("LIKEWISE_MAX_KEPT", str(2 * 3 * 16 * 16))
+    files = ImageFiles(paths, list("abab"), image_size=16, channels=3)
+    first = items(files)
+    assert torch.equal(items(files), first)
+    assert len(decoded) == 4 + 2
+    monkeypatch.setenv("LIKEWISE_MAX_KEPT", "0")
+    files = ImageFiles(paths, list("abab"), image_size=16, channels=3)
+    assert torch.equal(items(files), first)
+    assert torch.equal(items(files), first)
+    assert len(decoded) == 6 + 8
+    monkeypatch.setenv("LIKEWISE_MAX_KEPT", "-1")
+    with pytest.raises(InputError, match="LIKEWISE_MAX_KEPT must be a whole number of at least 0"):
+        ImageFiles(paths, list("abab"))

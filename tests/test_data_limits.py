@@ -119,7 +119,9 @@ def test_a_limit_that_is_no_number_is_named(tmp_path, monkeypatch, value):
     path = tmp_path / "a.png"
     path.write_bytes(png_of(3, 2))
     monkeypatch.setenv("LIKEWISE_MAX_PIXELS", value)
-    with pytest.raises(ValueError, match="LIKEWISE_MAX_PIXELS must be a whole number above 0, got"):
+    with pytest.raises(
+        ValueError, match="LIKEWISE_MAX_PIXELS must be a whole number of at least 1, got"
+    ):
         read_image(path, channels=1)
 
 

@@ -4,11 +4,12 @@ import os
 import re
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
-from jaxtyping import Float
-from PIL import Image, ImageOps
+from jaxtyping import Float, UInt8
+from PIL import ExifTags, Image, ImageOps
 from torch import Tensor
 from torch.nn import functional as F
 from torch.utils.data import Dataset as TorchDataset
@@ -17,7 +18,7 @@ from likewise._checks import check_count
 from likewise._files import open_regular
 from likewise.data.datasets import Batch
 from likewise.data.labels import Labels, encode_labels
-from likewise.data.limits import check_pixels, max_pixels
+from likewise.data.limits import check_pixels, max_kept, max_pixels
 from likewise.errors import InputError
 
 # What Pillow knows by its first bytes and reads by itself, and the suffixes of its files. EPS is
@@ -45,12 +46,18 @@ KINDS = "PNG, JPEG, WebP, TIFF, GIF, BMP, PGM or other common image"
 
 
 class ImageFiles(TorchDataset[tuple[Tensor, int]]):
-    """Images on disk, decoded when fetched, so that nothing needs to fit in memory.
+    """Images on disk, decoded when first fetched.
 
     Reads PNG, JPEG, WebP, TIFF, GIF, BMP, PGM and what else Pillow knows by its first bytes, of
     any mode with 8 or 16 bits; of several pictures in a file the first. An image lies as its EXIF
     orientation says, transparent pixels are white, 16-bit grey keeps its precision, and values
-    lie in 0..1. One of more pixels than `likewise.data.limits` allows is refused undecoded.
+    lie in 0..1. A JPEG that is made smaller is decoded at a scale near its new size, which is
+    several times quicker than decoding all of it.
+
+    What is decoded is kept as bytes, up to a limit on memory, so that a second pass decodes
+    nothing; the rest is decoded again at each pass, so that a source may be larger than memory.
+    An image of more pixels than allowed is refused undecoded. `likewise.data.limits` has both
+    limits.
 
     Args:
         paths: one file per item.
@@ -90,29 +97,43 @@ class ImageFiles(TorchDataset[tuple[Tensor, int]]):
         else:
             height, width = self._resize
         self.item_shape: tuple[int, ...] = (channels, height, width)
+        self._kept: dict[int, Tensor] = {}
+        self._room = max_kept()
+
+    def __getstate__(self) -> dict[str, Any]:
+        """All but the decoded images, which a worker process decodes again."""
+        return {**self.__dict__, "_kept": {}, "_room": max_kept()}
 
     def __len__(self) -> int:
         return len(self.paths)
 
     def __getitem__(self, index: int) -> tuple[Tensor, int]:
-        return self._decode(self.paths[index]), int(self.labels[index])
+        row = range(len(self))[index]
+        return _scaled(self._pixels(row)), int(self.labels[row])
 
     def __getitems__(self, indices: Sequence[int]) -> list[Batch]:
         rows = torch.as_tensor(indices, dtype=torch.int64)
         items = torch.empty((len(rows), *self.item_shape), dtype=torch.float32)
         for i, row in enumerate(rows.tolist()):
-            items[i] = self._decode(self.paths[row])
+            items[i] = _scaled(self._pixels(row))
         return [Batch(items, self.labels[rows])]
 
-    def _decode(self, path: str) -> Float[Tensor, "c h w"]:
-        image = read_image(path, channels=self.item_shape[0], image_size=self._resize)
-        if image.shape != self.item_shape:
+    def _pixels(self, row: int) -> Tensor:
+        pixels = self._kept.get(row)
+        if pixels is not None:
+            return pixels
+        path, channels = self.paths[row], self.item_shape[0]
+        pixels = _pixels(_open(path, channels, self._resize), channels, self._resize)
+        if pixels.shape != self.item_shape:
             _, height, width = self.item_shape
             raise InputError(
                 f"{path!r} must have the size of the first image, {height}x{width}, got "
-                f"{image.shape[1]}x{image.shape[2]}. Give image_size= to resize all images."
+                f"{pixels.shape[1]}x{pixels.shape[2]}. Give image_size= to resize all images."
             )
-        return image
+        if pixels.nbytes <= self._room:
+            self._room -= pixels.nbytes
+            self._kept[row] = pixels
+        return pixels
 
 
 def read_image(
@@ -129,7 +150,7 @@ def read_image(
         InputError: the file cannot be read as an image.
         FileNotFoundError: there is no such file.
     """
-    return _numbers(_open(path), channels, image_size)
+    return _scaled(_pixels(_open(path, channels, image_size), channels, image_size))
 
 
 def pixels_of(
@@ -146,7 +167,7 @@ def pixels_of(
         InputError: its pixels are floats or of 32 bits.
     """
     plain = _plain(image)
-    return _numbers(plain, channels or (1 if _is_grey(plain) else 3), image_size)
+    return _scaled(_pixels(plain, channels or (1 if _is_grey(plain) else 3), image_size))
 
 
 def fit_images(
@@ -212,8 +233,13 @@ def check_channels(channels: int | None) -> None:
         )
 
 
-def _open(path: str | Path) -> Image.Image:
-    """The whole image upright: grey or colour of 8 bits, or mode F in 0..255 for 16-bit grey."""
+def _open(
+    path: str | Path, channels: int | None = None, image_size: tuple[int, int] | None = None
+) -> Image.Image:
+    """The whole image upright: grey or colour of 8 bits, or mode F in 0..255 for 16-bit grey.
+
+    A JPEG that will be resized is decoded at the smallest scale that is large enough.
+    """
     name = repr(os.fspath(path))
     suffix = os.path.splitext(path)[1].lower()
     formats = (*_FORMATS, *(each for each, known in _UNSIGNED.items() if suffix in known))
@@ -221,6 +247,12 @@ def _open(path: str | Path) -> Image.Image:
     try:
         with open_regular(path) as file, Image.open(file, formats=formats) as image:
             check_pixels(name, *image.size)
+            if image_size is not None and image.format in ("JPEG", "MPO"):
+                height, width = image_size
+                lies = image.getexif().get(ExifTags.Base.Orientation, 1) in (5, 6, 7, 8)
+                image.draft(
+                    "L" if channels == 1 else None, (height, width) if lies else (width, height)
+                )
             return _plain(image, name)
     except FileNotFoundError as error:
         raise FileNotFoundError(
@@ -262,17 +294,20 @@ def _plain(image: Image.Image, name: str = "image") -> Image.Image:
     return image.convert("L" if _is_grey(image) else "RGB")
 
 
-def _numbers(
+def _pixels(
     image: Image.Image, channels: int, image_size: tuple[int, int] | None
-) -> Float[Tensor, "c h w"]:
-    """A plain image as numbers in 0..1."""
+) -> UInt8[Tensor, "c h w"] | Float[Tensor, "c h w"]:
+    """A plain image as bytes, or as floats in 0..255 where it has 16 bits."""
     if image.mode == "F":  # 16-bit grey, here in 0..255 with fractions
         image = _resized(image, image_size)
-        pixels = torch.from_numpy(np.array(image)).clamp(0, 255)[None] / 255
-        return pixels.expand(channels, -1, -1)
+        return torch.from_numpy(np.array(image)).clamp(0, 255)[None].expand(channels, -1, -1)
     image = _resized(image.convert("L" if channels == 1 else "RGB"), image_size)
-    pixels = torch.from_numpy(np.array(image)).float() / 255
+    pixels = torch.from_numpy(np.array(image))
     return pixels[None] if channels == 1 else pixels.permute(2, 0, 1)
+
+
+def _scaled(pixels: Tensor) -> Float[Tensor, "c h w"]:
+    return pixels.float() / 255
 
 
 def _is_grey(image: Image.Image) -> bool:

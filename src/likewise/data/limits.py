@@ -1,4 +1,4 @@
-"""Limits on what a small file may unpack to, so that a hostile one cannot fill the memory.
+"""Limits on memory: what a small file may unpack to, and what is kept of decoded images.
 
 ================================  ==========================================  ====================
 environment variable              limits                                      by default
@@ -7,10 +7,12 @@ environment variable              limits                                      by
                                                                               89 million
 ``LIKEWISE_MAX_UNPACKED``         bytes of one gzip file or member of a zip   1 GiB, or 100 times
                                                                               the packed size
+``LIKEWISE_MAX_KEPT``             bytes of decoded images that a data set     1 GiB
+                                  keeps; 0 keeps none
 ================================  ==========================================  ====================
 
-They are read when a file is. Pillow's own limit, `PIL.Image.MAX_IMAGE_PIXELS`, counts where the
-variable is not set.
+They are read when a file or a source is opened. Pillow's own limit, `PIL.Image.MAX_IMAGE_PIXELS`,
+counts where the variable is not set.
 """
 
 import os
@@ -19,7 +21,7 @@ from PIL import Image
 
 from likewise.errors import InputError
 
-_UNPACKED = 2**30
+_UNPACKED = _KEPT = 2**30
 _RATIO = 100  # honest arrays of bytes pack to a fifth, drawings to a thirtieth
 
 
@@ -51,6 +53,16 @@ def max_pixels() -> int | None:
     return limit
 
 
+def max_kept() -> int:
+    """The bytes of decoded images that a data set may keep in memory.
+
+    Raises:
+        InputError: LIKEWISE_MAX_KEPT is no whole number.
+    """
+    kept = _from_environment("LIKEWISE_MAX_KEPT", least=0)
+    return _KEPT if kept is None else kept
+
+
 def check_unpacked(name: str, packed: int, unpacked: int) -> None:
     """Refuse packed content that says it is far larger than it should be, before unpacking.
 
@@ -72,10 +84,10 @@ def check_unpacked(name: str, packed: int, unpacked: int) -> None:
         )
 
 
-def _from_environment(variable: str) -> int | None:
+def _from_environment(variable: str, least: int = 1) -> int | None:
     text = os.environ.get(variable, "")
     if not text:
         return None
-    if not text.isdecimal() or int(text) == 0:
-        raise InputError(f"{variable} must be a whole number above 0, got {text!r}.")
+    if not text.isdecimal() or int(text) < least:
+        raise InputError(f"{variable} must be a whole number of at least {least}, got {text!r}.")
     return int(text)
