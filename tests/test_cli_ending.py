@@ -1,5 +1,6 @@
 """How commands end: status, streams, escapes."""
 
+import contextlib
 import json
 import os
 import re
@@ -230,18 +231,32 @@ def test_too_little_memory_ends_in_a_sentence(evil, tmp_path):
     assert len(ran.stderr.splitlines()) == 1
 
 
+@contextlib.contextmanager
+def interruptible(*words, **options):
+    """A process that takes SIGINT, whatever this one does with it, and that never outlives it."""
+    process = subprocess.Popen(
+        list(map(str, words)),
+        stderr=subprocess.PIPE,
+        text=True,
+        # In the background of a shell, processes start with SIGINT ignored.
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
+        **options,
+    )
+    try:
+        yield process
+    finally:
+        process.kill()
+        process.communicate()
+
+
 def test_an_interrupt_ends_without_a_traceback(evil, tmp_path):
     words = ["train", evil / "data", "--out", tmp_path / "m", "--epochs", 10_000, "--batches", 2]
-    process = subprocess.Popen(
-        [*PROGRAM, *map(str, words), "--workers", "2"],
-        stderr=subprocess.PIPE,
-        stdout=subprocess.PIPE,
-        text=True,
-        start_new_session=True,
-    )
-    said = process.stderr.readline()
-    os.killpg(process.pid, signal.SIGINT)  # as a terminal does, to workers as well
-    out, err = process.communicate(timeout=60)
+    with interruptible(
+        *PROGRAM, *words, "--workers", 2, stdout=subprocess.PIPE, start_new_session=True
+    ) as process:
+        said = process.stderr.readline()
+        os.killpg(process.pid, signal.SIGINT)  # as a terminal does, to workers as well
+        out, err = process.communicate(timeout=120)
     assert said.startswith("epoch 1")
     assert (process.returncode, out) == (130, "")
     assert "Traceback" not in err
@@ -252,14 +267,11 @@ def test_an_interrupt_ends_without_a_traceback(evil, tmp_path):
 def test_an_interrupt_while_starting_ends_without_a_traceback(delay):
     # Python's own start, before any line of ours, cannot be guarded: the wait begins after it.
     code = "import sys; sys.stderr.write('go\\n'); from likewise.cli import main; main()"
-    process = subprocess.Popen(
-        [sys.executable, "-c", code, "train", "digits", "--epochs", "10000", "--out", "/nowhere/m"],
-        stderr=subprocess.PIPE,
-        text=True,
-    )
-    process.stderr.readline()
-    time.sleep(delay)
-    process.send_signal(signal.SIGINT)
-    _, err = process.communicate(timeout=60)
+    words = ("train", "digits", "--epochs", 10_000, "--out", "/nowhere/m")
+    with interruptible(sys.executable, "-c", code, *words) as process:
+        process.stderr.readline()
+        time.sleep(delay)
+        process.send_signal(signal.SIGINT)
+        _, err = process.communicate(timeout=120)
     assert "Traceback" not in err
     assert process.returncode in (130, 2)

@@ -24,7 +24,18 @@ PAGES = [*sorted(PROJECT.glob("*.md")), *sorted(PROJECT.glob("docs/*.md"))]
 # What stands in backticks and is no name of ours: formulas, file formats, words of a shell.
 NO_NAMES = {
     *("x", "y", "path,label", ".npz", "train/", "val/", "a, b", "distance <= threshold"),
-    *("DATA", "LIKEWISE_DATA", "out/", "model.json", ".venv", "make", "kill -9", "../shared/data"),
+    *(
+        "DATA",
+        "LIKEWISE_DATA",
+        "out/",
+        "model.json",
+        ".venv",
+        ".venv-lowest",
+        ".tsv",
+        "make",
+        "kill -9",
+        "../shared/data",
+    ),
     *(
         "<argument> must <rule>, got <value>. <remedy>.",
         "<part>/loss",

@@ -138,7 +138,7 @@ def test_a_promise_is_fitted_for_new_items_and_for_new_classes():
     assert kept.holds_for == "classes"
     assert 40 <= kept.negatives <= 50
     before = float(siamese.threshold)
-    with pytest.raises(ValueError, match="items must leave at least 230 different pairs"):
+    with pytest.raises(ValueError, match="different pairs that share no item must be at least 230"):
         siamese.fit_threshold(pairs, at_most_false_accepts(0.01, 0.9), leave_out="classes")
     assert float(siamese.threshold) == before
 

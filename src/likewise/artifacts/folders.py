@@ -93,7 +93,8 @@ def check_target(path: Path) -> None:
     if path.is_dir() and not _is_model(path):
         # A first save that was killed leaves parts and no manifest.
         names = [file.name for file in path.iterdir()]
-        if not all(_is_part(name) or name == LOCK for name in names):
+        known = all(_is_part(name) or name == LOCK for name in names)
+        if not known and not _is_model(path):  # which another may have saved meanwhile
             raise ArtifactError(
                 f"must be a new folder or an older model, got {str(path)!r}, which holds "
                 "something else. Choose another name.",
