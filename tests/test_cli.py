@@ -1,5 +1,6 @@
 import json
 import os
+import re
 import subprocess
 import sys
 
@@ -8,7 +9,8 @@ import pytest
 from PIL import Image
 from sklearn.datasets import load_digits
 
-from likewise.cli import training
+import likewise as lw
+from likewise.journeys.train import LOSSES
 
 IMAGES, LABELS = load_digits(return_X_y=True)
 
@@ -130,7 +132,7 @@ def test_held_out_classes_may_be_a_share(run, tmp_path):
     assert len(json.loads(out)["trained_on"]) == 6
 
 
-@pytest.mark.parametrize("loss", [*training.PAIR_LOSSES, *training.CLASS_LOSSES])
+@pytest.mark.parametrize("loss", LOSSES)
 def test_every_loss_trains(run, tmp_path, loss):
     arguments = ["--out", tmp_path / "m", "--epochs", 1, "--batches", 2, "--made-classes", "both"]
     status, out, _ = run("train", "digits", *arguments, "--loss", loss, "--json")
@@ -171,11 +173,11 @@ MISTAKES = {
     "a pickled npz": (["train", "pickled.npz", "--out", "m"], "npz"),
     "an unknown loss": (
         ["train", "digits", "--out", "m", "--loss", "magic"],
-        "--loss must be one of",
+        "Invalid value for '--loss': 'magic' is not one of 'arcface', 'circle'",
     ),
     "an unknown distance": (
         ["train", "digits", "--out", "m", "--distance", "cos"],
-        "--distance must be one of cosine, euclidean",
+        "Invalid value for '--distance': 'cos' is not one of 'cosine', 'euclidean'",
     ),
     "an unknown class": (
         ["train", "digits", "--out", "m", "--hold-out-classes", "ten"],
@@ -352,3 +354,14 @@ def test_the_demo_writes_its_report_and_tells_what_matters(tmp_path):
     assert told["thresholds"].keys() == {"nearest", "pairs"}
     page = (tmp_path / "report.html").read_text()
     assert page.count("data:image/png;base64") >= 6
+
+
+def test_the_version_is_said(run):
+    assert run("--version") == (0, f"likewise {lw.__version__}\n", "")
+
+
+def test_info_tells_the_recipe(run, tmp_path):
+    model = lw.train("digits", lw.Recipe(epochs=1, batches=2, embedding_dim=7), device="cpu")
+    status, told, _ = run("info", model.save(tmp_path / "m"))
+    assert status == 0
+    assert re.search(r"^recipe: embedding_dim +7$", told, re.MULTILINE)

@@ -136,6 +136,8 @@ def summary(model: SimilarityModel) -> Answer:
         rows.append(["gallery", model.gallery])
     for point, made in model.calibrations.items():
         rows.append([f"threshold for {point}", f"{made.threshold:.4g} ({made.goal})"])
+    for choice, value in model.origin.get("recipe", {}).items():
+        rows.append([f"recipe: {choice}", str(value)])
     return result, columns(rows)
 
 

@@ -27,12 +27,28 @@ DATA, LOSS, SCHEDULE, SCORES = "Data", "Loss", "Schedule", "Scores while trainin
 # Nothing heavy is imported up here: `likewise --help` must not wait for torch.
 app = typer.Typer(
     name="likewise",
-    help="Learn from labelled examples what 'the same' means; then look up, match and verify.",
     no_args_is_help=True,
     add_completion=False,
     pretty_exceptions_enable=False,
     context_settings={"help_option_names": ["-h", "--help"]},
 )
+
+
+def _version(asked: bool) -> None:
+    if asked:
+        from likewise import __version__
+
+        console.write_out(f"likewise {__version__}\n")
+        raise typer.Exit
+
+
+@app.callback()
+def likewise(
+    version: Annotated[
+        bool, typer.Option("--version", callback=_version, is_eager=True, help="Say the version.")
+    ] = False,
+) -> None:
+    """Learn from labeled examples what 'the same' means; then look up, match and verify."""
 
 
 def run() -> int:

@@ -119,12 +119,16 @@ def held_out(words: Sequence[str], present: Sequence[str]) -> float | tuple[str,
     if more or share in present or not share.endswith("%"):
         return tuple(named_classes(words, present))
     try:
-        return float(share[:-1]) / 100
+        part = float(share[:-1]) / 100
     except ValueError:
+        part = -1.0
+    if not 0 < part < 1:
         raise InputError(
-            f"must be a share such as 40%, or names separated by commas, got {share!r}.",
+            f"must leave some of {len(present)} classes and hold out some, got {share!r}. "
+            "Write e.g. 40%, or names separated by commas.",
             argument="hold_out_classes",
-        ) from None
+        )
+    return part
 
 
 def named_classes(words: Sequence[str], present: Sequence[str]) -> list[str]:
