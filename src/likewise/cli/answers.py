@@ -6,6 +6,7 @@ from typing import Any
 
 from likewise.artifacts import Evaluation, SimilarityModel
 from likewise.cli.console import columns, without
+from likewise.data.parts import label_names
 from likewise.index import Neighbors
 from likewise.intervals import Estimate
 from likewise.matching import UNKNOWN, Matches
@@ -59,10 +60,11 @@ def matches(model: SimilarityModel, decided: Matches, names: Sequence[str], item
     lines.append("in all: " + ", ".join(f"{name} {count}" for name, count in counts.most_common()))
     result: dict[str, Any] = {"threshold": decided.threshold, "rule": decided.rule}
     if hasattr(items, "labels"):
-        truth = [items.class_names[code] for code in items.labels.tolist()]
-        right = sum(a == b for a, b in zip(labels, truth, strict=True))
-        result["named_rightly"] = right / len(truth)
-        lines.append(f"named rightly: {right} of {len(truth)} ({right / len(truth):.2%})")
+        told = [(a, b) for a, b in zip(labels, label_names(items), strict=True) if b is not None]
+        right = sum(a == b for a, b in told)
+        result["named_rightly"] = right / len(told) if told else None
+        if told:
+            lines.append(f"named rightly: {right} of {len(told)} ({right / len(told):.2%})")
     return {**result, "queries": entries}, lines
 
 
