@@ -83,7 +83,9 @@ def test_a_part_of_a_table_keeps_the_codes_of_the_whole(tmp_path):
 
 
 some = st.lists(st.integers(-1, 3), min_size=4, max_size=40).filter(
-    lambda labels: len({x for x in labels if x >= 0}) > 1 and max(map(labels[:].count, range(4))) > 1
+    lambda labels: (
+        len({x for x in labels if x >= 0}) > 1 and max(map(labels[:].count, range(4))) > 1
+    )
 )
 
 

@@ -346,8 +346,10 @@ class SimilarityModel:
             per_class: Whether classes with data enough get thresholds of their own, for matching.
             fewest: Right and wrong answers that such a class must have.
             per_item: pairs drawn per item, for verification.
-            leave_out: "items" or "classes": for new ones of these a goal with a confidence
-                holds, and they are what the intervals leave out.
+            leave_out: What the intervals leave out, and what a goal with a confidence holds for.
+                For pairs, "items": new items of these classes; "classes": new classes. For
+                matching, "items": new items of the same unknown classes; "classes": new unknown
+                classes, of which one query each counts, so that many are needed.
             seed: of the pairs.
             progress: called as progress(done, total) while embedding.
 

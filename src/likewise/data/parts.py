@@ -83,15 +83,14 @@ def items_per_class(dataset: Dataset) -> dict[str, int]:
 
 def class_codes(data: Dataset) -> np.ndarray:
     """Codes of the classes that have items, ascending; unlabeled items are of none."""
-    codes: np.ndarray = np.unique(data.labels.numpy())
-    return codes[codes != UNLABELLED]
+    labels = data.labels.numpy()
+    codes: np.ndarray = np.unique(labels[labels != UNLABELLED])
+    return codes
 
 
 def label_names(data: Dataset) -> list[str | None]:
     """The class of every item by its name; None for an unlabeled one."""
-    return [
-        None if code == UNLABELLED else data.class_names[code] for code in data.labels.tolist()
-    ]
+    return [None if code == UNLABELLED else data.class_names[code] for code in data.labels.tolist()]
 
 
 def labeled_items(data: Dataset) -> Dataset:
@@ -306,8 +305,8 @@ def _rows_by_class(data: Dataset) -> list[np.ndarray]:
 def _warn_of_unlabeled(labels: np.ndarray) -> None:
     if count := int((labels == UNLABELLED).sum()):
         warnings.warn(
-            f"{count} of {len(labels)} items are unlabeled ({UNLABELLED}) and come into no part, as "
-            "classes are split. split_items deals them out too.",
+            f"{count} of {len(labels)} items are unlabeled ({UNLABELLED}) and come into no part, "
+            "as classes are split. split_items deals them out too.",
             stacklevel=3,
         )
 

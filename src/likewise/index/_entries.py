@@ -14,7 +14,7 @@ from likewise._checks import as_embeddings, check_count, check_finite
 from likewise.distances import Distance
 from likewise.errors import InputError, InputTypeError
 
-Values = Sequence[int] | Sequence[str] | np.ndarray[Any, Any] | Tensor
+Values = Sequence[int] | Sequence[str | None] | np.ndarray[Any, Any] | Tensor
 
 Rows = Tensor | np.ndarray[Any, Any] | Sequence[Any]  # of embeddings
 
