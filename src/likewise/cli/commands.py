@@ -214,7 +214,12 @@ def calibrate(
         typer.Option("--per-class", help="Matching: a threshold for each class with data enough."),
     ] = False,
     holds_for: Annotated[
-        str, typer.Option(help="New items or new classes: what intervals and promises are for.")
+        str,
+        typer.Option(
+            help="What intervals and guarantees are for. items: new items of these classes "
+            "(matching: of these unknown classes). classes: new classes (matching: new unknown "
+            "classes)."
+        ),
     ] = "items",
     gallery: GalleryFolder = None,
     split: Split = None,

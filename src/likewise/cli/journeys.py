@@ -12,11 +12,11 @@ from likewise import calibration, data
 from likewise._checks import check_choice, check_exists
 from likewise.artifacts import SimilarityModel
 from likewise.cli import console
+from likewise.cli.ending import naming
 from likewise.data.images import is_image_name
+from likewise.data.loading import TABLES
 from likewise.data.tables import read_header
 from likewise.errors import InputError
-
-TABLES = (".csv", ".npz")
 
 
 def open_data(
@@ -31,7 +31,7 @@ def open_data(
     if split is None and data.has_splits(source):
         split = default_split
     if split is not None:
-        check_choice("split", split, ("train", "test", "all"))
+        check_choice("split", split, ("train", "val", "test", "all"))
     part = None if split == "all" else split
     return data.load(source, split=part, image_size=image_size, channels=channels)
 
@@ -130,7 +130,8 @@ def calibrate(
     seed: int,
 ) -> dict[str, calibration.Calibration]:
     """By operating point: for one rule, or for matching (if anything is indexed) and for pairs."""
-    chosen = calibration.parse_goal(goal)
+    with naming(**dict.fromkeys(("rate", "confidence", "precision", "recall", "prior"), "goal")):
+        chosen = calibration.parse_goal(goal)
     examples: Any
     if is_pair_table(source):
         examples = _open_pairs(model, source)
@@ -178,13 +179,13 @@ def queries(model: SimilarityModel, sources: Sequence[str], split: str | None) -
 def _is_image_file(source: str) -> bool:
     """Whether a source is one image: by its name, or as a file that is no table."""
     path = Path(source)
-    return is_image_name(path) or (path.is_file() and path.suffix.lower() not in TABLES)
+    return is_image_name(path) or (path.is_file() and path.suffix.lower() not in (*TABLES, ".npz"))
 
 
 def is_pair_table(source: str) -> bool:
-    """Whether a source is a CSV whose header names two sides, a and b."""
+    """Whether a source is a table whose header names two sides, a and b."""
     path = Path(source)
-    if path.suffix.lower() != ".csv" or not path.is_file():
+    if path.suffix.lower() not in TABLES or not path.is_file():
         return False
     return {"a", "b"} <= {name.removeprefix("path_") for name in read_header(path)}
 

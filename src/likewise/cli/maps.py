@@ -8,6 +8,7 @@ import typer
 
 from likewise.cli import console
 from likewise.cli.options import Data, Device, Json, Model, Seed, Split
+from likewise.errors import InputError
 
 _NOTES = {
     "t-SNE dimension": "t-SNE: near neighbors are meaningful, distances between groups are not.",
@@ -37,7 +38,7 @@ def map_(
     from likewise.plots.points import METHODS
 
     check_choice("method", method, METHODS)
-    check_count("most", most)
+    check_count("most", most, least=2)
     check_file_target("out", out)  # before the work rather than after it
     loaded = journeys.open_model(model, device)
     examples = journeys.open_fitting(loaded, source, split, "test")
@@ -78,6 +79,8 @@ def draw(
     from likewise.map_page import thumbnails, write_map_page
 
     total = len(examples)
+    if total < 2:
+        raise InputError(f"must hold at least 2 items, got {total}. Add items.", argument="data")
     if total > most:
         chosen = torch.randperm(total, generator=torch.Generator().manual_seed(seed))[:most]
         examples = data.Subset(examples, chosen.sort().values)

@@ -200,7 +200,7 @@ def _hold_out(
 ) -> tuple[data.Dataset, data.Dataset | None]:
     if not held_out:
         return whole, None
-    present = [whole.class_names[code] for code in torch.unique(whole.labels).tolist()]
+    present = list(data.items_per_class(whole))
     share = held_out[0] if len(held_out) == 1 and held_out[0] not in present else ""
     if share.endswith("%"):
         try:
