@@ -58,12 +58,27 @@ def test_a_model_is_calibrated_on_few_items_without_an_interval():
     assert by_class.accuracy.method.startswith("no interval: an interval for other items or class")
 
 
-def test_items_too_few_for_pairs_are_refused_by_the_name_of_the_data():
+@pytest.mark.parametrize(
+    ("few", "verified", "retrieved"),
+    [
+        ({"count": 1}, False, False),
+        ({"count": 2}, False, False),
+        ({"count": 3}, False, False),
+        ({"count": 4, "classes": 1, "names": "class 2"}, False, True),
+        ({"count": 4}, True, True),
+    ],
+)
+def test_items_too_few_for_pairs_or_queries_are_judged_on_the_rest(few, verified, retrieved):
     model = indexed()
     model.calibrate(some(60, 2))
-    for few in (some(2), some(3), some(4, classes=1, names="class 2")):
-        with pytest.raises(ValueError, match="data must have at least 2 classes, and a class with"):
-            model.evaluate(few)
+    found = model.evaluate(some(**few))
+    assert found.items == found.matching.queries == few["count"]
+    assert (found.verification is not None, found.retrieval is not None) == (verified, retrieved)
+    told = found.to_dict()
+    assert (told["verification"] is not None, told["retrieval"] is not None) == (
+        verified,
+        retrieved,
+    )
 
 
 def test_unlabeled_items_are_left_out_and_counted():

@@ -365,3 +365,35 @@ def test_info_tells_the_recipe(run, tmp_path):
     status, told, _ = run("info", model.save(tmp_path / "m"))
     assert status == 0
     assert re.search(r"^recipe: embedding_dim +7$", told, re.MULTILINE)
+
+
+@pytest.mark.parametrize(
+    ("labels", "said", "known"),
+    [
+        ([0], ("verification", "retrieval"), 1),
+        ([0, 1, 2], ("verification", "retrieval"), 3),
+        ([3, 3], ("verification",), 2),
+        ([0, 0, 1, -1, -1, 2], (), 4),
+    ],
+)
+def test_few_or_unlabeled_items_are_judged_as_far_as_they_go(
+    run, trained, tmp_path, labels, said, known
+):
+    x = np.random.default_rng(0).random((len(labels), 8, 8)).astype(np.float32)
+    np.savez(tmp_path / "d.npz", x=x, y=np.array(labels))
+    page = tmp_path / "p.html"
+    status, out, err = run("evaluate", trained, tmp_path / "d.npz", "--report", page)
+    assert status == 0, err
+    whys = {
+        "verification": ("verification: no pairs of both kinds", "There are no pairs of both kin"),
+        "retrieval": ("retrieval: no class with two items", "No class has two items"),
+    }
+    for name, (line, on_page) in whys.items():
+        assert (line in out) == (name in said)
+        assert (on_page in page.read_text()) == (name in said)
+    told = json.loads(run("evaluate", trained, tmp_path / "d.npz", "--json")[1])
+    assert [name for name in whys if told[name] is None] == list(said)
+    assert told["items"] == known
+    status, out, err = run("match", trained, tmp_path / "d.npz")
+    assert status == 0, err
+    assert f" of {known} (" in out

@@ -275,3 +275,67 @@ def test_an_interrupt_while_starting_ends_without_a_traceback(delay):
         _, err = process.communicate(timeout=120)
     assert "Traceback" not in err
     assert process.returncode in (130, 2)
+
+
+@pytest.mark.parametrize(
+    ("goal", "sentence"),
+    [
+        ("far=2", "--goal far= must be followed by a number between 0 and 1, got '2'. Write"),
+        ("nothing", "--goal must be one of f1, accuracy, equal-error, far=RATE"),
+        ("far=0@0.95", "--goal must be above 0 and below 1, got 0.0. Nothing is certain"),
+        ("far=0.1@1", "--goal must be above 0 and below 1, got 1.0. Use e.g. 0.95."),
+        ("cost=0", "--goal must be above 0 and below 1, got 0.0. Give the share of pairs"),
+    ],
+)
+def test_a_wrong_goal_is_named_as_the_command_line_has_it(run, plain_model, goal, sentence):
+    status, _, err = run("calibrate", plain_model, "digits", "--goal", goal)
+    assert (status, err.startswith(f"likewise: {sentence}")) == (2, True), err
+
+
+def test_other_sentences_speak_of_commands_and_options(run, plain_model, tmp_path):
+    (tmp_path / "empty").mkdir()
+    status, _, err = run("gallery", "info", tmp_path / "empty")
+    assert (status, "read_only" in err) == (2, False)
+    assert err.startswith("likewise: GALLERY must be the folder of a gallery, got ")
+    assert "Make one with likewise index" in err
+    status, _, err = run("map", plain_model, "digits", "--out", tmp_path / "m.html", "--most", 1)
+    assert (status, err) == (2, "likewise: --most must be at least 2, got 1.\n")
+    np.savez(tmp_path / "one.npz", x=np.zeros((1, 8, 8)), y=[0])
+    status, _, err = run("map", plain_model, tmp_path / "one.npz", "--out", tmp_path / "m.html")
+    assert (status, err) == (2, "likewise: DATA must hold at least 2 items, got 1. Add items.\n")
+
+
+def test_a_table_without_a_label_is_told_of_without_an_argument_of_python(run, tmp_path):
+    (tmp_path / "d.csv").write_text("name,weight\nx,1\n")
+    status, _, err = run("train", tmp_path / "d.csv", "--out", tmp_path / "m")
+    assert (status, "label_column" in err) == (2, False)
+    assert err.endswith("got the columns name, weight. Name it so in the first row.\n")
+
+
+def test_a_large_image_is_refused_in_one_sentence_without_the_words_of_pillow(run, tmp_path):
+    (tmp_path / "d" / "a").mkdir(parents=True)
+    for name in ("a", "b"):  # 100 megapixels by the header, without a pixel behind it
+        (tmp_path / "d" / "a" / f"{name}.pgm").write_bytes(b"P5 10000 10000 255\n")
+    status, _, err = run("train", tmp_path / "d", "--out", tmp_path / "m", "--epochs", 1)
+    assert (status, err.count("\n")) == (2, 1), err
+    assert "must have at most 89,478,485 pixels, got 10000 x 10000" in err
+
+
+def test_a_part_may_be_val_and_a_table_of_pairs_may_have_tabs(tmp_path):
+    from likewise.journeys import opening
+
+    rows = ["label\ta1\tsplit", "a\t0\ttrain", "b\t1\tval", "b\t2\ttest"]
+    (tmp_path / "d.tsv").write_text("\n".join(rows))
+    assert len(opening.open_data(str(tmp_path / "d.tsv"), "val")) == 1
+    (tmp_path / "p.tsv").write_text("a\tb\tsame\n1.png\t2.png\t1\n")
+    assert opening.is_pair_table(str(tmp_path / "p.tsv"))
+    assert not opening.is_pair_table(str(tmp_path / "d.tsv"))
+
+
+@pytest.fixture(scope="module")
+def plain_model(tmp_path_factory):
+    import likewise as lw
+
+    digits = lw.data.load("digits")
+    made = lw.SimilarityModel(lw.encoders.MLPEncoder(digits.item_shape))
+    return made.save(tmp_path_factory.mktemp("plain") / "m")

@@ -41,7 +41,7 @@ def test_wrong_wishes_end_in_one_sentence(run, model, tmp_path, monkeypatch):
             "folder of out must be a folder, got the file",
         ),
         (["--out", tmp_path / "m.html", "--seed", -1], "--seed"),
-        (["--out", tmp_path / "m.html", "--most", 0], "most must be at least 1, got 0"),
+        (["--out", tmp_path / "m.html", "--most", 0], "most must be at least 2, got 0"),
         (["--out", tmp_path / "m.html", "--method", "ica"], "method must be one of auto, pca"),
     ):
         status, _, err = run("map", model, "digits", *options)

@@ -158,3 +158,18 @@ def test_a_callers_mistake_ends_in_one_sentence_and_status_2(
     assert out == ""
     assert told in err
     assert "Traceback" not in err
+
+
+def test_pairs_of_few_images_are_judged_without_an_interval(run, model, tables, tmp_path):
+    with tables["judge"].open() as opened:
+        rows = list(csv.reader(opened))
+    few = tables["judge"].parent / "few.csv"
+    few.write_text("\n".join(",".join(row) for row in rows[:5]))
+    page = tmp_path / "r.html"
+    status, out, _ = run("verify", model, "--pairs", few, "--report", page, "--json")
+    told = json.loads(out)
+    assert status == 0
+    for name in ("roc_auc", "equal_error_rate", "average_precision"):
+        assert (told[name]["low"], told[name]["method"][:11]) == (None, "no interval")
+    assert all(one["low"] is None for one in told["at_threshold"].values())
+    assert "There are no intervals, as there are fewer than 10 images." in page.read_text()

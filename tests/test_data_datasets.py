@@ -196,7 +196,7 @@ def test_labels_of_any_integer_or_string_type_are_taken(dtype):
         ([["a"], ["a", "b"]], None, ValueError, "labels must have shape .* several lengths"),
         ([[1], [2]], None, ValueError, r"labels must have shape \(n,\), .*, got \(2, 1\)"),
         ([0, 2], ["a", "b"], ValueError, "labels must be between 0 and 1, .*, got 2"),
-        ([0, -1], ["a", "b"], ValueError, "labels must be between 0 and 1, .*, got -1"),
+        ([0, -2], ["a", "b"], ValueError, "labels must be between 0 and 1, .*, or -1 .*, got -2"),
         (["a", "b"], ["a", "b"], TypeError, "labels must be integer codes .*, got strings"),
         ([0, 1, 0], None, ValueError, "labels must be one per item, 2, got 3"),
     ],

@@ -316,7 +316,7 @@ def test_what_is_not_of_the_same_queries_is_refused():
     with pytest.raises(ValueError, match="measures must be one of x, got 'z'"):
         compare(hits, hits, measures=["z"])
     with pytest.raises(ValueError, match=r"x must be a tensor of shape \(q,\)"):
-        compare({"x": [1, 2]}, hits)
+        compare({"x": [[1, 2]]}, hits)
     with pytest.raises(ValueError, match="x must be finite"):
         compare({"x": hits["x"] / 0}, hits)
     with pytest.raises(ValueError, match="labels must be given with classes_as_sample, got none"):

@@ -228,3 +228,9 @@ def test_no_id_comes_after_the_largest(one):
     with pytest.raises(InputError, match="ids must be given where those above"):
         one.add(torch.zeros(1, 2))
     assert one.add(torch.zeros(1, 2), ids=[4]).tolist() == [4]
+
+
+def test_none_among_class_names_is_an_unlabeled_item(one):
+    one.remove(one.ids)
+    one.add(torch.zeros(3, 2), ids=[5, 6, 7], labels=["a", None, "b"])
+    assert [one.get([i]).labels.tolist() for i in (5, 6, 7)] == [[0], [-1], [1]]

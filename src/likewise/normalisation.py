@@ -6,7 +6,14 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from likewise._checks import check_count, check_embeddings, check_finite, check_same_width
+from likewise._checks import (
+    as_tensor,
+    as_tensors,
+    check_count,
+    check_embeddings,
+    check_finite,
+    check_same_width,
+)
 from likewise.distances import COSINE, Distance
 from likewise.errors import InputError
 
@@ -43,6 +50,8 @@ def normalise(
         >>> normalise(torch.tensor([1.0]), facts, CohortFacts(torch.tensor([4.0]), torch.ones(1)))
         tensor([-2.5000])
     """
+    (distances,) = as_tensors(distances=distances)
+    of_a, of_b = (CohortFacts(*as_tensors(mean=f.mean, spread=f.spread)) for f in (of_a, of_b))
     return ((distances - of_a.mean) / of_a.spread + (distances - of_b.mean) / of_b.spread) / 2
 
 
@@ -72,6 +81,7 @@ class AdaptiveNorm:
     def __init__(
         self, cohort: Float[Tensor, "c d"], distance: Distance = COSINE, *, nearest: int = 200
     ) -> None:
+        cohort = as_tensor(cohort, "cohort")
         check_embeddings(cohort, "cohort")
         check_finite(cohort, "cohort")
         check_count("nearest", nearest, 2)
@@ -95,6 +105,7 @@ class AdaptiveNorm:
             second: whether they are second sides, such as items of a gallery; of importance only
                 where a distance is not symmetric.
         """
+        embeddings = as_tensor(embeddings, "embeddings")
         check_embeddings(embeddings)
         check_same_width(self.cohort, embeddings, ("cohort", "embeddings"))
         cohort = self.cohort.to(embeddings.device)

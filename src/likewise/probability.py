@@ -11,6 +11,7 @@ from scipy.special import expit
 from torch import Tensor
 
 from likewise._checks import (
+    as_tensor,
     as_tensors,
     check_choice,
     check_count,
@@ -291,6 +292,7 @@ def _log_odds(share: float) -> float:
 
 
 def _column(distances: object) -> _Numbers:
+    distances = as_tensor(distances, "distances")
     if not isinstance(distances, Tensor) or distances.ndim != 1:
         got = tuple(distances.shape) if isinstance(distances, Tensor) else type(distances).__name__
         raise InputError(

@@ -4,6 +4,8 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING
 
 import torch
+from jaxtyping import Float
+from torch import Tensor
 
 from likewise import data as sources
 from likewise.artifacts.results import Evaluation
@@ -25,7 +27,12 @@ from likewise.calibration import (
 )
 from likewise.data import fingerprints
 from likewise.errors import InputError
-from likewise.evaluation import evaluate_matching, evaluate_retrieval, evaluate_verification
+from likewise.evaluation import (
+    VerificationResult,
+    evaluate_matching,
+    evaluate_retrieval,
+    evaluate_verification,
+)
 
 if TYPE_CHECKING:
     from likewise.artifacts.model import SimilarityModel
@@ -97,22 +104,13 @@ def evaluate(
             seen_classes=[names.index(name) for name in model.trained_on if name in names],
             class_names=names,
         )
-    pairs = sources.PairDataset(new, per_item=per_item, seed=seed)
-    left, right = pairs.pairs.T
-    distances = model.compared_by.paired(embeddings[left], embeddings[right])
-    known_threshold = model.calibrations.get(PAIRS)
-    verification = evaluate_verification(
-        distances,
-        pairs.same,
-        threshold=None if known_threshold is None else known_threshold.threshold,
-        items=pairs.pairs,
-        probability=model.probabilities.get(PAIRS),
-    )
-    retrieval = evaluate_retrieval(
-        embeddings,
-        truth,
-        distance=model.compared_by,
-    )
+    verification = retrieval = None
+    sizes = sources.items_per_class(new)
+    if max(sizes.values()) > 1:
+        retrieval = evaluate_retrieval(embeddings, truth, distance=model.compared_by)
+        if len(sizes) > 1:
+            pairs = sources.PairDataset(new, per_item=per_item, seed=seed)
+            verification = _verification(model, embeddings, pairs)
     return Evaluation(
         items=len(new),
         left_out=len(data) - len(all_new),
@@ -122,4 +120,18 @@ def evaluate(
         matches=matches,
         verification=verification,
         retrieval=retrieval,
+    )
+
+
+def _verification(
+    model: "SimilarityModel", embeddings: Float[Tensor, "n d"], pairs: sources.PairDataset
+) -> VerificationResult:
+    left, right = pairs.pairs.T
+    known_threshold = model.calibrations.get(PAIRS)
+    return evaluate_verification(
+        model.compared_by.paired(embeddings[left], embeddings[right]),
+        pairs.same,
+        threshold=None if known_threshold is None else known_threshold.threshold,
+        items=pairs.pairs,
+        probability=model.probabilities.get(PAIRS),
     )

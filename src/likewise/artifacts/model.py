@@ -21,6 +21,7 @@ from likewise.artifacts.results import Evaluation, Verified
 from likewise.artifacts.trials import LEAVE_OUT, PAIRS, matching_trials, neighbors_for, pair_trials
 from likewise.calibration import Calibration, ClassThresholds, Goal, best_f1
 from likewise.data import GivenPairs, fingerprints
+from likewise.data.parts import label_names
 from likewise.distances import COSINE, Distance
 from likewise.encoders import encode
 from likewise.errors import ArtifactError, InputError, InputTypeError
@@ -100,8 +101,7 @@ class SimilarityModel:
         self.calibrated_prints = torch.empty(0, dtype=torch.int64)
         if trained is not None:
             trained = sources.as_dataset(trained)
-            codes = torch.unique(trained.labels).tolist()
-            self.trained_on = [trained.class_names[code] for code in codes]
+            self.trained_on = list(sources.items_per_class(trained))
             self.trained_prints = fingerprints(trained)
 
     @property
@@ -253,7 +253,7 @@ class SimilarityModel:
         """
         prints = fingerprints(data)
         facts = [{}] * len(data) if metadata is None else metadata
-        names = [data.class_names[code] for code in data.labels.tolist()]
+        names = label_names(data)
         seen = set(self.indexed_prints())
         rows = []
         for row, key in enumerate(zip(prints.tolist(), names, strict=True)):
@@ -299,11 +299,11 @@ class SimilarityModel:
             return self.index.add(embeddings, ids=ids, metadata=facts)
         if isinstance(self.index, Index) and not len(self.index):
             # Codes then follow the data's own order, in which tables and plots are read.
-            used = torch.unique(items.labels).tolist()
-            names = [items.class_names[code] for code in used]
+            names = list(sources.items_per_class(items))
             self.index = Index(self.distance, class_names=names)
-        labels = [items.class_names[code] for code in items.labels.tolist()]
-        return self.index.add(embeddings, labels=labels, ids=ids, metadata=facts)
+        labels = label_names(items)
+        given = labels if any(label is not None for label in labels) else None
+        return self.index.add(embeddings, labels=given, ids=ids, metadata=facts)
 
     def lookup(
         self, items: Items, *, k: int = 5, where: Mapping[str, Any] | None = None
@@ -346,8 +346,10 @@ class SimilarityModel:
             per_class: Whether classes with data enough get thresholds of their own, for matching.
             fewest: Right and wrong answers that such a class must have.
             per_item: pairs drawn per item, for verification.
-            leave_out: "items" or "classes": for new ones of these a goal with a confidence
-                holds, and they are what the intervals leave out.
+            leave_out: What the intervals leave out, and what a goal with a confidence holds for.
+                For pairs, "items": new items of these classes; "classes": new classes. For
+                matching, "items": new items of the same unknown classes; "classes": new unknown
+                classes, of which one query each counts, so that many are needed.
             seed: of the pairs.
             progress: called as progress(done, total) while embedding.
 

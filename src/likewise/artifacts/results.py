@@ -25,7 +25,11 @@ class Verified:
 
 @dataclass(frozen=True, eq=False)
 class Evaluation:
-    """What `SimilarityModel.evaluate` found on `items` items; matching is None without an index."""
+    """What `SimilarityModel.evaluate` found on `items` items.
+
+    `matching` is None without an index, `verification` where the items form no pairs of both kinds,
+    and `retrieval` where no class has two of them.
+    """
 
     items: int
     left_out: int  # items that are indexed or were trained on
@@ -33,17 +37,20 @@ class Evaluation:
     calibrated_on: int  # items among those evaluated that a threshold was calibrated on
     matching: MatchingResult | None
     matches: Matches | None
-    verification: VerificationResult
-    retrieval: RetrievalResult
+    verification: VerificationResult | None
+    retrieval: RetrievalResult | None
 
     def to_dict(self) -> dict[str, Any]:
-        """All numbers, ready for JSON."""
+        """All numbers, ready for JSON; None for what could not be judged."""
+        judged = {
+            "matching": self.matching,
+            "verification": self.verification,
+            "retrieval": self.retrieval,
+        }
         return {
             "items": self.items,
             "left_out": self.left_out,
             "unlabeled": self.unlabeled,
             "calibrated_on": self.calibrated_on,
-            "matching": None if self.matching is None else self.matching.to_dict(),
-            "verification": self.verification.to_dict(),
-            "retrieval": self.retrieval.to_dict(),
+            **{name: None if one is None else one.to_dict() for name, one in judged.items()},
         }

@@ -11,6 +11,7 @@ from torch import Tensor
 
 from likewise import data as sources
 from likewise.data import GivenPairs, fingerprints
+from likewise.data.parts import labeled_items
 from likewise.errors import InputError
 from likewise.index import Gallery, Index, Neighbors
 from likewise.matching import Rule, center, class_centers, decide, normalise_neighbors
@@ -73,7 +74,7 @@ def pair_trials(
             )
         pairs = GivenPairs(data.data, data.pairs[kept], data.same[kept])
     else:
-        pairs = sources.PairDataset(labeled(model.new_items(data)), per_item=per_item, seed=seed)
+        pairs = sources.PairDataset(model.new_items(data), per_item=per_item, seed=seed)
     positions, rows = torch.unique(pairs.pairs, return_inverse=True)
     held = sources.Subset(pairs.data, positions)
     left, right = model.embed(held, progress=progress)[rows.T]
@@ -158,12 +159,10 @@ def labeled(data: sources.Dataset) -> sources.Dataset:
     Raises:
         InputError: there are none.
     """
-    has_label = data.labels >= 0
-    if not bool(has_label.any()):
+    found = labeled_items(data)
+    if not len(found):
         raise InputError(f"data must hold labeled items, got {len(data)} unlabeled ones (-1).")
-    if bool(has_label.all()):
-        return data
-    return sources.Subset(data, has_label.nonzero().flatten())
+    return found
 
 
 def all_names(model: "SimilarityModel", data: sources.Dataset) -> list[str]:
@@ -223,10 +222,10 @@ def _codes(labels: Int[Tensor, " n"]) -> list[int]:
 
 
 def translated(data: sources.Dataset, names: Sequence[str]) -> Int[Tensor, " n"]:
-    """The labels of a dataset as positions in `names`; -1 where a class is not among them."""
+    """The labels of a dataset as positions in `names`; -1 where unlabeled, or not among them."""
     position = {name: code for code, name in enumerate(names)}
-    codes = torch.tensor([position.get(name, -1) for name in data.class_names])
-    return codes[data.labels]
+    codes = [position.get(name, -1) for name in data.class_names]
+    return torch.tensor([*codes, -1])[data.labels]  # the last is that of unlabeled items
 
 
 def _normalized(

@@ -11,6 +11,7 @@ from torch.utils.data import Dataset
 
 from likewise._checks import check_choice
 from likewise.errors import InputError
+from likewise.masks import UNLABELLED
 
 
 class LabelledData(Protocol):
@@ -46,7 +47,8 @@ class MadeClasses(Dataset[tuple[Tensor, int]]):
     With c classes, transform t makes class t × c + code of every class, named by its format
     applied to the old name; items come in the order of `data`, one transform after the other. They
     are fetched from `data` and transformed when asked for, a batch at a time. The first transform
-    should be the identity, so that the old classes keep their codes.
+    should be the identity, so that the old classes keep their codes. Unlabeled items (-1) are
+    transformed too and stay unlabeled.
 
     A class that a transform maps to itself or to another class (a turned 0 is a 0, a turned 6 is
     a 9) would become two classes that look alike, which nothing can learn to tell apart. Name
@@ -94,7 +96,9 @@ class MadeClasses(Dataset[tuple[Tensor, int]]):
         positions = [torch.arange(len(data))] + [changing.nonzero()[:, 0]] * (len(transforms) - 1)
         self._positions = torch.cat(positions)
         self._transform_of = torch.repeat_interleave(torch.tensor([len(p) for p in positions]))
-        self.labels = data.labels[self._positions] + self._transform_of * len(data.class_names)
+        old = data.labels[self._positions]
+        made = old + self._transform_of * len(data.class_names)
+        self.labels = torch.where(old == UNLABELLED, UNLABELLED, made)
 
     def __len__(self) -> int:
         """How many items, counted once for each transform."""

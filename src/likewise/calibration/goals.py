@@ -193,8 +193,9 @@ def parse_goal(text: str) -> Goal:
     word, equals, number = text.partition("=")
     if word not in _RATED_GOALS or not equals:
         raise InputError(
-            "goal must be one of f1, accuracy, equal-error, far=RATE, far=RATE@CONFIDENCE, "
-            f"precision=P, recall=R, cost=PRIOR, got {text!r}."
+            "must be one of f1, accuracy, equal-error, far=RATE, far=RATE@CONFIDENCE, "
+            f"precision=P, recall=R, cost=PRIOR, got {text!r}.",
+            argument="goal",
         )
     number, at, confidence = number.partition("@") if word == "far" else (number, "", "")
     value = _number(word, number)
@@ -210,8 +211,9 @@ def _number(word: str, text: str) -> float:
         value = math.nan
     if not 0 <= value <= 1:
         raise InputError(
-            f"goal {word}= must be followed by a number between 0 and 1, got {text!r}. "
-            f"Write e.g. {word}=0.01."
+            f"{word}= must be followed by a number between 0 and 1, got {text!r}. "
+            f"Write e.g. {word}=0.01.",
+            argument="goal",
         )
     return value
 

@@ -25,7 +25,7 @@ def check_inside(name: str, value: float, remedy: str) -> None:
     """Refuse a number outside (0, 1)."""
     check_rate(name, value)
     if value in (0, 1):
-        raise InputError(f"{name} must be above 0 and below 1, got {value}. {remedy}")
+        raise InputError(f"must be above 0 and below 1, got {value}.", argument=name, remedy=remedy)
 
 
 @dataclass(frozen=True)

@@ -6,6 +6,7 @@ from typing import Any
 
 from likewise.artifacts import Evaluation, SimilarityModel
 from likewise.cli.console import columns, without
+from likewise.data.parts import label_names
 from likewise.index import Neighbors
 from likewise.intervals import Estimate
 from likewise.matching import UNKNOWN, Matches
@@ -59,10 +60,11 @@ def matches(model: SimilarityModel, decided: Matches, names: Sequence[str], item
     lines.append("in all: " + ", ".join(f"{name} {count}" for name, count in counts.most_common()))
     result: dict[str, Any] = {"threshold": decided.threshold, "rule": decided.rule}
     if hasattr(items, "labels"):
-        truth = [items.class_names[code] for code in items.labels.tolist()]
-        right = sum(a == b for a, b in zip(labels, truth, strict=True))
-        result["named_rightly"] = right / len(truth)
-        lines.append(f"named rightly: {right} of {len(truth)} ({right / len(truth):.2%})")
+        told = [(a, b) for a, b in zip(labels, label_names(items), strict=True) if b is not None]
+        right = sum(a == b for a, b in told)
+        result["named_rightly"] = right / len(told) if told else None
+        if told:
+            lines.append(f"named rightly: {right} of {len(told)} ({right / len(told):.2%})")
     return {**result, "queries": entries}, lines
 
 
@@ -83,27 +85,39 @@ def evaluation_lines(found: Evaluation) -> list[str]:
             ("  negative predictive value", matching.negative_predictive_value),
         ]
     verification = found.verification
-    rows += [
-        ("verification area under ROC", verification.roc_auc),
-        ("  average precision", verification.average_precision),
-        ("  equal error rate", verification.equal_error_rate),
-        ("  true accepts at 1% false", verification.true_accept_rate(0.01)),
-    ]
-    if verification.at_threshold is not None:
-        rows.append(("  accuracy at the threshold", verification.at_threshold["accuracy"]))
+    if verification is not None:
+        rows += [
+            ("verification area under ROC", verification.roc_auc),
+            ("  average precision", verification.average_precision),
+            ("  equal error rate", verification.equal_error_rate),
+            ("  true accepts at 1% false", verification.true_accept_rate(0.01)),
+            ("  accuracy at the threshold", (verification.at_threshold or {}).get("accuracy")),
+        ]
     retrieval = found.retrieval
-    rows += [
-        ("retrieval precision at 1", retrieval.precision_at_1),
-        ("  R-precision", retrieval.r_precision),
-        ("  MAP at R", retrieval.map_at_r),
-    ]
+    if retrieval is not None:
+        rows += [
+            ("retrieval precision at 1", retrieval.precision_at_1),
+            ("  R-precision", retrieval.r_precision),
+            ("  MAP at R", retrieval.map_at_r),
+        ]
     lines = columns([[name, str(value)] for name, value in rows if value is not None])
+    lines += missing_lines(found)
     said = f"{found.items} items"
     if found.left_out:
         said += f"; {found.left_out} more left out, trained on or in the index"
     if found.calibrated_on:
         said += f"; {found.calibrated_on} were calibrated on, which flatters the threshold"
     return [*lines, said]
+
+
+def missing_lines(found: Evaluation) -> list[str]:
+    """What could not be judged, and why, a line each."""
+    lines = []
+    if found.verification is None:
+        lines.append("verification: no pairs of both kinds (two items of a class, and two classes)")
+    if found.retrieval is None:
+        lines.append("retrieval: no class with two items")
+    return lines
 
 
 def summary(model: SimilarityModel) -> Answer:

@@ -259,7 +259,12 @@ def calibrate(
         typer.Option("--per-class", help="Matching: a threshold for each class with data enough."),
     ] = False,
     holds_for: Annotated[
-        str, typer.Option(help="New items or new classes: what intervals and promises are for.")
+        str,
+        typer.Option(
+            help="What intervals and guarantees are for. items: new items of these classes "
+            "(matching: of these unknown classes). classes: new classes (matching: new unknown "
+            "classes)."
+        ),
     ] = "items",
     gallery: GalleryFolder = None,
     split: Split = None,
@@ -388,6 +393,7 @@ def evaluate(
     """Judge matching, verification and retrieval on labelled items, with intervals."""
     from likewise.cli import answers, journeys
     from likewise.data import items_per_class
+    from likewise.journeys.opening import open_fitting
     from likewise.journeys.train import selection_notes
 
     if report is not None:
@@ -395,7 +401,7 @@ def evaluate(
 
         check_file_target("report", report)
     loaded = journeys.open_model(model, device, gallery)
-    examples = journeys.open_fitting(loaded, source, split, "test")
+    examples = open_fitting(loaded, source, split, default_split="test")
     with console.warnings_as_lines(), console.progress("evaluating") as show:
         found = loaded.evaluate(examples, point=point or rule, seed=seed, progress=show)
     result: dict[str, Any] = found.to_dict()

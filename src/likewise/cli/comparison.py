@@ -12,8 +12,7 @@ from torch import Tensor
 from likewise import data, plots
 from likewise._checks import check_choice
 from likewise.artifacts import SimilarityModel
-from likewise.artifacts.trials import LEAVE_OUT, PAIRS
-from likewise.cli import journeys
+from likewise.artifacts.trials import LEAVE_OUT, PAIRS, labeled
 from likewise.cli.console import columns
 from likewise.errors import InputError
 from likewise.evaluation import (
@@ -30,6 +29,7 @@ from likewise.evaluation.comparison import (
     together,
 )
 from likewise.intervals import FEWEST_GROUPS
+from likewise.journeys.opening import open_fitting
 from likewise.journeys.train import selection_notes
 from likewise.matching import UNKNOWN
 from likewise.pages import Section, write_page
@@ -64,6 +64,22 @@ class Compared:
     flattered: list[str]  # what is too good, and why, a line each
 
     @property
+    def without_intervals(self) -> list[str]:
+        """Why intervals are missing, in a line; empty where there are items or classes enough.
+
+        Items are the queries of retrieval and matching, of which any two have an interval.
+        """
+        classes = len(data.items_per_class(self.items))
+        count = classes if self.holds_for == "classes" else len(self.items)
+        if count >= FEWEST_GROUPS:
+            return []
+        of = "" if self.holds_for == "classes" else " of verification"
+        return [
+            f"no intervals{of}: {count} {self.holds_for} are new to both, fewer than "
+            f"{FEWEST_GROUPS}"
+        ]
+
+    @property
     def smaller_is_better(self) -> set[str]:
         """Names of the measures of which less is better."""
         return {name for name, one in self.comparison.measures.items() if one.smaller_is_better}
@@ -94,26 +110,19 @@ def compared(
     """Both models judged on the items of a source that are new to both.
 
     Raises:
-        InputError: no item is new to both, there is one class only, or there are too few items or
-            classes for what the intervals are to hold for.
+        InputError: no labeled item is new to both, or they form no pairs of both kinds.
     """
     check_choice("holds_for", holds_for, LEAVE_OUT)
-    wholes = [journeys.open_fitting(model, source, split, "test") for model in models]
+    wholes = [open_fitting(model, source, split, default_split="test") for model in models]
     new = torch.stack([m.is_new(d) for m, d in zip(models, wholes, strict=True)]).all(dim=0)
     if not bool(new.any()):
         raise InputError(
             f"DATA must hold items that neither model was trained on or has indexed, got "
             f"{len(new)} without any. Keep some aside."
         )
-    parts = [data.Subset(whole, new.nonzero().flatten()) for whole in wholes]
+    parts = [labeled(data.Subset(whole, new.nonzero().flatten())) for whole in wholes]
     labels = parts[0].labels
     of_classes = holds_for == "classes"
-    count = len(torch.unique(labels if of_classes else torch.arange(len(labels))))
-    if count < FEWEST_GROUPS:
-        raise InputError(
-            f"DATA must hold at least {FEWEST_GROUPS} {holds_for} that are new to both models, "
-            f"got {count}. " + ("Use --holds-for items." if of_classes else "Give more.")
-        )
     pairs = data.PairDataset(parts[0], per_item=PER_ITEM, seed=seed)
     match = all(len(model.index) and POINT in model.calibrations for model in models)
     judged = []
@@ -139,7 +148,7 @@ def compared(
             classes_as_sample=of_classes,
             names=names,
         )
-    left_out = len(new) - len(labels)
+    left_out = int((~new).sum())
     first, second = models
     return Compared(
         names,
@@ -180,8 +189,8 @@ def answer(found: Compared) -> tuple[dict[str, Any], list[str]]:
         said += f"; {found.left_out} more left out, trained on or in an index"
     if found.judged[0].right is None:
         said += "; no matching, for which both must be indexed and calibrated"
-    verdict = found.comparison.verdict
-    return result, [*columns(rows), said, *found.flattered, f"for new {found.holds_for}:", verdict]
+    verdict, notes = found.comparison.verdict, [*found.flattered, *found.without_intervals]
+    return result, [*columns(rows), said, *notes, f"for new {found.holds_for}:", verdict]
 
 
 def page(path: Path, found: Compared, *, source: str, seed: int) -> Path:
@@ -197,7 +206,7 @@ def page(path: Path, found: Compared, *, source: str, seed: int) -> Path:
     sections = [
         Section(
             "Verdict",
-            "\n\n".join([found.comparison.verdict, *found.flattered])
+            "\n\n".join([found.comparison.verdict, *found.flattered, *found.without_intervals])
             + f"\n\nThe intervals and p-values are for new "
             f"{found.holds_for}: each is of the difference on the same {found.comparison.compared}."
             " A p-value tells how often a difference so far from 0 would come about by chance; "

@@ -47,9 +47,9 @@ def run(out: Path, *, seed: int = 0, device: str | None = None) -> tuple[dict[st
         title="Digits, four of ten never seen in training",
         source="digits, test part",
     )
-    matching = found.matching
-    if matching is None:
-        raise RuntimeError("the index is empty after indexing")
+    matching, verification = found.matching, found.verification
+    if matching is None or verification is None:
+        raise RuntimeError("the index or the test part is empty")
     seconds = time.perf_counter() - started
     by_rule = {rule: made.threshold for rule, made in thresholds.items()}
     lines = [
@@ -57,7 +57,7 @@ def run(out: Path, *, seed: int = 0, device: str | None = None) -> tuple[dict[st
         f"accuracy on digits never seen           {matching.accuracy_unseen}",
         f"answered unknown                        {matching.unknown_share}",
         f"threshold for matching                  {by_rule['nearest']:.4f}",
-        f"verifying pairs: equal error rate       {found.verification.equal_error_rate}",
+        f"verifying pairs: equal error rate       {verification.equal_error_rate}",
         f"threshold for verifying                 {by_rule['pairs']:.4f}",
         f"{indexed} items indexed, {found.items} matched, {seconds:.0f} s in all",
         f"report: {page}",

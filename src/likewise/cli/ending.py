@@ -32,7 +32,7 @@ _ALSO = {
     "items": ("source", "sources", "files"),
     "leave_out": ("holds_for",),
     "tracker": ("track",),
-    "path": ("model", "out", "source"),
+    "path": ("model", "out", "source", "gallery"),
     "source": ("sources",),
 }
 
@@ -78,6 +78,8 @@ def run(app: Callable[..., Any]) -> int:
         return CALLERS_MISTAKE
     try:
         with warnings.catch_warnings():
+            # Pillow's own words before our sentence about LIKEWISE_MAX_PIXELS.
+            warnings.filterwarnings("ignore", message=r"Image size \(\d+ pixels\) exceeds limit")
             warnings.showwarning = lambda message, *_: say(f"likewise: {message}")
             status = app(standalone_mode=False)
         write_out("")

@@ -6,7 +6,6 @@ from typing import Annotated, Any
 import typer
 
 from likewise.cli import console
-from likewise.errors import InputError
 
 # Nothing heavy is imported up here: `likewise --help` must not wait for torch.
 app = typer.Typer(
@@ -99,7 +98,7 @@ def import_(
         put(
             columns.embeddings,
             ids=columns.ids,
-            labels=_labels(columns, opened.class_names),
+            labels=_labels(columns),
             metadata=columns.metadata,
             payloads=columns.payloads,
         )
@@ -143,20 +142,13 @@ def _check_there(gallery: Path) -> None:
     check_exists("gallery", gallery)
 
 
-def _labels(columns: Any, known: list[str]) -> Any:
-    """Labels of imported items as the gallery understands them: its codes, or names new to it."""
+def _labels(columns: Any) -> Any:
+    """Labels of imported items as a gallery takes them: names, None for unlabeled; or codes."""
     names = columns.class_names
     if not names:
         return columns.labels
-    if set(names) <= set(known):
-        code_of = {name: code for code, name in enumerate(known)}
-        return [-1 if code < 0 else code_of[names[code]] for code in columns.labels.tolist()]
-    if bool((columns.labels < 0).any()):
-        raise InputError(
-            "FILE must hold labelled items only, as it has classes that are new to the gallery, "
-            f"got {int((columns.labels < 0).sum())} without label. Import them on their own."
-        )
-    return [names[code] for code in columns.labels.tolist()]
+    labels = [None if code < 0 else names[code] for code in columns.labels.tolist()]
+    return labels if any(label is not None for label in labels) else None
 
 
 def _bytes(gallery: Path) -> int:

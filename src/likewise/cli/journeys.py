@@ -13,27 +13,9 @@ from likewise._checks import check_choice, check_exists
 from likewise.artifacts import SimilarityModel
 from likewise.cli import console
 from likewise.data.images import is_image_name
-from likewise.data.tables import read_header
-from likewise.errors import InputError
-
-TABLES = (".csv", ".npz")
-
-
-def open_data(
-    source: str,
-    split: str | None,
-    default_split: str,
-    *,
-    image_size: int | tuple[int, int] | None = None,
-    channels: int | None = None,
-) -> data.Dataset:
-    """The part of a source that a command reads: as asked, else the usual one if it has parts."""
-    if split is None and data.has_splits(source):
-        split = default_split
-    if split is not None:
-        check_choice("split", split, ("train", "test", "all"))
-    part = None if split == "all" else split
-    return data.load(source, split=part, image_size=image_size, channels=channels)
+from likewise.data.loading import TABLES
+from likewise.errors import InputError, naming
+from likewise.journeys.opening import is_pair_table, open_fitting, open_pairs
 
 
 def open_model(
@@ -45,15 +27,6 @@ def open_model(
     model = lw.load(path, gallery=gallery, read_only=not writing)
     model.encoder.to(chosen_device(device))
     return model
-
-
-def open_fitting(model: SimilarityModel, source: str, split: str | None, default: str) -> Any:
-    """Data read the way that the model's items are."""
-    shape = () if model.preprocess is None else model.preprocess.item_shape
-    if len(shape) != 3:
-        return open_data(source, split, default)
-    channels, height, width = shape
-    return open_data(source, split, default, image_size=(height, width), channels=channels)
 
 
 def chosen_device(device: str | None) -> str:
@@ -77,7 +50,7 @@ def index(
     How many were `added`, how many were `already_there`, and how many of those added are there
     `as_another_class` too.
     """
-    examples = open_fitting(model, source, split, "train")
+    examples = open_fitting(model, source, split, default_split="train")
     if per_class is not None:
         examples = data.sample_items(examples, per_class=per_class, seed=seed)
     with console.progress("indexing") as show:
@@ -130,13 +103,14 @@ def calibrate(
     seed: int,
 ) -> dict[str, calibration.Calibration]:
     """By operating point: for one rule, or for matching (if anything is indexed) and for pairs."""
-    chosen = calibration.parse_goal(goal)
+    with naming(**dict.fromkeys(("rate", "confidence", "precision", "recall", "prior"), "goal")):
+        chosen = calibration.parse_goal(goal)
     examples: Any
     if is_pair_table(source):
-        examples = _open_pairs(model, source)
+        examples = open_pairs(model, source)
         rules = [rule or "pairs"]
     else:
-        examples = open_fitting(model, source, split, "train")
+        examples = open_fitting(model, source, split, default_split="train")
         rules = [rule] if rule else (["nearest"] if len(model.index) else []) + ["pairs"]
     if per_class and rules == ["pairs"]:
         raise InputError("per-class must come with a rule for matching, got pairs. Index items.")
@@ -171,30 +145,14 @@ def queries(model: SimilarityModel, sources: Sequence[str], split: str | None) -
         raise InputError(
             f"FILE must be image files, or one source of data, got {' '.join(sources)}."
         )
-    examples = open_fitting(model, sources[0], split, "test")
+    examples = open_fitting(model, sources[0], split, default_split="test")
     return examples, paths_of(examples) or [f"item {number}" for number in range(len(examples))]
 
 
 def _is_image_file(source: str) -> bool:
     """Whether a source is one image: by its name, or as a file that is no table."""
     path = Path(source)
-    return is_image_name(path) or (path.is_file() and path.suffix.lower() not in TABLES)
-
-
-def is_pair_table(source: str) -> bool:
-    """Whether a source is a CSV whose header names two sides, a and b."""
-    path = Path(source)
-    if path.suffix.lower() != ".csv" or not path.is_file():
-        return False
-    return {"a", "b"} <= {name.removeprefix("path_") for name in read_header(path)}
-
-
-def _open_pairs(model: SimilarityModel, source: str) -> data.GivenPairs:
-    """A table of pairs, its images read the way that the model's items are."""
-    if model.preprocess is None:
-        raise InputError("model must have a preprocess to read image files, got one without.")
-    channels, height, width = model.preprocess.item_shape
-    return data.load_pairs(source, image_size=(height, width), channels=channels)
+    return is_image_name(path) or (path.is_file() and path.suffix.lower() not in (*TABLES, ".npz"))
 
 
 def _whereabouts(examples: Any, source: str) -> list[dict[str, Any]]:

@@ -8,6 +8,7 @@ import typer
 
 from likewise.cli import console
 from likewise.cli.options import Data, Device, Json, Model, Seed, Split
+from likewise.errors import InputError
 
 _NOTES = {
     "t-SNE dimension": "t-SNE: near neighbors are meaningful, distances between groups are not.",
@@ -34,13 +35,14 @@ def map_(
     """Draw the items of DATA as the model sees them: a page to zoom, search and point at."""
     from likewise._checks import check_choice, check_count, check_file_target
     from likewise.cli import journeys
+    from likewise.journeys.opening import open_fitting
     from likewise.plots.points import METHODS
 
     check_choice("method", method, METHODS)
-    check_count("most", most)
+    check_count("most", most, least=2)
     check_file_target("out", out)  # before the work rather than after it
     loaded = journeys.open_model(model, device)
-    examples = journeys.open_fitting(loaded, source, split, "test")
+    examples = open_fitting(loaded, source, split, default_split="test")
     with console.progress("embedding") as show:
         page = draw(
             out,
@@ -78,6 +80,8 @@ def draw(
     from likewise.pages import thumbnails, write_map_page
 
     total = len(examples)
+    if total < 2:
+        raise InputError(f"must hold at least 2 items, got {total}. Add items.", argument="data")
     if total > most:
         chosen = torch.randperm(total, generator=torch.Generator().manual_seed(seed))[:most]
         examples = data.Subset(examples, chosen.sort().values)

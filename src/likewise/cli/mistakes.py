@@ -31,7 +31,7 @@ def sections(
     model: SimilarityModel,
     examples: data.Dataset,
     embeddings: Float[Tensor, "n d"],
-    retrieval: RetrievalResult,
+    retrieval: RetrievalResult | None,
     class_names: Sequence[str],
 ) -> list[Section]:
     """The mistakes among the examples, and how well each class is found.
@@ -40,9 +40,11 @@ def sections(
         model: what was evaluated.
         examples: items that were.
         embeddings: of these.
-        retrieval: what came out of all items.
+        retrieval: what came out of all items; None where no class has two.
         class_names: of the class codes of `retrieval`.
     """
+    if len(examples) < 2:
+        return []
     labels = translated(examples, class_names)
     nearest = nearest_others(embeddings, distance=model.compared_by)
     answers = labels[nearest.items[:, 1]]
@@ -52,15 +54,15 @@ def sections(
         f"The nearest other item of {wrong:,} of {len(labels):,} items is of another class. "
         "In the sheets of pairs an item stands once. Look here first for wrong labels."
     )
+    mistakes = Section("Mistakes", text, figures=figures)
+    if retrieval is None:
+        return [mistakes]
     table = _table(model, retrieval, labels, answers, class_names)
     shown = len(table) - 1
     classes = len(torch.unique(retrieval.query_labels))
     order = "" if shown == classes else f" The {shown} hardest of {classes} classes."
     told = f"Each item as a query for the others of its class, hardest class first.{order}"
-    return [
-        Section("Mistakes", text, figures=figures),
-        Section("Retrieval, class by class", told, table=table),
-    ]
+    return [mistakes, Section("Retrieval, class by class", told, table=table)]
 
 
 def _figures(

@@ -12,12 +12,12 @@ Data = Annotated[
     typer.Argument(
         metavar="DATA",
         help="digits, mnist, fashion-mnist, omniglot, imagenette, lfw, a folder of class folders, "
-        "a folder of idx files, a .csv, or an .npz with x and y.",
+        "a folder of idx files, a .csv or .tsv, or an .npz with x and y.",
     ),
 ]
 Split = Annotated[
     Optional[str],  # noqa: UP045  typer reads this at run time
-    typer.Option(help="train, test or all, where the data has parts."),
+    typer.Option(help="train, val, test or all, where the data has parts."),
 ]
 Json = Annotated[bool, typer.Option("--json", help="One JSON document on standard output.")]
 Seed = Annotated[int, typer.Option(min=0, max=2**32 - 1, help="Of everything drawn at random.")]

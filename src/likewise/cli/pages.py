@@ -10,10 +10,11 @@ from torch import Tensor
 
 from likewise import data, plots
 from likewise.artifacts import Evaluation, SimilarityModel
-from likewise.artifacts.trials import PAIRS
-from likewise.cli import journeys, mistakes
+from likewise.artifacts.trials import PAIRS, labeled
+from likewise.cli import mistakes
 from likewise.errors import InputError
 from likewise.intervals import Estimate
+from likewise.journeys.opening import open_fitting
 from likewise.pages import Section, write_page
 
 MOST_POINTS = 1500  # in the embedding map; t-SNE of more takes longer than the rest together
@@ -42,7 +43,7 @@ def evaluation_page(
         source: what the examples are, for the foot of the page.
     """
     unit = f"{model.distance.name} distance"
-    few = _sample(model.new_items(examples), MOST_COMPARED)
+    few = _sample(labeled(model.new_items(examples)), MOST_COMPARED)
     embeddings = model.embed(few)
     names = list(dict.fromkeys([*model.class_names, *examples.class_names]))
     sections = [
@@ -50,13 +51,14 @@ def evaluation_page(
         _verification(model, found, unit),
         _retrieval(found),
         *mistakes.sections(model, few, embeddings, found.retrieval, names),
-        _map(model, few, embeddings, source),
+        *_map(model, few, embeddings, source),
         *_training(model),
         Section(
             "Data",
             f"{len(examples)} items were given, of which {found.left_out} were left out because "
             "the model was trained on them or holds them in its index. "
-            f"{found.calibrated_on} of the others were calibrated on.",
+            f"{found.calibrated_on} of the others were calibrated on."
+            + (f" {found.unlabeled} without a label were left out." if found.unlabeled else ""),
             figures=[plots.items_per_class(data.items_per_class(examples))],
         ),
     ]
@@ -83,9 +85,13 @@ def _facts(model: SimilarityModel, found: Evaluation) -> list[tuple[str, Any]]:
             ("answered unknown", matching.unknown_share),
         ]
     facts += [
-        ("verification, area under ROC", found.verification.roc_auc),
-        ("verification, equal error rate", found.verification.equal_error_rate),
-        ("retrieval, precision at 1", found.retrieval.precision_at_1),
+        (label, getattr(result, name))
+        for label, result, name in (
+            ("verification, area under ROC", found.verification, "roc_auc"),
+            ("verification, equal error rate", found.verification, "equal_error_rate"),
+            ("retrieval, precision at 1", found.retrieval, "precision_at_1"),
+        )
+        if result is not None
     ]
     for rule, made in model.calibrations.items():
         facts.append((f"threshold for {rule}", f"{made.threshold:.4g}"))
@@ -121,6 +127,11 @@ def _matching(model: SimilarityModel, examples: data.Dataset, found: Evaluation)
 
 def _verification(model: SimilarityModel, found: Evaluation, unit: str) -> Section:
     result = found.verification
+    if result is None:
+        return Section(
+            "Verification",
+            "There are no pairs of both kinds: it takes two items of a class, and two classes.",
+        )
     rows: list[Sequence[Any]] = [["", "value"]]
     rows += [
         ["area under ROC", result.roc_auc],
@@ -163,6 +174,8 @@ def _verification(model: SimilarityModel, found: Evaluation, unit: str) -> Secti
 
 def _retrieval(found: Evaluation) -> Section:
     result = found.retrieval
+    if result is None:
+        return Section("Retrieval", "No class has two items, so there is nothing to find.")
     rows: list[Sequence[Any]] = [["", "value"]]
     rows += [
         ["R-precision", result.r_precision],
@@ -185,7 +198,9 @@ def _retrieval(found: Evaluation) -> Section:
 
 def _map(
     model: SimilarityModel, examples: data.Dataset, embeddings: Tensor, source: str
-) -> Section:
+) -> list[Section]:
+    if len(examples) < 2:
+        return []
     kept = _chosen(len(examples), MOST_POINTS)
     labels = examples.labels[kept]
     points, axis = plots.embedding_points(embeddings[kept])
@@ -198,7 +213,7 @@ def _map(
         f"To move about in the map, with a picture of each item: "
         f"likewise map MODEL {source} --out map.html"
     )
-    return Section("Embeddings", text, figures=[figure])
+    return [Section("Embeddings", text, figures=[figure])]
 
 
 def _training(model: SimilarityModel) -> list[Section]:
@@ -211,7 +226,7 @@ def _training(model: SimilarityModel) -> list[Section]:
 
 
 def _neighbor_sheet(model: SimilarityModel, examples: data.Dataset, threshold: float) -> Any:
-    few = _sample(examples, SHEET_QUERIES)
+    few = _sample(labeled(examples), SHEET_QUERIES)
     k = min(SHEET_NEIGHBORS, len(model.index))
     found = model.lookup(few, k=k)
     pictures = _indexed_items(model, found.ids.flatten().tolist())
@@ -238,7 +253,7 @@ def _indexed_items(model: SimilarityModel, ids: Sequence[Any]) -> Tensor | None:
         sources = {fact["source"] for fact in facts}
         if len(sources) != 1:
             return None
-        whole = journeys.open_fitting(model, sources.pop(), "all", "all")
+        whole = open_fitting(model, sources.pop(), "all", default_split="all")
         row_of = {print_: row for row, print_ in enumerate(data.fingerprints(whole).tolist())}
         return data.items(whole, [row_of[fact["fingerprint"]] for fact in facts])
     except (KeyError, InputError, OSError):

@@ -73,12 +73,11 @@ def evaluated(
     """How well the verdicts do; None without a truth of both kinds."""
     if pairs.same is None or bool(pairs.same.all()) or not bool(pairs.same.any()):
         return None
-    enough = len(pairs.paths) >= FEWEST_GROUPS
     return evaluate_verification(
         decided.distances,
         pairs.same,
         threshold=decided.threshold,
-        items=pairs.positions if enough else None,
+        items=pairs.positions,
         probability=model.probabilities.get(point),
     )
 
@@ -152,12 +151,12 @@ def page(
         ]
         text = (
             f"{judged.same_total} pairs of the table are the same and {judged.different_total} "
-            "are different. The intervals leave out items, for pairs share them."
+            "are different. "
         )
-        if judged.items is None:
-            text = text.partition(" The intervals")[0] + (
-                f" Below {FEWEST_GROUPS} images, the intervals take pairs as independent."
-            )
+        if len(pairs.paths) < FEWEST_GROUPS:
+            text += f"There are no intervals, as there are fewer than {FEWEST_GROUPS} images."
+        else:
+            text += "The intervals leave out items, for pairs share them."
         if judged.probability is not None:
             share = float(judged.same.double().mean())
             chances = judged.probability.of(judged.distances, prior=share)

@@ -32,7 +32,7 @@ class Dataset(Protocol):
 
     @property
     def labels(self) -> Int[Tensor, " n"]:
-        """Code of every item, int64, at least 0."""
+        """Code of every item, int64, at least 0; -1 for an unlabeled one, which is of no class."""
 
     @property
     def class_names(self) -> list[str]:
@@ -62,7 +62,8 @@ class ArrayDataset(TorchDataset[tuple[Tensor, int]]):
 
     Args:
         items: numbers, shape (n, ...), all finite.
-        labels: strings or integers, shape (n,); codes where `class_names` is given.
+        labels: strings or integers, shape (n,); codes where `class_names` is given; the integer
+            -1 is an unlabeled item.
         class_names: the name of every code; by default the sorted labels.
         scale: what fetched values are multiplied by; by default 1/255 for uint8 images, so
             that they lie in 0..1, and 1 for everything else.

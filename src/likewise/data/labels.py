@@ -1,4 +1,8 @@
-"""Labels of any kind become int64 codes with names."""
+"""Labels of any kind become int64 codes with names; the integer -1 is no class but "unlabeled".
+
+An unlabeled item has the code -1 and no name. It counts in no class and is drawn into no pair,
+triplet or part made of classes; `split_items` deals such items out as a group of their own. The
+string "-1" is a name like any other, and so are other negative integers."""
 
 import math
 import re
@@ -10,6 +14,7 @@ from jaxtyping import Int
 from torch import Tensor
 
 from likewise.errors import InputError, InputTypeError
+from likewise.masks import UNLABELLED
 
 Labels = Tensor | np.ndarray | Sequence[int] | Sequence[str]
 
@@ -21,6 +26,7 @@ def encode_labels(
 
     Codes follow the sorted labels: integers by value; strings in natural order, so "s2"
     comes before "s10". With `class_names`, the labels already are codes and are only checked.
+    The integer -1 is an unlabeled item: its code is -1, for which there is no name.
 
     Args:
         labels: strings or integers, shape (n,).
@@ -33,17 +39,40 @@ def encode_labels(
     Example:
         >>> encode_labels(["s10", "s2", "s10"])
         (tensor([1, 0, 1]), ['s2', 's10'])
+        >>> encode_labels([7, -1, 5])
+        (tensor([ 1, -1,  0]), ['5', '7'])
     """
     values = _as_array(labels)
     if class_names is not None:
         return _check_codes(values, len(class_names)), [str(name) for name in class_names]
-    unique, codes = np.unique(values, return_inverse=True)
+    unlabeled = values == UNLABELLED if values.dtype.kind == "i" else np.zeros(len(values), bool)
+    unique, numbers = np.unique(values[~unlabeled], return_inverse=True)
     names = [str(value) for value in unique]
     if values.dtype.kind == "U":
         order = sorted(range(len(names)), key=lambda i: natural_order(names[i]))
-        codes = np.argsort(order)[codes]
+        numbers = np.argsort(order)[numbers]
         names = [names[i] for i in order]
-    return torch.from_numpy(codes.astype(np.int64)), names
+    codes = np.full(len(values), UNLABELLED, dtype=np.int64)
+    codes[~unlabeled] = numbers
+    return torch.from_numpy(codes), names
+
+
+def encode_cells(cells: Sequence[str]) -> tuple[Int[Tensor, " n"], list[str]]:
+    """Codes and names of the labels in a table, which are text.
+
+    Where every label is a whole number, "-1" is the integer: an unlabeled item.
+
+    Example:
+        >>> encode_cells(["07", "-1"]), encode_cells(["cat", "-1"])
+        ((tensor([ 0, -1]), ['07']), (tensor([1, 0]), ['-1', 'cat']))
+    """
+    codes, names = encode_labels(cells)
+    missing = str(UNLABELLED)
+    if missing not in names or not all(re.fullmatch(r"[+-]?[0-9]+", name) for name in names):
+        return codes, names
+    at = names.index(missing)
+    names.pop(at)
+    return torch.where(codes == at, UNLABELLED, codes - (codes > at).long()), names
 
 
 def natural_order(name: str) -> tuple[object, ...]:
@@ -124,10 +153,10 @@ def _check_codes(values: np.ndarray, classes: int) -> Int[Tensor, " n"]:
             "labels must be integer codes where class_names are given, got strings. "
             "Leave class_names out."
         )
-    bad = (values < 0) | (values >= classes)
+    bad = (values < UNLABELLED) | (values >= classes)
     if bad.any():
         raise InputError(
-            f"labels must be between 0 and {classes - 1}, positions in class_names, "
-            f"got {values[bad][0]}. Leave class_names out to have the labels coded."
+            f"labels must be between 0 and {classes - 1}, positions in class_names, or -1 for "
+            f"unlabeled, got {values[bad][0]}. Leave class_names out to have the labels coded."
         )
     return torch.from_numpy(values.astype(np.int64))

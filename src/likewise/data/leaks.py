@@ -11,6 +11,7 @@ from torch import Tensor
 
 from likewise.data.datasets import Dataset
 from likewise.data.fingerprints import fingerprints
+from likewise.data.parts import items_per_class
 from likewise.errors import InputError
 
 Parts = tuple[str, str]
@@ -56,7 +57,8 @@ def check_leaks(parts: Mapping[str, Dataset], *, batch_size: int = 1024) -> Leak
 
     Items are told by their fingerprints, so those of any two sources can be compared: equal in
     every value is the same item, and a copy in another resolution is none
-    (`index.find_conflicts` finds such by their embeddings). Classes are told by name.
+    (`index.find_conflicts` finds such by their embeddings). Classes are told by name;
+    unlabeled items (-1) are of none.
 
     Args:
         parts: datasets by name, e.g. those of `split_open_set(...)._asdict()`.
@@ -79,10 +81,7 @@ def check_leaks(parts: Mapping[str, Dataset], *, batch_size: int = 1024) -> Leak
             'e.g. {"train": ..., "test": ...}.'
         )
     prints = {name: fingerprints(part, batch_size).numpy() for name, part in parts.items()}
-    named = {
-        name: {part.class_names[code] for code in torch.unique(part.labels).tolist()}
-        for name, part in parts.items()
-    }
+    named = {name: set(items_per_class(part)) for name, part in parts.items()}
     items: dict[Parts, Tensor] = {}
     classes: dict[Parts, list[str]] = {}
     for first, second in combinations(parts, 2):

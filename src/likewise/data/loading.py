@@ -29,7 +29,7 @@ from likewise.data.images import (
     fit_images,
     is_image_name,
 )
-from likewise.data.labels import Labels, encode_labels, natural_order
+from likewise.data.labels import Labels, encode_cells, encode_labels, natural_order
 from likewise.data.omniglot import omniglot_parts
 from likewise.data.parts import Subset, split_items
 from likewise.data.tables import (
@@ -103,6 +103,8 @@ def load(
     .npz                    arrays x and y; with x_test and y_test, these are test, x is train
     (items, labels)         arrays or tensors; no parts
     ======================  ===================================================================
+
+    Integer labels of -1 are unlabeled items, in a table where all its labels are whole numbers.
 
     Args:
         source: a name, a path, or a pair of arrays. Names win over paths: write "./mnist" for
@@ -287,7 +289,8 @@ def _in_memory(
     read = {part: parts[part].read_items() for part in _choose(parts, split, where)}
     try:
         every = [part.labels for part in parts.values()]
-        codes, names = encode_labels(every[0] if len(every) == 1 else np.concatenate(every))
+        together = every[0] if len(every) == 1 else np.concatenate(every)
+        codes, names = encode_labels(together, class_names)
         lengths = [len(labels) for labels in every]
         codes_of = dict(zip(parts, torch.split(codes, lengths), strict=True))
         items = [_checked_items(values, codes_of[part]) for part, values in read.items()]
@@ -300,7 +303,7 @@ def _in_memory(
     except InputError as error:
         raise type(error)(f"{where}: {error}") from error
     labels = torch.cat([codes_of[part] for part in read])
-    return ArrayDataset(tensor, labels, class_names or names, scale)
+    return ArrayDataset(tensor, labels, names, scale)
 
 
 def _checked_items(values: Tensor | np.ndarray, codes: Tensor) -> Tensor:
@@ -443,7 +446,7 @@ def _load_path_table(
     channels: int | None,
 ) -> ImageFiles:
     table = read_path_table(path, columns)
-    codes, names = encode_labels(table.labels)
+    codes, names = encode_cells(table.labels)
     keep = _kept(table.splits, len(table.paths), split, where)
     paths = list(compress(table.paths, keep))
     return ImageFiles(paths, codes[torch.tensor(keep)], names, image_size, channels)
@@ -458,7 +461,7 @@ def _load_number_table(
     channels: int | None,
 ) -> ArrayDataset:
     table = read_number_table(path, columns)
-    codes, names = encode_labels(table.labels)
+    codes, names = encode_cells(table.labels)
     keep = np.array(_kept(table.splits, len(codes), split, where))
     items = table.items if keep.all() else table.items[keep]
     parts = {"all": _Part(partial(np.asarray, items), codes[torch.from_numpy(keep)])}

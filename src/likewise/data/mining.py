@@ -15,6 +15,7 @@ from likewise._checks import (
 )
 from likewise.data.pairs import count_kinds
 from likewise.distances import EUCLIDEAN, Distance
+from likewise.masks import UNLABELLED
 
 _ENTRIES = 2**22  # of the distance matrix at a time
 
@@ -43,7 +44,7 @@ def hard_pairs(
 
     Args:
         embeddings: of all items, from the encoder whose mistakes are looked for, (n, d).
-        labels: codes, (n,).
+        labels: codes, (n,); items labeled -1 (unlabeled) are in no pair, and n does not count them.
         per_item: number of pairs per item.
         distance: how embeddings are compared.
         pool: how many hardest partners of each item are drawn from; only the hardest if None.
@@ -74,6 +75,9 @@ def hard_pairs(
     if pool is not None:
         check_count("pool", pool)
     labels = labels.to(embeddings.device)
+    (labeled,) = torch.where(labels != UNLABELLED)
+    if len(labeled) < len(labels):
+        embeddings, labels = embeddings[labeled], labels[labeled]
     _, codes, sizes = torch.unique(labels, return_inverse=True, return_counts=True)
     count, same_total, different_total = count_kinds(codes.cpu().numpy(), per_item)
     half = min(count // 2, same_total, different_total)
@@ -86,7 +90,7 @@ def hard_pairs(
         chosen.append(pairs[order][np.sort(first)[:half]])
     mixed = rng.permutation(2 * half)
     pairs = rng.permuted(np.concatenate(chosen), axis=1)[mixed]
-    return torch.from_numpy(pairs), torch.from_numpy(mixed < half)
+    return labeled.cpu()[torch.from_numpy(pairs)], torch.from_numpy(mixed < half)
 
 
 def _proposals(

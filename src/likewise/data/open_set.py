@@ -8,7 +8,7 @@ import torch
 
 from likewise._checks import check_count
 from likewise.data.datasets import ArrayDataset, Dataset
-from likewise.data.parts import Subset, choose_classes, split_items
+from likewise.data.parts import Subset, choose_classes, class_codes, split_items
 from likewise.errors import InputError, InputTypeError
 
 Classes = int | Sequence[str] | Sequence[int]
@@ -47,7 +47,7 @@ def split_open_set(
     unknown class to calibrate and test; those of a new unknown class all go to new_strangers.
     Each class is dealt out by itself, as `split_items` does, in proportion to those `shares`
     that apply, and has an item in each of its parts. Items keep their order. Classes that are
-    neither drawn nor named are left out.
+    neither drawn nor named are left out, and so are unlabeled items (-1).
 
     Args:
         data: what to split; every item is in it once.
@@ -122,7 +122,7 @@ def _draw(data: Dataset, asked: dict[str, Classes], seed: int) -> dict[str, list
             f"{kinds[1]} must name other classes than {kinds[0]}, "
             f"got {data.class_names[twice[0]]!r} in both."
         )
-    free = np.setdiff1d(np.unique(data.labels.numpy()), taken)
+    free = np.setdiff1d(class_codes(data), taken)
     drawn: list[int] = np.random.default_rng(seed).permutation(free).tolist()
     counts = {kind: count for kind, count in asked.items() if isinstance(count, int)}
     for kind, count in counts.items():

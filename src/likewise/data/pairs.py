@@ -13,6 +13,7 @@ from torch.utils.data._utils.collate import default_collate_fn_map
 from likewise._checks import check_count, check_positive, check_same
 from likewise.data.datasets import Dataset, fetch
 from likewise.errors import InputError, InputTypeError
+from likewise.masks import UNLABELLED
 
 
 class PairBatch(NamedTuple):
@@ -77,7 +78,8 @@ class PairDataset(GivenPairs):
     There are round(per_item · n) pairs, or as many as can be had with both halves equal (up to
     one). The pairs of one class are spread evenly over the classes, as far as a class has so
     many; pairs of two classes are drawn from all of these alike. No item is paired with
-    itself and no pair comes twice, in neither order. The order is random. Pairs of a part, such
+    itself and no pair comes twice, in neither order. Unlabeled items (-1) are in no pair, and n
+    does not count them. The order is random. Pairs of a part, such
     as a `Subset`, stay within it, so drawing after a split keeps its sides apart.
 
     `pairs` (p, 2) are positions in `data`, `same` (p,) tells which are of one class.
@@ -195,6 +197,8 @@ def _draw_pairs(
     # With items sorted by class, those of the same class that follow an item are a range, and
     # so are those of later classes. Counting along these ranges numbers all pairs of either
     # kind, and a number is turned into its pair by one binary search: nothing is enumerated.
+    labeled = np.flatnonzero(labels != UNLABELLED)
+    labels = labels[labeled]
     n = len(labels)
     count, _, different_total = count_kinds(labels, per_item)
     different_count = min(count - count // 2, different_total)
@@ -213,7 +217,7 @@ def _draw_pairs(
     _, number = _distinct_numbers(np.array([different_total]), np.array([different_count]), rng)
     different_pairs = _pairs_at(number, n - class_end, class_end)
 
-    pairs = order[np.concatenate([same_pairs, different_pairs])]
+    pairs = labeled[order[np.concatenate([same_pairs, different_pairs])]]
     pairs = rng.permuted(pairs, axis=1)  # else the earlier class would always come first
     mixed = rng.permutation(count)
     same = np.arange(count) < same_count

@@ -1,5 +1,6 @@
 """Parts of a dataset: some items, some classes, and splits by either."""
 
+import warnings
 from collections.abc import Sequence
 
 import numpy as np
@@ -11,6 +12,7 @@ from torch.utils.data import Dataset as TorchDataset
 from likewise._checks import check_count
 from likewise.data.datasets import Batch, Dataset, fetch
 from likewise.errors import InputError, InputTypeError
+from likewise.masks import UNLABELLED
 
 
 class Subset(TorchDataset[tuple[Tensor, int]]):
@@ -64,16 +66,37 @@ class Subset(TorchDataset[tuple[Tensor, int]]):
 def items_per_class(dataset: Dataset) -> dict[str, int]:
     """Number of items of every class that has any, by name, in the order of the codes.
 
+    Unlabeled items (-1) are of no class.
+
     Example:
         >>> from likewise.data import ArrayDataset
         >>> items_per_class(ArrayDataset(np.eye(3), ["dog", "cat", "dog"]))
         {'cat': 1, 'dog': 2}
     """
-    codes, counts = torch.unique(dataset.labels, return_counts=True)
+    labels = dataset.labels
+    codes, counts = torch.unique(labels[labels != UNLABELLED], return_counts=True)
     return {
         dataset.class_names[code]: count
         for code, count in zip(codes.tolist(), counts.tolist(), strict=True)
     }
+
+
+def class_codes(data: Dataset) -> np.ndarray:
+    """Codes of the classes that have items, ascending; unlabeled items are of none."""
+    labels = data.labels.numpy()
+    codes: np.ndarray = np.unique(labels[labels != UNLABELLED])
+    return codes
+
+
+def label_names(data: Dataset) -> list[str | None]:
+    """The class of every item by its name; None for an unlabeled one."""
+    return [None if code == UNLABELLED else data.class_names[code] for code in data.labels.tolist()]
+
+
+def labeled_items(data: Dataset) -> Dataset:
+    """The items that have a class; the data itself where all have one."""
+    rows = np.flatnonzero(data.labels.numpy() != UNLABELLED)
+    return data if len(rows) == len(data) else Subset(data, rows)
 
 
 def check_trainable(dataset: Dataset) -> None:
@@ -99,7 +122,8 @@ def check_trainable(dataset: Dataset) -> None:
 def split_by_class(data: Dataset, counts: Sequence[int], *, seed: int = 0) -> list[Subset]:
     """Parts that share no class: `counts[i]` classes, drawn at random, with all their items.
 
-    Items keep their order. Classes beyond the sum of `counts` are left out.
+    Items keep their order. Classes beyond the sum of `counts` are left out, and so are unlabeled
+    items (-1), with a warning that counts them.
 
     Args:
         data: what to split; only classes that have items count.
@@ -117,13 +141,13 @@ def split_by_class(data: Dataset, counts: Sequence[int], *, seed: int = 0) -> li
     """
     for count in counts:
         check_count("counts", count)
-    labels = data.labels.numpy()
-    classes = np.unique(labels)
+    labels, classes = data.labels.numpy(), class_codes(data)
     if not counts or sum(counts) > len(classes):
         raise InputError(
             f"counts must name at least one part and add up to at most {len(classes)}, the "
             f"number of classes, got {list(counts)}. Use smaller counts or data of more classes."
         )
+    _warn_of_unlabeled(labels)
     drawn = np.random.default_rng(seed).permutation(classes)
     ends = np.cumsum(counts)
     return [
@@ -137,6 +161,7 @@ def fold_by_class(data: Dataset, folds: int, *, seed: int = 0) -> list[tuple[Sub
 
     Every class is in one fold, with all its items, and in the rest of every other. The folds
     have equally many classes, up to one; the earlier ones have more. Items keep their order.
+    Unlabeled items (-1), which could be of any class, are left out of all, with a warning.
 
     Args:
         data: what to split; only classes that have items count.
@@ -156,17 +181,20 @@ def fold_by_class(data: Dataset, folds: int, *, seed: int = 0) -> list[tuple[Sub
         [12, 12]
     """
     check_count("folds", folds, least=2)
-    labels = data.labels.numpy()
-    classes = np.unique(labels)
+    labels, classes = data.labels.numpy(), class_codes(data)
     if folds > len(classes):
         raise InputError(
             f"folds must be at most {len(classes)}, the number of classes, got {folds}. "
             "Use fewer folds or data of more classes."
         )
+    _warn_of_unlabeled(labels)
     drawn = np.random.default_rng(seed).permutation(classes)
-    inside = [np.isin(labels, part) for part in np.array_split(drawn, folds)]
+    parts = np.array_split(drawn, folds)
+    inside = [np.isin(labels, part) for part in parts]
+    outside = [np.isin(labels, np.setdiff1d(classes, part)) for part in parts]
     return [
-        (Subset(data, np.flatnonzero(~fold)), Subset(data, np.flatnonzero(fold))) for fold in inside
+        (Subset(data, np.flatnonzero(rest)), Subset(data, np.flatnonzero(fold)))
+        for rest, fold in zip(outside, inside, strict=True)
     ]
 
 
@@ -176,7 +204,8 @@ def split_items(data: Dataset, fractions: Sequence[float], *, seed: int = 0) -> 
     Each class is dealt out by itself, in random order. Its n items give part i the whole
     part of n·fractions[i]; items left over go to the largest remainders, the earlier part first.
     Then, in a class with at least as many items as there are parts, a part left empty-handed
-    gets one item from the part that has most of them.
+    gets one item from the part that has most of them. Unlabeled items (-1) are dealt out in the
+    same way, as a group of their own.
 
     Args:
         data: what to split.
@@ -209,6 +238,8 @@ def split_items(data: Dataset, fractions: Sequence[float], *, seed: int = 0) -> 
 def sample_items(data: Dataset, *, per_class: int, seed: int = 0) -> Subset:
     """`per_class` items of every class, drawn without replacement, in the order of the data.
 
+    Unlabeled items (-1), which are of no class, are left out.
+
     Raises:
         InputError: a class has fewer than `per_class` items.
 
@@ -227,7 +258,11 @@ def sample_items(data: Dataset, *, per_class: int, seed: int = 0) -> Subset:
             f"{scarce!r}, got {per_class}. Leave small classes out with choose_classes."
         )
     rng = np.random.default_rng(seed)
-    drawn = [rng.choice(rows, per_class, replace=False) for rows in _rows_by_class(data)]
+    drawn = [
+        rng.choice(rows, per_class, replace=False)
+        for rows in _rows_by_class(data)
+        if data.labels[rows[0]] != UNLABELLED
+    ]
     return Subset(data, np.sort(np.concatenate(drawn)) if drawn else [])
 
 
@@ -247,7 +282,7 @@ def choose_classes(data: Dataset, classes: Sequence[str] | Sequence[int]) -> Sub
         >>> len(choose_classes(data, ["cat"])), len(choose_classes(data, [1]))
         (2, 1)
     """
-    known = {data.class_names[code]: code for code in torch.unique(data.labels).tolist()}
+    known = {data.class_names[code]: code for code in class_codes(data).tolist()}
     codes = [known.get(name, -1) if isinstance(name, str) else int(name) for name in classes]
     absent = [name for name, code in zip(classes, codes, strict=True) if code not in known.values()]
     if absent or not codes:
@@ -261,10 +296,19 @@ def choose_classes(data: Dataset, classes: Sequence[str] | Sequence[int]) -> Sub
 
 
 def _rows_by_class(data: Dataset) -> list[np.ndarray]:
-    """Positions of each class's items, classes and positions in ascending order."""
+    """Positions of each class's items, classes and positions ascending, first the unlabeled."""
     labels = data.labels.numpy()
     order = np.argsort(labels, kind="stable")
     return np.split(order, np.flatnonzero(np.diff(labels[order])) + 1) if len(order) else []
+
+
+def _warn_of_unlabeled(labels: np.ndarray) -> None:
+    if count := int((labels == UNLABELLED).sum()):
+        warnings.warn(
+            f"{count} of {len(labels)} items are unlabeled ({UNLABELLED}) and come into no part, "
+            "as classes are split. split_items deals them out too.",
+            stacklevel=3,
+        )
 
 
 def _part_sizes(count: int, shares: np.ndarray) -> np.ndarray:

@@ -112,7 +112,9 @@ def find_columns(
     if label is None:
         raise InputError(
             f"{str(path)!r} must have a column of labels named {', '.join(LABEL_NAMES)}, got the "
-            f"columns {_named(header)}. Name it so in the first row, or give label_column=."
+            f"columns {_named(header)}.",
+            remedy="Name it so in the first row, or give label_column=.",
+            command="Name it so in the first row.",
         )
     split = header.index("split") if "split" in header else None
     if files is not None:
@@ -122,7 +124,9 @@ def find_columns(
     if not numbers:
         raise InputError(
             f"{str(path)!r} must have a column of image files named {', '.join(PATH_NAMES)}, or "
-            f"columns of numbers, got {_named(header)}. Name it so, or give path_column=."
+            f"columns of numbers, got {_named(header)}.",
+            remedy="Name it so, or give path_column=.",
+            command="Name it so in the first row.",
         )
     return Columns(delimiter, header, label, None, split, numbers)
 

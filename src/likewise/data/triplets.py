@@ -14,6 +14,7 @@ from likewise._checks import check_count, check_positive
 from likewise.data.datasets import Dataset, fetch
 from likewise.data.pairs import check_tuples
 from likewise.errors import InputError
+from likewise.masks import UNLABELLED
 
 
 class TripletBatch(NamedTuple):
@@ -73,7 +74,8 @@ class TripletDataset(GivenTriplets):
 
     There are round(per_item · anchors) triplets, where anchors are the items that are not alone
     in their class; each is an anchor equally often, up to one. The positive is any other item of
-    the anchor's class, the negative any item of another class, all alike. The order is random.
+    the anchor's class, the negative any item of another class, all alike. Unlabeled items (-1)
+    are in no triplet. The order is random.
 
     `triplets` (t, 3) are positions in `data`, `labels` (t, 3) the codes of these items.
 
@@ -123,6 +125,8 @@ class TripletDataset(GivenTriplets):
 def _draw_triplets(labels: np.ndarray, per_item: float, rng: np.random.Generator) -> np.ndarray:
     # With items sorted by class, a class is a range: its others are found by going round in
     # it, those of other classes by leaping over it.
+    labeled = np.flatnonzero(labels != UNLABELLED)
+    labels = labels[labeled]
     n = len(labels)
     order = np.argsort(labels, kind="stable")
     _, starts, sizes = np.unique(labels[order], return_index=True, return_counts=True)
@@ -147,7 +151,7 @@ def _draw_triplets(labels: np.ndarray, per_item: float, rng: np.random.Generator
     positive = first + (anchor - first + rng.integers(1, width)) % width
     negative = rng.integers(0, n - width)
     negative += np.where(negative >= first, width, 0)
-    triplets: np.ndarray = order[np.stack([anchor, positive, negative], axis=1)]
+    triplets: np.ndarray = labeled[order[np.stack([anchor, positive, negative], axis=1)]]
     return rng.permutation(triplets)
 
 

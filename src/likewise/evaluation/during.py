@@ -18,11 +18,11 @@ from likewise.data import (
     fingerprints,
     items_per_class,
 )
+from likewise.data.parts import labeled_items
 from likewise.distances import COSINE, Distance, check_distance
 from likewise.encoders import SiameseNet, TripletNet, encode
 from likewise.errors import InputError, InputTypeError
 from likewise.evaluation.retrieval import RetrievalResult, evaluate_retrieval
-from likewise.masks import UNLABELLED
 
 OF_RETRIEVAL = ("precision_at_1", "r_precision", "map_at_r")
 OF_PAIRS = ("roc_auc", "equal_error_rate")
@@ -90,7 +90,7 @@ class EvaluateEpochs:
         _check_parts(parts)
         if not parts:
             raise InputError('parts must hold at least one, got none. Give e.g. {"unseen": ...}.')
-        self.gallery = None if gallery is None else _labeled(gallery)
+        self.gallery = None if gallery is None else labeled_items(gallery)
         self.distance = distance
         self.preprocess = preprocess
         self.every = every
@@ -162,8 +162,8 @@ def seen_and_unseen(data: Dataset, trained: Dataset) -> dict[str, Dataset]:
         >>> {name: part.source_indices.tolist() for name, part in parts.items()}
         {'seen': [2], 'unseen': [3, 4]}
     """
-    data = _labeled(data)
-    known = set(items_per_class(_labeled(trained)))
+    data = labeled_items(data)
+    known = set(items_per_class(trained))
     is_seen = np.array([name in known for name in data.class_names])[data.labels.numpy()]
     new = ~np.isin(fingerprints(data).numpy(), fingerprints(trained).numpy())
     parts: dict[str, Dataset] = {
@@ -171,12 +171,6 @@ def seen_and_unseen(data: Dataset, trained: Dataset) -> dict[str, Dataset]:
         "unseen": Subset(data, np.flatnonzero(new & ~is_seen)),
     }
     return {name: part for name, part in parts.items() if len(part)}
-
-
-def _labeled(data: Dataset) -> Dataset:
-    """The items with a class; the data itself where all have one."""
-    rows = np.flatnonzero(data.labels.numpy() != UNLABELLED)
-    return data if len(rows) == len(data) else Subset(data, rows)
 
 
 class _Part(NamedTuple):
@@ -201,7 +195,7 @@ def _check_parts(parts: object) -> None:
 
 
 def _drawn(name: str, part: Dataset, most: int, per_item: float, seed: int) -> _Part:
-    chosen = _at_most(_labeled(part), most, seed)
+    chosen = _at_most(labeled_items(part), most, seed)
     counts = items_per_class(chosen)
     if len(counts) < 2 or max(counts.values()) < 2:
         raise InputError(

@@ -14,7 +14,7 @@ from likewise._checks import as_embeddings, check_count, check_finite
 from likewise.distances import Distance
 from likewise.errors import InputError, InputTypeError
 
-Values = Sequence[int] | Sequence[str] | np.ndarray[Any, Any] | Tensor
+Values = Sequence[int] | Sequence[str | None] | np.ndarray[Any, Any] | Tensor
 
 Rows = Tensor | np.ndarray[Any, Any] | Sequence[Any]  # of embeddings
 
@@ -167,7 +167,8 @@ def label_codes(
     """The code of each label, -1 for unlabelled, and all class names with the new ones behind.
 
     Args:
-        labels: codes or class names, `count` of them; None for unlabelled.
+        labels: codes or class names, `count` of them; None for unlabelled, also among
+            names.
         class_names: those known; names of labels are looked up there.
         has_codes: whether there are stored labels already, which without class_names have no
             names.
@@ -180,14 +181,18 @@ def label_codes(
         return [UNLABELLED] * count, list(class_names)
     values = _listed("labels", labels)
     check_one_per_item("labels", len(values), count)
-    if values and all(isinstance(value, str) for value in values):
+    first = next((value for value in values if value is not None), None)
+    if isinstance(first, str) and all(isinstance(v, str) or v is None for v in values):
         if not class_names and has_codes():
             raise InputTypeError(
-                f"labels must be integers, as those in the index are, got {values[0]!r}. "
+                f"labels must be integers, as those in the index are, got {first!r}. "
                 "Start the index with class_names to use names."
             )
         codes = {name: code for code, name in enumerate(class_names)}
-        return [codes.setdefault(str(value), len(codes)) for value in values], list(codes)
+        return [
+            UNLABELLED if value is None else codes.setdefault(str(value), len(codes))
+            for value in values
+        ], list(codes)
     if not all(_is_integer(value) for value in values):
         raise InputTypeError(
             f"labels must be all integers or all class names, got {_others(values)}. "

@@ -176,8 +176,8 @@ class Gallery:
         Args:
             embeddings: (n, d) or a single vector (d,), of floating point: a tensor, a NumPy array
                 (memory-mapped too) or lists of numbers. Kept as float32.
-            labels: one per item: codes >= 0, -1 for unlabelled, or class names. Without, no item
-                has a label.
+            labels: one per item: codes >= 0, -1 for unlabelled, or class names (None for
+                unlabelled). Without, no item has a label.
             ids: one per item, new and distinct: integers >= 0, or non-empty strings, the same
                 kind throughout. Without, the next integers above all ever used.
             metadata: one dict per item, of what JSON can hold. Without, empty ones.

@@ -10,7 +10,7 @@ from jaxtyping import Bool, Float, Int
 from scipy.special import expit, logit, stdtrit
 from torch import Tensor
 
-from likewise._checks import check_count
+from likewise._checks import as_tensor, check_count
 from likewise.errors import InputError, InputTypeError
 from likewise.intervals.estimate import (
     A_RATE,
@@ -135,6 +135,7 @@ def leave_out(
 
     With fewer than `fewest` groups none is left out, and `without` has no rows.
     """
+    groups = as_tensor(groups, "groups")
     check_count("most_groups", most_groups, least=2)
     check_count("fewest", fewest, least=2)
     if not isinstance(groups, Tensor) or groups.is_floating_point() or groups.ndim not in (1, 2):
@@ -201,6 +202,7 @@ def from_left_out(
         2.000 [-2.968, 6.968]
     """
     check_confidence(confidence)
+    without = as_tensor(without, "without")
     if len(without) < 2:
         raise InputError(
             f"without must hold at least 2 values, got {len(without)}. "
@@ -235,6 +237,7 @@ def checked_items(items: object, pairs: int) -> Int[Tensor, "p s"]:
         InputError: for anything but a row per pair.
         InputTypeError: for numbers that are no integers.
     """
+    items = as_tensor(items, "items")
     if not isinstance(items, Tensor) or items.ndim not in (1, 2) or len(items) != pairs:
         got = tuple(items.shape) if isinstance(items, Tensor) else type(items).__name__
         raise InputError(

@@ -7,7 +7,7 @@ import torch
 from jaxtyping import Int, Num
 from torch import Tensor
 
-from likewise._checks import check_finite, check_labels
+from likewise._checks import as_tensors, check_finite, check_labels
 from likewise.errors import InputError
 from likewise.intervals.estimate import (
     ANYWHERE,
@@ -49,6 +49,7 @@ def mean(
         0.500 [0.000, 1.000]
     """
     check_confidence(confidence)
+    values, groups = as_tensors(values=values, groups=groups)
     _check_values(values)
     x = values.detach().cpu().double().numpy()
     if len(x) == 0:

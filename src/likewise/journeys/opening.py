@@ -6,6 +6,7 @@ from typing import Any
 from likewise import data
 from likewise._checks import check_choice
 from likewise.artifacts import SimilarityModel
+from likewise.data.loading import TABLES
 from likewise.data.tables import read_header
 from likewise.errors import InputError
 
@@ -22,7 +23,7 @@ def open_data(
 
     Args:
         source: Anything that `data.load` reads.
-        split: "train", "test" or "all".
+        split: "train", "val", "test" or "all".
         default_split: The part that is read where the source has parts and none is asked for.
         image_size: Side of the images, or (height, width).
         channels: 1 for gray images, 3 for color.
@@ -30,7 +31,7 @@ def open_data(
     if split is None and data.has_splits(source):
         split = default_split
     if split is not None:
-        check_choice("split", split, ("train", "test", "all"))
+        check_choice("split", split, ("train", "val", "test", "all"))
     part = None if split == "all" else split
     return data.load(source, split=part, image_size=image_size, channels=channels)
 
@@ -57,9 +58,9 @@ def open_pairs(model: SimilarityModel, source: str | Path) -> data.GivenPairs:
 
 
 def is_pair_table(source: str | Path) -> bool:
-    """Whether a source is a CSV whose header names two sides, a and b."""
+    """Whether a source is a table whose header names two sides, a and b."""
     path = Path(source)
-    if path.suffix.lower() != ".csv" or not path.is_file():
+    if path.suffix.lower() not in TABLES or not path.is_file():
         return False
     return {"a", "b"} <= {name.removeprefix("path_") for name in read_header(path)}
 

@@ -246,7 +246,7 @@ def _hold_out(whole: data.Dataset, recipe: Recipe) -> tuple[data.Dataset, data.D
     held = recipe.hold_out_classes
     if held is None:
         return whole, None
-    present = [whole.class_names[code] for code in torch.unique(whole.labels).tolist()]
+    present = list(data.items_per_class(whole))
     if isinstance(held, float):
         count = round(len(present) * held)
         if not 0 < count < len(present):

@@ -7,7 +7,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from likewise._checks import check_finite
+from likewise._checks import as_tensor, check_finite
 from likewise.errors import InputError
 from likewise.index import Neighbors
 from likewise.normalisation import AdaptiveNorm, CohortFacts, normalise
@@ -49,6 +49,7 @@ def normalise_neighbors(
         >>> normalise_neighbors(index.lookup(queries, k=2), queries, index, norm).labels.tolist()
         [[0, 1]]
     """
+    queries = as_tensor(queries, "queries")
     if len(queries) != len(neighbors.labels):
         raise InputError(
             f"queries must be those that were looked up, {len(neighbors.labels)}, "

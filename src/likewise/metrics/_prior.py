@@ -13,8 +13,9 @@ def check_prior(prior: float) -> None:
     check_rate("prior", prior)
     if prior in (0, 1):
         raise InputError(
-            f"prior must be above 0 and below 1, got {prior}. "
-            "Give the share of pairs that are the same where the result is to be used."
+            f"must be above 0 and below 1, got {prior}. "
+            "Give the share of pairs that are the same where the result is to be used.",
+            argument="prior",
         )
 
 

@@ -10,7 +10,7 @@ from jaxtyping import Bool, Float, Int, Num
 from torch import Tensor
 
 from likewise import intervals, metrics
-from likewise._checks import check_choice, check_finite
+from likewise._checks import as_tensor, check_choice, check_finite
 from likewise.errors import InputError, InputTypeError
 from likewise.evaluation._labeled import kept, labeled
 from likewise.evaluation.comparison import paired
@@ -207,6 +207,7 @@ def _queries(result: object, labels: Tensor | None) -> _Queries:
         )
     scores: dict[str, Float[Tensor, " q"]] = {}
     for name, values in result.items():
+        values = as_tensor(values, name)
         if not isinstance(values, Tensor) or values.ndim != 1 or not len(values):
             got = tuple(values.shape) if isinstance(values, Tensor) else type(values).__name__
             raise InputError(f"{name} must be a tensor of shape (q,), one per query, got {got}.")
@@ -218,6 +219,7 @@ def _queries(result: object, labels: Tensor | None) -> _Queries:
                 "Judge all on the same queries."
             )
         scores[name] = values.detach().cpu().double()
+    labels = as_tensor(labels, "labels")
     if labels is not None:
         (*columns, labels) = kept(
             labeled(labels, len(next(iter(scores.values())))), *scores.values(), labels.cpu()

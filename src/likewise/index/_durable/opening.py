@@ -45,8 +45,10 @@ def opened(folder: Path, asked: Asked, *, recall: float | None, read_only: bool)
     holds_gallery = is_gallery(folder)
     if read_only and not holds_gallery:
         raise GalleryError(
-            f"path must be the folder of a gallery, got {str(folder)!r}. "
-            "Open it without read_only=True to make one."
+            f"must be the folder of a gallery, got {str(folder)!r}.",
+            argument="path",
+            remedy="Open it without read_only=True to make one.",
+            command="Make one with likewise index MODEL DATA --gallery FOLDER.",
         )
     if not holds_gallery:
         _check_free(folder)
