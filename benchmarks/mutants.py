@@ -770,6 +770,10 @@ def recorded(project: Path, tests: list[str], workers: int, cache: Path) -> Reac
     return reached
 
 
+def _absolute(path: str) -> Path:
+    return Path(path).resolve()  # as tests go to folders of their own
+
+
 def main() -> None:
     asked = argparse.ArgumentParser(description=__doc__.split("\n\n")[0])
     asked.add_argument("--sample", type=int, default=400, help="how many mutants (400)")
@@ -781,7 +785,9 @@ def main() -> None:
     asked.add_argument("--workers", type=int, default=os.cpu_count(), help="children at a time")
     asked.add_argument("--budget", type=float, default=90.0, help="seconds of tests for a mutant")
     asked.add_argument(
-        "--out", type=Path, help="JSON lines, one for a judged mutant; goes on there"
+        "--out",
+        type=lambda text: Path(text).resolve(),
+        help="JSON lines, one for a judged mutant; goes on there",
     )
     asked.add_argument("--tests", nargs="+", default=["tests", "src"], help="the tests that count")
     asked.add_argument(

@@ -128,13 +128,13 @@ def test_numbers_that_are_too_good_are_said_to_be(run, models, tmp_path):
     model.origin |= {"selected_by": "seen_map_at_r", "selected_epoch": 1, "selected_on": ["3"]}
     model.save(chosen)
     assert run("calibrate", calibrated, "digits", "--split", "test", "--rule", "pairs")[0] == 0
-    told = json.loads(run("compare", chosen, calibrated, "digits", "--json")[1])["flattered"]
+    told = json.loads(run("compare", chosen, calibrated, "digits", "--json")[1])["biased"]
     assert told[0].startswith("chosen: epoch 1 was chosen by seen_map_at_r on items of classes 3")
     assert told[-1].startswith("calibrated: ")
-    assert told[-1].endswith("of the items were calibrated on, which flatters its thresholds")
+    assert told[-1].endswith("of the items were calibrated on, which biases its thresholds")
     lines = run("compare", chosen, calibrated, "digits", "--report", tmp_path / "page.html")[1]
     assert told[0] in lines
-    assert "which flatters its thresholds" in (tmp_path / "page.html").read_text()
+    assert "which biases its thresholds" in (tmp_path / "page.html").read_text()
 
 
 def test_few_items_or_classes_are_compared_without_intervals(run, models, tmp_path):

@@ -1,5 +1,6 @@
 """The commands of `likewise` and their options."""
 
+import importlib.metadata
 from pathlib import Path
 from typing import Annotated, Any, Optional
 
@@ -36,9 +37,7 @@ app = typer.Typer(
 
 def _version(asked: bool) -> None:
     if asked:
-        from likewise import __version__
-
-        console.write_out(f"likewise {__version__}\n")
+        console.write_out(f"likewise {importlib.metadata.version('likewise')}\n")
         raise typer.Exit
 
 
@@ -343,6 +342,7 @@ def verify(
     """Whether two images, or each pair of a table, are the same."""
     from likewise._checks import check_file_target
     from likewise.cli import journeys, verification
+    from likewise.journeys import verify as pairs_of
 
     for name, path in (("picture", picture), ("report", report)):
         if path is not None:
@@ -351,10 +351,10 @@ def verify(
         raise InputError(
             "must come with --pairs, got two files. Use --picture for these.", argument="report"
         )
-    asked = verification.read(files or [], pairs)
+    asked = pairs_of.read(files or [], pairs)
     loaded = journeys.open_model(model, device)
     with console.progress("verifying") as show:
-        decided = verification.judge(
+        decided = pairs_of.judge(
             loaded,
             asked,
             point=point or "pairs",
@@ -362,13 +362,15 @@ def verify(
             prior=prior,
             progress=show,
         )
-    judged = verification.evaluated(loaded, asked, decided, point or "pairs")
+    judged = pairs_of.evaluated(loaded, asked, decided, point or "pairs")
     result, lines = verification.answer(asked, decided, judged)
+    if picture is not None or report is not None:
+        from likewise.pages.pairs import pairs_page, pairs_picture
     if picture is not None:
-        result["picture"] = str(verification.picture(loaded, asked, decided, picture))
+        result["picture"] = str(pairs_picture(loaded, asked, decided, picture))
         lines.append(f"picture: {picture}")
     if report is not None:
-        written = verification.page(report, loaded, asked, decided, judged, source=str(pairs))
+        written = pairs_page(report, loaded, asked, decided, judged, source=str(pairs))
         result["report"] = str(written)
         lines.append(f"report: {written}")
     console.finish(result, lines, as_json=as_json)
@@ -408,10 +410,10 @@ def evaluate(
     lines = answers.evaluation_lines(found)
     lines += selection_notes(loaded.origin, list(items_per_class(examples)))
     if report is not None:
-        from likewise.cli import pages
+        from likewise.pages.evaluation import evaluation_page
 
         title = f"{Path(model).name} on {source}"
-        page = pages.evaluation_page(report, loaded, examples, found, title=title, source=source)
+        page = evaluation_page(report, loaded, examples, found, title=title, source=source)
         result["report"] = str(page)
         lines.append(f"report: {page}")
     console.finish(result, lines, as_json=as_json)

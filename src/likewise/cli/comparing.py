@@ -1,7 +1,7 @@
 """The command that compares two models: `compare`."""
 
 from pathlib import Path
-from typing import Annotated, Optional
+from typing import Annotated, Any, Optional
 
 import typer
 
@@ -28,19 +28,43 @@ def compare(
 ) -> None:
     """Which of two models is ahead, on items that neither was trained on or has indexed."""
     from likewise._checks import check_file_target
-    from likewise.cli import comparison, journeys
+    from likewise.cli import journeys
+    from likewise.journeys.compare import compare_models, names_of
 
     if report is not None:
         check_file_target("report", report)
-    names = comparison.names_of(model_a, model_b)
+    names = names_of(model_a, model_b)
     loaded = journeys.open_model(model_a, device), journeys.open_model(model_b, device)
     with console.warnings_as_lines(), console.progress("comparing") as show:
-        found = comparison.compared(
+        found = compare_models(
             names, loaded, source, split=split, holds_for=holds_for, seed=seed, progress=show
         )
-    result, lines = comparison.answer(found)
+    result, lines = answer(found)
     if report is not None:
-        written = comparison.page(report, found, source=source, seed=seed)
+        from likewise.pages.comparison import comparison_page
+
+        written = comparison_page(report, found, source=source, seed=seed)
         result["report"] = str(written)
         lines.append(f"report: {written}")
     console.finish(result, lines, as_json=as_json)
+
+
+def answer(found: Any) -> tuple[dict[str, Any], list[str]]:
+    """The table and the verdict."""
+    from likewise.journeys.compare import comparison_table
+
+    rows = [[str(cell) for cell in row] for row in comparison_table(found)]
+    result = {
+        "items": len(found.items),
+        "left_out": found.left_out,
+        "holds_for": found.holds_for,
+        "biased": found.biased,
+        **found.comparison.to_dict(),
+    }
+    said = f"{len(found.items)} items new to both models"
+    if found.left_out:
+        said += f"; {found.left_out} more left out, trained on or in an index"
+    if found.judged[0].right is None:
+        said += "; no matching, for which both must be indexed and calibrated"
+    verdict, notes = found.comparison.verdict, [*found.biased, *found.without_intervals]
+    return result, [*console.columns(rows), said, *notes, f"for new {found.holds_for}:", verdict]

@@ -7,8 +7,9 @@ from typing import Any
 import torch
 
 import likewise as lw
-from likewise.cli import console, journeys, pages
+from likewise.cli import console, journeys
 from likewise.cli.training import tell_epoch
+from likewise.pages.evaluation import evaluation_page
 
 HELD_OUT = ("0", "4", "5", "8")  # digits that the encoder never sees
 PER_CLASS = 10  # examples of every digit in the index
@@ -39,7 +40,7 @@ def run(out: Path, *, seed: int = 0, device: str | None = None) -> tuple[dict[st
     test = lw.data.load("digits", split="test")
     console.say(f"match and verify: {len(test)} test images, with the model loaded again")
     found = reloaded.evaluate(test, seed=seed)
-    page = pages.evaluation_page(
+    page = evaluation_page(
         out / "report.html",
         reloaded,
         test,

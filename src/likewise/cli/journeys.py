@@ -15,7 +15,7 @@ from likewise.cli import console
 from likewise.data.images import is_image_name
 from likewise.data.loading import TABLES
 from likewise.errors import InputError, naming
-from likewise.journeys.opening import is_pair_table, open_fitting, open_pairs
+from likewise.journeys.opening import is_pair_table, open_fitting, open_pairs, paths_of
 
 
 def open_model(
@@ -158,11 +158,3 @@ def _is_image_file(source: str) -> bool:
 def _whereabouts(examples: Any, source: str) -> list[dict[str, Any]]:
     paths = paths_of(examples)
     return [{"path": path} for path in paths] or [{"source": str(source)}] * len(examples)
-
-
-def paths_of(examples: Any) -> list[str]:
-    """The file of each item, absolute; empty if items come from no files of their own."""
-    whole = getattr(examples, "data", examples)
-    rows = getattr(examples, "source_indices", range(len(examples)))
-    paths = getattr(whole, "paths", None)
-    return [] if paths is None else [str(Path(paths[int(row)]).resolve()) for row in rows]

@@ -42,7 +42,7 @@ class EvaluateEpochs:
 
     Epoch 1 is scored, so that what is wrong shows at once, and then each that `every` divides; the
     records of others have no such numbers. These are values without intervals, to follow a
-    training by. A number that an epoch was chosen by is flattered by the choice: judge the
+    training by. A number that an epoch was chosen by is biased by the choice: judge the
     encoder on other items in the end, with the rest of `likewise.evaluation`.
 
     Args:

@@ -13,9 +13,11 @@ from jaxtyping import Float, Int
 from markupsafe import Markup
 from torch import Tensor
 
+from likewise import data, plots
 from likewise._checks import check_embeddings, check_finite, check_labels
 from likewise._files import write_whole
 from likewise.errors import InputError, InputTypeError
+from likewise.journeys.opening import paths_of
 from likewise.pages.thumbnails import sheets, thumbnails
 from likewise.pages.writing import own_file, render
 from likewise.plots._style import check_items, name_of
@@ -23,6 +25,12 @@ from likewise.plots.maps import class_look
 
 _SIDES = ((1500, 64), (6000, 48))  # of at most so many items, thumbnails of this side
 _SMALLEST_SIDE = 32
+_NOTES = {
+    "t-SNE dimension": "t-SNE: near neighbors are meaningful, distances between groups are not.",
+    "UMAP dimension": "UMAP: near neighbors are meaningful, distances between groups are not.",
+    "principal component": "The two directions of largest variance.",
+    "embedding dimension": "The two numbers of each embedding.",
+}
 _UNKNOWN = {"color": "#5b6770", "marker": "x"}
 
 
@@ -132,6 +140,53 @@ def write_map_page(
     return path
 
 
+def map_page(
+    path: Path,
+    model: Any,
+    examples: Any,
+    *,
+    source: str,
+    title: str,
+    method: str,
+    most: int,
+    seed: int,
+    progress: Any = None,
+) -> Path:
+    """Write the page of at most `most` of the examples."""
+
+    total = len(examples)
+    if total < 2:
+        raise InputError(f"must hold at least 2 items, got {total}. Add items.", argument="data")
+    if total > most:
+        chosen = torch.randperm(total, generator=torch.Generator().manual_seed(seed))[:most]
+        examples = data.Subset(examples, chosen.sort().values)
+    points, axis = plots.embedding_points(
+        model.embed(examples, progress=progress), method, seed=seed
+    )
+    pictures = None
+    if len(examples.item_shape) > 1:  # large images never lie in memory all at once
+        rows = range(len(examples))
+        parts = (rows[at : at + 256] for at in range(0, len(rows), 256))
+        pictures = torch.cat([thumbnails(data.items(examples, part), side=64) for part in parts])
+    positions = getattr(examples, "source_indices", range(len(examples)))
+    names = [_within(path, source) for path in paths_of(examples)]
+    note = f"{len(examples):,} of {total:,}" if len(examples) < total else f"{total:,}"
+    unseen = {
+        code for code, name in enumerate(examples.class_names) if name not in model.trained_on
+    }
+    return write_map_page(
+        path,
+        points,
+        examples.labels,
+        examples.class_names,
+        items=pictures,
+        names=names or [f"item {int(position)}" for position in positions],
+        title=title,
+        note=f"{note} items. {_NOTES[axis]}",
+        unseen=unseen if model.trained_on else (),
+    )
+
+
 def _class(
     place: int, code: int, count: int, class_names: Sequence[str], unseen: Collection[int]
 ) -> dict[str, Any]:
@@ -158,3 +213,11 @@ def _scaled(points: Tensor) -> list[list[float]]:
 def _hash(source: str) -> str:
     digest = hashlib.sha256(source.encode("utf-8")).digest()
     return f"sha256-{base64.b64encode(digest).decode('ascii')}"
+
+
+def _within(path: str, source: str) -> str:
+    """A path as seen from the source, where it lies below it; a page need not tell more."""
+    root = Path(source).resolve()
+    root = root if root.is_dir() else root.parent
+    below = Path(path).is_relative_to(root)
+    return os.path.relpath(path, root) if below else str(Path(*Path(path).parts[-2:]))

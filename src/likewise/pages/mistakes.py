@@ -10,7 +10,6 @@ from torch import Tensor
 from likewise import data
 from likewise.artifacts import SimilarityModel
 from likewise.artifacts.trials import PAIRS, translated
-from likewise.cli import journeys
 from likewise.evaluation import RetrievalResult
 from likewise.evaluation.mistakes import (
     FoundPairs,
@@ -19,7 +18,8 @@ from likewise.evaluation.mistakes import (
     nearest_others,
     nearest_wrong,
 )
-from likewise.pages import Section
+from likewise.journeys.opening import paths_of
+from likewise.pages.writing import Section
 from likewise.plots.mistakes import confused_classes as draw_confused
 from likewise.plots.mistakes import labelled_pairs
 
@@ -73,7 +73,7 @@ def _figures(
     class_names: Sequence[str],
     nearest: FoundPairs,
 ) -> list[Any]:
-    paths = journeys.paths_of(examples)
+    paths = paths_of(examples)
 
     def shown(found: FoundPairs) -> tuple[Tensor, Tensor, list[tuple[str, str]] | None]:
         items = [data.items(examples, side) for side in found.items.T.tolist()]

@@ -11,11 +11,11 @@ from torch import Tensor
 from likewise import data, plots
 from likewise.artifacts import Evaluation, SimilarityModel
 from likewise.artifacts.trials import PAIRS, labeled
-from likewise.cli import mistakes
 from likewise.errors import InputError
 from likewise.intervals import Estimate
 from likewise.journeys.opening import open_fitting
-from likewise.pages import Section, write_page
+from likewise.pages import mistakes
+from likewise.pages.writing import Section, write_page
 
 MOST_POINTS = 1500  # in the embedding map; t-SNE of more takes longer than the rest together
 MOST_COMPARED = 5000  # in search of mistakes, each item with each

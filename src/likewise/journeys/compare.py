@@ -1,4 +1,4 @@
-"""`likewise compare`: two models on the same items, the verdict, and the page side by side."""
+"""Two models on the same items: `compare_models` and its verdict."""
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -9,11 +9,10 @@ import torch
 from jaxtyping import Bool, Int
 from torch import Tensor
 
-from likewise import data, plots
+from likewise import data
 from likewise._checks import check_choice
 from likewise.artifacts import SimilarityModel
 from likewise.artifacts.trials import LEAVE_OUT, PAIRS, labeled
-from likewise.cli.console import columns
 from likewise.errors import InputError
 from likewise.evaluation import (
     RetrievalResult,
@@ -25,18 +24,14 @@ from likewise.evaluation.comparison import (
     Comparison,
     Difference,
     compare,
-    compare_classes,
     together,
 )
 from likewise.intervals import FEWEST_GROUPS
 from likewise.journeys.opening import open_fitting
 from likewise.journeys.train import selection_notes
 from likewise.matching import UNKNOWN
-from likewise.pages import Section, write_page
-from likewise.plots.comparison import differences
 
 RETRIEVAL = ("precision_at_1", "r_precision", "map_at_r")
-BY_CLASS = "map_at_r"
 PER_ITEM = 10.0  # pairs drawn per item, as `SimilarityModel.evaluate` draws them
 POINT = "nearest"
 
@@ -61,7 +56,7 @@ class Compared:
     left_out: int
     holds_for: str
     comparison: Comparison
-    flattered: list[str]  # what is too good, and why, a line each
+    biased: list[str]  # what is too good, and why, a line each
 
     @property
     def without_intervals(self) -> list[str]:
@@ -97,7 +92,7 @@ def names_of(first: str, second: str) -> tuple[str, str]:
     return names if names[0] != names[1] else (first, second)
 
 
-def compared(
+def compare_models(
     names: tuple[str, str],
     models: tuple[SimilarityModel, SimilarityModel],
     source: str,
@@ -161,97 +156,17 @@ def compared(
         [
             f"{name}: {line}"
             for name, model, part in zip(names, models, parts, strict=True)
-            for line in _flattered(model, part)
+            for line in _biases(model, part)
         ],
     )
 
 
-def _flattered(model: SimilarityModel, items: data.Dataset) -> list[str]:
+def _biases(model: SimilarityModel, items: data.Dataset) -> list[str]:
     lines = selection_notes(model.origin, list(data.items_per_class(items)))
     seen = int(torch.isin(data.fingerprints(items), model.calibrated_prints).sum())
     if seen:
-        lines.append(f"{seen} of the items were calibrated on, which flatters its thresholds")
+        lines.append(f"{seen} of the items were calibrated on, which biases its thresholds")
     return lines
-
-
-def answer(found: Compared) -> tuple[dict[str, Any], list[str]]:
-    """The table and the verdict."""
-    rows = [[str(cell) for cell in row] for row in _table(found)]
-    result = {
-        "items": len(found.items),
-        "left_out": found.left_out,
-        "holds_for": found.holds_for,
-        "flattered": found.flattered,
-        **found.comparison.to_dict(),
-    }
-    said = f"{len(found.items)} items new to both models"
-    if found.left_out:
-        said += f"; {found.left_out} more left out, trained on or in an index"
-    if found.judged[0].right is None:
-        said += "; no matching, for which both must be indexed and calibrated"
-    verdict, notes = found.comparison.verdict, [*found.flattered, *found.without_intervals]
-    return result, [*columns(rows), said, *notes, f"for new {found.holds_for}:", verdict]
-
-
-def page(path: Path, found: Compared, *, source: str, seed: int) -> Path:
-    """Write the report of a comparison."""
-    a, b = found.names
-    first, second = (judged.verification for judged in found.judged)
-    sweeps = {a: first.sweep, b: second.sweep}
-    gaps = {name: one.difference for name, one in found.comparison.measures.items()}
-    told = {name: name.replace("_", " ") for name in gaps}
-    retrieval = [judged.retrieval for judged in found.judged]
-    by_class = compare_classes(retrieval[0], retrieval[1], BY_CLASS)
-    classes = {found.items.class_names[code]: gap for code, gap in by_class.items()}
-    sections = [
-        Section(
-            "Verdict",
-            "\n\n".join([found.comparison.verdict, *found.flattered, *found.without_intervals])
-            + f"\n\nThe intervals and p-values are for new "
-            f"{found.holds_for}: each is of the difference on the same {found.comparison.compared}."
-            " A p-value tells how often a difference so far from 0 would come about by chance; "
-            "adjusted, it holds for all measures at once.",
-            table=_table(found),
-            figures=[
-                differences(
-                    {told[name]: gap for name, gap in gaps.items()},
-                    names=found.names,
-                    ahead={told[n]: one.ahead for n, one in found.comparison.measures.items()},
-                    smaller_is_better={told[name] for name in found.smaller_is_better},
-                )
-            ],
-        ),
-        Section(
-            "Verification",
-            f"{first.same_total} pairs of the same class and {first.different_total} of "
-            "different classes, the same for both models.",
-            figures=[plots.roc(sweeps), plots.det(sweeps)],
-        ),
-        Section(
-            "Class by class",
-            "The difference in MAP at R for the queries of each class. Each interval is of its "
-            "class alone and of new queries, so of many classes some stand out by chance.",
-            figures=[differences(classes, names=found.names, title="MAP at R by class")],
-        ),
-    ]
-    settings = {
-        "compared on": source,
-        "items": len(found.items),
-        "seed": seed,
-        **{
-            f"{name}: {key}": value
-            for name, model in zip(found.names, found.models, strict=True)
-            for key, value in {**model.origin, "distance": model.distance.name}.items()
-            if key != "history" and value is not None
-        },
-    }
-    facts: list[tuple[str, Any]] = [("items new to both", len(found.items))]
-    for measure in ("retrieval map_at_r", "verification roc_auc", "matching accuracy"):
-        if measure in gaps:
-            one = found.comparison.measures[measure]
-            facts += [(f"{told[measure]}, {a}", one.a), (f"{told[measure]}, {b}", one.b)]
-    title = f"{a} and {b} on {source}"
-    return write_page(path, title=title, facts=facts, sections=sections, settings=settings)
 
 
 def _judged(
@@ -298,7 +213,8 @@ def _right(
     return answers == truth[items.labels]
 
 
-def _table(found: Compared) -> list[Sequence[Any]]:
+def comparison_table(found: Compared) -> list[Sequence[Any]]:
+    """One row for each measure: both values, their difference, and who is ahead."""
     a, b = found.names
     header = ["", a, b, f"{a} − {b}", "p", "p adjusted", "ahead"]
     rows = [_row(name, one, found.names) for name, one in found.comparison.measures.items()]

@@ -1,0 +1,110 @@
+"""The page about a table of pairs, and the picture of pairs side by side."""
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from jaxtyping import Int
+from torch import Tensor
+
+from likewise import plots
+from likewise.artifacts import SimilarityModel, Verified
+from likewise.errors import InputError
+from likewise.evaluation import VerificationResult
+from likewise.intervals import FEWEST_GROUPS
+from likewise.journeys.verify import Pairs, verification_numbers
+from likewise.pages.writing import Section, write_page
+
+SHEET = 12  # pairs drawn on a page
+
+
+def pairs_picture(model: SimilarityModel, pairs: Pairs, decided: Verified, path: Path) -> Path:
+    """Draw the pairs, with their truth the worst mistakes first."""
+    return plots.save(_sheet(model, pairs, decided, _order(pairs, decided)), path)
+
+
+def pairs_page(
+    path: Path,
+    model: SimilarityModel,
+    pairs: Pairs,
+    decided: Verified,
+    judged: VerificationResult | None,
+    *,
+    source: str,
+) -> Path:
+    """Write the report of a table of pairs."""
+    unit = f"{model.compared_by.name} distance"
+    accepted = int(decided.same.sum())
+    facts: list[tuple[str, Any]] = [
+        ("pairs", len(decided.same)),
+        ("judged the same", accepted),
+        ("threshold", f"{decided.threshold:.4g}"),
+    ]
+    sections = []
+    if judged is not None:
+        facts += verification_numbers(judged)[:3]
+        table: list[Sequence[Any]] = [["", "value"], *map(list, verification_numbers(judged))]
+        figures: list[Any] = [
+            plots.distance_histogram(
+                judged.distances, judged.same, judged.threshold, distance_name=unit
+            ),
+            plots.threshold_curves(judged.sweep, judged.threshold, distance_name=unit),
+            plots.roc(judged.sweep),
+            plots.det(judged.sweep),
+        ]
+        text = (
+            f"{judged.same_total} pairs of the table are the same and {judged.different_total} "
+            "are different. "
+        )
+        if len(pairs.paths) < FEWEST_GROUPS:
+            text += f"There are no intervals, as there are fewer than {FEWEST_GROUPS} images."
+        else:
+            text += "The intervals leave out items, for pairs share them."
+        if judged.probability is not None:
+            share = float(judged.same.double().mean())
+            chances = judged.probability.of(judged.distances, prior=share)
+            figures.append(plots.reliability(chances, judged.same))
+            text += (
+                " The reliability of the probabilities is shown at the share of same pairs "
+                f"in this table, {share:.3g}."
+            )
+        sections.append(Section("Verification", text, figures=figures, table=table))
+    chosen = _order(pairs, decided)
+    shown = min(SHEET, len(chosen))
+    if pairs.same is None:
+        text = f"The {shown} pairs nearest to the threshold."
+    else:
+        wrong = int((decided.same != pairs.same).sum())
+        text = f"{wrong} verdicts are wrong. The worst mistakes come first, then the least sure."
+    sections.append(Section("Pairs", text, figures=[_sheet(model, pairs, decided, chosen)]))
+    settings = {"pairs of": source, "distance": model.distance.name}
+    if "pairs" in model.calibrations:
+        settings["calibrated for"] = model.calibrations["pairs"].goal
+    title = f"Pairs of {Path(source).name}"
+    return write_page(path, title=title, facts=facts, sections=sections, settings=settings)
+
+
+def _order(pairs: Pairs, decided: Verified) -> Int[Tensor, " k"]:
+    """Which pairs to look at: worst mistakes first; without truth those nearest the threshold."""
+    if pairs.same is not None:
+        return plots.worst_pairs(decided.distances, pairs.same, decided.threshold, SHEET)
+    return (decided.distances.double() - decided.threshold).abs().argsort(stable=True)[:SHEET]
+
+
+def _sheet(model: SimilarityModel, pairs: Pairs, decided: Verified, chosen: Tensor) -> Any:
+    if model.preprocess is None:
+        raise InputError("model must have a preprocess to read image files, got one without.")
+    positions = pairs.positions[chosen]
+    left, right = (
+        model.preprocess.read([pairs.paths[row] for row in side]) for side in positions.T.tolist()
+    )
+    return plots.pairs(
+        left,
+        right,
+        decided.distances[chosen],
+        None if pairs.same is None else pairs.same[chosen],
+        decided.threshold,
+        probabilities=None if decided.probabilities is None else decided.probabilities[chosen],
+        names=[(pairs.names[a], pairs.names[b]) for a, b in positions.tolist()],
+        most=SHEET,
+    )
