@@ -18,6 +18,7 @@ from likewise.index._durable.live import Additions
 from likewise.index._durable.opening import Asked, is_gallery, opened
 from likewise.index._entries import Rows, Values, Where, check_filled, check_k, metadata_texts
 from likewise.index._given import (
+    Given,
     check_text,
     checked_embeddings,
     checked_payloads,
@@ -388,20 +389,22 @@ class Gallery:
         self,
         snapshot: Snapshot,
         embeddings: Tensor,
-        ids: list[int] | list[str],
+        given: Given,
         labels: Values | None,
         metadata: Sequence[Mapping[str, Any]] | None,
         payloads: Sequence[bytes | None] | None,
         gone: Integers,
     ) -> np.ndarray[Any, Any]:
-        codes, names = codes_of(snapshot, labels, len(ids))
-        texts = [None if text == "{}" else text for text in metadata_texts(metadata, len(ids))]
-        parts = checked_payloads(payloads, len(ids))
+        codes, names = codes_of(snapshot, labels, len(given.ids))
+        texts = [
+            None if text == "{}" else text for text in metadata_texts(metadata, len(given.ids))
+        ]
+        parts = checked_payloads(payloads, len(given.ids))
         check_text(names[len(snapshot.class_names) :])
-        if not ids:
+        if not given.ids:
             return np.empty(0, dtype=np.int64)
         packed = pack(embeddings, snapshot.facts.storage)
-        added = Additions(ids, chunk_of(snapshot, ids, codes, packed), texts, parts)
-        given_back = np.array(ids)  # what may fail comes before the commit
+        added = Additions(given.ids, chunk_of(snapshot, given, codes, packed), texts, parts)
+        given_back = np.array(given.ids)  # what may fail comes before the commit
         self._live.commit(class_names=names, added=added, removed=gone)
         return given_back

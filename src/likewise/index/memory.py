@@ -30,6 +30,7 @@ from likewise.index._entries import (
     metadata_texts,
 )
 from likewise.index._given import (
+    Given,
     checked_embeddings,
     chunk_of,
     codes_of,
@@ -380,19 +381,19 @@ class Index:
         self,
         snapshot: Snapshot,
         embeddings: Tensor,
-        ids: list[int] | list[str],
+        given: Given,
         labels: Values | None,
         metadata: Sequence[Mapping[str, Any]] | None,
         gone: np.ndarray[Any, Any],
     ) -> np.ndarray[Any, Any]:
-        codes, names = codes_of(snapshot, labels, len(ids))
-        texts = metadata_texts(metadata, len(ids))
-        if not ids:
+        codes, names = codes_of(snapshot, labels, len(given.ids))
+        texts = metadata_texts(metadata, len(given.ids))
+        if not given.ids:
             return np.empty(0, dtype=np.int64)
         packed = pack(embeddings, self.storage)
-        chunk = chunk_of(snapshot, ids, codes, packed, texts)
+        chunk = chunk_of(snapshot, given, codes, packed, texts)
         facts = facts_after(snapshot.facts, added=chunk, removed=len(gone))
-        given_back = np.array(ids)  # what may fail comes before the change
+        given_back = np.array(given.ids)  # what may fail comes before the change
         self._held.take_in(facts, names, removed=gone, added=[chunk])
         return given_back
 
