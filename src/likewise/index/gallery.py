@@ -31,7 +31,7 @@ from likewise.index._given import (
 from likewise.index._searching.storage import pack, unpack
 from likewise.index._snapshots import NONE, Snapshot
 from likewise.index._summary import Summary, per_class, percentiles
-from likewise.index._where import Filters, parsed
+from likewise.index._where import Column, Filters, parsed
 from likewise.index.memory import Items, Neighbors
 
 
@@ -93,6 +93,7 @@ class Gallery:
         asked = Asked(distance, encoder, dimension, storage, class_names)
         self._live = opened(self.path, asked, recall=recall, read_only=read_only)
         self._filters = Filters()
+        self._columns: dict[str, Column] = {}
         self._seconds: deque[float] = deque(maxlen=1000)  # of recent lookups
 
     def close(self) -> None:
@@ -282,6 +283,15 @@ class Gallery:
         with self._live.reading() as snapshot:
             positions = snapshot.positions[rows_of_all(snapshot, ids)]
             return self._live.store.metadata(positions)
+
+    def column(self, key: str) -> tuple[list[Any], Int[Tensor, " n"]]:
+        """What each item's metadata has under a key, None without, and the labels.
+
+        As `Index.column`; the first time reads the metadata of all items.
+        """
+        with self._live.reading() as snapshot:
+            column = self._columns.setdefault(key, Column(key))
+            return column.of(snapshot, self._live.store.metadata_at), snapshot.labels
 
     def payloads(self, ids: Values) -> list[bytes | None]:
         """The payload stored under each of `ids`, in their order; raises as `get`."""
