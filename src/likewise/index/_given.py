@@ -192,7 +192,7 @@ def chunk_of(
     ids, keys = given
     texts = None
     if isinstance(ids[0], str):
-        texts = _texts(ids)  # type: ignore[arg-type]
+        texts = _texts(ids)
         check_apart(keys)
     positions = np.arange(len(ids), dtype=np.int64) + snapshot.facts.next_position
     return Chunk(positions, keys, texts, labels, packed.numpy(), NONE, metadata)

@@ -152,7 +152,7 @@ class Snapshot:
             asked = self.__dict__["_asked"] = self.__dict__.get("_asked", 0) + rows.size
             if asked < len(self):
                 return self._decoded(rows)
-        ids = self.ids[rows]
+        ids: npt.NDArray[Any] = self.ids[rows]
         if (rows < 0).any():
             ids[rows < 0] = ""
         return ids
