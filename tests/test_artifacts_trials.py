@@ -1,6 +1,7 @@
 """Calibrating and evaluating a model: few items, other names, unlabeled items, wrong causes."""
 
 import re
+import threading
 import warnings
 
 import pytest
@@ -162,3 +163,44 @@ def test_a_guarantee_of_few_unknown_classes_is_named_for_their_items_or_refused(
     message = "unknown classes must be at least 59 .* got 3: 56 more are needed, or a rate of 0.632"
     with pytest.raises(ValueError, match=message):
         model.calibrate(data, goal=goal, leave_out="classes")
+
+
+def test_centers_are_made_once_for_the_items_there_are(monkeypatch):
+    made = []
+    make = lw.artifacts.trials.class_centers
+
+    def counted(*arguments, **options):
+        made.append(len(arguments[0]))
+        return make(*arguments, **options)
+
+    monkeypatch.setattr("likewise.artifacts.trials.class_centers", counted)
+    model = indexed()
+    for _ in range(3):
+        model.match(some(5, 2), threshold=1.0, rule="center")
+    assert made == [30]
+    model.add(some(6, 3))
+    model.match(some(5, 2), threshold=1.0, rule="center")
+    model.index.remove(model.index.ids[:3])
+    model.match(some(5, 2), threshold=1.0, rule="center")
+    assert made == [30, 36, 33]
+
+
+def test_first_adds_of_several_threads_lose_nothing():
+    for seed in range(20):
+        model = lw.SimilarityModel(Same(), distance=lw.distances.EUCLIDEAN)
+        parts = [some(6, seed, names=f"{part} {{}}") for part in range(4)]
+        gate = threading.Barrier(4)
+
+        def add(part, gate=gate, model=model):
+            gate.wait()
+            model.add(part)
+
+        threads = [threading.Thread(target=add, args=(part,)) for part in parts]
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            thread.join()
+        assert len(model.index) == 24
+        given = {name for part in parts for name in part.class_names}
+        assert {model.class_names[code] for code in model.index.labels.tolist()} == given
+        assert not model.is_new(parts[2]).any()

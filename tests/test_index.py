@@ -18,7 +18,7 @@ from likewise.distances import (
     SQUARED_EUCLIDEAN,
     Distance,
 )
-from likewise.index import Index
+from likewise.index import Gallery, Index
 from likewise.index._searching import exact as _search
 
 CHEBYSHEV = Distance(
@@ -577,3 +577,57 @@ def test_the_inner_product_of_the_index_favours_long_vectors():
 
 def test_an_index_says_what_it_holds():
     assert repr(filled()) == "Index(euclidean, 3 items, dimension 2)"
+
+
+@pytest.mark.parametrize("in_folder", [False, True])
+def test_a_column_holds_what_the_metadata_has_under_a_key(in_folder, tmp_path):
+    one = Gallery(tmp_path / "g") if in_folder else Index()
+    given = [
+        {"k": 1},
+        {},
+        {"k": [1, 2]},
+        {"other": "\ud800", "k": "é"},
+        {"k": 10**30},
+        {"k": "\ud800"},
+    ]
+    one.add(torch.eye(6), metadata=given, labels=[0, 1, 2, 3, 4, 5])
+
+    def check():
+        values, labels = one.column("k")
+        assert values == [each.get("k") for each in one.metadata(one.ids)]
+        assert labels.tolist() == one.labels.tolist()
+
+    check()
+    one.remove([1, 2])
+    one.upsert(torch.eye(6)[:2], ids=[0, 9], metadata=[{"k": "new"}, {"k": None}])
+    one.relabel([9], [7])
+    check()
+    one.clear()
+    check()
+
+
+def test_classes_are_named_anew_only_while_there_is_no_item():
+    index = Index(class_names=["x"])
+    assert index.name_classes(["b", "a"])
+    assert index.class_names == ["b", "a"]
+    index.add(torch.eye(2), labels=["a", "b"])
+    assert not index.name_classes(["c"])
+    assert index.class_names == ["b", "a"]
+
+
+@pytest.mark.parametrize("names", [[f"n{i}" for i in range(700)], [f"é{i}" for i in range(700)]])
+def test_string_ids_are_found_however_many_came_one_by_one(names):
+    index = Index(EUCLIDEAN)
+    rows = torch.arange(700.0)[:, None]
+    index.add(rows[:300], ids=names[:300])
+    for row in range(300, 700):
+        index.add(rows[row], ids=[names[row]])
+    gone = names[::7]
+    index.remove(gone)
+    left = [name for name in names if name not in set(gone)]
+    assert index.ids.tolist() == left
+    assert index.get(left).ids.tolist() == left
+    found = index.lookup(index.embeddings, k=1)
+    assert found.ids[:, 0].tolist() == left
+    with pytest.raises(ValueError, match="already in the index"):
+        index.add(torch.zeros(1, 1), ids=[names[-1]])

@@ -267,13 +267,9 @@ class SimilarityModel:
 
     def indexed_prints(self) -> list[tuple[int | None, str | None]]:
         """Fingerprint and class of each indexed item; None where it came without."""
-        names = dict(enumerate(self.class_names))
-        stored = self.index.metadata(self.index.ids)
-        codes = self.index.labels.tolist()
-        return [
-            (fact.get("fingerprint"), names.get(code))
-            for fact, code in zip(stored, codes, strict=True)
-        ]
+        stored, codes = self.index.column("fingerprint")
+        names = dict(enumerate(self.class_names))  # after the codes, as names only come behind
+        return [(each, names.get(code)) for each, code in zip(stored, codes.tolist(), strict=True)]
 
     def _add(
         self,
@@ -299,8 +295,7 @@ class SimilarityModel:
             return self.index.add(embeddings, ids=ids, metadata=facts)
         if isinstance(self.index, Index) and not len(self.index):
             # Codes then follow the data's own order, in which tables and plots are read.
-            names = list(sources.items_per_class(items))
-            self.index = Index(self.distance, class_names=names)
+            self.index.name_classes(list(sources.items_per_class(items)))
         labels = label_names(items)
         given = labels if any(label is not None for label in labels) else None
         return self.index.add(embeddings, labels=given, ids=ids, metadata=facts)
@@ -527,8 +522,8 @@ class SimilarityModel:
 
     def is_new(self, data: sources.Dataset) -> Bool[Tensor, " n"]:
         """Which items of a dataset are neither in the index nor were trained on."""
-        stored = self.index.metadata(self.index.ids)
-        indexed = torch.tensor([f["fingerprint"] for f in stored if "fingerprint" in f]).long()
+        stored, _ = self.index.column("fingerprint")
+        indexed = torch.tensor([each for each in stored if type(each) is int], dtype=torch.int64)
         return ~torch.isin(fingerprints(data), torch.cat([indexed, self.trained_prints]))
 
     def new_items(self, data: sources.Dataset) -> sources.Dataset:

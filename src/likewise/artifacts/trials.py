@@ -1,13 +1,14 @@
 """Comparisons whose truth is known, which a model is calibrated and judged on."""
 
 import warnings
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping, MutableMapping, Sequence
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
+from torch.utils.weak import WeakIdKeyDictionary
 
 from likewise import data as sources
 from likewise.data import GivenPairs, fingerprints
@@ -21,6 +22,8 @@ if TYPE_CHECKING:
 
 PAIRS = "pairs"  # the rule of a calibration for verification
 LEAVE_OUT = ("items", "classes")
+# Of the items that a tensor of labels belongs to; they go with it.
+_CENTERS: MutableMapping[Tensor, Index] = WeakIdKeyDictionary()
 
 
 class Trials(NamedTuple):
@@ -241,9 +244,16 @@ def _home(model: "SimilarityModel", rule: str | Rule) -> Index | Gallery:
     if rule not in ("center", center):
         return model.index
     index = model.index
-    return class_centers(
-        index.embeddings, index.labels, distance=model.distance, class_names=index.class_names
-    )
+    while True:
+        labels = index.labels  # one tensor as long as nothing changes
+        made = _CENTERS.get(labels)
+        if made is not None and made.distance == model.distance:
+            return made
+        embeddings, names = index.embeddings, index.class_names
+        if index.labels is labels:  # else somebody wrote meanwhile
+            made = class_centers(embeddings, labels, distance=model.distance, class_names=names)
+            _CENTERS[labels] = made
+            return made
 
 
 def _as_strangers(

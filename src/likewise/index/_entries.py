@@ -89,6 +89,11 @@ def plain_ids(ids: Values) -> list[int] | list[str]:
         InputError: a negative or too large integer, an empty string, which mark padding.
     """
     values = _listed("ids", ids)
+    kinds = set(map(type, values))  # of most ids all is said at once
+    if kinds == {str} and all(values) and "\0" not in "".join(values):
+        return values
+    if kinds == {int} and min(values) >= 0 and max(values) <= LARGEST_ID:
+        return values
     if all(isinstance(value, str) for value in values):
         for value in values:
             # NumPy drops trailing zero bytes, so that id would come back as another one.
@@ -132,10 +137,12 @@ def all_new(
             f"ids must be {'strings' if kind is str else 'integers'}, as those in the index are, "
             f"got {plain[0]!r}. Use one kind for all items."
         )
-    if len(set(plain)) < len(plain):
+    distinct: set[Any] = set(plain)
+    if len(distinct) < len(plain):
         twice = Counter(plain).most_common(1)[0][0]
         raise InputError(f"ids must all differ, got {twice!r} more than once.")
-    if taken := [value for value in plain if value in stored]:
+    if not distinct.isdisjoint(stored):
+        taken = [value for value in plain if value in stored]
         raise InputError(
             f"ids must be new, got {taken[0]!r}{_and_more(taken)} already in the index. "
             "Remove the stored item first to replace it."

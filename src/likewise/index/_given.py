@@ -1,7 +1,7 @@
 """What a caller of a gallery gives, checked against what is stored."""
 
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 from torch import Tensor
@@ -10,6 +10,7 @@ from likewise.errors import InputError, InputTypeError
 from likewise.index._durable.checksums import Integers, keys_of
 from likewise.index._entries import (
     LARGEST_ID,
+    UNLABELLED,
     Rows,
     Values,
     all_new,
@@ -19,7 +20,7 @@ from likewise.index._entries import (
     plain_ids,
     positions_of,
 )
-from likewise.index._snapshots import NONE, Chunk, Snapshot
+from likewise.index._snapshots import NONE, Chunk, Snapshot, Texts
 
 
 def checked_embeddings(embeddings: Rows, name: str, snapshot: Snapshot) -> Tensor:
@@ -27,7 +28,14 @@ def checked_embeddings(embeddings: Rows, name: str, snapshot: Snapshot) -> Tenso
     return checked_rows(name, embeddings, snapshot.facts.dimension)
 
 
-def next_ids(snapshot: Snapshot, count: int) -> list[int]:
+class Given(NamedTuple):
+    """Ids of new items, and the numbers by which the store finds them."""
+
+    ids: list[int] | list[str]
+    keys: Integers
+
+
+def next_ids(snapshot: Snapshot, count: int) -> Given:
     """The next integers above all ever used."""
     if len(snapshot) and snapshot.facts.kind == "strings":
         raise InputError(
@@ -40,15 +48,22 @@ def next_ids(snapshot: Snapshot, count: int) -> list[int]:
             f"ids must be given where those above {LARGEST_ID} would come next, got None. "
             "Pass ids=, one new integer per item."
         )
-    return list(range(first, first + count))
+    return Given(list(range(first, first + count)), first + np.arange(count))
 
 
-def rows_of(snapshot: Snapshot, ids: Sequence[Any]) -> Integers:
+def given_ids(snapshot: Snapshot, ids: Values) -> Given:
+    """Ids that are to be looked for or stored; raises as `plain_ids`."""
+    plain = plain_ids(ids)
+    return Given(plain, keys_for(snapshot, plain))
+
+
+def rows_of(snapshot: Snapshot, given: Given) -> Integers:
     """The row of each id, -1 where it is not stored."""
-    is_text = bool(len(ids)) and isinstance(ids[0], str)
-    if not len(ids) or is_text != (snapshot.facts.kind == "strings"):
+    ids = given.ids
+    is_text = bool(ids) and isinstance(ids[0], str)
+    if not ids or is_text != (snapshot.facts.kind == "strings"):
         return np.full(len(ids), -1, dtype=np.int64)
-    rows = snapshot.rows_of(keys_for(snapshot, ids))
+    rows = snapshot.rows_of(given.keys)
     if is_text and (rows >= 0).any():
         there = snapshot.ids_at(rows)
         for at in np.flatnonzero((rows >= 0) & (there != np.array(ids, dtype=np.str_))).tolist():
@@ -59,27 +74,28 @@ def rows_of(snapshot: Snapshot, ids: Sequence[Any]) -> Integers:
     return rows
 
 
-def ids_to_add(snapshot: Snapshot, ids: Values | None, count: int) -> list[int] | list[str]:
+def ids_to_add(snapshot: Snapshot, ids: Values | None, count: int) -> Given:
     """The ids of `count` new items, none of them stored.
 
     Raises:
         InputTypeError: as `plain_ids` and `all_new`.
         InputError: as these.
     """
-    given = next_ids(snapshot, count) if ids is None else plain_ids(ids)
-    rows = np.full(count, -1) if ids is None else rows_of(snapshot, given)
-    return all_new(given, count, stored_among(snapshot, given, rows))
+    if ids is None:
+        return next_ids(snapshot, count)
+    given = given_ids(snapshot, ids)
+    all_new(given.ids, count, stored_among(snapshot, given.ids, rows_of(snapshot, given)))
+    return given
 
 
-def ids_to_put(
-    snapshot: Snapshot, ids: Values, count: int
-) -> tuple[list[int] | list[str], Integers]:
+def ids_to_put(snapshot: Snapshot, ids: Values, count: int) -> tuple[Given, Integers]:
     """The ids of `count` items, and the rows of those that are stored, which they replace."""
-    given = plain_ids(ids)
+    given = given_ids(snapshot, ids)
     rows = rows_of(snapshot, given)
     gone = np.unique(rows[rows >= 0])
     kind_only = {} if len(gone) else stored_among(snapshot, [], NONE)
-    return all_new(given, count, kind_only), gone
+    all_new(given.ids, count, kind_only)
+    return given, gone
 
 
 def rows_of_all(snapshot: Snapshot, ids: Values) -> Integers:
@@ -88,9 +104,12 @@ def rows_of_all(snapshot: Snapshot, ids: Values) -> Integers:
     Raises:
         InputError: an id that is not stored.
     """
-    plain = plain_ids(ids)
-    found = stored_among(snapshot, plain, rows_of(snapshot, plain))
-    return np.array(positions_of(plain, found), dtype=np.int64)
+    given = given_ids(snapshot, ids)
+    found = rows_of(snapshot, given)
+    if (found >= 0).all():
+        return found
+    stored = stored_among(snapshot, given.ids, found)
+    return np.array(positions_of(given.ids, stored), dtype=np.int64)
 
 
 def stored_among(snapshot: Snapshot, ids: Sequence[Any], rows: Integers) -> dict[Any, int]:
@@ -98,19 +117,23 @@ def stored_among(snapshot: Snapshot, ids: Sequence[Any], rows: Integers) -> dict
 
     It tells what kind of ids there are.
     """
-    found = {id_: row for id_, row in zip(ids, rows.tolist(), strict=True) if row >= 0}
-    if not found and len(snapshot):
-        return {"" if snapshot.facts.kind == "strings" else -1: 0}
-    return found
+    if (rows >= 0).any():
+        return {id_: row for id_, row in zip(ids, rows.tolist(), strict=True) if row >= 0}
+    return {"" if snapshot.facts.kind == "strings" else -1: 0} if len(snapshot) else {}
 
 
-def codes_of(snapshot: Snapshot, labels: Values | None, count: int) -> tuple[list[int], list[str]]:
+def codes_of(
+    snapshot: Snapshot, labels: Values | None, count: int
+) -> tuple[Integers, Sequence[str]]:
     """The code of each label, and all class names with the new ones behind."""
+    if labels is None:
+        return np.full(count, UNLABELLED), snapshot.class_names
 
     def has_codes() -> bool:
         return bool((snapshot.labels >= 0).any())
 
-    return label_codes(labels, count, snapshot.class_names, has_codes=has_codes)
+    codes, names = label_codes(labels, count, snapshot.class_names, has_codes=has_codes)
+    return np.array(codes, dtype=np.int64), names
 
 
 def checked_payloads(payloads: Sequence[bytes | None] | None, count: int) -> list[bytes | None]:
@@ -132,30 +155,32 @@ def keys_for(snapshot: Snapshot, ids: Sequence[Any]) -> Integers:
         return keys_of(ids)
     if snapshot.is_in_memory:  # Python's own hashes are much faster, and die with the process
         return np.fromiter(map(hash, ids), dtype=np.int64, count=len(ids))
-    return keys_of(_utf8(ids))
+    return keys_of([_utf8(id_) for id_ in ids])
 
 
 def check_text(texts: Sequence[str]) -> None:
     """Refuse text that UTF-8 cannot hold."""
-    _utf8(texts)
+    for text in texts:
+        _utf8(text)
 
 
 def check_apart(keys: Integers) -> None:
     """Refuse new ids, given as numbers, that could not be told apart."""
-    if len(keys) > 1 and len(np.unique(keys)) < len(keys):
+    ordered = np.sort(keys)
+    if len(keys) > 1 and (ordered[1:] == ordered[:-1]).any():
         raise InputError("ids must differ in their 64-bit hashes, got two that do not. Use others.")
 
 
 def check_storable(ids: Sequence[Any], names: Sequence[str]) -> None:
     """Refuse text that UTF-8 cannot hold, and strings that could not be told apart."""
     check_text(names)
-    check_apart(keys_of(_utf8([id_ for id_ in ids if isinstance(id_, str)])))
+    check_apart(keys_of([_utf8(id_) for id_ in ids if isinstance(id_, str)]))
 
 
 def chunk_of(
     snapshot: Snapshot,
-    ids: Sequence[Any],
-    labels: Sequence[int],
+    given: Given,
+    labels: Integers,
     packed: Tensor,
     metadata: list[str] | None = None,
 ) -> Chunk:
@@ -164,19 +189,27 @@ def chunk_of(
     Raises:
         InputError: ids that UTF-8 cannot hold or that could not be told apart.
     """
-    texts = _utf8(ids) if isinstance(ids[0], str) else None
-    keys = keys_for(snapshot, ids)
-    if texts is not None:
+    ids, keys = given
+    texts = None
+    if isinstance(ids[0], str):
+        texts = _texts(ids)
         check_apart(keys)
     positions = np.arange(len(ids), dtype=np.int64) + snapshot.facts.next_position
-    codes = np.array(labels, dtype=np.int64)
-    return Chunk(positions, keys, texts, codes, packed.numpy(), NONE, metadata)
+    return Chunk(positions, keys, texts, labels, packed.numpy(), NONE, metadata)
 
 
-def _utf8(texts: Sequence[str]) -> list[bytes]:
+def _texts(ids: Sequence[str]) -> Texts:
+    joined = "".join(ids)
+    if joined.isascii():  # each letter is one byte
+        return Texts(np.fromiter(map(len, ids), np.int64, len(ids)), joined.encode())
+    parts = [_utf8(id_) for id_ in ids]
+    return Texts(np.fromiter(map(len, parts), np.int64, len(ids)), b"".join(parts))
+
+
+def _utf8(text: str) -> bytes:
     try:
-        return [text.encode() for text in texts]
+        return text.encode()
     except UnicodeEncodeError as error:
         raise InputError(
-            f"text must be valid Unicode, got {error.object!r}. Replace lone surrogates."
+            f"text must be valid Unicode, got {text!r}. Replace lone surrogates."
         ) from error

@@ -1,45 +1,57 @@
-"""A tensor that grows at its end."""
+"""An array that grows at its end."""
 
-from torch import Tensor
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import torch
 
 
 class Rows:
     """Rows that take others behind them in amortised constant time.
 
-    What `view` returned stays as it was: appending writes behind it, keeping makes a new tensor.
+    What `view` returned stays as it was: appending writes behind it, keeping makes a new array.
 
     Args:
         rows: the first; `rows` itself is kept, not a copy, where there is no more `room`.
         room: for so many rows in all, before others must be copied to make some.
     """
 
-    def __init__(self, rows: Tensor, *, room: int = 0) -> None:
+    def __init__(self, rows: npt.NDArray[Any], *, room: int = 0) -> None:
         self._buffer = rows
         self._count = len(rows)
         if room > len(rows):
-            self._buffer = rows.new_empty(room, *rows.shape[1:])
+            self._buffer = self._empty(room)
             self._buffer[: len(rows)] = rows
 
     def __len__(self) -> int:
         return self._count
 
     @property
-    def view(self) -> Tensor:
+    def view(self) -> npt.NDArray[Any]:
         """The rows, sharing memory; not to be written to."""
         return self._buffer[: self._count]
 
-    def append(self, rows: Tensor) -> None:
+    def append(self, rows: npt.NDArray[Any]) -> None:
         """Copy `rows` behind those there are."""
         count = self._count + len(rows)
         if count > len(self._buffer):
-            room = max(count, 2 * len(self._buffer))
-            grown = self._buffer.new_empty(room, *self._buffer.shape[1:])
+            grown = self._empty(max(count, 2 * len(self._buffer)))
             grown[: self._count] = self.view
             self._buffer = grown
         self._buffer[self._count : count] = rows
         self._count = count
 
-    def keep(self, chosen: Tensor) -> None:
+    def keep(self, chosen: npt.NDArray[np.bool_]) -> None:
         """Leave only the rows that `chosen`, one boolean each, marks."""
-        self._buffer = self.view[chosen]
-        self._count = len(self._buffer)
+        (at,) = chosen.nonzero()
+        kept = self._empty(len(at))
+        self.view.take(at, axis=0, out=kept, mode="clip")  # another mode makes a second copy
+        self._buffer, self._count = kept, len(at)
+
+    def _empty(self, count: int) -> npt.NDArray[Any]:
+        # Memory of torch lies so that its products are fast.
+        empty: npt.NDArray[Any] = (
+            torch.from_numpy(self._buffer).new_empty(count, *self._buffer.shape[1:]).numpy()
+        )
+        return empty

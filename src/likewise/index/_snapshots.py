@@ -22,6 +22,16 @@ from likewise.index._searching.storage import dimension, row_format, unpack
 
 Run = tuple[Integers, Integers]  # keys, ascending, and their positions
 NONE = np.empty(0, dtype=np.int64)
+TAIL = 256  # keys that need not be in a run yet
+FEW = 64  # ids that are as fast one by one
+BLOCK = 2**16  # ids that are decoded together
+
+
+class Texts(NamedTuple):
+    """Strings as UTF-8."""
+
+    lengths: Integers  # in bytes
+    joined: bytes
 
 
 @dataclass(frozen=True, eq=False)
@@ -30,7 +40,7 @@ class Chunk:
 
     positions: Integers
     keys: Integers
-    texts: list[bytes] | None  # the ids, where they are strings
+    texts: Texts | None  # the ids, where they are strings
     labels: Integers
     embeddings: npt.NDArray[Any]  # packed, see `_searching/storage`
     checksums: Integers  # of rows in a folder; empty for others
@@ -81,6 +91,7 @@ class Snapshot:
     ends: Integers  # (n,) where each string id ends in `text`; empty for integer ids
     text: npt.NDArray[np.uint8]  # all string ids, one behind the other
     runs: tuple[Run, ...]
+    run_count: int  # of the keys are in `runs`; those behind them are few
     search: Search
     metadata: list[str]  # as JSON, perhaps of later items too; empty where a folder keeps it
 
@@ -114,40 +125,54 @@ class Snapshot:
     def rows_of(self, keys: Integers) -> Integers:
         """The row of each key, -1 where there is none."""
         positions = np.full(len(keys), -1, dtype=np.int64)
-        for known, at in self.runs:  # a key that came again lies in a later run, too
+        for known, at in self._all_runs:  # a key that came again lies in a later run, too
             places = known.searchsorted(keys)
             places[places == len(known)] = 0
             hit = known[places] == keys
             if hit.any():
                 positions[hit] = at[places[hit]]
-        return self.rows_at(positions)
+        return self.rows_at(positions) if (positions >= 0).any() else positions
 
     def rows_at(self, positions: Integers) -> Integers:
         """The row of each position, -1 where nothing is."""
         if not len(self):
             return np.full(len(positions), -1, dtype=np.int64)
-        rows = np.searchsorted(self.positions, positions).clip(max=len(self) - 1)
+        rows = self.positions.searchsorted(positions)
+        rows[rows == len(self)] = 0
         return np.where(self.positions[rows] == positions, rows, -1)
 
     def ids_at(self, rows: npt.NDArray[Any]) -> npt.NDArray[Any]:
         """Ids of the rows, in the shape of `rows`; padding where a row is -1."""
         if self.facts.kind != "strings":
             return np.where(rows < 0, -1, self.keys[rows] if len(self) else -1)
-        if rows.size < len(self) and "ids" not in self.__dict__:
-            return self._decoded(rows)
-        # Where many are asked for, all are made, once.
-        return np.where(rows < 0, "", self.ids[rows] if len(self) else "")
-
-    def _decoded(self, rows: npt.NDArray[Any]) -> npt.NDArray[Any]:
         if not len(self):
             return np.full(rows.shape, "", dtype=np.str_)
-        ends = np.where(rows < 0, 0, self.ends[rows])
-        starts = np.where(rows > 0, self.ends[rows - 1], 0)
-        text = self.text.data
-        ids = [
-            str(text[start:end], "utf-8") for start, end in zip(starts.flat, ends.flat, strict=True)
-        ]
-        return np.array(ids, dtype=np.str_).reshape(rows.shape)
+        if "ids" not in self.__dict__:
+            # Once as many were asked for as there are, all are made.
+            asked = self.__dict__["_asked"] = self.__dict__.get("_asked", 0) + rows.size
+            if asked < len(self):
+                return self._decoded(rows)
+        ids: npt.NDArray[Any] = self.ids[rows]
+        if (rows < 0).any():
+            ids[rows < 0] = ""
+        return ids
+
+    @cached_property
+    def _all_runs(self) -> tuple[Run, ...]:
+        if self.run_count == len(self):
+            return self.runs
+        return (*self.runs, _run(self.keys[self.run_count :], self.positions[self.run_count :]))
+
+    def _decoded(self, rows: npt.NDArray[Any]) -> npt.NDArray[Any]:
+        if not rows.size:
+            return np.empty(rows.shape, dtype=np.str_)
+        ends = np.where(rows < 0, 0, self.ends[rows]).ravel()
+        starts = np.where(rows > 0, self.ends[rows - 1], 0).ravel()
+        ids = None if len(starts) < FEW else _ascii(self.text, starts, ends)
+        if ids is None:
+            text, pairs = self.text.data, zip(starts.tolist(), ends.tolist(), strict=True)
+            ids = np.array([str(text[start:end], "utf-8") for start, end in pairs], dtype=np.str_)
+        return ids.reshape(rows.shape)
 
 
 class Columns:
@@ -168,83 +193,78 @@ class Columns:
         arrays: Arrays | None = None,
         metadata: Sequence[str] = (),
     ) -> None:
-        integers = torch.empty(0, dtype=torch.int64)
         room = facts.items if arrays is None else 0
         dtype, width = row_format(facts.storage, facts.dimension)
-        vectors = torch.from_numpy(np.empty((0, width), dtype=dtype))
-        self._positions = Rows(integers, room=room)
-        self._keys = Rows(integers, room=room)
-        self._labels = Rows(integers, room=room)
-        self._embeddings = Rows(vectors, room=room)
-        self._ends = Rows(integers)
-        self._text = Rows(torch.empty(0, dtype=torch.uint8))
+        self._positions = Rows(NONE, room=room)
+        self._keys = Rows(NONE, room=room)
+        self._labels = Rows(NONE, room=room)
+        self._embeddings = Rows(np.empty((0, width), dtype=dtype), room=room)
+        self._ends = Rows(NONE)
+        self._text = Rows(np.empty(0, dtype=np.uint8))
         self._metadata = list(metadata)
         self._runs: tuple[Run, ...] = ()
-        self._is_sorted = 0  # so many of the keys are in the runs
+        self._run_count = 0  # so many of the keys are in the runs
         self._search = search
         if arrays is not None:
-            held = [Rows(torch.from_numpy(array)) for array in arrays]
+            held = [Rows(array) for array in arrays]
             self._positions, self._keys, self._labels = held[:3]
             self._embeddings, self._ends, self._text = held[3:]
 
     def snapshot(self, facts: Facts, class_names: Sequence[str]) -> Snapshot:
         """Everything there is, under these facts."""
-        keys, positions = self._keys.view.numpy(), self._positions.view.numpy()
-        if self._is_sorted < len(keys):
-            new = (keys[self._is_sorted :], positions[self._is_sorted :])
+        keys, positions = self._keys.view, self._positions.view
+        if len(keys) - self._run_count > TAIL:
+            new = (keys[self._run_count :], positions[self._run_count :])
             self._runs = _with_run(self._runs, new)
-            self._is_sorted = len(keys)
+            self._run_count = len(keys)
         return Snapshot(
             facts,
             tuple(class_names),
             positions,
             keys,
-            self._labels.view,
-            self._embeddings.view,
-            self._ends.view.numpy(),
-            self._text.view.numpy(),
+            torch.from_numpy(self._labels.view),
+            torch.from_numpy(self._embeddings.view),
+            self._ends.view,
+            self._text.view,
             self._runs,
+            self._run_count,
             self._search,
             self._metadata,
         )
 
     def append(self, chunk: Chunk) -> None:
         """Put items behind those there are."""
-        self._positions.append(torch.from_numpy(chunk.positions))
-        self._keys.append(torch.from_numpy(chunk.keys))
-        self._labels.append(torch.from_numpy(chunk.labels))
-        self._embeddings.append(torch.from_numpy(chunk.embeddings))
+        self._positions.append(chunk.positions)
+        self._keys.append(chunk.keys)
+        self._labels.append(chunk.labels)
+        self._embeddings.append(chunk.embeddings)
         if chunk.metadata is not None:
             self._metadata += chunk.metadata  # behind what snapshots see of it
-        if chunk.texts:
-            lengths = np.fromiter(map(len, chunk.texts), dtype=np.int64)
-            last = int(self._ends.view[-1]) if len(self._ends) else 0
-            self._ends.append(torch.from_numpy(last + lengths.cumsum()))
-            joined = bytearray().join(chunk.texts)
-            self._text.append(torch.frombuffer(joined, dtype=torch.uint8))
+        if chunk.texts is not None:
+            self._ends.append(len(self._text) + chunk.texts.lengths.cumsum())
+            self._text.append(np.frombuffer(chunk.texts.joined, dtype=np.uint8))
 
     def remove(self, rows: Integers) -> None:
         """Leave out some rows. Snapshots taken before keep them."""
-        keep = torch.ones(len(self._keys), dtype=torch.bool)
-        keep[torch.from_numpy(rows)] = False
+        keep = np.ones(len(self._keys), dtype=np.bool_)
+        keep[rows] = False
         if len(self._ends):
-            ends = self._ends.view
-            lengths = ends.diff(prepend=torch.zeros(1, dtype=torch.int64))
-            self._text.keep(keep.repeat_interleave(lengths))
-            self._ends = Rows(lengths[keep].cumsum(0))
+            lengths = np.diff(self._ends.view, prepend=0)
+            self._text.keep(keep.repeat(lengths))
+            self._ends = Rows(lengths[keep].cumsum())
         for column in (self._positions, self._keys, self._labels, self._embeddings):
             column.keep(keep)
         if self._metadata:
             self._metadata = list(compress(self._metadata, keep.tolist()))
-        self._is_sorted = len(self._keys)
-        self._search = self._search.kept(keep)
+        self._run_count = int(keep[: self._run_count].sum())
+        self._search = self._search.kept(torch.from_numpy(keep))
         if sum(len(keys) for keys, _ in self._runs) > 2 * len(self._keys):
-            self._runs, self._is_sorted = (), 0
+            self._runs, self._run_count = (), 0
 
     def relabel(self, rows: Integers, labels: Integers) -> None:
         """Give some rows other labels. Snapshots taken before keep theirs."""
-        changed = self._labels.view.clone()
-        changed[torch.from_numpy(rows)] = torch.from_numpy(labels)
+        changed = self._labels.view.copy()
+        changed[rows] = labels
         self._labels = Rows(changed)
 
 
@@ -347,9 +367,34 @@ def _with_run(runs: tuple[Run, ...], new: Run) -> tuple[Run, ...]:
         keys = np.concatenate([runs[-1][0], keys])
         positions = np.concatenate([runs[-1][1], positions])
         runs = runs[:-1]
+    return (*runs, _run(keys, positions))
+
+
+def _run(keys: Integers, positions: Integers) -> Run:
     if (keys[1:] > keys[:-1]).all():  # as ids that are handed out are; nothing to copy
-        return (*runs, (keys, positions))
-    order = np.argsort(keys, kind="stable")
+        return keys, positions
+    order = keys.argsort()
+    if (keys[order[1:]] > keys[order[:-1]]).all():
+        return keys[order], positions[order]
+    order = keys.argsort(kind="stable")  # takes three times as long
     keys, positions = keys[order], positions[order]
     last = np.append(keys[1:] != keys[:-1], True)  # of equal keys, the one that came last
-    return (*runs, (keys, positions) if last.all() else (keys[last], positions[last]))
+    return keys[last], positions[last]
+
+
+def _ascii(
+    text: npt.NDArray[np.uint8], starts: Integers, ends: Integers
+) -> npt.NDArray[np.str_] | None:
+    """The pieces of `text` as strings; None where one has other letters than those of ASCII."""
+    lengths = ends - starts
+    width = max(1, int(lengths.max()))
+    letters = np.zeros((len(starts), width), dtype=np.uint32)  # as NumPy keeps a string
+    for first in range(0, len(starts), BLOCK):
+        block = slice(first, first + BLOCK)
+        some = lengths[block]
+        before = starts[block] - (some.cumsum() - some)
+        found = text[before.repeat(some) + np.arange(some.sum())]
+        if (found > 127).any():
+            return None
+        letters[block][np.arange(width) < some[:, None]] = found
+    return letters.view(f"U{width}")

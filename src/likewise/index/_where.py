@@ -21,6 +21,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, TypeVar
 
+import msgspec
 import numpy as np
 import numpy.typing as npt
 
@@ -134,7 +135,7 @@ class Filters:
 
     def __init__(self) -> None:
         self._lock = threading.Lock()
-        self._columns: dict[str, _Column] = {}
+        self._columns: dict[str, _Codes] = {}
 
     def mask(self, snapshot: Snapshot, condition: Condition, texts: Texts) -> npt.NDArray[np.bool_]:
         """Which rows of `snapshot` pass, (n,).
@@ -150,7 +151,7 @@ class Filters:
         everything = np.ones(len(snapshot), dtype=np.bool_)
 
         def of_test(test: Test) -> npt.NDArray[np.bool_]:
-            column = self._columns.setdefault(test.key, _Column(test.key))
+            column = self._columns.setdefault(test.key, _Codes(test.key))
             passed, is_there = column.passed(snapshot, test, texts)
             if not is_there.any():
                 known = {key for text in _all(snapshot, texts) for key in _facts(text)}
@@ -169,7 +170,48 @@ class Filters:
             return folded(condition, of_test, join)
 
 
-class _Column:
+class Column:
+    """The value under one key of every item, read once; any number of threads may ask."""
+
+    def __init__(self, key: str) -> None:
+        self._key = key
+        # Reads that value only, and the rest of a text no further than where it ends.
+        one = msgspec.defstruct("_One", [("value", Any, None)], rename={"value": key})
+        self._decoder: msgspec.json.Decoder[Any] = msgspec.json.Decoder(one)
+        nothing = np.empty(0, dtype=np.int64), np.empty(0, dtype=object)
+        self._known: tuple[Integers, npt.NDArray[np.object_]] = nothing
+
+    def of(self, snapshot: Snapshot, texts: Texts) -> list[Any]:
+        """The value of each row of `snapshot`, None where there is none."""
+        known, kept = self._known
+        positions = snapshot.positions
+        if not np.array_equal(known, positions):
+            values = np.empty(len(positions), dtype=object)
+            at = known.searchsorted(positions)
+            at[at == len(known)] = 0
+            has = known[at] == positions if len(known) else np.zeros(len(at), dtype=np.bool_)
+            values[has] = kept[at[has]]
+            new = np.flatnonzero(~has)
+            for start in range(0, len(new), _AT_ONCE):
+                rows = new[start : start + _AT_ONCE]
+                # One by one, as NumPy would take lists apart.
+                for row, text in zip(rows.tolist(), texts(positions[rows].tolist()), strict=True):
+                    values[row] = self._value(text)
+            self._known = positions, values
+            kept = values
+        found: list[Any] = kept.tolist()
+        return found
+
+    def _value(self, text: bytes | str | None) -> Any:
+        if text is None or text == "{}":
+            return None
+        try:
+            return self._decoder.decode(text).value
+        except (msgspec.DecodeError, UnicodeError):  # lone surrogates, which Python's JSON takes
+            return _facts(text).get(self._key)
+
+
+class _Codes:
     """The value under one key of every item that was looked at."""
 
     def __init__(self, key: str) -> None:

@@ -160,9 +160,12 @@ def _slack(embeddings: Tensor, distance: Distance, within: float) -> float:
 
 
 def _groups(pairs: Int[Tensor, "p 2"], count: int) -> Int[Tensor, " n"]:
-    first, second = pairs.numpy().T
+    # SciPy's search is of 32-bit numbers; 1.11 went on without a word where given longer ones.
+    first, second = pairs.numpy().T.astype(np.int32 if count < 2**31 else np.int64)
     links = coo_array((np.ones(len(pairs), dtype=np.int8), (first, second)), shape=(count, count))
     _, part = connected_components(links, directed=False)
+    if not (part[first] == part[second]).all():
+        raise RuntimeError("SciPy's connected_components left the two items of a pair apart.")
     held = np.zeros(count, dtype=bool)
     held[pairs.numpy()] = True
     groups = np.full(count, -1, dtype=np.int64)

@@ -18,6 +18,7 @@ from likewise.index._durable.live import Additions
 from likewise.index._durable.opening import Asked, is_gallery, opened
 from likewise.index._entries import Rows, Values, Where, check_filled, check_k, metadata_texts
 from likewise.index._given import (
+    Given,
     check_text,
     checked_embeddings,
     checked_payloads,
@@ -30,7 +31,7 @@ from likewise.index._given import (
 from likewise.index._searching.storage import pack, unpack
 from likewise.index._snapshots import NONE, Snapshot
 from likewise.index._summary import Summary, per_class, percentiles
-from likewise.index._where import Filters, parsed
+from likewise.index._where import Column, Filters, parsed
 from likewise.index.memory import Items, Neighbors
 
 
@@ -92,6 +93,7 @@ class Gallery:
         asked = Asked(distance, encoder, dimension, storage, class_names)
         self._live = opened(self.path, asked, recall=recall, read_only=read_only)
         self._filters = Filters()
+        self._columns: dict[str, Column] = {}
         self._seconds: deque[float] = deque(maxlen=1000)  # of recent lookups
 
     def close(self) -> None:
@@ -282,6 +284,15 @@ class Gallery:
             positions = snapshot.positions[rows_of_all(snapshot, ids)]
             return self._live.store.metadata(positions)
 
+    def column(self, key: str) -> tuple[list[Any], Int[Tensor, " n"]]:
+        """What each item's metadata has under a key, None without, and the labels.
+
+        As `Index.column`; the first time reads the metadata of all items.
+        """
+        with self._live.reading() as snapshot:
+            column = self._columns.setdefault(key, Column(key))
+            return column.of(snapshot, self._live.store.metadata_at), snapshot.labels
+
     def payloads(self, ids: Values) -> list[bytes | None]:
         """The payload stored under each of `ids`, in their order; raises as `get`."""
         with self._live.reading() as snapshot:
@@ -388,20 +399,22 @@ class Gallery:
         self,
         snapshot: Snapshot,
         embeddings: Tensor,
-        ids: list[int] | list[str],
+        given: Given,
         labels: Values | None,
         metadata: Sequence[Mapping[str, Any]] | None,
         payloads: Sequence[bytes | None] | None,
         gone: Integers,
     ) -> np.ndarray[Any, Any]:
-        codes, names = codes_of(snapshot, labels, len(ids))
-        texts = [None if text == "{}" else text for text in metadata_texts(metadata, len(ids))]
-        parts = checked_payloads(payloads, len(ids))
+        codes, names = codes_of(snapshot, labels, len(given.ids))
+        texts = [
+            None if text == "{}" else text for text in metadata_texts(metadata, len(given.ids))
+        ]
+        parts = checked_payloads(payloads, len(given.ids))
         check_text(names[len(snapshot.class_names) :])
-        if not ids:
+        if not given.ids:
             return np.empty(0, dtype=np.int64)
         packed = pack(embeddings, snapshot.facts.storage)
-        added = Additions(ids, chunk_of(snapshot, ids, codes, packed), texts, parts)
-        given_back = np.array(ids)  # what may fail comes before the commit
+        added = Additions(given.ids, chunk_of(snapshot, given, codes, packed), texts, parts)
+        given_back = np.array(given.ids)  # what may fail comes before the commit
         self._live.commit(class_names=names, added=added, removed=gone)
         return given_back

@@ -30,6 +30,7 @@ from likewise.index._entries import (
     metadata_texts,
 )
 from likewise.index._given import (
+    Given,
     checked_embeddings,
     chunk_of,
     codes_of,
@@ -40,7 +41,7 @@ from likewise.index._given import (
 from likewise.index._searching.storage import STORAGES, pack, unpack
 from likewise.index._snapshots import NONE, Arrays, Held, Snapshot, facts_after
 from likewise.index._summary import Summary, per_class, percentiles
-from likewise.index._where import Filters, parsed
+from likewise.index._where import Column, Filters, Texts, parsed
 
 __all__ = ["Index", "Items", "Neighbors"]
 
@@ -97,6 +98,7 @@ class Index:
         facts = Facts("", distance.name, None, storage=storage)  # type: ignore[arg-type]
         self._held = Held(facts, class_names, distance, recall=recall)
         self._filters = Filters()
+        self._columns: dict[str, Column] = {}
         self._seconds: deque[float] = deque(maxlen=1000)  # of recent lookups
 
     def __copy__(self) -> "Index":
@@ -214,6 +216,45 @@ class Index:
                 changed, new = (np.array(list(part)) for part in (last.keys(), last.values()))
                 self._held.take_in(facts, names, changed=changed, labels=new)
             return len(rows)
+
+    def name_classes(self, class_names: Sequence[str]) -> bool:
+        """Name label codes 0, 1, … anew while there is no item; whether there was none.
+
+        Raises:
+            InputError: two names are alike; then nothing is changed.
+
+        Example:
+            >>> import torch
+            >>> index = Index()
+            >>> index.name_classes(["cat", "dog"])
+            True
+            >>> _ = index.add(torch.eye(2), labels=["dog", "cat"])
+            >>> index.labels.tolist(), index.name_classes(["dog", "cat"])
+            ([1, 0], False)
+        """
+        check_kind(self.distance, class_names)
+        with self._writing() as snapshot:
+            if not len(snapshot):
+                facts = facts_after(snapshot.facts, added=None, removed=0)
+                self._held.take_in(facts, class_names)
+            return not len(snapshot)
+
+    def column(self, key: str) -> tuple[list[Any], Int[Tensor, " n"]]:
+        """What each item's metadata has under a key, None without, and the labels.
+
+        Both in order of insertion, as of one moment. Values are kept, so that asking again reads
+        only the metadata of items that came since.
+
+        Example:
+            >>> import torch
+            >>> index = Index()
+            >>> _ = index.add(torch.eye(2), labels=[3, 4], metadata=[{"year": 1999}, {}])
+            >>> index.column("year")
+            ([1999, None], tensor([3, 4]))
+        """
+        snapshot = self._held.current
+        column = self._columns.setdefault(key, Column(key))
+        return column.of(snapshot, self._texts_of(snapshot)), snapshot.labels
 
     def get(self, ids: Values) -> Items:
         """What is stored under each of `ids`, in their order.
@@ -380,19 +421,19 @@ class Index:
         self,
         snapshot: Snapshot,
         embeddings: Tensor,
-        ids: list[int] | list[str],
+        given: Given,
         labels: Values | None,
         metadata: Sequence[Mapping[str, Any]] | None,
         gone: np.ndarray[Any, Any],
     ) -> np.ndarray[Any, Any]:
-        codes, names = codes_of(snapshot, labels, len(ids))
-        texts = metadata_texts(metadata, len(ids))
-        if not ids:
+        codes, names = codes_of(snapshot, labels, len(given.ids))
+        texts = metadata_texts(metadata, len(given.ids))
+        if not given.ids:
             return np.empty(0, dtype=np.int64)
         packed = pack(embeddings, self.storage)
-        chunk = chunk_of(snapshot, ids, codes, packed, texts)
+        chunk = chunk_of(snapshot, given, codes, packed, texts)
         facts = facts_after(snapshot.facts, added=chunk, removed=len(gone))
-        given_back = np.array(ids)  # what may fail comes before the change
+        given_back = np.array(given.ids)  # what may fail comes before the change
         self._held.take_in(facts, names, removed=gone, added=[chunk])
         return given_back
 
@@ -403,11 +444,16 @@ class Index:
         return len(gone)
 
     def _allowed(self, snapshot: Snapshot, where: Where) -> Tensor:
-        def texts(positions: list[int]) -> list[str]:
+        texts = self._texts_of(snapshot)
+        return torch.from_numpy(self._filters.mask(snapshot, parsed(where), texts))
+
+    @staticmethod
+    def _texts_of(snapshot: Snapshot) -> Texts:
+        def texts(positions: Sequence[int]) -> list[str]:
             rows = snapshot.rows_at(np.array(positions, dtype=np.int64))
             return [snapshot.metadata[row] for row in rows.tolist()]
 
-        return torch.from_numpy(self._filters.mask(snapshot, parsed(where), texts))
+        return texts
 
     def _copied(self, snapshot: Snapshot, take: Any) -> "Index":
         copied = Index(self.distance, recall=self.recall, storage=self.storage)

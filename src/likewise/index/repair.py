@@ -23,7 +23,7 @@ from likewise.index._durable.damage import check_regular, is_there, sentence
 from likewise.index._durable.facts import ACKNOWLEDGED, Facts, last_acknowledged
 from likewise.index._durable.live import Additions, Live
 from likewise.index._durable.store import CHUNK, FACTS, NAME_BYTES, as_chunk, name_checksum, size_of
-from likewise.index._given import chunk_of
+from likewise.index._given import Given, chunk_of, keys_for
 from likewise.index._searching.storage import row_format
 
 _COLUMNS = (
@@ -154,9 +154,11 @@ def _write_anew(part: Path, facts: Facts, connection: sqlite3.Connection | None)
             ids = [row[1].decode() if facts.kind == "strings" else row[1] for row in chunk]
             vectors = np.frombuffer(bytearray().join(row[6] for row in chunk), dtype=dtype)
             packed = torch.from_numpy(vectors).view(len(chunk), -1)
+            given = Given(ids, keys_for(live.current, ids))
+            labels = np.array([row[2] for row in chunk], dtype=np.int64)
             added = Additions(
                 ids=ids,
-                chunk=chunk_of(live.current, ids, [row[2] for row in chunk], packed),
+                chunk=chunk_of(live.current, given, labels, packed),
                 metadata=[None if row[7] is None else row[7].decode() for row in chunk],
                 payloads=[row[8] for row in chunk],
             )

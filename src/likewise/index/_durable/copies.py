@@ -1,8 +1,8 @@
 """Galleries copied while they are in use, and galleries put into one."""
 
-import os
 import shutil
 import sqlite3
+import uuid
 import zlib
 from contextlib import closing
 from pathlib import Path
@@ -17,7 +17,7 @@ from likewise.index._durable.damage import damaged, sentence
 from likewise.index._durable.facts import Facts, create_acknowledged
 from likewise.index._durable.live import Additions, Live
 from likewise.index._durable.store import FACTS, Store
-from likewise.index._given import chunk_of, rows_of
+from likewise.index._given import Given, chunk_of, keys_for, rows_of
 from likewise.index._searching.storage import pack
 from likewise.index._snapshots import NONE, Snapshot
 
@@ -34,7 +34,7 @@ def backup(folder: Path, path: Path) -> Path:
         raise GalleryError(
             f"path must be a new folder, got {str(path)!r}, which is there. Choose another name."
         )
-    part = path.with_name(f".{path.name}.{os.getpid()}.part")
+    part = path.with_name(f".{path.name}.{uuid.uuid4().hex}.part")
     try:
         part.mkdir(parents=True)
         with closing(connect(folder, read_only=True)[0]) as source:
@@ -72,7 +72,8 @@ def merge(
         check_choice("on_conflict", on_conflict, ["keep", "replace"])
     _check_alike(here, there)
     ids = there.ids_at(np.arange(len(there))).tolist()
-    rows = rows_of(here, ids)
+    given = Given(ids, keys_for(here, ids))
+    rows = rows_of(here, given)
     clashes = np.flatnonzero(rows >= 0)
     if len(clashes) and on_conflict is None:
         more = f" and {len(clashes) - 1} more" if len(clashes) > 1 else ""
@@ -96,7 +97,7 @@ def merge(
     new_ids = [ids[row] for row in coming.tolist()]
     added = Additions(
         ids=new_ids,
-        chunk=chunk_of(here, new_ids, codes.tolist(), packed),
+        chunk=chunk_of(here, Given(new_ids, given.keys[coming]), codes, packed),
         metadata=[None if text is None else text.decode() for text in texts],
         payloads=store.parts("payload", positions),
     )

@@ -24,7 +24,7 @@ from likewise.index._durable.facts import (
     last_acknowledged,
 )
 from likewise.index._searching.storage import row_format
-from likewise.index._snapshots import Chunk
+from likewise.index._snapshots import Chunk, Texts
 
 CHUNK = 4096  # rows that are read at once
 NAME_BYTES = 8  # at least, of a class name in SQLite
@@ -361,7 +361,9 @@ def as_chunk(rows: list[tuple[Any, ...]], facts: Facts) -> tuple[Chunk, npt.NDAr
     if any(len(row) != width * dtype.itemsize for row in rows_of[6]):
         raise InputError("embeddings are of another length")
     expected = row_checksums(positions, keys, labels, metadata, payloads, embeddings)
-    texts = ids if kind is bytes else None
+    texts = None
+    if kind is bytes:
+        texts = Texts(np.fromiter(map(len, ids), np.int64, len(ids)), b"".join(ids))
     whole = (expected == checksums) & (positions >= 0) & (labels >= -1)
     if facts.names:
         whole &= labels < facts.names

@@ -3,6 +3,7 @@
 import threading
 from typing import Any
 
+import numpy as np
 import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
@@ -212,7 +213,7 @@ class _Lists:
         )
         self._index.is_trained = True
         self.rows = 0
-        self._now = Rows(torch.empty(0, dtype=torch.int64))
+        self._now = Rows(np.empty(0, dtype=np.int64))
         self.alive = 0
         self.add(stored[:size])
         self.probes, self.recall = self._tuned(stored[:size], order[-SAMPLE:], recall)
@@ -226,7 +227,7 @@ class _Lists:
     @property
     def now(self) -> Int[Tensor, " n"]:
         """Where each row that ever went in stands now; -1 if it is gone."""
-        return self._now.view
+        return torch.from_numpy(self._now.view)
 
     def add(self, stored: Tensor) -> None:
         """Put the rows behind those there are into their lists."""
@@ -241,7 +242,7 @@ class _Lists:
                 *(faiss.swig_ptr(part.numpy()) for part in (prepared, ids, into)),
                 None,
             )
-            self._now.append(self.rows + torch.arange(len(rows)))
+            self._now.append(np.arange(self.rows, self.rows + len(rows)))
             self.rows += len(rows)
             self.alive += len(rows)
 
@@ -249,7 +250,8 @@ class _Lists:
         """Renumber; what is gone is never proposed again."""
         kept = kept[: self.rows]
         new = torch.where(kept, kept.cumsum(0) - 1, -1)
-        self._now = Rows(torch.where(self.now >= 0, new[self.now.clamp(min=0)], -1))
+        now = torch.where(self.now >= 0, new[self.now.clamp(min=0)], -1)
+        self._now = Rows(now.numpy())
         self.rows = self.alive = int(kept.sum())
 
     def propose(

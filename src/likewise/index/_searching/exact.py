@@ -4,6 +4,7 @@ import math
 import threading
 from collections.abc import Callable
 
+import numpy as np
 import torch
 import torch.nn.functional as F
 from jaxtyping import Bool, Float, Int
@@ -71,7 +72,9 @@ class ExactSearch:
     def __init__(self, distance: Distance) -> None:
         self._distance = distance
         self._lock = threading.Lock()
-        self._numbers = Rows(torch.empty(0))  # one a row: cosine its scale, Euclidean its offset
+        self._numbers = Rows(
+            np.empty(0, dtype=np.float32)
+        )  # one a row: cosine its scale, Euclidean its offset
         self._measured = 0
         self._longest = 0.0
         self._middle: Tensor | None = None
@@ -83,7 +86,7 @@ class ExactSearch:
         with self._lock:
             kept = kept[: self._measured]
             if len(self._numbers):
-                search._numbers = Rows(self._numbers.view[: len(kept)][kept])
+                search._numbers = Rows(self._numbers.view[: len(kept)][kept.numpy()])
             search._measured = int(kept.sum())
             search._longest, search._middle = self._longest, self._middle
             search._all_unit = self._all_unit
@@ -130,7 +133,7 @@ class ExactSearch:
         with torch.autocast("cpu", enabled=False):
             with self._lock:
                 self._catch_up(stored)
-                numbers, middle = self._numbers.view[first:size], self._middle
+                numbers, middle = torch.from_numpy(self._numbers.view[first:size]), self._middle
                 longest, all_unit = self._longest, self._all_unit
             part = _Part(self._distance, stored[first:], numbers, longest, middle, all_unit)
             may = None if allowed is None else allowed[first:]
@@ -153,9 +156,9 @@ class ExactSearch:
             self._longest = max(self._longest, float(norms.max()))
             if self._distance is COSINE:
                 self._all_unit &= bool(((norms - 1).abs() <= UNIT).all())
-                self._numbers.append(1 / norms.clamp(min=1e-12))
+                self._numbers.append((1 / norms.clamp(min=1e-12)).numpy())
             elif self._distance in (EUCLIDEAN, SQUARED_EUCLIDEAN):
-                self._numbers.append(rows.square().sum(dim=1) / -2)
+                self._numbers.append((rows.square().sum(dim=1) / -2).numpy())
             self._measured = start + len(rows)
 
 
