@@ -28,6 +28,7 @@ NO_NAMES = {
         "DATA",
         "LIKEWISE_DATA",
         "out/",
+        "out/demo/report.html",
         "model.json",
         ".venv",
         ".venv-lowest",
