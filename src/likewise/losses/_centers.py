@@ -16,11 +16,12 @@ from likewise._checks import (
     check_positive,
     check_rate,
     check_same_width,
+    free_to_look,
 )
 from likewise.distances import COSINE
 from likewise.errors import InputError
 from likewise.losses._shown import shown
-from likewise.losses.facts import mean_over, spread
+from likewise.losses.facts import as_numpy, facts_of, mean_over, spread
 from likewise.masks import UNLABELLED, labeled_among
 
 
@@ -149,9 +150,10 @@ def check_codes(labels: Tensor, count: int, class_count: int) -> None:
     Codes are only looked at where that does not wait for the device; CUDA itself refuses others.
     """
     check_labels(labels, count)
-    if labels.device.type != "cpu" or not count:
+    if not free_to_look(labels) or not count:
         return
-    least, most = (int(code) for code in labels.aminmax())
+    codes = labels.numpy()
+    least, most = int(codes.min()), int(codes.max())
     if least < UNLABELLED or most >= class_count:
         raise InputError(
             f"labels must lie in 0..{class_count - 1}, got {least}..{most}. "
@@ -174,8 +176,23 @@ def center_facts(
     embeddings: Float[Tensor, "n d"], nearest: Float[Tensor, "n c"], compared: ToCenters
 ) -> dict[str, Tensor]:
     """The share of items nearest to their own class, mean distances to centres, and the spread."""
-    nearest = nearest.detach()
     labeled = compared.labeled
+    if free_to_look(nearest):
+        distances, own = as_numpy(nearest), compared.own.numpy()
+        if labeled is not None:
+            distances, own = distances[labeled.numpy()], own[labeled.numpy()]
+        count = max(len(own), 1)
+        # NaN and infinity show in the facts.
+        with np.errstate(all="ignore"):
+            of_own = float(distances[np.arange(len(own)), own].sum())
+            of_others = (float(distances.sum()) - of_own) / (distances.shape[1] - 1)
+        right = np.count_nonzero(distances.argmin(axis=1) == own)
+        told = [right / count, of_own / count, of_others / count]
+        return {
+            **facts_of(("accuracy", "positive_distance", "negative_distance"), told, nearest.dtype),
+            "spread": spread(embeddings),
+        }
+    nearest = nearest.detach()
     right = nearest.argmin(dim=1) == compared.own
     to_own = compared.at_own(nearest)
     to_others = nearest.sum(dim=1) - to_own
