@@ -2,6 +2,7 @@
 
 import math
 from collections.abc import Callable
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from functools import partial
 from typing import Any
@@ -69,7 +70,17 @@ def check_distance(distance: object) -> None:
         )
 
 
+def without_autocast(values: Tensor) -> AbstractContextManager[Any]:
+    """A block without autocast on the device of the values."""
+    # To enter a block of torch's takes as long as a step.
+    device = values.device.type
+    on = torch.is_autocast_enabled(device)
+    return torch.autocast(device, enabled=False) if on else nullcontext()
+
+
 def _widened(a: Tensor, b: Tensor) -> tuple[Tensor, Tensor]:
+    if a.dtype == b.dtype == torch.float32:
+        return a, b
     # Squares of float16 embeddings overflow from 256 on, and bfloat16 keeps three digits.
     dtype = torch.promote_types(torch.promote_types(a.dtype, b.dtype), torch.float32)
     wide = a.to(dtype)
@@ -86,7 +97,7 @@ def _distance(
         check_embeddings(a, "a")
         check_embeddings(b, "b")
         check_same_width(a, b)
-        with torch.autocast(a.device.type, enabled=False):
+        with without_autocast(a):
             return matrix(*_widened(a, b))
 
     def checked_paired(a: Float[Tensor, "n d"], b: Float[Tensor, "n d"]) -> Float[Tensor, " n"]:
@@ -98,7 +109,7 @@ def _distance(
                 f"b must have as many rows as a, {len(a)}, got {len(b)}. "
                 "Use matrix to compare every row with every row."
             )
-        with torch.autocast(a.device.type, enabled=False):
+        with without_autocast(a):
             return paired(*_widened(a, b))
 
     return Distance(name, checked_matrix, checked_paired)

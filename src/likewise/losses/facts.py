@@ -49,13 +49,17 @@ def batch_facts(
     mean square length: 0 when all embeddings have collapsed to one point, about 1 when they
     point everywhere. Nothing waits for the device.
     """
-    rows = slice(None, None, max(1, -(-len(distances) // MOST_ANCHORS)))
-    distances = distances.detach()[rows]
+    distances = distances.detach()
+    if len(distances) > MOST_ANCHORS:
+        rows = slice(None, None, -(-len(distances) // MOST_ANCHORS))
+        distances, is_positive, is_negative = (
+            part[rows] for part in (distances, is_positive, is_negative)
+        )
     if free_to_look(distances):
         # NumPy takes a third of torch's time for a step of a small batch.
         numbers = as_numpy(distances)
-        positive = _of_pairs(numbers, is_positive[rows].numpy())
-        negative = _of_pairs(numbers, is_negative[rows].numpy())
+        positive = _of_pairs(numbers, is_positive.numpy())
+        negative = _of_pairs(numbers, is_negative.numpy())
         gaps = [0.0, 0.0]
         if positive and negative:
             gaps = [negative[0] - positive[0], negative[1] - positive[2]]
@@ -63,8 +67,8 @@ def batch_facts(
         told = [*(positive or nothing), *(negative or nothing), *gaps, _spread(embeddings)]
         return facts_of(NAMES, told, distances.dtype)
     room = torch.empty_like(distances, memory_format=torch.contiguous_format)
-    positives, *of_positives = _count_mean_and_extremes(distances, is_positive[rows], room)
-    negatives, *of_negatives = _count_mean_and_extremes(distances, is_negative[rows], room)
+    positives, *of_positives = _count_mean_and_extremes(distances, is_positive, room)
+    negatives, *of_negatives = _count_mean_and_extremes(distances, is_negative, room)
     both = (positives > 0) & (negatives > 0)
     mean_gap = torch.where(both, of_negatives[0] - of_positives[0], 0)
     gap = torch.where(both, of_negatives[1] - of_positives[2], 0)

@@ -116,20 +116,22 @@ class NPairsLoss(nn.Module):
             embeddings, labels, references, reference_labels, ids=ids, reference_ids=reference_ids
         )
         chosen = first_of_each_class(labels, has_any(batch.is_positive))
-        # The chosen rows are few, so their gradient is far less work than that of all.
-        rows = (
-            chosen.nonzero()[:, 0]
-            if free_to_look(chosen)
-            else torch.arange(len(chosen), device=chosen.device)
-        )
-        mean = n_pairs_loss(
-            self.distance.matrix(batch.anchors[rows], batch.references),
-            batch.is_positive[rows],
-            batch.is_negative[rows],
-            chosen[rows],
-        )
         with torch.no_grad():
             distances = self.distance.matrix(batch.anchors, batch.references)
+        if free_to_look(chosen) and distances.numel():
+            # The chosen pairs are few, so their gradient is far less work than that of all.
+            rows = chosen.nonzero()[:, 0]
+            columns = batch.is_positive[rows].view(torch.uint8).argmax(dim=1)
+            few = self.distance.matrix(batch.anchors[rows], batch.references[columns])
+            push = log_sum_exp(few, batch.is_negative[rows[:, None], columns], scale=-1.0)
+            mean = mean_over(F.softplus(few.diagonal() + push), None)
+        else:
+            mean = n_pairs_loss(
+                self.distance.matrix(batch.anchors, batch.references),
+                batch.is_positive,
+                batch.is_negative,
+                chosen,
+            )
         self.facts = batch_facts(embeddings, distances, batch.is_positive, batch.is_negative)
         mean = shown(mean, distances, embeddings)
         if not self.length_weight:

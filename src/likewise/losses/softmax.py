@@ -6,6 +6,7 @@ from jaxtyping import Float, Int
 from torch import Tensor, nn
 
 from likewise._checks import check_count, check_embeddings, check_positive, check_same_width
+from likewise.distances import without_autocast
 from likewise.losses._centers import (
     ClassCenters,
     ToCenters,
@@ -63,7 +64,7 @@ class SoftmaxLoss(nn.Module):
         dtype = torch.promote_types(
             torch.promote_types(embeddings.dtype, weight.dtype), torch.float32
         )
-        with torch.autocast(embeddings.device.type, enabled=False):
+        with without_autocast(embeddings):
             logits = F.linear(embeddings.to(dtype), weight.to(dtype), bias.to(dtype))
         with torch.no_grad():
             right = logits.argmax(dim=1) == labels
