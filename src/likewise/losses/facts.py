@@ -64,7 +64,7 @@ def batch_facts(
         if positive and negative:
             gaps = [negative[0] - positive[0], negative[1] - positive[2]]
         nothing = [0.0] * 3
-        told = [*(positive or nothing), *(negative or nothing), *gaps, _spread(embeddings)]
+        told = [*(positive or nothing), *(negative or nothing), *gaps, relative_spread(embeddings)]
         return facts_of(NAMES, told, distances.dtype)
     room = torch.empty_like(distances, memory_format=torch.contiguous_format)
     positives, *of_positives = _count_mean_and_extremes(distances, is_positive, room)
@@ -99,7 +99,7 @@ def _of_pairs(distances: Any, mask: Any) -> list[float]:
 def spread(embeddings: Float[Tensor, "n d"]) -> Float[Tensor, ""]:
     """Root mean square distance from the mean, relative to the root mean square length."""
     if free_to_look(embeddings):
-        return torch.tensor(_spread(embeddings))
+        return torch.tensor(relative_spread(embeddings))
     points = embeddings.detach().float()
     lengths = points.square().sum()
     middle = points.sum(dim=0).square().sum() / max(len(points), 1)
@@ -107,7 +107,8 @@ def spread(embeddings: Float[Tensor, "n d"]) -> Float[Tensor, ""]:
     return ((lengths - middle).clamp(min=0) / lengths.clamp(min=1e-12)).sqrt()
 
 
-def _spread(embeddings: Tensor) -> float:
+def relative_spread(embeddings: Tensor) -> float:
+    """The same on the CPU, as a number."""
     points = embeddings.detach().float().numpy()
     with np.errstate(all="ignore"):
         lengths, middle = np.vdot(points, points), points.sum(axis=0)

@@ -11,12 +11,11 @@ from likewise.losses._centers import (
     ClassCenters,
     ToCenters,
     center_facts,
-    check_codes,
+    labeled_codes,
     mean_cross_entropy,
 )
 from likewise.losses._shown import shown
 from likewise.losses.facts import mean_over
-from likewise.masks import labeled_among
 
 
 class SoftmaxLoss(nn.Module):
@@ -56,10 +55,9 @@ class SoftmaxLoss(nn.Module):
     ) -> Float[Tensor, ""]:
         """Mean cross entropy; references play no part, since classes are compared, not items."""
         check_embeddings(embeddings)
-        check_codes(labels, len(embeddings), self.classify.out_features)
+        labeled = labeled_codes(labels, len(embeddings), self.classify.out_features)
         check_same_width(self.classify.weight, embeddings, ("weights", "embeddings"))
         labels = labels.long()
-        labeled = labeled_among(labels)
         weight, bias = self.classify.weight, self.classify.bias
         dtype = torch.promote_types(
             torch.promote_types(embeddings.dtype, weight.dtype), torch.float32
@@ -133,6 +131,5 @@ class NormalizedSoftmaxLoss(nn.Module):
         nearest = compared.nearest
         self.facts = center_facts(embeddings, nearest, compared)
         logits = nearest * (-1 / self.temperature)
-        return shown(
-            mean_cross_entropy(logits, compared.own, compared.labeled), embeddings, embeddings
-        )
+        value = mean_cross_entropy(logits, compared.own, compared.labeled)
+        return compared.shown(value)
