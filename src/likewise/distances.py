@@ -154,7 +154,9 @@ class _Cosine(torch.autograd.Function):
 
 def _unit_and_length(x: Tensor) -> tuple[Tensor, Tensor]:
     lengths = torch.linalg.vector_norm(x, dim=1, keepdim=True)
-    lengths = lengths.clamp_min(1e-12).masked_fill_(lengths == 0, torch.inf)
+    # Where looking is free, it is one step instead of three.
+    if not (free_to_look(x) and lengths.numpy().min(initial=1) >= 1e-12):
+        lengths = lengths.clamp_min(1e-12).masked_fill_(lengths == 0, torch.inf)
     return x / lengths, lengths
 
 
