@@ -191,8 +191,8 @@ def center_facts(
         with np.errstate(all="ignore"):
             of_own = float(distances[np.arange(len(own)), own].sum())
             of_others = (float(distances.sum()) - of_own) / (distances.shape[1] - 1)
-        right = np.count_nonzero(distances.argmin(axis=1) == own)
-        told = [right / count, of_own / count, of_others / count, relative_spread(embeddings)]
+        hits = np.count_nonzero(distances.argmin(axis=1) == own)
+        told = [hits / count, of_own / count, of_others / count, relative_spread(embeddings)]
         names = ("accuracy", "positive_distance", "negative_distance", "spread")
         return facts_of(names, told, nearest.dtype)
     nearest = nearest.detach()
