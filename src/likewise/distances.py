@@ -173,7 +173,7 @@ def _across(pull: Tensor, unit: Tensor, length: Tensor) -> Tensor:
 NEAR = 1e-2
 MOST = 1 << 21  # numbers in a temporary
 FEW = 8  # with so few rows on one side, differences cost no more than a product
-SMALL = 1 << 19  # nor with no more differences than this
+SMALL = 1 << 18  # nor with no more differences than this
 
 
 def _euclidean_matrix(a: Tensor, b: Tensor, squared: bool = False) -> Tensor:
