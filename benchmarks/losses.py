@@ -1,6 +1,7 @@
 """Losses and miners beside pytorch-metric-learning: forward and backward on the same batch.
 
     python benchmarks/losses.py            the table of times
+    python benchmarks/losses.py --small    batches of 32 to 256 items
     python benchmarks/losses.py --growth   time and memory from 256 to 8,192 items, with a plot
 
 Each row takes both in turn, so that a machine which slows down slows both, and gives medians and
@@ -8,6 +9,7 @@ their ratio. The distances are part of the time on both sides. Embeddings are un
 """
 
 import argparse
+import math
 import resource
 import statistics
 import subprocess
@@ -24,6 +26,7 @@ import torch.nn.functional as F
 import likewise as lw
 
 LEAST_SECONDS = 2.0  # per row
+SMALL = [(32, 4, 64), (64, 8, 64), (64, 4, 128), (128, 8, 64), (256, 8, 128)]
 Case = tuple[str, int, int, Callable[[], Any], Callable[[], Any], float]
 
 
@@ -45,13 +48,13 @@ def with_miner(loss: Any, miner: Any) -> Any:
     return lambda points, labels: loss(points, labels, miner(points, labels))
 
 
-def cases() -> list[Case]:
+def cases(dim: int = 64) -> list[Case]:
     """Name, items, items per class, ours, the peer's, and the ratio asked for."""
     from pytorch_metric_learning import distances, losses, miners
 
     ours = lw.losses
     euclidean = distances.LpDistance(normalize_embeddings=False)
-    classes, dim = 512 // 16, 64
+    classes = 512 // 16
     weighted = {"num_classes": classes, "embedding_size": dim}
     plain = {"margin": 0.2, "distance": euclidean}
 
@@ -192,7 +195,8 @@ def cases() -> list[Case]:
         (
             "SoftTriple",
             *(512, 16),
-            lambda: ours.SoftTripleLoss(dim, classes),
+            # The peer's has no regularizer.
+            lambda: ours.SoftTripleLoss(dim, classes, regularizer=0),
             lambda: losses.SoftTripleLoss(**weighted),
             0.95,
         ),
@@ -260,6 +264,56 @@ def compare(case: Case) -> None:
     )
 
 
+def pace(loss: Any, points: torch.Tensor, labels: torch.Tensor, steps: int) -> float:
+    """Seconds of computing a step, which other work on the machine does not add to."""
+    started = time.process_time()
+    for _ in range(steps):
+        step(loss, points, labels)
+    return (time.process_time() - started) / steps
+
+
+def small(only: str, pairs: int) -> None:
+    """Both sides in turn on small batches, on one thread: times, ratio and its 95% interval."""
+    torch.set_num_threads(1)
+    print(f"1 thread, torch {torch.__version__}; medians of {pairs} pairs, facts included")
+    for size, per_class, dim in SMALL:
+        for name, _, _, make_ours, make_peer, _ in cases(dim):
+            # At 256 items the peer takes 12 s for a step of NT-Xent, 25 s of lifted structure.
+            if only not in name or (size > 64 and name in ("NT-Xent", "lifted structure")):
+                continue
+            points, labels = batch(size, per_class, dim)
+            sides = make_ours(), make_peer()
+            once = [min(pace(side, points, labels, 1) for _ in range(2)) for side in sides]
+            steps = [max(1, round(0.01 / seconds)) for seconds in once]
+            enough = 3 if max(once) > 0.1 else pairs
+            taken = [
+                [
+                    pace(side, points, labels, count)
+                    for side, count in zip(sides, steps, strict=True)
+                ]
+                for _ in range(enough)
+            ]
+            ours, theirs = (statistics.median(side) for side in zip(*taken, strict=True))
+            low, ratio, high = interval([theirs / ours for ours, theirs in taken])
+            print(
+                f"{name:34s}{size:6d} /{per_class:3d} d{dim:4d}{1000 * ours:9.2f} ms"
+                f"{1000 * theirs:10.2f} ms{ratio:9.2f} x  [{low:.2f}, {high:.2f}]",
+                flush=True,
+            )
+
+
+def interval(ratios: list[float]) -> tuple[float, float, float]:
+    """The median with the order statistics that hold it in 95 of 100 cases."""
+    ordered = sorted(ratios)
+    count = len(ordered)
+    # The largest k with P(Binomial(n, 1/2) < k) at most 2.5%.
+    tail, below = 0.0, 0
+    while (tail := tail + math.comb(count, below) / 2**count) <= 0.025:
+        below += 1
+    low = max(below - 1, 0)
+    return ordered[low], statistics.median(ordered), ordered[-1 - low]
+
+
 def memory(name: str, size: int, per_class: int, dim: int) -> tuple[float, float]:
     """Seconds and peak MB of one step above what stood before it, in this process."""
     points, labels = batch(size, per_class, dim)
@@ -281,8 +335,6 @@ def alone(name: str, size: int, per_class: int, dim: int) -> tuple[float, float]
 
 def growth(picture: Path) -> None:
     """Time and memory of one step from 256 to 8,192 items, with the slope on log axes."""
-    import math
-
     from matplotlib.figure import Figure
 
     figure = Figure(figsize=(9, 4), layout="constrained")
@@ -310,12 +362,16 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
     parser.add_argument("--memory", nargs=4, metavar=("NAME", "SIZE", "PER_CLASS", "DIM"))
     parser.add_argument("--growth", type=Path, nargs="?", const=Path("out/growth.png"))
+    parser.add_argument("--small", type=int, nargs="?", const=11, metavar="PAIRS")
     parser.add_argument("--only", default="", help="rows whose name holds this")
     asked = parser.parse_args()
     warnings.filterwarnings("ignore", module="pytorch_metric_learning")
     if asked.memory:
         name, *numbers = asked.memory
         print(*memory(name, *map(int, numbers)))
+        return
+    if asked.small:
+        small(asked.only, asked.small)
         return
     if asked.growth:
         asked.growth.parent.mkdir(parents=True, exist_ok=True)

@@ -6,6 +6,15 @@ from hypothesis import strategies as st
 from likewise import distances
 from likewise.distances import COSINE, EUCLIDEAN, INNER_PRODUCT, MANHATTAN, SNR, SQUARED_EUCLIDEAN
 
+
+@pytest.fixture(scope="module", params=[0, distances.SMALL], ids=["product", "differences"])
+def _small(request):
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(distances, "SMALL", request.param)
+        yield
+
+
+pytestmark = pytest.mark.usefixtures("_small")
 ALL = [pytest.param(d, id=d.name) for d in distances.NAMED.values()]
 
 
@@ -237,6 +246,16 @@ def test_a_constant_anchor_pulls_nothing_by_snr(dtype, constant):
     assert (to_b[1] == 0).all()
     # As a reference it is a row as any other.
     assert (gradients(SNR.matrix, b, a, slopes.T)[2][1] != 0).any()
+
+
+@pytest.mark.parametrize("size", [3, 12])
+def test_an_item_that_is_not_finite_is_not_0_from_itself(size):
+    a = points(size, 4)
+    a[1] = torch.nan
+    a[2, 0] = torch.inf
+    found = EUCLIDEAN.matrix(a, a).diagonal()
+    assert not found[1:3].isfinite().any()
+    assert (found[3:] == 0).all() or size == 12
 
 
 @pytest.mark.parametrize("distance", ALL)

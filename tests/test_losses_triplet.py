@@ -6,6 +6,7 @@ import torch
 from likewise import miners
 from likewise.distances import COSINE, EUCLIDEAN, SNR, SQUARED_EUCLIDEAN, Distance
 from likewise.losses import AngularLoss, TripletLoss, all_triplets_hinge, angular_loss, triplet_loss
+from likewise.losses.triplet import FEW_TRIPLETS
 from likewise.masks import masks
 from likewise.miners import _rows
 
@@ -127,6 +128,12 @@ def test_value_and_gradient_of_all_triplets_are_those_of_the_loops(
         torch.testing.assert_close(mine, theirs)
 
 
+@pytest.fixture(params=[0, FEW_TRIPLETS], ids=["sorted", "looked at"])
+def few_triplets(request, monkeypatch):
+    monkeypatch.setattr("likewise.losses.triplet.FEW_TRIPLETS", request.param)
+
+
+@pytest.mark.usefixtures("few_triplets")
 @pytest.mark.parametrize("margin", [2.0, 0.5])
 @pytest.mark.parametrize("within", [None, 1.0, 2.0, 3.0])
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
@@ -155,6 +162,7 @@ def test_closed_form_has_value_count_and_gradient_of_the_list_at_ties(seed, dtyp
     torch.testing.assert_close(slope, expected_slope)
 
 
+@pytest.mark.usefixtures("few_triplets")
 @pytest.mark.parametrize("seed", SEEDS)
 def test_semi_hard_within_more_than_the_margin_counts_those_that_cost_nothing_too(seed):
     points, labels = batch(seed)
@@ -167,6 +175,7 @@ def test_semi_hard_within_more_than_the_margin_counts_those_that_cost_nothing_to
     torch.testing.assert_close(loss(points, labels).detach(), total / count)
 
 
+@pytest.mark.usefixtures("few_triplets")
 def test_a_margin_that_rounding_swallows_makes_no_negative_counts():
     distances = torch.tensor([[1e8, 1e8, 2e8]])
     positive = torch.tensor([[True, False, False]])

@@ -1,6 +1,8 @@
 """Distances between embeddings; smaller is closer, always."""
 
+import math
 from collections.abc import Callable
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from functools import partial
 from typing import Any
@@ -68,7 +70,17 @@ def check_distance(distance: object) -> None:
         )
 
 
+def without_autocast(values: Tensor) -> AbstractContextManager[Any]:
+    """A block without autocast on the device of the values."""
+    # To enter a block of torch's takes as long as a step.
+    device = values.device.type
+    on = torch.is_autocast_enabled(device)
+    return torch.autocast(device, enabled=False) if on else nullcontext()
+
+
 def _widened(a: Tensor, b: Tensor) -> tuple[Tensor, Tensor]:
+    if a.dtype == b.dtype == torch.float32:
+        return a, b
     # Squares of float16 embeddings overflow from 256 on, and bfloat16 keeps three digits.
     dtype = torch.promote_types(torch.promote_types(a.dtype, b.dtype), torch.float32)
     wide = a.to(dtype)
@@ -85,7 +97,7 @@ def _distance(
         check_embeddings(a, "a")
         check_embeddings(b, "b")
         check_same_width(a, b)
-        with torch.autocast(a.device.type, enabled=False):
+        with without_autocast(a):
             return matrix(*_widened(a, b))
 
     def checked_paired(a: Float[Tensor, "n d"], b: Float[Tensor, "n d"]) -> Float[Tensor, " n"]:
@@ -97,7 +109,7 @@ def _distance(
                 f"b must have as many rows as a, {len(a)}, got {len(b)}. "
                 "Use matrix to compare every row with every row."
             )
-        with torch.autocast(a.device.type, enabled=False):
+        with without_autocast(a):
             return paired(*_widened(a, b))
 
     return Distance(name, checked_matrix, checked_paired)
@@ -142,7 +154,9 @@ class _Cosine(torch.autograd.Function):
 
 def _unit_and_length(x: Tensor) -> tuple[Tensor, Tensor]:
     lengths = torch.linalg.vector_norm(x, dim=1, keepdim=True)
-    lengths = lengths.clamp_min(1e-12).masked_fill_(lengths == 0, torch.inf)
+    # Where looking is free, it is one step instead of three.
+    if not (free_to_look(x) and lengths.numpy().min(initial=1) >= 1e-12):
+        lengths = lengths.clamp_min(1e-12).masked_fill_(lengths == 0, torch.inf)
     return x / lengths, lengths
 
 
@@ -159,6 +173,7 @@ def _across(pull: Tensor, unit: Tensor, length: Tensor) -> Tensor:
 NEAR = 1e-2
 MOST = 1 << 21  # numbers in a temporary
 FEW = 8  # with so few rows on one side, differences cost no more than a product
+SMALL = 1 << 18  # nor with no more differences than this
 
 
 def _euclidean_matrix(a: Tensor, b: Tensor, squared: bool = False) -> Tensor:
@@ -177,45 +192,53 @@ class _Euclidean(torch.autograd.Function):
 
     @staticmethod
     def forward(ctx: Any, a: Tensor, b: Tensor, squared: bool) -> Tensor:
-        near = None
-        if free_to_look(a) and min(len(a), len(b)) > FEW:
-            matrix, near = _by_product(a, b)
+        near = middle = None
+        if free_to_look(a) and min(len(a), len(b)) > FEW and a.numel() * len(b) > SMALL:
+            middle = _round_middle(b)
+            matrix, near = _by_product(a, b, middle)
         if near is None:
-            matrix = torch.cdist(a, b, compute_mode="donot_use_mm_for_euclid_dist")
+            # In float64 a root and its square are the whole number that they came from.
+            x, y = (a.double(), b.double()) if squared else (a, b)
+            matrix = torch.cdist(x, y, compute_mode="donot_use_mm_for_euclid_dist")
             if squared:
-                matrix.square_()
+                matrix = matrix.square_().to(a.dtype)
         elif not squared:
             matrix.sqrt_()
         ctx.squared = squared
         ctx.itself = a is b
-        ctx.save_for_backward(a, b, None if squared else matrix, near)
+        ctx.save_for_backward(a, b, None if squared else matrix, near, middle)
         return matrix
 
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, slopes: Tensor) -> tuple[Tensor | None, Tensor | None, None]:
-        a, b, distances, near = ctx.saved_tensors
+        a, b, distances, near, middle = ctx.saved_tensors
         weights = (2 * slopes if ctx.squared else slopes / distances).contiguous()
         if near is None:
             if not ctx.squared:
                 weights.masked_fill_(distances == 0, 0)
             # At 1e-8 apart a weight is 1e8 slopes, and float32 would cancel to noise.
             wide = weights.double()
-            to_a, to_b = _pull(a.double(), b.double(), wide, *ctx.needs_input_grad[:2])
+            if ctx.itself:
+                to_a, to_b = _pull(a.double(), a.double(), wide + wide.T, to_a=True, to_b=False)
+            else:
+                to_a, to_b = _pull(a.double(), b.double(), wide, *ctx.needs_input_grad[:2])
         else:
-            apart = weights.view(-1)[near]
-            if not ctx.squared:
-                apart.masked_fill_(distances.view(-1)[near] == 0, 0)
-            weights.view(-1)[near] = 0
-            middle = b.mean(dim=0)
+            apart = weights.view(-1)[near] if len(near) else weights.new_empty(0)
+            if len(near):
+                if not ctx.squared:
+                    apart.masked_fill_(distances.view(-1)[near] == 0, 0)
+                weights.view(-1)[near] = 0
+            x = a - middle
             if ctx.itself:
                 # One product instead of two where a set is compared with itself.
-                both = weights + weights.T
-                to_a, to_b = _pull(a - middle, a - middle, both, to_a=True, to_b=False)
+                both = weights.fill_diagonal_(0) + weights.T
+                to_a, to_b = _pull(x, x, both, to_a=True, to_b=False)
             else:
-                to_a, to_b = _pull(a - middle, b - middle, weights, *ctx.needs_input_grad[:2])
+                to_a, to_b = _pull(x, b - middle, weights, *ctx.needs_input_grad[:2])
             step = max(1, MOST // a.shape[1])
-            for some, weight in zip(torch.split(near, step), torch.split(apart, step), strict=True):
+            for start in range(0, len(near), step):
+                some, weight = near[start : start + step], apart[start : start + step]
                 rows, columns = some // len(b), some % len(b)
                 steps = (a[rows] - b[columns]).mul_(weight[:, None])
                 if to_a is not None:
@@ -231,20 +254,26 @@ class _Euclidean(torch.autograd.Function):
         )
 
 
-def _by_product(a: Tensor, b: Tensor) -> tuple[Tensor, Tensor | None]:
+def _by_product(a: Tensor, b: Tensor, middle: Tensor) -> tuple[Tensor, Tensor | None]:
     # Squared distances, and which were done again by differences; None if those are so many
     # that all should be. Distances do not depend on the origin, and near it products are exact.
-    middle = _round_middle(b)
     x = a - middle
     y = x if b is a else b - middle
     lengths = x.square().sum(dim=1)[:, None]
     others = lengths.T if b is a else y.square().sum(dim=1)
     squares = (lengths + others).addmm_(x, y.T, alpha=-2)
     # What is not far, for where squares overflow the product is NaN.
-    near = torch.from_numpy(np.flatnonzero((squares > NEAR * lengths).logical_not_().numpy()))
+    far = squares.numpy() > NEAR * lengths.numpy()
+    if b is a:
+        # An item is 0 from itself, unless a number of it is not finite.
+        squares.diagonal().sub_(squares.diagonal())
+        np.fill_diagonal(far, True)
+    near = torch.from_numpy(np.flatnonzero(~far))
     if len(near) > squares.numel() // 8:
         return squares, None
-    for some in torch.split(near, max(1, MOST // a.shape[1])):
+    step = max(1, MOST // a.shape[1])
+    for start in range(0, len(near), step):
+        some = near[start : start + step]
         steps = a[some // len(b)] - b[some % len(b)]
         squares.view(-1)[some] = steps.square_().sum(dim=1)
     return squares, near
@@ -254,8 +283,11 @@ def _round_middle(b: Tensor) -> Tensor:
     # The mean in steps of a power of two below the spread: whole numbers stay such, so that
     # equal distances stay equal; and rows around the origin stay where they are.
     mean = b.mean(dim=0)
-    step = torch.exp2((b - mean).square().mean().sqrt().log2().floor())
-    return torch.where(step > 0, (mean / step).round() * step, mean)
+    spread = float(torch.linalg.vector_norm(b - mean)) / math.sqrt(b.numel())
+    if not 0 < spread < math.inf:
+        return mean
+    step = 2.0 ** (math.frexp(spread)[1] - 1)
+    return (mean / step).round_().mul_(step)
 
 
 def _pull(

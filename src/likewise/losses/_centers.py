@@ -16,12 +16,13 @@ from likewise._checks import (
     check_positive,
     check_rate,
     check_same_width,
+    free_to_look,
 )
 from likewise.distances import COSINE
 from likewise.errors import InputError
 from likewise.losses._shown import shown
-from likewise.losses.facts import mean_over, spread
-from likewise.masks import UNLABELLED, labeled_among
+from likewise.losses.facts import as_numpy, facts_of, mean_over, relative_spread, spread
+from likewise.masks import UNLABELLED
 
 
 class ToCenters(NamedTuple):
@@ -103,7 +104,7 @@ class ClassCenters(nn.Module):
     def forward(self, embeddings: Float[Tensor, "n d"], labels: Int[Tensor, " n"]) -> ToCenters:
         """The batch compared with the centres that take part."""
         check_embeddings(embeddings)
-        check_codes(labels, len(embeddings), self.class_count)
+        labeled = labeled_codes(labels, len(embeddings), self.class_count)
         labels = labels.long()
         size = max(math.ceil(self.share * self.class_count), len(labels))
         if self.training and size < self.class_count:
@@ -119,7 +120,7 @@ class ClassCenters(nn.Module):
             distances.view(len(embeddings), *centers.shape[:2]),
             own,
             centers,
-            labeled_among(labels),
+            labeled,
         )
 
     def get_extra_state(self) -> Tensor:
@@ -143,20 +144,26 @@ class ClassCenters(nn.Module):
         return lots.topk(size).indices.sort().values
 
 
-def check_codes(labels: Tensor, count: int, class_count: int) -> None:
-    """Refuse anything but an integer tensor of shape (count,): codes below class_count, or -1.
+def labeled_codes(labels: Tensor, count: int, class_count: int) -> Tensor | None:
+    """Which items have a label, or None if all are known to.
+
+    Refuses anything but an integer tensor of shape (count,): codes below class_count, or -1.
 
     Codes are only looked at where that does not wait for the device; CUDA itself refuses others.
     """
     check_labels(labels, count)
-    if labels.device.type != "cpu" or not count:
-        return
-    least, most = (int(code) for code in labels.aminmax())
+    if not count:
+        return None
+    if not free_to_look(labels):
+        return labels != UNLABELLED
+    codes = labels.numpy()
+    least, most = int(codes.min()), int(codes.max())
     if least < UNLABELLED or most >= class_count:
         raise InputError(
             f"labels must lie in 0..{class_count - 1}, got {least}..{most}. "
             "Make the loss with class_count=len(data.class_names); -1 stands for unlabeled."
         )
+    return None if least > UNLABELLED else labels != UNLABELLED
 
 
 def mean_cross_entropy(
@@ -174,8 +181,21 @@ def center_facts(
     embeddings: Float[Tensor, "n d"], nearest: Float[Tensor, "n c"], compared: ToCenters
 ) -> dict[str, Tensor]:
     """The share of items nearest to their own class, mean distances to centres, and the spread."""
-    nearest = nearest.detach()
     labeled = compared.labeled
+    if free_to_look(nearest):
+        distances, own = as_numpy(nearest), compared.own.numpy()
+        if labeled is not None:
+            distances, own = distances[labeled.numpy()], own[labeled.numpy()]
+        count = max(len(own), 1)
+        # NaN and infinity show in the facts.
+        with np.errstate(all="ignore"):
+            of_own = float(distances[np.arange(len(own)), own].sum())
+            of_others = (float(distances.sum()) - of_own) / (distances.shape[1] - 1)
+        hits = np.count_nonzero(distances.argmin(axis=1) == own)
+        told = [hits / count, of_own / count, of_others / count, relative_spread(embeddings)]
+        names = ("accuracy", "positive_distance", "negative_distance", "spread")
+        return facts_of(names, told, nearest.dtype)
+    nearest = nearest.detach()
     right = nearest.argmin(dim=1) == compared.own
     to_own = compared.at_own(nearest)
     to_others = nearest.sum(dim=1) - to_own

@@ -80,9 +80,10 @@ def _one(values: Tensor, mask: Tensor, scale: float, dim: int) -> tuple[Tensor, 
     largest = weights.amax if scale > 0 else weights.amin
     most = largest(dim, keepdim=True) if values.shape[dim] else values.sum(dim, keepdim=True)
     # Infinity less infinity is not a number.
-    most.masked_fill_(most == nothing, 0)
+    limits = torch.finfo(values.dtype)
+    most = most.clamp_(min=limits.min) if scale > 0 else most.clamp_(max=limits.max)
     # As powers of 2: torch's exp takes many times longer where the result is nearly or quite 0.
     total = weights.sub_(most).mul_(scale / math.log(2)).exp2_().sum(dim, keepdim=True)
     # Sums of two such numbers must stay finite as well.
-    lowest = torch.finfo(values.dtype).min / 8
-    return weights, total, total.log().add_(most, alpha=scale).clamp_(min=lowest).squeeze(dim)
+    result = total.log().add_(most, alpha=scale).clamp_(min=limits.min / 8)
+    return weights, total, result.squeeze(dim)

@@ -1,11 +1,14 @@
 """The contrastive loss: pull the same together, push the different beyond a margin."""
 
+from typing import Any
+
+import numpy as np
 import torch
 import torch.nn.functional as F
 from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
 
-from likewise._checks import check_at_least, check_choice, check_positive
+from likewise._checks import check_at_least, check_choice, check_positive, free_to_look
 from likewise.distances import EUCLIDEAN, INNER_PRODUCT, SNR, Distance
 from likewise.errors import InputError
 from likewise.losses._shown import shown
@@ -166,14 +169,15 @@ def _mean(
         torch.where(same, pull, beyond, out=beyond)
         costs = beyond != 0
         costly = Pairs(pairs.positive & costs, pairs.negative & costs)
-        active, selected = (
-            [torch.count_nonzero(mask) for mask in part] for part in (costly, pairs)
-        )
+        active, selected = ([_count(mask) for mask in part] for part in (costly, pairs))
         counts = active if average == "active" else selected
         if average == "pairs":
             counts = [selected[0] + selected[1]] * 2
         pull_share, push_share = (
-            (0.5 if halved else 1.0) / count.clamp(min=1).to(distances.dtype) for count in counts
+            distances.new_tensor((0.5 if halved else 1.0) / max(count, 1))
+            if isinstance(count, int)
+            else (0.5 if halved else 1.0) / count.clamp(min=1).to(distances.dtype)
+            for count in counts
         )
         # For negatives `beyond` is below 0, so either kind has the slope 2 · beyond, or its sign.
         slopes = torch.where(costly.negative, push_share if squared else -push_share, 0)
@@ -183,8 +187,18 @@ def _mean(
         value = beyond.mul_(slopes).sum()
         if squared:
             slopes.mul_(2)
-        share = (active[0] + active[1]) / (selected[0] + selected[1]).clamp(min=1)
+        some, every = active[0] + active[1], selected[0] + selected[1]
+        share = (
+            torch.tensor(some / max(every, 1))
+            if isinstance(every, int)
+            else (some / every.clamp(min=1))
+        )
     return with_slopes(distances, value, slopes), share
+
+
+def _count(mask: Tensor) -> Any:
+    # A number where it may be looked at, which saves the steps that a tensor of it takes.
+    return int(np.count_nonzero(mask.numpy())) if free_to_look(mask) else torch.count_nonzero(mask)
 
 
 class SNRContrastiveLoss(nn.Module):

@@ -1,10 +1,21 @@
 """What a batch tells besides its loss: distances by kind, and how far embeddings spread."""
 
+import math
+from typing import Any
+
+import numpy as np
 import torch
 from jaxtyping import Bool, Float
 from torch import Tensor
 
+from likewise._checks import free_to_look
+
 MOST_ANCHORS = 128  # whose pairs are looked at
+NAMES = (
+    *("positive_distance", "smallest_positive", "largest_positive"),
+    *("negative_distance", "smallest_negative", "largest_negative"),
+    *("mean_gap", "gap", "spread"),
+)
 
 
 def mean_where(values: Float[Tensor, "..."], mask: Bool[Tensor, "..."]) -> Float[Tensor, ""]:
@@ -38,37 +49,71 @@ def batch_facts(
     mean square length: 0 when all embeddings have collapsed to one point, about 1 when they
     point everywhere. Nothing waits for the device.
     """
-    rows = slice(None, None, max(1, -(-len(distances) // MOST_ANCHORS)))
-    distances = distances.detach()[rows]
+    distances = distances.detach()
+    if len(distances) > MOST_ANCHORS:
+        rows = slice(None, None, -(-len(distances) // MOST_ANCHORS))
+        distances, is_positive, is_negative = (
+            part[rows] for part in (distances, is_positive, is_negative)
+        )
+    if free_to_look(distances):
+        # NumPy takes a third of torch's time for a step of a small batch.
+        numbers = as_numpy(distances)
+        positive = _of_pairs(numbers, is_positive.numpy())
+        negative = _of_pairs(numbers, is_negative.numpy())
+        gaps = [0.0, 0.0]
+        if positive and negative:
+            gaps = [negative[0] - positive[0], negative[1] - positive[2]]
+        nothing = [0.0] * 3
+        told = [*(positive or nothing), *(negative or nothing), *gaps, relative_spread(embeddings)]
+        return facts_of(NAMES, told, distances.dtype)
     room = torch.empty_like(distances, memory_format=torch.contiguous_format)
-    positives, positive, smallest_positive, largest_positive = _count_mean_and_extremes(
-        distances, is_positive[rows], room
-    )
-    negatives, negative, smallest_negative, largest_negative = _count_mean_and_extremes(
-        distances, is_negative[rows], room
-    )
+    positives, *of_positives = _count_mean_and_extremes(distances, is_positive, room)
+    negatives, *of_negatives = _count_mean_and_extremes(distances, is_negative, room)
     both = (positives > 0) & (negatives > 0)
-    return {
-        "positive_distance": positive,
-        "negative_distance": negative,
-        "mean_gap": torch.where(both, negative - positive, 0),
-        "smallest_positive": smallest_positive,
-        "largest_positive": largest_positive,
-        "smallest_negative": smallest_negative,
-        "largest_negative": largest_negative,
-        "gap": torch.where(both, smallest_negative - largest_positive, 0),
-        "spread": spread(embeddings),
-    }
+    mean_gap = torch.where(both, of_negatives[0] - of_positives[0], 0)
+    gap = torch.where(both, of_negatives[1] - of_positives[2], 0)
+    found = [*of_positives, *of_negatives, mean_gap, gap, spread(embeddings)]
+    return dict(zip(NAMES, found, strict=True))
+
+
+def as_numpy(values: Tensor) -> Any:
+    """Numbers of a tensor on the CPU, in float32 at least; of half precisions a copy."""
+    return values.detach().to(torch.promote_types(values.dtype, torch.float32)).numpy()
+
+
+def facts_of(
+    names: tuple[str, ...], numbers: list[float], dtype: torch.dtype = torch.float32
+) -> dict[str, Tensor]:
+    """A tensor without dimensions for each name."""
+    return dict(zip(names, torch.tensor(numbers, dtype=dtype).unbind(), strict=True))
+
+
+def _of_pairs(distances: Any, mask: Any) -> list[float]:
+    # Mean, smallest and largest; nothing if there is no such pair.
+    found = distances[mask]
+    with np.errstate(all="ignore"):
+        return [float(found.mean()), float(found.min()), float(found.max())] if found.size else []
 
 
 @torch.no_grad()
 def spread(embeddings: Float[Tensor, "n d"]) -> Float[Tensor, ""]:
     """Root mean square distance from the mean, relative to the root mean square length."""
+    if free_to_look(embeddings):
+        return torch.tensor(relative_spread(embeddings))
     points = embeddings.detach().float()
     lengths = points.square().sum()
     middle = points.sum(dim=0).square().sum() / max(len(points), 1)
     # Rounding leaves at most 1e-3 where all embeddings are one point, far below what is alarming.
     return ((lengths - middle).clamp(min=0) / lengths.clamp(min=1e-12)).sqrt()
+
+
+def relative_spread(embeddings: Tensor) -> float:
+    """The same on the CPU, as a number."""
+    points = embeddings.detach().float().numpy()
+    with np.errstate(all="ignore"):
+        lengths, middle = np.vdot(points, points), points.sum(axis=0)
+        share = (lengths - np.vdot(middle, middle) / max(len(points), 1)) / max(lengths, 1e-12)
+    return math.sqrt(share) if not share <= 0 else 0.0
 
 
 def _count_mean_and_extremes(

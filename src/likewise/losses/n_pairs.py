@@ -1,5 +1,6 @@
 """The N-pairs loss: one pair of each class, each told apart from all the others at once."""
 
+import numpy as np
 import torch
 import torch.nn.functional as F
 from jaxtyping import Bool, Float, Int
@@ -24,6 +25,12 @@ def first_of_each_class(
         >>> first_of_each_class(torch.tensor([7, 3, 7, 3]), torch.tensor([True, False, True, True]))
         tensor([ True, False, False,  True])
     """
+    if free_to_look(labels):
+        found = np.flatnonzero(counted.numpy())
+        _, first_found = np.unique(labels.numpy()[found], return_index=True)
+        chosen = np.zeros(len(labels), dtype=bool)
+        chosen[found[first_found]] = True
+        return torch.from_numpy(chosen)
     order = (~counted).int().argsort(stable=True)
     order = order[labels[order].argsort(stable=True)]
     ordered = labels[order]
@@ -109,20 +116,22 @@ class NPairsLoss(nn.Module):
             embeddings, labels, references, reference_labels, ids=ids, reference_ids=reference_ids
         )
         chosen = first_of_each_class(labels, has_any(batch.is_positive))
-        # The chosen rows are few, so their gradient is far less work than that of all.
-        rows = (
-            chosen.nonzero()[:, 0]
-            if free_to_look(chosen)
-            else torch.arange(len(chosen), device=chosen.device)
-        )
-        mean = n_pairs_loss(
-            self.distance.matrix(batch.anchors[rows], batch.references),
-            batch.is_positive[rows],
-            batch.is_negative[rows],
-            chosen[rows],
-        )
         with torch.no_grad():
             distances = self.distance.matrix(batch.anchors, batch.references)
+        if free_to_look(chosen) and distances.numel():
+            # The chosen pairs are few, so their gradient is far less work than that of all.
+            rows = chosen.nonzero()[:, 0]
+            columns = batch.is_positive[rows].view(torch.uint8).argmax(dim=1)
+            few = self.distance.matrix(batch.anchors[rows], batch.references[columns])
+            push = log_sum_exp(few, batch.is_negative[rows[:, None], columns], scale=-1.0)
+            mean = mean_over(F.softplus(few.diagonal() + push), None)
+        else:
+            mean = n_pairs_loss(
+                self.distance.matrix(batch.anchors, batch.references),
+                batch.is_positive,
+                batch.is_negative,
+                chosen,
+            )
         self.facts = batch_facts(embeddings, distances, batch.is_positive, batch.is_negative)
         mean = shown(mean, distances, embeddings)
         if not self.length_weight:

@@ -1,21 +1,28 @@
 """Softmax classification over the training classes, the baseline of metric learning."""
 
+import numpy as np
 import torch
 import torch.nn.functional as F
 from jaxtyping import Float, Int
 from torch import Tensor, nn
 
-from likewise._checks import check_count, check_embeddings, check_positive, check_same_width
+from likewise._checks import (
+    check_count,
+    check_embeddings,
+    check_positive,
+    check_same_width,
+    free_to_look,
+)
+from likewise.distances import without_autocast
 from likewise.losses._centers import (
     ClassCenters,
     ToCenters,
     center_facts,
-    check_codes,
+    labeled_codes,
     mean_cross_entropy,
 )
 from likewise.losses._shown import shown
-from likewise.losses.facts import mean_over
-from likewise.masks import labeled_among
+from likewise.losses.facts import as_numpy, facts_of, mean_over
 
 
 class SoftmaxLoss(nn.Module):
@@ -55,19 +62,21 @@ class SoftmaxLoss(nn.Module):
     ) -> Float[Tensor, ""]:
         """Mean cross entropy; references play no part, since classes are compared, not items."""
         check_embeddings(embeddings)
-        check_codes(labels, len(embeddings), self.classify.out_features)
+        labeled = labeled_codes(labels, len(embeddings), self.classify.out_features)
         check_same_width(self.classify.weight, embeddings, ("weights", "embeddings"))
         labels = labels.long()
-        labeled = labeled_among(labels)
         weight, bias = self.classify.weight, self.classify.bias
         dtype = torch.promote_types(
             torch.promote_types(embeddings.dtype, weight.dtype), torch.float32
         )
-        with torch.autocast(embeddings.device.type, enabled=False):
+        with without_autocast(embeddings):
             logits = F.linear(embeddings.to(dtype), weight.to(dtype), bias.to(dtype))
-        with torch.no_grad():
-            right = logits.argmax(dim=1) == labels
-            self.facts = {"accuracy": mean_over(right, labeled)}
+        if free_to_look(logits):
+            right = np.count_nonzero(as_numpy(logits).argmax(axis=1) == labels.numpy())
+            count = len(labels) if labeled is None else np.count_nonzero(labeled.numpy())
+            self.facts = facts_of(("accuracy",), [right / max(count, 1)])
+        else:
+            self.facts = {"accuracy": mean_over(logits.detach().argmax(dim=1) == labels, labeled)}
         value = mean_cross_entropy(logits, labels, labeled)
         return value if labeled is None else shown(value, logits, embeddings)
 
@@ -132,6 +141,5 @@ class NormalizedSoftmaxLoss(nn.Module):
         nearest = compared.nearest
         self.facts = center_facts(embeddings, nearest, compared)
         logits = nearest * (-1 / self.temperature)
-        return shown(
-            mean_cross_entropy(logits, compared.own, compared.labeled), embeddings, embeddings
-        )
+        value = mean_cross_entropy(logits, compared.own, compared.labeled)
+        return compared.shown(value)

@@ -72,17 +72,17 @@ def positive_columns(
     """
     rows, columns = positive.shape
     if free_to_look(positive):
-        counts = positive.sum(dim=1)
+        counts = positive.sum(dim=1).numpy()
         width = int(counts.max()) if positive.numel() else 0
         if most is not None and width > most:
             raise InputError(
                 f"most_positives must be a bound on the positives of every anchor, {width} here, "
                 f"got {most}. Use None if you do not know one."
             )
-        valid = torch.arange(width) < counts[:, None]
-        found = torch.from_numpy(np.flatnonzero(positive.numpy()))
-        side_by_side = torch.zeros(rows, width, dtype=torch.int64)
-        return side_by_side.masked_scatter_(valid, found % max(columns, 1)), valid
+        valid = np.arange(width) < counts[:, None]
+        side_by_side = np.zeros((rows, width), dtype=np.int64)
+        side_by_side[valid] = np.flatnonzero(positive.numpy()) % max(columns, 1)
+        return torch.from_numpy(side_by_side), torch.from_numpy(valid)
     if most is None or most >= columns:
         return torch.arange(columns, device=positive.device).expand(rows, columns), positive
     torch._assert_async((positive.sum(dim=1) <= most).all())
