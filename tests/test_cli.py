@@ -173,11 +173,11 @@ MISTAKES = {
     "a pickled npz": (["train", "pickled.npz", "--out", "m"], "npz"),
     "an unknown loss": (
         ["train", "digits", "--out", "m", "--loss", "magic"],
-        "Invalid value for '--loss': 'magic' is not one of 'arcface', 'circle'",
+        "'magic' is not one of 'arcface', 'circle'",
     ),
     "an unknown distance": (
         ["train", "digits", "--out", "m", "--distance", "cos"],
-        "Invalid value for '--distance': 'cos' is not one of 'cosine', 'euclidean'",
+        "'cos' is not one of 'cosine', 'euclidean'",
     ),
     "an unknown class": (
         ["train", "digits", "--out", "m", "--hold-out-classes", "ten"],

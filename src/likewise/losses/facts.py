@@ -109,7 +109,7 @@ def spread(embeddings: Float[Tensor, "n d"]) -> Float[Tensor, ""]:
 
 def relative_spread(embeddings: Tensor) -> float:
     """The same on the CPU, as a number."""
-    points = embeddings.detach().float().numpy()
+    points = embeddings.detach().double().numpy()  # or rounding would leave 1e-3 of one point
     with np.errstate(all="ignore"):
         lengths, middle = np.vdot(points, points), points.sum(axis=0)
         share = (lengths - np.vdot(middle, middle) / max(len(points), 1)) / max(lengths, 1e-12)
