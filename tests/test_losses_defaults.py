@@ -120,7 +120,7 @@ def test_defaults_are_those_that_are_documented_and_no_others(module, expected):
     found = {}
     for name in module.__all__:
         named = getattr(module, name)
-        if callable(named) and (told := defaults(named)):
+        if (inspect.isfunction(named) or inspect.isclass(named)) and (told := defaults(named)):
             found[name] = told
     assert found == expected
 
