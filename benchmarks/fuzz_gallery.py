@@ -27,6 +27,7 @@ from collections import Counter
 from collections.abc import Callable
 from pathlib import Path
 
+import faiss
 import torch
 
 from likewise.distances import EUCLIDEAN
@@ -319,6 +320,9 @@ def tried(path: Path, change: str, seed: int, expected: str) -> tuple[str, str]:
     reading, writing = os.pipe()
     child = os.fork()
     if child == 0:
+        # OpenMP's threads do not outlive a fork: with more than one, a child waits for ever.
+        torch.set_num_threads(1)
+        faiss.omp_set_num_threads(1)
         os.close(reading)
         said = "another error"
         try:

@@ -278,6 +278,8 @@ def outcome(folder: Path, expected: str, *, sealed: bool) -> tuple[str, str]:
     reading, writing = os.pipe()
     child = os.fork()
     if not child:
+        # OpenMP's threads do not outlive a fork: with more than one, a child waits for ever.
+        torch.set_num_threads(1)
         try:
             os.close(reading)
             _tell(writing, folder, expected, sealed)
