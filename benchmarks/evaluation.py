@@ -6,7 +6,7 @@
 
 Every embedding is a query, compared with all others, by the cosine distance. Both sides in turn;
 medians of as many runs as --runs says. pytorch-metric-learning gives R-precision, MAP@R and P@1;
-likewise every score it has, with intervals. open-metric-learning looks up 100 neighbours, its
+likewise every score it has, with intervals. open-metric-learning looks up 100 neighbors, its
 default, and has CMC, precision and MAP at 1, 5 and 10; it asks for numpy below 2, which the parts
 that are used here do not
 need, so they are put without their dependencies into a folder of their own, out/oml. Its precision
@@ -47,8 +47,8 @@ Scores = dict[str, float]
 def data(size: int, classes: int) -> tuple[torch.Tensor, torch.Tensor]:
     rng = torch.Generator().manual_seed(0)
     labels = torch.arange(size) % classes
-    centres = torch.randn(classes, 64, generator=rng)
-    return F.normalize(0.5 * centres[labels] + torch.randn(size, 64, generator=rng)), labels
+    centers = torch.randn(classes, 64, generator=rng)
+    return F.normalize(0.5 * centers[labels] + torch.randn(size, 64, generator=rng)), labels
 
 
 def ours(points: torch.Tensor, labels: torch.Tensor) -> Scores:

@@ -6,7 +6,7 @@
 All sides of a row take turns, so that a machine which slows down slows all of them; single queries
 25 at a time, the first five not counted. Medians, and the ratio of the raw library's time to ours
 (above 1: ours is faster). Embeddings are unit vectors
-around 2,000 centres.
+around 2,000 centers.
 """
 
 import argparse
@@ -32,7 +32,7 @@ from likewise.index._searching.approximate import Search
 from likewise.index._searching.exact import ExactSearch
 from likewise.matching import decide
 
-K, DIM, CENTRES = 10, 64, 2000
+K, DIM, CENTERS = 10, 64, 2000
 TILE = 65536  # columns of the tiled matrix product
 ONE_BY_ONE = {"warm": 5, "calls": 20}  # of single queries in one turn
 
@@ -42,9 +42,9 @@ PEER_LOOKUPS, PEER_MATCHES = 710, 570
 
 
 def drawn(count: int, seed: int) -> torch.Tensor:
-    centres = torch.randn(CENTRES, DIM, generator=torch.Generator().manual_seed(0))
+    centers = torch.randn(CENTERS, DIM, generator=torch.Generator().manual_seed(0))
     rng = torch.Generator().manual_seed(seed)
-    own = centres[torch.randint(0, CENTRES, (count,), generator=rng)]
+    own = centers[torch.randint(0, CENTERS, (count,), generator=rng)]
     return F.normalize(own + 0.5 * torch.randn(count, DIM, generator=rng))
 
 
@@ -159,16 +159,16 @@ def approximate(size: int, singles: int, rounds: int) -> None:
 def _raw(
     ours: Search, stored: torch.Tensor, queries: torch.Tensor, truth: torch.Tensor, least: float
 ) -> tuple[Any, int, float]:
-    # Our centres, as training them again would take minutes and change nothing.
+    # Our centers, as training them again would take minutes and change nothing.
     lists = ours._lists
     if lists is None:
         raise RuntimeError("nothing was trained")
     quantizer = faiss.IndexFlatL2(DIM)
-    quantizer.add(lists.centres.numpy())
-    raw = faiss.IndexIVFFlat(quantizer, DIM, len(lists.centres), faiss.METRIC_L2)
+    quantizer.add(lists.centers.numpy())
+    raw = faiss.IndexIVFFlat(quantizer, DIM, len(lists.centers), faiss.METRIC_L2)
     for rows in stored.split(2**17):
         raw.add(rows.numpy())
-    for probes in range(1, len(lists.centres)):
+    for probes in range(1, len(lists.centers)):
         raw.nprobe = probes
         found = torch.from_numpy(raw.search(queries.numpy(), K)[1])
         if (reached := recall(found, truth)) >= least or probes > 64:

@@ -149,14 +149,14 @@ def cases(dim: int = 64) -> list[Case]:
             0.95,
         ),
         (
-            "soft nearest neighbour (NCA)",
+            "soft nearest neighbor (NCA)",
             *(512, 16),
             lambda: ours.SoftNearestNeighborLoss(),
             lambda: losses.NCALoss(),
             0.95,
         ),
         (
-            "normalised softmax",
+            "normalized softmax",
             *(512, 16),
             lambda: ours.NormalizedSoftmaxLoss(dim, classes),
             lambda: losses.NormalizedSoftmaxLoss(**weighted),

@@ -1,4 +1,4 @@
-"""Eight threads on one model and one index: adding, removing, relabelling, looking up.
+"""Eight threads on one model and one index: adding, removing, relabeling, looking up.
 
     python benchmarks/threads.py [--seconds S]
 
@@ -55,7 +55,7 @@ def look(index: object, counts: Counts, random_: random.Random, lookup: Callable
             counts("rows")
             number = int(id_[1:]) if id_ else -1
             exact = float(EUCLIDEAN.paired(row(query), row(number))[0]) if id_ else torch.inf
-            # Through the model an item is added first, and labelled then.
+            # Through the model an item is added first, and labeled then.
             may = (-1, *range(number * TURNS, (number + 1) * TURNS))
             is_right = distance == exact and label in may
             passes = (
@@ -89,7 +89,7 @@ def work(
             counts("removed")
         else:
             index.relabel([id_], [number * TURNS + random_.randrange(TURNS)])
-            counts("relabelled")
+            counts("relabeled")
         for each in random_.sample(own, 3):
             if (f"i{each}" in index.ids.tolist()) != (each in stored):
                 counts("lost")
@@ -157,7 +157,7 @@ def main() -> None:
     }
     if not all(module.training for module in model.encoder.modules()):
         rows["model"]("errors")
-    names = ["lookups", "rows", "added", "removed", "relabelled", "mixed", "lost", "errors"]
+    names = ["lookups", "rows", "added", "removed", "relabeled", "mixed", "lost", "errors"]
     print("| on | " + " | ".join(names) + " |")
     print("|---" * (1 + len(names)) + "|")
     for name, counts in rows.items():

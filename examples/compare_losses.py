@@ -28,7 +28,7 @@ CLASSES = 10  # codes of the whole source; six of them occur
 
 ROWS: dict[str, Callable[[], torch.nn.Module]] = {
     "softmax": lambda: losses.SoftmaxLoss(DIM, CLASSES),
-    "normalised softmax": lambda: losses.NormalizedSoftmaxLoss(DIM, CLASSES),
+    "normalized softmax": lambda: losses.NormalizedSoftmaxLoss(DIM, CLASSES),
     "ArcFace": lambda: losses.ArcFaceLoss(DIM, CLASSES),
     "CosFace": lambda: losses.CosFaceLoss(DIM, CLASSES),
     "SphereFace": lambda: losses.SphereFaceLoss(DIM, CLASSES),
@@ -41,11 +41,11 @@ ROWS: dict[str, Callable[[], torch.nn.Module]] = {
     "multi-similarity": lambda: losses.MultiSimilarityLoss(),
     "circle": lambda: losses.CircleLoss(),
     "lifted structure": lambda: losses.LiftedStructureLoss(),
-    "generalised lifted": lambda: losses.GeneralizedLiftedLoss(),
+    "generalized lifted": lambda: losses.GeneralizedLiftedLoss(),
     "N-pairs": lambda: losses.NPairsLoss(),
     "NT-Xent": lambda: losses.NTXentLoss(),
     "supervised contrastive": lambda: losses.SupervisedContrastiveLoss(),
-    "soft nearest neighbour": lambda: losses.SoftNearestNeighborLoss(),
+    "soft nearest neighbor": lambda: losses.SoftNearestNeighborLoss(),
     "sigmoid pairs": lambda: losses.SigmoidPairsLoss(),
     "triplet, all": lambda: losses.TripletLoss(),
     "triplet, all semi-hard": lambda: losses.TripletLoss(miner=miners.all_semi_hard(0.2)),

@@ -7,8 +7,8 @@
     python examples/five_methods.py --plot                the 2-d embeddings of all methods
 
 That project trains MNIST and Fashion-MNIST embeddings of two numbers in five ways, and ends with
-the wish for "a metric that is comparable between approaches". Here network, normalisation,
-optimisers, margins and batches are those of its notebooks:
+the wish for "a metric that is comparable between approaches". Here network, normalization,
+optimizers, margins and batches are those of its notebooks:
 
 - softmax: a linear layer behind 2-d features, batches of 256, Adam 1e-2;
 - siamese: random pairs, ½d² and ½max(0, 1 − d)², 128 pairs, Adam 1e-3;
@@ -85,7 +85,7 @@ Runs = dict[int, dict[str, Any]]  # what was found, by seed
 
 
 class Job(NamedTuple):
-    """One training and its judgement."""
+    """One training and its judgment."""
 
     data: str
     schedule: str
@@ -204,7 +204,7 @@ class Candidate(NamedTuple):
     reduced: bool = False
 
 
-def normalised(dim: int, classes: int) -> nn.Module:
+def normalized(dim: int, classes: int) -> nn.Module:
     """Softmax of cosines."""
     return losses.NormalizedSoftmaxLoss(dim, classes, temperature=0.1)
 
@@ -228,18 +228,18 @@ MOVED = lw.augment.Augment(translate=0.08, scale=(0.9, 1.1), flip=True)
 CANDIDATES = {
     "semi-hard triplets": Candidate(lambda *_: losses.TripletLoss(miner=miners.semi_hard)),
     "supervised contrastive": Candidate(supervised),
-    "normalised softmax": Candidate(normalised),
-    "normalised softmax, turned, moved": Candidate(normalised, turned=True, augment=MOVED),
-    "normalised softmax, moved, reduced": Candidate(normalised, augment=MOVED, reduced=True),
-    "normalised softmax, turned, moved, reduced": Candidate(
-        normalised, turned=True, augment=MOVED, reduced=True
+    "normalized softmax": Candidate(normalized),
+    "normalized softmax, turned, moved": Candidate(normalized, turned=True, augment=MOVED),
+    "normalized softmax, moved, reduced": Candidate(normalized, augment=MOVED, reduced=True),
+    "normalized softmax, turned, moved, reduced": Candidate(
+        normalized, turned=True, augment=MOVED, reduced=True
     ),
     "multi-similarity, turned, moved, reduced": Candidate(
         multi_similarity, turned=True, augment=MOVED, reduced=True
     ),
     "softmax, batch norm": Candidate(losses.SoftmaxLoss, unit=False),
     "all triplets": Candidate(all_triplets, unit=False),
-    "soft nearest neighbour": Candidate(lambda *_: losses.SoftNearestNeighborLoss(), unit=False),
+    "soft nearest neighbor": Candidate(lambda *_: losses.SoftNearestNeighborLoss(), unit=False),
 }
 # By whether classes are held out, and whether there is room. Of classes trained on, two numbers are
 # better left free, for on a circle there is little room. For classes held out one recipe serves
@@ -247,8 +247,8 @@ CANDIDATES = {
 CHOSEN = {
     (False, False): "all triplets",
     (False, True): "supervised contrastive",
-    (True, False): "normalised softmax, turned, moved, reduced",
-    (True, True): "normalised softmax, turned, moved, reduced",
+    (True, False): "normalized softmax, turned, moved, reduced",
+    (True, True): "normalized softmax, turned, moved, reduced",
 }
 
 
@@ -353,7 +353,7 @@ def train(job: Job, data: Any, folder: Path | None) -> tuple[Recipe, list[dict[s
 
 
 def preprocessing(job: Job) -> Any:
-    """Their normalisation."""
+    """Their normalization."""
     mean, std = MEAN_AND_STD[job.data]
     return lw.data.Preprocess((1, 28, 28), mean=(mean,), std=(std,)).apply
 

@@ -1,4 +1,4 @@
-"""Hello world: train on six MNIST digits, then recognise all ten.
+"""Hello world: train on six MNIST digits, then recognize all ten.
 
     python examples/mnist_unseen_digits.py                  five seeds, the protocol of TensorFlow
                                                             Similarity's hello world

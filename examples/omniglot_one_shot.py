@@ -74,7 +74,7 @@ class Recipe:
     """What is trained, and how."""
 
     image_size: int = 32
-    centred: bool = False  # drawings moved to the middle and scaled to the same spread of ink
+    centerd: bool = False  # drawings moved to the middle and scaled to the same spread of ink
     layers: tuple[int | Literal["pool"], ...] = (64, "pool", 64, "pool", 128, "pool", 128)
     embedding_dim: int = 128
     loss: str = "multi-similarity"
@@ -93,32 +93,32 @@ class Recipe:
 
 DEEP: tuple[int | Literal["pool"], ...] = (64, "pool", 64, 64, "pool", 128, 128, "pool", 128)
 BASE = Recipe()
-CENTRED = replace(BASE, centred=True, translate=0.04, scale=(0.9, 1.1))
+CENTERED = replace(BASE, centerd=True, translate=0.04, scale=(0.9, 1.1))
 RECIPES = {
     "base": BASE,
-    "centred": CENTRED,
-    "bend": replace(CENTRED, bend=0.06),
-    "bend more": replace(CENTRED, bend=0.12),
-    "strong": replace(CENTRED, degrees=15, translate=0.08, scale=(0.8, 1.2), shear=20),
-    "alphabets": replace(CENTRED, alphabets_per_batch=2),
-    "deep": replace(CENTRED, layers=DEEP),
-    "normalized softmax": replace(CENTRED, loss="normalized softmax"),
-    "contrastive": replace(CENTRED, loss="supervised contrastive"),
-    "mirrored": replace(CENTRED, mirrored=True),
-    "many classes": replace(CENTRED, classes_per_batch=64, items_per_class=2),
-    "large batches": replace(CENTRED, classes_per_batch=64),
+    "centerd": CENTERED,
+    "bend": replace(CENTERED, bend=0.06),
+    "bend more": replace(CENTERED, bend=0.12),
+    "strong": replace(CENTERED, degrees=15, translate=0.08, scale=(0.8, 1.2), shear=20),
+    "alphabets": replace(CENTERED, alphabets_per_batch=2),
+    "deep": replace(CENTERED, layers=DEEP),
+    "normalized softmax": replace(CENTERED, loss="normalized softmax"),
+    "contrastive": replace(CENTERED, loss="supervised contrastive"),
+    "mirrored": replace(CENTERED, mirrored=True),
+    "many classes": replace(CENTERED, classes_per_batch=64, items_per_class=2),
+    "large batches": replace(CENTERED, classes_per_batch=64),
     "48 pixels": replace(
-        CENTRED, image_size=48, layers=(48, "pool", 64, "pool", 96, "pool", 128, "pool")
+        CENTERED, image_size=48, layers=(48, "pool", 64, "pool", 96, "pool", 128, "pool")
     ),
-    "two encoders": replace(CENTRED, encoders=2),
-    "deep, bend": replace(CENTRED, layers=DEEP, bend=0.06),
+    "two encoders": replace(CENTERED, encoders=2),
+    "deep, bend": replace(CENTERED, layers=DEEP, bend=0.06),
     "softmax, bend": replace(
-        CENTRED, bend=0.06, loss="normalized softmax", classes_per_batch=128, items_per_class=1
+        CENTERED, bend=0.06, loss="normalized softmax", classes_per_batch=128, items_per_class=1
     ),
-    "deep, bend, mirrored": replace(CENTRED, layers=DEEP, bend=0.06, mirrored=True),
-    "two, deep, bend": replace(CENTRED, layers=DEEP, bend=0.06, encoders=2),
+    "deep, bend, mirrored": replace(CENTERED, layers=DEEP, bend=0.06, mirrored=True),
+    "two, deep, bend": replace(CENTERED, layers=DEEP, bend=0.06, encoders=2),
     "two, deep, bend, mirrored": replace(
-        CENTRED, layers=DEEP, bend=0.06, mirrored=True, encoders=2
+        CENTERED, layers=DEEP, bend=0.06, mirrored=True, encoders=2
     ),
 }
 CHOSEN = "two, deep, bend, mirrored"
@@ -129,8 +129,8 @@ VIEW = lw.augment.Augment(degrees=6, translate=0.04, scale=(0.95, 1.05), shear=6
 
 
 def fitted(images: Tensor, recipe: Recipe) -> Tensor:
-    """Images (n, 1, h, w) as the encoder gets them; those to be centred have their full size."""
-    if not recipe.centred:
+    """Images (n, 1, h, w) as the encoder gets them; those to be centerd have their full size."""
+    if not recipe.centerd:
         return images
     side = torch.linspace(-1, 1, images.shape[-1])
     ink = images / images.sum(dim=(1, 2, 3), keepdim=True).clamp(min=1)
@@ -153,7 +153,7 @@ def fitted(images: Tensor, recipe: Recipe) -> Tensor:
 
 def read(split: str, recipe: Recipe) -> lw.data.ArrayDataset:
     """A part of Omniglot with classes of its own, so that no loss keeps room for the other's."""
-    size = None if recipe.centred else recipe.image_size
+    size = None if recipe.centerd else recipe.image_size
     data = lw.data.load("omniglot", split=split, image_size=size)
     parts = torch.split(torch.arange(len(data)), 1000)  # not all at once: as floats they are large
     images = [fitted(lw.data.items(data, part.tolist()), recipe) for part in parts]
@@ -340,7 +340,7 @@ def judge(encoders: Sequence[nn.Module], training: Training, aside: Any) -> dict
     ]
     image_sets = [lw.data.items(test)]
     if aside is None:
-        runs = one_shot_runs(image_size=None if recipe.centred else recipe.image_size)
+        runs = one_shot_runs(image_size=None if recipe.centerd else recipe.image_size)
         image_sets += [fitted(side.flatten(0, 1), recipe) for side in (runs.support, runs.queries)]
     unwhitened = {
         views: [embed(encoders, training, images, views) for images in image_sets]

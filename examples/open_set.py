@@ -1,27 +1,27 @@
-"""Open sets: is a promised rate of strangers let in kept, and what does it cost?
+"""Open sets: is a guaranteed rate of unknowns let in kept, and what does it cost?
 
     python examples/open_set.py mnist             five seeds: 8 classes indexed, 2 never
     python examples/open_set.py fashion-mnist     the same
     python examples/open_set.py omniglot          10 alphabets indexed, 10 never
     python examples/open_set.py mnist --summary   the tables, from the runs that are finished
 
-Promise: of strangers, that is of queries whose class is not indexed, at most 1% (0.1%) are
+Guarantee: of unknowns, that is of queries whose class is not indexed, at most 1% (0.1%) are
 accepted, with a confidence of 0.95: `at_most_false_accepts(rate, confidence=0.95)`. It is made for
-new items of strangers such as it was calibrated on. How strangers of other classes fare is
-measured as well, and not promised.
+new items of unknowns such as it was calibrated on. How unknowns of other classes fare is
+measured as well, and not guaranteed.
 
 MNIST and Fashion-MNIST. All 70,000 images. The seed draws the classes: the encoder is trained on 6;
 the index holds 100 images of each of these and of 2 that were not trained on; 2 are never indexed.
-Of these, each in turn is the stranger that calibrates, with half of its images: its other half
-tests the promise, and all images of the other class are strangers of a new class.
+Of these, each in turn is the unknown that calibrates, with half of its images: its other half
+tests the guarantee, and all images of the other class are unknowns of a new class.
 
 Omniglot. The encoder is trained on the 964 characters of the background set. The seed draws 10 of
 the 20 evaluation alphabets: 5 drawings of each of their characters are indexed. The other 10 are
-strangers, calibrated on by 14 of the 20 drawings of each character, tested by the other 6. Each of
-these alphabets in turn is left out of calibration, and is then the stranger of new classes.
+unknowns, calibrated on by 14 of the 20 drawings of each character, tested by the other 6. Each of
+these alphabets in turn is left out of calibration, and is then the unknown of new classes.
 
-Where no threshold keeps the promise, calibration refuses. Such a turn counts as one that rejects
-all: no stranger is let in, and every known query is missed.
+Where no threshold keeps the guarantee, calibration refuses. Such a turn counts as one that rejects
+all: no unknown is let in, and every known query is missed.
 
 Items trained on, indexed, calibrated on and tested are apart. A run is one seed, its numbers the
 means over its turns; each finished run is kept in --out and not run again. Nothing was chosen by
@@ -63,8 +63,8 @@ class Task(NamedTuple):
     made: Any  # the same with classes made by turning and mirroring
     gallery: lw.data.Dataset
     known: tuple[lw.data.Dataset, lw.data.Dataset]  # queries that calibrate, that test
-    strangers: tuple[lw.data.Dataset, lw.data.Dataset]
-    turns: dict[str, list[int]]  # stranger classes left out of calibration in each turn, by name
+    unknowns: tuple[lw.data.Dataset, lw.data.Dataset]
+    turns: dict[str, list[int]]  # unknown classes left out of calibration in each turn, by name
 
 
 class Queries(NamedTuple):
@@ -204,11 +204,11 @@ def run(name: str, seed: int) -> dict[str, Any]:
         labels, distances = decide(index.lookup(embeddings, k=1))
         return Queries(distances, labels, data.labels, torch.full((len(data),), known))
 
-    def both(known: lw.data.Dataset, strangers: lw.data.Dataset) -> Queries:
-        pair = asked(known, True), asked(strangers, False)
+    def both(known: lw.data.Dataset, unknowns: lw.data.Dataset) -> Queries:
+        pair = asked(known, True), asked(unknowns, False)
         return Queries(*(torch.cat(parts) for parts in zip(*pair, strict=True)))
 
-    calibrating, testing = (both(*parts) for parts in zip(task.known, task.strangers, strict=True))
+    calibrating, testing = (both(*parts) for parts in zip(task.known, task.unknowns, strict=True))
     trained = set() if name == "omniglot" else set(torch.unique(task.train.labels).tolist())
     turns = []
     for left_out, codes in task.turns.items():
@@ -216,14 +216,14 @@ def run(name: str, seed: int) -> dict[str, Any]:
         chosen_on = calibrating.keep(~torch.isin(calibrating.truth, new))
         judged_on = testing.keep(~torch.isin(testing.truth, new))
         of_new = torch.cat([q.distances[torch.isin(q.truth, new)] for q in (calibrating, testing)])
-        for promised in RATES:
-            threshold = promised_threshold(chosen_on, promised, len(index))
+        for guaranteed in RATES:
+            threshold = guaranteed_threshold(chosen_on, guaranteed, len(index))
             found = evaluate_open_set(*judged_on, threshold=threshold)
             accepted = int((of_new.double() <= threshold).sum())
             missed = {int(code): share.value for code, share in found.per_class.items()}
             turns.append(
                 {
-                    "promised": promised,
+                    "guaranteed": guaranteed,
                     "left_out": left_out,
                     "threshold": threshold,
                     "calibrated_on": int((~chosen_on.known).sum()),
@@ -238,7 +238,7 @@ def run(name: str, seed: int) -> dict[str, Any]:
                         [m for code, m in missed.items() if code not in trained]
                     ),
                     "balanced_accuracy": found.balanced_accuracy.to_dict(),
-                    "hindsight": found.false_negatives(at=promised).value,
+                    "hindsight": found.false_negatives(at=guaranteed).value,
                 }
             )
     known = testing.keep(testing.known)
@@ -253,8 +253,8 @@ def run(name: str, seed: int) -> dict[str, Any]:
     }
 
 
-def promised_threshold(queries: Queries, rate: float, gallery_size: int) -> float:
-    """The threshold that keeps the promise; `NOTHING` where none does."""
+def guaranteed_threshold(queries: Queries, rate: float, gallery_size: int) -> float:
+    """The threshold that keeps the guarantee; `NOTHING` where none does."""
     try:
         point = calibrate_matching(
             queries.distances,
@@ -280,9 +280,11 @@ def summary(name: str, out: Path) -> None:
         print(f"{name}: no finished run in {out}")
         return
 
-    def column(promised: float, key: str) -> str:
+    def column(guaranteed: float, key: str) -> str:
         means = [
-            _mean([value_of(turn[key]) for turn in run["turns"] if turn["promised"] == promised])
+            _mean(
+                [value_of(turn[key]) for turn in run["turns"] if turn["guaranteed"] == guaranteed]
+            )
             for run in runs
             if run["turns"][0][key] is not None
         ]
@@ -299,20 +301,20 @@ def summary(name: str, out: Path) -> None:
         f"{percent(lw.intervals.mean(right, within=(0.0, 1.0)))}\n"
     )
     keys = {
-        "FPIR, new items of such strangers": "false_positive_rate",
-        "FPIR, strangers of new classes": "new_classes",
+        "FPIR, new items of such unknowns": "false_positive_rate",
+        "FPIR, unknowns of new classes": "new_classes",
         "FNIR": "false_negative_rate",
         "… classes trained on": "missed_trained",
         "… classes not trained on": "missed_untrained",
         "balanced accuracy": "balanced_accuracy",
         "least FNIR in hindsight": "hindsight",
     }
-    print(f"| | {' | '.join(f'{100 * rate:g}% promised' for rate in RATES)} |")
+    print(f"| | {' | '.join(f'{100 * rate:g}% guaranteed' for rate in RATES)} |")
     print("|---|" + "---|" * len(RATES))
     for title, key in keys.items():
         print(f"| {title} | {' | '.join(column(rate, key) for rate in RATES)} |")
     of_rate = {
-        rate: [turn for run in runs for turn in run["turns"] if turn["promised"] == rate]
+        rate: [turn for run in runs for turn in run["turns"] if turn["guaranteed"] == rate]
         for rate in RATES
     }
     refused = [
@@ -330,9 +332,9 @@ def summary(name: str, out: Path) -> None:
                 f"{above} of {len(values)} ({surely} with all of its interval), "
                 f"most {max(values):.2%}"
             )
-        print(f"| calibrations above the promise: {title} | {' | '.join(cells)} |")
+        print(f"| calibrations above the guarantee: {title} | {' | '.join(cells)} |")
 
-    print("\n| seed | left out | promised | calibrated on | FPIR | of new classes | FNIR |")
+    print("\n| seed | left out | guaranteed | calibrated on | FPIR | of new classes | FNIR |")
     print("|---|---|---|---|---|---|---|")
     for run in runs:
         for turn in run["turns"]:
@@ -341,7 +343,7 @@ def summary(name: str, out: Path) -> None:
                 for key in ("false_positive_rate", "new_classes", "false_negative_rate")
             ]
             print(
-                f"| {run['seed']} | {turn['left_out']} | {100 * turn['promised']:g}% | "
+                f"| {run['seed']} | {turn['left_out']} | {100 * turn['guaranteed']:g}% | "
                 f"{turn['calibrated_on']:,} | {' | '.join(cells)} |"
             )
 

@@ -19,7 +19,7 @@ schedule of the one-shot face notebook (three convolutions, 80,000 → 500 → 5
 5e-4, 100 epochs of pairs, batches of 64), its threshold fitted on its training people. "likewise":
 five small convolutional encoders, trained with a multi-similarity loss on augmented images, their
 embeddings of ten slightly moved and mirrored views averaged, side by side with the pixels
-themselves; distances are normalised against a cohort, the training people (AS-norm). Its threshold
+themselves; distances are normalized against a cohort, the training people (AS-norm). Its threshold
 is fitted on 30% of the training people by encoders trained on the other 70%, to whom those 30% were
 as new as people held out are to the final ones. The recipe was settled on people 1 to 20 alone, ten
 of whom trained and ten judged. Each finished run is kept in --out and not run again.
@@ -42,7 +42,7 @@ from PIL import Image
 from torch import Tensor, nn
 
 import likewise as lw
-from likewise.normalisation import AdaptiveNorm
+from likewise.normalization import AdaptiveNorm
 
 HOME = Path(os.environ.get("LIKEWISE_DATA", "../shared/data")) / "att-faces" / "att_faces.zip"
 Embed = Callable[[lw.data.Dataset], Tensor]
@@ -65,7 +65,7 @@ NEAREST = 0.6  # share of the cohort that a distance is compared with
 
 
 def photographs(size: tuple[int, int]) -> lw.data.ArrayDataset:
-    """All 400 photographs (1, height, width), labelled with their people."""
+    """All 400 photographs (1, height, width), labeled with their people."""
     images, people = [], []
     with zipfile.ZipFile(HOME) as archive:
         for name in archive.namelist():
@@ -92,7 +92,7 @@ def all_but_three(fold: int) -> tuple[list[str], list[str]]:
 
 
 def pixels(train: list[str], seed: int) -> tuple[Method, float, dict[str, Any]]:
-    """Nothing is learnt but the threshold."""
+    """Nothing is learned but the threshold."""
     faces = photographs((56, 46))
 
     def embed(data: lw.data.Dataset) -> Tensor:

@@ -4,10 +4,10 @@ import numpy as np
 import pytest
 import torch
 
-from likewise import intervals, normalisation
+from likewise import intervals, normalization
 from likewise.evaluation import compare
 from likewise.index import Index
-from likewise.matching import normalise_neighbors
+from likewise.matching import normalize_neighbors
 from likewise.probability import fit_logistic
 
 DISTANCES = [0.1, 0.2, 0.4, 0.3, 0.8, 0.9]
@@ -22,7 +22,7 @@ def index():
 
 
 def facts(kind):
-    return normalisation.CohortFacts(kind([2.0, 1.0]), kind([0.5, 0.25]))
+    return normalization.CohortFacts(kind([2.0, 1.0]), kind([0.5, 0.25]))
 
 
 CALLS = {
@@ -30,16 +30,16 @@ CALLS = {
     "log_likelihood_ratio": lambda kind: fit_logistic(
         torch.tensor(DISTANCES), torch.tensor(SAME)
     ).log_likelihood_ratio(kind([0.5])),
-    "normalise": lambda kind: normalisation.normalise(kind([1.0, 2.0]), facts(kind), facts(kind)),
+    "normalize": lambda kind: normalization.normalize(kind([1.0, 2.0]), facts(kind), facts(kind)),
     "facts": lambda kind: (
-        normalisation.AdaptiveNorm(kind(COHORT), nearest=2).facts(kind([[1.0, 0.2, 0.1]])).mean
+        normalization.AdaptiveNorm(kind(COHORT), nearest=2).facts(kind([[1.0, 0.2, 0.1]])).mean
     ),
-    "normalise_neighbors": lambda kind: (
-        normalise_neighbors(
+    "normalize_neighbors": lambda kind: (
+        normalize_neighbors(
             index().lookup(torch.tensor([[1.0, 0.2, 0.1]]), k=2),
             kind([[1.0, 0.2, 0.1]]),
             index(),
-            normalisation.AdaptiveNorm(torch.tensor(COHORT), nearest=2),
+            normalization.AdaptiveNorm(torch.tensor(COHORT), nearest=2),
         ).distances
     ),
     "mean": lambda kind: intervals.mean(kind(DISTANCES), groups=kind([0, 0, 1, 1, 2, 2])),

@@ -93,7 +93,7 @@ def test_items_indexed_or_trained_on_are_left_out_of_calibration_and_evaluation(
         model.calibrate(indexed)
 
 
-def test_where_no_neighbour_is_wrong_items_are_also_asked_about_as_strangers():
+def test_where_no_neighbor_is_wrong_items_are_also_asked_about_as_unknowns():
     corners = torch.tensor([[0.0, 0.0], [0.0, 4.0], [7.0, 0.0]]).repeat(4, 1)
     items = corners + 0.1 * torch.arange(12)[:, None]
     points = lw.data.ArrayDataset(items, ["a", "b", "c"] * 4)
@@ -101,13 +101,13 @@ def test_where_no_neighbour_is_wrong_items_are_also_asked_about_as_strangers():
     model.add(lw.data.Subset(points, range(6)))
     made = model.calibrate(points)
     assert (made.same_total, made.different_total) == (6, 6)
-    strangers = torch.cdist(items[6:], items[:6])
-    strangers[torch.arange(6)[:, None] % 3 == torch.arange(6)[None, :] % 3] = torch.inf
-    assert made.threshold < strangers.amin() < 4
+    unknowns = torch.cdist(items[6:], items[:6])
+    unknowns[torch.arange(6)[:, None] % 3 == torch.arange(6)[None, :] % 3] = torch.inf
+    assert made.threshold < unknowns.amin() < 4
     assert made.f1.value == 1.0
 
 
-def test_strangers_are_judged_by_the_rule_that_is_calibrated():
+def test_unknowns_are_judged_by_the_rule_that_is_calibrated():
     items = torch.tensor([[0.0], [1.0], [2.0], [10.0], [11.0], [12.0], [0.5], [1.5], [10.5]])
     points = lw.data.ArrayDataset(items, ["a"] * 3 + ["b"] * 3 + ["a", "a", "b"])
     model = SimilarityModel(nn.Identity(), distance=lw.distances.EUCLIDEAN)
@@ -179,7 +179,7 @@ def test_saving_removes_only_what_the_older_model_named(model, saved):
     assert (saved / "notes.json").exists()
 
 
-def test_items_added_without_labels_stay_when_labelled_ones_follow():
+def test_items_added_without_labels_stay_when_labeled_ones_follow():
     model = SimilarityModel(small_encoder())
     model.add(torch.rand(3, 1, 8, 8))
     model.add(lw.data.sample_items(DIGITS, per_class=1))

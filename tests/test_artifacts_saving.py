@@ -423,12 +423,12 @@ def test_a_cohort_is_kept_and_used(tmp_path):
 
 
 def test_a_cohort_changes_which_neighbor_is_nearest_as_the_parts_say(tmp_path):
-    from likewise.matching import normalise_neighbors
+    from likewise.matching import normalize_neighbors
 
     model = full_model()
     model.use_cohort(lw.data.Subset(TEST, range(30)), nearest=10)
     queries = model.embed(TEST)
-    expected = normalise_neighbors(
+    expected = normalize_neighbors(
         model.index.lookup(queries, k=5), queries, model.index, model.norm
     )
     found = model.match(TEST, threshold=100.0, k=5).neighbors

@@ -157,7 +157,7 @@ def test_a_guarantee_of_few_unknown_classes_is_named_for_their_items_or_refused(
     data = some(800, 2, classes=3, noise=0.2)
     goal = lw.at_most_false_accepts(0.05, confidence=0.95)
     # All are answered rightly, so each is asked about as if its class were not indexed.
-    kept = model.calibrate(data, goal=goal).promise
+    kept = model.calibrate(data, goal=goal).guarantee
     assert (kept.holds_for, kept.classes, kept.negatives) == ("unknown items", 3, 800)
     assert "for new items of these 3 classes, with" in str(kept)
     message = "unknown classes must be at least 59 .* got 3: 56 more are needed, or a rate of 0.632"

@@ -43,13 +43,13 @@ def seeded(seed=0):
 
 
 def blob(height, width, x, y):
-    """One soft dot, centred `x` pixels right of and `y` pixels below the middle."""
+    """One soft dot, centerd `x` pixels right of and `y` pixels below the middle."""
     rows = torch.arange(height) + 0.5 - height / 2
     columns = torch.arange(width) + 0.5 - width / 2
     return torch.exp(-((rows[:, None] - y) ** 2 + (columns - x) ** 2) / 8)
 
 
-def centres(images):
+def centers(images):
     """Where the mass of each image is, (n, 2): pixels right of and below the middle."""
     height, width = images.shape[-2:]
     mass = images[:, 0] / images[:, 0].sum(dim=(1, 2), keepdim=True)
@@ -63,7 +63,7 @@ def centres(images):
 
 def test_turning_keeps_the_distance_from_the_middle_and_stays_within_the_limit():
     images = blob(41, 61, 12, 0).expand(300, 1, 41, 61)  # not square
-    moved = centres(Augment(degrees=40, translate=0, scale=(1, 1))(images, seeded()))
+    moved = centers(Augment(degrees=40, translate=0, scale=(1, 1))(images, seeded()))
     torch.testing.assert_close(moved.norm(dim=1), torch.full((300,), 12.0), atol=0.05, rtol=0)
     angles = torch.atan2(moved[:, 1], moved[:, 0]).rad2deg()
     assert 35 < angles.max() < 40.1
@@ -72,7 +72,7 @@ def test_turning_keeps_the_distance_from_the_middle_and_stays_within_the_limit()
 
 def test_shifts_stay_within_their_share_of_each_side():
     images = blob(40, 80, 0, 0).expand(300, 1, 40, 80)
-    moved = centres(Augment(degrees=0, translate=0.1, scale=(1, 1))(images, seeded()))
+    moved = centers(Augment(degrees=0, translate=0.1, scale=(1, 1))(images, seeded()))
     for axis, most in ((0, 8), (1, 4)):
         assert 0.9 * most < moved[:, axis].max() < most + 0.05
         assert -most - 0.05 < moved[:, axis].min() < -0.9 * most
@@ -80,7 +80,7 @@ def test_shifts_stay_within_their_share_of_each_side():
 
 def test_magnification_stays_within_its_limits():
     images = blob(61, 41, 8, 10).expand(300, 1, 61, 41)
-    moved = centres(Augment(degrees=0, translate=0, scale=(0.5, 1.5))(images, seeded()))
+    moved = centers(Augment(degrees=0, translate=0, scale=(0.5, 1.5))(images, seeded()))
     factors = moved / torch.tensor([8.0, 10.0])
     torch.testing.assert_close(factors[:, 0], factors[:, 1], atol=0.02, rtol=0)
     assert 0.49 < factors.min() < 0.55
@@ -89,7 +89,7 @@ def test_magnification_stays_within_its_limits():
 
 def test_shear_moves_rows_sideways_only():
     images = blob(61, 81, 0, 10).expand(300, 1, 61, 81)
-    moved = centres(Augment(**OFF, shear=45)(images, seeded()))
+    moved = centers(Augment(**OFF, shear=45)(images, seeded()))
     torch.testing.assert_close(moved[:, 1], torch.full((300,), 10.0), atol=0.05, rtol=0)
     assert 9 < moved[:, 0].max() < 10.1
     assert -10.1 < moved[:, 0].min() < -9
@@ -136,7 +136,7 @@ def test_reflection_repeats_the_image():
     assert (mirrored.sum(dim=(1, 2, 3)) > 1.5 * black.sum(dim=(1, 2, 3))).all()
 
 
-# Colour, blur, noise, erasing
+# Color, blur, noise, erasing
 
 
 def test_brightness_multiplies_each_image_by_its_own_factor():
@@ -147,7 +147,7 @@ def test_brightness_multiplies_each_image_by_its_own_factor():
     assert 1.38 < factors.max() <= 1.4001
 
 
-def test_contrast_keeps_the_mean_and_saturation_keeps_the_grey():
+def test_contrast_keeps_the_mean_and_saturation_keeps_the_gray():
     images = 0.4 + photos(300) / 5
     weights = torch.tensor([0.299, 0.587, 0.114])
     contrast = Augment(**OFF, contrast=0.5)(images, seeded())
@@ -157,17 +157,17 @@ def test_contrast_keeps_the_mean_and_saturation_keeps_the_grey():
     spread = spread.sort().values
     assert 0.49 < spread[0] < 0.52 < 1.48 < spread[-1] < 1.51
 
-    def grey(batch):
+    def gray(batch):
         return torch.einsum("nchw,c->nhw", batch, weights)
 
     saturated = Augment(**OFF, saturation=0.5)(images, seeded())
-    torch.testing.assert_close(grey(saturated), grey(images))
-    factors = (saturated[:, 0] - grey(images)) / (images[:, 0] - grey(images))
+    torch.testing.assert_close(gray(saturated), gray(images))
+    factors = (saturated[:, 0] - gray(images)) / (images[:, 0] - gray(images))
     middle = factors.flatten(1).median(dim=1).values.sort().values
     assert 0.49 < middle[0] < 0.52 < 1.48 < middle[-1] < 1.51
 
 
-def test_hue_turns_colours_and_leaves_grey_alone():
+def test_hue_turns_colors_and_leaves_gray_alone():
     red = torch.tensor([0.8, 0.2, 0.2]).view(1, 3, 1, 1).expand(200, 3, 4, 4)
     turned = Augment(**OFF, hue=1 / 3)(red, seeded())[:, :, 0, 0]
     torch.testing.assert_close(turned.amax(dim=1), torch.full((200,), 0.8))
@@ -176,8 +176,8 @@ def test_hue_turns_colours_and_leaves_grey_alone():
     assert (turned - torch.tensor([0.2, 0.8, 0.2])).abs().amax(dim=1).min() < 0.02
     assert (turned - torch.tensor([0.2, 0.2, 0.8])).abs().amax(dim=1).min() < 0.02
     assert torch.minimum(turned[:, 1], turned[:, 2]).max() < 0.2001
-    grey = torch.full((5, 3, 4, 4), 0.3)
-    torch.testing.assert_close(Augment(**OFF, hue=0.5)(grey), grey)
+    gray = torch.full((5, 3, 4, 4), 0.3)
+    torch.testing.assert_close(Augment(**OFF, hue=0.5)(gray), gray)
 
 
 def test_blur_has_the_width_it_draws():
@@ -218,7 +218,7 @@ def test_a_rectangle_of_at_most_the_given_share_is_erased(fill, painted):
     assert torch.equal(rows * columns, mask[:, 0].sum(dim=(1, 2)))  # all of a rectangle
 
 
-# Promises of every augmentation
+# Guarantees of every augmentation
 
 
 @given(

@@ -23,7 +23,7 @@ import timm
 
 FAMILIES = ["resnet18", "convnext_atto", "vit_tiny_patch16_224", "mobilenetv3_small_050"]
 IMAGES = torch.rand(4, 3, 32, 32, generator=torch.Generator().manual_seed(0))
-GREY = IMAGES[:, :1]
+GRAY = IMAGES[:, :1]
 
 
 def made(name="test_resnet", *, seed=0, pretrained=False, **settings):
@@ -213,17 +213,17 @@ def test_a_cut_network_takes_its_part_of_a_file(tmp_path):
     assert all(torch.equal(found[name], weights[name]) for name in found)
 
 
-def test_colour_weights_are_added_up_for_grey_images(tmp_path):
+def test_color_weights_are_added_up_for_gray_images(tmp_path):
     saved_weights(tmp_path / "w.safetensors", num_classes=1000)
     settings = {"weights": tmp_path / "w.safetensors", "trainable": "frozen"}
-    grey, colour = made(channels=1, **settings), made(**settings)
-    torch.testing.assert_close(grey(GREY), colour(GREY.expand(-1, 3, -1, -1)))
+    gray, color = made(channels=1, **settings), made(**settings)
+    torch.testing.assert_close(gray(GRAY), color(GRAY.expand(-1, 3, -1, -1)))
 
 
-def test_grey_weights_stay_as_they_are(tmp_path):
+def test_gray_weights_stay_as_they_are(tmp_path):
     network = saved_weights(tmp_path / "w.safetensors", in_chans=1)
     encoder = made(channels=1, weights=tmp_path / "w.safetensors", trainable="frozen")
-    torch.testing.assert_close(encoder(GREY), unit(network(GREY)).detach())
+    torch.testing.assert_close(encoder(GRAY), unit(network(GRAY)).detach())
 
 
 def test_pretrained_weights_are_those_of_the_hub(tmp_path, monkeypatch):
@@ -282,7 +282,7 @@ def truncated(path):
             "weights must be those of test_resnet",
         ),
     ],
-    ids=["absent", "pickled", "truncated", "another", "grey", "incomplete"],
+    ids=["absent", "pickled", "truncated", "another", "gray", "incomplete"],
 )
 def test_files_of_other_weights_are_named(file, write, error, message, tmp_path):
     if write is not None:
@@ -332,7 +332,7 @@ def test_a_node_that_gives_no_features_is_named():
 
 def test_images_of_another_size_are_named():
     with pytest.raises(ValueError, match=r"shape \(n, 3, 32, 32\), got \(4, 1, 32, 32\)\. Resize"):
-        made()(GREY)
+        made()(GRAY)
 
 
 def test_the_settings_of_the_weights_make_a_preprocess():
@@ -343,8 +343,8 @@ def test_the_settings_of_the_weights_make_a_preprocess():
     assert preprocess.std == (0.229, 0.224, 0.225)
     own = made("vit_tiny_patch16_224", image_size=(32, 48)).preprocess_settings
     assert own == {"item_shape": (3, 32, 48), "mean": (0.5,) * 3, "std": (0.5,) * 3}
-    grey = made("resnet18", channels=1).preprocess_settings
-    assert grey["mean"] == pytest.approx((0.449,), abs=1e-3)
+    gray = made("resnet18", channels=1).preprocess_settings
+    assert gray["mean"] == pytest.approx((0.449,), abs=1e-3)
     five = made("resnet18", channels=5).preprocess_settings
     assert five["std"] == (0.229, 0.224, 0.225, 0.229, 0.224)
     assert lw.data.Preprocess(**five).apply(torch.rand(2, 5, 32, 32)).shape == (2, 5, 32, 32)

@@ -251,7 +251,7 @@ def test_goals_without_a_rate_are_refused(number):
 
 
 @pytest.mark.parametrize("factory", [at_most_false_accepts, at_least_precision, at_least_recall])
-def test_promises_outside_0_and_1_are_refused(factory):
+def test_guarantees_outside_0_and_1_are_refused(factory):
     with pytest.raises(ValueError, match=r"must be between 0 and 1, got 1\.1\."):
         factory(1.1)
 
@@ -306,8 +306,8 @@ def test_the_methods_say_what_was_assumed():
             assert value.method.endswith("on the pairs the threshold was chosen on")
 
 
-def test_a_known_query_with_a_wrong_neighbour_is_missed():
-    # The last is a stranger. Of 5 known queries 3 are found, one is mistaken, one rejected.
+def test_a_known_query_with_a_wrong_neighbor_is_missed():
+    # The last is an unknown. Of 5 known queries 3 are found, one is mistaken, one rejected.
     distances = torch.tensor([1.0, 1.0, 1.0, 1.0, 2.0, 3.0])
     same = torch.tensor([True, True, True, False, True, False])
     known = torch.tensor([True, True, True, True, True, False])

@@ -16,13 +16,13 @@ from likewise.calibration import (
     calibrate_all,
     calibrate_matching,
 )
-from likewise.calibration.promise import Promise
+from likewise.calibration.guarantee import Guarantee
 
 
-def queries(seed, strangers=400, known=100, confused=20):
-    """Known queries that are near, some of them to a wrong class, and strangers farther away."""
+def queries(seed, unknowns=400, known=100, confused=20):
+    """Known queries that are near, some of them to a wrong class, and unknowns farther away."""
     rng = np.random.default_rng(seed)
-    total = strangers + known
+    total = unknowns + known
     is_known = torch.arange(total) < known
     same = is_known & (torch.arange(total) >= confused)
     distances = torch.from_numpy(rng.random(total))
@@ -31,39 +31,39 @@ def queries(seed, strangers=400, known=100, confused=20):
     return distances[order], same[order], is_known[order]
 
 
-def test_a_promise_rests_on_strangers_and_not_on_confused_known_queries():
+def test_a_guarantee_rests_on_unknowns_and_not_on_confused_known_queries():
     distances, same, known = queries(0)
     goal = at_most_false_accepts(0.05, confidence=0.95)
     chosen = calibrate_matching(distances, same, known, gallery_size=500, goal=goal)
-    strangers = distances[~known].sort().values
-    looked_at = Promise(0.05, 0.95).looked_at(400)
+    unknowns = distances[~known].sort().values
+    looked_at = Guarantee(0.05, 0.95).looked_at(400)
     assert looked_at > 5
-    limit = strangers[looked_at - 1]
+    limit = unknowns[looked_at - 1]
     assert chosen.threshold == float(distances[distances < limit].max())
-    assert chosen.promise.negatives == 400
-    assert chosen.promise.holds_for == "unknown items"
-    assert "for new items of these unknown classes, with" in str(chosen.promise)
-    assert chosen.promise.accepted == looked_at - 1
+    assert chosen.guarantee.negatives == 400
+    assert chosen.guarantee.holds_for == "unknown items"
+    assert "for new items of these unknown classes, with" in str(chosen.guarantee)
+    assert chosen.guarantee.accepted == looked_at - 1
     assert chosen.false_positive_rate.value == (looked_at - 1) / 400
     assert chosen.false_accept_rate.value > 1.2 * chosen.false_positive_rate.value
     assert calibrate(distances, same, known=known).false_positive_rate is None
     assert (chosen.gallery_size, chosen.rule, chosen.k) == (500, "nearest", 1)
 
 
-def test_strangers_of_few_classes_count_once_each():
+def test_unknowns_of_few_classes_count_once_each():
     distances, same, known = queries(1)
     classes = torch.where(known, 0, 1 + torch.arange(500) % 80)
     goal = at_most_false_accepts(0.05, confidence=0.95)
     chosen = calibrate_matching(distances, same, known, gallery_size=9, goal=goal, items=classes)
-    assert chosen.promise.holds_for == "groups"
-    assert chosen.promise.negatives == 80
+    assert chosen.guarantee.holds_for == "groups"
+    assert chosen.guarantee.negatives == 80
     assert "leaving out" in chosen.false_positive_rate.method
     below = distances[~known] <= chosen.threshold
     assert chosen.false_positive_rate.value == pytest.approx(float(below.double().mean()))
 
 
-def test_too_few_strangers_are_refused_and_one_more_will_do():
-    distances, same, known = queries(2, strangers=59)
+def test_too_few_unknowns_are_refused_and_one_more_will_do():
+    distances, same, known = queries(2, unknowns=59)
     distances[same.nonzero()[0]] = -1.0
     goal = at_most_false_accepts(0.05, confidence=0.95)
     few = known.clone()
@@ -75,12 +75,12 @@ def test_too_few_strangers_are_refused_and_one_more_will_do():
     with pytest.raises(ValueError, match=re.escape(message)):
         calibrate_matching(distances, same, few, gallery_size=9, goal=goal)
     chosen = calibrate_matching(distances, same, known, gallery_size=9, goal=goal)
-    assert chosen.promise.negatives == 59
-    assert chosen.promise.accepted == 0
+    assert chosen.guarantee.negatives == 59
+    assert chosen.guarantee.accepted == 0
 
 
-def test_where_all_are_known_no_share_of_strangers_is_told():
-    distances, same, known = queries(3, strangers=0, confused=30)
+def test_where_all_are_known_no_share_of_unknowns_is_told():
+    distances, same, known = queries(3, unknowns=0, confused=30)
     chosen = calibrate_matching(distances, same, known, gallery_size=9)
     assert chosen.false_positive_rate is None
     goal = at_most_false_accepts(0.01, confidence=0.95)
@@ -91,9 +91,9 @@ def test_where_all_are_known_no_share_of_strangers_is_told():
 GALLERY, WIDE = 200, 6
 
 
-def test_the_promise_holds_for_new_strangers_to_this_gallery_and_a_power_of_pairs_is_far_off():
+def test_the_guarantee_holds_for_new_unknowns_to_this_gallery_and_a_power_of_pairs_is_far_off():
     # Items of a gallery crowd in places: chances to be mistaken are far from independent, and
-    # a stranger's nearest distance tells what a product of single chances does not.
+    # an unknown's nearest distance tells what a product of single chances does not.
     rng = torch.Generator().manual_seed(0)
     gallery = torch.randn(GALLERY, 3, generator=rng)
     gallery[GALLERY // 2 :] = gallery[0] + 0.05 * torch.randn(GALLERY // 2, 3, generator=rng)
@@ -116,7 +116,7 @@ def test_the_promise_holds_for_new_strangers_to_this_gallery_and_a_power_of_pair
         came_out.append(float(torch.searchsorted(truth, chosen.threshold)) / len(truth))
     broken = int((np.array(came_out) > rate).sum())
     assert binomtest(broken, trials, 0.1, "greater").pvalue > 0.01
-    assert broken > trials * 0.02, "a promise with room to spare would prove nothing"
+    assert broken > trials * 0.02, "a guarantee with room to spare would prove nothing"
     # The product of single chances puts the same rate at another threshold.
     of_a_pair = float((apart(20_000, 9) <= chosen.threshold).double().mean())
     assert 1 - (1 - of_a_pair) ** GALLERY > 1.5 * came_out[-1] > 0
@@ -130,9 +130,9 @@ def test_a_guarantee_for_unknown_classes_counts_one_item_of_each():
     classes = torch.where(known, 0, 1 + torch.arange(500) % 80)
     goal = at_most_false_accepts(0.05, confidence=0.95)
     chosen = calibrate_matching(distances, same, known, gallery_size=9, goal=goal, classes=classes)
-    assert chosen.promise.holds_for == "unknown classes"
-    assert (chosen.promise.negatives, chosen.promise.classes) == (80, 80)
-    assert chosen.promised.startswith("at most 0.05 false accepts for new unknown classes, with")
+    assert chosen.guarantee.holds_for == "unknown classes"
+    assert (chosen.guarantee.negatives, chosen.guarantee.classes) == (80, 80)
+    assert chosen.guaranteed.startswith("at most 0.05 false accepts for new unknown classes, with")
     assert "exact binomial" in chosen.accuracy.method, "intervals still leave out queries"
     # Which item counts depends on neither the distances nor the order of goals.
     mapped = calibrate_matching(
@@ -142,8 +142,8 @@ def test_a_guarantee_for_unknown_classes_counts_one_item_of_each():
     of_items = calibrate_matching(
         distances, same, known, gallery_size=9, goal=goal, classes=classes, guarantee_for="items"
     )
-    assert of_items.promise.negatives == int((~known).sum()) == 400
-    assert "for new items of these 80 classes, with" in of_items.promised
+    assert of_items.guarantee.negatives == int((~known).sum()) == 400
+    assert "for new items of these 80 classes, with" in of_items.guaranteed
     together = calibrate_all(
         distances,
         same,
@@ -158,13 +158,13 @@ def test_a_guarantee_for_unknown_classes_counts_one_item_of_each():
 
 
 def test_too_few_unknown_classes_are_refused_with_what_is_missing_and_what_is_possible():
-    distances, same, known = queries(2, strangers=590)
+    distances, same, known = queries(2, unknowns=590)
     goal = at_most_false_accepts(0.05, confidence=0.95)
     for count in (58, 59):
         classes = torch.where(known, 0, 1 + torch.arange(690) % count)
         options = {"gallery_size": 9, "goal": goal, "classes": classes}
         if count == 59:
-            assert calibrate_matching(distances, same, known, **options).promise.negatives == 59
+            assert calibrate_matching(distances, same, known, **options).guarantee.negatives == 59
             continue
         message = (
             "unknown classes must be at least 59 for at most 0.05 false accepts with a confidence "
@@ -174,7 +174,7 @@ def test_too_few_unknown_classes_are_refused_with_what_is_missing_and_what_is_po
         with pytest.raises(ValueError, match=re.escape(message)):
             calibrate_matching(distances, same, known, **options)
         possible = {**options, "goal": at_most_false_accepts(0.0504, confidence=0.95)}
-        assert calibrate_matching(distances, same, known, **possible).promise.negatives == 58
+        assert calibrate_matching(distances, same, known, **possible).guarantee.negatives == 58
     with pytest.raises(ValueError, match="guarantee_for must be one of classes, items, got 'all'"):
         calibrate_matching(distances, same, known, **options | {"guarantee_for": "all"})
     with pytest.raises(ValueError, match=r"classes must have shape \(690,\), one per item"):
@@ -217,16 +217,6 @@ def test_a_guarantee_holds_for_new_unknown_classes_and_one_of_items_does_not(unk
     assert broken["items"] > trials * 0.15
 
 
-def test_promises_of_earlier_versions_are_read_as_what_they_were_worth():
-    distances, same, known = queries(8)
-    goal = at_most_false_accepts(0.05, confidence=0.95)
-    fields = calibrate_matching(distances, same, known, gallery_size=7, goal=goal).to_dict()
-    old = {**fields["promise"], "holds_for": "strangers"}
-    del old["classes"]
-    read = Calibration.from_dict({**fields, "promise": old}).promise
-    assert (read.holds_for, read.classes) == ("unknown items", None)
-
-
 def test_answers_that_are_all_right_or_all_wrong_say_which_queries_to_add():
     distances, right = torch.rand(20), torch.ones(20, dtype=torch.bool)
     with pytest.raises(ValueError, match=r"queries must be .* got 20 right .* not indexed\."):
@@ -238,30 +228,30 @@ def test_answers_that_are_all_right_or_all_wrong_say_which_queries_to_add():
 # growth
 
 
-def test_a_gallery_that_grew_is_told_what_the_promise_is_worth():
+def test_a_gallery_that_grew_is_told_what_the_guarantee_is_worth():
     distances, same, known = queries(4)
     goal = at_most_false_accepts(0.05, confidence=0.95)
     chosen = calibrate_matching(distances, same, known, gallery_size=1000, goal=goal)
-    assert chosen.promised.endswith("accepted), in a gallery of up to 1,000 items")
-    assert chosen.promised.startswith("at most 0.05 false accepts for new items of these unknown")
+    assert chosen.guaranteed.endswith("accepted), in a gallery of up to 1,000 items")
+    assert chosen.guaranteed.startswith("at most 0.05 false accepts for new items of these unknown")
     assert chosen.outgrown(1000) is None
     assert chosen.outgrown(1) is None
     assert chosen.outgrown(2500) == (
-        "gallery must hold at most 1,000 items for the promise of this calibration, got 2,500. "
-        "Calibrate again: strangers may be accepted up to 2.5 times as often, at a rate of 0.125 "
+        "gallery must hold at most 1,000 items for the guarantee of this calibration, got 2,500. "
+        "Calibrate again: unknowns may be accepted up to 2.5 times as often, at a rate of 0.125 "
         "instead of 0.05."
     )
     assert "at a rate of 1 instead" in chosen.outgrown(10**6)
     plain = calibrate_matching(distances, same, known, gallery_size=1000)
-    assert (plain.promised, plain.outgrown(2500)) == (None, None)
+    assert (plain.guaranteed, plain.outgrown(2500)) == (None, None)
     with pytest.raises(ValueError, match="gallery_size must be at least 1, got 0"):
         chosen.outgrown(0)
 
 
 def test_the_rate_of_a_gallery_of_g_parts_is_at_most_the_sum_of_theirs():
     rng = torch.Generator().manual_seed(5)
-    strangers, parts = torch.randn(4000, 4, generator=rng), torch.randn(5, 60, 4, generator=rng)
-    nearest = torch.stack([torch.cdist(strangers, part).amin(dim=1) for part in parts])
+    unknowns, parts = torch.randn(4000, 4, generator=rng), torch.randn(5, 60, 4, generator=rng)
+    nearest = torch.stack([torch.cdist(unknowns, part).amin(dim=1) for part in parts])
     for threshold in (0.2, 0.5, 1.0):
         alone = (nearest <= threshold).double().mean(dim=1)
         together = (nearest.amin(dim=0) <= threshold).double().mean()

@@ -100,7 +100,7 @@ def test_without_json_there_are_lines_to_read(run, model, tmp_path):
         assert expected in out
 
 
-def test_calibrating_for_a_promise_changes_the_threshold(run, model):
+def test_calibrating_for_a_guarantee_changes_the_threshold(run, model):
     status, out, _ = run("calibrate", model, "digits", "--goal", "far=0.01", "--json")
     strict = json.loads(out)
     assert status == 0

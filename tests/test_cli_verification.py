@@ -126,7 +126,7 @@ def test_classes_give_pairs_drawn_anew_in_each_epoch(run, tmp_path):
         "calibrate", tmp_path / "m", "digits", "--goal", "far=0.2@0.95", "--rule", "pairs"
     )
     assert status == 0
-    assert "promised: at most 0.2 false accepts for new items" in out
+    assert "guaranteed: at most 0.2 false accepts for new items" in out
 
 
 @pytest.mark.parametrize(
@@ -143,7 +143,7 @@ def test_classes_give_pairs_drawn_anew_in_each_epoch(run, tmp_path):
         ),
         (["train", "digits", "--pairs", "--out", "m", "--loss", "threshold", "--margin", "1"],
          "margin must be left out for threshold"),
-        (["calibrate", "{model}", "{judge}", "--rule", "nearest"], "must be labelled items"),
+        (["calibrate", "{model}", "{judge}", "--rule", "nearest"], "must be labeled items"),
         (["calibrate", "{model}", "{judge}", "--goal", "far=0.001@0.95"], "at least 2,995"),
         (["calibrate", "{model}", "{train}"], "neither indexed nor trained on"),
     ],

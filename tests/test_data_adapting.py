@@ -147,10 +147,10 @@ class Stream(IterableDataset):
         (Foreign(), r"data must have labels, got Foreign without\. Give it an attribute labels"),
         (TensorDataset(POINTS), "must be a TensorDataset of items and labels, got 1 tensors"),
         (Foreign(targets=[0.5] * 40), "labels must be strings or integers, got float64"),
-        (GivenPairs(KNOWN, [[0, 1]], [True]), "must be labelled items, got GivenPairs"),
+        (GivenPairs(KNOWN, [[0, 1]], [True]), "must be labeled items, got GivenPairs"),
     ],
 )
-def test_what_is_no_labelled_data_is_refused_in_a_sentence(data, message):
+def test_what_is_no_labeled_data_is_refused_in_a_sentence(data, message):
     with pytest.raises(TypeError, match=message) as info:
         as_dataset(data)
     assert "\n" not in str(info.value)
@@ -218,7 +218,7 @@ def test_items_without_labels_are_embedded_and_added():
 
 @pytest.fixture(scope="module")
 def images():
-    """A model of grey images, and some as bytes (n, h, w)."""
+    """A model of gray images, and some as bytes (n, h, w)."""
     pixels = RNG.integers(0, 256, (9, 5, 4), dtype=np.uint8)
     data = ArrayDataset(pixels, np.arange(9) % 3)
     torch.manual_seed(0)
@@ -344,7 +344,7 @@ def test_verbs_take_arrays_lists_and_single_items(images):
             "the same shape, got",
         ),
         (DataLoader(KNOWN), None, TypeError, "items must be a dataset, got a DataLoader"),
-        (GivenPairs(KNOWN, [[0, 1]], [True]), None, TypeError, "labelled items, got GivenPairs"),
+        (GivenPairs(KNOWN, [[0, 1]], [True]), None, TypeError, "labeled items, got GivenPairs"),
     ],
 )
 def test_what_is_no_item_is_refused_in_a_sentence(items, shape, error, message):
@@ -383,7 +383,7 @@ def test_functions_take_arrays_and_lists_as_tensors(form):
 
     def results(make):
         d, s, e, y = make(distances), make(same), make(embeddings), make(labels)
-        other = make(np.where(same, labels, labels + 4))  # strangers are of no class that is known
+        other = make(np.where(same, labels, labels + 4))  # unknowns are of no class that is known
         return [
             metrics.sweep(d, s, known=s).true_accepts.tolist(),
             metrics.brier_score(d, s),

@@ -226,7 +226,7 @@ def test_bad_items_are_named(values, error, message):
 # preprocessing
 
 
-def test_images_are_normalised_by_channel():
+def test_images_are_normalized_by_channel():
     pixels = np.random.default_rng(1).random((50, 3, 4, 5)) * [[[[1]], [[2]], [[5]]]][0] + 7
     data = ArrayDataset(pixels, [0] * 50)
     preprocess = Preprocess.fit(data)

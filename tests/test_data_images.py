@@ -11,7 +11,7 @@ from likewise.data.images import fit_images, is_image_name, pixels_of, read_imag
 from likewise.errors import InputError
 
 RNG = np.random.default_rng(0)
-GREY = RNG.integers(0, 256, (6, 9), dtype=np.uint8)
+GRAY = RNG.integers(0, 256, (6, 9), dtype=np.uint8)
 RGB = RNG.integers(0, 256, (6, 9, 3), dtype=np.uint8)
 DEEP = RNG.integers(0, 65536, (6, 9), dtype=np.uint16)
 ALPHA = np.where(np.arange(9) < 4, 255, 0).astype(np.uint8) * np.ones((6, 1), np.uint8)
@@ -28,54 +28,54 @@ def save(path, array, mode=None, **options):
 
 
 def save_palette(path, **options):
-    image = Image.fromarray(GREY % 3)
+    image = Image.fromarray(GRAY % 3)
     image = image.convert("P")
     image.putpalette([250, 10, 0, 0, 200, 60, 30, 0, 90])
     image.save(path, **options)
     return path
 
 
-PALETTE = np.array([[250, 10, 0], [0, 200, 60], [30, 0, 90]])[GREY % 3]
+PALETTE = np.array([[250, 10, 0], [0, 200, 60], [30, 0, 90]])[GRAY % 3]
 WHITE = ALPHA[..., None] == 0
 KEYED = np.where(DEEP[0, 0] == DEEP, 65535, DEEP)
 
 # How to write a file; the pixels (h, w) or (h, w, 3) in 0..255 it must read as.
 KINDS = {
-    "grey.png": (lambda p: save(p, GREY), GREY),
-    "grey.bmp": (lambda p: save(p, GREY), GREY),
-    "grey.pgm": (lambda p: save(p, GREY), GREY),
-    "colour.png": (lambda p: save(p, RGB), RGB),
-    "colour.bmp": (lambda p: save(p, RGB), RGB),
-    "colour.ppm": (lambda p: save(p, RGB), RGB),
-    "bits.png": (lambda p: save(p, GREY > 99), (GREY > 99) * 255),
-    "bits.pbm": (lambda p: save(p, GREY > 99), (GREY > 99) * 255),
+    "gray.png": (lambda p: save(p, GRAY), GRAY),
+    "gray.bmp": (lambda p: save(p, GRAY), GRAY),
+    "gray.pgm": (lambda p: save(p, GRAY), GRAY),
+    "color.png": (lambda p: save(p, RGB), RGB),
+    "color.bmp": (lambda p: save(p, RGB), RGB),
+    "color.ppm": (lambda p: save(p, RGB), RGB),
+    "bits.png": (lambda p: save(p, GRAY > 99), (GRAY > 99) * 255),
+    "bits.pbm": (lambda p: save(p, GRAY > 99), (GRAY > 99) * 255),
     "deep.png": (lambda p: save(p, DEEP), DEEP / 257),
     "deep.pgm": (lambda p: save(p, DEEP), DEEP / 257),
     "deep-keyed.png": (
         lambda p: save(p, DEEP, transparency=int(DEEP[0, 0])),
         KEYED / 257,
     ),
-    "grey-alpha.png": (
-        lambda p: save(p, np.dstack([GREY, ALPHA])),
-        np.where(WHITE[..., 0], 255, GREY),
+    "gray-alpha.png": (
+        lambda p: save(p, np.dstack([GRAY, ALPHA])),
+        np.where(WHITE[..., 0], 255, GRAY),
     ),
-    "colour-alpha.png": (
+    "color-alpha.png": (
         lambda p: save(p, np.dstack([RGB, ALPHA])),
         np.where(WHITE, 255, RGB),
     ),
     "half-alpha.png": (
-        lambda p: save(p, np.dstack([RGB, np.full_like(GREY, 51)])),  # a fifth
+        lambda p: save(p, np.dstack([RGB, np.full_like(GRAY, 51)])),  # a fifth
         255 + (RGB - 255.0) / 5,
     ),
     "palette.png": (save_palette, PALETTE),
     "palette.bmp": (save_palette, PALETTE),
     "palette-key.png": (
         lambda p: save_palette(p, transparency=1),
-        np.where((GREY % 3 == 1)[..., None], 255, PALETTE),
+        np.where((GRAY % 3 == 1)[..., None], 255, PALETTE),
     ),
     "palette-alpha.png": (
         lambda p: save_palette(p, transparency=bytes([255, 255, 0])),
-        np.where((GREY % 3 == 2)[..., None], 255, PALETTE),
+        np.where((GRAY % 3 == 2)[..., None], 255, PALETTE),
     ),
     "flat.jpg": (
         lambda p: save(p, np.full((6, 9, 3), (200, 100, 50), np.uint8)),
@@ -85,28 +85,28 @@ KINDS = {
         lambda p: save(p, np.full((6, 9, 3), (200, 100, 50), np.uint8), "CMYK"),
         [[[200, 100, 50]]],
     ),
-    "GREY.JPG": (lambda p: save(p, np.full((6, 9), 77, np.uint8)), [[77]]),
-    "colour.webp": (lambda p: save(p, RGB, lossless=True), RGB),
+    "GRAY.JPG": (lambda p: save(p, np.full((6, 9), 77, np.uint8)), [[77]]),
+    "color.webp": (lambda p: save(p, RGB, lossless=True), RGB),
     "alpha.webp": (
         lambda p: save(p, np.dstack([RGB, ALPHA]), lossless=True, exact=True),
         np.where(WHITE, 255, RGB),
     ),
-    "grey.tif": (lambda p: save(p, GREY), GREY),
-    "colour.tiff": (lambda p: save(p, RGB, compression="tiff_lzw"), RGB),
+    "gray.tif": (lambda p: save(p, GRAY), GRAY),
+    "color.tiff": (lambda p: save(p, RGB, compression="tiff_lzw"), RGB),
     "deep.tif": (lambda p: save(p, DEEP), DEEP / 257),
     "palette.gif": (save_palette, PALETTE),
     "key.gif": (
         lambda p: save_palette(p, transparency=1),
-        np.where((GREY % 3 == 1)[..., None], 255, PALETTE),
+        np.where((GRAY % 3 == 1)[..., None], 255, PALETTE),
     ),
     "two.gif": (
-        lambda p: save(p, GREY, save_all=True, append_images=[Image.fromarray(255 - GREY)]),
-        GREY,
+        lambda p: save(p, GRAY, save_all=True, append_images=[Image.fromarray(255 - GRAY)]),
+        GRAY,
     ),
-    "colour.jp2": (lambda p: save(p, RGB, irreversible=False), RGB),
-    "colour.qoi": (lambda p: save(p, RGB), RGB),
-    "colour.tga": (lambda p: save(p, RGB), RGB),
-    "grey.sgi": (lambda p: save(p, GREY), GREY),
+    "color.jp2": (lambda p: save(p, RGB, irreversible=False), RGB),
+    "color.qoi": (lambda p: save(p, RGB), RGB),
+    "color.tga": (lambda p: save(p, RGB), RGB),
+    "gray.sgi": (lambda p: save(p, GRAY), GRAY),
 }
 
 
@@ -133,11 +133,11 @@ def test_every_kind_of_image_reads_as_the_pixels_it_shows(tmp_path, name):
     np.testing.assert_allclose(files[0][0] * 255, expected, atol=tolerance)
     assert files[0][0].std() > 0 or tolerance == 2
 
-    colour = read_image(path, channels=3) * 255
-    np.testing.assert_allclose(colour, np.broadcast_to(expected, (3, 6, 9)), atol=tolerance)
-    grey = read_image(path, channels=1)[0] * 255
-    expected_grey = pixels if pixels.ndim == 2 else luma(pixels)
-    np.testing.assert_allclose(grey, expected_grey, atol=tolerance + 0.5)
+    color = read_image(path, channels=3) * 255
+    np.testing.assert_allclose(color, np.broadcast_to(expected, (3, 6, 9)), atol=tolerance)
+    gray = read_image(path, channels=1)[0] * 255
+    expected_gray = pixels if pixels.ndim == 2 else luma(pixels)
+    np.testing.assert_allclose(gray, expected_gray, atol=tolerance + 0.5)
 
 
 @pytest.mark.parametrize("suffix", ["jpg", "tif", "webp"])
@@ -188,9 +188,9 @@ def test_memory_and_files_are_resized_alike(tmp_path):
     in_memory = fit_images(torch.from_numpy(RGB).permute(2, 0, 1)[None], (4, 5), None)
     assert in_memory.dtype == torch.uint8
     np.testing.assert_allclose(from_file, in_memory[0], atol=1)
-    grey = fit_images(torch.from_numpy(RGB).permute(2, 0, 1)[None], None, 1)
-    np.testing.assert_allclose(grey[0, 0], luma(RGB), atol=0.51)
-    assert torch.equal(fit_images(grey, None, 3)[0, 2], grey[0, 0])
+    gray = fit_images(torch.from_numpy(RGB).permute(2, 0, 1)[None], None, 1)
+    np.testing.assert_allclose(gray[0, 0], luma(RGB), atol=0.51)
+    assert torch.equal(fit_images(gray, None, 3)[0, 2], gray[0, 0])
 
 
 @pytest.mark.parametrize("workers", [0, 1])
@@ -204,14 +204,14 @@ def test_a_data_loader_decodes_in_its_workers(tmp_path, workers):
 
 
 def test_preprocess_reads_files_as_the_dataset_does(tmp_path):
-    paths = [save(tmp_path / "a.png", RGB), save(tmp_path / "b.png", GREY)]
+    paths = [save(tmp_path / "a.png", RGB), save(tmp_path / "b.png", GRAY)]
     read = Preprocess((3, 5, 4), (0.0,) * 3, (1.0,) * 3).read(paths)
     assert torch.equal(read, items(ImageFiles(paths, [0, 1], image_size=(5, 4), channels=3)))
     assert 0.1 < read.std() < 1
 
 
 def test_an_image_of_another_size_is_named_when_fetched(tmp_path):
-    paths = [save(tmp_path / "a.png", GREY), save(tmp_path / "b.png", GREY[:4])]
+    paths = [save(tmp_path / "a.png", GRAY), save(tmp_path / "b.png", GRAY[:4])]
     files = ImageFiles(paths, [0, 1])
     message = r"b\.png' must have the size of the first image, 6x9, got 4x9\. Give image_size="
     with pytest.raises(ValueError, match=message):
@@ -224,7 +224,7 @@ def test_an_image_of_another_size_is_named_when_fetched(tmp_path):
     ids=["empty", "text", "cut header", "cut pixels"],
 )
 def test_a_broken_image_is_named_in_one_sentence(tmp_path, contents):
-    good, broken = save(tmp_path / "a.png", GREY), tmp_path / "broken.pgm"
+    good, broken = save(tmp_path / "a.png", GRAY), tmp_path / "broken.pgm"
     broken.write_bytes(contents)
     files = ImageFiles([good, broken], [0, 1])
     with pytest.raises(
@@ -256,13 +256,13 @@ def test_a_file_that_has_gone_is_named(tmp_path):
     [
         ({"image_size": (1, 2, 3)}, r"image_size must be one number or \(height, width\), got"),
         ({"image_size": 0}, "image_size must be at least 1, got 0"),
-        ({"channels": 2}, r"channels must be 1 \(grey\) or 3 \(colour\), got 2"),
+        ({"channels": 2}, r"channels must be 1 \(gray\) or 3 \(color\), got 2"),
         ({"labels": [0, 1]}, "labels must be one per path .* got 2 for 1 paths"),
         ({"paths": [], "labels": []}, "at least one, got 0 for 0 paths"),
     ],
 )
 def test_bad_arguments_are_named(tmp_path, arguments, message):
-    path = save(tmp_path / "a.png", GREY)
+    path = save(tmp_path / "a.png", GRAY)
     with pytest.raises(ValueError, match=message):
         ImageFiles(**{"paths": [path], "labels": [0], **arguments})
 
@@ -282,7 +282,7 @@ def test_pixels_of_32_bits_are_refused_rather_than_guessed(tmp_path, name, array
         read_image(path, channels=1)
 
 
-@pytest.mark.parametrize("name", ["grey.png", "colour.png", "deep.png", "palette-key.png"])
+@pytest.mark.parametrize("name", ["gray.png", "color.png", "deep.png", "palette-key.png"])
 def test_an_open_image_is_read_as_its_file_is(tmp_path, name):
     path = KINDS[name][0](tmp_path / name)
     for channels in (1, 3):

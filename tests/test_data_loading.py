@@ -556,7 +556,7 @@ def test_a_pair_of_arrays(kind):
             ValueError,
             "image_size and channels m",
         ),
-        ("digits", {"channels": 2}, ValueError, r"channels must be 1 \(grey\) or 3"),
+        ("digits", {"channels": 2}, ValueError, r"channels must be 1 \(gray\) or 3"),
     ],
 )
 def test_bad_arguments_are_named(source, arguments, error, message):

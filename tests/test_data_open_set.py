@@ -59,8 +59,8 @@ def test_no_item_is_in_two_parts_and_each_class_is_in_the_parts_of_its_kind(
     assert (codes(parts.train) <= indexed) if index_trained else not codes(parts.train) & indexed
     assert codes(parts.calibrate) == codes(parts.test) >= indexed
     assert len(codes(parts.test) - indexed) == unknown
-    assert len(codes(parts.new_strangers)) == new
-    assert not codes(parts.new_strangers) & (codes(parts.test) | codes(parts.train))
+    assert len(codes(parts.new_unknowns)) == new
+    assert not codes(parts.new_unknowns) & (codes(parts.test) | codes(parts.train))
 
 
 def test_items_are_dealt_out_in_proportion_to_the_shares_that_apply():

@@ -11,7 +11,7 @@ from likewise.data.pair_tables import read_pair_table
 
 @pytest.fixture
 def table(tmp_path):
-    """A folder of grey images 10, 20, 30, 40, and what writes a table beside them."""
+    """A folder of gray images 10, 20, 30, 40, and what writes a table beside them."""
     (tmp_path / "in" / "sub").mkdir(parents=True)
     for i, name in enumerate(["a", "b", "c", "sub/d"], start=1):
         Image.new("L", (4, 5), 10 * i).save(tmp_path / "in" / f"{name}.png")
@@ -100,10 +100,10 @@ def test_triplets_are_read_in_their_order(table):
 
 def test_a_table_without_truth_is_read_as_such(table):
     path = table("a,b\na.png,b.png\nb.png,c.png\n")
-    unlabelled = read_pair_table(path)
-    assert unlabelled.same is None
-    assert unlabelled.pairs == [(0, 1), (1, 2)]
-    assert [os.path.basename(file) for file in unlabelled.paths] == unlabelled.names
+    unlabeled = read_pair_table(path)
+    assert unlabeled.same is None
+    assert unlabeled.pairs == [(0, 1), (1, 2)]
+    assert [os.path.basename(file) for file in unlabeled.paths] == unlabeled.names
     with pytest.raises(ValueError, match=r"must have the column same .* got neither\. Add one"):
         load_pairs(path)
     assert read_pair_table(table("a,b,same\na.png,b.png,1\n")).same == [True]

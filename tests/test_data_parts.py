@@ -32,7 +32,7 @@ def positions(part):
     return items(part)[:, 0].int().tolist()
 
 
-labelled = st.lists(st.integers(0, 5), min_size=1, max_size=60).map(make)
+labeled = st.lists(st.integers(0, 5), min_size=1, max_size=60).map(make)
 SIX = make([0, 1, 2, 3, 4, 5] * 4)
 
 
@@ -63,7 +63,7 @@ def test_the_seed_chooses_the_classes_and_every_class_has_its_turn():
     assert firsts[7] == set(split_by_class(SIX, [2, 4], seed=7)[0].labels.tolist())
 
 
-@given(labelled, st.lists(st.floats(0.05, 1), min_size=1, max_size=4), st.integers(0, 9))
+@given(labeled, st.lists(st.floats(0.05, 1), min_size=1, max_size=4), st.integers(0, 9))
 @settings(deadline=None)
 def test_splitting_items_deals_every_class_by_its_shares(data, weights, seed):
     shares = np.array(weights) / sum(weights)
@@ -158,7 +158,7 @@ def test_bad_arguments_are_named(call, error, message):
 # pairs
 
 
-@given(labelled, st.integers(2, 6), st.integers(0, 20))
+@given(labeled, st.integers(2, 6), st.integers(0, 20))
 @settings(deadline=None)
 def test_every_class_is_in_one_fold_and_in_the_rest_of_all_others(data, folds, seed):
     classes = set(data.labels.tolist())
@@ -190,7 +190,7 @@ def test_the_seed_decides_the_folds():
         fold_by_class(SIX, 1)
 
 
-@given(labelled, st.floats(0.1, 20), st.integers(0, 5))
+@given(labeled, st.floats(0.1, 20), st.integers(0, 5))
 @settings(deadline=None, max_examples=200)
 def test_pairs_are_distinct_true_and_half_of_each_kind(data, per_item, seed):
     labels = data.labels.tolist()

@@ -14,7 +14,7 @@ def make(labels):
 
 @given(st.lists(st.integers(0, 4), min_size=2, max_size=30), st.floats(0.5, 4), st.integers(0, 99))
 @settings(deadline=None)
-def test_triplets_are_of_the_classes_promised_and_anchors_take_turns(labels, per_item, seed):
+def test_triplets_are_of_the_classes_guaranteed_and_anchors_take_turns(labels, per_item, seed):
     labels = np.array(labels)
     sizes = np.bincount(labels)[labels]
     anchors = np.flatnonzero((sizes > 1) & (sizes < len(labels)))

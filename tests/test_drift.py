@@ -63,7 +63,7 @@ def test_the_gap_that_is_said_to_be_noticed_is_about_that(m, n):
 
 
 @pytest.mark.parametrize("ties", [False, True])
-def test_false_alarms_are_as_rare_as_promised(ties):
+def test_false_alarms_are_as_rare_as_guaranteed(ties):
     rate, trials = 0.05, 200
     rng = np.random.default_rng(0)
     alarms = 0
@@ -83,7 +83,7 @@ def test_a_change_is_noticed():
     for change in (
         lambda x: x + 0.3,  # all farther
         lambda x: 1.5 * x,  # wider
-        lambda x: np.where(rng.random(len(x)) < 0.2, x + 2, x),  # a fifth are strangers
+        lambda x: np.where(rng.random(len(x)) < 0.2, x + 2, x),  # a fifth are unknowns
     ):
         drifts = [
             check_drift(calibration, torch.from_numpy(change(rng.normal(size=1000))))

@@ -272,7 +272,7 @@ def test_impossible_networks_are_refused(arguments, message):
         ConvEncoder(**{"input_shape": (1, 8, 8), **arguments})
 
 
-def test_a_misspelt_layer_is_named():
+def test_a_misspelled_layer_is_named():
     with pytest.raises(TypeError, match=r"layers\[1\] must be a whole number, got 'pol'"):
         ConvEncoder((1, 8, 8), layers=(4, "pol"))
 

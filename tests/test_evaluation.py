@@ -22,13 +22,13 @@ def bounds(estimate):
     return estimate.value, estimate.low, estimate.high
 
 
-def labelled(seed, n=60, classes=8, d=3):
-    """Embeddings around a centre per class, and labels with gaps; classes differ in size."""
+def labeled(seed, n=60, classes=8, d=3):
+    """Embeddings around a center per class, and labels with gaps; classes differ in size."""
     rng = torch.Generator().manual_seed(seed)
     labels = torch.randint(0, classes, (n,), generator=rng)
-    centres = torch.randn(classes, d, generator=rng, dtype=torch.float64)
+    centers = torch.randn(classes, d, generator=rng, dtype=torch.float64)
     noise = torch.randn(n, d, generator=rng, dtype=torch.float64)
-    return centres[labels] + 0.7 * noise, 10 * labels + 3
+    return centers[labels] + 0.7 * noise, 10 * labels + 3
 
 
 # retrieval
@@ -68,11 +68,11 @@ def retrieval_values(result):
 @pytest.mark.parametrize("distance", [COSINE, EUCLIDEAN, INNER_PRODUCT], ids=lambda d: d.name)
 @pytest.mark.parametrize("levels", [None, 2], ids=["no ties", "ties"])
 def test_retrieval_agrees_with_loops(seed, distance, levels):
-    embeddings, labels = labelled(seed, n=40, classes=12)
+    embeddings, labels = labeled(seed, n=40, classes=12)
     labels[0] = 999  # alone in its class
     if levels:
         embeddings = (embeddings * levels).round() + 0.25
-        # Equal rows must be equally far, which a matrix product does not promise.
+        # Equal rows must be equally far, which a matrix product does not guarantee.
         distance = EUCLIDEAN
     distances = distance.matrix(embeddings, embeddings)
     ks = (1, 3, 20)
@@ -87,8 +87,8 @@ def test_retrieval_agrees_with_loops(seed, distance, levels):
 
 @pytest.mark.parametrize("seed", range(4))
 def test_retrieval_among_references_agrees_with_loops(seed):
-    embeddings, labels = labelled(seed, n=30)
-    references, reference_labels = labelled(seed + 50, n=25, classes=6)
+    embeddings, labels = labeled(seed, n=30)
+    references, reference_labels = labeled(seed + 50, n=25, classes=6)
     reference_labels[:4] = UNKNOWN  # unlabeled: as if they were not there
     distances = EUCLIDEAN.matrix(embeddings, references[4:])
     expected = retrieval_by_loops(distances, labels, reference_labels[4:], (1, 21), own=False)
@@ -108,7 +108,7 @@ def test_retrieval_among_references_agrees_with_loops(seed):
 
 
 def test_intervals_over_queries_are_binomial_for_hits_and_student_for_shares():
-    embeddings, labels = labelled(0, n=80)
+    embeddings, labels = labeled(0, n=80)
     scores = retrieval_by_loops(COSINE.matrix(embeddings, embeddings), labels, labels, (3,), True)
     result = evaluate_retrieval(embeddings, labels, ks=(3,))
     hits = int(scores[:, 0].sum())
@@ -121,8 +121,8 @@ def test_intervals_over_queries_are_binomial_for_hits_and_student_for_shares():
 
 @pytest.mark.parametrize("own", [True, False])
 def test_classes_as_sample_leaves_out_each_class_as_query_and_as_reference(own):
-    embeddings, labels = labelled(3, n=70, classes=12)
-    references, reference_labels = (embeddings, labels) if own else labelled(3, n=50, classes=13)
+    embeddings, labels = labeled(3, n=70, classes=12)
+    references, reference_labels = (embeddings, labels) if own else labeled(3, n=50, classes=13)
     if not own:
         reference_labels[:3] = UNKNOWN
     ks = (1, 4)
@@ -172,7 +172,7 @@ def test_classes_as_sample_leaves_out_each_class_as_query_and_as_reference(own):
 
 
 def test_classes_as_sample_knows_ranks_beyond_the_references():
-    embeddings, labels = labelled(1, n=24, classes=12)
+    embeddings, labels = labeled(1, n=24, classes=12)
     labels = torch.arange(24) // 2
     result = evaluate_retrieval(embeddings, labels, ks=(1, 23), classes_as_sample=True)
     assert result.recall_at_k[23].value == 1
@@ -183,8 +183,8 @@ def test_leaving_out_classes_covers_new_classes_where_independent_queries_do_not
     def draw(seed):
         rng = torch.Generator().manual_seed(seed)
         labels = torch.arange(12).repeat_interleave(6)
-        centres = 2 * torch.randn(12, 2, generator=rng)
-        return centres[labels] + 0.7 * torch.randn(72, 2, generator=rng), labels
+        centers = 2 * torch.randn(12, 2, generator=rng)
+        return centers[labels] + 0.7 * torch.randn(72, 2, generator=rng), labels
 
     def map_at_r(seed, classes_as_sample):
         return evaluate_retrieval(
@@ -203,7 +203,7 @@ def test_leaving_out_classes_covers_new_classes_where_independent_queries_do_not
 @given(seed=st.integers(0, 2**16), chunk_size=st.integers(1, 50))
 @settings(deadline=None, max_examples=25)
 def test_chunks_names_and_order_of_items_are_irrelevant(seed, chunk_size):
-    embeddings, labels = labelled(seed)
+    embeddings, labels = labeled(seed)
     order = torch.randperm(len(labels), generator=torch.Generator().manual_seed(seed))
     one = evaluate_retrieval(embeddings, labels, distance=EUCLIDEAN)
     other = evaluate_retrieval(
@@ -257,13 +257,13 @@ def test_among_equally_far_references_the_earlier_ranks_first(first, ks):
     ],
 )
 def test_retrieval_that_cannot_be_judged_is_named(arguments, message):
-    embeddings, labels = labelled(0)
+    embeddings, labels = labeled(0)
     with pytest.raises(ValueError, match=re.escape(message)):
         evaluate_retrieval(**{"embeddings": embeddings, "labels": labels, **arguments})
 
 
 def test_the_retrieval_result_is_ready_for_json():
-    fields = json.loads(json.dumps(evaluate_retrieval(*labelled(0)).to_dict(), allow_nan=False))
+    fields = json.loads(json.dumps(evaluate_retrieval(*labeled(0)).to_dict(), allow_nan=False))
     assert set(fields["recall_at_k"]) == {"1", "5", "10"}
     assert set(fields["map_at_r"]) == {"value", "low", "high", "method"}
     assert fields["queries"] == 60
@@ -271,7 +271,7 @@ def test_the_retrieval_result_is_ready_for_json():
 
 # matching
 
-# Classes 0 and 1 were trained on, 0 to 2 are indexed, 3 and 4 are strangers.
+# Classes 0 and 1 were trained on, 0 to 2 are indexed, 3 and 4 are unknowns.
 TRUTH = torch.tensor([0, 0, 0, 1, 1, 2, 2, 2, 3, 3, 4])
 ANSWERS = torch.tensor([0, 0, 1, 1, -1, 2, 0, -1, -1, 2, -1])
 INDEXED, SEEN = {0, 1, 2}, {0, 1}
@@ -333,7 +333,7 @@ def test_classes_go_by_their_names():
     assert set(result.per_class) == set(names) - {"five"}, "nobody asked for five"
 
 
-def test_unlabelled_items_in_the_index_are_no_class():
+def test_unlabeled_items_in_the_index_are_no_class():
     one = evaluate_matching(ANSWERS, TRUTH, indexed_classes={*INDEXED, UNKNOWN})
     other = evaluate_matching(ANSWERS, TRUTH, indexed_classes=INDEXED)
     assert one.to_dict() == other.to_dict()

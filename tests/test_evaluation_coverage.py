@@ -20,10 +20,10 @@ NAMES = ("roc_auc", "equal_error_rate", "true_accept_rate")
 
 
 def draw_items(rng, classes, items):
-    """Points around a centre per class, (classes, items, 4); some classes are vaguer."""
-    centre = torch.randn(classes, 1, 4, generator=rng)
+    """Points around a center per class, (classes, items, 4); some classes are vaguer."""
+    center = torch.randn(classes, 1, 4, generator=rng)
     vagueness = 0.3 * (0.5 * torch.randn(classes, 1, 1, generator=rng)).exp()
-    return centre + vagueness * torch.randn(classes, items, 4, generator=rng)
+    return center + vagueness * torch.randn(classes, items, 4, generator=rng)
 
 
 @functools.cache

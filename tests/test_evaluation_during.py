@@ -15,9 +15,9 @@ from likewise.evaluation.during import EvaluateEpochs, _at_most, seen_and_unseen
 
 def blobs(classes=6, per_class=20, seed=0, names=None):
     rng = torch.Generator().manual_seed(seed)
-    centres = 2 * torch.randn(classes, 6, generator=torch.Generator().manual_seed(1))
+    centers = 2 * torch.randn(classes, 6, generator=torch.Generator().manual_seed(1))
     labels = torch.arange(classes).repeat(per_class)
-    items = centres[labels] + 1.5 * torch.randn(classes * per_class, 6, generator=rng)
+    items = centers[labels] + 1.5 * torch.randn(classes * per_class, 6, generator=rng)
     return ArrayDataset(items, labels, names)
 
 
@@ -61,7 +61,7 @@ def test_numbers_are_those_of_the_evaluations_of_the_same_embeddings():
 
 def test_queries_are_looked_up_in_the_gallery_by_the_names_of_classes():
     gallery = blobs(5, 8, seed=1, names=["e", "d", "c", "b", "a"])
-    queries = blobs(4, 9, seed=2, names=["e", "d", "stranger", "b"])
+    queries = blobs(4, 9, seed=2, names=["e", "d", "unknown", "b"])
     encoder = network().eval()
     scores = EvaluateEpochs(
         {"all": queries}, gallery=gallery, distance=lw.distances.EUCLIDEAN, per_item=2.0
@@ -73,7 +73,7 @@ def test_queries_are_looked_up_in_the_gallery_by_the_names_of_classes():
     )
     named = nearest.predict(lw.encode(encoder, queries))
     truth = np.array([queries.class_names[code] for code in queries.labels])
-    known = truth != "stranger"
+    known = truth != "unknown"
     assert record["all_precision_at_1"] == pytest.approx((named == truth)[known].mean())
     assert 0 < record["all_precision_at_1"] < 1
 

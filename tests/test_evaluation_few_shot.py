@@ -25,9 +25,9 @@ def drawn(seed, classes=12, most=9):
     sizes = torch.randint(1, most + 1, (classes,), generator=rng)
     number = torch.arange(classes).repeat_interleave(sizes)
     number = number[torch.randperm(len(number), generator=rng)]
-    centre = torch.randn(classes, 4, generator=rng, dtype=torch.float64)
+    center = torch.randn(classes, 4, generator=rng, dtype=torch.float64)
     noise = torch.randn(len(number), 4, generator=rng, dtype=torch.float64)
-    return centre[number] + 0.7 * noise, 3 * number + 5, 7 - number % 3
+    return center[number] + 0.7 * noise, 3 * number + 5, 7 - number % 3
 
 
 def between(distance, a, b):
@@ -71,8 +71,8 @@ def test_every_episode_agrees_with_the_loops(rule, distance, grouped, shots, que
             rows = embeddings[row[:shots]]
             if rule == "center":
                 one_class = torch.full((shots,), code)
-                centre = class_centers(rows, one_class, distance=distance)
-                rows = centre.embeddings.double()
+                center = class_centers(rows, one_class, distance=distance)
+                rows = center.embeddings.double()
             support += list(rows)
             codes += [code] * len(rows)
         hits = 0
@@ -131,7 +131,7 @@ def test_of_equally_near_ones_the_first_counts(rule):
 
 @given(seed=st.integers(0, 2**16), scale=st.sampled_from([0.5, 4.0]), grouped=st.booleans())
 @settings(deadline=None, max_examples=10)
-def test_names_and_scale_change_nothing_and_one_example_is_its_own_centre(seed, scale, grouped):
+def test_names_and_scale_change_nothing_and_one_example_is_its_own_center(seed, scale, grouped):
     embeddings, labels, group = drawn(seed % 7)
     asked = {"ways": 2, "episodes": 30, "seed": seed}
     result = evaluate_few_shot(embeddings, labels, **asked, within=group if grouped else None)

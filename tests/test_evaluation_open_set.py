@@ -12,7 +12,7 @@ from likewise.intervals import binomial
 
 
 def some_queries(seed, count=200, classes=14, known=10, ties=False):
-    """Known classes 0.., strangers above; some answers wrong, some none, some far off."""
+    """Known classes 0.., unknowns above; some answers wrong, some none, some far off."""
     rng = np.random.default_rng(seed)
     truth = rng.integers(0, classes, count)
     is_known = truth < known
@@ -28,7 +28,7 @@ def some_queries(seed, count=200, classes=14, known=10, ties=False):
 
 
 def by_loops(queries, threshold):
-    known = accepted = right = strangers = wrong = 0
+    known = accepted = right = unknowns = wrong = 0
     missed = {}
     for distance, label, truth, is_known in zip(*(q.tolist() for q in queries), strict=True):
         yes = distance <= threshold and label != -1
@@ -38,26 +38,26 @@ def by_loops(queries, threshold):
             right += yes and label == truth
             missed.setdefault(truth, []).append(not (yes and label == truth))
         else:
-            strangers += 1
+            unknowns += 1
             wrong += yes
-    return known, accepted, right, strangers, wrong, missed
+    return known, accepted, right, unknowns, wrong, missed
 
 
 def least_by_loops(queries, at):
-    """The false negative rate at the best of all thresholds that accept few enough strangers."""
+    """The false negative rate at the best of all thresholds that accept few enough unknowns."""
     distances = queries[0]
     least = 1.0
     for threshold in distances[distances.isfinite()].tolist():
-        known, _, right, strangers, wrong, _ = by_loops(queries, threshold)
-        if wrong <= at * strangers:
+        known, _, right, unknowns, wrong, _ = by_loops(queries, threshold)
+        if wrong <= at * unknowns:
             least = min(least, 1 - right / known)
     return least
 
 
 def inconsistency_by_loops(queries, within):
     distances, labels, truth, known = (q.tolist() for q in queries)
-    strangers = sorted(d for d, k in zip(distances, known, strict=True) if not k)
-    low, high = (strangers[int(rate * len(strangers))] for rate in within)
+    unknowns = sorted(d for d, k in zip(distances, known, strict=True) if not k)
+    low, high = (unknowns[int(rate * len(unknowns))] for rate in within)
     variances = []
     for step in range(100):
         threshold = low + (high - low) * (step + 0.5) / 100
@@ -77,13 +77,13 @@ def inconsistency_by_loops(queries, within):
 def test_all_numbers_are_those_of_the_loops(seed, leave_out):
     queries = some_queries(seed, ties=seed % 2 == 0)
     result = evaluate_open_set(*queries, threshold=0.8, leave_out=leave_out)
-    known, accepted, right, strangers, wrong, missed = by_loops(queries, 0.8)
-    assert 0 < wrong < strangers
+    known, accepted, right, unknowns, wrong, missed = by_loops(queries, 0.8)
+    assert 0 < wrong < unknowns
     assert right < accepted < known
-    assert (result.known_total, result.unknown_total) == (known, strangers)
-    assert float(result.false_positive_rate) == pytest.approx(wrong / strangers)
+    assert (result.known_total, result.unknown_total) == (known, unknowns)
+    assert float(result.false_positive_rate) == pytest.approx(wrong / unknowns)
     assert float(result.false_negative_rate) == pytest.approx(1 - right / known)
-    balanced = (accepted / known + 1 - wrong / strangers) / 2
+    balanced = (accepted / known + 1 - wrong / unknowns) / 2
     assert float(result.balanced_accuracy) == pytest.approx(balanced)
     assert result.per_class == {
         str(c): binomial(sum(missed[c]), len(missed[c])) for c in sorted(missed)
@@ -102,7 +102,7 @@ def test_all_numbers_are_those_of_the_loops(seed, leave_out):
         assert estimate.low < estimate.value < estimate.high
 
 
-def test_only_rates_of_a_stranger_or_more_are_told():
+def test_only_rates_of_a_unknown_or_more_are_told():
     result = evaluate_open_set(*some_queries(0, count=120), threshold=0.8)
     assert 10 <= result.unknown_total < 100
     assert list(result.false_negative_rates) == [0.1]
@@ -113,9 +113,9 @@ def test_the_sweep_holds_the_curve():
     sweep = evaluate_open_set(*queries, threshold=0.8).sweep
     assert len(sweep.thresholds) > 10
     for at, threshold in enumerate(sweep.thresholds.tolist()):
-        known, _, right, strangers, wrong, _ = by_loops(queries, threshold)
+        known, _, right, unknowns, wrong, _ = by_loops(queries, threshold)
         assert float(sweep.recall[at]) == pytest.approx(right / known)
-        assert float(sweep.false_accept_rate[at]) == pytest.approx(wrong / strangers)
+        assert float(sweep.false_accept_rate[at]) == pytest.approx(wrong / unknowns)
 
 
 @settings(max_examples=10, deadline=None)
@@ -169,13 +169,13 @@ def test_intervals_of_the_balanced_accuracy_cover_it_even_where_all_goes_well():
         distances = torch.where(known, distances - 0.02, distances + 0.97)
         queries = _Queries.of(distances, labels, truth, known, torch.arange(100), 2)
         _, _, estimate = queries.exactly(0.99)
-        expected = (1 + 0.98) / 2  # no known query is rejected, 0.02 of the strangers accepted
+        expected = (1 + 0.98) / 2  # no known query is rejected, 0.02 of the unknowns accepted
         covered += estimate.low <= expected <= estimate.high
         assert estimate.high > estimate.low
     assert covered >= 285
 
 
-def test_an_unlabelled_answer_is_never_accepted():
+def test_an_unlabeled_answer_is_never_accepted():
     distances = torch.tensor([0.1, 0.2, 0.1, 0.2])
     labels = torch.tensor([0, -1, -1, 0])
     truth = torch.tensor([0, 0, 1, 1])
@@ -214,7 +214,7 @@ def test_results_go_into_json_and_classes_by_their_names():
         ({"within": (0.1, 2.0)}, "within must be between 0 and 1"),
         ({"leave_out": "people"}, "leave_out must be one of classes, items"),
         ({"class_names": ["a"]}, "class_names must name every class, got 1 names"),
-        ({"known": torch.ones(200, dtype=torch.bool)}, "known must hold known queries and strang"),
+        ({"known": torch.ones(200, dtype=torch.bool)}, "known must hold known queries and unknowns"),
         ({"known": torch.zeros(200, dtype=torch.bool)}, "known must hold .* that are indexed"),
         ({"truth": torch.full((200,), -2)}, "truth must be class codes of at least 0, or -1 for"),
         ({"truth": torch.full((200,), -1)}, "truth must be known for at least one item, got 200"),

@@ -12,7 +12,7 @@ import torch
 from likewise.distances import COSINE, EUCLIDEAN, MANHATTAN, Distance
 from likewise.index import Gallery, GalleryError, Index, check_gallery, repair_gallery
 from likewise.index._durable import live, mapped
-from likewise.index._durable.checksums import relabelled, row_checksums, total
+from likewise.index._durable.checksums import relabeled, row_checksums, total
 from likewise.index._durable.facts import Facts, acknowledge, create_acknowledged, last_acknowledged
 from likewise.index._snapshots import Held
 
@@ -560,13 +560,13 @@ def test_every_flipped_bit_changes_the_checksum_of_its_row():
     assert len(seen) == 1 + 5 * 64 + 80
 
 
-def test_relabelling_changes_checksums_as_writing_anew_does():
+def test_relabeling_changes_checksums_as_writing_anew_does():
     generator = np.random.default_rng(0)
     numbers = generator.integers(-1, 2**62, size=(5, 40))
     vectors = generator.normal(size=(40, 8)).astype(np.float32)
     before, labels = row_checksums(*numbers, vectors), generator.integers(-1, 9, size=40)
     after = row_checksums(*numbers[:2], labels, *numbers[3:], vectors)
-    assert (relabelled(before, numbers[2], labels) == after).all()
+    assert (relabeled(before, numbers[2], labels) == after).all()
     assert (before != after).all()
     assert total(before) == sum(map(int, before)) % 2**64
 

@@ -16,7 +16,7 @@ FLOORS = [
     ["errors"],
     ["_checks"],
     ["_files", "_workers", "distances", "masks", "intervals"],
-    ["data", "samplers", "augment", "encoders", "miners", "metrics", "normalisation"],
+    ["data", "samplers", "augment", "encoders", "miners", "metrics", "normalization"],
     ["losses", "training", "index", "calibration", "probability"],
     ["matching", "verification", "drift"],
     ["evaluation", "plots"],

@@ -340,7 +340,7 @@ def test_new_ids_go_on_above_all_ever_used():
     assert index.add(torch.ones(1, 2)).tolist() == [12]
 
 
-def test_items_without_labels_are_unlabelled():
+def test_items_without_labels_are_unlabeled():
     assert filled().lookup(torch.zeros(1, 2), k=3).labels.tolist() == [[-1, -1, -1]]
 
 
@@ -569,7 +569,7 @@ def test_a_state_that_does_not_fit_together_is_refused():
         Index.from_state(EUCLIDEAN, state | {"next_id": 2})
 
 
-def test_the_inner_product_of_the_index_favours_long_vectors():
+def test_the_inner_product_of_the_index_favors_long_vectors():
     index = Index(INNER_PRODUCT)
     index.add(torch.tensor([[1.0, 0.0], [5.0, 5.0]]))
     assert index.lookup(torch.tensor([[1.0, 0.0]]), k=2).distances.tolist() == [[-5.0, -1.0]]

@@ -1,4 +1,4 @@
-"""What every home of labelled embeddings does, in memory, on disk or elsewhere, in one list."""
+"""What every home of labeled embeddings does, in memory, on disk or elsewhere, in one list."""
 
 import numpy as np
 import pytest
@@ -140,7 +140,7 @@ def test_the_last_of_an_id_that_was_stored_often_is_found(home):
     assert 3 not in one.ids
 
 
-def test_relabelling_moves_nothing(home):
+def test_relabeling_moves_nothing(home):
     one = filled(home, labels=["a", "b", "a"])
     assert one.relabel([2, 0], ["b", "c"]) == 2
     assert one.labels.tolist() == [2, 1, 1]

@@ -11,11 +11,11 @@ from likewise.index.representatives import loss_of_keeping, representatives
 from likewise.intervals import binomial
 
 
-def some_items(seed, count=60, classes=4, d=3, unlabelled=False):
+def some_items(seed, count=60, classes=4, d=3, unlabeled=False):
     rng = torch.Generator().manual_seed(seed)
-    labels = torch.randint(-1 if unlabelled else 0, classes, (count,), generator=rng)
-    centres = 2 * torch.randn(classes + 1, d, generator=rng)
-    return centres[labels] + torch.randn(count, d, generator=rng), labels
+    labels = torch.randint(-1 if unlabeled else 0, classes, (count,), generator=rng)
+    centers = 2 * torch.randn(classes + 1, d, generator=rng)
+    return centers[labels] + torch.randn(count, d, generator=rng), labels
 
 
 def cost(matrix, chosen, worst=False):
@@ -73,8 +73,8 @@ def test_centers_reach_at_most_twice_as_far_as_the_best(seed):
     per_class=st.integers(1, 9),
     method=st.sampled_from(["medoids", "k-centers"]),
 )
-def test_each_class_keeps_as_many_as_asked_or_all_and_the_unlabelled_stay(seed, per_class, method):
-    points, labels = some_items(seed, count=25, unlabelled=True)
+def test_each_class_keeps_as_many_as_asked_or_all_and_the_unlabeled_stay(seed, per_class, method):
+    points, labels = some_items(seed, count=25, unlabeled=True)
     kept = representatives(points, labels, per_class=per_class, method=method)
     assert kept.tolist() == sorted(set(kept.tolist()))
     for label in range(-1, 4):

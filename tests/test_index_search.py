@@ -29,9 +29,9 @@ def gaussian(*shape, seed=0):
 
 
 def clustered(count, seed):
-    centres = gaussian(40, 16)
+    centers = gaussian(40, 16)
     rng = torch.Generator().manual_seed(seed)
-    return centres[torch.randint(0, 40, (count,), generator=rng)] + 0.4 * torch.randn(
+    return centers[torch.randint(0, 40, (count,), generator=rng)] + 0.4 * torch.randn(
         count, 16, generator=rng
     )
 
@@ -305,7 +305,7 @@ def test_the_same_rows_give_the_same_answers():
 
 @pytest.mark.usefixtures("small")
 def test_where_lists_do_not_pay_search_stays_exact():
-    noise = gaussian(3000, 64)  # no list holds the neighbours of anything
+    noise = gaussian(3000, 64)  # no list holds the neighbors of anything
     assert trained(EUCLIDEAN, noise, recall=0.999).kind == "exact"
     assert trained(MANHATTAN, clustered(3000, 1)).kind == "exact"
     with pytest.raises(ValueError, match="recall must be between 0 and 1, got 2"):

@@ -186,7 +186,7 @@ def test_a_gallery_gives_its_payloads_and_its_encoder_too(tmp_path, ids):
 # add_to
 
 
-def test_classes_meet_by_name_and_unlabelled_items_stay_so():
+def test_classes_meet_by_name_and_unlabeled_items_stay_so():
     columns = from_table(to_table(some_index(4)))
     other = Index(EUCLIDEAN, class_names=["owl", "ant", "cat", "dog"])
     columns.add_to(other)
@@ -199,7 +199,7 @@ def test_classes_meet_by_name_and_unlabelled_items_stay_so():
     [
         (Index(COSINE, class_names=["a"]), "must have the distance of the table, 'euclidean', got"),
         (Index(EUCLIDEAN, class_names=["cat"]), "must know the classes .* got new 'dog'"),
-        (Index(EUCLIDEAN), "index must know the classes of a table with unlabelled items"),
+        (Index(EUCLIDEAN), "index must know the classes of a table with unlabeled items"),
     ],
 )
 def test_an_index_that_does_not_fit_is_refused_and_stays_empty(index, sentence):
@@ -232,7 +232,7 @@ def table_with(**change):
         ({"id": None}, "table must have columns id, label and embedding, got no id"),
         ({"id": [1.5, 2.0]}, "id of the table must be integers or strings throughout, got 1.5"),
         ({"id": [1, None]}, "id of the table must be integers or strings throughout, got None"),
-        ({"label": ["a", "b"]}, "label of the table must be integers, -1 for unlabelled"),
+        ({"label": ["a", "b"]}, "label of the table must be integers, -1 for unlabeled"),
         ({"embedding": [[1.0], [1.0, 2.0]]}, "embedding of the table must have one length"),
         ({"embedding": [[1.0], None]}, "embedding of the table must have one length"),
         ({"metadata": ["{}", "[]"]}, r"metadata of the table must hold JSON objects, got '\[\]'"),

@@ -39,7 +39,7 @@ def cosine(a, b):
 
 
 def cosines(points, loss):
-    """Of every point to every centre, [point][class][centre]."""
+    """Of every point to every center, [point][class][center]."""
     points, weight = points.tolist(), loss.centers.weight.tolist()
     return [[[cosine(p, w) for w in some] for some in weight] for p in points]
 
@@ -216,7 +216,7 @@ def test_references_play_no_part(make):
 @EVERY
 @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16, torch.float32])
 @pytest.mark.parametrize("scale", [0.0, 1.0, 1e4])
-def test_loss_and_gradient_are_finite_at_the_centres_and_opposite_of_them(make, dtype, scale):
+def test_loss_and_gradient_are_finite_at_the_centers_and_opposite_of_them(make, dtype, scale):
     loss = make()
     loss.centers.weight.data = torch.eye(CLASSES, DIM)[:, None].repeat(
         1, loss.centers.weight.shape[1], 1
@@ -372,7 +372,7 @@ def test_a_wide_margin_costs_more():
         assert values[0] < values[1]
 
 
-def test_equal_centres_are_not_apart_and_have_a_finite_gradient():
+def test_equal_centers_are_not_apart_and_have_a_finite_gradient():
     same = torch.ones(2, 3, 4, requires_grad=True)
     value = centers_apart(same)
     value.backward()
@@ -383,7 +383,7 @@ def test_equal_centres_are_not_apart_and_have_a_finite_gradient():
     assert centers_apart(torch.rand(3, 1, 4)) == 0
 
 
-def test_facts_tell_the_distances_to_centres():
+def test_facts_tell_the_distances_to_centers():
     loss = CosFaceLoss(2, 2)
     loss.centers.weight.data = torch.eye(2)[:, None]
     loss(torch.tensor([[2.0, 0.0], [1.0, 0.0], [-1.0, 0.0]]), torch.tensor([0, 1, 1]))
@@ -395,7 +395,7 @@ def test_facts_tell_the_distances_to_centres():
 
 
 @EVERY
-def test_fit_trains_the_centres(make):
+def test_fit_trains_the_centers(make):
     rng = torch.Generator().manual_seed(0)
     codes = torch.arange(60) % CLASSES
     corners = torch.randn(CLASSES, 5, generator=rng)

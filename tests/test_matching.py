@@ -85,7 +85,7 @@ VOTES = [
     ([0, 1, 1], [0.0, 0.75, 1.0], (1, 0.875), (0, 0.0)),
     ([0, 1, 1, 0], [0.0, 1.0, 2.0, 3.0], (0, 1.5), (0, 0.0)),  # a tie, to the nearer
     ([1, 0, 0, 1], [1.0, 1.0, 1.0, 1.0], (1, 1.0), (1, 1.0)),  # equally far: to the first
-    ([-1, 2, -1], [0.0, 0.5, 1.0], (2, 0.5), (2, 0.5)),  # the unlabelled have no vote
+    ([-1, 2, -1], [0.0, 0.5, 1.0], (2, 0.5), (2, 0.5)),  # the unlabeled have no vote
     ([3, 4, 4, -1], [0.5, 1.0, math.inf, math.inf], (3, 0.5), (3, 0.5)),  # nor has padding
     ([-1, -1], [0.0, 1.0], (-1, math.inf), (-1, math.inf)),
     ([-1, -1], [math.inf, math.inf], (-1, math.inf), (-1, math.inf)),
@@ -147,14 +147,14 @@ OF_ITEMS = [rule for rule in RULES if rule != "center"]
 
 
 @pytest.mark.parametrize("rule", OF_ITEMS)
-def test_padding_and_unlabelled_items_are_unknown_at_any_threshold(rule):
+def test_padding_and_unlabeled_items_are_unknown_at_any_threshold(rule):
     found = neighbors([[-1, -1], [-1, -1]], [[0.0, 0.5], [math.inf, math.inf]])
     matches = match(found, math.inf, rule=rule)
     assert matches.labels.tolist() == [UNKNOWN, UNKNOWN]
     assert not matches.accepted.any()
 
 
-def test_an_unlabelled_nearest_item_hides_the_labelled_one_behind_it():
+def test_an_unlabeled_nearest_item_hides_the_labeled_one_behind_it():
     found = neighbors([[-1, 3]], [[0.0, 0.5]])
     assert match(found, 1.0).labels.tolist() == [UNKNOWN]
     assert match(found, 1.0, rule="majority").labels.tolist() == [3]
@@ -163,10 +163,10 @@ def test_an_unlabelled_nearest_item_hides_the_labelled_one_behind_it():
 @pytest.mark.parametrize("rule", OF_ITEMS)
 def test_lookup_calibrate_match(rule):
     rng = torch.Generator().manual_seed(0)
-    centres = 5 * torch.eye(4)
+    centers = 5 * torch.eye(4)
 
     def drawn(labels):
-        return centres[labels] + 0.3 * torch.randn(len(labels), 4, generator=rng)
+        return centers[labels] + 0.3 * torch.randn(len(labels), 4, generator=rng)
 
     index = Index(EUCLIDEAN)
     indexed = torch.arange(30) % 3

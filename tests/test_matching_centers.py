@@ -12,8 +12,8 @@ from likewise.calibration import (
 )
 from likewise.distances import COSINE, EUCLIDEAN, NAMED
 from likewise.index import Index, Neighbors
-from likewise.matching import RULES, UNKNOWN, class_centers, decide, match, normalise_neighbors
-from likewise.normalisation import AdaptiveNorm
+from likewise.matching import RULES, UNKNOWN, class_centers, decide, match, normalize_neighbors
+from likewise.normalization import AdaptiveNorm
 from likewise.probability import fit_logistic
 
 
@@ -23,7 +23,7 @@ def gallery(seed, n=60, d=5, classes=4):
     return torch.randn(n, d, generator=rng) + labels[:, None] * torch.eye(d)[0], labels
 
 
-# centres
+# centers
 
 
 @pytest.mark.parametrize("distance", NAMED.values(), ids=NAMED.get)
@@ -152,10 +152,10 @@ def test_where_nobody_voted_the_probability_is_zero():
     assert matches.probabilities[1] > 0.5
 
 
-# normalised neighbours
+# normalized neighbors
 
 
-def test_normalised_neighbors_are_those_of_the_normalised_distance():
+def test_normalized_neighbors_are_those_of_the_normalized_distance():
     embeddings, labels = gallery(7)
     cohort, queries = gallery(8)[0] * 2, gallery(9, n=11)[0]
     norm = AdaptiveNorm(cohort, EUCLIDEAN, nearest=20)
@@ -165,7 +165,7 @@ def test_normalised_neighbors_are_those_of_the_normalised_distance():
     whole.add(embeddings, labels=labels, ids=[f"id{i}" for i in range(60)])
     expected = whole.lookup(queries, k=60)
     plain = index.lookup(queries, k=60)
-    ours = normalise_neighbors(plain, queries, index, norm)
+    ours = normalize_neighbors(plain, queries, index, norm)
     torch.testing.assert_close(ours.distances, expected.distances, rtol=1e-4, atol=1e-4)
     assert (ours.ids == expected.ids).mean() > 0.99  # but where rounding swaps two
     assert (ours.ids[:, 0] != plain.ids[:, 0]).any()
@@ -177,12 +177,12 @@ def test_padding_stays_at_the_end_and_nothing_gives_nothing():
     index.add(embeddings, labels=labels, metadata=[{"odd": i % 2} for i in range(6)])
     norm = AdaptiveNorm(gallery(11)[0], EUCLIDEAN, nearest=9)
     plain = index.lookup(embeddings, k=5, where={"odd": 1})
-    ours = normalise_neighbors(plain, embeddings, index, norm)
+    ours = normalize_neighbors(plain, embeddings, index, norm)
     assert ours.distances[:, 3:].isposinf().all()
     assert ours.distances[:, :3].isfinite().all()
     assert ours.ids[:, 3:].tolist() == [[-1, -1]] * 6
     assert ours.labels[:, 3:].tolist() == [[-1, -1]] * 6
     nothing = index.lookup(embeddings[:2], k=5, where={"odd": 9})
-    assert normalise_neighbors(nothing, embeddings[:2], index, norm).ids.tolist() == [[-1] * 5] * 2
+    assert normalize_neighbors(nothing, embeddings[:2], index, norm).ids.tolist() == [[-1] * 5] * 2
     with pytest.raises(ValueError, match="queries must be those that were looked up, 6, got 5"):
-        normalise_neighbors(plain, embeddings[:5], index, norm)
+        normalize_neighbors(plain, embeddings[:5], index, norm)

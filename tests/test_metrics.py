@@ -403,7 +403,7 @@ def test_a_query_with_nothing_to_find_is_nan():
     [
         (
             lambda r, t: metrics.precision_at(r, 8),
-            "k must be at most the 7 ranks given, got 8. Look up more neighbours.",
+            "k must be at most the 7 ranks given, got 8. Look up more neighbors.",
         ),
         (lambda r, t: metrics.recall_at(r, 0), "k must be at least 1, got 0."),
         (
@@ -416,7 +416,7 @@ def test_a_query_with_nothing_to_find_is_nan():
         ),
         (
             lambda r, t: metrics.ndcg_at(r, t, 8),
-            "k must be at most the 7 ranks given, got 8. Look up more neighbours.",
+            "k must be at most the 7 ranks given, got 8. Look up more neighbors.",
         ),
         (
             lambda r, t: metrics.average_precision_at(r, t * 0, 7),

@@ -73,7 +73,7 @@ def found(labels: list[list[int]], distances: list[list[float]]) -> Neighbors:
 
 
 def frames(figure: Figure) -> list[tuple[str, str]]:
-    """Colour and line style of the frame of each item."""
+    """Color and line style of the frame of each item."""
     return [
         (
             to_hex(axes.spines["left"].get_edgecolor()),
@@ -666,7 +666,7 @@ def test_the_layout_check_itself_can_fail():
         check_layout(figure)
 
 
-def test_every_axis_with_ticks_is_labelled(gallery):
+def test_every_axis_with_ticks_is_labeled(gallery):
     checked = 0
     for name, figure in gallery.items():
         for axes in figure.axes:

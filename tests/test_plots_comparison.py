@@ -37,7 +37,7 @@ def test_each_difference_has_a_row_with_its_interval():
     check_layout(figure)
 
 
-def test_filled_marks_have_the_colour_of_the_model_that_is_ahead():
+def test_filled_marks_have_the_color_of_the_model_that_is_ahead():
     figure = differences(GAPS, names=("new", "old"), smaller_is_better={"equal error rate"})
     faces = [to_hex(line.get_markerfacecolor()) for _, line in sorted(marks(figure).items())]
     assert faces == [SAME, DIFFERENT, "#ffffff", "#ffffff"]

@@ -19,7 +19,7 @@ def frames(figure):
 def four_pairs(**options):
     labels = torch.tensor([[0, 0], [0, 1], [2, 2], [1, 2]])
     distances = torch.tensor([0.1, 0.2, 0.3, 0.4])
-    return mistakes.labelled_pairs(
+    return mistakes.labeled_pairs(
         random(4, 1, 6, 6), random(4, 1, 6, 6, seed=1), distances, labels, NAMES, **options
     )
 
@@ -91,7 +91,7 @@ def test_texts_neither_overlap_nor_leave_the_sheet():
     labels = torch.tensor([[0, 1], [1, 2], [2, 0], [0, 0]])
     for shape in ((1, 9, 4), (3, 4, 9), (11,)):
         check_layout(
-            mistakes.labelled_pairs(
+            mistakes.labeled_pairs(
                 random(4, *shape), random(4, *shape), 1e5 * random(4), labels, names,
                 threshold=3.0, names=[("/some/where/a_long_name_1.png", "other")] * 4,
             )
@@ -103,11 +103,11 @@ def test_what_does_not_fit_is_named():
     one, two = random(1, 4), random(2, 4)
     both = torch.tensor([[0, 1]])
     with pytest.raises(ValueError, match="items_a and items_b must hold 1 items, as distances"):
-        mistakes.labelled_pairs(one, two, random(1), both, NAMES)
+        mistakes.labeled_pairs(one, two, random(1), both, NAMES)
     with pytest.raises(ValueError, match=r"labels must have shape \(1, 2\), .* got \(2,\)"):
-        mistakes.labelled_pairs(one, one, random(1), both[0], NAMES)
+        mistakes.labeled_pairs(one, one, random(1), both[0], NAMES)
     with pytest.raises(ValueError, match="distances must hold at least one pair, got none"):
-        mistakes.labelled_pairs(one[:0], one[:0], random(0), both[:0], NAMES)
+        mistakes.labeled_pairs(one[:0], one[:0], random(0), both[:0], NAMES)
     lone = ConfusedClasses(0, 1, 5, 9, torch.tensor([3]))
     with pytest.raises(ValueError, match=r"confused must have 2 examples, .* got \[1\]"):
         mistakes.confused_classes([lone], two, two, random(2), NAMES)

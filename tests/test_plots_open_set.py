@@ -54,7 +54,7 @@ def test_the_threshold_is_marked_and_its_rates_are_told():
     assert (*mark.get_xdata(), *mark.get_ydata()) == (x, pytest.approx(y))
     (told,) = (t for t in texts(figure) if "threshold" in t)
     assert " ".join(told.split()).endswith(
-        f"{100 * x:.3g}% of strangers accepted, {100 * y:.3g}% of known queries missed."
+        f"{100 * x:.3g}% of unknowns accepted, {100 * y:.3g}% of known queries missed."
     )
     check_layout(figure)
 

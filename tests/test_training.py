@@ -18,8 +18,8 @@ from likewise.training.history import check_healthy
 
 def blobs(classes=4, per_class=20, seed=0):
     rng = torch.Generator().manual_seed(seed)
-    centres = 3 * torch.randn(classes, 6, generator=rng)
-    items = centres.repeat_interleave(per_class, dim=0)
+    centers = 3 * torch.randn(classes, 6, generator=rng)
+    items = centers.repeat_interleave(per_class, dim=0)
     items = items + torch.randn(classes * per_class, 6, generator=rng)
     return ArrayDataset(items, torch.arange(classes).repeat_interleave(per_class))
 
@@ -267,7 +267,7 @@ def test_a_training_is_told_of_only_after_five_epochs_without_a_difference():
         return [str(warning.message) for warning in caught]
 
     (said,) = told(records([0.01, -0.04, 0.0, 0.04, 0.03, 0.0, 0.0]))
-    assert "(mean distance 1 and 1.03 in epoch 5): nothing is learnt. Check that labels" in said
+    assert "(mean distance 1 and 1.03 in epoch 5): nothing is learned. Check that labels" in said
     assert told(records([0.01] * 4 + [0.06] + [0.01] * 4)) == []
     assert told(records([0.01] * 7, distance=0.1)) == []
     assert told(records([0.01] * 7, distance=-5.0)) == []

@@ -129,12 +129,12 @@ def test_the_exact_threshold_is_never_less_accurate_than_a_grid():
     assert chosen.accuracy.value >= max(grid) > 0.6
 
 
-def test_a_promise_is_fitted_for_new_items_and_for_new_classes():
+def test_a_guarantee_is_fitted_for_new_items_and_for_new_classes():
     siamese = ThresholdSiamese(linear())
     goal = at_most_false_accepts(0.1, confidence=0.9)
     pairs = PairDataset(points(n=400, classes=100), per_item=5.0)
-    assert siamese.fit_threshold(pairs, goal).promise.holds_for == "items"
-    kept = siamese.fit_threshold(pairs, goal, leave_out="classes").promise
+    assert siamese.fit_threshold(pairs, goal).guarantee.holds_for == "items"
+    kept = siamese.fit_threshold(pairs, goal, leave_out="classes").guarantee
     assert kept.holds_for == "classes"
     assert 40 <= kept.negatives <= 50
     before = float(siamese.threshold)
@@ -197,10 +197,10 @@ def test_a_goal_out_of_reach_ends_no_training():
     assert math.isnan(record["validation/accuracy"])
 
 
-def test_a_promise_is_no_goal_of_validation():
+def test_a_guarantee_is_no_goal_of_validation():
     message = (
         "goal must do without a confidence in validation, got at_most_false_accepts(0.1, "
-        "confidence=0.9). Keep the promise when training is over, with fit_threshold."
+        "confidence=0.9). Keep the guarantee when training is over, with fit_threshold."
     )
     with pytest.raises(ValueError, match=f"^{re.escape(message)}$"):
         validate_pairs(PairDataset(points()), goal=at_most_false_accepts(0.1, 0.9))

@@ -307,8 +307,8 @@ def _euclidean_paired(a: Tensor, b: Tensor) -> Tensor:
 
 
 def _noise_to_signal(a: Tensor, b: Tensor, compare: Callable[[Tensor, Tensor], Tensor]) -> Tensor:
-    x = _centred(a)
-    noise = compare(x, x if b is a else _centred(b))
+    x = _centerd(a)
+    noise = compare(x, x if b is a else _centerd(b))
     shape = (-1, *[1] * (noise.ndim - 1))
     signal = x.square().sum(dim=1)
     with torch.no_grad():
@@ -322,7 +322,7 @@ def _noise_to_signal(a: Tensor, b: Tensor, compare: Callable[[Tensor, Tensor], T
     return torch.where(without, noise.detach() / signal.detach(), ratio)
 
 
-def _centred(x: Tensor) -> Tensor:
+def _centerd(x: Tensor) -> Tensor:
     if x.shape[1] < 2:
         raise InputError(
             f"embeddings must have at least 2 dimensions for snr, got {x.shape[1]}. "

@@ -77,12 +77,12 @@ def check_drift(
 
     The distances must be made as those of the calibration were: of independent pairs that share
     no item, or one per query by the same rule; with as large a share of same pairs, or of
-    strangers, for another mixture is a change too. Of more than 10,000 some are drawn at random,
+    unknowns, for another mixture is a change too. Of more than 10,000 some are drawn at random,
     always the same ones.
 
     Args:
         calibration: keeps a sample of the distances it was made from.
-        distances: of today; inf where no neighbour had a vote.
+        distances: of today; inf where no neighbor had a vote.
         false_alarm: above 0 and below 1.
 
     Raises:

@@ -8,7 +8,7 @@ from torch import Tensor
 from likewise._checks import check_embeddings, check_labels, check_same_width, free_to_look
 from likewise.errors import InputError
 
-UNLABELLED = -1  # such an item is neither positive nor negative for anything
+UNLABELED = -1  # such an item is neither positive nor negative for anything
 
 
 class Compared(NamedTuple):
@@ -82,7 +82,7 @@ def _masks(
             "ids and reference_ids must be given together, got one of them. Give both, or neither."
         )
     same = labels[:, None] == reference_labels[None, :]
-    counts = (reference_labels != UNLABELLED)[None, :]
+    counts = (reference_labels != UNLABELED)[None, :]
     if labeled is not None:
         counts = counts & labeled[:, None]
     if ids is not None and reference_ids is not None:
@@ -94,9 +94,9 @@ def _masks(
 
 def labeled_among(labels: Int[Tensor, " n"]) -> Bool[Tensor, " n"] | None:
     """Which items have a label; None if all have, where looking for that is free."""
-    if free_to_look(labels) and not (labels.numpy() == UNLABELLED).any():
+    if free_to_look(labels) and not (labels.numpy() == UNLABELED).any():
         return None
-    return labels != UNLABELLED
+    return labels != UNLABELED
 
 
 def compared(

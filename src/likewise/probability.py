@@ -257,9 +257,9 @@ def _line(counts: Sweep, at: _Numbers) -> _Numbers:
     of_same = counts.same_at.numpy() / (2 * counts.same_total)
     of_different = counts.different_at.numpy() / (2 * counts.different_total)
     weight = of_same + of_different
-    centre = weight @ x
-    scale = math.sqrt(weight @ (x - centre) ** 2)
-    x = (x - centre) / scale
+    center = weight @ x
+    scale = math.sqrt(weight @ (x - center) ** 2)
+    x = (x - center) / scale
     rest = 1 / (min(counts.same_total, counts.different_total) + 2)
     aimed = (1 - rest) * of_same + rest * of_different
 
@@ -284,7 +284,7 @@ def _line(counts: Sweep, at: _Numbers) -> _Numbers:
         options={"gtol": 1e-10},
     )
     offset, slope = best.x
-    return np.zeros(2) if slope <= 0 else offset - slope * (at - centre) / scale
+    return np.zeros(2) if slope <= 0 else offset - slope * (at - center) / scale
 
 
 def _log_odds(share: float) -> float:

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from likewise import metrics
 from likewise._checks import check_choice
-from likewise.calibration import Calibration, Goal, Promise, best_accuracy, calibrate, goal_name
+from likewise.calibration import Calibration, Goal, Guarantee, best_accuracy, calibrate, goal_name
 from likewise.data import GivenPairs, Subset
 from likewise.distances import COSINE, Distance
 from likewise.encoders import SiameseNet, encode
@@ -209,10 +209,10 @@ def validate_pairs(
         >>> 0 <= history[0]["validation/roc_auc"] <= 1
         True
     """
-    if isinstance(goal, Promise):
+    if isinstance(goal, Guarantee):
         raise InputError(
             f"goal must do without a confidence in validation, got {goal_name(goal)}. "
-            "Keep the promise when training is over, with fit_threshold."
+            "Keep the guarantee when training is over, with fit_threshold."
         )
 
     def validate(record: dict[str, float], encoder: nn.Module) -> None:

@@ -27,7 +27,7 @@ from likewise.encoders import encode
 from likewise.errors import ArtifactError, InputError, InputTypeError
 from likewise.index import Gallery, Index, Neighbors
 from likewise.matching import RULES, Matches, Rule, match, rule_name
-from likewise.normalisation import AdaptiveNorm
+from likewise.normalization import AdaptiveNorm
 from likewise.probability import Probability, fit_logistic
 
 Items = Any  # numbers (n, ...), images, a dataset, or a sequence of image paths
@@ -244,7 +244,7 @@ class SimilarityModel:
         among those given count as well. An item that is there with another class is added.
 
         Args:
-            data: a labelled dataset.
+            data: a labeled dataset.
             metadata: one dict per item of `data`.
             progress: called as progress(done, total) while embedding.
 
@@ -324,18 +324,18 @@ class SimilarityModel:
         """Choose and keep the threshold for a matching rule, or with rule="pairs" for `verify`.
 
         For matching every item is looked up, and "same" is whether the rule gives its own label.
-        Where it always does, every item is also asked about as a stranger, as if its own class were
+        Where it always does, every item is also asked about as an unknown, as if its own class were
         not indexed, for without a mistake nothing tells how far is too far. For verification
         pairs are drawn from the data, half same, half different, or come as `GivenPairs`. The
         distances also make the probability of this operating point. Items that are in the index
         themselves, or that the encoder was trained on, are left out.
 
         Args:
-            data: a labelled dataset, or for verification given pairs.
+            data: a labeled dataset, or for verification given pairs.
             goal: what to choose for, such as `likewise.at_most_false_accepts(0.001)`.
             rule: "pairs", or a rule of `likewise.matching`, such as "nearest" or "majority", or a
                 function like those, which a saved model is loaded with.
-            k: how many neighbours decide, for matching.
+            k: how many neighbors decide, for matching.
             point: the name under which the operating point is kept, that of the rule if None.
                 Several can be kept, each with a rule and a goal of its own.
             per_class: Whether classes with data enough get thresholds of their own, for matching.
@@ -364,9 +364,7 @@ class SimilarityModel:
                 self, data, per_item=per_item, seed=seed, leave_out=leave_out, progress=progress
             )
         elif isinstance(data, GivenPairs):
-            raise InputError(
-                f'data must be labelled items for {name}, got pairs. Use rule="pairs".'
-            )
+            raise InputError(f'data must be labeled items for {name}, got pairs. Use rule="pairs".')
         else:
             trials = matching_trials(
                 self,
@@ -411,7 +409,7 @@ class SimilarityModel:
             items: a tensor (n, ...), a dataset, or a sequence of image paths.
             point: a calibration, by its name; it brings its rule and k.
             threshold: used instead of a calibration.
-            rule: how neighbours decide under a threshold.
+            rule: how neighbors decide under a threshold.
             k: how many decide under a threshold.
             where: which known items may decide, by their metadata; see `Index.lookup`.
             progress: called as progress(done, total) while embedding.
@@ -509,7 +507,7 @@ class SimilarityModel:
         threshold they do a little better than new ones.
 
         Args:
-            data: a labelled dataset.
+            data: a labeled dataset.
             point: of matching; calibrated before, if anything is indexed.
             per_item: pairs drawn per item, for verification.
             seed: of the pairs.

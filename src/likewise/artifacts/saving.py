@@ -32,7 +32,7 @@ from likewise.distances import Distance
 from likewise.errors import ArtifactError, InputError
 from likewise.index import Gallery, Index
 from likewise.matching import RULES, Rule
-from likewise.normalisation import AdaptiveNorm
+from likewise.normalization import AdaptiveNorm
 from likewise.probability import Probability
 
 LARGEST_TEXT = 1 << 31  # bytes of ids and metadata

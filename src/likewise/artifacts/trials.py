@@ -15,7 +15,7 @@ from likewise.data import GivenPairs, fingerprints
 from likewise.data.parts import labeled_items
 from likewise.errors import InputError
 from likewise.index import Gallery, Index, Neighbors
-from likewise.matching import Rule, center, class_centers, decide, normalise_neighbors
+from likewise.matching import Rule, center, class_centers, decide, normalize_neighbors
 
 if TYPE_CHECKING:
     from likewise.artifacts.model import SimilarityModel
@@ -30,7 +30,7 @@ class Trials(NamedTuple):
     """Distances with their truth, and which items each compares.
 
     In verification a trial is a pair; in matching it is a query with what the rule makes of its
-    neighbours, and `known` tells whether the query's class is indexed.
+    neighbors, and `known` tells whether the query's class is indexed.
     """
 
     distances: Float[Tensor, " p"]
@@ -57,7 +57,7 @@ def pair_trials(
 
     Args:
         model: compares.
-        data: labelled items, of which pairs are drawn, or given pairs; those that hold an item
+        data: labeled items, of which pairs are drawn, or given pairs; those that hold an item
             that is not new are left out.
         per_item: pairs drawn per item.
         seed: of the pairs.
@@ -118,7 +118,7 @@ def matching_trials(
     items = new.labels if leave_out == "classes" else torch.arange(len(new))
     size = len(model.index)
     if bool(same.all()):
-        taken_for, made = _as_strangers(model, home, embeddings, truth, rule, k)
+        taken_for, made = _as_unknowns(model, home, embeddings, truth, rule, k)
         labels, distances = torch.cat([labels, taken_for]), torch.cat([distances, made])
         # Each has met the items of other classes only.
         size -= int(torch.bincount(model.index.labels[model.index.labels >= 0]).max())
@@ -146,7 +146,7 @@ def neighbors_for(
     k: int,
     where: Mapping[str, Any] | None = None,
 ) -> Neighbors:
-    """What a matching rule decides by: the nearest items, or for "center" class centres."""
+    """What a matching rule decides by: the nearest items, or for "center" class centers."""
     home = _home(model, rule)
     if home is not model.index and where is not None:
         raise InputError(
@@ -237,7 +237,7 @@ def _normalized(
     queries: Float[Tensor, "q d"],
     home: Index | Gallery,
 ) -> Neighbors:
-    return found if model.norm is None else normalise_neighbors(found, queries, home, model.norm)
+    return found if model.norm is None else normalize_neighbors(found, queries, home, model.norm)
 
 
 def _home(model: "SimilarityModel", rule: str | Rule) -> Index | Gallery:
@@ -256,7 +256,7 @@ def _home(model: "SimilarityModel", rule: str | Rule) -> Index | Gallery:
             return made
 
 
-def _as_strangers(
+def _as_unknowns(
     model: "SimilarityModel",
     home: Index | Gallery,
     embeddings: Float[Tensor, "n d"],
@@ -277,10 +277,10 @@ def _as_strangers(
         named = np.where(nearest.isinf().numpy(), padding, ids[columns.numpy()])
         neighbors = Neighbors(named, nearest, found)
         judged.append(decide(_normalized(model, neighbors, rows, home), rule))
-    taken_for, strangers = (torch.cat(each) for each in zip(*judged, strict=True))
-    if bool(strangers.isinf().any()):
+    taken_for, unknowns = (torch.cat(each) for each in zip(*judged, strict=True))
+    if bool(unknowns.isinf().any()):
         raise InputError(
             "index must hold at least two classes to calibrate matching, got one. "
             "Add examples of another class, or give match a threshold."
         )
-    return taken_for, strangers
+    return taken_for, unknowns

@@ -11,10 +11,10 @@ from torch.utils.data import Dataset
 
 from likewise._checks import check_choice
 from likewise.errors import InputError
-from likewise.masks import UNLABELLED
+from likewise.masks import UNLABELED
 
 
-class LabelledData(Protocol):
+class LabeledData(Protocol):
     """What `MadeClasses` asks of a dataset; every dataset of `likewise.data` has it."""
 
     @property
@@ -75,7 +75,7 @@ class MadeClasses(Dataset[tuple[Tensor, int]]):
 
     def __init__(
         self,
-        data: LabelledData,
+        data: LabeledData,
         transforms: Sequence[Callable[[Tensor], Tensor]],
         names: Sequence[str],
         except_classes: Collection[str] = (),
@@ -98,7 +98,7 @@ class MadeClasses(Dataset[tuple[Tensor, int]]):
         self._transform_of = torch.repeat_interleave(torch.tensor([len(p) for p in positions]))
         old = data.labels[self._positions]
         made = old + self._transform_of * len(data.class_names)
-        self.labels = torch.where(old == UNLABELLED, UNLABELLED, made)
+        self.labels = torch.where(old == UNLABELED, UNLABELED, made)
 
     def __len__(self) -> int:
         """How many items, counted once for each transform."""
@@ -130,7 +130,7 @@ class MadeClasses(Dataset[tuple[Tensor, int]]):
 
 
 def make_rotated_classes(
-    data: LabelledData,
+    data: LabeledData,
     turns: Sequence[int] = (0, 1, 2, 3),
     *,
     except_classes: Collection[str] = (),
@@ -174,9 +174,7 @@ def make_rotated_classes(
     )
 
 
-def make_flipped_classes(
-    data: LabelledData, *, except_classes: Collection[str] = ()
-) -> MadeClasses:
+def make_flipped_classes(data: LabeledData, *, except_classes: Collection[str] = ()) -> MadeClasses:
     """The images of `data` and their mirror images, which are classes of their own ("b mirrored").
 
     For characters, where left and right matter.
@@ -197,7 +195,7 @@ def make_flipped_classes(
     )
 
 
-def _image_size(data: LabelledData) -> tuple[int, int]:
+def _image_size(data: LabeledData) -> tuple[int, int]:
     if len(data.item_shape) != 3:
         raise InputError(
             f"data must hold images (c, h, w), got items of shape {tuple(data.item_shape)}."

@@ -51,7 +51,7 @@ class Augment:
     Called with images (n, c, h, w) in 0..1, on any device, it returns as many, of the same shape
     and dtype. Every image draws its own changes, uniformly within the limits given here; 0, None
     or False turns a change off. Mirroring comes first, then geometry in one bilinear resampling,
-    colour, blur, noise, erasing. Colour and noise clip their results to 0..1.
+    color, blur, noise, erasing. Color and noise clip their results to 0..1.
 
     Numbers are drawn from `generator`, or else from PyTorch's global one, which
     `torch.manual_seed` sets; images on another device draw the same. Turning one change on or off
@@ -69,8 +69,8 @@ class Augment:
         flip: whether half of the images are mirrored left to right.
         brightness: values are multiplied by 1 − this to 1 + this.
         contrast: likewise for the difference to the image's mean.
-        saturation: likewise for the difference to grey; images with 3 channels only.
-        hue: turned by at most this share of the colour wheel, either way; 3 channels only.
+        saturation: likewise for the difference to gray; images with 3 channels only.
+        hue: turned by at most this share of the color wheel, either way; 3 channels only.
         blur: largest standard deviation of a Gaussian blur, in pixels.
         noise: largest standard deviation of Gaussian noise.
         erase: largest share of the area painted over, by a rectangle of sides 1:2 to 2:1.
@@ -84,7 +84,7 @@ class Augment:
 
     Source:
         Erasing: Zhong, Zheng, Kang, Li & Yang, "Random Erasing Data Augmentation", AAAI 2020;
-        here one colour, and every image gets a rectangle.
+        here one color, and every image gets a rectangle.
 
     Example:
         >>> images = torch.rand(8, 1, 28, 28)
@@ -141,7 +141,7 @@ class Augment:
             changed = torch.where(_per_image(draws.flip < 0.5), changed.flip(-1), changed)
         if self._moves():
             changed = self._move(changed, draws)
-        changed = self._recolour(changed, draws)
+        changed = self._recolor(changed, draws)
         if self.blur:
             changed = _blur(changed, self.blur * draws.blur, largest=self.blur)
         if self.noise:
@@ -164,7 +164,7 @@ class Augment:
         if (self.saturation or self.hue) and images.shape[1] != 3:
             raise InputError(
                 "images must have 3 channels where saturation or hue is changed, "
-                f"got {images.shape[1]}. Use brightness and contrast for grey images."
+                f"got {images.shape[1]}. Use brightness and contrast for gray images."
             )
 
     def _moves(self) -> bool:
@@ -185,9 +185,9 @@ class Augment:
         shift = torch.stack([draws.shift_x, draws.shift_y], dim=-1)
         shift = _either_way(shift, 2 * self.translate)[..., None]
         side = _between(draws.crop, *(self.crop or (1, 1))).sqrt().view(-1, 1, 1)
-        centre = torch.stack([draws.crop_x, draws.crop_y], dim=-1)[..., None]
-        centre = _either_way(centre, 1.0) * (1 - side)
-        turn, offset = turn * side, turn @ centre + shift
+        center = torch.stack([draws.crop_x, draws.crop_y], dim=-1)[..., None]
+        center = _either_way(center, 1.0) * (1 - side)
+        turn, offset = turn * side, turn @ center + shift
         columns, rows = _coordinates(width, images), _coordinates(height, images)[:, None]
         # What affine_grid computes, several times faster on a CPU: (n, 2, h, w), x before y.
         source = turn[:, :, 0, None, None] * columns + turn[:, :, 1, None, None] * rows
@@ -198,7 +198,7 @@ class Augment:
         outside = source.abs().amax(dim=1, keepdim=True) > 1
         return _sample(images, source, "border").masked_fill(outside, self.fill)
 
-    def _recolour(self, images: Tensor, draws: _Draws) -> Tensor:
+    def _recolor(self, images: Tensor, draws: _Draws) -> Tensor:
         if not (self.brightness or self.contrast or self.saturation or self.hue):
             return images
         if self.brightness:
@@ -207,8 +207,8 @@ class Augment:
             mean = images.mean(dim=(1, 2, 3), keepdim=True)
             images = mean + (images - mean) * _factor(draws.contrast, self.contrast)
         if self.saturation:
-            grey = (images * images.new_tensor(_LUMA).view(1, 3, 1, 1)).sum(dim=1, keepdim=True)
-            images = grey + (images - grey) * _factor(draws.saturation, self.saturation)
+            gray = (images * images.new_tensor(_LUMA).view(1, 3, 1, 1)).sum(dim=1, keepdim=True)
+            images = gray + (images - gray) * _factor(draws.saturation, self.saturation)
         images = images.clamp(0, 1)
         if self.hue:
             from kornia.enhance import adjust_hue
@@ -278,8 +278,8 @@ def _inside(size: int, share: Float[Tensor, " n"], where: Float[Tensor, " n"]) -
     """Which of `size` pixels lie in a window of that share of them, (n, size)."""
     length = (share * size).clamp(max=size)[:, None]
     start = where[:, None] * (size - length)
-    centres = torch.arange(size, device=share.device) + 0.5
-    return (start <= centres) & (centres < start + length)
+    centers = torch.arange(size, device=share.device) + 0.5
+    return (start <= centers) & (centers < start + length)
 
 
 def _between(draws: Tensor, low: float, high: float) -> Tensor:

@@ -1,4 +1,4 @@
-"""From pairs whose truth is known to a threshold, and what that threshold costs and promises."""
+"""From pairs whose truth is known to a threshold, and what that threshold costs and guarantees."""
 
 from likewise.calibration.calibrated import Calibration
 from likewise.calibration.calibrating import calibrate, calibrate_all, calibrate_matching
@@ -15,14 +15,14 @@ from likewise.calibration.goals import (
     least_cost,
     parse_goal,
 )
-from likewise.calibration.promise import KeptPromise, Promise, disjoint_rows
+from likewise.calibration.guarantee import Guarantee, KeptGuarantee, disjoint_rows
 
 __all__ = [
     "Calibration",
     "ClassThresholds",
     "Goal",
-    "KeptPromise",
-    "Promise",
+    "Guarantee",
+    "KeptGuarantee",
     "at_least_precision",
     "at_least_recall",
     "at_most_false_accepts",

@@ -13,7 +13,7 @@ from likewise import intervals
 from likewise._checks import as_tensors, check_choice, check_count, check_labels
 from likewise.calibration.calibrated import Calibration
 from likewise.calibration.goals import Goal, goal_name
-from likewise.calibration.promise import Promise, Unknowns, disjoint_rows, keep
+from likewise.calibration.guarantee import Guarantee, Unknowns, disjoint_rows, keep
 from likewise.errors import InputError
 from likewise.intervals import A_RATE, FEWEST_GROUPS, Estimate
 from likewise.metrics import Sweep, sweep
@@ -108,20 +108,20 @@ class Trials:
     @cached_property
     def unknowns(self) -> Unknowns | None:
         """The queries that a guarantee counts; None where there is no gallery."""
-        if self.counted is not None or self.strangers is None or self.slots is None:
+        if self.counted is not None or self.is_unknown is None or self.slots is None:
             return self.counted
-        return Unknowns.of(self.strangers, self.slots, self.classes, by=self.guarantee_for)
+        return Unknowns.of(self.is_unknown, self.slots, self.classes, by=self.guarantee_for)
 
     @property
-    def strangers(self) -> Bool[Tensor, " p"] | None:
+    def is_unknown(self) -> Bool[Tensor, " p"] | None:
         """Queries of classes that are not indexed; None where there is no gallery."""
         return None if self.gallery_size is None or self.known is None else ~self.known
 
     def calibrated(self, goal: Goal, *, keep_sweep: bool = False) -> Calibration:
         """The threshold that a goal chooses, and what it costs."""
-        counts, promise = self.counts, None
-        if isinstance(goal, Promise) and self.slots is not None:
-            at, promise = keep(goal, counts, self.distances, self.same, self.slots, self.unknowns)
+        counts, guarantee = self.counts, None
+        if isinstance(goal, Guarantee) and self.slots is not None:
+            at, guarantee = keep(goal, counts, self.distances, self.same, self.slots, self.unknowns)
         else:
             at = goal(counts)
         if not 0 <= at < len(counts.thresholds):
@@ -137,7 +137,7 @@ class Trials:
             same_total=counts.same_total,
             different_total=counts.different_total,
             **{name: _here(estimate) for name, estimate in self._rates(at, threshold).items()},
-            promise=promise,
+            guarantee=guarantee,
             gallery_size=self.gallery_size,
             sample=self.sample,
             sweep=counts if keep_sweep else None,
@@ -145,17 +145,17 @@ class Trials:
 
     def _rates(self, at: int, threshold: float) -> dict[str, Estimate]:
         accepted = self.distances <= threshold
-        of_strangers = self.strangers is not None and bool(self.strangers.any())
+        of_unknowns = self.is_unknown is not None and bool(self.is_unknown.any())
         if not self.independent and self.slots is not None:
             rates = _leaving_out(self.slots, accepted, self.same, self.known)
-            if not of_strangers:
+            if not of_unknowns:
                 del rates["false_positive_rate"]
             return rates
-        # A known query that accepts a wrong neighbour is wrong and missed: one case, two errors.
+        # A known query that accepts a wrong neighbor is wrong and missed: one case, two errors.
         both = 0 if self.known is None else int((accepted & self.known & ~self.same).sum())
         rates = _independent(self.counts, at, both)
-        if of_strangers and self.strangers is not None:
-            wrong, total = int((accepted & self.strangers).sum()), int(self.strangers.sum())
+        if of_unknowns and self.is_unknown is not None:
+            wrong, total = int((accepted & self.is_unknown).sum()), int(self.is_unknown.sum())
             rates["false_positive_rate"] = intervals.binomial(wrong, total)
         return rates
 

@@ -1,4 +1,4 @@
-"""What a calibration found: a threshold, what it costs and what it promises."""
+"""What a calibration found: a threshold, what it costs and what it guarantees."""
 
 import dataclasses
 from collections.abc import Callable, Mapping
@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from typing import Any, cast
 
 from likewise._checks import check_count, is_finite_number
-from likewise.calibration.promise import KeptPromise
+from likewise.calibration.guarantee import KeptGuarantee
 from likewise.errors import InputError
 from likewise.intervals import Estimate
 from likewise.metrics import Sweep
@@ -24,7 +24,7 @@ class Calibration:
         threshold: accept where `distance <= threshold`.
         goal: the name of the goal, see `goal_name`.
         rule: "pairs" for verification, else the matching rule whose distances these were.
-        k: how many neighbours the rule looked at; None for pairs.
+        k: how many neighbors the rule looked at; None for pairs.
         same_total: pairs that are the same.
         different_total: pairs that are different.
         true_accept_rate: share of the same pairs accepted. In search this is TensorFlow
@@ -32,13 +32,13 @@ class Calibration:
         false_accept_rate: share of the different pairs accepted.
         precision: share of the accepted pairs that are the same.
         recall: share of what was to be found that was accepted and right; differs from
-            `true_accept_rate` in search, where a known query with a wrong neighbour is missed.
+            `true_accept_rate` in search, where a known query with a wrong neighbor is missed.
         f1: of precision and recall.
         f1_tensorflow_similarity: of precision and true_accept_rate, as that library has it.
         accuracy: share of all pairs accepted and the same, or rejected and different.
-        promise: on the true false accept rate, if the goal has a confidence.
+        guarantee: on the true false accept rate, if the goal has a confidence.
         gallery_size: how many items were indexed; None for pairs.
-        false_positive_rate: share of the strangers accepted, that is of queries whose class is
+        false_positive_rate: share of the unknowns accepted, that is of queries whose class is
             not indexed; None where there were none, and for pairs.
         sample: distances of at most 1,000 independent pairs, drawn at random and ascending, for
             `drift.check_drift`.
@@ -58,43 +58,44 @@ class Calibration:
     f1: Estimate
     f1_tensorflow_similarity: Estimate
     accuracy: Estimate
-    promise: KeptPromise | None = None
+    guarantee: KeptGuarantee | None = None
     gallery_size: int | None = None
     false_positive_rate: Estimate | None = None
     sample: tuple[float, ...] = dataclasses.field(default=(), repr=False)
     sweep: Sweep | None = dataclasses.field(default=None, repr=False, compare=False)
 
     @property
-    def promised(self) -> str | None:
-        """The promise as a phrase, with the size of gallery that it was made for."""
-        if self.promise is None or self.gallery_size is None:
-            return None if self.promise is None else str(self.promise)
-        return f"{self.promise}, in a gallery of up to {self.gallery_size:,} items"
+    def guaranteed(self) -> str | None:
+        """The guarantee as a phrase, with the size of gallery that it was made for."""
+        if self.guarantee is None or self.gallery_size is None:
+            return None if self.guarantee is None else str(self.guarantee)
+        return f"{self.guarantee}, in a gallery of up to {self.gallery_size:,} items"
 
     def outgrown(self, gallery_size: int) -> str | None:
-        """What the promise is worth in a gallery of this size; None where it holds as it is.
+        """What the guarantee is worth in a gallery of this size; None where it holds as it is.
 
-        Items that are like those indexed can accept as many strangers as those did, and no
-        stranger need be one that others accept already: a gallery grown g-fold may accept up
+        Items that are like those indexed can accept as many unknowns as those did, and no
+        unknown need be one that others accept already: a gallery grown g-fold may accept up
         to g times as many.
         """
         check_count("gallery_size", gallery_size)
         made_for = self.gallery_size
-        if self.promise is None or made_for is None or gallery_size <= made_for:
+        if self.guarantee is None or made_for is None or gallery_size <= made_for:
             return None
         growth = gallery_size / made_for
         return (
-            f"gallery must hold at most {made_for:,} items for the promise of this calibration, "
-            f"got {gallery_size:,}. Calibrate again: strangers may be accepted up to "
-            f"{growth:.3g} times as often, at a rate of {min(1.0, growth * self.promise.rate):.3g} "
-            f"instead of {self.promise.rate:.3g}."
+            f"gallery must hold at most {made_for:,} items for the guarantee of this calibration, "
+            f"got {gallery_size:,}. Calibrate again: unknowns may be accepted up to "
+            f"{growth:.3g} times as often, at a rate of "
+            f"{min(1.0, growth * self.guarantee.rate):.3g} "
+            f"instead of {self.guarantee.rate:.3g}."
         )
 
     def to_dict(self) -> dict[str, object]:
         """All fields but the sweep, ready for JSON."""
         fields = {name: getattr(self, name) for name in _FIELDS}
         return {
-            name: value.to_dict() if isinstance(value, (Estimate, KeptPromise)) else value
+            name: value.to_dict() if isinstance(value, (Estimate, KeptGuarantee)) else value
             for name, value in fields.items()
         } | {"sample": list(self.sample)}
 
@@ -127,9 +128,9 @@ def _read_estimate(name: str, value: object) -> Estimate:
         raise InputError(f"{name} of a calibration cannot be read: {error}") from error
 
 
-def _read_promise(name: str, value: object) -> KeptPromise:
+def _read_guarantee(name: str, value: object) -> KeptGuarantee:
     try:
-        return KeptPromise.from_dict(value)
+        return KeptGuarantee.from_dict(value)
     except ValueError as error:
         raise InputError(f"{name} of a calibration cannot be read: {error}") from error
 
@@ -182,7 +183,7 @@ _FIELDS: dict[str, Callable[[str, object], Any]] = {
         ),
         _read_estimate,
     ),
-    "promise": _or_none(_read_promise),
+    "guarantee": _or_none(_read_guarantee),
     "gallery_size": _or_none(_read_count),
     "false_positive_rate": _or_none(_read_estimate),
     "sample": _read_sample,

@@ -25,9 +25,9 @@ def calibrate(
     """Choose a threshold from pairs whose truth is known.
 
     Search and verification both end here: in search a "pair" is a query with its nearest
-    neighbour (or what the matching rule makes of its k neighbours), and `same` says whether
+    neighbor (or what the matching rule makes of its k neighbors), and `same` says whether
     their labels agree. The choice is exact over every distinct distance, in O(p log p). No
-    item may be its own neighbour.
+    item may be its own neighbor.
 
     Pairs that share an item are not independent: an odd photograph spoils all of its pairs at
     once. Say with `items` which items a pair holds, or which classes, for claims about new
@@ -45,7 +45,7 @@ def calibrate(
             in search (the index then being the one there will be); any integers.
         known: in search, whether the query's class is indexed; see `metrics.sweep`.
         rule: what made the distances: "pairs", or the name of a matching rule.
-        k: how many neighbours that rule looked at.
+        k: how many neighbors that rule looked at.
         keep_sweep: also keep the counts at every threshold, for plots.
 
     Raises:
@@ -86,7 +86,7 @@ def calibrate_all(
         items: the items (or classes) a pair holds.
         known: in search, whether the query's class is indexed.
         rule: what made the distances.
-        k: how many neighbours that rule looked at.
+        k: how many neighbors that rule looked at.
         gallery_size: for matching, how many items were indexed.
         classes: for matching, the true class code of each query.
         guarantee_for: for matching, new unknown "classes" or new "items" of these.
@@ -168,7 +168,7 @@ def calibrate_matching(
         guarantee_for: what a goal with a confidence holds for, if `classes` are given: queries of
             new unknown "classes", or new "items" of these.
         rule: the name of the matching rule.
-        k: how many neighbours it looked at.
+        k: how many neighbors it looked at.
         keep_sweep: also keep the counts at every threshold, for plots.
 
     Raises:
@@ -184,7 +184,7 @@ def calibrate_matching(
         >>> classes = torch.where(known, 0, torch.arange(150))
         >>> kept = calibrate_matching(
         ...     distances, known, known, gallery_size=200, goal=goal, classes=classes
-        ... ).promise
+        ... ).guarantee
         >>> kept.holds_for, kept.negatives, kept.accepted
         ('unknown classes', 100, 1)
     """

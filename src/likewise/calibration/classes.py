@@ -13,7 +13,7 @@ from likewise._checks import as_tensors, check_count, check_labels
 from likewise.calibration._trials import Trials
 from likewise.calibration.calibrated import Calibration
 from likewise.calibration.goals import Goal, best_f1
-from likewise.calibration.promise import KeptPromise, Promise
+from likewise.calibration.guarantee import Guarantee, KeptGuarantee
 from likewise.errors import InputError
 from likewise.intervals import FEWEST_GROUPS
 
@@ -26,13 +26,13 @@ class ClassThresholds:
         everywhere: for classes without a threshold of their own.
         classes: by class code; calibrated on the queries that the rule gives to that class.
         fewest: right and wrong answers that a class needed for a threshold of its own.
-        promise: of all thresholds together, if the goal has a confidence.
+        guarantee: of all thresholds together, if the goal has a confidence.
     """
 
     everywhere: Calibration
     classes: dict[int, Calibration]
     fewest: int
-    promise: KeptPromise | None = None
+    guarantee: KeptGuarantee | None = None
 
     def of(self, labels: Int[Tensor, " q"]) -> Float[Tensor, " q"]:
         """The threshold for each class code, float64."""
@@ -50,7 +50,7 @@ class ClassThresholds:
             "everywhere": self.everywhere.to_dict(),
             "classes": {str(code): each.to_dict() for code, each in self.classes.items()},
             "fewest": self.fewest,
-            "promise": None if self.promise is None else self.promise.to_dict(),
+            "guarantee": None if self.guarantee is None else self.guarantee.to_dict(),
         }
 
     @classmethod
@@ -71,12 +71,12 @@ class ClassThresholds:
         fewest = fields["fewest"]
         if isinstance(fewest, bool) or not isinstance(fewest, int) or fewest < 1:
             raise InputError(f"fewest must be a whole number above 0, got {fewest!r}.")
-        kept = fields["promise"]
+        kept = fields["guarantee"]
         return cls(
             everywhere=Calibration.from_dict(fields["everywhere"]),
             classes={int(code): Calibration.from_dict(each) for code, each in classes.items()},
             fewest=fewest,
-            promise=None if kept is None else KeptPromise.from_dict(kept),
+            guarantee=None if kept is None else KeptGuarantee.from_dict(kept),
         )
 
 
@@ -120,7 +120,7 @@ def calibrate_per_class(
         classes: the true class code of each query; see `calibrate_matching`.
         guarantee_for: new unknown "classes", or new "items" of these.
         rule: the name of the matching rule.
-        k: how many neighbours it looked at.
+        k: how many neighbors it looked at.
 
     Raises:
         InputError: as `calibrate_matching`; for a goal with a confidence also if one class has no
@@ -157,19 +157,19 @@ def calibrate_per_class(
     own = _with_enough(labels, everything, fewest, goal)
     others = len(own) < len(torch.unique(labels))
     each = goal
-    if isinstance(goal, Promise):
-        each = Promise(goal.rate, 1 - (1 - goal.confidence) / (len(own) + others))
+    if isinstance(goal, Guarantee):
+        each = Guarantee(goal.rate, 1 - (1 - goal.confidence) / (len(own) + others))
     by_code = {}
     for code in own.tolist():
         try:
             chosen = everything.part(labels == code).calibrated(each)
         except ValueError as error:
-            if not isinstance(goal, Promise):
+            if not isinstance(goal, Guarantee):
                 continue
             raise InputError(f"class {code} cannot have a threshold of its own: {error}") from error
         by_code[code] = dataclasses.replace(chosen, sample=())
     parts = list(by_code.values())
-    if isinstance(goal, Promise) and by_code and others:
+    if isinstance(goal, Guarantee) and by_code and others:
         rest = everything.part(~torch.isin(labels, own))
         try:
             everywhere = dataclasses.replace(rest.calibrated(each), sample=everything.sample)
@@ -187,26 +187,26 @@ def _with_enough(
     fewest: int,
     goal: Goal,
 ) -> Int[Tensor, " c"]:
-    """Classes with data enough, chosen without a look at distances, as the promise needs."""
+    """Classes with data enough, chosen without a look at distances, as the guarantee needs."""
     codes, row = torch.unique(labels, return_inverse=True)
     item = torch.arange(len(row)) if trials.slots is None else trials.slots[:, 0]
     item = torch.unique(item, return_inverse=True)[1]
     right = row[trials.same].bincount(minlength=len(codes))
     wrong = ~trials.same
-    if isinstance(goal, Promise) and trials.unknowns is not None:
+    if isinstance(goal, Guarantee) and trials.unknowns is not None:
         wrong = trials.unknowns.rows
     of_wrong = _distinct(row, item, wrong, len(codes))
     enough = (codes >= 0) & (right >= fewest) & (of_wrong >= fewest)
     if not trials.independent:
         enough &= _distinct(row, item, torch.ones_like(wrong), len(codes)) >= FEWEST_GROUPS
-    if not isinstance(goal, Promise):
+    if not isinstance(goal, Guarantee):
         reached: Tensor = codes[enough]
         return reached
-    # Classes with most strangers first, those without enough last.
+    # Classes with most unknowns first, those without enough last.
     order = of_wrong.where(enough, -1).argsort(descending=True, stable=True)
     for count in range(int(enough.sum()), 0, -1):
         others = count < len(codes)
-        part = Promise(goal.rate, 1 - (1 - goal.confidence) / (count + others))
+        part = Guarantee(goal.rate, 1 - (1 - goal.confidence) / (count + others))
         left = int(of_wrong[order[count:]].sum()) if others else part.fewest
         if min(left, int(of_wrong[order[count - 1]])) < part.fewest:
             continue
@@ -227,11 +227,11 @@ def _distinct(
     return counts
 
 
-def _together(goal: Goal, parts: list[Calibration]) -> KeptPromise | None:
-    kept = [part.promise for part in parts if part.promise is not None]
-    if not isinstance(goal, Promise) or not kept:
+def _together(goal: Goal, parts: list[Calibration]) -> KeptGuarantee | None:
+    kept = [part.guarantee for part in parts if part.guarantee is not None]
+    if not isinstance(goal, Guarantee) or not kept:
         return None
-    return KeptPromise(
+    return KeptGuarantee(
         goal.rate,
         goal.confidence,
         sum(each.negatives for each in kept),

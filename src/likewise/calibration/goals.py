@@ -6,7 +6,7 @@ from collections.abc import Callable
 import torch
 
 from likewise._checks import check_positive, check_rate
-from likewise.calibration.promise import Promise, check_inside
+from likewise.calibration.guarantee import Guarantee, check_inside
 from likewise.errors import InputError
 from likewise.metrics import Sweep
 
@@ -40,7 +40,7 @@ def at_most_false_accepts(rate: float, confidence: float | None = None) -> Goal:
     """The loosest threshold whose false accept rate stays at or below `rate`.
 
     Without a confidence that holds for the pairs at hand. On new pairs the rate is as often
-    above `rate` as below. With one it holds for new pairs too, see `Promise`; `calibrate` then
+    above `rate` as below. With one it holds for new pairs too, see `Guarantee`; `calibrate` then
     asks which items each pair holds. In matching it holds for queries of new unknown classes, see
     `calibrate_matching`.
 
@@ -58,7 +58,7 @@ def at_most_false_accepts(rate: float, confidence: float | None = None) -> Goal:
         'at_most_false_accepts(0.01, confidence=0.95)'
     """
     if confidence is not None:
-        return Promise(rate, confidence)
+        return Guarantee(rate, confidence)
     check_rate("rate", rate)
 
     def goal(counts: Sweep) -> int:
@@ -140,7 +140,7 @@ def at_least_recall(recall: float) -> Goal:
 
     Raises:
         InputError: if `recall` is outside [0, 1]; by the goal, if no threshold reaches it. That
-            happens in search, where a known query can have a wrong nearest neighbour.
+            happens in search, where a known query can have a wrong nearest neighbor.
     """
     check_rate("recall", recall)
 
@@ -150,7 +150,7 @@ def at_least_recall(recall: float) -> Goal:
             raise InputError(
                 f"no threshold reaches a recall of {recall:.3g}: the highest is "
                 f"{float(counts.recall[-1]):.3g}, as other known queries have a wrong nearest "
-                "neighbour. Ask for less, or train further."
+                "neighbor. Ask for less, or train further."
             )
         return int(reached[0])
 
@@ -218,6 +218,6 @@ def _number(word: str, text: str) -> float:
     return value
 
 
-def _named(goal: Goal, factory: str, promise: float) -> Goal:
-    goal.__name__ = f"{factory}({promise!r})"
+def _named(goal: Goal, factory: str, guarantee: float) -> Goal:
+    goal.__name__ = f"{factory}({guarantee!r})"
     return goal

@@ -16,7 +16,7 @@ MOST_LINES = 20  # of a long list; --json has all
 
 
 def neighbors(model: SimilarityModel, found: Neighbors, names: Sequence[str]) -> Answer:
-    """The neighbours of each query."""
+    """The neighbors of each query."""
     entries, lines = [], []
     for row, name in enumerate(names):
         facts = model.index.metadata(found.ids[row])

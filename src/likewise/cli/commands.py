@@ -248,7 +248,7 @@ def calibrate(
         Optional[str],  # noqa: UP045
         typer.Option(help="nearest, majority, … or pairs; nearest and pairs if left out."),
     ] = None,
-    k: Annotated[int, typer.Option("-k", help="Neighbours that decide a match.")] = 1,
+    k: Annotated[int, typer.Option("-k", help="Neighbors that decide a match.")] = 1,
     point: Annotated[
         Optional[str],  # noqa: UP045
         typer.Option(help="Keep the threshold under this name; needs --rule. Several may be kept."),
@@ -296,7 +296,7 @@ def calibrate(
         f"(F1 {each.f1:.4f}, true accepts {each.true_accept_rate:.4f}, "
         f"false accepts {each.false_accept_rate:.4f}, "
         f"on {each.same_total} same and {each.different_total} different)"
-        + ("" if each.promised is None else f"; promised: {each.promised}")
+        + ("" if each.guaranteed is None else f"; guaranteed: {each.guaranteed}")
         for name, each in made.items()
     ]
     lines += [
@@ -392,7 +392,7 @@ def evaluate(
     device: Device = None,
     as_json: Json = False,
 ) -> None:
-    """Judge matching, verification and retrieval on labelled items, with intervals."""
+    """Judge matching, verification and retrieval on labeled items, with intervals."""
     from likewise.cli import answers, journeys
     from likewise.data import items_per_class
     from likewise.journeys.opening import open_fitting

@@ -71,7 +71,7 @@ def remove(
 def lookup(
     model: Model,
     sources: Sources,
-    k: Annotated[int, typer.Option("-k", help="Neighbours of each.")] = 5,
+    k: Annotated[int, typer.Option("-k", help="Neighbors of each.")] = 5,
     gallery: GalleryFolder = None,
     split: Split = None,
     seed: Seed = 0,
@@ -96,7 +96,7 @@ def match(
         Optional[float],  # noqa: UP045
         typer.Option(help="Used instead of a calibrated one."),
     ] = None,
-    k: Annotated[int, typer.Option("-k", help="Neighbours, with --threshold.")] = 1,
+    k: Annotated[int, typer.Option("-k", help="Neighbors, with --threshold.")] = 1,
     gallery: GalleryFolder = None,
     split: Split = None,
     seed: Seed = 0,

@@ -1,4 +1,4 @@
-"""`likewise map`: embeddings of labelled items as a page to move about in."""
+"""`likewise map`: embeddings of labeled items as a page to move about in."""
 
 from pathlib import Path
 from typing import Annotated

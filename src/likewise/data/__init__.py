@@ -1,4 +1,4 @@
-"""Labelled data: sources, datasets, their parts, pairs, and the normalisation they ask for."""
+"""Labeled data: sources, datasets, their parts, pairs, and the normalization they ask for."""
 
 from likewise.data.adapting import as_dataset as as_dataset
 from likewise.data.adapting import as_inputs as as_inputs

@@ -1,4 +1,4 @@
-"""The doors to data of others: `as_dataset` for labelled data, `as_items` for items alone."""
+"""The doors to data of others: `as_dataset` for labeled data, `as_items` for items alone."""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -23,7 +23,7 @@ from likewise.errors import InputError, InputTypeError
 
 
 def as_dataset(data: Any, *, pairs: bool = False) -> Any:
-    """Labelled data of others as a `Dataset`; what already is one comes back as it is.
+    """Labeled data of others as a `Dataset`; what already is one comes back as it is.
 
     ========================  =====================================================================
     data                      labels and class names
@@ -41,7 +41,7 @@ def as_dataset(data: Any, *, pairs: bool = False) -> Any:
     `dataset`.
 
     Args:
-        data: labelled data.
+        data: labeled data.
         pairs: also take pairs and triplets, such as `GivenPairs`, and return them as they are.
 
     Raises:
@@ -57,10 +57,10 @@ def as_dataset(data: Any, *, pairs: bool = False) -> Any:
     if isinstance(data, (GivenPairs, GivenTriplets)):
         if not pairs:
             raise InputTypeError(
-                f"data must be labelled items, got {type(data).__name__}. Give the items' dataset."
+                f"data must be labeled items, got {type(data).__name__}. Give the items' dataset."
             )
         return data
-    if _is_labelled_pair(data):
+    if _is_labeled_pair(data):
         return ArrayDataset(*data)
     if _is_dataset(data):
         return data
@@ -108,7 +108,7 @@ def as_items(items: Any, item_shape: Sequence[int] | None = None) -> Num[Tensor,
     Args:
         items: one item or several.
         item_shape: shape of one item, (channels, height, width) for images. A single item is then
-            known, images may have their channels last or, if grey, have none, and Pillow images
+            known, images may have their channels last or, if gray, have none, and Pillow images
             are resized to it. Without it the first dimension counts the items.
 
     Raises:
@@ -145,7 +145,7 @@ def as_inputs(items: Any, item_shape: Sequence[int] | None = None) -> Any:
     Raises:
         InputTypeError: it is none of these.
     """
-    if isinstance(items, (GivenPairs, GivenTriplets)) or _is_labelled_pair(items):
+    if isinstance(items, (GivenPairs, GivenTriplets)) or _is_labeled_pair(items):
         return as_dataset(items)
     if isinstance(items, (Tensor, Image.Image, list, tuple)) or hasattr(items, "__array__"):
         return as_items(items, item_shape)
@@ -155,10 +155,10 @@ def as_inputs(items: Any, item_shape: Sequence[int] | None = None) -> Any:
     whole = items
     while isinstance(whole, TorchSubset):
         whole = whole.dataset
-    labelled = isinstance(whole, ConcatDataset) or any(
+    labeled = isinstance(whole, ConcatDataset) or any(
         hasattr(whole, name) for name in ("labels", "targets")
     )
-    if labelled or (isinstance(whole, TensorDataset) and len(whole.tensors) == 2):
+    if labeled or (isinstance(whole, TensorDataset) and len(whole.tensors) == 2):
         return as_dataset(items)
     return _Items(items)
 
@@ -269,7 +269,7 @@ def _laid_out(items: Tensor, item_shape: tuple[int, ...]) -> Tensor:
     return items
 
 
-def _is_labelled_pair(data: Any) -> bool:
+def _is_labeled_pair(data: Any) -> bool:
     """Whether it is (items, labels): as many labels, in one dimension, as there are items."""
     if not isinstance(data, tuple) or len(data) != 2:
         return False

@@ -24,7 +24,7 @@ class Batch(NamedTuple):
 
 
 class Dataset(Protocol):
-    """What likewise asks of labelled data; any map-style torch dataset may offer it.
+    """What likewise asks of labeled data; any map-style torch dataset may offer it.
 
     `labels` are codes into `class_names`. A part of a source keeps the codes and the names
     of the whole, so `class_names` may name classes of which the part holds no item.
@@ -56,7 +56,7 @@ class ArrayDataset(TorchDataset[tuple[Tensor, int]]):
     """Items and labels held in memory, fetched a batch at a time.
 
     uint8 stays uint8 until fetched, everything else is held as float32. Arrays of three
-    dimensions are grey images (n, h, w) and get a channel. Of four dimensions they are
+    dimensions are gray images (n, h, w) and get a channel. Of four dimensions they are
     images (n, c, h, w), or (n, h, w, c) where the last dimension is 1, 3 or 4 and smaller than
     the two before. Vectors (n, d) stay vectors.
 

@@ -50,7 +50,7 @@ class ImageFiles(TorchDataset[tuple[Tensor, int]]):
 
     Reads PNG, JPEG, WebP, TIFF, GIF, BMP, PGM and what else Pillow knows by its first bytes, of
     any mode with 8 or 16 bits; of several pictures in a file the first. An image lies as its EXIF
-    orientation says, transparent pixels are white, 16-bit grey keeps its precision, and values
+    orientation says, transparent pixels are white, 16-bit gray keeps its precision, and values
     lie in 0..1. A JPEG that is made smaller is decoded at a scale near its new size, which is
     several times quicker than decoding all of it.
 
@@ -65,7 +65,7 @@ class ImageFiles(TorchDataset[tuple[Tensor, int]]):
         class_names: the name of every code; by default the sorted labels.
         image_size: (height, width), or one number for both; every image is resized to it,
             antialiased. By default all images must have the size of the first one.
-        channels: 1 for grey, 3 for colour; by default as the first image is.
+        channels: 1 for gray, 3 for color; by default as the first image is.
 
     Raises:
         InputError: no paths, labels of another number, or an unreadable first image. When
@@ -92,7 +92,7 @@ class ImageFiles(TorchDataset[tuple[Tensor, int]]):
         self._resize = check_image_size(image_size)
         if self._resize is None or channels is None:
             first = _open(self.paths[0])
-            channels = channels or (1 if _is_grey(first) else 3)
+            channels = channels or (1 if _is_gray(first) else 3)
             height, width = self._resize or (first.height, first.width)
         else:
             height, width = self._resize
@@ -167,7 +167,7 @@ def pixels_of(
         InputError: its pixels are floats or of 32 bits.
     """
     plain = _plain(image)
-    return _scaled(_pixels(plain, channels or (1 if _is_grey(plain) else 3), image_size))
+    return _scaled(_pixels(plain, channels or (1 if _is_gray(plain) else 3), image_size))
 
 
 def fit_images(
@@ -175,8 +175,8 @@ def fit_images(
 ) -> Float[Tensor, "n c h w"]:
     """Images in memory with the size and the channels asked for; None leaves them as they are.
 
-    Resized as image files are: bilinear and antialiased. Grey is repeated to make colour;
-    colour becomes grey by its luma (0.299 R + 0.587 G + 0.114 B).
+    Resized as image files are: bilinear and antialiased. Gray is repeated to make color;
+    color becomes gray by its luma (0.299 R + 0.587 G + 0.114 B).
 
     Raises:
         InputError: the items are no images of 1 or 3 channels.
@@ -185,7 +185,7 @@ def fit_images(
         return items
     if items.ndim != 4 or items.shape[1] not in (1, 3):
         raise InputError(
-            "image_size and channels must be left out unless items are grey or colour images, "
+            "image_size and channels must be left out unless items are gray or color images, "
             f"got items of shape {tuple(items.shape[1:])}. Leave both out."
         )
     channels = channels or items.shape[1]
@@ -227,7 +227,7 @@ def check_channels(channels: int | None) -> None:
     """Refuse anything but 1, 3 and None."""
     if channels not in (None, 1, 3):
         raise InputError(
-            f"must be 1 (grey) or 3 (colour), got {channels!r}. "
+            f"must be 1 (gray) or 3 (color), got {channels!r}. "
             "Leave it out to take what the first image has.",
             argument="channels",
         )
@@ -236,7 +236,7 @@ def check_channels(channels: int | None) -> None:
 def _open(
     path: str | Path, channels: int | None = None, image_size: tuple[int, int] | None = None
 ) -> Image.Image:
-    """The whole image upright: grey or colour of 8 bits, or mode F in 0..255 for 16-bit grey.
+    """The whole image upright: gray or color of 8 bits, or mode F in 0..255 for 16-bit gray.
 
     A JPEG that will be resized is decoded at the smallest scale that is large enough.
     """
@@ -274,7 +274,7 @@ def _open(
 
 
 def _plain(image: Image.Image, name: str = "image") -> Image.Image:
-    """The image upright, grey or colour of 8 bits, or mode F in 0..255 for 16-bit grey."""
+    """The image upright, gray or color of 8 bits, or mode F in 0..255 for 16-bit gray."""
     if image.mode == "F" or (image.mode == "I" and image.format not in _SIXTEEN):
         raise InputError(
             f"{name} must have pixels of 8 or 16 bits, got mode {image.mode!r}, which has 32. "
@@ -288,17 +288,17 @@ def _plain(image: Image.Image, name: str = "image") -> Image.Image:
         return Image.fromarray(values / 257)
     if image.mode in ("LA", "La", "PA", "RGBA", "RGBa") or "transparency" in image.info:
         white = Image.new("RGBA", image.size, "white")
-        grey = _is_grey(image)
+        gray = _is_gray(image)
         image = Image.alpha_composite(white, image.convert("RGBA"))
-        return image.convert("L" if grey else "RGB")
-    return image.convert("L" if _is_grey(image) else "RGB")
+        return image.convert("L" if gray else "RGB")
+    return image.convert("L" if _is_gray(image) else "RGB")
 
 
 def _pixels(
     image: Image.Image, channels: int, image_size: tuple[int, int] | None
 ) -> UInt8[Tensor, "c h w"] | Float[Tensor, "c h w"]:
     """A plain image as bytes, or as floats in 0..255 where it has 16 bits."""
-    if image.mode == "F":  # 16-bit grey, here in 0..255 with fractions
+    if image.mode == "F":  # 16-bit gray, here in 0..255 with fractions
         image = _resized(image, image_size)
         return torch.from_numpy(np.array(image)).clamp(0, 255)[None].expand(channels, -1, -1)
     image = _resized(image.convert("L" if channels == 1 else "RGB"), image_size)
@@ -310,7 +310,7 @@ def _scaled(pixels: Tensor) -> Float[Tensor, "c h w"]:
     return pixels.float() / 255
 
 
-def _is_grey(image: Image.Image) -> bool:
+def _is_gray(image: Image.Image) -> bool:
     if image.mode == "P":
         palette = np.reshape(image.getpalette("RGB") or [], (-1, 3))
         return bool((palette == palette[:, :1]).all())

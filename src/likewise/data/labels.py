@@ -14,7 +14,7 @@ from jaxtyping import Int
 from torch import Tensor
 
 from likewise.errors import InputError, InputTypeError
-from likewise.masks import UNLABELLED
+from likewise.masks import UNLABELED
 
 Labels = Tensor | np.ndarray | Sequence[int] | Sequence[str]
 
@@ -45,14 +45,14 @@ def encode_labels(
     values = _as_array(labels)
     if class_names is not None:
         return _check_codes(values, len(class_names)), [str(name) for name in class_names]
-    unlabeled = values == UNLABELLED if values.dtype.kind == "i" else np.zeros(len(values), bool)
+    unlabeled = values == UNLABELED if values.dtype.kind == "i" else np.zeros(len(values), bool)
     unique, numbers = np.unique(values[~unlabeled], return_inverse=True)
     names = [str(value) for value in unique]
     if values.dtype.kind == "U":
         order = sorted(range(len(names)), key=lambda i: natural_order(names[i]))
         numbers = np.argsort(order)[numbers]
         names = [names[i] for i in order]
-    codes = np.full(len(values), UNLABELLED, dtype=np.int64)
+    codes = np.full(len(values), UNLABELED, dtype=np.int64)
     codes[~unlabeled] = numbers
     return torch.from_numpy(codes), names
 
@@ -67,12 +67,12 @@ def encode_cells(cells: Sequence[str]) -> tuple[Int[Tensor, " n"], list[str]]:
         ((tensor([ 0, -1]), ['07']), (tensor([1, 0]), ['-1', 'cat']))
     """
     codes, names = encode_labels(cells)
-    missing = str(UNLABELLED)
+    missing = str(UNLABELED)
     if missing not in names or not all(re.fullmatch(r"[+-]?[0-9]+", name) for name in names):
         return codes, names
     at = names.index(missing)
     names.pop(at)
-    return torch.where(codes == at, UNLABELLED, codes - (codes > at).long()), names
+    return torch.where(codes == at, UNLABELED, codes - (codes > at).long()), names
 
 
 def natural_order(name: str) -> tuple[object, ...]:
@@ -153,7 +153,7 @@ def _check_codes(values: np.ndarray, classes: int) -> Int[Tensor, " n"]:
             "labels must be integer codes where class_names are given, got strings. "
             "Leave class_names out."
         )
-    bad = (values < UNLABELLED) | (values >= classes)
+    bad = (values < UNLABELED) | (values >= classes)
     if bad.any():
         raise InputError(
             f"labels must be between 0 and {classes - 1}, positions in class_names, or -1 for "

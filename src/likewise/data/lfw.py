@@ -61,7 +61,7 @@ def lfw_pairs(
         folder: where it is; "lfw" is found or downloaded as `load` does it.
         view: "dev_train", "dev_test" or "test".
         image_size: (height, width) or one number for both; images are resized to it.
-        channels: 1 for grey, 3 for colour; by default what the first image has.
+        channels: 1 for gray, 3 for color; by default what the first image has.
 
     Returns:
         For "test" a list with the pairs of each fold, else the pairs.

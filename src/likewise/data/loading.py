@@ -1,4 +1,4 @@
-"""`load`: one door for every source of labelled data."""
+"""`load`: one door for every source of labeled data."""
 
 import hashlib
 import os
@@ -74,7 +74,7 @@ def load(
     path_column: str | None = None,
     label_column: str | None = None,
 ) -> ArrayDataset | ImageFiles | Subset:
-    """Labelled data from wherever it is; every part has the codes and names of the whole.
+    """Labeled data from wherever it is; every part has the codes and names of the whole.
 
     ======================  ===================================================================
     source                  what is read, and its parts
@@ -112,7 +112,7 @@ def load(
         split: "train", "val" (also called "valid" or "validation"), "test", or all together. A
             source with the parts train and val only has val as its test part.
         image_size: (height, width) or one number for both; images are resized to it.
-        channels: 1 for grey, 3 for colour; by default what the (first) image has.
+        channels: 1 for gray, 3 for color; by default what the (first) image has.
         path_column: header of the column of image files in a .csv, if it is none of path, file,
             filename, image and image_path.
         label_column: header of the column of labels in a .csv, if it is none of label, class,

@@ -15,7 +15,7 @@ from likewise._checks import (
 )
 from likewise.data.pairs import count_kinds
 from likewise.distances import EUCLIDEAN, Distance
-from likewise.masks import UNLABELLED
+from likewise.masks import UNLABELED
 
 _ENTRIES = 2**22  # of the distance matrix at a time
 
@@ -75,7 +75,7 @@ def hard_pairs(
     if pool is not None:
         check_count("pool", pool)
     labels = labels.to(embeddings.device)
-    (labeled,) = torch.where(labels != UNLABELLED)
+    (labeled,) = torch.where(labels != UNLABELED)
     if len(labeled) < len(labels):
         embeddings, labels = embeddings[labeled], labels[labeled]
     _, codes, sizes = torch.unique(labels, return_inverse=True, return_counts=True)

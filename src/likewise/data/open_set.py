@@ -26,7 +26,7 @@ class OpenSetParts(NamedTuple):
     gallery: Subset  # to be indexed
     calibrate: Subset  # to choose thresholds on
     test: Subset  # to judge on
-    new_strangers: Subset  # to judge on as well: unknown classes that `calibrate` has not seen
+    new_unknowns: Subset  # to judge on as well: unknown classes that `calibrate` has not seen
 
 
 def split_open_set(
@@ -44,7 +44,7 @@ def split_open_set(
 
     Every class is of one kind, with all its items. Those of a trained class are dealt out to
     train, gallery, calibrate and test; those of a known class to the last three; those of an
-    unknown class to calibrate and test; those of a new unknown class all go to new_strangers.
+    unknown class to calibrate and test; those of a new unknown class all go to new_unknowns.
     Each class is dealt out by itself, as `split_items` does, in proportion to those `shares`
     that apply, and has an item in each of its parts. Items keep their order. Classes that are
     neither drawn nor named are left out, and so are unlabeled items (-1).

@@ -56,7 +56,7 @@ def load_pairs(
     Args:
         csv_path: the table.
         image_size: (height, width) or one number for both; images are resized to it.
-        channels: 1 for grey, 3 for colour; by default what the first image has.
+        channels: 1 for gray, 3 for color; by default what the first image has.
 
     Raises:
         FileNotFoundError: the table, or a file that it names, is not there.
@@ -67,7 +67,7 @@ def load_pairs(
     if table.same is None:
         raise InputError(
             f"{os.fspath(csv_path)!r} must have the column same (1 = the same) or different "
-            "(1 = different), got neither. Add one, or judge unlabelled pairs with "
+            "(1 = different), got neither. Add one, or judge unlabeled pairs with "
             "`likewise verify --pairs`."
         )
     if len(set(table.same)) < 2:

@@ -13,7 +13,7 @@ from torch.utils.data._utils.collate import default_collate_fn_map
 from likewise._checks import check_count, check_positive, check_same
 from likewise.data.datasets import Dataset, fetch
 from likewise.errors import InputError, InputTypeError
-from likewise.masks import UNLABELLED
+from likewise.masks import UNLABELED
 
 
 class PairBatch(NamedTuple):
@@ -197,7 +197,7 @@ def _draw_pairs(
     # With items sorted by class, those of the same class that follow an item are a range, and
     # so are those of later classes. Counting along these ranges numbers all pairs of either
     # kind, and a number is turned into its pair by one binary search: nothing is enumerated.
-    labeled = np.flatnonzero(labels != UNLABELLED)
+    labeled = np.flatnonzero(labels != UNLABELED)
     labels = labels[labeled]
     n = len(labels)
     count, _, different_total = count_kinds(labels, per_item)

@@ -12,7 +12,7 @@ from torch.utils.data import Dataset as TorchDataset
 from likewise._checks import check_count
 from likewise.data.datasets import Batch, Dataset, fetch
 from likewise.errors import InputError, InputTypeError
-from likewise.masks import UNLABELLED
+from likewise.masks import UNLABELED
 
 
 class Subset(TorchDataset[tuple[Tensor, int]]):
@@ -74,7 +74,7 @@ def items_per_class(dataset: Dataset) -> dict[str, int]:
         {'cat': 1, 'dog': 2}
     """
     labels = dataset.labels
-    codes, counts = torch.unique(labels[labels != UNLABELLED], return_counts=True)
+    codes, counts = torch.unique(labels[labels != UNLABELED], return_counts=True)
     return {
         dataset.class_names[code]: count
         for code, count in zip(codes.tolist(), counts.tolist(), strict=True)
@@ -84,18 +84,18 @@ def items_per_class(dataset: Dataset) -> dict[str, int]:
 def class_codes(data: Dataset) -> np.ndarray:
     """Codes of the classes that have items, ascending; unlabeled items are of none."""
     labels = data.labels.numpy()
-    codes: np.ndarray = np.unique(labels[labels != UNLABELLED])
+    codes: np.ndarray = np.unique(labels[labels != UNLABELED])
     return codes
 
 
 def label_names(data: Dataset) -> list[str | None]:
     """The class of every item by its name; None for an unlabeled one."""
-    return [None if code == UNLABELLED else data.class_names[code] for code in data.labels.tolist()]
+    return [None if code == UNLABELED else data.class_names[code] for code in data.labels.tolist()]
 
 
 def labeled_items(data: Dataset) -> Dataset:
     """The items that have a class; the data itself where all have one."""
-    rows = np.flatnonzero(data.labels.numpy() != UNLABELLED)
+    rows = np.flatnonzero(data.labels.numpy() != UNLABELED)
     return data if len(rows) == len(data) else Subset(data, rows)
 
 
@@ -261,7 +261,7 @@ def sample_items(data: Dataset, *, per_class: int, seed: int = 0) -> Subset:
     drawn = [
         rng.choice(rows, per_class, replace=False)
         for rows in _rows_by_class(data)
-        if data.labels[rows[0]] != UNLABELLED
+        if data.labels[rows[0]] != UNLABELED
     ]
     return Subset(data, np.sort(np.concatenate(drawn)) if drawn else [])
 
@@ -303,9 +303,9 @@ def _rows_by_class(data: Dataset) -> list[np.ndarray]:
 
 
 def _warn_of_unlabeled(labels: np.ndarray) -> None:
-    if count := int((labels == UNLABELLED).sum()):
+    if count := int((labels == UNLABELED).sum()):
         warnings.warn(
-            f"{count} of {len(labels)} items are unlabeled ({UNLABELLED}) and come into no part, "
+            f"{count} of {len(labels)} items are unlabeled ({UNLABELED}) and come into no part, "
             "as classes are split. split_items deals them out too.",
             stacklevel=3,
         )

@@ -1,4 +1,4 @@
-"""The normalisation an encoder was trained with, kept with it."""
+"""The normalization an encoder was trained with, kept with it."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
@@ -71,7 +71,7 @@ class Preprocess:
         return cls(shape, tuple(mean.tolist()), tuple(std.tolist()))
 
     def apply(self, items: Float[Tensor, "n ..."]) -> Float[Tensor, "n ..."]:
-        """Normalised items, shape (n, *item_shape), float32 on their device.
+        """Normalized items, shape (n, *item_shape), float32 on their device.
 
         Numbers of any type are taken, by the rule of `ArrayDataset`: bytes of images as 0..1.
 
@@ -91,7 +91,7 @@ class Preprocess:
         )
 
     def read(self, paths: Sequence[str | Path]) -> Float[Tensor, "n ..."]:
-        """Image files (n, *item_shape) in 0..1, resized to the item shape; not normalised.
+        """Image files (n, *item_shape) in 0..1, resized to the item shape; not normalized.
 
         Raises:
             InputError: the items are not images, or a file cannot be read as one.

@@ -1,4 +1,4 @@
-"""Tables of labelled items: CSV with numbers, CSV with paths, and .npz."""
+"""Tables of labeled items: CSV with numbers, CSV with paths, and .npz."""
 
 import csv
 import io
@@ -47,7 +47,7 @@ _SHOWN = 12  # columns named in a sentence
 
 
 class Columns(NamedTuple):
-    """Where a CSV of labelled items has what; positions count from 0.
+    """Where a CSV of labeled items has what; positions count from 0.
 
     `header` is empty where the first row is data. `path` is None in a table of numbers, where
     `numbers` are the positions of these, None for all but the first.

@@ -14,7 +14,7 @@ from likewise._checks import check_count, check_positive
 from likewise.data.datasets import Dataset, fetch
 from likewise.data.pairs import check_tuples
 from likewise.errors import InputError
-from likewise.masks import UNLABELLED
+from likewise.masks import UNLABELED
 
 
 class TripletBatch(NamedTuple):
@@ -125,7 +125,7 @@ class TripletDataset(GivenTriplets):
 def _draw_triplets(labels: np.ndarray, per_item: float, rng: np.random.Generator) -> np.ndarray:
     # With items sorted by class, a class is a range: its others are found by going round in
     # it, those of other classes by leaping over it.
-    labeled = np.flatnonzero(labels != UNLABELLED)
+    labeled = np.flatnonzero(labels != UNLABELED)
     labels = labels[labeled]
     n = len(labels)
     order = np.argsort(labels, kind="stable")

@@ -26,7 +26,7 @@ class ViewDataset(TorchDataset[tuple[tuple[Tensor, ...], int]]):
     Without `view` the views of an item are equal, and an augmentation is to make them differ:
     `fit(augment=...)` changes every view on its own, on the training device. `fit` encodes all
     views in one call and gives them to the loss stacked, first views first, with the labels
-    repeated; so any loss of embeddings and labels learns from unlabelled items.
+    repeated; so any loss of embeddings and labels learns from unlabeled items.
 
     Args:
         data: where the items come from.

@@ -39,7 +39,7 @@ def backbone(
 
     They come from the file given, else from timm's home on the Hugging Face hub, and what was
     fetched once is kept. The first layer is made to fit other than three channels by timm, which
-    for grey images adds the weights of the colours up. Needs `pip install "likewise[backbones]"`.
+    for gray images adds the weights of the colors up. Needs `pip install "likewise[backbones]"`.
 
     Args:
         name: as in `Backbone`, like all but the next two.
@@ -120,8 +120,8 @@ class Backbone(nn.Module):
         network: what of timm's network is used.
         embedding_dim: size of an embedding.
         preprocess_settings: item shape, mean and std that the pretrained weights were made with,
-            for `likewise.data.Preprocess(**encoder.preprocess_settings)`. Grey images have the
-            mean over the colours.
+            for `likewise.data.Preprocess(**encoder.preprocess_settings)`. Gray images have the
+            mean over the colors.
 
     Raises:
         InputError: if an argument is out of its range, or does not suit the network.

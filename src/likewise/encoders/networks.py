@@ -58,10 +58,10 @@ class ConvEncoder(nn.Module):
         activation: "relu", "prelu", "leaky_relu", "elu", "gelu", "silu" or "tanh".
         norm: "batch" or None, one for all convolutions or one for each.
         pool_before_norm: convolution → pool → norm → activation where a pool follows: much the
-            same network, in two thirds of the time, since fewer pixels are normalised.
+            same network, in two thirds of the time, since fewer pixels are normalized.
         norm_after_activation: convolution → activation → norm, as some older networks have it.
         dropout: chance of each channel to be left out, after every convolution.
-        pooling: "flatten" keeps where things are; "average", "max" and "gem" (generalised mean,
+        pooling: "flatten" keeps where things are; "average", "max" and "gem" (generalized mean,
             p = 3) keep one number per channel.
         hidden: sizes of the dense layers before the last.
         embedding_dim: size of an embedding.
@@ -278,7 +278,7 @@ def _size_left(
             if padding != "valid" and kernel % 2 == 0:
                 raise InputError(
                     f'kernel_size must be odd unless padding is "valid", got {kernel}. '
-                    "An even kernel cannot be centred on a pixel."
+                    "An even kernel cannot be centerd on a pixel."
                 )
             if padding in ("reflect", "circular") and kernel // 2 >= min(height, width):
                 raise InputError(

@@ -29,8 +29,8 @@ class Whitening(Projection):
     Example:
         >>> rng = torch.Generator().manual_seed(0)
         >>> labels = torch.arange(50) % 5
-        >>> centres, noise = torch.randn(5, 2, generator=rng), torch.randn(50, 1, generator=rng)
-        >>> embeddings = torch.cat([centres[labels], 9 * noise], dim=1)
+        >>> centers, noise = torch.randn(5, 2, generator=rng), torch.randn(50, 1, generator=rng)
+        >>> embeddings = torch.cat([centers[labels], 9 * noise], dim=1)
         >>> whitening = Whitening.fit(embeddings, labels)
         >>> bool(whitening.directions[2].abs().max() < whitening.directions[0].abs().max())
         True
@@ -66,8 +66,8 @@ class Whitening(Projection):
         x = embeddings.detach().cpu().double()
         _, group = torch.unique(labels.cpu(), return_inverse=True)
         sizes = torch.bincount(group)
-        centres = x.new_zeros(len(sizes), x.shape[1]).index_add(0, group, x) / sizes[:, None]
-        rest = x - centres[group]
+        centers = x.new_zeros(len(sizes), x.shape[1]).index_add(0, group, x) / sizes[:, None]
+        rest = x - centers[group]
         values, directions = torch.linalg.eigh(rest.T @ rest / len(x))
         values = values.clamp(min=0)
         # Equal items leave what rounding makes of their difference from their own mean.

@@ -46,7 +46,7 @@ class EvaluateEpochs:
     encoder on other items in the end, with the rest of `likewise.evaluation`.
 
     Args:
-        parts: labelled items, or given pairs, by the name that their numbers begin with.
+        parts: labeled items, or given pairs, by the name that their numbers begin with.
         gallery: items to look queries up in; they must not be among the queries. Used whole.
         distance: what is compared; smaller is closer.
         preprocess: the same that `fit` gets.

@@ -96,7 +96,7 @@ def evaluate_few_shot(
 
     An episode draws `ways` different classes and of each `shots` items as its support and
     `queries` others that are asked about. A query gets the class of its nearest support item,
-    or that of the nearest centre of the support of a class; of equally near ones, the first.
+    or that of the nearest center of the support of a class; of equally near ones, the first.
     With `within`, all classes of an episode are of one group: it is drawn first, each group as
     often as any other. Classes with fewer than shots + queries items and groups with fewer than
     `ways` classes left are not drawn.
@@ -131,7 +131,7 @@ def evaluate_few_shot(
     Source:
         Vinyals, Blundell, Lillicrap, Kavukcuoglu & Wierstra, "Matching Networks for One Shot
         Learning", NIPS 2016 (episodes); Snell, Swersky & Zemel, "Prototypical Networks for
-        Few-shot Learning", NIPS 2017 (centres). Jackknife: Arvesen, "Jackknifing U-Statistics",
+        Few-shot Learning", NIPS 2017 (centers). Jackknife: Arvesen, "Jackknifing U-Statistics",
         Annals of Mathematical Statistics 1969.
 
     Example:

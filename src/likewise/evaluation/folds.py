@@ -8,7 +8,7 @@ from jaxtyping import Bool, Float
 from torch import Tensor
 
 from likewise import intervals, metrics
-from likewise.calibration import Goal, Promise, best_accuracy, calibrate, goal_name
+from likewise.calibration import Goal, Guarantee, best_accuracy, calibrate, goal_name
 from likewise.errors import InputError
 from likewise.evaluation._plain import plain_fields
 from likewise.intervals import A_RATE, Estimate
@@ -80,7 +80,7 @@ def evaluate_folds(
             f"folds must be at least 2, got {len(folds)}. "
             "Each gets its threshold from the others; ten are usual."
         )
-    if isinstance(goal, Promise):
+    if isinstance(goal, Guarantee):
         raise InputError(
             f"goal must have no confidence in folds, got {goal_name(goal)}. Pairs of the other "
             "folds may share items: use at_most_false_accepts(rate)."

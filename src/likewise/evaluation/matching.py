@@ -1,4 +1,4 @@
-"""Matching: are queries given the right class, and strangers none?"""
+"""Matching: are queries given the right class, and unknowns none?"""
 
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass
@@ -18,7 +18,7 @@ from likewise.matching import UNKNOWN, Matches
 
 @dataclass(frozen=True, eq=False)
 class MatchingResult:
-    """How well queries are matched with classes, and strangers rejected.
+    """How well queries are matched with classes, and unknowns rejected.
 
     A query is *known* if its class is indexed; *accepted* if the answer is a class rather than
     UNKNOWN; *right* if a known one is answered with its class, or any other with UNKNOWN. A
@@ -81,7 +81,7 @@ def evaluate_matching(
     seen_classes: Collection[int] | None = None,
     class_names: Sequence[str] | None = None,
 ) -> MatchingResult:
-    """How well queries are matched with classes, and strangers rejected.
+    """How well queries are matched with classes, and unknowns rejected.
 
     The words are those of `MatchingResult`.
 
@@ -89,7 +89,7 @@ def evaluate_matching(
         matches: the answers: matches, or their labels alone, UNKNOWN (-1) where rejected.
         truth: the true class codes, whether indexed or not; -1 for unlabeled queries, which are
             left out and counted. An unknown has the code of a class that is not indexed.
-        indexed_classes: codes of the classes that could be answered; the -1 of unlabelled
+        indexed_classes: codes of the classes that could be answered; the -1 of unlabeled
             items may be among them.
         seen_classes: codes of the classes trained on; without it seen and unseen classes are
             not told apart, and both numbers are None.
@@ -184,9 +184,9 @@ def _check_answers(answers: Tensor, truth: Tensor, indexed_classes: Collection[i
         got = tuple(truth.shape) if isinstance(truth, Tensor) else type(truth).__name__
         raise InputError(f"truth must be a tensor of shape (q,), got {got}.")
     check_labels(answers, len(truth), "matches")
-    strangers = set(answers.tolist()) - set(indexed_classes) - {UNKNOWN}
-    if strangers:
+    unknowns = set(answers.tolist()) - set(indexed_classes) - {UNKNOWN}
+    if unknowns:
         raise InputError(
             f"matches must be indexed classes or {UNKNOWN} for unknown, got "
-            f"{min(strangers)}, which is not in indexed_classes. Pass the classes of the index."
+            f"{min(unknowns)}, which is not in indexed_classes. Pass the classes of the index."
         )

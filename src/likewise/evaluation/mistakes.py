@@ -58,7 +58,7 @@ def nearest_wrong(
 
     Args:
         embeddings: the items, (n, d).
-        labels: their class codes; items labelled -1 are left out.
+        labels: their class codes; items labeled -1 are left out.
         k: how many pairs.
         distance: what is compared; smaller is closer.
         references: what the items are paired with; without it, each other.

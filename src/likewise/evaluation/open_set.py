@@ -1,4 +1,4 @@
-"""Open sets: are known queries found and strangers turned away, and in all classes alike?"""
+"""Open sets: are known queries found and unknowns turned away, and in all classes alike?"""
 
 import math
 from collections.abc import Callable, Sequence
@@ -31,21 +31,21 @@ MOST_PARTS = 100
 
 @dataclass(frozen=True, eq=False)
 class OpenSetResult:
-    """How well known queries are found while strangers are turned away.
+    """How well known queries are found while unknowns are turned away.
 
-    A query is *known* if its class is indexed, else a *stranger*; *accepted* if its distance is
-    at most the threshold. The false positive rate (FPIR) is the share of strangers accepted. The
+    A query is *known* if its class is indexed, else a *unknown*; *accepted* if its distance is
+    at most the threshold. The false positive rate (FPIR) is the share of unknowns accepted. The
     false negative rate (FNIR) is the share of known queries that are rejected, or accepted as
     another class.
 
     Attributes:
         threshold: the one judged.
         balanced_accuracy: mean of the share of known queries that are accepted, as whatever, and
-            the share of strangers that are rejected.
+            the share of unknowns that are rejected.
         false_positive_rate: at the threshold.
         false_negative_rate: at the threshold.
         false_negative_rates: least rate at any threshold that accepts at most so many of these
-            strangers, by their share; a share of less than one stranger is left out.
+            unknowns, by their share; a share of less than one unknown is left out.
         spread: standard deviation of the false negative rate over the known classes, at the
             threshold, less what chance in so few queries gives; 0 where one threshold serves all
             classes alike. None for fewer than two classes of two queries.
@@ -53,7 +53,7 @@ class OpenSetResult:
             classes of their utility, meaned over thresholds; None for fewer than two classes.
         per_class: false negative rate at the threshold of each known class, by name.
         known_total: how many known queries there were.
-        unknown_total: how many strangers.
+        unknown_total: how many unknowns.
         unlabeled: how many queries had no label.
         sweep: false positives and right answers at every threshold, for `plots.fnir_curve`; its
             `recall` is 1 less the false negative rate.
@@ -74,7 +74,7 @@ class OpenSetResult:
     _queries: "_Queries" = field(repr=False)
 
     def false_negatives(self, at: float) -> Estimate:
-        """Least false negative rate where at most the share `at` of strangers is accepted.
+        """Least false negative rate where at most the share `at` of unknowns is accepted.
 
         Raises:
             InputError: if `at` is not between 0 and 1.
@@ -100,7 +100,7 @@ def evaluate_open_set(
     within: tuple[float, float] = (0.001, 0.1),
     leave_out: str = "items",
 ) -> OpenSetResult:
-    """How well known queries are found while strangers are turned away.
+    """How well known queries are found while unknowns are turned away.
 
     The words are those of `OpenSetResult`. Intervals of rates at the threshold are exact where
     items are left out; all others are jackknives.
@@ -108,7 +108,7 @@ def evaluate_open_set(
     The utility of a class at a threshold is the harmonic mean of two shares: of its queries that
     are accepted as this class, and of all other queries that are not. `inconsistency` takes the
     variance of the utility over the known classes, at evenly spaced thresholds between those
-    where the shares `within` of the strangers are accepted, and means it.
+    where the shares `within` of the unknowns are accepted, and means it.
 
     Args:
         distances: what is compared with the threshold; inf where nobody had a vote.
@@ -123,8 +123,8 @@ def evaluate_open_set(
             or "classes", about new classes; with fewer than 10 of these there is no interval.
 
     Raises:
-        InputError: for wrong shapes, NaN, no labeled query, no known query or no stranger, a
-            stranger whose label is its own class, or a range that does not rise.
+        InputError: for wrong shapes, NaN, no labeled query, no known query or no unknown, a
+            unknown whose label is its own class, or a range that does not rise.
 
     Source:
         Grother, Ngan & Hanaoka, "Face Recognition Vendor Test Part 2: Identification", NISTIR
@@ -162,7 +162,7 @@ def evaluate_open_set(
         false_positives, false_negatives, balanced = queries.left_out(
             lambda keep: queries.rates(keep, threshold)
         )
-    rates = [at for at in FALSE_POSITIVE_RATES if at * queries.strangers >= 1]
+    rates = [at for at in FALSE_POSITIVE_RATES if at * queries.unknowns >= 1]
     at_rates = queries.left_out(lambda keep: [queries.least(keep, at) for at in rates])
     spread, inconsistency = queries.left_out(
         lambda keep: [queries.spread(keep, threshold), queries.inconsistency(keep, within)],
@@ -178,7 +178,7 @@ def evaluate_open_set(
         inconsistency=None if math.isnan(inconsistency.value) else inconsistency,
         per_class=queries.per_class(threshold, class_names),
         known_total=int(queries.known.sum()),
-        unknown_total=queries.strangers,
+        unknown_total=queries.unknowns,
         unlabeled=unlabeled,
         sweep=queries.sweep(),
         _queries=queries,
@@ -192,7 +192,7 @@ class _Queries:
     distances: Tensor  # inf where no label was found
     right: Tensor
     known: Tensor
-    own: Tensor  # row of the true class in `classes`; of no meaning for strangers
+    own: Tensor  # row of the true class in `classes`; of no meaning for unknowns
     answer: Tensor  # row of the label in `classes`, or their number for any other
     classes: Tensor  # codes of the known classes, ascending
     groups: Tensor
@@ -227,7 +227,7 @@ class _Queries:
         )
 
     @property
-    def strangers(self) -> int:
+    def unknowns(self) -> int:
         return int((~self.known).sum())
 
     @property
@@ -243,14 +243,14 @@ class _Queries:
 
     def least(self, keep: Tensor, at: float) -> float:
         """The least false negative rate that the share `at` of false positives allows."""
-        strangers = self.distances[~self.known & keep]
+        unknowns = self.distances[~self.known & keep]
         right = self.distances[self.right & keep]
         total = int((self.known & keep).sum())
-        if total == 0 or len(strangers) == 0:
+        if total == 0 or len(unknowns) == 0:
             return math.nan
-        # A hair more, as 0.3 of 10 strangers must be 3 of them.
-        allowed = math.floor(at * len(strangers) * (1 + 1e-12))
-        limit = strangers[allowed] if allowed < len(strangers) else torch.tensor(torch.inf)
+        # A hair more, as 0.3 of 10 unknowns must be 3 of them.
+        allowed = math.floor(at * len(unknowns) * (1 + 1e-12))
+        limit = unknowns[allowed] if allowed < len(unknowns) else torch.tensor(torch.inf)
         return 1 - int((right < limit).sum()) / total
 
     def counts(self, keep: Tensor, threshold: float) -> tuple[int, int, int, int, int]:
@@ -265,18 +265,18 @@ class _Queries:
 
     def rates(self, keep: Tensor, threshold: float) -> list[float]:
         """False positive rate, false negative rate and balanced accuracy."""
-        wrong, strangers, right, accepted, known = self.counts(keep, threshold)
-        if strangers == 0 or known == 0:
+        wrong, unknowns, right, accepted, known = self.counts(keep, threshold)
+        if unknowns == 0 or known == 0:
             return [math.nan] * 3
-        positives, found = wrong / strangers, accepted / known
+        positives, found = wrong / unknowns, accepted / known
         return [positives, 1 - right / known, (found + 1 - positives) / 2]
 
     def exactly(self, threshold: float) -> list[Estimate]:
         """The same with exact intervals, queries taken as independent."""
         everything = torch.ones_like(self.known)
-        wrong, strangers, right, accepted, known = self.counts(everything, threshold)
+        wrong, unknowns, right, accepted, known = self.counts(everything, threshold)
         found = intervals.binomial(accepted, known)
-        rejected = intervals.binomial(strangers - wrong, strangers)
+        rejected = intervals.binomial(unknowns - wrong, unknowns)
         value = (found.value + rejected.value) / 2
         below = math.hypot(found.value - found.low, rejected.value - rejected.low) / 2
         above = math.hypot(found.high - found.value, rejected.high - rejected.value) / 2
@@ -288,7 +288,7 @@ class _Queries:
             "cases taken as independent",
         )
         return [
-            intervals.binomial(wrong, strangers),
+            intervals.binomial(wrong, unknowns),
             intervals.binomial(known - right, known),
             balanced,
         ]
@@ -319,13 +319,13 @@ class _Queries:
         return math.sqrt(max(float(rate.var() - chance), 0.0))
 
     def inconsistency(self, keep: Tensor, within: tuple[float, float]) -> float:
-        strangers = self.distances[~self.known & keep]
+        unknowns = self.distances[~self.known & keep]
         known = self.known & keep
         total = self.own[known].bincount(minlength=len(self.classes)).double()
-        if len(strangers) == 0 or int((total > 0).sum()) < 2:
+        if len(unknowns) == 0 or int((total > 0).sum()) < 2:
             return math.nan
         low, high = (
-            float(strangers[min(math.floor(rate * len(strangers)), len(strangers) - 1)])
+            float(unknowns[min(math.floor(rate * len(unknowns)), len(unknowns) - 1)])
             for rate in within
         )
         if not math.isfinite(high):
@@ -350,15 +350,15 @@ class _Queries:
         return counts.cumsum(dim=1)[:, :-1].double()
 
     def sweep(self) -> Sweep:
-        right, strangers = self.distances[self.right], self.distances[~self.known]
-        finite = torch.cat([right, strangers])
+        right, unknowns = self.distances[self.right], self.distances[~self.known]
+        finite = torch.cat([right, unknowns])
         thresholds = torch.unique(finite[finite.isfinite()])
         return Sweep(
             thresholds=thresholds,
             true_accepts=torch.searchsorted(right, thresholds, right=True),
-            false_accepts=torch.searchsorted(strangers, thresholds, right=True),
+            false_accepts=torch.searchsorted(unknowns, thresholds, right=True),
             same_total=len(right),
-            different_total=len(strangers),
+            different_total=len(unknowns),
             known_total=int(self.known.sum()),
         )
 
@@ -385,14 +385,14 @@ def _labeled(
     distances, labels, truth, known = kept(has_label, distances, labels, truth, known)
     if bool(known.all()) or not bool(known.any()):
         raise InputError(
-            "known must hold known queries and strangers, got "
+            "known must hold known queries and unknowns, got "
             f"{int(known.sum())} known of {len(known)}. Add queries of classes that are "
             f"{'not ' if bool(known.any()) else ''}indexed."
         )
     if bool((~known & (labels == truth)).any()):
         raise InputError(
             f"known must be True wherever labels equal truth, got "
-            f"{int((~known & (labels == truth)).sum())} strangers with the label of their own "
+            f"{int((~known & (labels == truth)).sum())} unknowns with the label of their own "
             "class. Such a class is indexed."
         )
     return distances, labels, truth, known

@@ -1,4 +1,4 @@
-"""Labelled embeddings by stable ids, and the nearest of them to any query."""
+"""Labeled embeddings by stable ids, and the nearest of them to any query."""
 
 from likewise.errors import GalleryError
 from likewise.index._summary import Summary

@@ -14,7 +14,7 @@ class Neighbors:
 
     Equal distances stand in the order of insertion. A query with fewer than k results is padded
     at its end: distance inf, label -1, id -1 or "". Stored ids are never negative and never
-    empty, so the id tells padding from an item; label -1 alone also marks an unlabelled item.
+    empty, so the id tells padding from an item; label -1 alone also marks an unlabeled item.
 
     Args:
         ids: (q, k), int64 or strings.

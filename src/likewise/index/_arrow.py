@@ -132,7 +132,7 @@ def integers_of(name: str, column: Any) -> np.ndarray[Any, Any]:
     """A column of integers as int64."""
     values = column.to_pylist()
     if not all(isinstance(value, int) and not isinstance(value, bool) for value in values):
-        kind = "integers or strings" if name == "id" else "integers, -1 for unlabelled"
+        kind = "integers or strings" if name == "id" else "integers, -1 for unlabeled"
         odd = next(v for v in values if not isinstance(v, int) or isinstance(v, bool))
         raise InputError(f"{name} of the table must be {kind} throughout, got {odd!r}.")
     return np.array(values, dtype=np.int64)

@@ -20,7 +20,7 @@ Rows = Tensor | np.ndarray[Any, Any] | Sequence[Any]  # of embeddings
 
 Where = Mapping[str, Any]
 
-UNLABELLED = -1
+UNLABELED = -1
 LARGEST_ID = LARGEST_LABEL = 2**63 - 1
 
 
@@ -171,10 +171,10 @@ def positions_of(ids: Values, stored: Mapping[Any, int]) -> list[int]:
 def label_codes(
     labels: Values | None, count: int, class_names: Sequence[str], *, has_codes: Callable[[], bool]
 ) -> tuple[list[int], list[str]]:
-    """The code of each label, -1 for unlabelled, and all class names with the new ones behind.
+    """The code of each label, -1 for unlabeled, and all class names with the new ones behind.
 
     Args:
-        labels: codes or class names, `count` of them; None for unlabelled, also among
+        labels: codes or class names, `count` of them; None for unlabeled, also among
             names.
         class_names: those known; names of labels are looked up there.
         has_codes: whether there are stored labels already, which without class_names have no
@@ -185,7 +185,7 @@ def label_codes(
         InputError: another number than `count`, a code below -1 or beyond the class names.
     """
     if labels is None:
-        return [UNLABELLED] * count, list(class_names)
+        return [UNLABELED] * count, list(class_names)
     values = _listed("labels", labels)
     check_one_per_item("labels", len(values), count)
     first = next((value for value in values if value is not None), None)
@@ -197,18 +197,18 @@ def label_codes(
             )
         codes = {name: code for code, name in enumerate(class_names)}
         return [
-            UNLABELLED if value is None else codes.setdefault(str(value), len(codes))
+            UNLABELED if value is None else codes.setdefault(str(value), len(codes))
             for value in values
         ], list(codes)
     if not all(_is_integer(value) for value in values):
         raise InputTypeError(
             f"labels must be all integers or all class names, got {_others(values)}. "
-            "Use labels.long() if they are codes, and leave labels out for unlabelled items."
+            "Use labels.long() if they are codes, and leave labels out for unlabeled items."
         )
     least, most = (min(values), max(values)) if values else (0, -1)
-    if least < UNLABELLED:
+    if least < UNLABELED:
         raise InputError(
-            f"labels must be at least 0, or -1 for unlabelled, got {_shown(least)}. "
+            f"labels must be at least 0, or -1 for unlabeled, got {_shown(least)}. "
             "Number the classes from 0."
         )
     if class_names and most >= len(class_names):

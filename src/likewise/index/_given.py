@@ -10,7 +10,7 @@ from likewise.errors import InputError, InputTypeError
 from likewise.index._durable.checksums import Integers, keys_of
 from likewise.index._entries import (
     LARGEST_ID,
-    UNLABELLED,
+    UNLABELED,
     Rows,
     Values,
     all_new,
@@ -127,7 +127,7 @@ def codes_of(
 ) -> tuple[Integers, Sequence[str]]:
     """The code of each label, and all class names with the new ones behind."""
     if labels is None:
-        return np.full(count, UNLABELLED), snapshot.class_names
+        return np.full(count, UNLABELED), snapshot.class_names
 
     def has_codes() -> bool:
         return bool((snapshot.labels >= 0).any())

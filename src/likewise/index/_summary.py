@@ -31,7 +31,7 @@ class Summary:
 
 
 def per_class(labels: npt.ArrayLike, class_names: Sequence[str]) -> dict[str, Any]:
-    """`classes` and `items_per_class` of a summary; unlabelled items count nowhere."""
+    """`classes` and `items_per_class` of a summary; unlabeled items count nowhere."""
     known = np.asarray(labels)
     codes, counts = np.unique(known[known >= 0], return_counts=True)
     names = [class_names[code] if class_names else str(code) for code in codes.tolist()]

@@ -1,4 +1,4 @@
-"""Items that lie so near each other that they are copies, or that one of them is mislabelled."""
+"""Items that lie so near each other that they are copies, or that one of them is mislabeled."""
 
 from dataclasses import dataclass
 from typing import Any
@@ -31,7 +31,7 @@ class Conflicts:
     Attributes:
         pairs: positions of both, the earlier first, in ascending order, (p, 2).
         distances: how far apart they are, (p,).
-        conflicting: whether both are labelled, and not alike, (p,).
+        conflicting: whether both are labeled, and not alike, (p,).
         groups: items that hang together by such pairs share a number, from 0; -1 for an item
             without any, (n,).
     """
@@ -92,7 +92,7 @@ def find_conflicts(
 
     Args:
         embeddings: finite, e.g. `index.embeddings`, (n, d).
-        labels: class codes, -1 for unlabelled, (n,); without, nothing conflicts.
+        labels: class codes, -1 for unlabeled, (n,); without, nothing conflicts.
         distance: what near means.
         within: the largest distance of a pair. Equal vectors are exactly 0 apart in Euclidean
             distance, and up to 1e-6 in cosine distance.

@@ -36,7 +36,7 @@ from likewise.index.memory import Items, Neighbors
 
 
 class Gallery:
-    """Labelled embeddings by stable ids in a folder, and the nearest of them to any query.
+    """Labeled embeddings by stable ids in a folder, and the nearest of them to any query.
 
     When a verb that writes returns, what it wrote is on disk; when it raises or the process is
     killed, all of it is there or nothing. A folder with an altered byte is opened with exactly
@@ -156,7 +156,7 @@ class Gallery:
 
     @property
     def labels(self) -> Int[Tensor, " n"]:
-        """Label codes in order of insertion, -1 unlabelled. Shared memory: read, do not write."""
+        """Label codes in order of insertion, -1 unlabeled. Shared memory: read, do not write."""
         return self._live.newest().labels
 
     @property
@@ -178,8 +178,8 @@ class Gallery:
         Args:
             embeddings: (n, d) or a single vector (d,), of floating point: a tensor, a NumPy array
                 (memory-mapped too) or lists of numbers. Kept as float32.
-            labels: one per item: codes >= 0, -1 for unlabelled, or class names (None for
-                unlabelled). Without, no item has a label.
+            labels: one per item: codes >= 0, -1 for unlabeled, or class names (None for
+                unlabeled). Without, no item has a label.
             ids: one per item, new and distinct: integers >= 0, or non-empty strings, the same
                 kind throughout. Without, the next integers above all ever used.
             metadata: one dict per item, of what JSON can hold. Without, empty ones.

@@ -20,7 +20,7 @@ from likewise.index._answers import Items, Neighbors
 from likewise.index._durable.facts import Facts
 from likewise.index._entries import (
     LARGEST_ID,
-    UNLABELLED,
+    UNLABELED,
     Rows,
     Values,
     Where,
@@ -47,7 +47,7 @@ __all__ = ["Index", "Items", "Neighbors"]
 
 
 class Index:
-    """Labelled embeddings by stable ids, and the nearest of them to any query.
+    """Labeled embeddings by stable ids, and the nearest of them to any query.
 
     Kept in memory, in order of insertion. Every call either does all that it was asked to, or
     raises and changes nothing. The dimension is set by the first items and stays; embeddings
@@ -132,7 +132,7 @@ class Index:
 
     @property
     def labels(self) -> Int[Tensor, " n"]:
-        """Label codes in order of insertion, -1 unlabelled. Shared memory: read, do not write."""
+        """Label codes in order of insertion, -1 unlabeled. Shared memory: read, do not write."""
         return self._held.current.labels
 
     @property
@@ -153,8 +153,8 @@ class Index:
         Args:
             embeddings: (n, d) or a single vector (d,), of floating point: a tensor, a NumPy array
                 (memory-mapped too) or lists of numbers. Kept as float32 on the CPU.
-            labels: one per item: codes >= 0, -1 for unlabelled, or class names (None for
-                unlabelled). Without, no item has a label.
+            labels: one per item: codes >= 0, -1 for unlabeled, or class names (None for
+                unlabeled). Without, no item has a label.
             ids: one per item, new and distinct: integers >= 0, or non-empty strings, the same
                 kind throughout the index. Without, the next integers above all ever used.
             metadata: one dict per item, of what JSON can hold; given back as JSON has it, so
@@ -342,7 +342,7 @@ class Index:
         self._seconds.append(time.perf_counter() - started)
         labels = snapshot.labels[rows]
         if allowed is not None:
-            labels[rows < 0] = UNLABELLED
+            labels[rows < 0] = UNLABELED
         return Neighbors(snapshot.ids_at(rows.numpy()), distances, labels)
 
     def summary(self) -> Summary:

@@ -36,7 +36,7 @@ from likewise.index._where import parsed
 
 
 class MilvusGallery:
-    """Labelled embeddings by stable ids in Milvus, and the nearest of them to any query.
+    """Labeled embeddings by stable ids in Milvus, and the nearest of them to any query.
 
     The verbs and answers of `Gallery`: Milvus proposes candidates by a flat search, and
     `distance.paired` ranks them, equals in the order of insertion. Only where more than 16,384
@@ -142,7 +142,7 @@ class MilvusGallery:
 
     @property
     def labels(self) -> Int[Tensor, " n"]:
-        """Label codes in order of insertion, -1 unlabelled. Fetches them all."""
+        """Label codes in order of insertion, -1 unlabeled. Fetches them all."""
         return labels_in(self._live.everything(["label"]))
 
     @property
@@ -165,8 +165,8 @@ class MilvusGallery:
         Args:
             embeddings: (n, d) or a single vector (d,), of floating point: a tensor, a NumPy array
                 (memory-mapped too) or lists of numbers. Kept as float32.
-            labels: one per item: codes >= 0, -1 for unlabelled, or class names (None for
-                unlabelled). Without, no item has a label.
+            labels: one per item: codes >= 0, -1 for unlabeled, or class names (None for
+                unlabeled). Without, no item has a label.
             ids: one per item, new and distinct: integers >= 0, or non-empty strings, the same
                 kind throughout. Without, the next integers above all ever used.
             metadata: one dict per item, of what JSON can hold, at most 65,535 bytes and 4,096
@@ -240,7 +240,7 @@ class MilvusGallery:
 
         Args:
             ids: of the items, each once.
-            labels: one per id, as in `add`; None for unlabelled.
+            labels: one per id, as in `add`; None for unlabeled.
 
         Raises:
             InputError: an id that is not stored or is given twice, a label without a name.

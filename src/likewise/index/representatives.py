@@ -44,13 +44,13 @@ def representatives(
       farthest from those taken, at most twice as far as could be where the distance is a
       metric. They reach the borders.
 
-    A class with at most `per_class` items keeps all. Unlabelled items, -1, are of no class, and
+    A class with at most `per_class` items keeps all. Unlabeled items, -1, are of no class, and
     all are kept. Of equals, the first is taken. Of a class with more than 1,024 items that many
     are drawn, and the rest counts for nothing.
 
     Args:
         embeddings: finite, (n, d).
-        labels: class codes, -1 for unlabelled, (n,).
+        labels: class codes, -1 for unlabeled, (n,).
         per_class: at least 1.
         method: "medoids" or "k-centers".
         distance: what near means; an item is its first argument, what stands for it the second.

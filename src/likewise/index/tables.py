@@ -38,7 +38,7 @@ class Columns:
     Attributes:
         ids: int64 or strings, (n,).
         embeddings: float32, (n, d).
-        labels: codes into `class_names`, -1 unlabelled, (n,).
+        labels: codes into `class_names`, -1 unlabeled, (n,).
         metadata: one dict per item.
         payloads: bytes or None per item; None where the table has no such column.
         class_names: name of every code; empty where labels are plain integers.
@@ -66,7 +66,7 @@ class Columns:
 
         Raises:
             InputError: another distance or encoder, a class that has a name on one side alone,
-                unlabelled items together with classes that the index does not know, and all
+                unlabeled items together with classes that the index does not know, and all
                 that `add` refuses.
         """
         for what, own, other in (
@@ -89,8 +89,8 @@ class Columns:
         return added
 
     def _labels_for(self, names: list[str], has_codes: bool) -> Tensor | list[str]:
-        labelled = self.labels >= 0
-        if self.class_names == names or not bool(labelled.any()):
+        labeled = self.labels >= 0
+        if self.class_names == names or not bool(labeled.any()):
             return self.labels
         if not self.class_names or (has_codes and not names):
             raise InputError(
@@ -98,14 +98,14 @@ class Columns:
                 f"{len(names)} and {len(self.class_names)}. Codes and names cannot be compared."
             )
         codes = {name: code for code, name in enumerate(names)}
-        new = sorted({self.class_names[c] for c in self.labels[labelled].tolist()} - set(codes))
+        new = sorted({self.class_names[c] for c in self.labels[labeled].tolist()} - set(codes))
         if not new:
             there = torch.tensor([codes.get(name, -1) for name in self.class_names])
-            return torch.where(labelled, there[self.labels.clamp(min=0)], -1)
-        if bool(labelled.all()):
+            return torch.where(labeled, there[self.labels.clamp(min=0)], -1)
+        if bool(labeled.all()):
             return [self.class_names[code] for code in self.labels.tolist()]
         raise InputError(
-            f"index must know the classes of a table with unlabelled items, got new {new[0]!r}. "
+            f"index must know the classes of a table with unlabeled items, got new {new[0]!r}. "
             "Start it with class_names=columns.class_names."
         )
 

@@ -1,4 +1,4 @@
-"""Centres of the training classes: weights that a batch meets, all of them or a share."""
+"""Centers of the training classes: weights that a batch meets, all of them or a share."""
 
 import math
 from typing import Any, NamedTuple
@@ -22,20 +22,20 @@ from likewise.distances import COSINE
 from likewise.errors import InputError
 from likewise.losses._shown import shown
 from likewise.losses.facts import as_numpy, facts_of, mean_over, relative_spread, spread
-from likewise.masks import UNLABELLED
+from likewise.masks import UNLABELED
 
 
 class ToCenters(NamedTuple):
-    """A batch compared with the centres of c classes, those of one class side by side."""
+    """A batch compared with the centers of c classes, those of one class side by side."""
 
-    distances: Float[Tensor, "n c k"]  # cosine distances to each of the k centres of a class
+    distances: Float[Tensor, "n c k"]  # cosine distances to each of the k centers of a class
     own: Int[Tensor, " n"]  # the column of the item's own class; -1 of an unlabeled item
     centers: Float[Tensor, "c k d"]
     labeled: Bool[Tensor, " n"] | None  # which items have a class; None if known to be all
 
     @property
     def nearest(self) -> Float[Tensor, "n c"]:
-        """The distance to the nearest centre of each class."""
+        """The distance to the nearest center of each class."""
         if self.distances.shape[2] == 1:
             return self.distances.squeeze(2)
         return self.distances.amin(dim=2)
@@ -57,7 +57,7 @@ class ToCenters(NamedTuple):
 
 
 class ClassCenters(nn.Module):
-    """`per_class` centres for each class, compared with a batch when called.
+    """`per_class` centers for each class, compared with a batch when called.
 
     With a share below 1 a call in training compares with the batch's own classes and randomly
     drawn others, as many as make the share, but at least as many as the batch has items: a
@@ -67,7 +67,7 @@ class ClassCenters(nn.Module):
     Args:
         embedding_dim: d, the width of the embeddings.
         class_count: how many codes there are; labels run from 0 to class_count − 1.
-        per_class: how many centres a class has.
+        per_class: how many centers a class has.
         share: of the classes that a call in training compares with.
         seed: of the classes drawn.
 
@@ -102,14 +102,14 @@ class ClassCenters(nn.Module):
         )
 
     def forward(self, embeddings: Float[Tensor, "n d"], labels: Int[Tensor, " n"]) -> ToCenters:
-        """The batch compared with the centres that take part."""
+        """The batch compared with the centers that take part."""
         check_embeddings(embeddings)
         labeled = labeled_codes(labels, len(embeddings), self.class_count)
         labels = labels.long()
         size = max(math.ceil(self.share * self.class_count), len(labels))
         if self.training and size < self.class_count:
             classes = self._draw(labels, size)
-            own = torch.searchsorted(classes, labels).masked_fill_(labels == UNLABELLED, UNLABELLED)
+            own = torch.searchsorted(classes, labels).masked_fill_(labels == UNLABELED, UNLABELED)
             centers = self.weight[classes]
         else:
             own, centers = labels, self.weight
@@ -139,7 +139,7 @@ class ClassCenters(nn.Module):
         self.draws += 1
         lots = torch.rand(self.class_count, device=labels.device, generator=generator)
         # Lots lie below 1, so that the batch's own classes are always drawn.
-        own = 2.0 * (labels != UNLABELLED)
+        own = 2.0 * (labels != UNLABELED)
         lots.scatter_reduce_(0, labels.clamp(min=0), own, "amax")
         return lots.topk(size).indices.sort().values
 
@@ -155,15 +155,15 @@ def labeled_codes(labels: Tensor, count: int, class_count: int) -> Tensor | None
     if not count:
         return None
     if not free_to_look(labels):
-        return labels != UNLABELLED
+        return labels != UNLABELED
     codes = labels.numpy()
     least, most = int(codes.min()), int(codes.max())
-    if least < UNLABELLED or most >= class_count:
+    if least < UNLABELED or most >= class_count:
         raise InputError(
             f"labels must lie in 0..{class_count - 1}, got {least}..{most}. "
             "Make the loss with class_count=len(data.class_names); -1 stands for unlabeled."
         )
-    return None if least > UNLABELLED else labels != UNLABELLED
+    return None if least > UNLABELED else labels != UNLABELED
 
 
 def mean_cross_entropy(
@@ -172,7 +172,7 @@ def mean_cross_entropy(
     """Mean of −log softmax at the own columns; 0 if none is labeled, where torch has no number."""
     if labeled is None:
         return F.cross_entropy(logits, own) if len(logits) else logits.sum()
-    total = F.cross_entropy(logits, own, ignore_index=UNLABELLED, reduction="sum")
+    total = F.cross_entropy(logits, own, ignore_index=UNLABELED, reduction="sum")
     return total / labeled.sum().clamp(min=1)
 
 
@@ -180,7 +180,7 @@ def mean_cross_entropy(
 def center_facts(
     embeddings: Float[Tensor, "n d"], nearest: Float[Tensor, "n c"], compared: ToCenters
 ) -> dict[str, Tensor]:
-    """The share of items nearest to their own class, mean distances to centres, and the spread."""
+    """The share of items nearest to their own class, mean distances to centers, and the spread."""
     labeled = compared.labeled
     if free_to_look(nearest):
         distances, own = as_numpy(nearest), compared.own.numpy()

@@ -25,7 +25,7 @@ def arcface_distance(
     finite everywhere.
 
     Args:
-        distances: cosine distances to the own centre.
+        distances: cosine distances to the own center.
         margin: m, in radians, between 0 and π.
         easy_margin: whether the margin holds only below a right angle.
 
@@ -51,7 +51,7 @@ def sphereface_distance(distances: Float[Tensor, "..."], *, margin: int) -> Floa
     1 − 2m. cos(mθ) is a polynomial of cos θ, so that no arc cosine has a part in the gradient.
 
     Args:
-        distances: cosine distances to the own centre.
+        distances: cosine distances to the own center.
         margin: m, a whole number; 1 changes nothing.
 
     Source:
@@ -79,20 +79,20 @@ def _cross_entropy(
 
 
 class ArcFaceLoss(nn.Module):
-    """Mean cross entropy of −s·d over the classes, d the cosine distance to a class's centre.
+    """Mean cross entropy of −s·d over the classes, d the cosine distance to a class's center.
 
-    The distance to the own centre is made larger by `arcface_distance`. With several centres
+    The distance to the own center is made larger by `arcface_distance`. With several centers
     per class (sub-center ArcFace) the nearest of a class counts, so that wrong labels and odd
-    items gather round centres of their own. The centres belong to the loss, and `fit` trains
+    items gather round centers of their own. The centers belong to the loss, and `fit` trains
     them. After each call `facts` holds `accuracy`, the share of the batch nearest to its own
-    centre without the margin, the mean cosine distance to it and to the centres of other
+    center without the margin, the mean cosine distance to it and to the centers of other
     classes, and the spread.
 
     Args:
         embedding_dim: d, the width of the embeddings.
         class_count: how many codes there are; labels run from 0 to class_count − 1.
         margin: m, an angle in radians.
-        scale: s; the larger, the more the nearest wrong centre counts.
+        scale: s; the larger, the more the nearest wrong center counts.
         easy_margin: whether the margin holds only for items within a right angle.
         centers_per_class: 1 for ArcFace; sub-center ArcFace takes 3.
         class_share: share of the classes that a call in training compares with: those of the
@@ -102,7 +102,7 @@ class ArcFaceLoss(nn.Module):
 
     Source:
         As `arcface_distance`; margin 0.5 and scale 64 are the paper's (0.5 is 28.6 degrees,
-        the unit of pytorch-metric-learning). Sub-centres: Deng, Guo, Liu, Gong & Zafeiriou,
+        the unit of pytorch-metric-learning). Sub-centers: Deng, Guo, Liu, Gong & Zafeiriou,
         "Sub-center ArcFace", ECCV 2020, equation 4. Sampled classes: An et al., "Partial FC",
         ICCV workshops 2021.
 
@@ -151,7 +151,7 @@ class ArcFaceLoss(nn.Module):
         ids: Tensor | None = None,
         reference_ids: Tensor | None = None,
     ) -> Float[Tensor, ""]:
-        """The mean over the batch; references play no part, since items meet centres only."""
+        """The mean over the batch; references play no part, since items meet centers only."""
         compared: ToCenters = self.centers(embeddings, labels)
         nearest = compared.nearest
         self.facts = center_facts(embeddings, nearest, compared)
@@ -163,18 +163,18 @@ class ArcFaceLoss(nn.Module):
 
 
 class CosFaceLoss(nn.Module):
-    """Mean cross entropy of −s·d over the classes, d the cosine distance to a class's centre.
+    """Mean cross entropy of −s·d over the classes, d the cosine distance to a class's center.
 
-    To the distance to the own centre the margin is added. The centres belong to the loss, and
+    To the distance to the own center the margin is added. The centers belong to the loss, and
     `fit` trains them. After each call `facts` holds `accuracy`, the share of the batch nearest
-    to its own centre without the margin, the mean cosine distance to it and to the centres of
+    to its own center without the margin, the mean cosine distance to it and to the centers of
     other classes, and the spread.
 
     Args:
         embedding_dim: d, the width of the embeddings.
         class_count: how many codes there are; labels run from 0 to class_count − 1.
         margin: m, a cosine distance.
-        scale: s; the larger, the more the nearest wrong centre counts.
+        scale: s; the larger, the more the nearest wrong center counts.
         centers_per_class: with several, the nearest of a class counts.
         class_share: share of the classes that a call in training compares with: those of the
             batch and random others, but at least as many as the batch has items. Below 1 for
@@ -224,7 +224,7 @@ class CosFaceLoss(nn.Module):
         ids: Tensor | None = None,
         reference_ids: Tensor | None = None,
     ) -> Float[Tensor, ""]:
-        """The mean over the batch; references play no part, since items meet centres only."""
+        """The mean over the batch; references play no part, since items meet centers only."""
         compared: ToCenters = self.centers(embeddings, labels)
         nearest = compared.nearest
         self.facts = center_facts(embeddings, nearest, compared)
@@ -234,20 +234,20 @@ class CosFaceLoss(nn.Module):
 
 
 class SphereFaceLoss(nn.Module):
-    """Mean cross entropy of −s·|x|·d over the classes, d the cosine distance to a class's centre.
+    """Mean cross entropy of −s·|x|·d over the classes, d the cosine distance to a class's center.
 
-    The distance to the own centre is made larger by `sphereface_distance`; the length of the
-    embedding x is the scale, so that a longer one is a surer one. The centres belong to the
+    The distance to the own center is made larger by `sphereface_distance`; the length of the
+    embedding x is the scale, so that a longer one is a surer one. The centers belong to the
     loss, and `fit` trains them. After each call `facts` holds `accuracy`, the share of the
-    batch nearest to its own centre without the margin, the mean cosine distance to it and to
-    the centres of other classes, and the spread.
+    batch nearest to its own center without the margin, the mean cosine distance to it and to
+    the centers of other classes, and the spread.
 
     Args:
         embedding_dim: d, the width of the embeddings.
         class_count: how many codes there are; labels run from 0 to class_count − 1.
-        margin: m, how many times the angle to the own centre counts; a whole number.
+        margin: m, how many times the angle to the own center counts; a whole number.
         scale: s, times the length of the embedding.
-        blend: λ; the distance to the own centre is (λ d + d_m) / (1 + λ), d_m the one with the
+        blend: λ; the distance to the own center is (λ d + d_m) / (1 + λ), d_m the one with the
             margin. Training from new weights hardly starts with 0: begin with a large one
             and lower the attribute `blend` from a callback.
         class_share: share of the classes that a call in training compares with: those of the
@@ -298,7 +298,7 @@ class SphereFaceLoss(nn.Module):
         ids: Tensor | None = None,
         reference_ids: Tensor | None = None,
     ) -> Float[Tensor, ""]:
-        """The mean over the batch; references play no part, since items meet centres only."""
+        """The mean over the batch; references play no part, since items meet centers only."""
         compared: ToCenters = self.centers(embeddings, labels)
         nearest = compared.nearest
         self.facts = center_facts(embeddings, nearest, compared)

@@ -6,7 +6,7 @@ from torch import Tensor, nn
 
 from likewise._checks import check_count, check_embeddings, check_labels, check_positive
 from likewise.errors import InputError
-from likewise.masks import UNLABELLED
+from likewise.masks import UNLABELED
 
 
 class CrossBatchMemory(nn.Module):
@@ -88,7 +88,7 @@ class CrossBatchMemory(nn.Module):
         self.copies = copies
         self.together = together
         self.register_buffer("embeddings", torch.zeros(size, embedding_dim))
-        self.register_buffer("labels", torch.full((size,), UNLABELLED))
+        self.register_buffer("labels", torch.full((size,), UNLABELED))
         self.register_buffer("ids", torch.full((size,), -1))
         self.register_buffer("position", torch.zeros((), dtype=torch.int64))
         self.register_buffer("batches", torch.zeros((), dtype=torch.int64))
@@ -123,7 +123,7 @@ class CrossBatchMemory(nn.Module):
             if self.together
             else self._one_by_one(embeddings, labels, memory, known, remembered)
         )
-        self.facts["memory/filled"] = (self.labels != UNLABELLED).float().mean()
+        self.facts["memory/filled"] = (self.labels != UNLABELED).float().mean()
         if self.training:
             self._remember(embeddings.detach(), labels, known if ids is None else ids)
         return value

@@ -1,4 +1,4 @@
-"""Losses against learnt points, one or several per class: Proxy-NCA, Proxy-Anchor, SoftTriple."""
+"""Losses against learned points, one or several per class: Proxy-NCA, Proxy-Anchor, SoftTriple."""
 
 from typing import Any
 
@@ -49,11 +49,11 @@ def proxy_anchor_loss(
 def soft_triple_distance(
     distances: Float[Tensor, "n c k"], *, gamma: float
 ) -> Float[Tensor, "n c"]:
-    """Σ_k q_k d_k, the softened distance to the nearest centre, q = softmax(−d / γ) over k.
+    """Σ_k q_k d_k, the softened distance to the nearest center, q = softmax(−d / γ) over k.
 
     Args:
-        distances: cosine distances to each of the k centres of every class.
-        gamma: γ, the smaller, the more the nearest centre counts.
+        distances: cosine distances to each of the k centers of every class.
+        gamma: γ, the smaller, the more the nearest center counts.
 
     Source:
         Qian, Shang, Sun, Hu, Li & Jin, "SoftTriple Loss: Deep Metric Learning Without Triplet
@@ -84,24 +84,24 @@ class _Softened(torch.autograd.Function):
 
 
 def centers_apart(centers: Float[Tensor, "c k d"]) -> Float[Tensor, ""]:
-    """Σ_c Σ_{s<t} |w_cs − w_ct| / (C K (K − 1)) of centres scaled to unit length; 0 if K is 1.
+    """Σ_c Σ_{s<t} |w_cs − w_ct| / (C K (K − 1)) of centers scaled to unit length; 0 if K is 1.
 
-    Half the mean distance between centres of one class. A small one means few different
-    centres, as many as the class needs.
+    Half the mean distance between centers of one class. A small one means few different
+    centers, as many as the class needs.
 
     Args:
-        centers: K centres for each of C classes.
+        centers: K centers for each of C classes.
 
     Source:
         As `soft_triple_distance`, equation 7 and the regulariser below it. The gradient of two
-        equal centres is 0 here; the authors' code adds 1e-5 under the root.
+        equal centers is 0 here; the authors' code adds 1e-5 under the root.
     """
     count, each = centers.shape[:2]
     if each == 1:
         return centers.sum() * 0
     units = unit(centers.to(torch.promote_types(centers.dtype, torch.float32)))
     squares = (2 - 2 * units @ units.mT).triu(diagonal=1)
-    # Equal centres differ by rounding; a root of that would have a gradient of thousands.
+    # Equal centers differ by rounding; a root of that would have a gradient of thousands.
     apart = squares > 16 * torch.finfo(squares.dtype).eps
     return torch.where(apart, squares, 1).sqrt().where(apart, 0).sum() / (count * each * (each - 1))
 
@@ -252,10 +252,10 @@ class ProxyAnchorLoss(nn.Module):
 
 
 class SoftTripleLoss(nn.Module):
-    """Mean cross entropy of −λ·d over the classes, d softened over the class's centres.
+    """Mean cross entropy of −λ·d over the classes, d softened over the class's centers.
 
     d is `soft_triple_distance`; to the one of the own class the margin is added, and
-    `regularizer` times `centers_apart` to the loss. The centres belong to the loss, and `fit`
+    `regularizer` times `centers_apart` to the loss. The centers belong to the loss, and `fit`
     trains them. After each call `facts` holds `accuracy`, the share of the batch nearest to
     its own class, the mean softened distance to it and to other classes, and the spread.
 
@@ -264,9 +264,9 @@ class SoftTripleLoss(nn.Module):
         class_count: how many codes there are; labels run from 0 to class_count − 1.
         centers_per_class: K.
         scale: λ; the larger, the more the nearest wrong class counts.
-        gamma: γ; the smaller, the more the nearest centre of a class counts.
+        gamma: γ; the smaller, the more the nearest center of a class counts.
         margin: δ, a cosine distance.
-        regularizer: τ, the weight of the term that draws needless centres together; 0 for none.
+        regularizer: τ, the weight of the term that draws needless centers together; 0 for none.
         class_share: share of the classes that a call in training compares with: those of the
             batch and random others, but at least as many as the batch has items. Below 1 for
             very many classes. In evaluation mode all take part. The regulariser runs over

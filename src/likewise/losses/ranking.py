@@ -122,7 +122,7 @@ class SmoothAPLoss(nn.Module):
             waits for a GPU; more than so many are not ranked. If None the loss looks.
 
     Source:
-        Brown, Xie, Kalogeiton & Zisserman, "Smooth-AP: Smoothing the Path Towards Large-Scale
+        Brown, Xie, Kalogeiton & Zisserman, "Smooth-AP: Smoothing the Path Toward Large-Scale
         Image Retrieval", ECCV 2020, equations 4 to 6; temperature 0.01 is theirs. The
         authors' code and pytorch-metric-learning count each item among its own references; so
         does this loss when it is given the batch as references, without ids. That of

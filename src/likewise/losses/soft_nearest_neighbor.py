@@ -1,4 +1,4 @@
-"""The soft nearest neighbour loss, also NCA: a neighbour drawn by distance is of the class."""
+"""The soft nearest neighbor loss, also NCA: a neighbor drawn by distance is of the class."""
 
 import torch
 from jaxtyping import Bool, Float, Int
@@ -33,9 +33,9 @@ def soft_nearest_neighbor_loss(
 
     Source:
         Frosst, Papernot & Hinton, "Analyzing and Improving Representations with the Soft Nearest
-        Neighbor Loss", ICML 2019, equation 1. With T = 1 it is neighbourhood components analysis
+        Neighbor Loss", ICML 2019, equation 1. With T = 1 it is neighborhood components analysis
         in the form with a logarithm: Goldberger, Roweis, Hinton & Salakhutdinov,
-        "Neighbourhood Components Analysis", NeurIPS 2004, section 2.
+        "Neighborhood Components Analysis", NeurIPS 2004, section 2.
     """
     pull, push = pull_and_push(
         distances, positive, negative, pull_scale=-1 / temperature, push_scale=-1 / temperature

@@ -82,17 +82,17 @@ class SoftmaxLoss(nn.Module):
 
 
 class NormalizedSoftmaxLoss(nn.Module):
-    """Mean of −log(exp(−d_y / T) / Σ_c exp(−d_c / T)), d_c the cosine distance to class c's centre.
+    """Mean of −log(exp(−d_y / T) / Σ_c exp(−d_c / T)), d_c the cosine distance to class c's center.
 
     Softmax classification by angles alone: neither the length of an embedding nor that of a
-    centre matters, and there is no bias. The centres belong to the loss, and `fit` trains
+    center matters, and there is no bias. The centers belong to the loss, and `fit` trains
     them. After each call `facts` holds `accuracy`, the share of the batch nearest to its own
-    centre, the mean cosine distance to it and to the centres of other classes, and the spread.
+    center, the mean cosine distance to it and to the centers of other classes, and the spread.
 
     Args:
         embedding_dim: d, the width of the embeddings.
         class_count: how many codes there are; labels run from 0 to class_count − 1.
-        temperature: T; the smaller, the more the nearest wrong centre counts.
+        temperature: T; the smaller, the more the nearest wrong center counts.
         class_share: share of the classes that a call in training compares with: those of the
             batch and random others, but at least as many as the batch has items. Below 1 for
             very many classes. In evaluation mode all take part.
@@ -136,7 +136,7 @@ class NormalizedSoftmaxLoss(nn.Module):
         ids: Tensor | None = None,
         reference_ids: Tensor | None = None,
     ) -> Float[Tensor, ""]:
-        """The mean over the batch; references play no part, since items meet centres only."""
+        """The mean over the batch; references play no part, since items meet centers only."""
         compared: ToCenters = self.centers(embeddings, labels)
         nearest = compared.nearest
         self.facts = center_facts(embeddings, nearest, compared)

@@ -128,7 +128,7 @@ class ThresholdLoss(nn.Module):
     `batch_facts` tells.
 
     Args:
-        threshold: what is learnt; one of its own if None.
+        threshold: what is learned; one of its own if None.
         distance: how embeddings are compared.
         miner: which pairs count.
 

@@ -1,7 +1,7 @@
-"""Losses on two views of unlabelled items, called as loss(view_a, view_b); rows are items.
+"""Losses on two views of unlabeled items, called as loss(view_a, view_b); rows are items.
 
 Row i of view_a and row i of view_b, both (n, d), are embeddings of two views of item i, such
-as two augmentations of it; no labels. `OnViews` makes any of these losses one of labelled items.
+as two augmentations of it; no labels. `OnViews` makes any of these losses one of labeled items.
 """
 
 from typing import Any
@@ -21,7 +21,7 @@ from likewise._checks import (
 from likewise.distances import COSINE
 from likewise.errors import InputError
 from likewise.losses.facts import batch_facts, spread
-from likewise.masks import UNLABELLED
+from likewise.masks import UNLABELED
 
 
 def _check_views(view_a: Tensor, view_b: Tensor, least: int = 0) -> None:
@@ -376,5 +376,5 @@ class OnViews(nn.Module):
 
 def _each_twice(labels: Tensor) -> bool:
     first, second = labels[0::2], labels[1::2]
-    named = (first == second).all() and (first != UNLABELLED).all()
+    named = (first == second).all() and (first != UNLABELED).all()
     return bool(named and (first[1:] != first[:-1]).all())

@@ -1,8 +1,8 @@
-"""Which known thing each query is, or none of them: neighbours and a threshold in, labels out."""
+"""Which known thing each query is, or none of them: neighbors and a threshold in, labels out."""
 
 from likewise.matching.centers import class_centers
 from likewise.matching.deciding import Matches, match
-from likewise.matching.normalising import normalise_neighbors
+from likewise.matching.normalizing import normalize_neighbors
 from likewise.matching.rules import (
     RULES,
     UNKNOWN,
@@ -26,7 +26,7 @@ __all__ = [
     "majority",
     "match",
     "nearest",
-    "normalise_neighbors",
+    "normalize_neighbors",
     "rule_name",
     "weighted",
 ]

@@ -1,4 +1,4 @@
-"""Class centres of a gallery, to be looked up as its items are."""
+"""Class centers of a gallery, to be looked up as its items are."""
 
 from collections.abc import Sequence
 
@@ -44,16 +44,16 @@ def class_centers(
     check_embeddings(embeddings)
     check_labels(labels, len(embeddings))
     check_finite(embeddings, "embeddings")
-    labelled = labels >= 0
-    if not bool(labelled.any()):
+    labeled = labels >= 0
+    if not bool(labeled.any()):
         raise InputError(
             f"labels must be known for at least one item, got {len(labels)} items without. "
             "Label the gallery first."
         )
-    rows = embeddings.detach()[labelled].double()
+    rows = embeddings.detach()[labeled].double()
     if distance is COSINE:
         rows = torch.nn.functional.normalize(rows, dim=1)
-    codes, row = torch.unique(labels[labelled], return_inverse=True)
+    codes, row = torch.unique(labels[labeled], return_inverse=True)
     # A sum by index_add_ would depend on the order of threads on a GPU.
     rows, row, codes = rows.cpu(), row.cpu(), codes.cpu()
     total = torch.zeros(len(codes), rows.shape[1], dtype=torch.float64).index_add_(0, row, rows)

@@ -1,4 +1,4 @@
-"""`match`: neighbours and a threshold in, labels or UNKNOWN out."""
+"""`match`: neighbors and a threshold in, labels or UNKNOWN out."""
 
 import dataclasses
 import warnings
@@ -59,10 +59,10 @@ def match(
     Args:
         neighbors: from `Index.lookup`.
         threshold: in the unit of the distance, or a Calibration made for the same rule and, as
-            means over other numbers of neighbours are other distances, the same k. (`nearest`
-            looks at one neighbour whatever k is.) Or thresholds by class.
+            means over other numbers of neighbors are other distances, the same k. (`nearest`
+            looks at one neighbor whatever k is.) Or thresholds by class.
         rule: a name in RULES, or a function like those.
-        gallery_size: how many items are indexed now; if more than a promise was made for, a
+        gallery_size: how many items are indexed now; if more than a guarantee was made for, a
             warning says what it is worth.
         probability: that a label is right, by the distance of this rule, as fitted by
             `fit_logistic(distances, same)` on what `decide` gives; its prior is the share of
@@ -87,7 +87,7 @@ def match(
     limit = _limit(bound, name, neighbors.labels.shape[1])
     if isinstance(bound, Calibration) and gallery_size is not None:
         if by_class is not None:
-            bound = dataclasses.replace(bound, promise=by_class.promise)
+            bound = dataclasses.replace(bound, guarantee=by_class.guarantee)
         if warning := bound.outgrown(gallery_size):
             warnings.warn(warning, stacklevel=2)
     labels, distances = decide(neighbors, rule)

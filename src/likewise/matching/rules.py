@@ -1,4 +1,4 @@
-"""Matching rules: from neighbours to one label and one distance per query."""
+"""Matching rules: from neighbors to one label and one distance per query."""
 
 from collections.abc import Callable
 
@@ -13,19 +13,19 @@ from likewise.index import Neighbors
 UNKNOWN = -1
 
 Rule = Callable[[Neighbors], tuple[Int[Tensor, " q"], Float[Tensor, " q"]]]
-"""From neighbours to one label and one distance per query; label -1 where there is none."""
+"""From neighbors to one label and one distance per query; label -1 where there is none."""
 
 
 def nearest(neighbors: Neighbors) -> tuple[Int[Tensor, " q"], Float[Tensor, " q"]]:
-    """Label and distance of the nearest neighbour; the others do not count."""
+    """Label and distance of the nearest neighbor; the others do not count."""
     return neighbors.labels[:, 0], neighbors.distances[:, 0]
 
 
 def majority(neighbors: Neighbors) -> tuple[Int[Tensor, " q"], Float[Tensor, " q"]]:
-    """The label most neighbours have, and the mean distance of those that have it.
+    """The label most neighbors have, and the mean distance of those that have it.
 
-    Among equally frequent labels, the one whose first neighbour is nearer. Unlabelled and padded
-    neighbours have no vote; where nobody has, label -1 and distance inf.
+    Among equally frequent labels, the one whose first neighbor is nearer. Unlabeled and padded
+    neighbors have no vote; where nobody has, label -1 and distance inf.
     """
     return _elect(neighbors, torch.ones_like(neighbors.distances, dtype=torch.float64))
 
@@ -33,7 +33,7 @@ def majority(neighbors: Neighbors) -> tuple[Int[Tensor, " q"], Float[Tensor, " q
 def weighted(neighbors: Neighbors) -> tuple[Int[Tensor, " q"], Float[Tensor, " q"]]:
     """The label with the largest sum of weights, and the weighted mean distance of those with it.
 
-    A neighbour's weight falls evenly from 1 for the nearest voter to 0 for the farthest; all
+    A neighbor's weight falls evenly from 1 for the nearest voter to 0 for the farthest; all
     weigh 1 if all are equally far. It therefore does not depend on the unit of the distance,
     nor on its zero, which the inner product does not have. Ties and missing voters as in
     `majority`.
@@ -51,12 +51,12 @@ def weighted(neighbors: Neighbors) -> tuple[Int[Tensor, " q"], Float[Tensor, " q
 
 
 def center(neighbors: Neighbors) -> tuple[Int[Tensor, " q"], Float[Tensor, " q"]]:
-    """Label and distance of the nearest class centre.
+    """Label and distance of the nearest class center.
 
-    The neighbours must come from a lookup in `class_centers`, not from one among items.
+    The neighbors must come from a lookup in `class_centers`, not from one among items.
 
     Raises:
-        InputError: for neighbours whose ids are not their class codes, as those of centres are.
+        InputError: for neighbors whose ids are not their class codes, as those of centers are.
 
     Source:
         Mensink, Verbeek, Perronnin & Csurka, "Distance-Based Image Classification: Generalizing
@@ -152,7 +152,7 @@ def _elect(
     labels, distances = neighbors.labels, neighbors.distances
     may_vote = _may_vote(neighbors)
     weights = weights.where(may_vote, 0)
-    votes = torch.zeros_like(weights)  # that the label of each neighbour gets
+    votes = torch.zeros_like(weights)  # that the label of each neighbor gets
     for voter in range(labels.shape[1]):  # k steps, and never (q, k, k) numbers
         votes += weights[:, voter, None] * (labels == labels[:, voter, None])
     winner = votes.argmax(dim=1, keepdim=True)  # the first of equals, so the nearer

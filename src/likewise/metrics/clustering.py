@@ -33,7 +33,7 @@ def cluster(embeddings: Float[Tensor, "n d"], count: int, *, seed: int = 0) -> I
     """The k-means cluster of each embedding, 0 to count - 1.
 
     Lloyd's algorithm from one k-means++ start, by scikit-learn, on the CPU; the same seed gives
-    the same clusters. It minimises squared Euclidean distances: normalise embeddings first if
+    the same clusters. It minimizes squared Euclidean distances: normalize embeddings first if
     their direction is what counts.
 
     Args:

@@ -101,7 +101,7 @@ def min_detection_cost(
     A threshold costs `miss_cost * prior * false_reject_rate + false_accept_cost * (1 - prior)
     * false_accept_rate`. "Accept nothing" is among the thresholds. The smallest is divided by
     the cost of the better of accepting nothing and accepting all, so that 1 is a distance of
-    no use. This is the field's normalised minDCF.
+    no use. This is the field's normalized minDCF.
 
     Args:
         counts: the sweep of the pairs; how many there are of each kind does not matter.
@@ -113,7 +113,7 @@ def min_detection_cost(
         InputError: for a prior outside (0, 1), or a cost that is not above 0.
 
     Source:
-        NIST, Speaker Recognition Evaluation plans (normalised detection cost).
+        NIST, Speaker Recognition Evaluation plans (normalized detection cost).
 
     Example:
         >>> from likewise.metrics import sweep

@@ -236,7 +236,7 @@ def _within_r(relevant: Tensor, relevant_total: Tensor) -> Tensor:
     if largest > ranks:
         raise InputError(
             f"relevant must reach down to rank R for every query, got {ranks} ranks where a "
-            f"query has {largest} relevant items. Look up more neighbours."
+            f"query has {largest} relevant items. Look up more neighbors."
         )
     return torch.arange(ranks, device=relevant.device) < relevant_total[:, None]
 
@@ -256,5 +256,5 @@ def _check_ranks(relevant: object, k: int) -> None:
     if k > relevant.shape[1]:
         raise InputError(
             f"k must be at most the {relevant.shape[1]} ranks given, got {k}. "
-            "Look up more neighbours."
+            "Look up more neighbors."
         )

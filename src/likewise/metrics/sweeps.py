@@ -17,7 +17,7 @@ class Sweep:
 
     Entry i counts the pairs with `distance <= thresholds[i]`, so every entry accepts at
     least one pair and the last one all; "accept nothing" has no entry. In verification a
-    pair is two items; in search it is a query with its nearest neighbour, and `same` says
+    pair is two items; in search it is a query with its nearest neighbor, and `same` says
     whether their labels agree.
 
     Attributes:
@@ -27,7 +27,7 @@ class Sweep:
         same_total: pairs that are the same.
         different_total: pairs that are different.
         known_total: pairs in which something right was there to be found; in search the
-            queries whose class is indexed, whether or not their nearest neighbour has it.
+            queries whose class is indexed, whether or not their nearest neighbor has it.
             None stands for `same_total`.
     """
 
@@ -63,7 +63,7 @@ class Sweep:
         """Share of the same pairs that are accepted.
 
         In search this is what TensorFlow Similarity calls recall: a known query whose nearest
-        neighbour has the wrong label is left out.
+        neighbor has the wrong label is left out.
         """
         return self.true_accepts.double() / self.same_total
 
@@ -86,7 +86,7 @@ class Sweep:
     def recall(self) -> Float[Tensor, " t"]:
         """Right accepts as a share of what was to be found.
 
-        Equal to `true_accept_rate` but in search, where a known query whose nearest neighbour
+        Equal to `true_accept_rate` but in search, where a known query whose nearest neighbor
         has the wrong label counts as missed.
         """
         return self.true_accepts.double() / self.to_be_found
@@ -129,7 +129,7 @@ def sweep(
         distances: one per pair; smaller is closer; may be negative.
         same: whether the pair truly belongs together.
         known: in search, whether the query's class is indexed at all, so that a right
-            neighbour existed; it counts in recall. Without it, exactly where `same`.
+            neighbor existed; it counts in recall. Without it, exactly where `same`.
 
     Raises:
         InputError: if all pairs are the same or all are different, as no threshold can be
@@ -157,7 +157,7 @@ def sweep(
             raise InputError(
                 "known must be True wherever same is, got "
                 f"{int((same & ~known).sum())} pairs that are the same but not known. "
-                "A neighbour with the query's label shows that its class is indexed."
+                "A neighbor with the query's label shows that its class is indexed."
             )
     same_total = int(same.sum())
     different_total = len(same) - same_total

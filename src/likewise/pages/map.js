@@ -23,7 +23,7 @@
     data.classes.forEach((each, c) => { colors[c] = dark.matches ? lighter(each.color) : each.color; });
   }
 
-  // Dark colours would drown in a dark page; each is mixed with white until it stands out.
+  // Dark colors would drown in a dark page; each is mixed with white until it stands out.
   function lighter(color) {
     let rgb = [1, 3, 5].map((start) => parseInt(color.slice(start, start + 2), 16));
     while (0.299 * rgb[0] + 0.587 * rgb[1] + 0.114 * rgb[2] < 125) {

@@ -21,7 +21,7 @@ from likewise.evaluation.mistakes import (
 from likewise.journeys.opening import paths_of
 from likewise.pages.writing import Section
 from likewise.plots.mistakes import confused_classes as draw_confused
-from likewise.plots.mistakes import labelled_pairs
+from likewise.plots.mistakes import labeled_pairs
 
 SHEET = 9  # pairs on a sheet
 MOST_CLASSES = 50  # rows of the table
@@ -90,7 +90,7 @@ def _figures(
         if len(found.items):
             left, right, names = shown(found)
             figures.append(
-                labelled_pairs(
+                labeled_pairs(
                     left,
                     right,
                     found.distances,

@@ -11,7 +11,7 @@ from likewise.plots.curves import det, roc, threshold_curves
 from likewise.plots.distances import distance_histogram
 from likewise.plots.gallery import augmented_views, neighbors
 from likewise.plots.maps import embedding_map, embedding_maps
-from likewise.plots.mistakes import confused_classes, labelled_pairs
+from likewise.plots.mistakes import confused_classes, labeled_pairs
 from likewise.plots.open_set import fnir_curve
 from likewise.plots.pair_gallery import pairs, worst_pairs
 from likewise.plots.points import embedding_points
@@ -30,7 +30,7 @@ __all__ = [
     "embedding_points",
     "fnir_curve",
     "items_per_class",
-    "labelled_pairs",
+    "labeled_pairs",
     "neighbors",
     "pairs",
     "reliability",

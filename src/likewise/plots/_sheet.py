@@ -41,7 +41,7 @@ class Sheet:
     def words(
         self, left: float, top: float, lines: Sequence[tuple[str, str]], width: float = TEXT_WIDTH
     ) -> None:
-        """Lines of (text, colour), one below the other, cut to `width`."""
+        """Lines of (text, color), one below the other, cut to `width`."""
         total_width, total = self.figure.get_size_inches()
         for row, (text, color) in enumerate(lines):
             y = self._height - top - 0.05 - row * LINE
@@ -56,7 +56,7 @@ class Sheet:
 
 
 def verdict(agrees: bool | None) -> tuple[str, str]:
-    """Frame colour and mark; a mark too, as red and green look alike to some."""
+    """Frame color and mark; a mark too, as red and green look alike to some."""
     if agrees is None:
         return NEUTRAL, ""
     return (RIGHT, "✓ ") if agrees else (WRONG, "✗ ")

@@ -21,10 +21,10 @@ from torch import Tensor
 from likewise.errors import InputError, InputTypeError
 
 INK, MUTED, GRID = "#1f2933", "#5b6770", "#e3e7eb"
-# Okabe & Ito's blue and vermilion: far apart for every kind of colour vision.
+# Okabe & Ito's blue and vermilion: far apart for every kind of color vision.
 SAME, DIFFERENT, THIRD = "#0072b2", "#d55e00", "#00795a"
 RIGHT, WRONG, NEUTRAL = "#00795a", "#b8321f", "#8a949c"
-# Paul Tol's "muted" scheme and a grey; always joined by a marker or a line style.
+# Paul Tol's "muted" scheme and a gray; always joined by a marker or a line style.
 CLASS_COLORS = (
     *("#332288", "#117733", "#cc6677", "#44aa99", "#882255"),
     *("#88ccee", "#999933", "#aa4499", "#ddcc77", "#777777"),

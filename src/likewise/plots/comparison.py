@@ -37,7 +37,7 @@ def differences(
 ) -> Figure:
     """A forest plot: a row for each difference a - b, with its interval and a line at 0.
 
-    Filled marks are differences on which a model is ahead, in its colour. Of more than `most`
+    Filled marks are differences on which a model is ahead, in its color. Of more than `most`
     differences those that are largest either way are drawn, by size.
 
     Args:

@@ -230,7 +230,7 @@ def _named(sweeps: object) -> dict[str, Sweep]:
 
 
 def _look(position: int) -> dict[str, Any]:
-    """Colour and line style of a curve."""
+    """Color and line style of a curve."""
     return {
         "color": _COLORS[position % len(_COLORS)],
         "linestyle": LINE_STYLES[position % len(LINE_STYLES)],

@@ -1,4 +1,4 @@
-"""Pictures of items: neighbours of queries, augmented views."""
+"""Pictures of items: neighbors of queries, augmented views."""
 
 from collections.abc import Sequence
 
@@ -38,19 +38,19 @@ def neighbors(
     query_names: Sequence[str] | None = None,
     most: int = 12,
 ) -> Figure:
-    """One row per query: the query, then its neighbours, nearest first, with label and distance.
+    """One row per query: the query, then its neighbors, nearest first, with label and distance.
 
-    A neighbour of the query's class has a green frame and ✓, one of another class a red frame
-    and ✗; without a query label (or with -1, unknown) there are no marks. Neighbours beyond the
-    threshold are faded, their frame dashed. Missing neighbours (distance inf) are left blank.
+    A neighbor of the query's class has a green frame and ✓, one of another class a red frame
+    and ✗; without a query label (or with -1, unknown) there are no marks. Neighbors beyond the
+    threshold are faded, their frame dashed. Missing neighbors (distance inf) are left blank.
 
     Args:
         query_items: images (c, h, w) or (h, w), clipped to 0..1, or vectors (d,).
         neighbor_items: what `found` found, in the same order.
-        found: labels and distances of the neighbours.
+        found: labels and distances of the neighbors.
         class_names: of the label codes.
         query_labels: true codes, -1 where not known.
-        threshold: a neighbour is accepted if its distance is at most this.
+        threshold: a neighbor is accepted if its distance is at most this.
         query_names: one word on each query, e.g. a file name.
         most: rows drawn; the title says how many there are.
 

@@ -53,7 +53,7 @@ def embedding_map(
     most: int = 5000,
     seed: int = 0,
 ) -> Figure:
-    """Each item as a point, its class as colour and marker.
+    """Each item as a point, its class as color and marker.
 
     Up to 10 classes are named in a legend; of more, names stand at the middle (median) of their
     points, largest classes first, and names that would overlap are left out.
@@ -106,7 +106,7 @@ def embedding_maps(
 ) -> Figure:
     """Several maps side by side on shared axes, such as train and test, or several models.
 
-    A class has one colour and marker in all of them. Otherwise as `embedding_map`.
+    A class has one color and marker in all of them. Otherwise as `embedding_map`.
 
     Args:
         parts: by title: points and class codes. Points of one plane, see `embedding_points`, or
@@ -246,7 +246,7 @@ def _scatter(
 
 
 def class_look(position: int) -> tuple[str, str]:
-    """Colour and marker of the class at a position; another pairing in each round of colours."""
+    """Color and marker of the class at a position; another pairing in each round of colors."""
     turn = position + position // len(CLASS_COLORS)
     return CLASS_COLORS[position % len(CLASS_COLORS)], CLASS_MARKERS[turn % len(CLASS_MARKERS)]
 

@@ -58,7 +58,7 @@ class Confused(Protocol):
 
 
 @styled
-def labelled_pairs(
+def labeled_pairs(
     items_a: Float[Tensor, "p ..."],
     items_b: Float[Tensor, "p ..."],
     distances: Float[Tensor, " p"],
@@ -93,7 +93,7 @@ def labelled_pairs(
     Example:
         >>> import torch
         >>> items, labels = torch.rand(2, 1, 8, 8), torch.tensor([[0, 1]])
-        >>> figure = labelled_pairs(items[:1], items[1:], torch.tensor([0.1]), labels, ["a", "b"])
+        >>> figure = labeled_pairs(items[:1], items[1:], torch.tensor([0.1]), labels, ["a", "b"])
         >>> figure.get_suptitle()
         '1 pair and its distance'
     """

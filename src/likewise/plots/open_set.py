@@ -1,4 +1,4 @@
-"""Pictures of open sets: known queries missed against strangers accepted."""
+"""Pictures of open sets: known queries missed against unknowns accepted."""
 
 from collections.abc import Mapping
 from typing import Any
@@ -30,11 +30,11 @@ _COLORS = (SAME, DIFFERENT, THIRD, *CLASS_COLORS)
 
 @styled
 def fnir_curve(sweeps: Sweep | Mapping[str, Sweep], *, threshold: float | None = None) -> Figure:
-    """False negatives among known queries against false positives among strangers.
+    """False negatives among known queries against false positives among unknowns.
 
     One curve per sweep, over all thresholds, on logarithmic axes. What lies left of one
-    stranger among all, or below one known query, cannot be measured: the curve starts at one
-    stranger, and 0 missed queries are drawn as half a query.
+    unknown among all, or below one known query, cannot be measured: the curve starts at one
+    unknown, and 0 missed queries are drawn as half a query.
 
     Args:
         sweeps: of `evaluation.evaluate_open_set`, one, or several by the name to show.
@@ -53,7 +53,7 @@ def fnir_curve(sweeps: Sweep | Mapping[str, Sweep], *, threshold: float | None =
         >>> from likewise.metrics import sweep
         >>> counts = sweep(torch.tensor([0.1, 0.4, 0.6]), torch.tensor([True, False, True]))
         >>> fnir_curve(counts).get_suptitle()
-        'Known missed against strangers accepted'
+        'Known missed against unknowns accepted'
     """
     named = dict(sweeps) if isinstance(sweeps, Mapping) else {"": sweeps}
     if not named:
@@ -69,10 +69,10 @@ def fnir_curve(sweeps: Sweep | Mapping[str, Sweep], *, threshold: float | None =
         note += f" The mark is the threshold ({number(threshold)})"
         told = [_at(counts, threshold) for counts in named.values()]
         if len(told) == 1:
-            note += f": {_percent(told[0][0])} of strangers accepted"
+            note += f": {_percent(told[0][0])} of unknowns accepted"
             note += f", {_percent(told[0][1])} of known queries missed"
         note += "."
-    figure = canvas(4.2, "Known missed against strangers accepted", note)
+    figure = canvas(4.2, "Known missed against unknowns accepted", note)
     axes = figure.subplots()
     for position, (name, counts) in enumerate(named.items()):
         positives, negatives = _curve(counts)
@@ -104,7 +104,7 @@ def fnir_curve(sweeps: Sweep | Mapping[str, Sweep], *, threshold: float | None =
     axes.set(
         xscale="log",
         yscale="log",
-        xlabel="false positive rate, FPIR (share of strangers)",
+        xlabel="false positive rate, FPIR (share of unknowns)",
         ylabel="false negative rate, FNIR (share of known)",
     )
     drawn = [line.get_data() for line in axes.lines]
@@ -118,11 +118,11 @@ def fnir_curve(sweeps: Sweep | Mapping[str, Sweep], *, threshold: float | None =
 
 
 def _curve(counts: Sweep) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
-    """Both rates, from one stranger accepted on; missed queries are half a query at least."""
+    """Both rates, from one unknown accepted on; missed queries are half a query at least."""
     wrong = counts.false_accepts.cpu().numpy()
     missed = counts.to_be_found - counts.true_accepts.cpu().numpy()
     costly = wrong > 0
-    # The best rate that costs no stranger is where the visible curve starts.
+    # The best rate that costs no unknown is where the visible curve starts.
     free = missed[~costly].min(initial=counts.to_be_found)
     return (
         np.concatenate([[1], wrong[costly]]) / counts.different_total,

@@ -25,7 +25,7 @@ def embedding_points(
     """Points (n, 2) on a plane for the embeddings, and what one axis of it is called.
 
     Two-dimensional embeddings stay as they are, whatever the method. "pca" keeps the two
-    directions of largest variance; "t-sne" and "umap" keep neighbours together, but their
+    directions of largest variance; "t-sne" and "umap" keep neighbors together, but their
     distances between groups mean nothing; "auto" is t-SNE from 50 to 5,000 points, otherwise PCA.
     Where rows are equal up to 1e-15, t-SNE has nothing to start from: then it is PCA, too.
 
@@ -89,7 +89,7 @@ def embedding_points(
 
 
 def _umap(values: NDArray[np.float32], seed: int) -> NDArray[np.float32]:
-    # It warns of TensorFlow, of few neighbours and of its own seed: nothing the caller can mend.
+    # It warns of TensorFlow, of few neighbors and of its own seed: nothing the caller can mend.
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         try:
@@ -100,7 +100,7 @@ def _umap(values: NDArray[np.float32], seed: int) -> NDArray[np.float32]:
                 'Use pip install "likewise[umap]".'
             ) from error
         neighbors = min(15, len(values) - 1)
-        # The spectral start needs more items than neighbours.
+        # The spectral start needs more items than neighbors.
         start = "spectral" if len(values) > 2 * neighbors else "random"
         made = umap.UMAP(n_neighbors=neighbors, init=start, random_state=seed, n_jobs=1)
         return np.asarray(made.fit_transform(values), dtype=np.float32)

@@ -89,7 +89,7 @@ def training_curves(
 ) -> Figure:
     """Loss and every other number of the records against the epoch, a small panel each.
 
-    Several runs share the panels, a colour and line style each. Epochs that lack a number, or
+    Several runs share the panels, a color and line style each. Epochs that lack a number, or
     where it is NaN, are gaps. Of a single run the last value stands above the panel.
 
     Args:

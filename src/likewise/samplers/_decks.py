@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from likewise.errors import InputError, InputTypeError
-from likewise.masks import UNLABELLED
+from likewise.masks import UNLABELED
 
 
 class Deck:
@@ -66,9 +66,9 @@ def check_codes(labels: Tensor | np.ndarray | Sequence[int], name: str = "labels
         )
     if codes.dtype.kind not in "iu":
         raise InputTypeError(f"{name} must be integers, got {codes.dtype}. Use dataset.labels.")
-    if codes.dtype.kind == "i" and codes.min() < UNLABELLED:
+    if codes.dtype.kind == "i" and codes.min() < UNLABELED:
         raise InputError(
-            f"{name} must be at least 0, or {UNLABELLED} for an item without a class, got "
+            f"{name} must be at least 0, or {UNLABELED} for an item without a class, got "
             f"{codes.min()}. Use dataset.labels."
         )
     return codes
@@ -80,15 +80,15 @@ def labeled_rows(codes: np.ndarray, name: str = "labels") -> np.ndarray:
     Raises:
         InputError: no item has a class.
     """
-    rows = np.flatnonzero(codes != UNLABELLED)
+    rows = np.flatnonzero(codes != UNLABELED)
     if not len(rows):
         raise InputError(
-            f"{name} must hold a class, got {UNLABELLED} (unlabeled) for all {len(codes)} items. "
+            f"{name} must hold a class, got {UNLABELED} (unlabeled) for all {len(codes)} items. "
             "Label some, or draw them with ShuffledBatchSampler."
         )
     if len(rows) < len(codes):
         warnings.warn(
-            f"{len(codes) - len(rows)} of {len(codes)} items are unlabeled ({UNLABELLED}) and "
+            f"{len(codes) - len(rows)} of {len(codes)} items are unlabeled ({UNLABELED}) and "
             "come into no batch, as only classes are drawn. ShuffledBatchSampler draws all items.",
             stacklevel=3,
         )

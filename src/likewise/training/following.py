@@ -225,7 +225,7 @@ class _Number:
         self.names = sorted({*self.names, *record} - {"epoch"})
         if record["epoch"] < self.first_epoch:
             return None
-        # Not a moment later: a name that is misspelt must not cost a whole training.
+        # Not a moment later: a name that is misspelled must not cost a whole training.
         if self.by not in self.names:
             raise InputError(
                 f"must be a number that came up by epoch {record['epoch']:.0f}, got "

@@ -6,7 +6,7 @@ from dataclasses import dataclass, field
 
 COLLAPSED = 0.01  # spread below which embeddings have become one point for all purposes
 ALIKE = (
-    0.05  # share by which both kinds of pairs must differ in mean distance, or nothing is learnt
+    0.05  # share by which both kinds of pairs must differ in mean distance, or nothing is learned
 )
 PATIENCE = 5  # epochs in a row that they may not
 
@@ -46,7 +46,7 @@ def check_healthy(record: dict[str, float], earlier: list[dict[str, float]]) -> 
         warnings.warn(
             f"For {PATIENCE} epochs same pairs are no closer than different ones (mean distance "
             f"{record['positive_distance']:.3g} and {record['negative_distance']:.3g} in epoch "
-            f"{record['epoch']}): nothing is learnt. Check that labels belong to their items and "
+            f"{record['epoch']}): nothing is learned. Check that labels belong to their items and "
             "that True means the same; else change learning_rate or margin.",
             stacklevel=3,
         )

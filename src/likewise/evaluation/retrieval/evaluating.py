@@ -75,9 +75,9 @@ def evaluate_retrieval(
             classes there are none.
         clustering: also NMI and AMI of as many k-means clusters of the queries as they have
             classes; for cosine of their directions. Always the same start.
-        chunk_size: queries whose neighbours are held at once. They are compared in smaller
+        chunk_size: queries whose neighbors are held at once. They are compared in smaller
             pieces where the references are many, so that memory does not grow with these: about
-            300 MB at most, and a few numbers per query and neighbour.
+            300 MB at most, and a few numbers per query and neighbor.
 
     Raises:
         InputError: for mismatched shapes, NaN, no labels, a k larger than the number of
@@ -152,7 +152,7 @@ def evaluate_retrieval(
 
     search = Search(distance, references, reference_class, reference_groups, parts, chunk_size)
     left_out = LeftOut(parts, query_class) if classes_as_sample and not too_few else None
-    order = relevant_total.argsort(stable=True)  # as R is how many neighbours must be known
+    order = relevant_total.argsort(stable=True)  # as R is how many neighbors must be known
     per_query: dict[str, Tensor] = {}
     for chunk in torch.split(order, chunk_size):
         at, total = counted[chunk], relevant_total[chunk]

@@ -47,7 +47,7 @@ def row_checksums(
     return checksums
 
 
-def relabelled(checksums: Integers, before: Integers, after: Integers) -> Integers:
+def relabeled(checksums: Integers, before: Integers, after: Integers) -> Integers:
     """The checksums of rows of which only the label changes, from `before` to `after`."""
     factors = _factors(2 * _HEAD)[2 * _LABEL : 2 * _LABEL + 2]
     old, new = (

@@ -14,7 +14,7 @@ from likewise.index._durable import mapped
 from likewise.index._durable.checksums import (
     Integers,
     part_checksums,
-    relabelled,
+    relabeled,
     row_checksums,
     total,
 )
@@ -148,7 +148,7 @@ class Live:
         with self.store.reading():
             old_gone = self.store.checksums(gone)
             old_moved = self.store.checksums(moved)
-        new_moved = relabelled(old_moved, before.labels.numpy()[changed], labels)
+        new_moved = relabeled(old_moved, before.labels.numpy()[changed], labels)
         chunk, rows = (None, iter(())) if added is None else _rows(added)
         new = NONE if chunk is None else chunk.checksums
         facts = replace(

@@ -235,7 +235,7 @@ class Store:
             rows: columns of `items`, in their order.
             labels: label, checksum of the row, position.
             names: of classes that are new.
-            changes: position, and checksum before, of what is removed or relabelled.
+            changes: position, and checksum before, of what is removed or relabeled.
         """
         with self._sentences(writing=True):
             write = self._connection

@@ -1,4 +1,4 @@
-"""Nearest neighbours among candidates that Milvus proposes."""
+"""Nearest neighbors among candidates that Milvus proposes."""
 
 from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple

@@ -17,7 +17,7 @@ from likewise.index._searching.storage import dimension, unpack
 
 EXACT_UP_TO = 50_000  # rows; below, an exact lookup takes a few ms and training does not pay
 STEP = 2**14  # rows that go into the lists at once
-PER_LIST = 40  # rows to train each list's centre on
+PER_LIST = 40  # rows to train each list's center on
 ROUNDS = 5  # of k-means; more change recall by less than a probe more
 FEW = 20  # queries; below, FAISS finds the nearest lists sooner than we hand them over
 MORE = 6  # candidates beyond k; 8 bits change the order of few
@@ -29,7 +29,7 @@ class Search:
     """The k rows nearest to each query: exactly, or with the recall that was asked for.
 
     From `EXACT_UP_TO` rows on and where `recall` is given, rows are kept in about 4√n lists by
-    their nearest centre, with 8 bits a number (FAISS's IVF), and a query looks only into the
+    their nearest center, with 8 bits a number (FAISS's IVF), and a query looks only into the
     nearest lists; how many is chosen on a sample so that the recall asked for is reached.
     `distance.paired` ranks what is found, so distances are exact. New rows go into the lists at
     the next lookup; when the rows have doubled, new lists are trained. Training runs in a thread
@@ -63,7 +63,7 @@ class Search:
         lists = self._lists
         if lists is None or not lists.probes:
             return "exact"
-        return f"IVF, {len(lists.centres):,} lists, {lists.probes} probed"
+        return f"IVF, {len(lists.centers):,} lists, {lists.probes} probed"
 
     @property
     def measured_recall(self) -> float | None:
@@ -181,7 +181,7 @@ class Search:
 
 
 class _Lists:
-    """Rows by their nearest centre, in 8 bits a number, and how many lists to look into."""
+    """Rows by their nearest center, in 8 bits a number, and how many lists to look into."""
 
     def __init__(self, distance: Distance, stored: Tensor, size: int, recall: float) -> None:
         import faiss  # takes 0.2 s, and only large galleries need it
@@ -192,12 +192,12 @@ class _Lists:
         lists = 2 ** round(torch.tensor(4 * size**0.5).log2().item())
         lists = max(1, min(lists, size // PER_LIST))
         training = self._prepared(stored[order[: lists * PER_LIST]])
-        self.centres = _centres(training, lists)
+        self.centers = _centers(training, lists)
         self._is_product = distance is INNER_PRODUCT
-        self._offsets = None if self._is_product else self.centres.square().sum(dim=1) / -2
+        self._offsets = None if self._is_product else self.centers.square().sum(dim=1) / -2
         d, metric = dimension(stored), faiss.METRIC_INNER_PRODUCT
         self._quantizer = (faiss.IndexFlatIP if self._is_product else faiss.IndexFlatL2)(d)
-        self._quantizer.add(self.centres.numpy())
+        self._quantizer.add(self.centers.numpy())
         self._index: Any = faiss.IndexIVFScalarQuantizer(
             self._quantizer,
             d,
@@ -205,8 +205,8 @@ class _Lists:
             faiss.ScalarQuantizer.QT_8bit,
             metric if self._is_product else faiss.METRIC_L2,
         )
-        of_training = _nearest_centre(
-            training, self.centres
+        of_training = _nearest_center(
+            training, self.centers
         )  # a name, as FAISS only sees where it lies
         self._index.train_encoder(
             len(training), *(faiss.swig_ptr(part.numpy()) for part in (training, of_training))
@@ -235,7 +235,7 @@ class _Lists:
 
         for rows in chunks(stored[self.rows :], 64, 64 * STEP):
             prepared = self._prepared(rows)
-            into = _nearest_centre(prepared, self.centres)
+            into = _nearest_center(prepared, self.centers)
             ids = len(self.now) + torch.arange(len(rows))
             self._index.add_core(
                 len(rows),
@@ -296,7 +296,7 @@ class _Lists:
 
     def _nearest_lists(self, queries: Tensor, probes: int) -> tuple[Tensor, Tensor]:
         """Which lists, nearest first, and how near in FAISS's measure."""
-        values, at = best_products(queries, self.centres, probes, offsets=self._offsets)
+        values, at = best_products(queries, self.centers, probes, offsets=self._offsets)
         values, order = values.sort(dim=1, descending=True)
         if not self._is_product:
             values = queries.square().sum(dim=1, keepdim=True) - 2 * values
@@ -307,7 +307,7 @@ class _Lists:
         queries = unpack(stored[sample])
         k = min(SAMPLE_K, len(stored) - 1)
         truth, _ = ExactSearch(self._distance).nearest(queries, stored, k + 1)
-        most = max(1, len(self.centres) // 4)
+        most = max(1, len(self.centers) // 4)
         probes = 1
         while probes <= most:
             proposed = self.propose(queries, k + 1 + MORE, None, self.rows, probes)
@@ -323,28 +323,28 @@ class _Lists:
         return 0, 1.0
 
 
-def _nearest_centre(rows: Float[Tensor, "n d"], centres: Float[Tensor, "c d"]) -> Int[Tensor, " n"]:
-    """Which centre is nearest to each row."""
-    offsets = centres.square().sum(dim=1) / -2
+def _nearest_center(rows: Float[Tensor, "n d"], centers: Float[Tensor, "c d"]) -> Int[Tensor, " n"]:
+    """Which center is nearest to each row."""
+    offsets = centers.square().sum(dim=1) / -2
     nearest = torch.empty(len(rows), dtype=torch.int64)
-    step = max(1, 2**20 // len(centres))
+    step = max(1, 2**20 // len(centers))
     # Fresh memory for each product leaves holes that the process keeps: 2 GB of a million rows.
-    room = rows.new_empty(step, len(centres))
+    room = rows.new_empty(step, len(centers))
     for start in range(0, len(rows), step):
         part = rows[start : start + step]
-        products = torch.addmm(offsets, part, centres.T, out=room[: len(part)])
+        products = torch.addmm(offsets, part, centers.T, out=room[: len(part)])
         torch.argmax(products, dim=1, out=nearest[start : start + step])
     return nearest
 
 
-def _centres(rows: Float[Tensor, "n d"], count: int) -> Float[Tensor, "c d"]:
-    """k-means from the first rows; a centre that loses all its rows takes one of the others."""
-    centres = rows[:count].clone()
+def _centers(rows: Float[Tensor, "n d"], count: int) -> Float[Tensor, "c d"]:
+    """k-means from the first rows; a center that loses all its rows takes one of the others."""
+    centers = rows[:count].clone()
     for _ in range(ROUNDS):
-        nearest = _nearest_centre(rows, centres)
+        nearest = _nearest_center(rows, centers)
         sizes = nearest.bincount(minlength=count)
-        sums = torch.zeros_like(centres).index_add_(0, nearest, rows)
-        centres = sums / sizes.clamp(min=1)[:, None]
+        sums = torch.zeros_like(centers).index_add_(0, nearest, rows)
+        centers = sums / sizes.clamp(min=1)[:, None]
         empty = (sizes == 0).nonzero().squeeze(1)
-        centres[empty] = rows[len(rows) - len(empty) :]
-    return centres
+        centers[empty] = rows[len(rows) - len(empty) :]
+    return centers

@@ -1,4 +1,4 @@
-"""Exact nearest neighbours: a fast search proposes, the definition of the distance decides."""
+"""Exact nearest neighbors: a fast search proposes, the definition of the distance decides."""
 
 import math
 import threading

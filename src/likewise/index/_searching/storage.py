@@ -38,7 +38,7 @@ def pack(rows: Float[Tensor, "n d"], storage: str) -> Tensor:
     if storage == "float16" and not bool(packed.isfinite().all()):
         raise InputError(
             f"embeddings must be at most 65504 in float16, got {float(rows.abs().max())}. "
-            "Use storage='float32', or normalise them."
+            "Use storage='float32', or normalize them."
         )
     return packed
 

@@ -13,8 +13,8 @@ from scipy.stats import binom, binomtest
 
 from likewise.calibration import (
     Calibration,
-    KeptPromise,
-    Promise,
+    Guarantee,
+    KeptGuarantee,
     at_most_false_accepts,
     calibrate,
     disjoint_rows,
@@ -76,10 +76,10 @@ def test_which_negatives_count_does_not_depend_on_distances():
     goal = at_most_false_accepts(0.05, confidence=0.9)
     before = calibrate(distances, same, goal=goal, items=items)
     mapped = calibrate(-1 / (distances + 2), same, goal=goal, items=items)
-    assert before.promise == mapped.promise
+    assert before.guarantee == mapped.guarantee
     assert mapped.threshold == -1 / (before.threshold + 2)
     moved = calibrate(1 - distances, same, goal=goal, items=items)
-    assert moved.promise.negatives == before.promise.negatives
+    assert moved.guarantee.negatives == before.guarantee.negatives
 
 
 # how many are looked at
@@ -89,10 +89,10 @@ def test_which_negatives_count_does_not_depend_on_distances():
     ("rate", "confidence", "fewest"),
     [(0.01, 0.95, 299), (0.001, 0.95, 2995), (0.1, 0.9, 22), (0.5, 0.8, 3), (0.01, 0.99, 459)],
 )
-def test_with_one_negative_less_than_it_takes_the_promise_is_refused(rate, confidence, fewest):
-    promise = Promise(rate, confidence)
-    assert promise.fewest == fewest
-    assert (promise.looked_at(fewest - 1), promise.looked_at(fewest)) == (0, 1)
+def test_with_one_negative_less_than_it_takes_the_guarantee_is_refused(rate, confidence, fewest):
+    guarantee = Guarantee(rate, confidence)
+    assert guarantee.fewest == fewest
+    assert (guarantee.looked_at(fewest - 1), guarantee.looked_at(fewest)) == (0, 1)
     distances, same = torch.rand(fewest + 50), torch.arange(fewest + 50) >= fewest - 1
     distances[same] = -1
     message = (
@@ -101,32 +101,32 @@ def test_with_one_negative_less_than_it_takes_the_promise_is_refused(rate, confi
         "needed, or a rate of "
     )
     with pytest.raises(ValueError, match=f"^{re.escape(message)}") as refused:
-        calibrate(distances, same, goal=promise, items=torch.arange(len(same)))
+        calibrate(distances, same, goal=guarantee, items=torch.arange(len(same)))
     possible = float(re.search("a rate of ([0-9.]+) or more", str(refused.value))[1])
-    assert Promise(possible, confidence).fewest <= fewest - 1
-    assert Promise(possible * 0.99, confidence).fewest > fewest - 1
+    assert Guarantee(possible, confidence).fewest <= fewest - 1
+    assert Guarantee(possible * 0.99, confidence).fewest > fewest - 1
     same[fewest - 1], distances[fewest - 1] = False, 0.5
-    calibrated = calibrate(distances, same, goal=promise, items=torch.arange(len(same)))
-    assert calibrated.promise.negatives == fewest
-    assert calibrated.promise.accepted == 0
+    calibrated = calibrate(distances, same, goal=guarantee, items=torch.arange(len(same)))
+    assert calibrated.guarantee.negatives == fewest
+    assert calibrated.guarantee.accepted == 0
 
 
 @pytest.mark.parametrize("n", [30, 299, 1000, 12345])
 @pytest.mark.parametrize(("rate", "confidence"), [(0.01, 0.95), (0.1, 0.5), (0.3, 0.999)])
 def test_as_many_are_looked_at_as_the_binomial_allows_and_no_more(n, rate, confidence):
-    looked_at = Promise(rate, confidence).looked_at(n)
+    looked_at = Guarantee(rate, confidence).looked_at(n)
     assert looked_at == 0 or binom.cdf(looked_at - 1, n, rate) <= 1 - confidence
     assert binom.cdf(looked_at, n, rate) > 1 - confidence
 
 
 def test_the_threshold_is_the_loosest_below_the_last_one_looked_at():
     distances, same, _ = drawn(1, 1000)
-    promise = Promise(0.02, 0.95)
-    chosen = calibrate(distances, same, goal=promise, items=torch.arange(len(same)))
-    limit = distances[~same].sort().values[promise.looked_at(1000) - 1]
-    assert promise.looked_at(1000) == 13
+    guarantee = Guarantee(0.02, 0.95)
+    chosen = calibrate(distances, same, goal=guarantee, items=torch.arange(len(same)))
+    limit = distances[~same].sort().values[guarantee.looked_at(1000) - 1]
+    assert guarantee.looked_at(1000) == 13
     assert chosen.threshold == float(distances[distances < limit].max())
-    assert chosen.promise == KeptPromise(0.02, 0.95, 1000, 12, "items")
+    assert chosen.guarantee == KeptGuarantee(0.02, 0.95, 1000, 12, "items")
     # The exact upper bound of 12 of 1000 is below the rate, that of 13 is not.
     bounds = [binomtest(k, 1000).proportion_ci(0.90, "exact").high for k in (12, 13)]
     assert bounds[0] <= 0.02 < bounds[1]
@@ -145,7 +145,7 @@ def test_equal_distances_are_all_kept_out():
         assert float(chosen.false_accept_rate) < rate
 
 
-def test_a_promise_out_of_reach_says_why():
+def test_a_guarantee_out_of_reach_says_why():
     distances, same, _ = drawn(2, 500)
     message = (
         "no threshold keeps false accepts at or below 0.01 with a confidence of 0.95: no distance "
@@ -156,7 +156,7 @@ def test_a_promise_out_of_reach_says_why():
         calibrate(distances, same, goal=at_most_false_accepts(0.01, 0.95), items=torch.arange(540))
 
 
-# the promise, in simulations
+# the guarantee, in simulations
 
 
 def broken(true_rates, rate):
@@ -164,27 +164,27 @@ def broken(true_rates, rate):
 
 
 @pytest.mark.parametrize(("rate", "n"), [(0.01, 473), (0.001, 2995)])
-def test_a_promise_is_kept_in_19_of_20_calibrations_and_a_plug_in_in_half(rate, n):
-    promise = Promise(rate, 0.95)
-    promised, plugged = [], []
+def test_a_guarantee_is_kept_in_19_of_20_calibrations_and_a_plug_in_in_half(rate, n):
+    guarantee = Guarantee(rate, 0.95)
+    guaranteed, plugged = [], []
     for seed in range(TRIALS):
         # A uniform distance: the share of new negatives at or below a threshold is the threshold.
         distances, same, _ = drawn(seed, n, near=3 * rate)
         independent = torch.arange(len(same))
-        kept = calibrate(distances, same, goal=promise, items=independent, keep_sweep=True)
-        promised.append(kept.threshold)
+        kept = calibrate(distances, same, goal=guarantee, items=independent, keep_sweep=True)
+        guaranteed.append(kept.threshold)
         plugged.append(float(kept.sweep.thresholds[at_most_false_accepts(rate)(kept.sweep)]))
-    chance = binom.cdf(promise.looked_at(n) - 1, n, rate)
-    assert 0.045 < chance <= 0.05, "a promise with room to spare would prove nothing"
+    chance = binom.cdf(guarantee.looked_at(n) - 1, n, rate)
+    assert 0.045 < chance <= 0.05, "a guarantee with room to spare would prove nothing"
     # Below 5% beyond doubt, and not far below.
-    assert binomtest(broken(promised, rate), TRIALS, 0.05, "greater").pvalue > 0.01
-    assert broken(promised, rate) > TRIALS * 0.02
+    assert binomtest(broken(guaranteed, rate), TRIALS, 0.05, "greater").pvalue > 0.01
+    assert broken(guaranteed, rate) > TRIALS * 0.02
     assert 0.4 < broken(plugged, rate) / TRIALS < 0.7
 
 
 def test_where_pairs_share_items_a_bound_over_all_pairs_breaks_and_ours_does_not():
     # Every item is odd in its own way, which all of its pairs show.
-    promise, odd, noise, trials = Promise(0.02, 0.95), 0.7, 0.2, 200
+    guarantee, odd, noise, trials = Guarantee(0.02, 0.95), 0.7, 0.2, 200
     ours, naive = [], []
     rng = np.random.default_rng(5)
     for _ in range(trials):
@@ -195,14 +195,14 @@ def test_where_pairs_share_items_a_bound_over_all_pairs_breaks_and_ours_does_not
         distances = torch.from_numpy(np.append(negatives, -9.0))
         counts = sweep(distances, torch.arange(len(distances)) == len(items))
         for found, rows in ((ours, disjoint_rows(torch.from_numpy(items))), (naive, slice(-1))):
-            threshold = float(counts.thresholds[promise.position(counts, distances[rows])])
+            threshold = float(counts.thresholds[guarantee.position(counts, distances[rows])])
             found.append(float(ndtr(threshold / math.sqrt(2 * odd**2 + noise**2))))
     assert binomtest(broken(ours, 0.02), trials, 0.05, "greater").pvalue > 0.01
     assert broken(ours, 0.02) > 0
     assert 0.3 < broken(naive, 0.02) / trials < 0.55
 
 
-def test_a_promise_for_new_classes_takes_each_class_once():
+def test_a_guarantee_for_new_classes_takes_each_class_once():
     rng = np.random.default_rng(6)
     labels = rng.integers(0, 400, 4000)
     pairs = rng.integers(0, 4000, (8000, 2))
@@ -212,10 +212,10 @@ def test_a_promise_for_new_classes_takes_each_class_once():
     same = classes[:, 0] == classes[:, 1]
     distances = torch.rand(len(pairs), generator=torch.Generator().manual_seed(0)) + ~same
     goal = at_most_false_accepts(0.02, 0.95)
-    kept = calibrate(distances, same, goal=goal, items=classes).promise
+    kept = calibrate(distances, same, goal=goal, items=classes).guarantee
     assert kept.holds_for == "classes"
     assert 180 < kept.negatives <= 200
-    kept = calibrate(distances, same, goal=goal, items=torch.from_numpy(pairs)).promise
+    kept = calibrate(distances, same, goal=goal, items=torch.from_numpy(pairs)).guarantee
     assert kept.holds_for == "items"
     assert 1500 < kept.negatives <= 2000
 
@@ -223,7 +223,7 @@ def test_a_promise_for_new_classes_takes_each_class_once():
 # what a calibration tells of it
 
 
-def test_the_promise_is_kept_with_the_calibration():
+def test_the_guarantee_is_kept_with_the_calibration():
     distances, same, items = drawn(3, 3000, items=3000)
     goal = at_most_false_accepts(0.01, confidence=0.95)
     chosen = calibrate(distances, same, goal=goal, items=items)
@@ -234,11 +234,11 @@ def test_the_promise_is_kept_with_the_calibration():
     again = Calibration.from_dict(json.loads(json.dumps(chosen.to_dict(), allow_nan=False)))
     assert again == chosen
     said = r"at most 0\.01 false accepts for new items, with a confidence of 0\.95 \(4 of 997 acc"
-    assert re.match(said, str(again.promise))
-    assert calibrate(distances, same).promise is None
+    assert re.match(said, str(again.guarantee))
+    assert calibrate(distances, same).guarantee is None
 
 
-def test_a_damaged_promise_is_refused():
+def test_a_damaged_guarantee_is_refused():
     distances, same, _ = drawn(3, 500)
     goal = at_most_false_accepts(0.01, confidence=0.95)
     fields = calibrate(distances, same, goal=goal, items=torch.arange(540)).to_dict()
@@ -250,11 +250,11 @@ def test_a_damaged_promise_is_refused():
         {"x": 1},
         {"classes": 0},
     ):
-        damaged = {**fields, "promise": {**fields["promise"], **change}}
-        with pytest.raises(ValueError, match="promise of a calibration cannot be read: "):
+        damaged = {**fields, "guarantee": {**fields["guarantee"], **change}}
+        with pytest.raises(ValueError, match="guarantee of a calibration cannot be read: "):
             Calibration.from_dict(damaged)
-    with pytest.raises(ValueError, match=r"promise of a calibration cannot be read: .* got 3\."):
-        Calibration.from_dict({**fields, "promise": 3})
+    with pytest.raises(ValueError, match=r"guarantee of a calibration cannot be read: .* got 3\."):
+        Calibration.from_dict({**fields, "guarantee": 3})
 
 
 def test_in_search_every_query_is_an_item():
@@ -269,13 +269,13 @@ def test_in_search_every_query_is_an_item():
         rule="nearest",
         k=1,
     )
-    assert chosen.promise.holds_for == "items"
-    assert chosen.promise.negatives == 600
+    assert chosen.guarantee.holds_for == "items"
+    assert chosen.guarantee.negatives == 600
     by_class = calibrate(
         distances, same, goal=at_most_false_accepts(0.1, 0.95), items=torch.arange(640) % 50
     )
-    assert by_class.promise.holds_for == "groups"
-    assert by_class.promise.negatives <= 50
+    assert by_class.guarantee.holds_for == "groups"
+    assert by_class.guarantee.negatives <= 50
 
 
 def test_a_confidence_asks_for_items():
@@ -295,13 +295,13 @@ def test_a_confidence_asks_for_items():
         (0.1, 0.0, "confidence must be above 0 and below 1, got 0.0."),
     ],
 )
-def test_promises_that_nobody_can_keep_are_refused(rate, confidence, message):
+def test_guarantees_that_nobody_can_keep_are_refused(rate, confidence, message):
     with pytest.raises(ValueError, match=re.escape(message)):
         at_most_false_accepts(rate, confidence)
 
 
-def test_a_promise_is_read_from_words():
-    assert parse_goal("far=0.001@0.95") == Promise(0.001, 0.95)
+def test_a_guarantee_is_read_from_words():
+    assert parse_goal("far=0.001@0.95") == Guarantee(0.001, 0.95)
     for text, message in [
         ("far=0.001@", "goal far= must be followed by a number between 0 and 1, got ''."),
         ("far=@0.95", "goal far= must be followed by a number between 0 and 1, got ''."),

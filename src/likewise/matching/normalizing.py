@@ -1,4 +1,4 @@
-"""Neighbours that a quick lookup found, in the order of their normalised distances."""
+"""Neighbors that a quick lookup found, in the order of their normalized distances."""
 
 from typing import Any, Protocol
 
@@ -10,7 +10,7 @@ from torch import Tensor
 from likewise._checks import as_tensor, check_finite
 from likewise.errors import InputError
 from likewise.index import Neighbors
-from likewise.normalisation import AdaptiveNorm, CohortFacts, normalise
+from likewise.normalization import AdaptiveNorm, CohortFacts, normalize
 
 
 class _Stored(Protocol):
@@ -22,13 +22,13 @@ class _Home(Protocol):
     def get(self, ids: Any) -> _Stored: ...
 
 
-def normalise_neighbors(
+def normalize_neighbors(
     neighbors: Neighbors, queries: Float[Tensor, "q d"], gallery: _Home, norm: AdaptiveNorm
 ) -> Neighbors:
-    """The same neighbours with normalised distances, nearest first; padding stays at the end.
+    """The same neighbors with normalized distances, nearest first; padding stays at the end.
 
     Only the k that were found are looked at: with a larger k fewer are missed that would be
-    nearest by the normalised distance. Of equals, the one that was nearer comes first.
+    nearest by the normalized distance. Of equals, the one that was nearer comes first.
 
     Args:
         neighbors: from `gallery.lookup(queries, k=k)`.
@@ -37,7 +37,7 @@ def normalise_neighbors(
         norm: its distance must be that of the gallery.
 
     Raises:
-        InputError: not one query per row of neighbours, NaN or infinity, or an id that
+        InputError: not one query per row of neighbors, NaN or infinity, or an id that
             is no longer stored.
 
     Example:
@@ -46,7 +46,7 @@ def normalise_neighbors(
         >>> _ = index.add(torch.eye(3), labels=[0, 1, 2])
         >>> norm = AdaptiveNorm(torch.tensor([[-1.0, 0.5, 0.0], [0.0, -1.0, 1.0]]), nearest=2)
         >>> queries = torch.tensor([[1.0, 0.2, 0.1]])
-        >>> normalise_neighbors(index.lookup(queries, k=2), queries, index, norm).labels.tolist()
+        >>> normalize_neighbors(index.lookup(queries, k=2), queries, index, norm).labels.tolist()
         [[0, 1]]
     """
     queries = as_tensor(queries, "queries")
@@ -65,7 +65,7 @@ def normalise_neighbors(
     rows = found.nonzero()[:, 0]
     place = torch.from_numpy(at)
     distances = neighbors.distances.clone()
-    distances[found] = normalise(
+    distances[found] = normalize(
         distances[found],
         CohortFacts(of_queries.mean[rows], of_queries.spread[rows]),
         CohortFacts(of_items.mean[place], of_items.spread[place]),

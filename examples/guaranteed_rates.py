@@ -1,10 +1,10 @@
-"""Is a promised false accept rate kept? Simulated calibrations, whose true rates are known.
+"""Is a guaranteed false accept rate kept? Simulated calibrations, whose true rates are known.
 
-    python examples/promised_rates.py
+    python examples/guaranteed_rates.py
 
 Independent pairs: a different pair's distance is uniform, so the true false accept rate of a
 threshold is the threshold. 1,000 calibrations per rate. "At hand" is `at_most_false_accepts(rate)`,
-"promised" the same with a confidence of 0.95.
+"guaranteed" the same with a confidence of 0.95.
 
 Pairs that share items: 320 items, each odd in its own way, which all of its pairs show; some 12,000
 different pairs. 1,000 calibrations. "All pairs" is the same exact bound over all of them, as if
@@ -18,14 +18,14 @@ import torch
 from scipy.special import ndtr
 
 import likewise as lw
-from likewise.calibration import Promise, disjoint_rows
+from likewise.calibration import Guarantee, disjoint_rows
 
 TRIALS = 1000
 SAME = 40  # same pairs, of which no bound speaks
 
 
 def independent(rate: float, negatives: int) -> tuple[float, float]:
-    """Shares of calibrations whose true rate is above `rate`: at hand, promised."""
+    """Shares of calibrations whose true rate is above `rate`: at hand, guaranteed."""
     broken = np.zeros(2)
     for trial in range(TRIALS):
         rng = np.random.default_rng(trial)
@@ -42,8 +42,8 @@ def independent(rate: float, negatives: int) -> tuple[float, float]:
 
 
 def sharing(rate: float, odd: float = 0.7, noise: float = 0.2) -> tuple[float, float]:
-    """Shares of calibrations whose true rate is above `rate`: all pairs, promised."""
-    promise, broken = Promise(rate, 0.95), np.zeros(2)
+    """Shares of calibrations whose true rate is above `rate`: all pairs, guaranteed."""
+    guarantee, broken = Guarantee(rate, 0.95), np.zeros(2)
     rng = np.random.default_rng(0)
     for _ in range(TRIALS):
         items = rng.integers(0, 320, (12_000, 2))
@@ -53,7 +53,7 @@ def sharing(rate: float, odd: float = 0.7, noise: float = 0.2) -> tuple[float, f
         distances = torch.from_numpy(np.append(negatives, -9.0))
         counts = lw.metrics.sweep(distances, torch.arange(len(distances)) == len(items))
         for place, rows in enumerate((slice(-1), disjoint_rows(torch.from_numpy(items)))):
-            threshold = float(counts.thresholds[promise.position(counts, distances[rows])])
+            threshold = float(counts.thresholds[guarantee.position(counts, distances[rows])])
             broken[place] += ndtr(threshold / math.sqrt(2 * odd**2 + noise**2)) > rate
     return broken[0] / TRIALS, broken[1] / TRIALS
 
@@ -61,16 +61,14 @@ def sharing(rate: float, odd: float = 0.7, noise: float = 0.2) -> tuple[float, f
 def main() -> None:
     """Both tables."""
     print(f"share of {TRIALS:,} calibrations whose true false accept rate is above the target")
-    print(
-        "\nindependent pairs\n| target | different pairs | at hand | promised |\n|---|---|---|---|"
-    )
+    print("\nindependent pairs\n| target | different pairs | at once | kept |\n|---|---|---|---|")
     for rate, negatives in ((0.01, 473), (0.01, 5000), (0.001, 2995), (0.001, 20_000)):
-        at_hand, promised = independent(rate, negatives)
-        print(f"| {rate:g} | {negatives:,} | {at_hand:.3f} | {promised:.3f} |")
-    print("\npairs that share 320 items\n| target | all pairs | promised |\n|---|---|---|")
+        at_hand, guaranteed = independent(rate, negatives)
+        print(f"| {rate:g} | {negatives:,} | {at_hand:.3f} | {guaranteed:.3f} |")
+    print("\npairs that share 320 items\n| target | all pairs | guaranteed |\n|---|---|---|")
     for rate in (0.02, 0.05):
-        every, promised = sharing(rate)
-        print(f"| {rate:g} | {every:.3f} | {promised:.3f} |")
+        every, guaranteed = sharing(rate)
+        print(f"| {rate:g} | {every:.3f} | {guaranteed:.3f} |")
 
 
 if __name__ == "__main__":

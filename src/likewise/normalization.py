@@ -27,13 +27,13 @@ class CohortFacts(NamedTuple):
     spread: Tensor
 
 
-def normalise(
+def normalize(
     distances: Float[Tensor, "*s"], of_a: CohortFacts, of_b: CohortFacts
 ) -> Float[Tensor, "*s"]:
     """Half the sum of (distance - mean) / spread by the facts of either side; smaller is closer.
 
-    A normalised distance tells how much closer two sides are than either is to its nearest
-    strangers. So one threshold fits sides that are close to everything and sides that are far
+    A normalized distance tells how much closer two sides are than either is to its nearest
+    unknowns. So one threshold fits sides that are close to everything and sides that are far
     from everything.
 
     Args:
@@ -47,7 +47,7 @@ def normalise(
 
     Example:
         >>> facts = CohortFacts(torch.tensor([2.0]), torch.tensor([0.5]))
-        >>> normalise(torch.tensor([1.0]), facts, CohortFacts(torch.tensor([4.0]), torch.ones(1)))
+        >>> normalize(torch.tensor([1.0]), facts, CohortFacts(torch.tensor([4.0]), torch.ones(1)))
         tensor([-2.5000])
     """
     (distances,) = as_tensors(distances=distances)
@@ -56,15 +56,15 @@ def normalise(
 
 
 class AdaptiveNorm:
-    """Normalises distances by the nearest of a cohort, for verification and for matching.
+    """Normalizes distances by the nearest of a cohort, for verification and for matching.
 
-    The cohort is of strangers to all that is compared: classes that are neither indexed nor
+    The cohort is of none of the classes compared: classes that are neither indexed nor
     asked about. `as_distance()` is a distance like any other, so that pairs and galleries can
-    use it; `matching.normalise_neighbors` normalises what a quick lookup found.
+    use it; `matching.normalize_neighbors` normalizes what a quick lookup found.
 
     Args:
-        cohort: embeddings of the strangers; kept on their device.
-        distance: what is normalised.
+        cohort: embeddings of its items; kept on their device.
+        distance: what is normalized.
         nearest: how many of the cohort, the nearest to either side, give its mean and spread.
 
     Raises:
@@ -88,7 +88,7 @@ class AdaptiveNorm:
         if len(cohort) < nearest:
             raise InputError(
                 f"cohort must hold at least nearest={nearest} items, got {len(cohort)}. "
-                "Give more strangers, or a smaller nearest."
+                "Give more items, or a smaller nearest."
             )
         self.cohort = cohort.detach()
         self.distance = distance
@@ -124,17 +124,17 @@ class AdaptiveNorm:
         return CohortFacts(torch.cat(means), torch.cat(spreads))
 
     def as_distance(self) -> Distance:
-        """The normalised distance, named e.g. "as_norm(cosine)": any number, smaller is closer."""
+        """The normalized distance, named e.g. "as_norm(cosine)": any number, smaller is closer."""
 
         def matrix(a: Tensor, b: Tensor) -> Tensor:
             of_a, of_b = self.facts(a), self.facts(b, second=True)
-            return normalise(
+            return normalize(
                 self.distance.matrix(a, b),
                 CohortFacts(of_a.mean[:, None], of_a.spread[:, None]),
                 of_b,
             )
 
         def paired(a: Tensor, b: Tensor) -> Tensor:
-            return normalise(self.distance.paired(a, b), self.facts(a), self.facts(b, second=True))
+            return normalize(self.distance.paired(a, b), self.facts(a), self.facts(b, second=True))
 
         return Distance(f"as_norm({self.distance.name})", matrix, paired)

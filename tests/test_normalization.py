@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 
 from likewise.distances import COSINE, EUCLIDEAN, NAMED, SNR
 from likewise.metrics import equal_error_rate, sweep
-from likewise.normalisation import AdaptiveNorm, CohortFacts, normalise
+from likewise.normalization import AdaptiveNorm, CohortFacts, normalize
 
 
 def drawn(seed, *shape):
@@ -24,28 +24,28 @@ def by_loops(a, b, cohort, distance, nearest):
 
     values = []
     for x, y in zip(a, b, strict=True):
-        d, normalised = apart(x, y), []
+        d, normalized = apart(x, y), []
         for near in (
             sorted(apart(x, c) for c in cohort)[:nearest],
             sorted(apart(c, y) for c in cohort)[:nearest],
         ):
             mean = sum(near) / nearest
             spread = math.sqrt(sum((value - mean) ** 2 for value in near) / nearest)
-            normalised.append((d - mean) / spread)
-        values.append(sum(normalised) / 2)
+            normalized.append((d - mean) / spread)
+        values.append(sum(normalized) / 2)
     return torch.tensor(values, dtype=torch.float64)
 
 
 @pytest.mark.parametrize("distance", NAMED.values(), ids=NAMED.get)
 def test_pairs_and_matrix_are_those_of_the_loops(distance):
     a, b, cohort = drawn(0, 6, 4), drawn(1, 6, 4), drawn(2, 15, 4)
-    normalised = AdaptiveNorm(cohort, distance, nearest=5).as_distance()
+    normalized = AdaptiveNorm(cohort, distance, nearest=5).as_distance()
     expected = by_loops(a, b, cohort, distance, 5)
     assert expected.std() > 0.1
-    torch.testing.assert_close(normalised.paired(a, b), expected)
-    torch.testing.assert_close(normalised.matrix(a, b).diagonal(), expected)
-    assert normalised.name == f"as_norm({distance.name})"
-    assert (normalised.matrix(a, b).T - normalised.matrix(b, a)).abs().max() < 1e-9 or (
+    torch.testing.assert_close(normalized.paired(a, b), expected)
+    torch.testing.assert_close(normalized.matrix(a, b).diagonal(), expected)
+    assert normalized.name == f"as_norm({distance.name})"
+    assert (normalized.matrix(a, b).T - normalized.matrix(b, a)).abs().max() < 1e-9 or (
         distance is SNR
     )
 
@@ -55,8 +55,8 @@ def test_pairs_and_matrix_are_those_of_the_loops(distance):
 def test_unit_and_zero_of_the_distance_do_not_matter(seed, shift, scale):
     d, mean_a, mean_b = drawn(seed, 3, 7)
     spread_a, spread_b = drawn(seed + 1, 2, 7).abs() + 0.1
-    before = normalise(d, CohortFacts(mean_a, spread_a), CohortFacts(mean_b, spread_b))
-    after = normalise(
+    before = normalize(d, CohortFacts(mean_a, spread_a), CohortFacts(mean_b, spread_b))
+    after = normalize(
         scale * d + shift,
         CohortFacts(scale * mean_a + shift, scale * spread_a),
         CohortFacts(scale * mean_b + shift, scale * spread_b),
@@ -72,9 +72,9 @@ def test_sides_that_are_near_to_everything_are_told_apart():
         size = torch.where(crowded, 0.5, 3.0)[:, None]
         return points * size, size
 
-    centres = torch.randn(400, 8, generator=rng)
+    centers = torch.randn(400, 8, generator=rng)
     crowded = torch.arange(400) % 2 == 0
-    views = [centres + 0.4 * torch.randn(400, 8, generator=rng) for _ in range(2)]
+    views = [centers + 0.4 * torch.randn(400, 8, generator=rng) for _ in range(2)]
     a, b = (seen(view, crowded)[0] for view in views)
     cohort = seen(torch.randn(300, 8, generator=rng), torch.arange(300) % 2 == 0)[0]
     pairs = (
@@ -92,7 +92,7 @@ def test_sides_that_are_near_to_everything_are_told_apart():
 def test_facts_do_not_depend_on_the_chunk(monkeypatch):
     norm, rows = AdaptiveNorm(drawn(4, 30, 3), COSINE, nearest=7), drawn(5, 20, 3)
     before = norm.facts(rows)
-    monkeypatch.setattr("likewise.normalisation.MOST", 90)
+    monkeypatch.setattr("likewise.normalization.MOST", 90)
     for ours, expected in zip(norm.facts(rows), before, strict=True):
         torch.testing.assert_close(ours, expected)
     assert [len(part) for part in norm.facts(rows[:0])] == [0, 0]
@@ -100,24 +100,24 @@ def test_facts_do_not_depend_on_the_chunk(monkeypatch):
 
 def test_a_gradient_flows_and_is_the_slope():
     b, cohort = drawn(6, 4, 3), drawn(7, 12, 3)
-    normalised = AdaptiveNorm(cohort, EUCLIDEAN, nearest=4).as_distance()
+    normalized = AdaptiveNorm(cohort, EUCLIDEAN, nearest=4).as_distance()
     a = drawn(8, 4, 3).requires_grad_()
-    assert torch.autograd.gradcheck(lambda x: normalised.paired(x, b), a)
-    assert torch.autograd.gradcheck(lambda x: normalised.paired(b, x), a)
+    assert torch.autograd.gradcheck(lambda x: normalized.paired(x, b), a)
+    assert torch.autograd.gradcheck(lambda x: normalized.paired(b, x), a)
 
 
 def test_a_cohort_that_is_all_alike_gives_finite_numbers():
     cohort = torch.ones(5, 3)
-    normalised = AdaptiveNorm(cohort, EUCLIDEAN, nearest=3).as_distance()
+    normalized = AdaptiveNorm(cohort, EUCLIDEAN, nearest=3).as_distance()
     points = torch.randn(4, 3, generator=torch.Generator().manual_seed(0))
-    assert normalised.matrix(points, points).isfinite().all()
-    assert normalised.matrix(cohort, points).isfinite().all()
+    assert normalized.matrix(points, points).isfinite().all()
+    assert normalized.matrix(cohort, points).isfinite().all()
 
 
 @pytest.mark.parametrize(
     ("cohort", "nearest", "message"),
     [
-        (torch.ones(5, 3), 6, "cohort must hold at least nearest=6 items, got 5. Give more stran"),
+        (torch.ones(5, 3), 6, "cohort must hold at least nearest=6 items, got 5. Give more items"),
         (torch.ones(5, 3), 1, "nearest must be at least 2, got 1."),
         (torch.full((5, 3), math.nan), 3, "cohort must be finite, got 15 NaN"),
         (torch.ones(5), 3, "cohort must have shape (n, d) with d >= 1, got (5,)."),

@@ -1,4 +1,4 @@
-"""A false accept rate promised for pairs to come, from negatives that share no item."""
+"""A false accept rate guaranteed for pairs to come, from negatives that share no item."""
 
 import bisect
 import dataclasses
@@ -18,7 +18,6 @@ from likewise.errors import InputError
 from likewise.metrics import Sweep
 
 FOR = ("items", "classes", "groups", "unknown classes", "unknown items")
-_ONCE = {"strangers": "unknown items"}  # what earlier versions called it, of which no more is true
 
 
 def check_inside(name: str, value: float, remedy: str) -> None:
@@ -29,7 +28,7 @@ def check_inside(name: str, value: float, remedy: str) -> None:
 
 
 @dataclass(frozen=True)
-class Promise:
+class Guarantee:
     """A goal: the true false accept rate stays at or below `rate`, with `confidence`.
 
     True means: on pairs of new items (or classes), of which those given are a random sample; in
@@ -39,7 +38,7 @@ class Promise:
 
     Of n negatives that share nothing, the k + 1 closest are looked at, with the largest k for
     which a binomial of n and `rate` is at most k with a chance of 1 - confidence or less. The
-    threshold stays strictly below the farthest of these. It breaks the promise only if at most
+    threshold stays strictly below the farthest of these. It breaks the guarantee only if at most
     k of the n lie where a share of `rate` of all negatives lies, so with that chance or less,
     whatever the distances, ties included.
 
@@ -53,7 +52,7 @@ class Promise:
         Sizes for Setting Tolerance Limits", Annals of Mathematical Statistics 1941.
 
     Example:
-        >>> Promise(0.01, 0.95).fewest, Promise(0.001, 0.95).fewest
+        >>> Guarantee(0.01, 0.95).fewest, Guarantee(0.001, 0.95).fewest
         (299, 2995)
     """
 
@@ -136,8 +135,8 @@ class Promise:
 
 
 @dataclass(frozen=True)
-class KeptPromise:
-    """What a calibration promises: the true false accept rate is at most `rate`.
+class KeptGuarantee:
+    """What a calibration guarantees: the true false accept rate is at most `rate`.
 
     Attributes:
         rate: the bound.
@@ -172,24 +171,24 @@ class KeptPromise:
         return dataclasses.asdict(self)
 
     @classmethod
-    def from_dict(cls, fields: object) -> "KeptPromise":
-        """The promise that `to_dict` wrote.
+    def from_dict(cls, fields: object) -> "KeptGuarantee":
+        """The guarantee that `to_dict` wrote.
 
         Raises:
             InputError: if `fields` is not such a dict.
         """
         names = [field.name for field in dataclasses.fields(cls)]
         if not isinstance(fields, Mapping) or set(fields) | {"classes"} != set(names):
-            raise InputError(f"a promise must be a dict of {', '.join(names)}, got {fields!r}.")
-        Promise(fields["rate"], fields["confidence"])
+            raise InputError(f"a guarantee must be a dict of {', '.join(names)}, got {fields!r}.")
+        Guarantee(fields["rate"], fields["confidence"])
         check_count("negatives", fields["negatives"])
         check_count("accepted", fields["accepted"], least=0)
         if fields.get("classes") is not None:
             check_count("classes", fields["classes"])
         held = fields["holds_for"]
-        if held not in FOR and held not in _ONCE:
+        if held not in FOR:
             raise InputError(f"holds_for must be one of {', '.join(FOR)}, got {held!r}.")
-        return cls(**{**fields, "holds_for": _ONCE.get(held, held)})
+        return cls(**fields)
 
 
 class Unknowns(NamedTuple):
@@ -224,26 +223,26 @@ class Unknowns(NamedTuple):
 
 
 def keep(
-    promise: Promise,
+    guarantee: Guarantee,
     counts: Sweep,
     distances: Float[Tensor, " p"],
     same: Bool[Tensor, " p"],
     items: Int[Tensor, "p s"],
     unknowns: Unknowns | None = None,
-) -> tuple[int, KeptPromise]:
-    """The position in the sweep that keeps the promise, and what it rests on.
+) -> tuple[int, KeptGuarantee]:
+    """The position in the sweep that keeps the guarantee, and what it rests on.
 
     The negatives are the unknown queries, or in verification the different pairs.
     """
     if unknowns is None:
         (rows,) = torch.where(~same)
         negatives = distances[rows[disjoint_rows(items[rows])]].double()
-        at, holds_for, classes = promise.position(counts, negatives), _held_by(items, same), None
+        at, holds_for, classes = guarantee.position(counts, negatives), _held_by(items, same), None
     else:
         _, holds_for, classes = unknowns
         negatives = distances[unknowns.rows].double()
         by_class = holds_for == "unknown classes"
-        at = promise.position(
+        at = guarantee.position(
             counts,
             negatives,
             kind="unknown classes" if by_class else "unknown queries (of classes not indexed)",
@@ -251,8 +250,8 @@ def keep(
             + (", or ask for new items of these classes only." if by_class else "."),
         )
     accepted = int((negatives <= counts.thresholds[at]).sum())
-    return at, KeptPromise(
-        promise.rate, promise.confidence, len(negatives), accepted, holds_for, classes
+    return at, KeptGuarantee(
+        guarantee.rate, guarantee.confidence, len(negatives), accepted, holds_for, classes
     )
 
 
@@ -269,7 +268,7 @@ def disjoint_rows(items: Int[Tensor, "p s"]) -> Int[Tensor, " n"]:
     """
     codes = np.unique(items.cpu().numpy(), return_inverse=True)[1].reshape(items.shape)
     # Not a choice of the caller's: of many seeds the one with the loosest threshold would break
-    # the promise.
+    # the guarantee.
     left = np.random.default_rng(0).permutation(len(codes))
     first = np.empty(codes.max(initial=0) + 1, dtype=np.int64)
     used = np.zeros(len(first), dtype=bool)
