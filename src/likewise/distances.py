@@ -265,8 +265,9 @@ def _by_product(a: Tensor, b: Tensor, middle: Tensor) -> tuple[Tensor, Tensor | 
     # What is not far, for where squares overflow the product is NaN.
     far = squares.numpy() > NEAR * lengths.numpy()
     if b is a:
-        # An item is 0 from itself, unless a number of it is not finite.
-        squares.diagonal().sub_(squares.diagonal())
+        # An item is 0 from itself. A number that is not finite makes all of `squares` NaN, so that
+        # no pair is far.
+        squares.diagonal().zero_()
         np.fill_diagonal(far, True)
     near = torch.from_numpy(np.flatnonzero(~far))
     if len(near) > squares.numel() // 8:
