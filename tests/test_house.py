@@ -15,7 +15,7 @@ ROOT = PROJECT / "src" / "likewise"
 FLOORS = [
     ["errors"],
     ["_checks"],
-    ["_files", "_workers", "distances", "masks", "intervals"],
+    ["_files", "_workers", "distances", "embedded", "masks", "intervals"],
     ["data", "samplers", "augment", "encoders", "miners", "metrics", "normalization"],
     ["losses", "training", "index", "calibration", "probability"],
     ["matching", "verification", "drift"],

@@ -413,7 +413,7 @@ def evaluate(
         from likewise.pages.evaluation import evaluation_page
 
         title = f"{Path(model).name} on {source}"
-        page = evaluation_page(report, loaded, examples, found, title=title, source=source)
+        page = evaluation_page(report, loaded, found, title=title, source=source)
         result["report"] = str(page)
         lines.append(f"report: {page}")
     console.finish(result, lines, as_json=as_json)

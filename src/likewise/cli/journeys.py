@@ -13,9 +13,11 @@ from likewise._checks import check_choice, check_exists
 from likewise.cli import console
 from likewise.data.images import is_image_name
 from likewise.data.loading import TABLES
+from likewise.data.parts import paths_of
 from likewise.errors import InputError, naming
-from likewise.journeys.opening import is_pair_table, open_fitting, open_pairs, paths_of
+from likewise.journeys.opening import is_pair_table, open_fitting, open_pairs
 from likewise.model import SimilarityModel
+from likewise.model.trials import LEAVE_OUT, check_some_indexed
 
 
 def open_model(
@@ -118,9 +120,13 @@ def calibrate(
         raise InputError(
             f"must come with --rule, got {point!r} alone. Say what it is for.", argument="point"
         )
+    check_choice("leave_out", leave_out, LEAVE_OUT)
     made = {}
-    for each in rules:
-        with console.progress(f"calibrating {each}") as show:
+    with console.progress("calibrating") as show:
+        if len(rules) > 1:  # each item is read once for both
+            check_some_indexed(model.index, examples)
+            examples = model.embedded(examples, only_new=True, progress=show)
+        for each in rules:
             made[point or each] = model.calibrate(
                 examples,
                 goal=chosen,
