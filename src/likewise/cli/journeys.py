@@ -21,13 +21,19 @@ from likewise.model.trials import LEAVE_OUT, check_some_indexed
 
 
 def open_model(
-    path: str, device: str | None, gallery: Path | None = None, *, writing: bool = False
+    path: str,
+    device: str | None,
+    gallery: Path | None = None,
+    *,
+    cache: Path | None = None,
+    writing: bool = False,
 ) -> SimilarityModel:
     """A saved model with its encoder on the device asked for, and its gallery if it has one."""
     if gallery is not None and not writing:
         check_exists("gallery", gallery)
     model = lw.load(path, gallery=gallery, read_only=not writing)
     model.encoder.to(chosen_device(device))
+    model.cache = cache
     return model
 
 
@@ -146,7 +152,7 @@ def queries(model: SimilarityModel, sources: Sequence[str], split: str | None) -
     if all(map(_is_image_file, sources)):
         if model.preprocess is None:
             raise InputError("model must have a preprocess to read image files, got one without.")
-        return model.preprocess.read(sources), list(sources)
+        return list(sources), list(sources)
     if len(sources) > 1:
         raise InputError(
             f"FILE must be image files, or one source of data, got {' '.join(sources)}."

@@ -6,7 +6,7 @@ from typing import Annotated
 import typer
 
 from likewise.cli import console
-from likewise.cli.options import Data, Device, Json, Model, Seed, Split
+from likewise.cli.options import Cache, Data, Device, Json, Model, Seed, Split
 
 
 def map_(
@@ -19,6 +19,7 @@ def map_(
     ] = "auto",
     most: Annotated[int, typer.Option(help="Items shown; of more, a random choice.")] = 2000,
     split: Split = None,
+    cache: Cache = None,
     seed: Seed = 0,
     device: Device = None,
     as_json: Json = False,
@@ -36,7 +37,7 @@ def map_(
     check_choice("method", method, METHODS)
     check_count("most", most, least=2)
     check_file_target("out", out)  # before the work rather than after it
-    loaded = journeys.open_model(model, device)
+    loaded = journeys.open_model(model, device, cache=cache)
     whole = open_fitting(loaded, source, split, default_split="test")
     total = len(whole)
     few = whole
