@@ -8,12 +8,12 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from likewise import (
-        artifacts,
         augment,
         calibration,
         data,
         distances,
         drift,
+        embedded,
         encoders,
         errors,
         evaluation,
@@ -25,6 +25,7 @@ if TYPE_CHECKING:
         matching,
         metrics,
         miners,
+        model,
         normalization,
         pages,
         plots,
@@ -33,7 +34,6 @@ if TYPE_CHECKING:
         training,
         verification,
     )
-    from likewise.artifacts import SimilarityModel, load
     from likewise.calibration import (
         Calibration,
         at_least_precision,
@@ -45,6 +45,7 @@ if TYPE_CHECKING:
         equal_error,
         least_cost,
     )
+    from likewise.embedded import Embedded
     from likewise.encoders import encode
     from likewise.errors import ArtifactError, GalleryError, InputError
     from likewise.index import Gallery, Index, Neighbors
@@ -52,6 +53,7 @@ if TYPE_CHECKING:
     from likewise.journeys.recipe import Recipe
     from likewise.journeys.train import train
     from likewise.matching import UNKNOWN, Matches, match
+    from likewise.model import SimilarityModel, embed, load
     from likewise.training import History, fit
 
 __version__ = "0.1.0"
@@ -60,6 +62,7 @@ __all__ = [
     "UNKNOWN",
     "ArtifactError",
     "Calibration",
+    "Embedded",
     "Estimate",
     "Gallery",
     "GalleryError",
@@ -70,7 +73,6 @@ __all__ = [
     "Neighbors",
     "Recipe",
     "SimilarityModel",
-    "artifacts",
     "at_least_precision",
     "at_least_recall",
     "at_most_false_accepts",
@@ -82,6 +84,8 @@ __all__ = [
     "data",
     "distances",
     "drift",
+    "embed",
+    "embedded",
     "encode",
     "encoders",
     "equal_error",
@@ -99,6 +103,7 @@ __all__ = [
     "matching",
     "metrics",
     "miners",
+    "model",
     "normalization",
     "pages",
     "plots",
@@ -113,6 +118,7 @@ _MODULE_OF = {  # the other names of __all__ are modules themselves
     "UNKNOWN": "matching",
     "ArtifactError": "errors",
     "Calibration": "calibration",
+    "Embedded": "embedded",
     "Estimate": "intervals",
     "Gallery": "index",
     "GalleryError": "errors",
@@ -122,18 +128,19 @@ _MODULE_OF = {  # the other names of __all__ are modules themselves
     "Matches": "matching",
     "Neighbors": "index",
     "Recipe": "journeys.recipe",
-    "SimilarityModel": "artifacts",
+    "SimilarityModel": "model",
     "at_least_precision": "calibration",
     "at_least_recall": "calibration",
     "at_most_false_accepts": "calibration",
     "best_accuracy": "calibration",
     "best_f1": "calibration",
     "calibrate": "calibration",
+    "embed": "model",
     "encode": "encoders",
     "equal_error": "calibration",
     "fit": "training",
     "least_cost": "calibration",
-    "load": "artifacts",
+    "load": "model",
     "match": "matching",
     "train": "journeys.train",
 }

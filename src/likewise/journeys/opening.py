@@ -5,10 +5,10 @@ from typing import Any
 
 from likewise import data
 from likewise._checks import check_choice
-from likewise.artifacts import SimilarityModel
 from likewise.data.loading import TABLES
 from likewise.data.tables import read_header
 from likewise.errors import InputError
+from likewise.model import SimilarityModel
 
 
 def open_data(
@@ -63,14 +63,6 @@ def is_pair_table(source: str | Path) -> bool:
     if path.suffix.lower() not in TABLES or not path.is_file():
         return False
     return {"a", "b"} <= {name.removeprefix("path_") for name in read_header(path)}
-
-
-def paths_of(examples: Any) -> list[str]:
-    """The file of each item, absolute; empty if items come from no files of their own."""
-    whole = getattr(examples, "data", examples)
-    rows = getattr(examples, "source_indices", range(len(examples)))
-    paths = getattr(whole, "paths", None)
-    return [] if paths is None else [str(Path(paths[int(row)]).resolve()) for row in rows]
 
 
 def _size(model: SimilarityModel) -> dict[str, Any]:

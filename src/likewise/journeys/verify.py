@@ -9,10 +9,10 @@ import torch
 from jaxtyping import Bool, Int
 from torch import Tensor
 
-from likewise.artifacts import SimilarityModel, Verified
 from likewise.data.pair_tables import read_pair_table
 from likewise.errors import InputError
 from likewise.evaluation import VerificationResult, evaluate_verification
+from likewise.model import SimilarityModel, Verified
 
 FARS = (0.1, 0.01, 0.001)
 
@@ -56,9 +56,9 @@ def judge(
     progress: Callable[[int, int], None],
 ) -> Verified:
     """The verdicts; every file is read once."""
-    left, right = model.embed(pairs.paths, progress=progress)[pairs.positions.T]
-    distances = model.compared_by.paired(left, right)
-    return model.judge(distances, point=point, threshold=threshold, prior=prior)
+    files = model.embedded(pairs.paths, progress=progress)
+    left, right = (files.take(side) for side in pairs.positions.T)
+    return model.verify(left, right, point=point, threshold=threshold, prior=prior)
 
 
 def evaluated(

@@ -4,15 +4,16 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+import torch
 from jaxtyping import Int
 from torch import Tensor
 
 from likewise import plots
-from likewise.artifacts import SimilarityModel, Verified
 from likewise.errors import InputError
 from likewise.evaluation import VerificationResult
 from likewise.intervals import FEWEST_GROUPS
 from likewise.journeys.verify import Pairs, verification_numbers
+from likewise.model import SimilarityModel, Verified
 from likewise.pages.writing import Section, write_page
 
 SHEET = 12  # pairs drawn on a page
@@ -95,9 +96,9 @@ def _sheet(model: SimilarityModel, pairs: Pairs, decided: Verified, chosen: Tens
     if model.preprocess is None:
         raise InputError("model must have a preprocess to read image files, got one without.")
     positions = pairs.positions[chosen]
-    left, right = (
-        model.preprocess.read([pairs.paths[row] for row in side]) for side in positions.T.tolist()
-    )
+    rows, place = torch.unique(positions, return_inverse=True)
+    pictures = model.preprocess.read([pairs.paths[row] for row in rows.tolist()])
+    left, right = pictures[place.T]
     return plots.pairs(
         left,
         right,

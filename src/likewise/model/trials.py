@@ -1,8 +1,8 @@
-"""Comparisons whose truth is known, which a model is calibrated and judged on."""
+"""Comparisons whose truth is known, and the thresholds chosen on them."""
 
 import warnings
-from collections.abc import Callable, Mapping, MutableMapping, Sequence
-from typing import TYPE_CHECKING, Any, NamedTuple
+from collections.abc import Mapping, MutableMapping, Sequence
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -11,14 +11,22 @@ from torch import Tensor
 from torch.utils.weak import WeakIdKeyDictionary
 
 from likewise import data as sources
-from likewise.data import GivenPairs, fingerprints
-from likewise.data.parts import labeled_items
+from likewise.calibration import (
+    Calibration,
+    ClassThresholds,
+    Goal,
+    calibrate,
+    calibrate_matching,
+    calibrate_per_class,
+)
+from likewise.data import GivenPairs
+from likewise.data.pairs import draw_pairs
+from likewise.distances import Distance
+from likewise.embedded import Embedded
 from likewise.errors import InputError
 from likewise.index import Gallery, Index, Neighbors
 from likewise.matching import Rule, center, class_centers, decide, normalize_neighbors
-
-if TYPE_CHECKING:
-    from likewise.artifacts.model import SimilarityModel
+from likewise.normalization import AdaptiveNorm
 
 PAIRS = "pairs"  # the rule of a calibration for verification
 LEAVE_OUT = ("items", "classes")
@@ -45,55 +53,54 @@ class Trials(NamedTuple):
 
 
 def pair_trials(
-    model: "SimilarityModel",
-    data: sources.Dataset | GivenPairs,
+    new: Embedded,
+    distance: Distance,
+    given: GivenPairs | None = None,
     *,
     per_item: float,
     seed: int,
     leave_out: str,
-    progress: Callable[[int, int], None] | None = None,
 ) -> Trials:
-    """Pairs of items that the model has neither indexed nor trained on.
+    """Pairs of items that are neither indexed nor trained on.
 
     Args:
-        model: compares.
-        data: labeled items, of which pairs are drawn, or given pairs; those that hold an item
-            that is not new are left out.
+        new: the items.
+        distance: compares.
+        given: pairs of the items' source; those that hold an item that is not new are left out.
+            Pairs are drawn if None.
         per_item: pairs drawn per item.
         seed: of the pairs.
         leave_out: whether `items` of the trials are "items" or "classes".
-        progress: called as progress(done, total) while embedding.
 
     Raises:
         InputError: nothing is left, or no pair of either kind.
     """
-    if isinstance(data, GivenPairs):
-        new = model.is_new(data.data)
-        kept = new[data.pairs].all(dim=1)
+    if given is None:
+        pairs, same = draw_pairs(new.labels.numpy(), per_item, (seed,))
+    else:
+        place = torch.full((len(given.data),), -1)
+        place[new.rows] = torch.arange(len(new))
+        kept = (place[given.pairs] >= 0).all(dim=1)
         if not bool(kept.any()):
             raise InputError(
                 f"data must hold pairs of items that are neither indexed nor trained on, got "
-                f"{len(data)} that all hold one. Keep some aside."
+                f"{len(given)} that all hold one. Keep some aside."
             )
-        pairs = GivenPairs(data.data, data.pairs[kept], data.same[kept])
-    else:
-        pairs = sources.PairDataset(model.new_items(data), per_item=per_item, seed=seed)
-    positions, rows = torch.unique(pairs.pairs, return_inverse=True)
-    held = sources.Subset(pairs.data, positions)
-    left, right = model.embed(held, progress=progress)[rows.T]
-    items = pairs.data.labels[pairs.pairs] if leave_out == "classes" else pairs.pairs
-    distances = model.compared_by.paired(left, right)
-    return Trials(distances, pairs.same, items, None, fingerprints(held))
+        pairs, same = place[given.pairs[kept]], given.same[kept]
+    left, right = new.embeddings[pairs.T]
+    items = new.labels[pairs] if leave_out == "classes" else pairs
+    used = new.fingerprints[torch.unique(pairs)]
+    return Trials(distance.paired(left, right), same, items, None, used)
 
 
 def matching_trials(
-    model: "SimilarityModel",
-    data: sources.Dataset,
+    new: Embedded,
+    index: Index | Gallery,
     *,
+    norm: AdaptiveNorm | None = None,
     rule: str | Rule,
     k: int,
     leave_out: str,
-    progress: Callable[[int, int], None] | None = None,
 ) -> Trials:
     """New items as queries to the index, by a matching rule.
 
@@ -105,23 +112,24 @@ def matching_trials(
         InputError: nothing is left, no class of the data is indexed, k is more than there is to
             look up, or the index holds one class only and no mistake is made.
     """
-    new = labeled(model.new_items(data))
-    check_some_indexed(model, new)
-    embeddings = model.embed(new, progress=progress)
-    home = _home(model, rule)
-    found = home.lookup(embeddings, k=k)
-    labels, distances = decide(_normalized(model, found, embeddings, home), rule)
-    truth = translated(new, all_names(model, new))
-    known = torch.isin(truth, model.index.labels)
+    new = labeled(new)
+    check_some_indexed(index, new)
+    searched = _searched(index, rule)
+    found = searched.lookup(new.embeddings, k=k)
+    labels, distances = decide(_normalized(found, new.embeddings, searched, norm), rule)
+    truth = translated(new, all_names(index.class_names, new))
+    known = torch.isin(truth, index.labels)
     same = (labels == truth) & known
     classes = truth
     items = new.labels if leave_out == "classes" else torch.arange(len(new))
-    size = len(model.index)
+    size = len(index)
     if bool(same.all()):
-        taken_for, made = _as_unknowns(model, home, embeddings, truth, rule, k)
+        taken_for, made = _as_unknowns(
+            searched, index.distance, norm, new.embeddings, truth, rule, k
+        )
         labels, distances = torch.cat([labels, taken_for]), torch.cat([distances, made])
         # Each has met the items of other classes only.
-        size -= int(torch.bincount(model.index.labels[model.index.labels >= 0]).max())
+        size -= int(torch.bincount(index.labels[index.labels >= 0]).max())
         nothing = torch.zeros_like(same)
         same, known = torch.cat([same, nothing]), torch.cat([known, nothing])
         items, classes = items.repeat(2), classes.repeat(2)
@@ -130,7 +138,7 @@ def matching_trials(
         same,
         items[:, None],
         known,
-        fingerprints(new),
+        new.fingerprints,
         size,
         classes,
         leave_out,
@@ -138,69 +146,111 @@ def matching_trials(
     )
 
 
+def calibrated(trials: Trials, *, goal: Goal, rule: str, k: int) -> Calibration:
+    """The calibration for a rule; its intervals leave out items."""
+    if trials.known is None:
+        return calibrate(trials.distances, trials.same, goal=goal, items=trials.items, rule=PAIRS)
+    return calibrate_matching(
+        trials.distances,
+        trials.same,
+        trials.known,
+        gallery_size=trials.gallery_size or 0,
+        goal=goal,
+        items=trials.items.flatten(),
+        classes=trials.classes,
+        guarantee_for=trials.guarantee_for,
+        rule=rule,
+        k=k,
+    )
+
+
+def calibrated_per_class(
+    trials: Trials, *, goal: Goal, rule: str, k: int, fewest: int
+) -> ClassThresholds:
+    """Thresholds by class for a rule; intervals leave out items."""
+    if trials.known is None or trials.labels is None:
+        raise InputError("per_class must be for a matching rule, got pairs. Name a rule.")
+    return calibrate_per_class(
+        trials.distances,
+        trials.same,
+        trials.known,
+        trials.labels,
+        gallery_size=trials.gallery_size or 0,
+        goal=goal,
+        fewest=fewest,
+        items=trials.items.flatten(),
+        classes=trials.classes,
+        guarantee_for=trials.guarantee_for,
+        rule=rule,
+        k=k,
+    )
+
+
 def neighbors_for(
-    model: "SimilarityModel",
+    index: Index | Gallery,
     embeddings: Float[Tensor, "q d"],
     *,
+    norm: AdaptiveNorm | None = None,
     rule: str | Rule,
     k: int,
     where: Mapping[str, Any] | None = None,
 ) -> Neighbors:
     """What a matching rule decides by: the nearest items, or for "center" class centers."""
-    home = _home(model, rule)
-    if home is not model.index and where is not None:
+    searched = _searched(index, rule)
+    if searched is not index and where is not None:
         raise InputError(
             f"where must be None for center, got {where!r}. The center of a class has no metadata; "
             "use another rule."
         )
-    return _normalized(model, home.lookup(embeddings, k=k, where=where), embeddings, home)
+    found = searched.lookup(embeddings, k=k, where=where)
+    return _normalized(found, embeddings, searched, norm)
 
 
-def labeled(data: sources.Dataset) -> sources.Dataset:
+def labeled(items: Embedded) -> Embedded:
     """The items that have a label, and not the -1 of unlabeled ones.
 
     Raises:
         InputError: there are none.
     """
-    found = labeled_items(data)
-    if not len(found):
-        raise InputError(f"data must hold labeled items, got {len(data)} unlabeled ones (-1).")
-    return found
+    known = items.labels >= 0
+    if not bool(known.any()):
+        raise InputError(f"data must hold labeled items, got {len(items)} unlabeled ones (-1).")
+    return items if bool(known.all()) else items.take(known)
 
 
-def all_names(model: "SimilarityModel", data: sources.Dataset) -> list[str]:
+def all_names(indexed: Sequence[str], data: sources.Dataset | Embedded) -> list[str]:
     """Names of the classes of the index, as its codes have them, and then those of the data."""
-    return list(dict.fromkeys([*model.class_names, *data.class_names]))
+    return list(dict.fromkeys([*indexed, *data.class_names]))
 
 
-def check_some_indexed(model: "SimilarityModel", data: sources.Dataset) -> None:
+def check_some_indexed(index: Index | Gallery, data: sources.Dataset | Embedded) -> None:
     """Refuse data of whose classes none is in the index.
 
     Raises:
         InputError: with a few names of both, and those that differ in case and spaces only.
     """
-    indexed = [model.class_names[code] for code in _codes(model.index.labels)]
+    indexed = [index.class_names[code] for code in _codes(index.labels)]
     given = list(sources.items_per_class(data))
-    if not indexed:
+    if given and not indexed:
         raise InputError(
             f"index must hold items of the data's classes, {_some(given)}, got no labeled item. "
             "Add labeled items first."
         )
-    if not set(given) & set(indexed):
+    if given and not set(given) & set(indexed):
         raise InputError(
             f"data must hold a class of the index, {_some(indexed)}, got {_some(given)}. "
             f"{alike(given, indexed) or 'Add items of these classes to the index'}."
         )
 
 
-def warn_of_spelling(model: "SimilarityModel", data: sources.Dataset) -> None:
+def warn_of_spelling(index: Index | Gallery, data: sources.Dataset | Embedded) -> None:
     """Warn if no class of the data is in the index, though some differ in spelling only."""
-    indexed = [model.class_names[code] for code in _codes(model.index.labels)]
+    indexed = [index.class_names[code] for code in _codes(index.labels)]
     given = list(sources.items_per_class(data))
     if not set(given) & set(indexed) and (words := alike(given, indexed)):
         warnings.warn(
             f"No class of the data is in the index, so all items count as unknown. {words}.",
-            stacklevel=4,
+            stacklevel=3,
         )
 
 
@@ -224,7 +274,7 @@ def _codes(labels: Int[Tensor, " n"]) -> list[int]:
     return codes
 
 
-def translated(data: sources.Dataset, names: Sequence[str]) -> Int[Tensor, " n"]:
+def translated(data: sources.Dataset | Embedded, names: Sequence[str]) -> Int[Tensor, " n"]:
     """The labels of a dataset as positions in `names`; -1 where unlabeled, or not among them."""
     position = {name: code for code, name in enumerate(names)}
     codes = [position.get(name, -1) for name in data.class_names]
@@ -232,51 +282,51 @@ def translated(data: sources.Dataset, names: Sequence[str]) -> Int[Tensor, " n"]
 
 
 def _normalized(
-    model: "SimilarityModel",
     found: Neighbors,
     queries: Float[Tensor, "q d"],
-    home: Index | Gallery,
+    searched: Index | Gallery,
+    norm: AdaptiveNorm | None,
 ) -> Neighbors:
-    return found if model.norm is None else normalize_neighbors(found, queries, home, model.norm)
+    return found if norm is None else normalize_neighbors(found, queries, searched, norm)
 
 
-def _home(model: "SimilarityModel", rule: str | Rule) -> Index | Gallery:
+def _searched(index: Index | Gallery, rule: str | Rule) -> Index | Gallery:
     if rule not in ("center", center):
-        return model.index
-    index = model.index
+        return index
     while True:
         labels = index.labels  # one tensor as long as nothing changes
         made = _CENTERS.get(labels)
-        if made is not None and made.distance == model.distance:
+        if made is not None and made.distance == index.distance:
             return made
         embeddings, names = index.embeddings, index.class_names
         if index.labels is labels:  # else somebody wrote meanwhile
-            made = class_centers(embeddings, labels, distance=model.distance, class_names=names)
+            made = class_centers(embeddings, labels, distance=index.distance, class_names=names)
             _CENTERS[labels] = made
             return made
 
 
 def _as_unknowns(
-    model: "SimilarityModel",
-    home: Index | Gallery,
+    searched: Index | Gallery,
+    distance: Distance,
+    norm: AdaptiveNorm | None,
     embeddings: Float[Tensor, "n d"],
     labels: Int[Tensor, " n"],
     rule: str | Rule,
     k: int,
 ) -> tuple[Int[Tensor, " n"], Float[Tensor, " n"]]:
     # What the rule would judge by, were each item's own class not in the index.
-    k = min(k, len(home))
-    stored, stored_labels, ids = home.embeddings, home.labels, home.ids
+    k = min(k, len(searched))
+    stored, stored_labels, ids = searched.embeddings, searched.labels, searched.ids
     padding = "" if ids.dtype.kind == "U" else -1
     judged = []
     for rows, own in zip(torch.split(embeddings, 1024), torch.split(labels, 1024), strict=True):
-        distances = model.distance.matrix(rows, stored)
+        distances = distance.matrix(rows, stored)
         itself = own[:, None] == stored_labels[None, :]
         nearest, columns = distances.masked_fill_(itself, torch.inf).topk(k, largest=False)
         found = stored_labels[columns].masked_fill_(nearest.isinf(), -1)
         named = np.where(nearest.isinf().numpy(), padding, ids[columns.numpy()])
         neighbors = Neighbors(named, nearest, found)
-        judged.append(decide(_normalized(model, neighbors, rows, home), rule))
+        judged.append(decide(_normalized(neighbors, rows, searched, norm), rule))
     taken_for, unknowns = (torch.cat(each) for each in zip(*judged, strict=True))
     if bool(unknowns.isinf().any()):
         raise InputError(
