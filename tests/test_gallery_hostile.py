@@ -17,8 +17,8 @@ from likewise.distances import EUCLIDEAN
 from likewise.errors import InputError
 from likewise.index import Gallery, GalleryError, check_gallery, repair_gallery
 from likewise.index._durable import mapped
+from likewise.index._durable.contract import Facts, create_acknowledged, last_acknowledged
 from likewise.index._durable.damage import sentence
-from likewise.index._durable.facts import Facts, create_acknowledged, last_acknowledged
 
 sys.path.insert(0, str(Path(__file__).parents[1] / "benchmarks"))
 import fuzz_gallery
@@ -159,7 +159,7 @@ def test_a_link_to_a_regular_file_is_one(gallery, tmp_path):
 def test_metadata_that_is_none_is_refused(gallery, part):
     content = part if isinstance(part, bytes) else part.encode()
     with Gallery(gallery) as made:
-        made._live.store._connection.execute(
+        made._store.database._connection.execute(
             "UPDATE items SET metadata = ?, metadata_checksum = ? WHERE position = 4",
             (part, zlib.crc32(content)),
         )

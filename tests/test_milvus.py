@@ -21,7 +21,7 @@ server_manager = pytest.importorskip(
 )
 
 from likewise.index._milvus.collections import METRICS  # noqa: E402
-from likewise.index.milvus import MilvusGallery  # noqa: E402
+from likewise.index.galleries import MilvusGallery  # noqa: E402
 
 numbers = itertools.count()
 
@@ -66,7 +66,7 @@ def gaussian(*shape, seed=0):
 
 def again(one, **options):
     """A second opening of the same gallery, as another process has it."""
-    return MilvusGallery(one._live.collections.uri, collection=one._live.name, **options)
+    return MilvusGallery(one._store.collections.uri, collection=one._store.name, **options)
 
 
 @pytest.mark.parametrize(
@@ -125,7 +125,7 @@ with likewise.index.MilvusGallery(file, collection="a", class_names=["u"]) as on
 def test_another_process_finds_the_same_and_what_it_writes_lasts(home, uri, tmp_path):
     one, file = home(), tmp_path / "a.db"
     one.add(torch.arange(20)[:, None].expand(-1, 4) / 20, labels=["old"] * 20)
-    subprocess.run([sys.executable, "-c", ELSEWHERE, uri, one._live.name, str(file)], check=True)
+    subprocess.run([sys.executable, "-c", ELSEWHERE, uri, one._store.name, str(file)], check=True)
     assert one.ids.tolist() == list(range(21))
     assert one.class_names == ["old", "new"]
     with MilvusGallery(file, collection="a") as left:  # served by Milvus Lite for this process
@@ -179,19 +179,19 @@ def test_without_pymilvus_it_says_what_to_install(uri, monkeypatch):
 
 def test_a_collection_of_something_else_is_left_alone(home):
     one = home(dimension=2)
-    client = one._live.collections._client
-    client.drop_collection(one._live.name + "_facts")
+    client = one._store.collections._client
+    client.drop_collection(one._store.name + "_facts")
     with pytest.raises(GalleryError, match="collection must be new or a gallery"):
         again(one)
-    assert client.has_collection(one._live.name)
+    assert client.has_collection(one._store.name)
     with pytest.raises(GalleryError, match="uri must lead to a Milvus server that does"):
         one.add(torch.ones(1, 2))
 
 
 def test_a_beginning_that_was_interrupted_is_begun_again(home):
     one = home(dimension=2, class_names=["x"])
-    client = one._live.collections._client
-    client.delete(one._live.name + "_facts", filter="key == 0")
+    client = one._store.collections._client
+    client.delete(one._store.name + "_facts", filter="key == 0")
     with again(one, class_names=["y"]) as other:
         other.add(torch.ones(1, 3), labels=["y"])
         assert other.class_names == ["y"]
@@ -199,7 +199,7 @@ def test_a_beginning_that_was_interrupted_is_begun_again(home):
 
 def test_items_that_are_gone_without_their_facts_are_told(home):
     one = home(dimension=2)
-    one._live.collections._client.drop_collection(one._live.name)
+    one._store.collections._client.drop_collection(one._store.name)
     with pytest.raises(GalleryError, match="collection must be whole"):
         again(one)
 
@@ -247,7 +247,7 @@ def test_metadata_is_found_by_any_value_that_json_has(home):
 def test_an_add_that_breaks_off_takes_back_what_it_stored(home, monkeypatch):
     one = home()
     one.add(torch.zeros(1, 2))
-    collections = one._live.collections
+    collections = one._store.collections
     error = collections._milvus.MilvusException(message="the line broke")
     insert, sent = collections._client.insert, []
 
@@ -280,9 +280,9 @@ def test_positions_that_several_writers_gave_out_lose_nothing(home, monkeypatch)
     one = home()
     with again(one) as other:
         one.add(gaussian(9, 2))
-        facts = one._live.facts
+        facts = one._store.facts
         other.add(gaussian(9, 2), ids=range(100, 109))
-        other._live.remember(facts)  # as if both had begun at once
+        other._store._remember(facts, [])  # as if both had begun at once
         other.add(gaussian(9, 2), ids=range(200, 209))
     monkeypatch.setattr("likewise.index._milvus.collections.MOST", 5)
     expected = [id_ for pair in zip(range(100, 109), range(200, 209), strict=True) for id_ in pair]
@@ -293,8 +293,9 @@ def test_strings_whose_hashes_are_equal_are_refused(home, monkeypatch):
     one = home()
     one.add(torch.ones(1, 2), ids=["a"])
     hashes = torch.zeros(1, dtype=torch.int64).numpy()
-    key = one._live.collections.everything(["text"], one._live.facts)[0]["key"]
-    monkeypatch.setattr("likewise.index._milvus.live.keys", lambda ids: hashes + key)
+    key = one._store.collections.everything(["text"], one._store.facts)[0]["key"]
+    module = "likewise.index._milvus.collection"
+    monkeypatch.setattr(f"{module}.lasting_keys", lambda ids: hashes + key)
     for verb in (one.add, one.upsert):
         with pytest.raises(ValueError, match="ids must differ in their 64-bit hashes, got 'b'"):
             verb(torch.ones(1, 2), ids=["b"])

@@ -86,7 +86,7 @@ class SimilarityModel:
         self.distance = distance
         self.preprocess = preprocess
         self.origin = dict(origin or {})
-        self.index: Index | Gallery = Index(distance)
+        self.index = Index(distance)
         self.gallery: str | None = None
         self.calibrations: dict[str, Calibration] = {}
         self.class_thresholds: dict[str, ClassThresholds] = {}
@@ -172,7 +172,7 @@ class SimilarityModel:
             read_only: look things up in a gallery that another process may write.
         """
         place = os.path.realpath(path)
-        if isinstance(self.index, Gallery) and place == self.gallery:
+        if place == self.gallery:
             self.index.close()  # else the folder would stay locked
         self.index = Gallery(
             place,
@@ -293,7 +293,7 @@ class SimilarityModel:
         facts = [{**f, "fingerprint": p} for f, p in zip(facts, prints.tolist(), strict=True)]
         if not hasattr(items, "labels"):
             return self.index.add(embeddings, ids=ids, metadata=facts)
-        if isinstance(self.index, Index) and not len(self.index):
+        if not len(self.index):
             # Codes then follow the data's own order, in which tables and plots are read.
             self.index.name_classes(list(sources.items_per_class(items)))
         labels = label_names(items)

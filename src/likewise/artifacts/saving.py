@@ -66,7 +66,7 @@ class Contents:
     trained_on: list[str]
     trained_prints: Tensor
     calibrated_prints: Tensor
-    index: Index | Gallery
+    index: Index
     place: "Place | None"
     calibrations: dict[str, Calibration]
     class_thresholds: dict[str, ClassThresholds]
@@ -122,6 +122,7 @@ class _Index(msgspec.Struct, forbid_unknown_fields=True):
     class_names: list[str]
     storage: str
     recall: float | None
+    payloads: list[str | None] | None = None  # base64
 
 
 def write(contents: Contents, path: str | Path, kept: dict[str, Kept]) -> Path:
@@ -188,7 +189,7 @@ def read(
 
 def _described(contents: Contents, folder: Path) -> tuple[dict[str, Any], dict[str, Fresh]]:
     # What is in a gallery is on disk already.
-    kept = contents.index if isinstance(contents.index, Index) else Index(contents.distance)
+    kept = contents.index if contents.place is None else Index(contents.distance)
     state = kept.state()
     state["ids"] = state["ids"].tolist()
     tensors = {name: state.pop(name) for name in ("embeddings", "labels")}

@@ -14,7 +14,7 @@ from likewise import data as sources
 from likewise.data import GivenPairs, fingerprints
 from likewise.data.parts import labeled_items
 from likewise.errors import InputError
-from likewise.index import Gallery, Index, Neighbors
+from likewise.index import Index, Neighbors
 from likewise.matching import Rule, center, class_centers, decide, normalize_neighbors
 
 if TYPE_CHECKING:
@@ -235,12 +235,12 @@ def _normalized(
     model: "SimilarityModel",
     found: Neighbors,
     queries: Float[Tensor, "q d"],
-    home: Index | Gallery,
+    home: Index,
 ) -> Neighbors:
     return found if model.norm is None else normalize_neighbors(found, queries, home, model.norm)
 
 
-def _home(model: "SimilarityModel", rule: str | Rule) -> Index | Gallery:
+def _home(model: "SimilarityModel", rule: str | Rule) -> Index:
     if rule not in ("center", center):
         return model.index
     index = model.index
@@ -258,7 +258,7 @@ def _home(model: "SimilarityModel", rule: str | Rule) -> Index | Gallery:
 
 def _as_unknowns(
     model: "SimilarityModel",
-    home: Index | Gallery,
+    home: Index,
     embeddings: Float[Tensor, "n d"],
     labels: Int[Tensor, " n"],
     rule: str | Rule,
