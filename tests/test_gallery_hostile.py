@@ -10,6 +10,7 @@ import tracemalloc
 import zlib
 from pathlib import Path
 
+import msgspec
 import pytest
 import torch
 
@@ -109,7 +110,7 @@ def test_facts_that_are_none_are_refused(text):
 def test_the_file_of_what_was_acknowledged_may_hold_anything(gallery):
     facts = last_acknowledged(gallery)
     for wrong in ({"batches": "x"}, {"items": -1}, {"names": None}):
-        create_acknowledged(gallery, Facts(**{**facts.__dict__, **wrong}))
+        create_acknowledged(gallery, Facts(**{**msgspec.structs.asdict(facts), **wrong}))
         assert last_acknowledged(gallery) is None
         with pytest.raises(GalleryError, match="record of what was acknowledged is missing"):
             Gallery(gallery)

@@ -267,9 +267,12 @@ class SimilarityModel:
 
     def indexed_prints(self) -> list[tuple[int | None, str | None]]:
         """Fingerprint and class of each indexed item; None where it came without."""
-        stored, codes = self.index.column("fingerprint")
+        stored, there, codes = (part.tolist() for part in self.index.fingerprints())
         names = dict(enumerate(self.class_names))  # after the codes, as names only come behind
-        return [(each, names.get(code)) for each, code in zip(stored, codes.tolist(), strict=True)]
+        return [
+            (each if has else None, names.get(code))
+            for each, has, code in zip(stored, there, codes, strict=True)
+        ]
 
     def _add(
         self,
@@ -520,9 +523,9 @@ class SimilarityModel:
 
     def is_new(self, data: sources.Dataset) -> Bool[Tensor, " n"]:
         """Which items of a dataset are neither in the index nor were trained on."""
-        stored, _ = self.index.column("fingerprint")
-        indexed = torch.tensor([each for each in stored if type(each) is int], dtype=torch.int64)
-        return ~torch.isin(fingerprints(data), torch.cat([indexed, self.trained_prints]))
+        stored, there, _ = self.index.fingerprints()
+        known = torch.cat([stored[there], self.trained_prints])
+        return ~torch.isin(fingerprints(data), known)
 
     def new_items(self, data: sources.Dataset) -> sources.Dataset:
         """The items of a dataset that are neither in the index nor were trained on.

@@ -1,14 +1,14 @@
 """Items in memory, for as long as the process lives."""
 
 import json
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
-from dataclasses import replace
+from collections.abc import Sequence
+from contextlib import AbstractContextManager, nullcontext
 from typing import Any
 
 import numpy as np
 import torch
 from jaxtyping import Bool, Int
+from msgspec.structs import replace
 from torch import Tensor
 
 from likewise.distances import Distance
@@ -61,16 +61,13 @@ class InMemory:
         """The newest items."""
         return self.held.current
 
-    @contextmanager
-    def reading(self) -> Iterator[Snapshot]:
+    def reading(self) -> AbstractContextManager[Snapshot]:
         """The newest items; nobody needs to wait."""
-        yield self.held.current
+        return nullcontext(self.held.current)
 
-    @contextmanager
-    def writing(self) -> Iterator[Snapshot]:
+    def writing(self) -> AbstractContextManager[Snapshot]:
         """The newest items, which nobody else changes while this lasts."""
-        with self.held.lock:
-            yield self.held.current
+        return self.held
 
     def chosen(self, condition: Condition | None) -> tuple[Snapshot, Bool[Tensor, " n"] | None]:
         """The newest items, and which of them pass."""
@@ -95,8 +92,8 @@ class InMemory:
         """Put one batch in place, all of it or nothing."""
         chunk = None
         if added is not None:
-            chunk = chunk_of(now.facts.next_position, added)
-            chunk = chunk._replace(metadata=added.metadata, payloads=added.payloads)
+            first = now.facts.next_position
+            chunk = chunk_of(first, added, added.metadata, added.payloads)
         self.held.take_in(
             facts_after(now.facts, added=chunk, removed=len(removed)),
             class_names,
@@ -149,8 +146,7 @@ class InMemory:
 
     def go_on(self, next_id: int, dimension: int | None) -> None:
         """Hand out ids from `next_id` on; of this dimension where there is no item yet."""
-        with self.held.lock:
-            now = self.held.current
+        with self.held as now:
             width = now.facts.dimension or dimension
             facts = replace(now.facts, next_id=next_id, dimension=width)
             self.held.take_in(facts, now.class_names)

@@ -2,7 +2,7 @@
 
 import threading
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from functools import cached_property
 from itertools import compress
 from typing import Any, NamedTuple
@@ -11,6 +11,7 @@ import numpy as np
 import numpy.typing as npt
 import torch
 from jaxtyping import Bool, Float, Int
+from msgspec.structs import replace
 from torch import Tensor
 
 from likewise.distances import Distance
@@ -57,8 +58,13 @@ class Chunk(NamedTuple):
     payloads: Sequence[bytes | None] = ()  # likewise
 
 
-def chunk_of(first: int, added: Added) -> Chunk:
-    """New items, at positions from `first` on.
+def chunk_of(
+    first: int,
+    added: Added,
+    metadata: Sequence[str] = (),
+    payloads: Sequence[bytes | None] = (),
+) -> Chunk:
+    """New items, at positions from `first` on; with metadata and payloads where memory keeps them.
 
     Raises:
         InputError: ids that UTF-8 cannot hold or that could not be told apart.
@@ -68,7 +74,10 @@ def chunk_of(first: int, added: Added) -> Chunk:
         texts = _texts(ids)
         check_apart(keys)
     positions = np.arange(first, first + len(ids), dtype=np.int64)
-    return Chunk(positions, keys, texts, added.labels, added.packed.numpy(), added.prints)
+    packed = added.packed.numpy()
+    return Chunk(
+        positions, keys, texts, added.labels, packed, added.prints, NONE, metadata, payloads
+    )
 
 
 class Arrays(NamedTuple):
@@ -92,7 +101,7 @@ def facts_after(facts: Facts, *, added: Chunk | None, removed: int) -> Facts:
         facts,
         kind="strings" if is_text else "integers",
         next_id=facts.next_id if is_text else max(facts.next_id, int(added.keys.max()) + 1),
-        dimension=dimension(torch.from_numpy(added.embeddings)),
+        dimension=facts.dimension or dimension(torch.from_numpy(added.embeddings)),
         next_position=facts.next_position + len(added.positions),
         items=facts.items - removed + len(added.positions),
         batches=facts.batches + 1,
@@ -361,8 +370,8 @@ class Columns:
 class Held:
     """The newest snapshot of a store's items, and the only place where it is replaced.
 
-    Readers take `current`, which is put in place whole, and wait for nobody. A thread that writes
-    holds `lock` from looking at `current` until `take_in` has returned.
+    Readers take `current`, which is put in place whole, and wait for nobody. `with held as now` is
+    for a thread that writes, and lasts until `take_in` has returned.
 
     Args:
         facts: of the store.
@@ -384,6 +393,13 @@ class Held:
         self._columns: Columns
         self.current: Snapshot
         self.restart(facts, class_names)
+
+    def __enter__(self) -> Snapshot:
+        self.lock.acquire()
+        return self.current
+
+    def __exit__(self, *error: object) -> None:
+        self.lock.release()
 
     def restart(
         self,

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 from uuid import uuid4
 
+import msgspec
 import numpy as np
 import torch
 
@@ -146,7 +147,7 @@ def _keep(file: Path, copy: Path) -> None:
 
 def _write_anew(part: Path, facts: Facts, connection: sqlite3.Connection | None) -> None:
     names = _names(facts, connection)
-    made_for = replace(
+    made_for = msgspec.structs.replace(
         Facts(uuid4().hex, facts.distance, facts.encoder, facts.dimension),
         storage=facts.storage,
         next_id=facts.next_id,
@@ -204,7 +205,7 @@ def _facts(folder: Path, connection: sqlite3.Connection | None) -> Facts:
             "places. Take a backup."
         )
     most = size_of(folder) // NAME_BYTES  # more cannot have been there
-    return replace(found, names=min(found.names, most))
+    return msgspec.structs.replace(found, names=min(found.names, most))
 
 
 def _names(facts: Facts, connection: sqlite3.Connection | None) -> list[str]:

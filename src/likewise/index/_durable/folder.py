@@ -2,7 +2,6 @@
 
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 from uuid import uuid4
@@ -10,6 +9,7 @@ from uuid import uuid4
 import numpy as np
 import torch
 from jaxtyping import Bool, Int
+from msgspec.structs import replace
 from torch import Tensor
 
 from likewise.distances import COSINE, NAMED, by_name
