@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 import torch
 
+import likewise as lw
 import test_index_contract
 import test_index_where
 from likewise.distances import COSINE, EUCLIDEAN, INNER_PRODUCT, MANHATTAN, SQUARED_EUCLIDEAN
@@ -350,3 +351,61 @@ def test_embeddings_may_be_arrays_and_lists(home):
     one.upsert(np.array([[3.0, 4.5]], dtype=np.float16), ids=[1])
     assert one.lookup([3, 4.5], k=1).distances.tolist() == [[0.0]]
     assert one.embeddings.tolist() == [[0.5, 1.0], [9.0, 9.0], [3.0, 4.5]]
+
+
+# Inside a model
+
+
+def a_model():
+    return lw.SimilarityModel(torch.nn.Identity(), distance=EUCLIDEAN)
+
+
+def test_a_model_keeps_its_items_in_milvus_and_remembers_where(uri, tmp_path):
+    data = lw.data.load((torch.tensor([[0.0, 0], [3, 4], [0, 1], [3, 5]]), ["b", "a", "b", "a"]))
+    model, name = a_model(), f"model_{next(numbers)}"
+    with model.use_milvus(uri, collection=name):
+        model.add_new(data)
+        assert (model.gallery, model.collection) == (uri, name)
+        assert (model.class_names, len(model.add_new(data))) == (["a", "b"], 0)
+        assert not model.is_new(data).any()
+        distances, same = torch.tensor([0.5, 9]), torch.tensor([True, False])
+        model.calibrations["nearest"] = lw.calibrate(distances, same, rule="nearest")
+        matched = model.match([[0.0, 0.9], [50, 50]], threshold=1.0)
+        assert matched.labels.tolist() == [1, lw.UNKNOWN]
+        model.save(tmp_path / "m")
+    again = lw.load(tmp_path / "m", encoder=torch.nn.Identity())
+    with again.index as index:
+        assert (again.gallery, again.collection, len(index)) == (uri, name, 4)
+        assert again.match([[0.0, 0.9], [50, 50]], threshold=1.0).labels.tolist() == [1, -1]
+        again.add(torch.tensor([[50.0, 50]]))
+        assert set(again.calibrations) == {"nearest"}
+        again.use_milvus(uri, collection=name)
+        assert set(again.calibrations) == {"nearest"}, "the same items"
+        again.index.close()
+        again.use_milvus(uri, collection=f"model_{next(numbers)}")
+        assert again.calibrations == {}, "a threshold chosen on other items"
+        again.index.close()
+
+
+def test_a_model_finds_a_file_of_milvus_that_was_moved_with_it(tmp_path):
+    (tmp_path / "home").mkdir()
+    model = a_model()
+    with model.use_milvus(tmp_path / "home" / "known.db", collection="items"):
+        model.index.add(torch.eye(2))
+        model.save(tmp_path / "home" / "m")
+    server_manager.server_manager_instance.release_server(str(tmp_path / "home" / "known.db"))
+    (tmp_path / "home").rename(tmp_path / "moved")
+    again = lw.load(tmp_path / "moved" / "m", encoder=torch.nn.Identity())
+    with again.index as index:
+        assert index.embeddings.tolist() == [[1, 0], [0, 1]]
+    (tmp_path / "moved" / "known.db").rename(tmp_path / "away.db")
+    with pytest.raises(lw.ArtifactError, match="gallery must be there for the model"):
+        lw.load(tmp_path / "moved" / "m", encoder=torch.nn.Identity())
+
+
+def test_an_encoder_other_than_that_of_the_collection_is_refused(uri):
+    model, name = a_model(), f"model_{next(numbers)}"
+    model.use_milvus(uri, collection=name).close()
+    other = lw.SimilarityModel(torch.nn.Linear(2, 2), distance=EUCLIDEAN)
+    with pytest.raises(GalleryError, match="encoder must be"):
+        other.use_milvus(uri, collection=name)

@@ -25,7 +25,7 @@ from likewise.data.parts import label_names
 from likewise.distances import COSINE, Distance
 from likewise.encoders import encode
 from likewise.errors import ArtifactError, InputError, InputTypeError
-from likewise.index import Gallery, Index, Neighbors
+from likewise.index import Gallery, Index, MilvusGallery, Neighbors
 from likewise.matching import RULES, Matches, Rule, match, rule_name
 from likewise.normalization import AdaptiveNorm
 from likewise.probability import Probability, fit_logistic
@@ -51,7 +51,8 @@ class SimilarityModel:
 
     Attributes:
         index: the known items; open to `remove` and the rest.
-        gallery: where these are, if they are in a gallery; see `use_gallery`.
+        gallery: where these are, if they are in a gallery; see `use_gallery` and `use_milvus`.
+        collection: which one of Milvus there, if they are in Milvus.
         calibrations: the operating points, by name, which is that of the rule unless another was
             given; "pairs" is that of `verify`.
         class_thresholds: by operating point, for those calibrated with `per_class`; their
@@ -88,6 +89,7 @@ class SimilarityModel:
         self.origin = dict(origin or {})
         self.index = Index(distance)
         self.gallery: str | None = None
+        self.collection: str | None = None
         self.calibrations: dict[str, Calibration] = {}
         self.class_thresholds: dict[str, ClassThresholds] = {}
         self.norm: AdaptiveNorm | None = None
@@ -181,11 +183,37 @@ class SimilarityModel:
             recall=recall,
             read_only=read_only,
         )
-        if place != self.gallery and self.index.key != self._gallery_key:
-            self._forget([name for name, made in self.calibrations.items() if made.rule != PAIRS])
-        self.gallery, self._gallery_key = place, self.index.key
-        self._may_write_gallery = False
+        self._moved_to(place, None)
         return self.index
+
+    def use_milvus(
+        self, uri: str | Path, *, collection: str, token: str | None = None
+    ) -> MilvusGallery:
+        """Keep the known items in Milvus instead of in memory; otherwise as `use_gallery`.
+
+        Args:
+            uri: see `MilvusGallery`.
+            collection: likewise.
+            token: likewise. It is not saved with the model; give it to `load` again.
+        """
+        place = os.path.realpath(uri) if "://" not in str(uri) else str(uri)
+        self.index = MilvusGallery(
+            place,
+            collection=collection,
+            distance=self.distance,
+            encoder=self.fingerprint,
+            token=token,
+        )
+        self._moved_to(place, collection)
+        return self.index
+
+    def _moved_to(self, place: str, collection: str | None) -> None:
+        """Remember where the known items are; forget thresholds chosen on others."""
+        is_same = (place, collection) == (self.gallery, self.collection)
+        if not is_same and self.index.key != self._gallery_key:
+            self._forget([name for name, made in self.calibrations.items() if made.rule != PAIRS])
+        self.gallery, self.collection, self._gallery_key = place, collection, self.index.key
+        self._may_write_gallery = False
 
     def use_cohort(self, items: Items, *, nearest: int = 200) -> AdaptiveNorm:
         """Normalize distances by a cohort, adaptively and symmetrically, before they are judged.
@@ -561,7 +589,7 @@ class SimilarityModel:
         """
         place = None
         if self.gallery is not None:
-            place = saving.Place(self.gallery, key=self._gallery_key)
+            place = saving.Place(self.gallery, key=self._gallery_key, collection=self.collection)
         contents = saving.Contents(
             encoder=self.encoder,
             distance=self.distance,
@@ -608,6 +636,7 @@ def load(
     rules: Mapping[str, Rule] | None = None,
     gallery: str | Path | None = None,
     read_only: bool | None = None,
+    token: str | None = None,
 ) -> SimilarityModel:
     """The model that `SimilarityModel.save` wrote into a folder.
 
@@ -624,6 +653,7 @@ def load(
         gallery: A gallery to use instead of the one that was saved, such as that one elsewhere.
         read_only: False opens the gallery for writing at once, and True never does. By default
             `add` opens it for writing when it is called.
+        token: For a gallery in Milvus that asks for one; see `MilvusGallery`.
 
     Raises:
         ArtifactError: the folder is no model, is damaged, was written by another version, needs
@@ -657,6 +687,10 @@ def load(
                 "--gallery, with its folder."
             )
         model.gallery, model._gallery_key = found, contents.place.key
+        model.collection = contents.place.collection
+        if model.collection is not None and opened is None:
+            model.use_milvus(str(found), collection=model.collection, token=token)
+            return model
         opened = opened or found
     if opened is not None:
         model.use_gallery(opened, read_only=read_only is not False)
