@@ -302,10 +302,12 @@ def started(source: Path, threads: int) -> subprocess.Popen[str]:
 
 
 def asked(process: subprocess.Popen[str], name: str, times: int) -> float | None:
-    assert process.stdin is not None and process.stdout is not None
-    process.stdin.write(json.dumps([name, times]) + "\n")
-    process.stdin.flush()
-    return json.loads(process.stdout.readline())
+    asking, told = process.stdin, process.stdout
+    if asking is None or told is None:
+        raise RuntimeError("the process was started without pipes")
+    asking.write(json.dumps([name, times]) + "\n")
+    asking.flush()
+    return json.loads(told.readline())
 
 
 def median_interval(ratios: list[float]) -> tuple[float, float]:
@@ -344,7 +346,8 @@ def main() -> None:
     parser.add_argument("--serve", action="store_true", help=argparse.SUPPRESS)
     options = parser.parse_args()
     if options.serve:
-        return serve()
+        serve()
+        return
     if options.older is None:
         parser.error("name the source folder of the older tree")
     older, newer = (started(path.resolve(), options.threads) for path in (options.older, SOURCE))

@@ -341,7 +341,7 @@ def test_an_invented_name_is_found(invented):
         *(
             "verify(..., prior=)",
             "where=",
-            "index/memory.py",
+            "index/index.py",
             "README.md",
             "make test",
             "Index.add",

@@ -11,9 +11,14 @@ import torch
 
 from likewise.distances import COSINE, EUCLIDEAN, MANHATTAN, Distance
 from likewise.index import Gallery, GalleryError, Index, check_gallery, repair_gallery
-from likewise.index._durable import live, mapped
+from likewise.index._durable import folder, mapped
 from likewise.index._durable.checksums import relabeled, row_checksums, total
-from likewise.index._durable.facts import Facts, acknowledge, create_acknowledged, last_acknowledged
+from likewise.index._durable.contract import (
+    Facts,
+    acknowledge,
+    create_acknowledged,
+    last_acknowledged,
+)
 from likewise.index._snapshots import Held
 
 
@@ -194,7 +199,7 @@ def test_a_closed_gallery_says_so(tmp_path):
 
 def test_a_reader_takes_in_only_what_changed(tmp_path, monkeypatch):
     with filled(tmp_path / "g") as gallery, Gallery(tmp_path / "g", read_only=True) as reader:
-        monkeypatch.setattr(live.Live, "_load", None)  # to read everything would fail
+        monkeypatch.setattr(folder.InFolder, "_load", None)  # to read everything would fail
         steps = [
             lambda: gallery.add(torch.ones(3, 4), labels=["x", "a", "y"]),
             lambda: gallery.remove([5, 6, 31]),
@@ -270,7 +275,7 @@ def test_a_gallery_is_opened_without_reading_its_rows(tmp_path, monkeypatch):
                 gallery.relabel(gallery.ids[:1], ["c"])
                 before = content(gallery)
             with monkeypatch.context() as patch:
-                patch.setattr(live.Live, "_load", None)  # to read everything would fail
+                patch.setattr(folder.InFolder, "_load", None)  # to read everything would fail
                 with Gallery(path) as gallery, Gallery(path, read_only=True) as reader:
                     for each in (gallery, reader):
                         assert content(each) == before
@@ -529,7 +534,7 @@ def test_files_of_two_galleries_do_not_mix(tmp_path):
 def test_a_full_database_loses_nothing_and_goes_on(tmp_path):
     with filled(tmp_path / "g") as gallery:
         before = content(gallery)
-        connection = gallery._live.store._connection
+        connection = gallery._store.database._connection
         pages = connection.execute("PRAGMA page_count").fetchone()[0]
         connection.execute(f"PRAGMA max_page_count = {pages}")
         with pytest.raises(GalleryError, match="path must have room on its disk"):
@@ -547,6 +552,7 @@ def test_a_full_database_loses_nothing_and_goes_on(tmp_path):
 def test_every_flipped_bit_changes_the_checksum_of_its_row():
     generator = np.random.default_rng(0)
     numbers = [generator.integers(-(2**62), 2**62, size=1) for _ in range(5)]
+    numbers.append(generator.integers(-(2**62), 2**62, size=(1, 2)))
     vector = generator.normal(size=(1, 5)).astype(np.float16)  # 10 bytes, no multiple of 4
     before = row_checksums(*numbers, vector)
     seen = {int(before[0])}
@@ -557,24 +563,24 @@ def test_every_flipped_bit_changes_the_checksum_of_its_row():
             seen.add(int(row_checksums(*numbers, vector)[0]))
             content[bit // 8] ^= 1 << bit % 8
     assert row_checksums(*numbers, vector) == before
-    assert len(seen) == 1 + 5 * 64 + 80
+    assert len(seen) == 1 + 7 * 64 + 80
 
 
 def test_relabeling_changes_checksums_as_writing_anew_does():
     generator = np.random.default_rng(0)
     numbers = generator.integers(-1, 2**62, size=(5, 40))
-    vectors = generator.normal(size=(40, 8)).astype(np.float32)
-    before, labels = row_checksums(*numbers, vectors), generator.integers(-1, 9, size=40)
-    after = row_checksums(*numbers[:2], labels, *numbers[3:], vectors)
+    more = generator.integers(0, 2, size=(40, 2)), generator.normal(size=(40, 8)).astype(np.float32)
+    before, labels = row_checksums(*numbers, *more), generator.integers(-1, 9, size=40)
+    after = row_checksums(*numbers[:2], labels, *numbers[3:], *more)
     assert (relabeled(before, numbers[2], labels) == after).all()
     assert (before != after).all()
     assert total(before) == sum(map(int, before)) % 2**64
 
 
 def test_the_checksum_is_the_same_for_ever():
-    row = [np.array([n]) for n in (1, 2, 3, 4, 5)]
+    row = [np.array([n]) for n in (1, 2, 3, 4, 5)] + [np.array([[6, 1]])]
     assert row_checksums(*row, np.array([[1.0, -2.0]], dtype=np.float32)).tolist() == [
-        1328177405435459441
+        -4936016099518873310
     ]
 
 

@@ -10,6 +10,7 @@ import tracemalloc
 import zlib
 from pathlib import Path
 
+import msgspec
 import pytest
 import torch
 
@@ -17,8 +18,8 @@ from likewise.distances import EUCLIDEAN
 from likewise.errors import InputError
 from likewise.index import Gallery, GalleryError, check_gallery, repair_gallery
 from likewise.index._durable import mapped
+from likewise.index._durable.contract import Facts, create_acknowledged, last_acknowledged
 from likewise.index._durable.damage import sentence
-from likewise.index._durable.facts import Facts, create_acknowledged, last_acknowledged
 
 sys.path.insert(0, str(Path(__file__).parents[1] / "benchmarks"))
 import fuzz_gallery
@@ -109,7 +110,7 @@ def test_facts_that_are_none_are_refused(text):
 def test_the_file_of_what_was_acknowledged_may_hold_anything(gallery):
     facts = last_acknowledged(gallery)
     for wrong in ({"batches": "x"}, {"items": -1}, {"names": None}):
-        create_acknowledged(gallery, Facts(**{**facts.__dict__, **wrong}))
+        create_acknowledged(gallery, Facts(**{**msgspec.structs.asdict(facts), **wrong}))
         assert last_acknowledged(gallery) is None
         with pytest.raises(GalleryError, match="record of what was acknowledged is missing"):
             Gallery(gallery)
@@ -159,7 +160,7 @@ def test_a_link_to_a_regular_file_is_one(gallery, tmp_path):
 def test_metadata_that_is_none_is_refused(gallery, part):
     content = part if isinstance(part, bytes) else part.encode()
     with Gallery(gallery) as made:
-        made._live.store._connection.execute(
+        made._store.database._connection.execute(
             "UPDATE items SET metadata = ?, metadata_checksum = ? WHERE position = 4",
             (part, zlib.crc32(content)),
         )

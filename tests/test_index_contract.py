@@ -20,7 +20,7 @@ class Reader:
         self.reader = Gallery(path, read_only=True)
 
     def __getattr__(self, name):
-        writes = ("add", "upsert", "remove", "relabel", "clear", "backup")
+        writes = ("add", "upsert", "remove", "relabel", "clear", "name_classes", "backup")
         return getattr(self.writer if name in writes else self.reader, name)
 
     def __len__(self):
@@ -47,8 +47,7 @@ def home(request, tmp_path):
 
     yield make
     for one in made:
-        if not isinstance(one, Index):
-            one.close()
+        one.close()
 
 
 def gaussian(*shape, seed=0):
@@ -187,6 +186,79 @@ def test_class_names_known_beforehand_keep_their_codes(home):
     one.add(torch.eye(3), labels=["cat", "dog", "ant"])
     assert one.labels.tolist() == [2, 3, 0]
     assert one.class_names == ["ant", "bee", "cat", "dog"]
+
+
+def test_classes_are_named_anew_while_there_is_no_item(home):
+    one = home(class_names=["x", "y"])
+    assert one.name_classes(["b", "a"])
+    assert one.name_classes(["b", "a"])
+    assert one.class_names == ["b", "a"]
+    assert one.name_classes(["b"])
+    one.add(torch.eye(2), labels=["a", "b"])
+    assert one.class_names == ["b", "a"]
+    assert one.labels.tolist() == [1, 0]
+    assert not one.name_classes(["c"])
+    assert one.class_names == ["b", "a"]
+    one.clear()
+    assert one.name_classes(["c", "a"])
+    one.add(torch.eye(2), labels=["a", "d"])
+    assert (one.class_names, one.labels.tolist()) == (["c", "a", "d"], [1, 2])
+    with pytest.raises(ValueError, match="class_names must all differ"):
+        one.name_classes(["c", "c"])
+
+
+def test_of_labels_for_one_id_the_last_counts(home):
+    one = filled(home, labels=["a", "b", "a"])
+    assert one.relabel([1, 0, 1], ["c", "b", "a"]) == 3
+    assert one.labels.tolist() == [1, 0, 0]
+    assert one.relabel([2, 0], None) == 2
+    assert one.labels.tolist() == [-1, 0, -1]
+
+
+def test_payloads_come_back(home):
+    one = filled(home, payloads=[b"", None, bytes(range(256))])
+    one.add(torch.ones(1, 2))
+    assert one.payloads([2, 0, 3, 1]) == [bytes(range(256)), b"", None, None]
+    one.relabel([2], [5])
+    one.upsert(torch.ones(1, 2), ids=[0], payloads=[b"new"])
+    one.remove([1])
+    assert one.payloads([0, 2, 3]) == [b"new", bytes(range(256)), None]
+    with pytest.raises(TypeError, match="payloads must be bytes or None, got str"):
+        one.add(torch.ones(1, 2), payloads=["x"])
+
+
+@given(prints=st.lists(st.integers(-(2**63), 2**63 - 1) | st.none(), min_size=1, max_size=4))
+@settings(
+    deadline=None, max_examples=5, suppress_health_check=[HealthCheck.function_scoped_fixture]
+)
+def test_fingerprints_are_those_of_the_metadata_bit_by_bit(home, prints):
+    one = home()
+
+    def check():
+        values, there, labels = one.fingerprints()
+        told = [value if has else None for value, has in zip(values.tolist(), there, strict=True)]
+        assert told == one.column("fingerprint")[0]
+        assert labels.tolist() == one.labels.tolist()
+
+    facts = [{} if each is None else {"fingerprint": each, "n": 1} for each in prints]
+    one.add(torch.ones(len(facts), 2), metadata=facts, labels=range(len(facts)))
+    check()
+    one.add(torch.ones(1, 2))
+    one.upsert(torch.zeros(2, 2), ids=[0, 99], metadata=[{"fingerprint": -1}, {}], labels=[7, 8])
+    check()
+    one.relabel([99], [3])
+    one.remove([0])
+    check()
+
+
+def test_only_integers_of_64_bits_are_fingerprints(home):
+    odd = ["7", 1.0, True, None, [7], 2**63, -(2**63) - 1]
+    one = home()
+    one.add(torch.ones(8, 2), metadata=[{"fingerprint": each} for each in [*odd, 7]])
+    values, there, _ = one.fingerprints()
+    assert there.tolist() == [False] * 7 + [True]
+    assert values.tolist() == [0] * 7 + [7]
+    assert one.column("fingerprint")[0] == [*odd, 7]
 
 
 def test_a_summary_counts(home):

@@ -10,12 +10,12 @@ from hypothesis import strategies as st
 
 from likewise.distances import COSINE, EUCLIDEAN, INNER_PRODUCT, MANHATTAN, NAMED
 from likewise.index import Index
-from likewise.index._changes import changed_decisions
 from likewise.index._searching import approximate as _approximate
 from likewise.index._searching.approximate import Search
 from likewise.index._searching.exact import ExactSearch, checked_paired
 from likewise.index._searching.scan import best_products
 from likewise.index._searching.storage import pack, unpack
+from likewise.index.changes import changed_decisions
 
 every_distance = pytest.mark.parametrize("distance", NAMED.values(), ids=NAMED)
 by_product = pytest.mark.parametrize("distance", [COSINE, EUCLIDEAN], ids=lambda d: d.name)
@@ -457,9 +457,9 @@ def test_the_summary_counts():
         "encoder": None,
         "search": "exact",
         "measured_recall": None,
-        "bytes": 6 * (5 + 8 + 8 + 8),
+        "bytes": 6 * (5 + 8 + 8 + 8 + 16),
         "storage": "int8",
-        "batches": 0,
+        "batches": 1,
     }
 
 

@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 import torch
 
+import likewise as lw
 import test_index_contract
 import test_index_where
 from likewise.distances import COSINE, EUCLIDEAN, INNER_PRODUCT, MANHATTAN, SQUARED_EUCLIDEAN
@@ -21,7 +22,7 @@ server_manager = pytest.importorskip(
 )
 
 from likewise.index._milvus.collections import METRICS  # noqa: E402
-from likewise.index.milvus import MilvusGallery  # noqa: E402
+from likewise.index.galleries import MilvusGallery  # noqa: E402
 
 numbers = itertools.count()
 
@@ -66,7 +67,7 @@ def gaussian(*shape, seed=0):
 
 def again(one, **options):
     """A second opening of the same gallery, as another process has it."""
-    return MilvusGallery(one._live.collections.uri, collection=one._live.name, **options)
+    return MilvusGallery(one._store.collections.uri, collection=one._store.name, **options)
 
 
 @pytest.mark.parametrize(
@@ -125,7 +126,7 @@ with likewise.index.MilvusGallery(file, collection="a", class_names=["u"]) as on
 def test_another_process_finds_the_same_and_what_it_writes_lasts(home, uri, tmp_path):
     one, file = home(), tmp_path / "a.db"
     one.add(torch.arange(20)[:, None].expand(-1, 4) / 20, labels=["old"] * 20)
-    subprocess.run([sys.executable, "-c", ELSEWHERE, uri, one._live.name, str(file)], check=True)
+    subprocess.run([sys.executable, "-c", ELSEWHERE, uri, one._store.name, str(file)], check=True)
     assert one.ids.tolist() == list(range(21))
     assert one.class_names == ["old", "new"]
     with MilvusGallery(file, collection="a") as left:  # served by Milvus Lite for this process
@@ -179,19 +180,19 @@ def test_without_pymilvus_it_says_what_to_install(uri, monkeypatch):
 
 def test_a_collection_of_something_else_is_left_alone(home):
     one = home(dimension=2)
-    client = one._live.collections._client
-    client.drop_collection(one._live.name + "_facts")
+    client = one._store.collections._client
+    client.drop_collection(one._store.name + "_facts")
     with pytest.raises(GalleryError, match="collection must be new or a gallery"):
         again(one)
-    assert client.has_collection(one._live.name)
+    assert client.has_collection(one._store.name)
     with pytest.raises(GalleryError, match="uri must lead to a Milvus server that does"):
         one.add(torch.ones(1, 2))
 
 
 def test_a_beginning_that_was_interrupted_is_begun_again(home):
     one = home(dimension=2, class_names=["x"])
-    client = one._live.collections._client
-    client.delete(one._live.name + "_facts", filter="key == 0")
+    client = one._store.collections._client
+    client.delete(one._store.name + "_facts", filter="key == 0")
     with again(one, class_names=["y"]) as other:
         other.add(torch.ones(1, 3), labels=["y"])
         assert other.class_names == ["y"]
@@ -199,7 +200,7 @@ def test_a_beginning_that_was_interrupted_is_begun_again(home):
 
 def test_items_that_are_gone_without_their_facts_are_told(home):
     one = home(dimension=2)
-    one._live.collections._client.drop_collection(one._live.name)
+    one._store.collections._client.drop_collection(one._store.name)
     with pytest.raises(GalleryError, match="collection must be whole"):
         again(one)
 
@@ -247,7 +248,7 @@ def test_metadata_is_found_by_any_value_that_json_has(home):
 def test_an_add_that_breaks_off_takes_back_what_it_stored(home, monkeypatch):
     one = home()
     one.add(torch.zeros(1, 2))
-    collections = one._live.collections
+    collections = one._store.collections
     error = collections._milvus.MilvusException(message="the line broke")
     insert, sent = collections._client.insert, []
 
@@ -280,9 +281,9 @@ def test_positions_that_several_writers_gave_out_lose_nothing(home, monkeypatch)
     one = home()
     with again(one) as other:
         one.add(gaussian(9, 2))
-        facts = one._live.facts
+        facts = one._store.facts
         other.add(gaussian(9, 2), ids=range(100, 109))
-        other._live.remember(facts)  # as if both had begun at once
+        other._store._remember(facts, [])  # as if both had begun at once
         other.add(gaussian(9, 2), ids=range(200, 209))
     monkeypatch.setattr("likewise.index._milvus.collections.MOST", 5)
     expected = [id_ for pair in zip(range(100, 109), range(200, 209), strict=True) for id_ in pair]
@@ -293,8 +294,9 @@ def test_strings_whose_hashes_are_equal_are_refused(home, monkeypatch):
     one = home()
     one.add(torch.ones(1, 2), ids=["a"])
     hashes = torch.zeros(1, dtype=torch.int64).numpy()
-    key = one._live.collections.everything(["text"], one._live.facts)[0]["key"]
-    monkeypatch.setattr("likewise.index._milvus.live.keys", lambda ids: hashes + key)
+    key = one._store.collections.everything(["text"], one._store.facts)[0]["key"]
+    module = "likewise.index._milvus.collection"
+    monkeypatch.setattr(f"{module}.lasting_keys", lambda ids: hashes + key)
     for verb in (one.add, one.upsert):
         with pytest.raises(ValueError, match="ids must differ in their 64-bit hashes, got 'b'"):
             verb(torch.ones(1, 2), ids=["b"])
@@ -349,3 +351,61 @@ def test_embeddings_may_be_arrays_and_lists(home):
     one.upsert(np.array([[3.0, 4.5]], dtype=np.float16), ids=[1])
     assert one.lookup([3, 4.5], k=1).distances.tolist() == [[0.0]]
     assert one.embeddings.tolist() == [[0.5, 1.0], [9.0, 9.0], [3.0, 4.5]]
+
+
+# Inside a model
+
+
+def a_model():
+    return lw.SimilarityModel(torch.nn.Identity(), distance=EUCLIDEAN)
+
+
+def test_a_model_keeps_its_items_in_milvus_and_remembers_where(uri, tmp_path):
+    data = lw.data.load((torch.tensor([[0.0, 0], [3, 4], [0, 1], [3, 5]]), ["b", "a", "b", "a"]))
+    model, name = a_model(), f"model_{next(numbers)}"
+    with model.use_milvus(uri, collection=name):
+        model.add_new(data)
+        assert (model.gallery, model.collection) == (uri, name)
+        assert (model.class_names, len(model.add_new(data))) == (["a", "b"], 0)
+        assert not model.is_new(data).any()
+        distances, same = torch.tensor([0.5, 9]), torch.tensor([True, False])
+        model.calibrations["nearest"] = lw.calibrate(distances, same, rule="nearest")
+        matched = model.match([[0.0, 0.9], [50, 50]], threshold=1.0)
+        assert matched.labels.tolist() == [1, lw.UNKNOWN]
+        model.save(tmp_path / "m")
+    again = lw.load(tmp_path / "m", encoder=torch.nn.Identity())
+    with again.index as index:
+        assert (again.gallery, again.collection, len(index)) == (uri, name, 4)
+        assert again.match([[0.0, 0.9], [50, 50]], threshold=1.0).labels.tolist() == [1, -1]
+        again.add(torch.tensor([[50.0, 50]]))
+        assert set(again.calibrations) == {"nearest"}
+        again.use_milvus(uri, collection=name)
+        assert set(again.calibrations) == {"nearest"}, "the same items"
+        again.index.close()
+        again.use_milvus(uri, collection=f"model_{next(numbers)}")
+        assert again.calibrations == {}, "a threshold chosen on other items"
+        again.index.close()
+
+
+def test_a_model_finds_a_file_of_milvus_that_was_moved_with_it(tmp_path):
+    (tmp_path / "home").mkdir()
+    model = a_model()
+    with model.use_milvus(tmp_path / "home" / "known.db", collection="items"):
+        model.index.add(torch.eye(2))
+        model.save(tmp_path / "home" / "m")
+    server_manager.server_manager_instance.release_server(str(tmp_path / "home" / "known.db"))
+    (tmp_path / "home").rename(tmp_path / "moved")
+    again = lw.load(tmp_path / "moved" / "m", encoder=torch.nn.Identity())
+    with again.index as index:
+        assert index.embeddings.tolist() == [[1, 0], [0, 1]]
+    (tmp_path / "moved" / "known.db").rename(tmp_path / "away.db")
+    with pytest.raises(lw.ArtifactError, match="gallery must be there for the model"):
+        lw.load(tmp_path / "moved" / "m", encoder=torch.nn.Identity())
+
+
+def test_an_encoder_other_than_that_of_the_collection_is_refused(uri):
+    model, name = a_model(), f"model_{next(numbers)}"
+    model.use_milvus(uri, collection=name).close()
+    other = lw.SimilarityModel(torch.nn.Linear(2, 2), distance=EUCLIDEAN)
+    with pytest.raises(GalleryError, match="encoder must be"):
+        other.use_milvus(uri, collection=name)

@@ -1,14 +1,8 @@
 """Labeled embeddings by stable ids, and the nearest of them to any query."""
 
 from likewise.errors import GalleryError
-from likewise.index._summary import Summary
-from likewise.index.conflicts import Conflicts, find_conflicts
-from likewise.index.gallery import Gallery
-from likewise.index.memory import Index, Items, Neighbors
-from likewise.index.milvus import MilvusGallery
-from likewise.index.repair import GalleryReport, check_gallery, repair_gallery
-from likewise.index.representatives import KeepingLoss, loss_of_keeping, representatives
-from likewise.index.tables import (
+from likewise.index._answers import Items, Neighbors, Summary
+from likewise.index.arrow import (
     Columns,
     from_table,
     read_parquet,
@@ -17,6 +11,12 @@ from likewise.index.tables import (
     to_table,
     write_parquet,
 )
+from likewise.index.changes import changed_decisions
+from likewise.index.conflicts import Conflicts, find_conflicts
+from likewise.index.galleries import Gallery, MilvusGallery
+from likewise.index.index import Index
+from likewise.index.repair import GalleryReport, check_gallery, repair_gallery
+from likewise.index.representatives import KeepingLoss, loss_of_keeping, representatives
 
 __all__ = [
     "Columns",
@@ -30,6 +30,7 @@ __all__ = [
     "MilvusGallery",
     "Neighbors",
     "Summary",
+    "changed_decisions",
     "check_gallery",
     "find_conflicts",
     "from_table",

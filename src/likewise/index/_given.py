@@ -1,139 +1,268 @@
-"""What a caller of a gallery gives, checked against what is stored."""
+"""What a caller gives (embeddings, ids, labels, metadata, payloads), checked and made plain."""
 
+import json
+from collections import Counter
 from collections.abc import Mapping, Sequence
-from typing import Any, NamedTuple
+from numbers import Integral
+from typing import Any
 
 import numpy as np
+import torch
 from torch import Tensor
 
+from likewise._checks import as_embeddings, check_finite
+from likewise.distances import Distance
 from likewise.errors import InputError, InputTypeError
 from likewise.index._durable.checksums import Integers, keys_of
-from likewise.index._entries import (
-    LARGEST_ID,
-    UNLABELED,
-    Rows,
-    Values,
-    all_new,
-    check_one_per_item,
-    checked_rows,
-    label_codes,
-    plain_ids,
-    positions_of,
-)
-from likewise.index._snapshots import NONE, Chunk, Snapshot, Texts
+from likewise.index._store import Given, View
+
+Values = Sequence[int] | Sequence[str | None] | np.ndarray[Any, Any] | Tensor
+
+Rows = Tensor | np.ndarray[Any, Any] | Sequence[Any]  # of embeddings
+
+Where = Mapping[str, Any]
+
+UNLABELED = -1
+LARGEST_ID = LARGEST_LABEL = 2**63 - 1
+FINGERPRINT = "fingerprint"  # the metadata key by which an item is known again
 
 
-def checked_embeddings(embeddings: Rows, name: str, snapshot: Snapshot) -> Tensor:
-    """Embeddings as they are stored: float32 on the CPU; raises as `checked_rows`."""
-    return checked_rows(name, embeddings, snapshot.facts.dimension)
+def check_distance(distance: object) -> None:
+    """Refuse what is no distance."""
+    if not isinstance(distance, Distance):
+        raise InputTypeError(
+            f"distance must be a Distance, got {distance!r}. "
+            "Use one of likewise.distances, or distances.by_name(name)."
+        )
 
 
-class Given(NamedTuple):
-    """Ids of new items, and the numbers by which the store finds them."""
+def check_enough(k: int, items: int) -> None:
+    """Refuse to look anything up among no items, or more than there are."""
+    if items == 0:
+        raise InputError(
+            "index must hold at least one item before a lookup, got 0.",
+            remedy="Add some with index.add(embeddings, labels=labels).",
+            command="Add some with likewise index.",
+        )
+    if k > items:
+        raise InputError(
+            f"must be at most {items}, the number of items in the index, got {k}. "
+            "Ask for fewer, or add more items.",
+            argument="k",
+        )
 
-    ids: list[int] | list[str]
-    keys: Integers
+
+def checked_rows(name: str, rows: Rows, dimension: int | None) -> Tensor:
+    """Rows as float32 on the CPU; a single row as one of one.
+
+    Raises:
+        InputTypeError: neither a tensor, an array nor a list, or not of floating point.
+        InputError: another shape, NaN or infinity, or another number of columns than `dimension`.
+    """
+    given = as_embeddings(rows, name).detach()
+    checked = given.to("cpu", torch.float32).contiguous()
+    # float64 goes further, and what overflows was finite before.
+    if given.dtype == torch.float64 and not bool(torch.isfinite(checked).all()):
+        check_finite(given, name)
+        raise InputError(
+            f"{name} must be finite as float32, got {float(given.abs().max())}. "
+            "Scale the embeddings down."
+        )
+    if not np.isfinite(checked.numpy()).all():  # the same, far sooner for few numbers
+        check_finite(checked, name)
+    if dimension not in (None, checked.shape[1]):
+        raise InputError(
+            f"{name} must have dimension {dimension}, as the items in the index have, "
+            f"got {checked.shape[1]}. Encode all with the same encoder."
+        )
+    return checked
 
 
-def next_ids(snapshot: Snapshot, count: int) -> Given:
+def given_ids(now: View, ids: Values) -> Given:
+    """Ids that are to be looked for or stored.
+
+    Raises:
+        InputTypeError: not a sequence, mixed kinds, or neither integers nor strings.
+        InputError: a negative or too large integer, an empty string, which mark padding.
+    """
+    plain = _plain_ids(ids)
+    return Given(plain, now.keys_for(plain))
+
+
+def ids_to_add(now: View, ids: Values | None, count: int) -> Given:
+    """The ids of `count` new items, none of them stored.
+
+    Raises:
+        InputTypeError: as `given_ids`, or another kind than those stored.
+        InputError: as `given_ids`, another number than `count`, or an id that is taken.
+    """
+    if ids is None:
+        return _next_ids(now, count)
+    given = given_ids(now, ids)
+    rows = now.rows_of(given)
+    _check_kind(now, given.ids, count, rows)
+    if taken := [given.ids[at] for at in np.flatnonzero(rows >= 0).tolist()]:
+        raise InputError(
+            f"ids must be new, got {taken[0]!r}{_and_more(taken)} already in the index. "
+            "Remove the stored item first to replace it."
+        )
+    return given
+
+
+def ids_to_put(now: View, ids: Values, count: int) -> tuple[Given, Integers]:
+    """The ids of `count` items, and the rows of those that are stored, which they replace.
+
+    Raises:
+        InputTypeError: as `ids_to_add`.
+        InputError: as `given_ids`, or another number than `count`.
+    """
+    given = given_ids(now, ids)
+    rows = now.rows_of(given)
+    _check_kind(now, given.ids, count, rows)
+    return given, np.unique(rows[rows >= 0])
+
+
+def rows_of_all(now: View, ids: Values) -> Integers:
+    """The row of each id.
+
+    Raises:
+        InputTypeError: as `given_ids`.
+        InputError: as `given_ids`, or an id that is not stored.
+    """
+    given = given_ids(now, ids)
+    rows = now.rows_of(given)
+    if unknown := [given.ids[at] for at in np.flatnonzero(rows < 0).tolist()]:
+        raise InputError(
+            f"must all be in the index, got unknown {unknown[0]!r}{_and_more(unknown)}.",
+            argument="ids",
+            remedy="index.ids lists those there are.",
+            command="likewise lookup tells those there are.",
+        )
+    return rows
+
+
+def check_same_text(ids: Sequence[Any], there: Sequence[Any]) -> None:
+    """Refuse strings that have the number of another string, which is stored."""
+    for id_, other in zip(ids, there, strict=True):
+        if id_ != other:
+            raise InputError(
+                f"ids must differ in their 64-bit hashes, got {id_!r}, whose is that of "
+                f"{str(other)!r}. Use another id."
+            )
+
+
+def _next_ids(now: View, count: int) -> Given:
     """The next integers above all ever used."""
-    if len(snapshot) and snapshot.facts.kind == "strings":
+    if now.facts.kind == "strings" and len(now):
         raise InputError(
             "ids must be given where those in the index are strings, got None. "
             "Pass ids=, one new string per item."
         )
-    first = snapshot.facts.next_id
+    first = now.facts.next_id
     if first + count > LARGEST_ID + 1:
         raise InputError(
             f"ids must be given where those above {LARGEST_ID} would come next, got None. "
             "Pass ids=, one new integer per item."
         )
-    return Given(list(range(first, first + count)), first + np.arange(count))
+    keys = np.arange(first, first + count, dtype=np.int64)
+    return Given(keys.tolist(), keys)
 
 
-def given_ids(snapshot: Snapshot, ids: Values) -> Given:
-    """Ids that are to be looked for or stored; raises as `plain_ids`."""
-    plain = plain_ids(ids)
-    return Given(plain, keys_for(snapshot, plain))
+def _check_kind(now: View, ids: list[int] | list[str], count: int, rows: Integers) -> None:
+    """Refuse ids of another number than items or another kind than stored, or twice the same."""
+    check_one_per_item("ids", len(ids), count)
+    is_text, kind = bool(ids) and isinstance(ids[0], str), now.facts.kind
+    if ids and is_text != (kind == "strings") and not (rows >= 0).any() and len(now):
+        raise InputTypeError(
+            f"ids must be {kind}, as those in the index are, got {ids[0]!r}. "
+            "Use one kind for all items."
+        )
+    if len(set(ids)) < len(ids):
+        twice = Counter(ids).most_common(1)[0][0]
+        raise InputError(f"ids must all differ, got {twice!r} more than once.")
 
 
-def rows_of(snapshot: Snapshot, given: Given) -> Integers:
-    """The row of each id, -1 where it is not stored."""
-    ids = given.ids
-    is_text = bool(ids) and isinstance(ids[0], str)
-    if not ids or is_text != (snapshot.facts.kind == "strings"):
-        return np.full(len(ids), -1, dtype=np.int64)
-    rows = snapshot.rows_of(given.keys)
-    if is_text and (rows >= 0).any():
-        there = snapshot.ids_at(rows)
-        for at in np.flatnonzero((rows >= 0) & (there != np.array(ids, dtype=np.str_))).tolist():
-            raise InputError(
-                f"ids must differ in their 64-bit hashes, got {ids[at]!r}, whose is that of "
-                f"{str(there[at])!r}. Use another id."
-            )
-    return rows
+def codes_of(now: View, labels: Values | None, count: int) -> tuple[Integers, Sequence[str]]:
+    """The code of each label, -1 for unlabeled, and all class names with the new ones behind.
 
-
-def ids_to_add(snapshot: Snapshot, ids: Values | None, count: int) -> Given:
-    """The ids of `count` new items, none of them stored.
+    Args:
+        now: knows class names, and whether there are labels without.
+        labels: codes or class names, `count` of them; None for unlabeled, also among names.
+        count: of the items.
 
     Raises:
-        InputTypeError: as `plain_ids` and `all_new`.
-        InputError: as these.
+        InputTypeError: neither integers nor strings, both, or names where there are codes.
+        InputError: another number than `count`, a code below -1 or beyond the class names.
     """
-    if ids is None:
-        return next_ids(snapshot, count)
-    given = given_ids(snapshot, ids)
-    all_new(given.ids, count, stored_among(snapshot, given.ids, rows_of(snapshot, given)))
-    return given
-
-
-def ids_to_put(snapshot: Snapshot, ids: Values, count: int) -> tuple[Given, Integers]:
-    """The ids of `count` items, and the rows of those that are stored, which they replace."""
-    given = given_ids(snapshot, ids)
-    rows = rows_of(snapshot, given)
-    gone = np.unique(rows[rows >= 0])
-    kind_only = {} if len(gone) else stored_among(snapshot, [], NONE)
-    all_new(given.ids, count, kind_only)
-    return given, gone
-
-
-def rows_of_all(snapshot: Snapshot, ids: Values) -> Integers:
-    """The row of each id.
-
-    Raises:
-        InputError: an id that is not stored.
-    """
-    given = given_ids(snapshot, ids)
-    found = rows_of(snapshot, given)
-    if (found >= 0).all():
-        return found
-    stored = stored_among(snapshot, given.ids, found)
-    return np.array(positions_of(given.ids, stored), dtype=np.int64)
-
-
-def stored_among(snapshot: Snapshot, ids: Sequence[Any], rows: Integers) -> dict[Any, int]:
-    """Those of `ids` that are stored, by their rows; one that no item has where none of them is.
-
-    It tells what kind of ids there are.
-    """
-    if (rows >= 0).any():
-        return {id_: row for id_, row in zip(ids, rows.tolist(), strict=True) if row >= 0}
-    return {"" if snapshot.facts.kind == "strings" else -1: 0} if len(snapshot) else {}
-
-
-def codes_of(
-    snapshot: Snapshot, labels: Values | None, count: int
-) -> tuple[Integers, Sequence[str]]:
-    """The code of each label, and all class names with the new ones behind."""
+    class_names = now.class_names
     if labels is None:
-        return np.full(count, UNLABELED), snapshot.class_names
+        return np.full(count, UNLABELED), class_names
+    values = _listed("labels", labels)
+    check_one_per_item("labels", len(values), count)
+    are_integers = {*map(type, values)} == {int}  # which of most labels says all at once
+    first = next((value for value in values if value is not None), None)
+    if isinstance(first, str) and all(isinstance(v, str) or v is None for v in values):
+        if not class_names and now.has_labels():
+            raise InputTypeError(
+                f"labels must be integers, as those in the index are, got {first!r}. "
+                "Start the index with class_names to use names."
+            )
+        codes = {name: code for code, name in enumerate(class_names)}
+        named = [
+            UNLABELED if value is None else codes.setdefault(str(value), len(codes))
+            for value in values
+        ]
+        names = list(codes)
+        for name in names[len(class_names) :]:
+            utf8(name)
+        return np.array(named, dtype=np.int64), names
+    if not are_integers and not all(map(_is_integer, values)):
+        raise InputTypeError(
+            f"labels must be all integers or all class names, got {_others(values)}. "
+            "Use labels.long() if they are codes, and leave labels out for unlabeled items."
+        )
+    least, most = (min(values), max(values)) if values else (0, -1)
+    if least < UNLABELED:
+        raise InputError(
+            f"labels must be at least 0, or -1 for unlabeled, got {_shown(least)}. "
+            "Number the classes from 0."
+        )
+    if class_names and most >= len(class_names):
+        raise InputError(
+            f"labels must be below {len(class_names)}, the number of class names, got "
+            f"{_shown(most)}. Give names instead of codes to add a class."
+        )
+    if most > LARGEST_LABEL:
+        raise InputError(
+            f"labels must be at most {LARGEST_LABEL}, got {_shown(most)}. "
+            "Number the classes from 0, or give their names."
+        )
+    return np.array(values, dtype=np.int64), class_names
 
-    def has_codes() -> bool:
-        return bool((snapshot.labels >= 0).any())
 
-    codes, names = label_codes(labels, count, snapshot.class_names, has_codes=has_codes)
-    return np.array(codes, dtype=np.int64), names
+def metadata_texts(metadata: Sequence[Mapping[str, Any]] | None, count: int) -> list[str]:
+    """Each item's metadata as JSON, which no later change of the caller's reaches.
+
+    Raises:
+        InputTypeError: not a sequence of dicts with string keys, or JSON cannot hold one.
+        InputError: another number than `count`.
+    """
+    if metadata is None:
+        return ["{}"] * count
+    values = _listed("metadata", metadata)
+    check_one_per_item("metadata", len(values), count)
+    return [_json(value) for value in values]
+
+
+def prints_of(metadata: Sequence[Mapping[str, Any]] | None, count: int) -> Integers:
+    """The fingerprint in each item's metadata, and 1 where there is one, (count, 2)."""
+    prints = np.zeros((count, 2), dtype=np.int64)
+    if metadata is not None:
+        found = [facts.get(FINGERPRINT) for facts in metadata]
+        rows = [row for row, value in enumerate(found) if _fits(value)]
+        prints[rows, 0] = np.array([found[row] for row in rows], dtype=np.int64)
+        prints[rows, 1] = 1
+    return prints
 
 
 def checked_payloads(payloads: Sequence[bytes | None] | None, count: int) -> list[bytes | None]:
@@ -149,19 +278,13 @@ def checked_payloads(payloads: Sequence[bytes | None] | None, count: int) -> lis
     return [None if payload is None else bytes(payload) for payload in payloads]
 
 
-def keys_for(snapshot: Snapshot, ids: Sequence[Any]) -> Integers:
-    """Ids as numbers of 64 bits, by which the store finds them."""
-    if not len(ids) or not isinstance(ids[0], str):
-        return keys_of(ids)
-    if snapshot.is_in_memory:  # Python's own hashes are much faster, and die with the process
-        return np.fromiter(map(hash, ids), dtype=np.int64, count=len(ids))
-    return keys_of([_utf8(id_) for id_ in ids])
-
-
-def check_text(texts: Sequence[str]) -> None:
-    """Refuse text that UTF-8 cannot hold."""
-    for text in texts:
-        _utf8(text)
+def check_one_per_item(name: str, got: int, count: int) -> None:
+    """Refuse another number of things than there are items."""
+    if got != count:
+        raise InputError(
+            f"{name} must hold one entry per item, {count}, got {got}. "
+            "They go with the rows of embeddings."
+        )
 
 
 def check_apart(keys: Integers) -> None:
@@ -171,45 +294,107 @@ def check_apart(keys: Integers) -> None:
         raise InputError("ids must differ in their 64-bit hashes, got two that do not. Use others.")
 
 
-def check_storable(ids: Sequence[Any], names: Sequence[str]) -> None:
-    """Refuse text that UTF-8 cannot hold, and strings that could not be told apart."""
-    check_text(names)
-    check_apart(keys_of([_utf8(id_) for id_ in ids if isinstance(id_, str)]))
+def check_class_names(class_names: Sequence[str]) -> None:
+    """Refuse names of which two are alike, or that UTF-8 cannot hold."""
+    if len(set(class_names)) != len(class_names):
+        raise InputError(f"class_names must all differ, got {list(class_names)}.")
+    for name in class_names:
+        utf8(name)
 
 
-def chunk_of(
-    snapshot: Snapshot,
-    given: Given,
-    labels: Integers,
-    packed: Tensor,
-    metadata: list[str] | None = None,
-) -> Chunk:
-    """New items behind those of the snapshot.
-
-    Raises:
-        InputError: ids that UTF-8 cannot hold or that could not be told apart.
-    """
-    ids, keys = given
-    texts = None
-    if isinstance(ids[0], str):
-        texts = _texts(ids)
-        check_apart(keys)
-    positions = np.arange(len(ids), dtype=np.int64) + snapshot.facts.next_position
-    return Chunk(positions, keys, texts, labels, packed.numpy(), NONE, metadata)
+def lasting_keys(ids: Sequence[Any]) -> Integers:
+    """Ids as numbers of 64 bits that are the same in every process; strings by a hash."""
+    return keys_of([utf8(id_) if isinstance(id_, str) else id_ for id_ in ids])
 
 
-def _texts(ids: Sequence[str]) -> Texts:
-    joined = "".join(ids)
-    if joined.isascii():  # each letter is one byte
-        return Texts(np.fromiter(map(len, ids), np.int64, len(ids)), joined.encode())
-    parts = [_utf8(id_) for id_ in ids]
-    return Texts(np.fromiter(map(len, parts), np.int64, len(ids)), b"".join(parts))
-
-
-def _utf8(text: str) -> bytes:
+def utf8(text: str) -> bytes:
+    """The text's bytes, if it is Unicode that UTF-8 can hold."""
     try:
         return text.encode()
     except UnicodeEncodeError as error:
         raise InputError(
             f"text must be valid Unicode, got {text!r}. Replace lone surrogates."
         ) from error
+
+
+def _plain_ids(ids: Values) -> list[int] | list[str]:
+    """Ids as Python integers or as Python strings, all of one kind.
+
+    Raises:
+        InputTypeError: not a sequence, mixed kinds, or neither integers nor strings.
+        InputError: a negative or too large integer, an empty string, which mark padding.
+    """
+    values = _listed("ids", ids)
+    kinds = set(map(type, values))  # of most ids all is said at once
+    if kinds == {str} and all(values) and "\0" not in "".join(values):
+        return values
+    if kinds == {int} and min(values) >= 0 and max(values) <= LARGEST_ID:
+        return values
+    if all(isinstance(value, str) for value in values):
+        for value in values:
+            # NumPy drops trailing zero bytes, so that id would come back as another one.
+            if not value or value.endswith("\0"):
+                raise InputError(
+                    f"ids must be non-empty and not end in a zero byte, got {value!r}."
+                )
+        return [str(value) for value in values]
+    if not all(_is_integer(value) for value in values):
+        raise InputTypeError(
+            f"ids must be all integers or all strings, got {_others(values)}. "
+            "Turn them into strings if they are neither, or both."
+        )
+    for value in values:
+        if not 0 <= value <= LARGEST_ID:
+            raise InputError(
+                f"ids must be between 0 and {LARGEST_ID}, got {_shown(value)}. "
+                "Use strings for other ids, such as str(uuid)."
+            )
+    return [int(value) for value in values]
+
+
+def _json(value: object) -> str:
+    if not isinstance(value, Mapping) or not all(isinstance(key, str) for key in value):
+        raise InputTypeError(f"metadata must hold dicts with strings for keys, got {value!r}.")
+    try:
+        return json.dumps(dict(value), allow_nan=False)
+    except (TypeError, ValueError, RecursionError) as error:
+        raise InputTypeError(
+            f"metadata must be what JSON can hold, got {value!r}: {error}. "
+            "Turn other things into strings or numbers first."
+        ) from error
+
+
+def _listed(name: str, values: object) -> list[Any]:
+    if isinstance(values, (Tensor, np.ndarray)):
+        if values.ndim != 1:
+            raise InputError(
+                f"{name} must have one dimension, got shape {tuple(values.shape)}. "
+                "Take one row, or use .flatten()."
+            )
+        values = values.tolist()
+    if isinstance(values, (str, bytes, Mapping)) or not isinstance(values, Sequence):
+        raise InputTypeError(f"{name} must be a list, array or tensor, got {values!r}.")
+    return list(values)
+
+
+def _is_integer(value: object) -> bool:
+    # The first alone would do for most, and the check against Integral is slow.
+    return type(value) is int or (isinstance(value, Integral) and not isinstance(value, bool))
+
+
+def _fits(value: object) -> bool:
+    return type(value) is int and -(2**63) <= value < 2**63
+
+
+def _shown(value: int) -> str:
+    # Python refuses to write numbers of thousands of digits.
+    value = int(value)
+    return str(value) if abs(value) < 2**128 else f"a number of {value.bit_length()} bits"
+
+
+def _others(values: list[Any]) -> str:
+    return " and ".join(sorted({type(value).__name__ for value in values}))
+
+
+def _and_more(values: list[Any]) -> str:
+    return f" and {len(values) - 1} more" if len(values) > 1 else ""

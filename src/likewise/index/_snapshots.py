@@ -2,7 +2,7 @@
 
 import threading
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from functools import cached_property
 from itertools import compress
 from typing import Any, NamedTuple
@@ -10,18 +10,28 @@ from typing import Any, NamedTuple
 import numpy as np
 import numpy.typing as npt
 import torch
-from jaxtyping import Float, Int
+from jaxtyping import Bool, Float, Int
+from msgspec.structs import replace
 from torch import Tensor
 
 from likewise.distances import Distance
+from likewise.index._answers import Items, Neighbors
 from likewise.index._durable.checksums import Integers
-from likewise.index._durable.facts import Facts
-from likewise.index._rows import Rows
+from likewise.index._durable.contract import Facts
+from likewise.index._given import (
+    UNLABELED,
+    check_apart,
+    check_enough,
+    check_same_text,
+    lasting_keys,
+    utf8,
+)
+from likewise.index._growing import GrowingArray
 from likewise.index._searching.approximate import Search
 from likewise.index._searching.storage import dimension, row_format, unpack
+from likewise.index._store import NONE, Added, Given
 
 Run = tuple[Integers, Integers]  # keys, ascending, and their positions
-NONE = np.empty(0, dtype=np.int64)
 TAIL = 256  # keys that need not be in a run yet
 FEW = 64  # ids that are as fast one by one
 BLOCK = 2**16  # ids that are decoded together
@@ -34,8 +44,7 @@ class Texts(NamedTuple):
     joined: bytes
 
 
-@dataclass(frozen=True, eq=False)
-class Chunk:
+class Chunk(NamedTuple):
     """Items on their way into memory, one per row."""
 
     positions: Integers
@@ -43,8 +52,32 @@ class Chunk:
     texts: Texts | None  # the ids, where they are strings
     labels: Integers
     embeddings: npt.NDArray[Any]  # packed, see `_searching/storage`
-    checksums: Integers  # of rows in a folder; empty for others
-    metadata: list[str] | None = None  # as JSON, where memory keeps it
+    prints: Integers  # see `Added`
+    checksums: Integers = NONE  # of rows in a folder
+    metadata: Sequence[str] = ()  # as JSON, where memory keeps it
+    payloads: Sequence[bytes | None] = ()  # likewise
+
+
+def chunk_of(
+    first: int,
+    added: Added,
+    metadata: Sequence[str] = (),
+    payloads: Sequence[bytes | None] = (),
+) -> Chunk:
+    """New items, at positions from `first` on; with metadata and payloads where memory keeps them.
+
+    Raises:
+        InputError: ids that UTF-8 cannot hold or that could not be told apart.
+    """
+    (ids, keys), texts = added.given, None
+    if isinstance(ids[0], str):
+        texts = _texts(ids)
+        check_apart(keys)
+    positions = np.arange(first, first + len(ids), dtype=np.int64)
+    packed = added.packed.numpy()
+    return Chunk(
+        positions, keys, texts, added.labels, packed, added.prints, NONE, metadata, payloads
+    )
 
 
 class Arrays(NamedTuple):
@@ -54,6 +87,7 @@ class Arrays(NamedTuple):
     keys: Integers
     labels: Integers
     packed: npt.NDArray[Any]
+    prints: Integers
     ends: Integers
     text: npt.NDArray[np.uint8]
 
@@ -67,7 +101,7 @@ def facts_after(facts: Facts, *, added: Chunk | None, removed: int) -> Facts:
         facts,
         kind="strings" if is_text else "integers",
         next_id=facts.next_id if is_text else max(facts.next_id, int(added.keys.max()) + 1),
-        dimension=dimension(torch.from_numpy(added.embeddings)),
+        dimension=facts.dimension or dimension(torch.from_numpy(added.embeddings)),
         next_position=facts.next_position + len(added.positions),
         items=facts.items - removed + len(added.positions),
         batches=facts.batches + 1,
@@ -88,12 +122,14 @@ class Snapshot:
     keys: Integers  # (n,) integer ids, or hashes of string ids; see `keys_for`
     labels: Int[Tensor, " n"]
     packed: Tensor  # embeddings as they are kept, see `_searching/storage`
+    fingerprints: Integers  # (n, 2), see `Added`
     ends: Integers  # (n,) where each string id ends in `text`; empty for integer ids
     text: npt.NDArray[np.uint8]  # all string ids, one behind the other
     runs: tuple[Run, ...]
     run_count: int  # of the keys are in `runs`; those behind them are few
-    search: Search
+    searching: Search
     metadata: list[str]  # as JSON, perhaps of later items too; empty where a folder keeps it
+    payloads: list[bytes | None]  # likewise
 
     @property
     def is_in_memory(self) -> bool:
@@ -109,7 +145,14 @@ class Snapshot:
     def arrays(self) -> Arrays:
         """To make the same snapshot of again."""
         labels, packed = self.labels.numpy(), self.packed.numpy()
-        return Arrays(self.positions, self.keys, labels, packed, self.ends, self.text)
+        return Arrays(
+            self.positions, self.keys, labels, packed, self.fingerprints, self.ends, self.text
+        )
+
+    @property
+    def search(self) -> tuple[str, float | None]:
+        """How lookups search, and the recall measured where that is not exact."""
+        return self.searching.kind, self.searching.measured_recall
 
     @cached_property
     def ids(self) -> npt.NDArray[Any]:
@@ -122,8 +165,49 @@ class Snapshot:
     def __len__(self) -> int:
         return len(self.positions)
 
-    def rows_of(self, keys: Integers) -> Integers:
-        """The row of each key, -1 where there is none."""
+    def has_labels(self) -> bool:
+        """Whether any item has one."""
+        return bool((self.labels >= 0).any())
+
+    def keys_for(self, ids: Sequence[Any]) -> Integers:
+        """Ids as numbers of 64 bits, by which they are found."""
+        if self.is_in_memory and ids and isinstance(ids[0], str):
+            # Python's own hashes are much faster, and die with the process.
+            return np.fromiter(map(hash, ids), dtype=np.int64, count=len(ids))
+        return lasting_keys(ids)
+
+    def rows_of(self, given: Given) -> Integers:
+        """The row of each id, -1 where it is not stored."""
+        ids = given.ids
+        is_text = bool(ids) and isinstance(ids[0], str)
+        if not ids or not len(self) or is_text != (self.facts.kind == "strings"):
+            return np.full(len(ids), -1, dtype=np.int64)
+        rows = self._rows_of_keys(given.keys)
+        if is_text and (rows >= 0).any():
+            at = np.flatnonzero(rows >= 0)
+            check_same_text([ids[place] for place in at.tolist()], self.ids_at(rows[at]).tolist())
+        return rows
+
+    def items(self, rows: Integers, metadata: list[dict[str, Any]]) -> Items:
+        """What is in these rows, with this metadata."""
+        return Items(self.ids_at(rows), unpack(self.packed[rows]), self.labels[rows], metadata)
+
+    def nearest(
+        self, queries: Float[Tensor, "q d"], k: int, allowed: Bool[Tensor, " n"] | None
+    ) -> Neighbors:
+        """The k nearest items of each query; padded where fewer are allowed."""
+        check_enough(k, len(self))
+        distances, rows = self.searching.nearest(queries, self.packed, k, allowed)
+        labels = self.labels[rows]
+        if allowed is not None:
+            labels[rows < 0] = UNLABELED
+        return Neighbors(self.ids_at(rows.numpy()), distances, labels)
+
+    def wait(self) -> None:
+        """Return when no approximate search is in training any more."""
+        self.searching.wait()
+
+    def _rows_of_keys(self, keys: Integers) -> Integers:
         positions = np.full(len(keys), -1, dtype=np.int64)
         for known, at in self._all_runs:  # a key that came again lies in a later run, too
             places = known.searchsorted(keys)
@@ -183,7 +267,8 @@ class Columns:
             embeddings are kept.
         search: of the items.
         arrays: the items, if they are there already; kept, not copied.
-        metadata: of these.
+        metadata: of these, where memory keeps it.
+        payloads: likewise.
     """
 
     def __init__(
@@ -192,23 +277,26 @@ class Columns:
         search: Search,
         arrays: Arrays | None = None,
         metadata: Sequence[str] = (),
+        payloads: Sequence[bytes | None] = (),
     ) -> None:
         room = facts.items if arrays is None else 0
         dtype, width = row_format(facts.storage, facts.dimension)
-        self._positions = Rows(NONE, room=room)
-        self._keys = Rows(NONE, room=room)
-        self._labels = Rows(NONE, room=room)
-        self._embeddings = Rows(np.empty((0, width), dtype=dtype), room=room)
-        self._ends = Rows(NONE)
-        self._text = Rows(np.empty(0, dtype=np.uint8))
+        self._positions = GrowingArray(NONE, room=room)
+        self._keys = GrowingArray(NONE, room=room)
+        self._labels = GrowingArray(NONE, room=room)
+        self._embeddings = GrowingArray(np.empty((0, width), dtype=dtype), room=room)
+        self._prints = GrowingArray(np.empty((0, 2), dtype=np.int64), room=room)
+        self._ends = GrowingArray(NONE)
+        self._text = GrowingArray(np.empty(0, dtype=np.uint8))
         self._metadata = list(metadata)
+        self._payloads = list(payloads)
         self._runs: tuple[Run, ...] = ()
-        self._run_count = 0  # so many of the keys are in the runs
+        self._run_count = 0  # of the keys are in the runs
         self._search = search
         if arrays is not None:
-            held = [Rows(array) for array in arrays]
-            self._positions, self._keys, self._labels = held[:3]
-            self._embeddings, self._ends, self._text = held[3:]
+            held = [GrowingArray(array) for array in arrays]
+            self._positions, self._keys, self._labels, self._embeddings = held[:4]
+            self._prints, self._ends, self._text = held[4:]
 
     def snapshot(self, facts: Facts, class_names: Sequence[str]) -> Snapshot:
         """Everything there is, under these facts."""
@@ -224,12 +312,14 @@ class Columns:
             keys,
             torch.from_numpy(self._labels.view),
             torch.from_numpy(self._embeddings.view),
+            self._prints.view,
             self._ends.view,
             self._text.view,
             self._runs,
             self._run_count,
             self._search,
             self._metadata,
+            self._payloads,
         )
 
     def append(self, chunk: Chunk) -> None:
@@ -238,8 +328,9 @@ class Columns:
         self._keys.append(chunk.keys)
         self._labels.append(chunk.labels)
         self._embeddings.append(chunk.embeddings)
-        if chunk.metadata is not None:
-            self._metadata += chunk.metadata  # behind what snapshots see of it
+        self._prints.append(chunk.prints)
+        self._metadata += chunk.metadata  # behind what snapshots see of it
+        self._payloads += chunk.payloads
         if chunk.texts is not None:
             self._ends.append(len(self._text) + chunk.texts.lengths.cumsum())
             self._text.append(np.frombuffer(chunk.texts.joined, dtype=np.uint8))
@@ -251,11 +342,19 @@ class Columns:
         if len(self._ends):
             lengths = np.diff(self._ends.view, prepend=0)
             self._text.keep(keep.repeat(lengths))
-            self._ends = Rows(lengths[keep].cumsum())
-        for column in (self._positions, self._keys, self._labels, self._embeddings):
+            self._ends = GrowingArray(lengths[keep].cumsum())
+        for column in (
+            self._positions,
+            self._keys,
+            self._labels,
+            self._embeddings,
+            self._prints,
+        ):
             column.keep(keep)
         if self._metadata:
-            self._metadata = list(compress(self._metadata, keep.tolist()))
+            kept = keep.tolist()
+            self._metadata = list(compress(self._metadata, kept))
+            self._payloads = list(compress(self._payloads, kept))
         self._run_count = int(keep[: self._run_count].sum())
         self._search = self._search.kept(torch.from_numpy(keep))
         if sum(len(keys) for keys, _ in self._runs) > 2 * len(self._keys):
@@ -265,14 +364,14 @@ class Columns:
         """Give some rows other labels. Snapshots taken before keep theirs."""
         changed = self._labels.view.copy()
         changed[rows] = labels
-        self._labels = Rows(changed)
+        self._labels = GrowingArray(changed)
 
 
 class Held:
     """The newest snapshot of a store's items, and the only place where it is replaced.
 
-    Readers take `current`, which is put in place whole, and wait for nobody. A thread that writes
-    holds `lock` from looking at `current` until `take_in` has returned.
+    Readers take `current`, which is put in place whole, and wait for nobody. `with held as now` is
+    for a thread that writes, and lasts until `take_in` has returned.
 
     Args:
         facts: of the store.
@@ -295,6 +394,13 @@ class Held:
         self.current: Snapshot
         self.restart(facts, class_names)
 
+    def __enter__(self) -> Snapshot:
+        self.lock.acquire()
+        return self.current
+
+    def __exit__(self, *error: object) -> None:
+        self.lock.release()
+
     def restart(
         self,
         facts: Facts,
@@ -302,6 +408,7 @@ class Held:
         chunks: Iterable[Chunk] = (),
         arrays: Arrays | None = None,
         metadata: Sequence[str] = (),
+        payloads: Sequence[bytes | None] = (),
     ) -> None:
         """Hold these items in place of all there were.
 
@@ -310,10 +417,11 @@ class Held:
             class_names: of its labels.
             chunks: the items; they may be read while this goes on.
             arrays: or the items as arrays, which are kept, not copied.
-            metadata: of these.
+            metadata: of these, where memory keeps it.
+            payloads: likewise.
         """
         search = Search(self._distance, recall=self._recall)
-        columns = Columns(facts, search, arrays, metadata)
+        columns = Columns(facts, search, arrays, metadata, payloads)
         for chunk in chunks:
             columns.append(chunk)
         current = columns.snapshot(facts, class_names)
@@ -354,7 +462,11 @@ class Held:
         except BaseException:  # also an interruption, in the midst of it
             count = len(before)
             self.restart(
-                before.facts, before.class_names, (), before.arrays, before.metadata[:count]
+                before.facts,
+                before.class_names,
+                arrays=before.arrays,
+                metadata=before.metadata[:count],
+                payloads=before.payloads[:count],
             )
             raise
 
@@ -398,3 +510,11 @@ def _ascii(
             return None
         letters[block][np.arange(width) < some[:, None]] = found
     return letters.view(f"U{width}")
+
+
+def _texts(ids: Sequence[Any]) -> Texts:
+    joined = "".join(ids)
+    if joined.isascii():  # each letter is one byte
+        return Texts(np.fromiter(map(len, ids), np.int64, len(ids)), joined.encode())
+    parts = [utf8(id_) for id_ in ids]
+    return Texts(np.fromiter(map(len, parts), np.int64, len(ids)), b"".join(parts))

@@ -27,7 +27,6 @@ import numpy.typing as npt
 
 from likewise.errors import InputError, InputTypeError
 from likewise.index._durable.checksums import Integers
-from likewise.index._snapshots import Snapshot
 
 Texts = Callable[[list[int]], Sequence[bytes | str | None]]  # metadata as JSON, from positions
 T = TypeVar("T")
@@ -137,24 +136,26 @@ class Filters:
         self._lock = threading.Lock()
         self._columns: dict[str, _Codes] = {}
 
-    def mask(self, snapshot: Snapshot, condition: Condition, texts: Texts) -> npt.NDArray[np.bool_]:
-        """Which rows of `snapshot` pass, (n,).
+    def mask(
+        self, positions: Integers, condition: Condition, texts: Texts
+    ) -> npt.NDArray[np.bool_]:
+        """Which items pass, (n,).
 
         Args:
-            snapshot: any of the store.
+            positions: of the items of any snapshot of the store, ascending.
             condition: from `parsed`.
-            texts: metadata as JSON, of positions of the snapshot.
+            texts: metadata as JSON, from positions.
 
         Raises:
             InputError: a key that no item has.
         """
-        everything = np.ones(len(snapshot), dtype=np.bool_)
+        everything = np.ones(len(positions), dtype=np.bool_)
 
         def of_test(test: Test) -> npt.NDArray[np.bool_]:
             column = self._columns.setdefault(test.key, _Codes(test.key))
-            passed, is_there = column.passed(snapshot, test, texts)
+            passed, is_there = column.passed(positions, test, texts)
             if not is_there.any():
-                known = {key for text in _all(snapshot, texts) for key in _facts(text)}
+                known = {key for text in _all(positions, texts) for key in _facts(text)}
                 raise unknown_key(test.key, known)
             return passed
 
@@ -181,10 +182,9 @@ class Column:
         nothing = np.empty(0, dtype=np.int64), np.empty(0, dtype=object)
         self._known: tuple[Integers, npt.NDArray[np.object_]] = nothing
 
-    def of(self, snapshot: Snapshot, texts: Texts) -> list[Any]:
-        """The value of each row of `snapshot`, None where there is none."""
+    def of(self, positions: Integers, texts: Texts) -> list[Any]:
+        """The value of each item of a snapshot, None where there is none; see `Filters.mask`."""
         known, kept = self._known
-        positions = snapshot.positions
         if not np.array_equal(known, positions):
             values = np.empty(len(positions), dtype=object)
             at = known.searchsorted(positions)
@@ -225,14 +225,14 @@ class _Codes:
         self._values: list[Any] = []  # by code
 
     def passed(
-        self, snapshot: Snapshot, test: Test, texts: Texts
+        self, positions: Integers, test: Test, texts: Texts
     ) -> tuple[npt.NDArray[np.bool_], npt.NDArray[np.bool_]]:
-        """Which rows pass, and which have the key."""
+        """Which items pass, and which have the key."""
         # Metadata at a position never changes, so what is known of it holds for good.
-        if len(self._positions) > 2 * len(snapshot) + _AT_ONCE:  # mostly of removed items
+        if len(self._positions) > 2 * len(positions) + _AT_ONCE:  # mostly of removed items
             self._forget()
-        self._read(snapshot.positions[~self._has(snapshot.positions)], texts)
-        codes = self._codes[np.searchsorted(self._positions, snapshot.positions)]
+        self._read(positions[~self._has(positions)], texts)
+        codes = self._codes[np.searchsorted(self._positions, positions)]
         if test.limits:
             pairs = zip(self._values, self._known, strict=True)
             holds = [test.holds(value, text) for value, text in pairs]
@@ -274,9 +274,9 @@ def _facts(text: bytes | str | None) -> dict[str, Any]:
     return {} if text is None else json.loads(text)
 
 
-def _all(snapshot: Snapshot, texts: Texts) -> Iterator[bytes | str | None]:
-    for start in range(0, len(snapshot), _AT_ONCE):
-        yield from texts(snapshot.positions[start : start + _AT_ONCE].tolist())
+def _all(positions: Integers, texts: Texts) -> Iterator[bytes | str | None]:
+    for start in range(0, len(positions), _AT_ONCE):
+        yield from texts(positions[start : start + _AT_ONCE].tolist())
 
 
 def _parsed(where: object, depth: int) -> Condition:

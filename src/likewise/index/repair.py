@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 from uuid import uuid4
 
+import msgspec
 import numpy as np
 import torch
 
@@ -19,16 +20,25 @@ from likewise._files import Lock, sync_folder
 from likewise.errors import GalleryError
 from likewise.index._durable.checksums import part_checksum
 from likewise.index._durable.connection import DATABASE, LOCK, connect
+from likewise.index._durable.contract import ACKNOWLEDGED, Facts, last_acknowledged
 from likewise.index._durable.damage import check_regular, is_there, sentence
-from likewise.index._durable.facts import ACKNOWLEDGED, Facts, last_acknowledged
-from likewise.index._durable.live import Additions, Live
-from likewise.index._durable.store import CHUNK, FACTS, NAME_BYTES, as_chunk, name_checksum, size_of
-from likewise.index._given import Given, chunk_of, keys_for
+from likewise.index._durable.database import (
+    CHUNK,
+    FACTS,
+    NAME_BYTES,
+    as_chunk,
+    name_checksum,
+    prints_in,
+    size_of,
+)
+from likewise.index._durable.folder import InFolder
 from likewise.index._searching.storage import row_format
+from likewise.index._store import Added, Given
 
 _COLUMNS = (
-    "SELECT position, id, label, metadata_checksum, payload_checksum, checksum, embedding, "
-    "metadata, payload FROM items WHERE position >= ? AND position < ? ORDER BY position LIMIT ?"
+    "SELECT position, id, label, metadata_checksum, payload_checksum, checksum, fingerprint, "
+    "embedding, metadata, payload FROM items WHERE position >= ? AND position < ? "
+    "ORDER BY position LIMIT ?"
 )
 Row = tuple[Any, ...]
 
@@ -63,7 +73,7 @@ def check_gallery(path: str | Path) -> GalleryReport:
     folder = _existing(path)
     problems = []
     try:
-        Live(folder, read_only=True, may_map=False).close()  # every row is read
+        InFolder(folder, read_only=True, may_map=False).close()  # every row is read
     except GalleryError as error:
         problems.append(str(error))
     rows = items = stripped = 0
@@ -137,13 +147,13 @@ def _keep(file: Path, copy: Path) -> None:
 
 def _write_anew(part: Path, facts: Facts, connection: sqlite3.Connection | None) -> None:
     names = _names(facts, connection)
-    made_for = replace(
+    made_for = msgspec.structs.replace(
         Facts(uuid4().hex, facts.distance, facts.encoder, facts.dimension),
         storage=facts.storage,
         next_id=facts.next_id,
         names=len(names),
     )
-    live = Live(part, read_only=False, made_for=made_for, names=names)
+    store = InFolder(part, read_only=False, made_for=made_for, names=names)
     try:
         if connection is None or facts.dimension is None:
             return
@@ -152,19 +162,19 @@ def _write_anew(part: Path, facts: Facts, connection: sqlite3.Connection | None)
             if not (chunk := [_stripped(row) for row in _whole(found, facts)]):
                 continue
             ids = [row[1].decode() if facts.kind == "strings" else row[1] for row in chunk]
-            vectors = np.frombuffer(bytearray().join(row[6] for row in chunk), dtype=dtype)
-            packed = torch.from_numpy(vectors).view(len(chunk), -1)
-            given = Given(ids, keys_for(live.current, ids))
-            labels = np.array([row[2] for row in chunk], dtype=np.int64)
-            added = Additions(
-                ids=ids,
-                chunk=chunk_of(live.current, given, labels, packed),
-                metadata=[None if row[7] is None else row[7].decode() for row in chunk],
-                payloads=[row[8] for row in chunk],
+            vectors = np.frombuffer(bytearray().join(row[7] for row in chunk), dtype=dtype)
+            now = store.current
+            added = Added(
+                given=Given(ids, now.keys_for(ids)),
+                labels=np.array([row[2] for row in chunk], dtype=np.int64),
+                packed=torch.from_numpy(vectors).view(len(chunk), -1),
+                metadata=["{}" if row[8] is None else row[8].decode() for row in chunk],
+                payloads=[row[9] for row in chunk],
+                prints=prints_in([row[6] for row in chunk]),
             )
-            live.commit(class_names=names, added=added)
+            store.commit(now, class_names=names, added=added)
     finally:
-        live.close()
+        store.close()
 
 
 def _existing(path: str | Path) -> Path:
@@ -195,7 +205,7 @@ def _facts(folder: Path, connection: sqlite3.Connection | None) -> Facts:
             "places. Take a backup."
         )
     most = size_of(folder) // NAME_BYTES  # more cannot have been there
-    return replace(found, names=min(found.names, most))
+    return msgspec.structs.replace(found, names=min(found.names, most))
 
 
 def _names(facts: Facts, connection: sqlite3.Connection | None) -> list[str]:
@@ -246,7 +256,7 @@ def _all(connection: sqlite3.Connection, facts: Facts) -> Iterator[list[Row]]:
 
 def _whole(rows: list[Row], facts: Facts) -> list[Row]:
     try:
-        whole = as_chunk([row[:7] for row in rows], facts)[1].tolist()
+        whole = as_chunk([row[:8] for row in rows], facts)[1].tolist()
     except (TypeError, ValueError, OverflowError):
         if len(rows) == 1:
             return []
@@ -257,9 +267,9 @@ def _whole(rows: list[Row], facts: Facts) -> list[Row]:
 def _stripped(row: Row) -> Row:
     parts = [
         part if _holds(part, checksum) else None
-        for part, checksum in zip(row[7:], row[3:5], strict=True)
+        for part, checksum in zip(row[8:], row[3:5], strict=True)
     ]
-    return (*row[:7], *parts)
+    return (*row[:8], *parts)
 
 
 def _holds(part: object, checksum: int) -> bool:

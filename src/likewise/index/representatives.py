@@ -17,7 +17,7 @@ from likewise._checks import (
 )
 from likewise.distances import COSINE, Distance
 from likewise.errors import InputError
-from likewise.index.memory import Index
+from likewise.index.index import Index
 from likewise.intervals import Estimate
 
 MOST = 1024  # items of a class that are compared with each other

@@ -1,7 +1,5 @@
 """Neighbors that a quick lookup found, in the order of their normalized distances."""
 
-from typing import Any, Protocol
-
 import numpy as np
 import torch
 from jaxtyping import Float
@@ -9,21 +7,12 @@ from torch import Tensor
 
 from likewise._checks import as_tensor, check_finite
 from likewise.errors import InputError
-from likewise.index import Neighbors
+from likewise.index import Index, Neighbors
 from likewise.normalization import AdaptiveNorm, CohortFacts, normalize
 
 
-class _Stored(Protocol):
-    @property
-    def embeddings(self) -> Tensor: ...
-
-
-class _Home(Protocol):
-    def get(self, ids: Any) -> _Stored: ...
-
-
 def normalize_neighbors(
-    neighbors: Neighbors, queries: Float[Tensor, "q d"], gallery: _Home, norm: AdaptiveNorm
+    neighbors: Neighbors, queries: Float[Tensor, "q d"], gallery: Index, norm: AdaptiveNorm
 ) -> Neighbors:
     """The same neighbors with normalized distances, nearest first; padding stays at the end.
 
@@ -33,7 +22,7 @@ def normalize_neighbors(
     Args:
         neighbors: from `gallery.lookup(queries, k=k)`.
         queries: the embeddings that were looked up.
-        gallery: any home of items, such as an Index or a Gallery.
+        gallery: an index.
         norm: its distance must be that of the gallery.
 
     Raises:

@@ -66,7 +66,7 @@ class Contents:
     trained_on: list[str]
     trained_prints: Tensor
     calibrated_prints: Tensor
-    index: Index | Gallery
+    index: Index
     place: "Place | None"
     calibrations: dict[str, Calibration]
     class_thresholds: dict[str, ClassThresholds]
@@ -76,17 +76,24 @@ class Contents:
 
 
 class Place(msgspec.Struct, forbid_unknown_fields=True, frozen=True):
-    """Where a gallery is: as seen from the model's folder, and from anywhere."""
+    """Where a gallery is: as seen from the model's folder, and from anywhere.
+
+    In Milvus that is the address of the server, or a file, and the collection there.
+    """
 
     absolute: _Text
     relative: _Text | None = None
     key: str | None = None
+    collection: _Text | None = None
 
     def found(self, folder: Path) -> str | None:
         """The gallery's path, the one beside the model first; None where neither is one."""
+        if "://" in self.absolute:
+            return self.absolute  # whether a server answers, only asking it tells
+        is_there = Gallery.is_at if self.collection is None else os.path.exists
         beside = None if self.relative is None else os.path.realpath(folder / self.relative)
         places = [place for place in (beside, self.absolute) if place is not None]
-        return next((place for place in places if Gallery.is_at(place)), None)
+        return next((place for place in places if is_there(place)), None)
 
 
 class _Preprocess(msgspec.Struct, forbid_unknown_fields=True):
@@ -122,6 +129,7 @@ class _Index(msgspec.Struct, forbid_unknown_fields=True):
     class_names: list[str]
     storage: str
     recall: float | None
+    payloads: list[str | None] | None = None  # base64
 
 
 def write(contents: Contents, path: str | Path, kept: dict[str, Kept]) -> Path:
@@ -188,14 +196,15 @@ def read(
 
 def _described(contents: Contents, folder: Path) -> tuple[dict[str, Any], dict[str, Fresh]]:
     # What is in a gallery is on disk already.
-    kept = contents.index if isinstance(contents.index, Index) else Index(contents.distance)
+    kept = contents.index if contents.place is None else Index(contents.distance)
     state = kept.state()
     state["ids"] = state["ids"].tolist()
     tensors = {name: state.pop(name) for name in ("embeddings", "labels")}
     described = rebuilding.describe(contents.encoder)
     place = contents.place
     if place is not None:
-        place = msgspec.structs.replace(place, relative=_relative(place.absolute, folder))
+        relative = None if "://" in place.absolute else _relative(place.absolute, folder)
+        place = msgspec.structs.replace(place, relative=relative)
     manifest = {
         "likewise": likewise.__version__,
         "encoder": msgspec.to_builtins(described),
@@ -266,7 +275,7 @@ def _units(manifest: Mapping[str, Any], files: Mapping[str, Part], folder: Path)
     gallery = manifest.get("gallery")
     if gallery is not None:  # a folder that was moved with its gallery is unchanged
         place = msgspec.convert(gallery, Place)
-        units[_INDEX][0] = [place.found(folder) or place.absolute]
+        units[_INDEX][0] = [place.found(folder) or place.absolute, place.collection]
     for kind in _BY_POINT:
         for point, made in manifest[kind].items():
             units.setdefault(_point(point), {})[kind] = made

@@ -20,7 +20,7 @@ from likewise.distances import COSINE, Distance
 from likewise.embedded import Embedded
 from likewise.encoders import encode
 from likewise.errors import ArtifactError, InputError
-from likewise.index import Gallery, Index, Neighbors
+from likewise.index import Gallery, Index, MilvusGallery, Neighbors
 from likewise.matching import RULES, Matches, Rule, match, rule_name
 from likewise.model import saving
 from likewise.model.embedding import Progress, embed, embed_kept, opened
@@ -63,7 +63,8 @@ class SimilarityModel:
 
     Attributes:
         index: the known items; open to `remove` and the rest.
-        gallery: where these are, if they are in a gallery; see `use_gallery`.
+        gallery: where these are, if they are in a gallery; see `use_gallery` and `use_milvus`.
+        collection: which one of Milvus there, if they are in Milvus.
         calibrations: the operating points, by name, which is that of the rule unless another was
             given; "pairs" is that of `verify`.
         class_thresholds: by operating point, for those calibrated with `per_class`; their
@@ -100,9 +101,10 @@ class SimilarityModel:
         self.distance = distance
         self.preprocess = preprocess
         self.origin = dict(origin or {})
-        self.index: Index | Gallery = Index(distance)
+        self.index = Index(distance)
         self.gallery: str | None = None
         self.cache: str | Path | None = None
+        self.collection: str | None = None
         self.calibrations: dict[str, Calibration] = {}
         self.class_thresholds: dict[str, ClassThresholds] = {}
         self.norm: AdaptiveNorm | None = None
@@ -202,7 +204,7 @@ class SimilarityModel:
             read_only: look things up in a gallery that another process may write.
         """
         place = os.path.realpath(path)
-        if isinstance(self.index, Gallery) and place == self.gallery:
+        if place == self.gallery:
             self.index.close()  # else the folder would stay locked
         self.index = Gallery(
             place,
@@ -211,11 +213,37 @@ class SimilarityModel:
             recall=recall,
             read_only=read_only,
         )
-        if place != self.gallery and self.index.key != self._gallery_key:
-            self._forget([name for name, made in self.calibrations.items() if made.rule != PAIRS])
-        self.gallery, self._gallery_key = place, self.index.key
-        self._may_write_gallery = False
+        self._moved_to(place, None)
         return self.index
+
+    def use_milvus(
+        self, uri: str | Path, *, collection: str, token: str | None = None
+    ) -> MilvusGallery:
+        """Keep the known items in Milvus instead of in memory; otherwise as `use_gallery`.
+
+        Args:
+            uri: see `MilvusGallery`.
+            collection: likewise.
+            token: likewise. It is not saved with the model; give it to `load` again.
+        """
+        place = os.path.realpath(uri) if "://" not in str(uri) else str(uri)
+        self.index = MilvusGallery(
+            place,
+            collection=collection,
+            distance=self.distance,
+            encoder=self.fingerprint,
+            token=token,
+        )
+        self._moved_to(place, collection)
+        return self.index
+
+    def _moved_to(self, place: str, collection: str | None) -> None:
+        """Remember where the known items are; forget thresholds chosen on others."""
+        is_same = (place, collection) == (self.gallery, self.collection)
+        if not is_same and self.index.key != self._gallery_key:
+            self._forget([name for name, made in self.calibrations.items() if made.rule != PAIRS])
+        self.gallery, self.collection, self._gallery_key = place, collection, self.index.key
+        self._may_write_gallery = False
 
     def use_cohort(self, items: Items, *, nearest: int = 200) -> AdaptiveNorm:
         """Normalize distances by a cohort, adaptively and symmetrically, before they are judged.
@@ -317,9 +345,12 @@ class SimilarityModel:
 
     def indexed_prints(self) -> list[tuple[int | None, str | None]]:
         """Fingerprint and class of each indexed item; None where it came without."""
-        stored, codes = self.index.column("fingerprint")
+        stored, there, codes = (part.tolist() for part in self.index.fingerprints())
         names = dict(enumerate(self.class_names))  # after the codes, as names only come behind
-        return [(each, names.get(code)) for each, code in zip(stored, codes.tolist(), strict=True)]
+        return [
+            (each if has else None, names.get(code))
+            for each, has, code in zip(stored, there, codes, strict=True)
+        ]
 
     def _open_for_writing(self) -> None:
         if self._may_write_gallery and self.gallery is not None:
@@ -338,7 +369,7 @@ class SimilarityModel:
         facts = [{**f, "fingerprint": p} for f, p in zip(facts, prints, strict=True)]
         if not bool((items.labels >= 0).any()):
             return self.index.add(items.embeddings, ids=ids, metadata=facts)
-        if isinstance(self.index, Index) and not len(self.index):
+        if not len(self.index):
             # Codes then follow the data's own order, in which tables and plots are read.
             self.index.name_classes(list(sources.items_per_class(items)))
         return self.index.add(items.embeddings, labels=label_names(items), ids=ids, metadata=facts)
@@ -571,9 +602,8 @@ class SimilarityModel:
 
     def known_prints(self) -> Int[Tensor, " k"]:
         """`data.fingerprints` of the items that are in the index or were trained on."""
-        stored, _ = self.index.column("fingerprint")
-        indexed = torch.tensor([each for each in stored if type(each) is int], dtype=torch.int64)
-        return torch.cat([indexed, self.trained_prints])
+        stored, there, _ = self.index.fingerprints()
+        return torch.cat([stored[there], self.trained_prints])
 
     def _new(self, data: sources.Dataset | Embedded, progress: Progress | None) -> Embedded:
         new = self.embedded(data, only_new=True, progress=progress)
@@ -604,7 +634,7 @@ class SimilarityModel:
         """
         place = None
         if self.gallery is not None:
-            place = saving.Place(self.gallery, key=self._gallery_key)
+            place = saving.Place(self.gallery, key=self._gallery_key, collection=self.collection)
         contents = saving.Contents(
             encoder=self.encoder,
             distance=self.distance,
@@ -651,6 +681,7 @@ def load(
     rules: Mapping[str, Rule] | None = None,
     gallery: str | Path | None = None,
     read_only: bool | None = None,
+    token: str | None = None,
 ) -> SimilarityModel:
     """The model that `SimilarityModel.save` wrote into a folder.
 
@@ -667,6 +698,7 @@ def load(
         gallery: A gallery to use instead of the one that was saved, such as that one elsewhere.
         read_only: False opens the gallery for writing at once, and True never does. By default
             `add` opens it for writing when it is called.
+        token: For a gallery in Milvus that asks for one; see `MilvusGallery`.
 
     Raises:
         ArtifactError: the folder is no model, is damaged, was written by another version, needs
@@ -700,6 +732,10 @@ def load(
                 "--gallery, with its folder."
             )
         model.gallery, model._gallery_key = found, contents.place.key
+        model.collection = contents.place.collection
+        if model.collection is not None and opened is None:
+            model.use_milvus(str(found), collection=model.collection, token=token)
+            return model
         opened = opened or found
     if opened is not None:
         model.use_gallery(opened, read_only=read_only is not False)

@@ -24,7 +24,7 @@ from likewise.data.pairs import draw_pairs
 from likewise.distances import Distance
 from likewise.embedded import Embedded
 from likewise.errors import InputError
-from likewise.index import Gallery, Index, Neighbors
+from likewise.index import Index, Neighbors
 from likewise.matching import Rule, center, class_centers, decide, normalize_neighbors
 from likewise.normalization import AdaptiveNorm
 
@@ -95,7 +95,7 @@ def pair_trials(
 
 def matching_trials(
     new: Embedded,
-    index: Index | Gallery,
+    index: Index,
     *,
     norm: AdaptiveNorm | None = None,
     rule: str | Rule,
@@ -187,7 +187,7 @@ def calibrated_per_class(
 
 
 def neighbors_for(
-    index: Index | Gallery,
+    index: Index,
     embeddings: Float[Tensor, "q d"],
     *,
     norm: AdaptiveNorm | None = None,
@@ -223,7 +223,7 @@ def all_names(indexed: Sequence[str], data: sources.Dataset | Embedded) -> list[
     return list(dict.fromkeys([*indexed, *data.class_names]))
 
 
-def check_some_indexed(index: Index | Gallery, data: sources.Dataset | Embedded) -> None:
+def check_some_indexed(index: Index, data: sources.Dataset | Embedded) -> None:
     """Refuse data of whose classes none is in the index.
 
     Raises:
@@ -243,7 +243,7 @@ def check_some_indexed(index: Index | Gallery, data: sources.Dataset | Embedded)
         )
 
 
-def warn_of_spelling(index: Index | Gallery, data: sources.Dataset | Embedded) -> None:
+def warn_of_spelling(index: Index, data: sources.Dataset | Embedded) -> None:
     """Warn if no class of the data is in the index, though some differ in spelling only."""
     indexed = [index.class_names[code] for code in _codes(index.labels)]
     given = list(sources.items_per_class(data))
@@ -284,13 +284,13 @@ def translated(data: sources.Dataset | Embedded, names: Sequence[str]) -> Int[Te
 def _normalized(
     found: Neighbors,
     queries: Float[Tensor, "q d"],
-    searched: Index | Gallery,
+    searched: Index,
     norm: AdaptiveNorm | None,
 ) -> Neighbors:
     return found if norm is None else normalize_neighbors(found, queries, searched, norm)
 
 
-def _searched(index: Index | Gallery, rule: str | Rule) -> Index | Gallery:
+def _searched(index: Index, rule: str | Rule) -> Index:
     if rule not in ("center", center):
         return index
     while True:
@@ -306,7 +306,7 @@ def _searched(index: Index | Gallery, rule: str | Rule) -> Index | Gallery:
 
 
 def _as_unknowns(
-    searched: Index | Gallery,
+    searched: Index,
     distance: Distance,
     norm: AdaptiveNorm | None,
     embeddings: Float[Tensor, "n d"],

@@ -11,7 +11,7 @@ import numpy.typing as npt
 Integers = npt.NDArray[np.int64]
 
 ABSENT = -1  # the checksum of metadata or a payload that is not there
-_HEAD = 5  # numbers of 64 bits before the embedding: position, id, label, metadata, payload
+_HEAD = 7  # numbers of 64 bits before the embedding; see `row_checksums`
 _LABEL = 2  # which of them is the label
 
 
@@ -21,6 +21,7 @@ def row_checksums(
     labels: Integers,
     metadata: Integers,
     payloads: Integers,
+    prints: Integers,
     embeddings: npt.NDArray[Any],
 ) -> Integers:
     """One number of 64 bits per row, over everything that is stored of it.
@@ -34,9 +35,10 @@ def row_checksums(
         labels: (n,).
         metadata: checksums of the metadata, (n,).
         payloads: checksums of the payloads, (n,).
+        prints: fingerprints, and 1 where there is one, (n, 2).
         embeddings: as they are stored, (n, w) of any type.
     """
-    head = np.stack([positions, keys, labels, metadata, payloads], axis=1)
+    head = np.column_stack([positions, keys, labels, metadata, payloads, prints])
     content = np.ascontiguousarray(embeddings).view(np.uint8)
     if missing := -content.shape[1] % 4:
         content = np.pad(content, ((0, 0), (0, missing)))

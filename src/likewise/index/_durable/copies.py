@@ -13,13 +13,13 @@ from likewise._checks import check_choice
 from likewise._files import sync_folder
 from likewise.errors import GalleryError, InputError
 from likewise.index._durable.connection import DATABASE, connect
+from likewise.index._durable.contract import Facts, create_acknowledged
 from likewise.index._durable.damage import damaged, sentence
-from likewise.index._durable.facts import Facts, create_acknowledged
-from likewise.index._durable.live import Additions, Live
-from likewise.index._durable.store import FACTS, Store
-from likewise.index._given import Given, chunk_of, keys_for, rows_of
+from likewise.index._durable.database import FACTS, Database
+from likewise.index._durable.folder import InFolder
 from likewise.index._searching.storage import pack
-from likewise.index._snapshots import NONE, Snapshot
+from likewise.index._snapshots import Snapshot
+from likewise.index._store import NONE, Added, Given
 
 
 def backup(folder: Path, path: Path) -> Path:
@@ -54,14 +54,14 @@ def backup(folder: Path, path: Path) -> Path:
 
 
 def merge(
-    live: Live, here: Snapshot, store: Store, there: Snapshot, on_conflict: str | None
+    store: InFolder, here: Snapshot, other: Database, there: Snapshot, on_conflict: str | None
 ) -> int:
-    """Take the items of `there` into `live`, in one batch; gives back how many came.
+    """Take the items of `there` into `store`, in one batch; gives back how many came.
 
     Args:
-        live: of the gallery that grows.
+        store: of the gallery that grows.
         here: its items.
-        store: of the other gallery.
+        other: of the other gallery.
         there: the items of that.
         on_conflict: "keep", "replace", or None to refuse.
 
@@ -72,8 +72,8 @@ def merge(
         check_choice("on_conflict", on_conflict, ["keep", "replace"])
     _check_alike(here, there)
     ids = there.ids_at(np.arange(len(there))).tolist()
-    given = Given(ids, keys_for(here, ids))
-    rows = rows_of(here, given)
+    given = Given(ids, here.keys_for(ids))
+    rows = here.rows_of(given)
     clashes = np.flatnonzero(rows >= 0)
     if len(clashes) and on_conflict is None:
         more = f" and {len(clashes) - 1} more" if len(clashes) > 1 else ""
@@ -92,17 +92,17 @@ def merge(
         names = list(code_of)
         codes = np.append(np.array(new), -1)[codes]  # -1 stays -1
     positions = there.positions[coming].tolist()
-    texts = store.parts("metadata", positions)
-    packed = pack(there.embeddings[coming], here.facts.storage)
-    new_ids = [ids[row] for row in coming.tolist()]
-    added = Additions(
-        ids=new_ids,
-        chunk=chunk_of(here, Given(new_ids, given.keys[coming]), codes, packed),
-        metadata=[None if text is None else text.decode() for text in texts],
-        payloads=store.parts("payload", positions),
+    texts = other.parts("metadata", positions)
+    added = Added(
+        given=Given([ids[row] for row in coming.tolist()], given.keys[coming]),
+        labels=codes,
+        packed=pack(there.embeddings[coming], here.facts.storage),
+        metadata=["{}" if text is None else text.decode() for text in texts],
+        payloads=other.parts("payload", positions),
+        prints=there.fingerprints[coming],
     )
     gone = rows[clashes] if on_conflict == "replace" else NONE
-    live.commit(class_names=names, added=added, removed=gone)
+    store.commit(here, class_names=names, added=added, removed=gone)
     return len(coming)
 
 

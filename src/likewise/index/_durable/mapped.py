@@ -18,8 +18,8 @@ import numpy as np
 import numpy.typing as npt
 
 from likewise.errors import InputError
-from likewise.index._durable.facts import Facts
-from likewise.index._durable.store import size_of
+from likewise.index._durable.contract import Facts
+from likewise.index._durable.database import size_of
 from likewise.index._searching.storage import row_format
 from likewise.index._snapshots import Arrays, Snapshot
 
@@ -73,7 +73,8 @@ def _fit(sizes: Sequence[int], facts: Facts, room: int) -> bool:
     # Before anything is read: a forged size could be that of a file without end.
     dtype, width = row_format(facts.storage, facts.dimension)
     count, is_text = facts.items, facts.kind == "strings"
-    fixed = [*[8 * count] * 3, count * width * dtype.itemsize, 8 * count * is_text]
+    vectors = count * width * dtype.itemsize
+    fixed = [*[8 * count] * 3, vectors, 16 * count, 8 * count * is_text]
     return list(sizes[:-1]) == fixed and 0 <= sizes[-1] <= room * is_text
 
 
@@ -86,6 +87,7 @@ def _are_items(arrays: Arrays, facts: Facts) -> bool:
     is_sound = positions[0] >= 0 and positions[-1] < facts.next_position
     is_sound &= bool((positions[1:] > positions[:-1]).all())
     is_sound &= bool(labels.min() >= -1) and not (names and labels.max() >= names)
+    is_sound &= bool(np.isin(arrays.prints[:, 1], (0, 1)).all())
     if facts.kind != "strings":
         return bool(is_sound and arrays.keys.min() >= 0)
     starts = np.append(0, ends)
@@ -96,14 +98,15 @@ def _are_items(arrays: Arrays, facts: Facts) -> bool:
 
 def _arrays(content: npt.NDArray[np.uint8], facts: Facts, sizes: Sequence[int]) -> Arrays:
     dtype, width = row_format(facts.storage, facts.dimension)
-    dtypes: list[Any] = [np.int64, np.int64, np.int64, dtype, np.int64, np.uint8]
+    dtypes: list[Any] = [np.int64, np.int64, np.int64, dtype, np.int64, np.int64, np.uint8]
     arrays, start = [], _HEAD
     for kind, size in zip(dtypes, sizes, strict=True):
         start += -start % 64
         arrays.append(content[start : start + size].view(kind))
         start += size
-    positions, keys, labels, vectors, ends, text = arrays
-    return Arrays(positions, keys, labels, vectors.reshape(facts.items, width), ends, text)
+    positions, keys, labels, vectors, prints, ends, text = arrays
+    rows = vectors.reshape(facts.items, width)
+    return Arrays(positions, keys, labels, rows, prints.reshape(-1, 2), ends, text)
 
 
 def _head(facts: Facts, arrays: Arrays) -> bytes:

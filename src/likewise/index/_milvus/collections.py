@@ -32,6 +32,7 @@ _EVERYTHING, _NOTHING = "position >= 0", "position < 0"  # expressions
 class CollectionFacts:
     """What a gallery is made for, and what must not be forgotten when items go."""
 
+    key: str  # random; by which the gallery is known
     distance: str
     encoder: str | None
     dimension: int | None = None
@@ -39,9 +40,15 @@ class CollectionFacts:
     next_id: int = 0
     next_position: int = 0
     names: int = 0  # of classes
+    renamed: int = 0  # how often names were replaced, not only added
     longest: float = 0.0  # the largest norm of an embedding ever stored
     batches: int = 0
     format: int = _FORMAT
+
+    @property
+    def storage(self) -> str:
+        """How embeddings are kept."""
+        return "float32"
 
 
 class Collections:
@@ -256,7 +263,7 @@ class Collections:
         }
         for field, kind in fields:
             schema.add_field(field, types[kind], is_primary=field == "key", **more[kind])
-        # What was written is seen by whoever asks next, as in the other homes.
+        # What was written is seen by whoever asks next, as in the other stores.
         self._client.create_collection(name, schema=schema, consistency_level="Strong")
         indexes = self._client.prepare_index_params()
         indexes.add_index(vector, index_type="FLAT", metric_type=metric)

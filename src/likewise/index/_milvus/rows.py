@@ -12,32 +12,27 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from likewise.errors import InputError
-from likewise.index._durable.checksums import Integers, keys_of
 from likewise.index._milvus.collections import LONGEST, TAGS, tags_of
+from likewise.index._store import Added
 from likewise.index._where import as_json
 
 EVERYTHING = ["position", "label", "text", "metadata", "tags", "payload", "embedding"]
 
 
-def rows_of(
-    ids: Sequence[Any],
-    codes: Sequence[int],
-    embeddings: Float[Tensor, "n d"],
-    metadata: Sequence[str],
-    payloads: Sequence[bytes | None],
-    first: int,
-) -> list[dict[str, Any]]:
+def rows_of(added: Added, first: int) -> list[dict[str, Any]]:
     """One row per item, at positions from `first` on.
 
     Raises:
         InputError: more than Milvus can hold.
     """
-    parts = [_payload_text(part) for part in payloads]
-    tags = [_tags(text) for text in metadata]
+    ids, keys = added.given
+    parts = [_payload_text(part) for part in added.payloads]
+    tags = [_tags(text) for text in added.metadata]
     check_length("ids", [id_ for id_ in ids if isinstance(id_, str)])
-    check_length("metadata", metadata)
+    check_length("metadata", added.metadata)
     check_length("payloads", parts)
-    columns = (keys(ids).tolist(), ids, codes, metadata, tags, parts, list(wide(embeddings)))
+    labels, vectors = added.labels.tolist(), list(wide(added.packed))
+    columns = (keys.tolist(), ids, labels, added.metadata, tags, parts, vectors)
     return [
         {
             "key": key,
@@ -53,16 +48,6 @@ def rows_of(
             zip(*columns, strict=True), first
         )
     ]
-
-
-def keys(ids: Sequence[Any]) -> Integers:
-    """Integers as they are, strings by a hash."""
-    return keys_of([id_.encode() if isinstance(id_, str) else id_ for id_ in ids])
-
-
-def kind_of(ids: Sequence[Any]) -> str:
-    """Of at least one id."""
-    return "strings" if isinstance(ids[0], str) else "integers"
 
 
 def wide(embeddings: Float[Tensor, "n d"]) -> npt.NDArray[np.float32]:

@@ -1,1 +1,1 @@
-"""Exact and approximate search, which every home shares."""
+"""Exact and approximate search, which every store shares."""

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from likewise._checks import check_rate
 from likewise.distances import COSINE, INNER_PRODUCT, Distance, unit
-from likewise.index._rows import Rows
+from likewise.index._growing import GrowingArray
 from likewise.index._searching.exact import BY_PRODUCT, ExactSearch, chunks, ranked_by
 from likewise.index._searching.scan import best_products
 from likewise.index._searching.storage import dimension, unpack
@@ -213,7 +213,7 @@ class _Lists:
         )
         self._index.is_trained = True
         self.rows = 0
-        self._now = Rows(np.empty(0, dtype=np.int64))
+        self._now = GrowingArray(np.empty(0, dtype=np.int64))
         self.alive = 0
         self.add(stored[:size])
         self.probes, self.recall = self._tuned(stored[:size], order[-SAMPLE:], recall)
@@ -251,7 +251,7 @@ class _Lists:
         kept = kept[: self.rows]
         new = torch.where(kept, kept.cumsum(0) - 1, -1)
         now = torch.where(self.now >= 0, new[self.now.clamp(min=0)], -1)
-        self._now = Rows(now.numpy())
+        self._now = GrowingArray(now.numpy())
         self.rows = self.alive = int(kept.sum())
 
     def propose(

@@ -21,7 +21,7 @@ from likewise.distances import (
     unit,
 )
 from likewise.errors import InputError
-from likewise.index._rows import Rows
+from likewise.index._growing import GrowingArray
 from likewise.index._searching.scan import best_products
 from likewise.index._searching.storage import dimension, unpack
 
@@ -72,7 +72,7 @@ class ExactSearch:
     def __init__(self, distance: Distance) -> None:
         self._distance = distance
         self._lock = threading.Lock()
-        self._numbers = Rows(
+        self._numbers = GrowingArray(
             np.empty(0, dtype=np.float32)
         )  # one a row: cosine its scale, Euclidean its offset
         self._measured = 0
@@ -86,7 +86,7 @@ class ExactSearch:
         with self._lock:
             kept = kept[: self._measured]
             if len(self._numbers):
-                search._numbers = Rows(self._numbers.view[: len(kept)][kept.numpy()])
+                search._numbers = GrowingArray(self._numbers.view[: len(kept)][kept.numpy()])
             search._measured = int(kept.sum())
             search._longest, search._middle = self._longest, self._middle
             search._all_unit = self._all_unit

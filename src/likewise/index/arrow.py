@@ -1,5 +1,7 @@
 """Stored items as Arrow and pandas tables and Parquet files, and back; needs likewise[tables]."""
 
+import importlib
+import json
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -13,22 +15,12 @@ from torch import Tensor
 
 from likewise._checks import check_count, check_exists
 from likewise._files import whole
-from likewise.errors import InputError, InputTypeError
-from likewise.index._arrow import (
-    KEY,
-    Home,
-    batches_of,
-    facts_of,
-    ids_of,
-    integers_of,
-    load,
-    matrix_of,
-    named,
-    parsed,
-    schema_of,
-)
+from likewise.errors import InputError, InputTypeError, MissingExtra
+from likewise.index.index import Index
 
 BATCH = 1 << 16  # items at once
+FORMAT = 1
+KEY = b"likewise"  # in the metadata of the schema
 
 
 @dataclass(frozen=True, eq=False)
@@ -58,7 +50,7 @@ class Columns:
     def __len__(self) -> int:
         return len(self.ids)
 
-    def add_to(self, index: Any) -> np.ndarray[Any, Any]:
+    def add_to(self, index: Index) -> np.ndarray[Any, Any]:
         """Add the items to an index, in one call of its `add`; their classes meet by name.
 
         Returns:
@@ -71,22 +63,20 @@ class Columns:
         """
         for what, own, other in (
             ("distance", self.distance, index.distance.name),
-            ("encoder", self.encoder, getattr(index, "encoder", None)),
+            ("encoder", self.encoder, index.encoder),
         ):
             if own is not None and other is not None and own != other:
                 raise InputError(
                     f"index must have the {what} of the table, {own!r}, got {other!r}. "
                     "Distances between the two would mean nothing."
                 )
-        kept = {} if not any(self.payloads or []) else {"payloads": self.payloads}
-        added: np.ndarray[Any, Any] = index.add(
+        return index.add(
             self.embeddings,
             labels=self._labels_for(index.class_names, bool((index.labels >= 0).any())),
             ids=self.ids,
             metadata=self.metadata,
-            **kept,
+            payloads=self.payloads,
         )
-        return added
 
     def _labels_for(self, names: list[str], has_codes: bool) -> Tensor | list[str]:
         labeled = self.labels >= 0
@@ -110,12 +100,12 @@ class Columns:
         )
 
 
-def to_table(index: Home, *, batch_size: int = BATCH) -> Any:
+def to_table(index: Index, *, batch_size: int = BATCH) -> Any:
     """All items as a `pyarrow.Table`: id, label, class, embedding, metadata (JSON), payload.
 
-    In order of insertion. `class` is the label's name, null where it has none; `payload` is
-    there for an index that keeps payloads. Class names, distance and encoder stand in the
-    metadata of the schema, so that `from_table` gives all back exactly.
+    In order of insertion. `class` is the label's name, null where it has none. Class names,
+    distance and encoder stand in the metadata of the schema, so that `from_table` gives all back
+    exactly.
 
     Args:
         index: of any kind; not written to meanwhile.
@@ -130,12 +120,12 @@ def to_table(index: Home, *, batch_size: int = BATCH) -> Any:
         >>> _ = index.add(torch.eye(2), labels=["cat", "dog"], ids=["a", "b"])
         >>> table = to_table(index)
         >>> table.column_names, table["class"].to_pylist()
-        (['id', 'label', 'class', 'embedding', 'metadata'], ['cat', 'dog'])
+        (['id', 'label', 'class', 'embedding', 'metadata', 'payload'], ['cat', 'dog'])
         >>> from_table(table).add_to(Index())
         array(['a', 'b'], dtype='<U1')
     """
-    batches = batches_of(index, batch_size)
-    return load().Table.from_batches(batches, schema_of(index))
+    batches = _batches_of(index, batch_size)
+    return _load().Table.from_batches(batches, _schema_of(index))
 
 
 def from_table(table: Any) -> Columns:
@@ -150,7 +140,7 @@ def from_table(table: Any) -> Columns:
         InputError: a column is missing or of another kind, embeddings of different length, or
             classes that are not those of the labels.
     """
-    arrow = load()
+    arrow = _load()
     told: object = None
     if type(table).__module__.split(".")[0] == "pandas":
         told = table.attrs.get("likewise")
@@ -165,16 +155,16 @@ def from_table(table: Any) -> Columns:
             f"table must have columns id, label and embedding, got no {missing[0]}. "
             "to_table(index) makes them."
         )
-    facts = facts_of(told or (table.schema.metadata or {}).get(KEY))
+    facts = _facts_of(told or (table.schema.metadata or {}).get(KEY))
     classes = table["class"].to_pylist() if "class" in table.column_names else None
-    labels, names = named(integers_of("label", table["label"]), classes, facts.get("class_names"))
+    labels, names = _named(_integers_of("label", table["label"]), classes, facts.get("class_names"))
     texts = table["metadata"].to_pylist() if "metadata" in table.column_names else None
     payloads = table["payload"].to_pylist() if "payload" in table.column_names else None
     return Columns(
-        ids=ids_of(table["id"]),
-        embeddings=matrix_of(table["embedding"], facts.get("dimension")),
+        ids=_ids_of(table["id"]),
+        embeddings=_matrix_of(table["embedding"], facts.get("dimension")),
         labels=torch.from_numpy(labels),
-        metadata=[{}] * len(table) if texts is None else [parsed(text) for text in texts],
+        metadata=[{}] * len(table) if texts is None else [_parsed(text) for text in texts],
         payloads=payloads,
         class_names=names,
         distance=facts.get("distance"),
@@ -182,20 +172,20 @@ def from_table(table: Any) -> Columns:
     )
 
 
-def to_frame(index: Home, *, batch_size: int = BATCH) -> Any:
+def to_frame(index: Index, *, batch_size: int = BATCH) -> Any:
     """`to_table` as a `pandas.DataFrame`; what stands in the schema stands in its `attrs`.
 
     Raises:
         MissingExtra: pyarrow or pandas is not installed.
     """
-    load("pandas")
+    _load("pandas")
     table = to_table(index, batch_size=batch_size)
     frame = table.to_pandas()
     frame.attrs["likewise"] = table.schema.metadata[KEY].decode()
     return frame
 
 
-def write_parquet(index: Home, path: str | Path, *, batch_size: int = BATCH) -> Path:
+def write_parquet(index: Index, path: str | Path, *, batch_size: int = BATCH) -> Path:
     """Write all items to a Parquet file, with checksums, and give back its path.
 
     The columns are those of `to_table`. The file appears whole or not at all; memory holds one
@@ -207,8 +197,8 @@ def write_parquet(index: Home, path: str | Path, *, batch_size: int = BATCH) -> 
         OSError: it cannot be written to.
     """
     path = Path(path)
-    parquet = load("pyarrow.parquet")
-    schema, batches = schema_of(index), batches_of(index, batch_size)
+    parquet = _load("pyarrow.parquet")
+    schema, batches = _schema_of(index), _batches_of(index, batch_size)
     with (
         whole(path) as part,
         parquet.ParquetWriter(
@@ -253,7 +243,7 @@ def read_parquet_batches(path: str | Path, *, batch_size: int = BATCH) -> Iterat
         ImportError, FileNotFoundError, ValueError: as `read_parquet`.
     """
     check_count("batch_size", batch_size)
-    table = load().Table
+    table = _load().Table
     with _opened(path) as file:
         for batch in file.iter_batches(batch_size):
             yield from_table(table.from_batches([batch], file.schema_arrow))
@@ -261,14 +251,152 @@ def read_parquet_batches(path: str | Path, *, batch_size: int = BATCH) -> Iterat
 
 @contextmanager
 def _opened(path: str | Path) -> Iterator[Any]:
-    parquet = load("pyarrow.parquet")
+    parquet = _load("pyarrow.parquet")
     path = Path(path)
     check_exists("path", path)
     try:
         with parquet.ParquetFile(path, page_checksum_verification=True) as file:
             yield file
-    except (load().ArrowException, OSError) as error:
+    except (_load().ArrowException, OSError) as error:
         raise InputError(
             f"path must be a whole Parquet file, got {str(path)!r}: {str(error).rstrip('.')}. "
             "Write it anew."
         ) from error
+
+
+def _load(name: str = "pyarrow") -> Any:
+    """The module, or a sentence that says what to install."""
+    try:
+        return importlib.import_module(name)
+    except ModuleNotFoundError as error:
+        raise MissingExtra(
+            f"{name.split('.')[0]} must be installed for tables, got no module {error.name!r}. "
+            'Use pip install "likewise[tables]".'
+        ) from error
+
+
+def _schema_of(index: Index) -> Any:
+    """Columns of a table of the index, and what it tells besides."""
+    arrow = _load()
+    width = index.dimension
+    told = {
+        "format": FORMAT,
+        "class_names": index.class_names,
+        "distance": index.distance.name,
+        "encoder": index.encoder,
+        "dimension": width,
+    }
+    fields = [
+        ("id", arrow.string() if index.ids.dtype.kind == "U" else arrow.int64()),
+        ("label", arrow.int64()),
+        ("class", arrow.string()),
+        ("embedding", arrow.list_(arrow.float32(), *([width] if width else []))),
+        ("metadata", arrow.string()),
+        ("payload", arrow.binary()),
+    ]
+    return arrow.schema(fields, metadata={KEY: json.dumps(told).encode()})
+
+
+def _batches_of(index: Index, batch_size: int) -> Iterator[Any]:
+    """The items, so many at a time, as record batches."""
+    check_count("batch_size", batch_size)
+    arrow, schema = _load(), _schema_of(index)
+    ids, names = index.ids, np.array([*index.class_names, None], dtype=object)
+    for start in range(0, len(ids), batch_size):
+        items = index.get(ids[start : start + batch_size])
+        labels = items.labels.numpy()
+        flat = arrow.array(items.embeddings.numpy().ravel())
+        columns = [
+            arrow.array(items.ids.tolist(), schema.field("id").type),
+            arrow.array(labels),
+            # -1, and every code without a name, is the last: None.
+            arrow.array(names[np.where(labels < len(names), labels, -1)], arrow.string()),
+            arrow.FixedSizeListArray.from_arrays(flat, items.embeddings.shape[1]),
+            arrow.array([json.dumps(value) for value in items.metadata], arrow.string()),
+            arrow.array(index.payloads(items.ids), arrow.binary()),
+        ]
+        yield arrow.RecordBatch.from_arrays(columns, schema=schema)
+
+
+def _facts_of(text: Any) -> dict[str, Any]:
+    """What a table tells of its index; nothing for one from elsewhere."""
+    if text is None:
+        return {}
+    told: dict[str, Any] = json.loads(text)
+    if told.get("format") != FORMAT:
+        raise InputError(
+            f"table must be of format {FORMAT}, got {told.get('format')}. "
+            "Read it with the likewise that wrote it, or a newer one."
+        )
+    return told
+
+
+def _ids_of(column: Any) -> np.ndarray[Any, Any]:
+    """Strings or integers."""
+    values = column.to_pylist()
+    if values and all(isinstance(value, str) for value in values):
+        return np.array(values)
+    return _integers_of("id", column)
+
+
+def _integers_of(name: str, column: Any) -> np.ndarray[Any, Any]:
+    """A column of integers as int64."""
+    values = column.to_pylist()
+    if not all(isinstance(value, int) and not isinstance(value, bool) for value in values):
+        kind = "integers or strings" if name == "id" else "integers, -1 for unlabeled"
+        odd = next(v for v in values if not isinstance(v, int) or isinstance(v, bool))
+        raise InputError(f"{name} of the table must be {kind} throughout, got {odd!r}.")
+    return np.array(values, dtype=np.int64)
+
+
+def _named(
+    labels: np.ndarray[Any, Any], classes: list[Any] | None, told: list[str] | None
+) -> tuple[np.ndarray[Any, Any], list[str]]:
+    """Labels as codes of the names told, or else of those in the column of classes."""
+    if classes is None:
+        return labels, told or []
+    pairs = sorted({*zip(labels.tolist(), classes, strict=True)}, key=str)
+    # pandas has NaN for null.
+    found = {code: name for code, name in pairs if isinstance(name, str)}
+    expected = dict(enumerate(told)) if told is not None else found
+    for code, name in pairs:
+        plain = name if isinstance(name, str) else None
+        right = expected.get(code) if code >= 0 else None
+        if plain != right or (code >= 0 and expected and plain is None):
+            raise InputError(
+                "class of the table must be the name of label throughout, and null beside -1, got "
+                f"{plain!r} beside {code}. Change both together."
+            )
+    if told is not None or not found:
+        return labels, told or []
+    used = np.array(sorted(found))
+    if len(set(found.values())) < len(found):
+        raise InputError("class of the table must name each label differently, got one name twice.")
+    codes = np.where(labels >= 0, np.searchsorted(used, labels), -1)
+    return codes, [found[code] for code in used.tolist()]
+
+
+def _matrix_of(column: Any, width: int | None) -> Float[Tensor, "n d"]:
+    """A column of lists of one length as float32; `width` is that of no lists."""
+    if len(column) == 0:
+        return torch.empty(0, width or 0)
+    parts = [chunk.flatten().to_numpy(zero_copy_only=False) for chunk in column.chunks]
+    lengths = set(_load("pyarrow.compute").list_value_length(column).to_pylist())
+    if None in lengths or len(lengths) > 1:
+        raise InputError(
+            "embedding of the table must have one length throughout, got "
+            f"{', '.join(sorted(map(str, lengths))[:3])}. Encode all with the same encoder."
+        )
+    flat = np.concatenate(parts).astype(np.float32, copy=False)
+    return torch.from_numpy(flat.reshape(len(column), -1))
+
+
+def _parsed(text: object) -> dict[str, Any]:
+    """The dict that JSON text holds."""
+    try:
+        value = json.loads(text) if isinstance(text, str) else None
+    except ValueError:
+        value = None
+    if not isinstance(value, dict):
+        raise InputError(f"metadata of the table must hold JSON objects, got {text!r}.")
+    return value

@@ -4,7 +4,6 @@ import json
 import os
 import struct
 import zlib
-from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 from typing import Annotated, Literal
 
@@ -23,8 +22,7 @@ _HEAD = struct.Struct("<8sII")  # mark, length of the text, its checksum
 _MARK = b"likewise"
 
 
-@dataclass(frozen=True)
-class Facts:
+class Facts(msgspec.Struct, frozen=True):
     """What a gallery is made for and, after each batch, what it holds."""
 
     key: str  # random; files of two galleries are told apart by it; empty for an index in memory
@@ -44,7 +42,7 @@ class Facts:
 
     def text(self) -> str:
         """As JSON."""
-        return json.dumps(asdict(self), ensure_ascii=False)
+        return json.dumps(msgspec.structs.asdict(self), ensure_ascii=False)
 
     @classmethod
     def of_text(cls, text: bytes) -> "Facts":
@@ -61,7 +59,7 @@ class Facts:
         if facts.format != FORMAT:
             raise InputError(f"format {facts.format} is not {FORMAT}")
         is_sound = (
-            told.keys() == {field.name for field in fields(cls)}
+            told.keys() == {*cls.__struct_fields__}
             and facts.distance in NAMED
             and facts.items <= facts.next_position
             and facts.next_id <= 2**63

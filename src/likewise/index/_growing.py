@@ -7,13 +7,13 @@ import numpy.typing as npt
 import torch
 
 
-class Rows:
-    """Rows that take others behind them in amortised constant time.
+class GrowingArray:
+    """Rows that take others behind them in amortized constant time.
 
     What `view` returned stays as it was: appending writes behind it, keeping makes a new array.
 
     Args:
-        rows: the first; `rows` itself is kept, not a copy, where there is no more `room`.
+        rows: the first; kept themselves, not a copy, where there is no more `room`.
         room: for so many rows in all, before others must be copied to make some.
     """
 

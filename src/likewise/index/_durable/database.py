@@ -1,4 +1,4 @@
-"""The folder of a gallery: rows in SQLite, each with its checksum, and whole batches only."""
+"""The database of a gallery: rows in SQLite, each with its checksum, and whole batches only."""
 
 import json
 import os
@@ -16,13 +16,13 @@ from likewise._files import Lock
 from likewise.errors import GalleryError, InputError, InputTypeError
 from likewise.index._durable.checksums import Integers, keys_of, part_checksum, row_checksums
 from likewise.index._durable.connection import DATABASE, LOCK, connect
-from likewise.index._durable.damage import check_regular, damaged, sentence
-from likewise.index._durable.facts import (
+from likewise.index._durable.contract import (
     Facts,
     acknowledge,
     create_acknowledged,
     last_acknowledged,
 )
+from likewise.index._durable.damage import check_regular, damaged, sentence
 from likewise.index._searching.storage import row_format
 from likewise.index._snapshots import Chunk, Texts
 
@@ -33,13 +33,13 @@ _SCHEMA = {
     "changes": "CREATE TABLE changes (batch INTEGER, position INTEGER, before INTEGER)",
     "facts": "CREATE TABLE facts (value TEXT, checksum INTEGER)",
     "items": "CREATE TABLE items (position INTEGER PRIMARY KEY, id, label INTEGER,"
-    " metadata_checksum INTEGER, payload_checksum INTEGER, checksum INTEGER, embedding BLOB,"
-    " metadata TEXT, payload BLOB)",
+    " metadata_checksum INTEGER, payload_checksum INTEGER, checksum INTEGER, fingerprint INTEGER,"
+    " embedding BLOB, metadata TEXT, payload BLOB)",
     "names": "CREATE TABLE names (code INTEGER PRIMARY KEY, name TEXT, checksum INTEGER)",
 }
 
 
-class Store:
+class Database:
     """Reads and writes the rows of one gallery; the caller's lock keeps threads apart.
 
     Args:
@@ -147,8 +147,8 @@ class Store:
     ) -> Iterator[Chunk]:
         """Items behind the position `after`, or those at the positions `within`."""
         query = (
-            "SELECT position, id, label, metadata_checksum, payload_checksum, checksum, embedding "
-            "FROM items WHERE position "
+            "SELECT position, id, label, metadata_checksum, payload_checksum, checksum, "
+            "fingerprint, embedding FROM items WHERE position "
         )
         if within is not None:
             for some in _parts(within):
@@ -224,7 +224,7 @@ class Store:
         removed: Iterable[int] = (),
         rows: Iterable[tuple[Any, ...]] = (),
         labels: Iterable[tuple[int, int, int]] = (),
-        names: Iterable[str] = (),
+        names: Sequence[str] = (),
         changes: Iterable[tuple[int, int]] = (),
     ) -> None:
         """Write one batch, all of it or nothing, and wait until it is on disk.
@@ -234,7 +234,7 @@ class Store:
             removed: positions.
             rows: columns of `items`, in their order.
             labels: label, checksum of the row, position.
-            names: of classes that are new.
+            names: of the last classes, in place of those that have their codes or later ones.
             changes: position, and checksum before, of what is removed or relabeled.
         """
         with self._sentences(writing=True):
@@ -242,7 +242,7 @@ class Store:
             write.execute("BEGIN IMMEDIATE")
             try:
                 write.executemany("DELETE FROM items WHERE position = ?", ((p,) for p in removed))
-                write.executemany("INSERT INTO items VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?)", rows)
+                write.executemany("INSERT INTO items VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?)", rows)
                 write.executemany(
                     "UPDATE items SET label = ?, checksum = ? WHERE position = ?", labels
                 )
@@ -252,6 +252,7 @@ class Store:
                 )
                 texts = list(names)
                 first = facts.names - len(texts)
+                write.execute("DELETE FROM names WHERE code >= ?", (first,))
                 write.executemany("INSERT INTO names VALUES (?, ?, ?)", _name_rows(first, texts))
                 write.execute("UPDATE facts SET value = ?, checksum = ?", _sealed(facts))
                 write.execute("COMMIT")
@@ -343,7 +344,7 @@ def as_chunk(rows: list[tuple[Any, ...]], facts: Facts) -> tuple[Chunk, npt.NDAr
         TypeError, ValueError, OverflowError: a value of another kind than was written.
     """
     if not rows:
-        rows_of: list[Any] = [()] * 7
+        rows_of: list[Any] = [()] * 8
     else:
         rows_of = list(zip(*rows, strict=True))
     ids = list(rows_of[1])
@@ -355,12 +356,13 @@ def as_chunk(rows: list[tuple[Any, ...]], facts: Facts) -> tuple[Chunk, npt.NDAr
     numbers = [np.array(rows_of[at], dtype=np.int64) for at in (0, 2, 3, 4, 5)]
     positions, labels, metadata, payloads, checksums = numbers
     keys = keys_of(ids)
+    prints = prints_in(rows_of[6])
     dtype, width = row_format(facts.storage, facts.dimension)
-    vectors = np.frombuffer(bytearray().join(rows_of[6]), dtype=dtype)
+    vectors = np.frombuffer(bytearray().join(rows_of[7]), dtype=dtype)
     embeddings = vectors.reshape(len(ids), width)
-    if any(len(row) != width * dtype.itemsize for row in rows_of[6]):
+    if any(len(row) != width * dtype.itemsize for row in rows_of[7]):
         raise InputError("embeddings are of another length")
-    expected = row_checksums(positions, keys, labels, metadata, payloads, embeddings)
+    expected = row_checksums(positions, keys, labels, metadata, payloads, prints, embeddings)
     texts = None
     if kind is bytes:
         texts = Texts(np.fromiter(map(len, ids), np.int64, len(ids)), b"".join(ids))
@@ -369,7 +371,13 @@ def as_chunk(rows: list[tuple[Any, ...]], facts: Facts) -> tuple[Chunk, npt.NDAr
         whole &= labels < facts.names
     if texts is None:
         whole &= keys >= 0
-    return Chunk(positions, keys, texts, labels, embeddings, checksums), whole
+    return Chunk(positions, keys, texts, labels, embeddings, prints, checksums), whole
+
+
+def prints_in(fingerprints: Sequence[int | None]) -> Integers:
+    """The column of fingerprints, and 1 where there is one, (n, 2)."""
+    pairs = [(0, 0) if value is None else (value, 1) for value in fingerprints]
+    return np.array(pairs, dtype=np.int64).reshape(-1, 2)
 
 
 def size_of(folder: Path) -> int:

@@ -1,0 +1,450 @@
+"""Items in a collection of Milvus."""
+
+import json
+import re
+import threading
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager, suppress
+from dataclasses import replace
+from functools import cached_property
+from typing import Any
+from uuid import uuid4
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor
+
+from likewise.distances import COSINE, Distance, by_name
+from likewise.errors import GalleryError, InputError, InputTypeError
+from likewise.index._answers import Items, Neighbors
+from likewise.index._asked import Asked
+from likewise.index._durable.checksums import Integers
+from likewise.index._given import (
+    check_apart,
+    check_enough,
+    check_same_text,
+    lasting_keys,
+    prints_of,
+)
+from likewise.index._milvus.collections import (
+    METRICS,
+    MOST,
+    CollectionFacts,
+    Collections,
+    filter_of_parts,
+    filter_of_tags,
+)
+from likewise.index._milvus.rows import (
+    EVERYTHING,
+    check_length,
+    embeddings_in,
+    ids_in,
+    labels_in,
+    payload_in,
+    rows_of,
+)
+from likewise.index._milvus.search import nearest
+from likewise.index._store import NONE, Added, Given
+from likewise.index._where import Condition, Test, as_json, folded, unknown_key
+
+
+class CollectionView:
+    """The items as of the facts that were read; what is asked of it is fetched then.
+
+    Row numbers are given out to the items that were asked for.
+
+    Args:
+        facts: of the gallery.
+        class_names: likewise.
+        collections: where the items are.
+    """
+
+    def __init__(
+        self, facts: CollectionFacts, class_names: Sequence[str], collections: Collections
+    ) -> None:
+        self.facts = facts
+        self.class_names = tuple(class_names)
+        self.collections = collections
+        self.keys: list[int] = []  # by row number
+        self.search: tuple[str, float | None] = ("exact", None)
+
+    def __len__(self) -> int:
+        return self.count
+
+    @cached_property
+    def count(self) -> int:
+        """How many items there are."""
+        return 0 if self.facts.dimension is None else self.collections.count()
+
+    @property
+    def ids(self) -> npt.NDArray[Any]:
+        """Ids in order of insertion, (n,)."""
+        ids = ids_in(self.everything(["text"]))
+        ids.flags.writeable = False
+        return ids
+
+    @property
+    def embeddings(self) -> Float[Tensor, "n d"]:
+        """Embeddings in order of insertion, float32."""
+        return embeddings_in(self.everything(["embedding"]), self.facts.dimension or 0)
+
+    @property
+    def labels(self) -> Int[Tensor, " n"]:
+        """Label codes in order of insertion."""
+        return labels_in(self.everything(["label"]))
+
+    @property
+    def fingerprints(self) -> Integers:
+        """See `Added.prints`."""
+        rows = self.everything(["metadata"])
+        return prints_of([json.loads(row["metadata"]) for row in rows], len(rows))
+
+    def has_labels(self) -> bool:
+        """Whether any item has one."""
+        return self.facts.dimension is not None and self.collections.count("label >= 0") > 0
+
+    def keys_for(self, ids: Sequence[Any]) -> Integers:
+        """Ids as numbers of 64 bits, which are the keys of their items."""
+        return lasting_keys(ids)
+
+    def rows_of(self, given: Given) -> Integers:
+        """The row number of each id, -1 where it is not stored."""
+        ids, keys = given.ids, given.keys.tolist()
+        rows = np.full(len(ids), -1, dtype=np.int64)
+        is_text = bool(ids) and isinstance(ids[0], str)
+        facts = self.facts
+        if not ids or facts.dimension is None or is_text != (facts.kind == "strings"):
+            return rows
+        found = self.collections.rows(keys, ["text"])
+        number_of = {key: len(self.keys) + n for n, key in enumerate(found)}
+        self.keys += number_of
+        there = [at for at, key in enumerate(keys) if key in found]
+        rows[there] = [number_of[keys[at]] for at in there]
+        if is_text:
+            texts = [found[keys[at]]["text"] for at in there]
+            check_same_text([ids[at] for at in there], texts)
+        return rows
+
+    def fetched(self, rows: Integers | None, fields: Sequence[str]) -> list[dict[str, Any]]:
+        """These fields of some rows, or of all in order of insertion.
+
+        Raises:
+            GalleryError: somebody removed an item meanwhile.
+        """
+        if rows is None:
+            return self.everything(fields)
+        keys = [self.keys[row] for row in rows.tolist()]
+        found = self.collections.rows(keys, fields) if keys else {}
+        if len(found) < len(set(keys)):
+            raise GalleryError(
+                f"gallery must have one writer at a time, got {self.collections.name!r}, of which "
+                "an item was removed while it was read. Read it again."
+            )
+        return [found[key] for key in keys]
+
+    def everything(self, fields: Sequence[str]) -> list[dict[str, Any]]:
+        """All rows, in the order of insertion."""
+        if self.facts.dimension is None:
+            return []
+        return self.collections.everything(fields, self.facts)
+
+    def nearest(self, queries: Float[Tensor, "q d"], k: int, allowed: str) -> Neighbors:
+        """The k nearest items of each query, of those that an expression of Milvus leaves."""
+        if k > MOST:
+            raise InputError(
+                f"k must be at most {MOST}, which Milvus finds at once, got {k}. Ask for fewer."
+            )
+        facts = self.facts
+        found = nearest(
+            self.collections,
+            by_name(facts.distance),
+            queries,
+            k,
+            expression=None if facts.dimension is None else allowed,
+            longest=facts.longest,
+            has_strings=facts.kind == "strings",
+        )
+        # To count is another question to Milvus, so it is asked only where it may matter.
+        if len(queries) == 0 or bool(found.distances.isinf().any()):
+            check_enough(k, len(self))
+        return found
+
+    def wait(self) -> None:
+        """Milvus searches exactly, so there is nothing to wait for."""
+
+
+class InMilvus:
+    """The facts as they were last read, and the two collections behind them.
+
+    Facts are written before the items that they count, so that no id and no position is given
+    out twice, whatever breaks in between.
+
+    Args:
+        uri: see `Collections`.
+        collection: of the items.
+        token: see `Collections`.
+        asked: what the gallery is made for, if it is there, and else shall be.
+    """
+
+    recall: float | None = None  # always exact
+
+    def __init__(self, uri: str, collection: str, token: str | None, asked: Asked) -> None:
+        self.name = collection
+        self.names: list[str] = []
+        self._renamed = -1  # what the names were read at
+        self._lock = threading.RLock()
+        self._collections: Collections | None = Collections(uri, collection, token)
+        try:
+            if not self.collections.has_facts():
+                self._begin(asked)
+            self.facts = self._refreshed()
+            if self.facts.dimension is not None and not self.collections.has_items():
+                raise GalleryError(
+                    f"collection must be whole, got {collection!r}, of which only "
+                    f"{collection + '_facts'!r} is there. Drop that, and add the items again."
+                )
+            asked.check_is(self.facts, self.names, collection)
+            self.distance: Distance = by_name(self.facts.distance)
+        except BaseException:
+            self.close()
+            raise
+
+    @property
+    def shown(self) -> str:
+        """Where it is and what it holds, in few words."""
+        return f"{self.name!r}, {self.facts.distance}, dimension {self.facts.dimension}"
+
+    @property
+    def collections(self) -> Collections:
+        """Both, while the gallery is open."""
+        if self._collections is None:
+            raise GalleryError(
+                "gallery must be open, got one that was closed. "
+                "Open it again with MilvusGallery(uri, collection=...)."
+            )
+        return self._collections
+
+    def close(self) -> None:
+        """Give the connection back."""
+        if self._collections is not None:
+            self._collections.close()
+            self._collections = None
+
+    def newest(self) -> CollectionView:
+        """The newest items, whatever process wrote them."""
+        facts = self._refreshed()
+        return CollectionView(facts, self.names, self.collections)
+
+    @contextmanager
+    def reading(self) -> Iterator[CollectionView]:
+        """The newest items."""
+        yield self.newest()
+
+    @contextmanager
+    def writing(self) -> Iterator[CollectionView]:
+        """The newest items, which no other thread changes while this lasts."""
+        with self._lock:
+            yield self.newest()
+
+    def chosen(self, condition: Condition | None) -> tuple[CollectionView, str]:
+        """The newest items, and the expression of Milvus that leaves those that pass."""
+        now = self.newest()
+        if condition is None:
+            return now, ""
+        check_enough(1, len(now))
+        return now, _expression(now, condition)
+
+    def commit(
+        self,
+        now: CollectionView,
+        *,
+        class_names: Sequence[str],
+        added: Added | None = None,
+        removed: Integers = NONE,
+        changed: Integers = NONE,
+        labels: Integers = NONE,
+    ) -> None:
+        """Store one batch."""
+        check_length("class_names", class_names)
+        if added is not None:
+            self._put(now, added, class_names, is_replacing=len(removed) > 0)
+        elif len(changed):
+            rows = now.fetched(changed, EVERYTHING)
+            self._remember(now.facts, class_names)
+            self.collections.put(
+                [
+                    {**row, "tags": list(row["tags"]), "label": label}
+                    for row, label in zip(rows, labels.tolist(), strict=True)
+                ],
+                replace=True,
+            )
+        else:
+            self._remember(now.facts, class_names)
+            if len(removed):
+                self.collections.remove([now.keys[row] for row in removed.tolist()])
+
+    def clear(self, now: CollectionView) -> None:
+        """Forget all items."""
+        self._remember(now.facts, now.class_names)
+        self.collections.make_items(now.facts.dimension or 1, METRICS[self.distance])
+
+    def items(self, now: CollectionView, rows: Integers) -> Items:
+        """What is stored in these rows."""
+        found = now.fetched(rows, ["label", "text", "embedding", "metadata"])
+        return Items(
+            ids=ids_in(found),
+            embeddings=embeddings_in(found, now.facts.dimension or 0),
+            labels=labels_in(found),
+            metadata=[json.loads(row["metadata"]) for row in found],
+        )
+
+    def metadata(self, now: CollectionView, rows: Integers | None = None) -> list[dict[str, Any]]:
+        """Of these rows, or of all."""
+        return [json.loads(row["metadata"]) for row in now.fetched(rows, ["metadata"])]
+
+    def payloads(self, now: CollectionView, rows: Integers | None = None) -> list[bytes | None]:
+        """Of these rows, or of all."""
+        return [payload_in(row) for row in now.fetched(rows, ["payload"])]
+
+    def column(self, now: CollectionView, key: str) -> tuple[list[Any], Int[Tensor, " n"]]:
+        """Values under a key, and the labels."""
+        found = now.everything(["metadata", "label"])
+        return [json.loads(row["metadata"]).get(key) for row in found], labels_in(found)
+
+    def bytes(self, now: CollectionView) -> int:
+        """Of the vectors; Milvus tells no more."""
+        return 4 * (now.facts.dimension or 0) * len(now)
+
+    def copied(self, *, deep: bool) -> "InMilvus":
+        """No collection can change alone and be the same."""
+        raise InputTypeError(
+            f"index must be in memory to be copied, got the collection {self.name!r}. "
+            "Use Index.from_state(index.distance, index.state())."
+        )
+
+    def _put(
+        self, now: CollectionView, added: Added, names: Sequence[str], *, is_replacing: bool
+    ) -> None:
+        facts, (ids, keys), embeddings = now.facts, added.given, added.packed
+        is_text = isinstance(ids[0], str)
+        if is_text:
+            check_apart(keys)
+        rows = rows_of(added, facts.next_position)
+        dimension = embeddings.shape[1]
+        if facts.dimension is None:
+            self.collections.make_items(dimension, METRICS[self.distance])
+        after = replace(
+            facts,
+            dimension=dimension,
+            kind="strings" if is_text else "integers",
+            next_id=facts.next_id if is_text else max(facts.next_id, int(keys.max()) + 1),
+            next_position=facts.next_position + len(ids),
+            longest=max(facts.longest, float(torch.linalg.vector_norm(embeddings, dim=1).max())),
+        )
+        self._remember(after, names)
+        try:
+            self.collections.put(rows, replace=is_replacing)
+        except GalleryError:
+            if not is_replacing:
+                with suppress(GalleryError):
+                    self.collections.remove(keys.tolist())
+            raise
+
+    def _remember(self, facts: CollectionFacts, class_names: Sequence[str]) -> None:
+        """Write facts of one batch more, and class names that are new."""
+        names, kept, renamed = list(class_names), len(self.names), facts.renamed
+        if names[:kept] != self.names:
+            kept, renamed = 0, facts.renamed + 1
+        self.collections.put_names(kept, names[kept:])
+        facts = replace(facts, names=len(names), renamed=renamed, batches=facts.batches + 1)
+        self.collections.put_facts(facts)
+        self.facts, self.names, self._renamed = facts, names, renamed
+
+    def _refreshed(self) -> CollectionFacts:
+        """The newest facts, which another process may have written."""
+        facts = self.collections.facts()
+        if (facts.names, facts.renamed) != (len(self.names), self._renamed):
+            self.names, self._renamed = self.collections.names(facts.names), facts.renamed
+        self.facts = facts
+        return facts
+
+    def _begin(self, asked: Asked) -> None:
+        # A beginning that was interrupted has its collection of facts, with none in it.
+        if self.collections.has_items() and not self.collections.has_begun():
+            raise GalleryError(
+                f"collection must be new or a gallery, got {self.name!r}, which is "
+                "something else. Choose another name."
+            )
+        distance, names = asked.distance or COSINE, asked.class_names
+        facts = CollectionFacts(
+            uuid4().hex, distance.name, asked.encoder, asked.dimension, names=len(names)
+        )
+        self.collections.make_facts()
+        if asked.dimension is not None:
+            self.collections.make_items(asked.dimension, METRICS[distance])
+        self.collections.put_names(0, names)
+        self.collections.put_facts(facts)
+
+
+def open_collection(uri: str, collection: str, token: str | None, asked: Asked) -> InMilvus:
+    """The gallery in a collection; a new one where none is.
+
+    Raises:
+        InputError: no gallery can be made for what is asked.
+        GalleryError: nothing answers, or the gallery was made for something else.
+        MissingExtra: pymilvus is not installed.
+    """
+    if not isinstance(collection, str) or not re.fullmatch(
+        r"[A-Za-z_][A-Za-z0-9_]{0,199}", collection
+    ):
+        raise InputError(
+            "collection must be letters, digits and underscores, at most 200, and not begin with "
+            f"a digit, got {collection!r}. Milvus takes no others."
+        )
+    distance = asked.distance
+    name = distance.name if isinstance(distance, Distance) else repr(distance)
+    asked.check(
+        METRICS,
+        InputError(
+            "distance must be one that Milvus knows, "
+            f"{', '.join(known.name for known in METRICS)}, got {name}. Use Gallery for others."
+        ),
+    )
+    check_length("class_names", asked.class_names)
+    return InMilvus(uri, collection, token, asked)
+
+
+def _expression(now: CollectionView, condition: Condition) -> str:
+    """What leaves the items that pass a lookup's `where`, for Milvus to search among.
+
+    Milvus keeps a hash of each key with its value. A range becomes the values in it, for
+    which all metadata is fetched.
+
+    Raises:
+        InputError: a key that no item has.
+    """
+    values: dict[str, dict[str, Any]] | None = None  # key -> value as JSON -> value
+
+    def read() -> dict[str, dict[str, Any]]:
+        found: dict[str, dict[str, Any]] = {}
+        for row in now.everything(["metadata"]):
+            for key, value in json.loads(row["metadata"]).items():
+                found.setdefault(key, {})[as_json(value)] = value
+        return found
+
+    def of_test(test: Test) -> str:
+        nonlocal values
+        among = sorted(test.among)
+        expression = filter_of_tags(test.key, among)
+        if not test.limits and among and now.collections.count(expression):
+            return expression
+        # Whether any item has the key, no hash tells.
+        values = read() if values is None else values
+        if test.key not in values:
+            raise unknown_key(test.key, set(values))
+        there = values[test.key].items()
+        return filter_of_tags(test.key, [t for t, value in there if test.holds(value, t)])
+
+    return folded(condition, of_test, filter_of_parts)
