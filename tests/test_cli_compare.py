@@ -14,6 +14,7 @@ IMAGES, LABELS = load_digits(return_X_y=True)
 def models(tmp_path_factory):
     """Two models of other make: one is trained longer, both are indexed and calibrated."""
     from likewise.cli import journeys
+    from likewise.journeys.index import index
 
     folder = tmp_path_factory.mktemp("compare")
     for name, epochs, batches in (("good", 2, 20), ("poor", 1, 2)):
@@ -21,7 +22,9 @@ def models(tmp_path_factory):
         made = lw.train("digits", recipe)
         if name == "poor":
             made.save(folder / "bare")
-        journeys.index(made, "digits", None, 5 if name == "good" else 10, 0)
+        digits = lw.data.load("digits", split="train")
+        few = lw.data.sample_items(digits, per_class=5 if name == "good" else 10)
+        index(made, few, source="digits")
         journeys.calibrate(made, "digits", split=None, goal="f1", rule=None, k=1, seed=0)
         made.save(folder / name)
     return folder

@@ -4,6 +4,7 @@ import os
 import shutil
 import sqlite3
 import threading
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -314,6 +315,46 @@ def test_a_mapped_file_that_is_old_or_altered_is_not_used(tmp_path, monkeypatch)
     shutil.copy(file, tmp_path / "h")
     with Gallery(tmp_path / "h") as gallery:
         assert content(gallery) != before
+
+
+@pytest.mark.parametrize(
+    ("name", "change"),
+    [
+        ("positions", lambda part: part + 1),  # the last is none that was given out
+        ("positions", lambda part: part - 1),
+        ("positions", lambda part: part[::-1].copy()),
+        ("labels", lambda part: part - 2),
+        ("labels", lambda part: part + 2),
+        ("keys", lambda part: part - 1),
+        ("prints", lambda part: part + 2),
+    ],
+)
+def test_a_mapped_file_of_numbers_that_cannot_be_is_not_used(tmp_path, monkeypatch, name, change):
+    monkeypatch.setattr(mapped, "LEAST", 1)
+    with filled(tmp_path / "g") as gallery:
+        snapshot = gallery._store.current
+    assert mapped.read_mapped(tmp_path / "g", snapshot.facts) is not None
+    (tmp_path / "g" / mapped.MAPPED).unlink()
+    arrays = snapshot.arrays._replace(**{name: change(getattr(snapshot.arrays, name))})
+    mapped.write_mapped(tmp_path / "g", SimpleNamespace(facts=snapshot.facts, arrays=arrays))
+    assert mapped.read_mapped(tmp_path / "g", snapshot.facts) is None
+
+
+def test_only_a_writer_leaves_a_file_to_map(tmp_path, monkeypatch):
+    monkeypatch.setattr(mapped, "LEAST", 1)
+    with filled(tmp_path / "g"):
+        Gallery(tmp_path / "g", read_only=True).close()
+        assert not (tmp_path / "g" / mapped.MAPPED).exists()
+    assert (tmp_path / "g" / mapped.MAPPED).exists()
+
+
+def test_closing_twice_maps_once(tmp_path, monkeypatch):
+    monkeypatch.setattr(mapped, "LEAST", 1)
+    gallery = filled(tmp_path / "g")
+    gallery.close()
+    (tmp_path / "g" / mapped.MAPPED).unlink()
+    gallery.close()
+    assert not (tmp_path / "g" / mapped.MAPPED).exists()
 
 
 def test_a_check_reads_the_rows_and_not_the_mapped_file(tmp_path, monkeypatch):

@@ -20,6 +20,7 @@ from likewise.distances import (
 )
 from likewise.index import Gallery, Index
 from likewise.index._searching import exact as _search
+from likewise.index._snapshots import _run
 
 CHEBYSHEV = Distance(
     "cosine",  # on purpose: only the functions may count, not the name
@@ -631,3 +632,11 @@ def test_string_ids_are_found_however_many_came_one_by_one(names):
     assert found.ids[:, 0].tolist() == left
     with pytest.raises(ValueError, match="already in the index"):
         index.add(torch.zeros(1, 1), ids=[names[-1]])
+
+
+@given(st.lists(st.integers(-3, 3), min_size=1, max_size=40))
+def test_of_equal_keys_a_run_knows_the_last(keys):
+    last = {key: position for position, key in enumerate(keys)}
+    known, positions = _run(np.array(keys), np.arange(len(keys)))
+    assert known.tolist() == sorted(last)
+    assert dict(zip(known.tolist(), positions.tolist(), strict=True)) == last

@@ -20,7 +20,16 @@ class Reader:
         self.reader = Gallery(path, read_only=True)
 
     def __getattr__(self, name):
-        writes = ("add", "upsert", "remove", "relabel", "clear", "name_classes", "backup")
+        writes = (
+            "add",
+            "upsert",
+            "remove",
+            "relabel",
+            "clear",
+            "name_classes",
+            "replace",
+            "backup",
+        )
         return getattr(self.writer if name in writes else self.reader, name)
 
     def __len__(self):
@@ -213,6 +222,30 @@ def test_of_labels_for_one_id_the_last_counts(home):
     assert one.labels.tolist() == [1, 0, 0]
     assert one.relabel([2, 0], None) == 2
     assert one.labels.tolist() == [-1, 0, -1]
+
+
+def test_replacing_all_leaves_the_new_ones_alone(home):
+    one = filled(home, labels=["a", "b", "a"], metadata=[{"n": n} for n in range(3)])
+    rows = torch.tensor([[1.0, 1.0], [2.0, 2.0]])
+    assert one.replace(rows, labels=["c", "b"], class_names=["b"]).tolist() == [3, 4]
+    assert (one.ids.tolist(), one.labels.tolist()) == ([3, 4], [1, 0])
+    assert (one.class_names, one.embeddings.tolist()) == (["b", "c"], rows.tolist())
+    assert one.metadata([3, 4]) == [{}, {}]
+    assert one.lookup(torch.zeros(1, 2), k=2).ids.tolist() == [[3, 4]]
+    assert one.replace(rows, ids=["x", "y"], payloads=[b"1", None]).tolist() == ["x", "y"]
+    assert one.replace(rows.flip(0), ids=["y", "z"], labels=[5, -1]).tolist() == ["y", "z"]
+    assert (one.ids.tolist(), one.labels.tolist(), one.class_names) == (["y", "z"], [5, -1], [])
+    assert one.payloads(["y", "z"]) == [None, None]
+    assert one.get(["y"]).embeddings.tolist() == [[2, 2]]
+    for wrong in ({"ids": ["y", "y"]}, {"labels": [1]}, {"labels": [1, 2], "class_names": ["a"]}):
+        with pytest.raises(ValueError, match=r"ids must all differ|labels must"):
+            one.replace(rows, **wrong)
+    with pytest.raises(ValueError, match=r"must have dimension 2"):
+        one.replace(torch.ones(1, 3))
+    assert one.ids.tolist() == ["y", "z"]
+    assert one.replace(torch.empty(0, 2), class_names=["q"]).tolist() == []
+    assert (len(one), one.class_names, one.dimension) == (0, ["q"], 2)
+    assert one.replace(rows).tolist() == [5, 6]
 
 
 def test_payloads_come_back(home):

@@ -81,6 +81,15 @@ def test_tiles_have_the_best_of_the_whole_product(seed, queries, rows, tile, cou
     assert all(len(set(row)) == count for row in at.tolist())
 
 
+def test_values_that_grow_along_a_row_have_the_best_of_every_tile(monkeypatch):
+    # Each tile of 12 columns is better than all before it, and more than the room for 3.
+    monkeypatch.setattr("likewise.index._searching.scan.TILE", 12)
+    rows = torch.arange(60.0)[:, None]
+    values, at = best_products(torch.ones(1, 1), rows, 3)
+    assert sorted(at[0].tolist()) == [57, 58, 59]
+    assert sorted(values[0].tolist()) == [57, 58, 59]
+
+
 # Exact
 
 
@@ -202,6 +211,32 @@ def test_fewer_lists_than_needed_would_miss_some():
     assert search._lists.probes > 1
     search._lists.probes = 1
     assert share_found(search, queries, stored) < 0.9
+
+
+def test_centers_are_those_of_five_rounds_of_k_means():
+    rows, count = gaussian(300, 3).numpy(), 8
+    centers = rows[:count].copy()
+    for _ in range(5):
+        nearest = ((rows[:, None] - centers) ** 2).sum(axis=2).argmin(axis=1)
+        centers = np.stack([rows[nearest == each].mean(axis=0) for each in range(count)])
+    found = _approximate._centers(torch.from_numpy(rows), count).numpy()
+    assert np.allclose(found, centers, atol=1e-5)
+    again = ((rows[:, None] - centers) ** 2).sum(axis=2).argmin(axis=1)
+    assert (again != nearest).any(), "a sixth round would give others"
+
+
+@pytest.mark.usefixtures("small")
+def test_later_rows_stand_among_the_earlier_ones_query_by_query():
+    stored = clustered(5000, 1)
+    search = trained(EUCLIDEAN, stored[:4000])
+    lists, queries = search._lists, clustered(40, 5)
+    lists.add = lambda stored: None  # so that the rows behind 4,000 are late
+    lists.probes = len(lists.centers)  # and nothing is missed
+    distances, at = search.nearest(queries, stored, 6)
+    expected, order = ExactSearch(EUCLIDEAN).nearest(queries, stored, 6)
+    assert (at >= 4000).any(dim=1).sum() > 3
+    assert (distances == expected).all()
+    assert (at == order).all()
 
 
 @pytest.mark.usefixtures("small")

@@ -174,7 +174,7 @@ def test_a_filter_of_older_items_is_not_misled_by_what_was_read_of_newer_ones():
     assert allowed.tolist() == [False, False, True, True, False, False]
 
 
-@pytest.mark.parametrize("verb", ["add", "upsert", "remove", "relabel"])
+@pytest.mark.parametrize("verb", ["add", "upsert", "remove", "relabel", "replace"])
 def test_what_is_interrupted_leaves_all_as_it_was(monkeypatch, verb):
     index = Index(EUCLIDEAN)
     index.add(
@@ -188,6 +188,7 @@ def test_what_is_interrupted_leaves_all_as_it_was(monkeypatch, verb):
         "upsert": lambda: index.upsert(row(9), ids=["b"], labels=[4], metadata=[{"n": 9}]),
         "remove": lambda: index.remove(["a"]),
         "relabel": lambda: index.relabel(["a"], [5]),
+        "replace": lambda: index.replace(row(2), ids=["c"], labels=[3]),
     }
 
     def state():

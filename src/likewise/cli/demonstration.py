@@ -9,6 +9,8 @@ import torch
 import likewise as lw
 from likewise.cli import console, journeys
 from likewise.cli.training import tell_epoch
+from likewise.journeys.index import index
+from likewise.journeys.opening import open_fitting
 from likewise.pages.evaluation import evaluation_page
 
 HELD_OUT = ("0", "4", "5", "8")  # digits that the encoder never sees
@@ -29,7 +31,9 @@ def run(out: Path, *, seed: int = 0, device: str | None = None) -> tuple[dict[st
     )
     with console.progress("training") as show:
         model = lw.train("digits", recipe, callbacks=[tell_epoch], progress=show, device=device)
-    indexed = journeys.index(model, "digits", None, PER_CLASS, seed)["added"]
+    digits = open_fitting(model, "digits", default_split="train")
+    examples = lw.data.sample_items(digits, per_class=PER_CLASS, seed=seed)
+    indexed = index(model, examples, source="digits").added
     console.say(f"index: {PER_CLASS} examples of each of the ten digits")
     thresholds = journeys.calibrate(
         model, "digits", split=None, goal="f1", rule=None, k=1, seed=seed

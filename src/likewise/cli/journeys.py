@@ -1,6 +1,5 @@
 """What the commands on a saved model do, one function each, from arguments to results."""
 
-from collections import defaultdict
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -8,7 +7,7 @@ from typing import Any
 import torch
 
 import likewise as lw
-from likewise import calibration, data
+from likewise import calibration
 from likewise._checks import check_choice, check_exists
 from likewise.cli import console
 from likewise.data.images import is_image_name
@@ -48,33 +47,6 @@ def chosen_device(device: str | None) -> str:
             "must be one this machine has, got 'cuda'. Use --device cpu.", argument="device"
         )
     return device
-
-
-def index(
-    model: SimilarityModel, source: str, split: str | None, per_class: int | None, seed: int
-) -> dict[str, int]:
-    """Add examples that are not there yet to the model's index, with where each came from.
-
-    How many were `added`, how many were `already_there`, and how many of those added are there
-    `as_another_class` too.
-    """
-    examples = open_fitting(model, source, split, default_split="train")
-    if per_class is not None:
-        examples = data.sample_items(examples, per_class=per_class, seed=seed)
-    with console.progress("indexing") as show:
-        ids = model.add_new(examples, metadata=_whereabouts(examples, source), progress=show)
-    doubtful = 0
-    if len(ids):
-        indexed = model.indexed_prints()
-        classes = defaultdict(set)
-        for print_, name in indexed:
-            classes[print_].add(name)
-        doubtful = sum(len(classes[print_]) > 1 for print_, _ in indexed[-len(ids) :])
-    return {
-        "added": len(ids),
-        "already_there": len(examples) - len(ids),
-        "as_another_class": doubtful,
-    }
 
 
 def remove(model: SimilarityModel, ids: Sequence[str], class_name: str | None) -> int:
@@ -165,8 +137,3 @@ def _is_image_file(source: str) -> bool:
     """Whether a source is one image: by its name, or as a file that is no table."""
     path = Path(source)
     return is_image_name(path) or (path.is_file() and path.suffix.lower() not in (*TABLES, ".npz"))
-
-
-def _whereabouts(examples: Any, source: str) -> list[dict[str, Any]]:
-    paths = paths_of(examples)
-    return [{"path": path} for path in paths] or [{"source": str(source)}] * len(examples)

@@ -19,6 +19,17 @@ def index(
         typer.Option(help="So many examples of each class, drawn by seed; all if left out."),
     ] = None,
     gallery: GalleryFolder = None,
+    replace: Annotated[
+        bool,
+        typer.Option("--replace", help="Put the data in place of all known items, in one step."),
+    ] = False,
+    sync: Annotated[
+        bool,
+        typer.Option(
+            "--sync",
+            help="Follow the data: add what is new, remove what is gone, relabel what moved.",
+        ),
+    ] = False,
     split: Split = None,
     cache: Cache = None,
     seed: Seed = 0,
@@ -26,22 +37,40 @@ def index(
     as_json: Json = False,
 ) -> None:
     """Add examples of known things to the model's index, or to a gallery; each of them once."""
+    from likewise import data
     from likewise.cli import journeys
+    from likewise.errors import InputError
+    from likewise.journeys.index import index as indexed
+    from likewise.journeys.opening import open_fitting
 
+    if sync and (replace or per_class is not None):
+        other = "--replace" if replace else "--per-class"
+        raise InputError(f"--sync must come without {other}, got both. Give either.")
+    way = "replace" if replace else "sync" if sync else "add"
     loaded = journeys.open_model(model, device, gallery, writing=True, cache=cache)
-    told = journeys.index(loaded, source, split, per_class, seed)
+    examples = open_fitting(loaded, source, split, default_split="train")
+    if per_class is not None:
+        examples = data.sample_items(examples, per_class=per_class, seed=seed)
+    with console.progress("indexing") as show:
+        told = indexed(loaded, examples, way=way, source=source, progress=show)
     loaded.save(model)
     place = "the index" if loaded.gallery is None else f"the gallery {loaded.gallery}"
-    there = f", {told['already_there']} were there already" if told["already_there"] else ""
-    lines = [f"added {told['added']} items{there}; {place} holds {len(loaded.index)}"]
-    if told["as_another_class"]:
+    parts = [f"added {told.added} items"]
+    if told.already_there:
+        parts.append(f"{told.already_there} were there already")
+    if way == "sync":
+        parts += [f"relabeled {told.relabeled}", f"moved {told.moved}"]
+    if way != "add":
+        parts.append(f"removed {told.removed}")
+    lines = [f"{', '.join(parts)}; {place} holds {len(loaded.index)}"]
+    if told.as_another_class:
         lines.append(
-            f"{told['as_another_class']} of those added are there as another class too: remove "
+            f"{told.as_another_class} of those added are there as another class too: remove "
             "what is wrong"
         )
-    if told["added"] and any(made.rule != "pairs" for made in loaded.calibrations.values()):
+    if told.has_changed and any(made.rule != "pairs" for made in loaded.calibrations.values()):
         lines.append("thresholds were calibrated before: calibrate again")
-    result = {**told, "indexed": len(loaded.index), "gallery": loaded.gallery}
+    result = {**told.to_dict(), "indexed": len(loaded.index), "gallery": loaded.gallery}
     console.finish(result, lines, as_json=as_json)
 
 

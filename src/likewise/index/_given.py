@@ -14,7 +14,7 @@ from likewise._checks import as_embeddings, check_finite
 from likewise.distances import Distance
 from likewise.errors import InputError, InputTypeError
 from likewise.index._durable.checksums import Integers, keys_of
-from likewise.index._store import Given, View
+from likewise.index._store import Given, Known
 
 Values = Sequence[int] | Sequence[str | None] | np.ndarray[Any, Any] | Tensor
 
@@ -78,7 +78,26 @@ def checked_rows(name: str, rows: Rows, dimension: int | None) -> Tensor:
     return checked
 
 
-def given_ids(now: View, ids: Values) -> Given:
+class Emptied:
+    """What is left of a view when all its items go, as far as giving new ones asks for it."""
+
+    def __init__(self, now: Known, class_names: Sequence[str]) -> None:
+        self.facts, self.keys_for = now.facts, now.keys_for
+        self.class_names = tuple(class_names)
+
+    def __len__(self) -> int:
+        return 0
+
+    def has_labels(self) -> bool:
+        """No item, no label."""
+        return False
+
+    def rows_of(self, given: Given) -> Integers:
+        """No id is stored."""
+        return np.full(len(given.ids), -1, dtype=np.int64)
+
+
+def given_ids(now: Known, ids: Values) -> Given:
     """Ids that are to be looked for or stored.
 
     Raises:
@@ -89,7 +108,7 @@ def given_ids(now: View, ids: Values) -> Given:
     return Given(plain, now.keys_for(plain))
 
 
-def ids_to_add(now: View, ids: Values | None, count: int) -> Given:
+def ids_to_add(now: Known, ids: Values | None, count: int) -> Given:
     """The ids of `count` new items, none of them stored.
 
     Raises:
@@ -109,7 +128,7 @@ def ids_to_add(now: View, ids: Values | None, count: int) -> Given:
     return given
 
 
-def ids_to_put(now: View, ids: Values, count: int) -> tuple[Given, Integers]:
+def ids_to_put(now: Known, ids: Values, count: int) -> tuple[Given, Integers]:
     """The ids of `count` items, and the rows of those that are stored, which they replace.
 
     Raises:
@@ -122,7 +141,7 @@ def ids_to_put(now: View, ids: Values, count: int) -> tuple[Given, Integers]:
     return given, np.unique(rows[rows >= 0])
 
 
-def rows_of_all(now: View, ids: Values) -> Integers:
+def rows_of_all(now: Known, ids: Values) -> Integers:
     """The row of each id.
 
     Raises:
@@ -151,7 +170,7 @@ def check_same_text(ids: Sequence[Any], there: Sequence[Any]) -> None:
             )
 
 
-def _next_ids(now: View, count: int) -> Given:
+def _next_ids(now: Known, count: int) -> Given:
     """The next integers above all ever used."""
     if now.facts.kind == "strings" and len(now):
         raise InputError(
@@ -168,7 +187,7 @@ def _next_ids(now: View, count: int) -> Given:
     return Given(keys.tolist(), keys)
 
 
-def _check_kind(now: View, ids: list[int] | list[str], count: int, rows: Integers) -> None:
+def _check_kind(now: Known, ids: list[int] | list[str], count: int, rows: Integers) -> None:
     """Refuse ids of another number than items or another kind than stored, or twice the same."""
     check_one_per_item("ids", len(ids), count)
     is_text, kind = bool(ids) and isinstance(ids[0], str), now.facts.kind
@@ -182,7 +201,7 @@ def _check_kind(now: View, ids: list[int] | list[str], count: int, rows: Integer
         raise InputError(f"ids must all differ, got {twice!r} more than once.")
 
 
-def codes_of(now: View, labels: Values | None, count: int) -> tuple[Integers, Sequence[str]]:
+def codes_of(now: Known, labels: Values | None, count: int) -> tuple[Integers, Sequence[str]]:
     """The code of each label, -1 for unlabeled, and all class names with the new ones behind.
 
     Args:

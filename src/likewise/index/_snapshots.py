@@ -165,6 +165,10 @@ class Snapshot:
     def __len__(self) -> int:
         return len(self.positions)
 
+    def rows(self) -> Integers:
+        """The row numbers of all items."""
+        return np.arange(len(self))
+
     def has_labels(self) -> bool:
         """Whether any item has one."""
         return bool((self.labels >= 0).any())

@@ -71,8 +71,8 @@ class About(Protocol):
         """Random text by which the store is known; empty in memory."""
 
 
-class View(Protocol):
-    """All items as of one moment. Items have row numbers, which mean nothing in another view."""
+class Known(Protocol):
+    """What giving ids and labels asks of the items that are there."""
 
     @property
     def facts(self) -> About:
@@ -81,6 +81,21 @@ class View(Protocol):
     @property
     def class_names(self) -> Sequence[str]:
         """The name of each label code."""
+
+    def __len__(self) -> int: ...
+
+    def has_labels(self) -> bool:
+        """Whether any item has one."""
+
+    def keys_for(self, ids: Sequence[Any]) -> Integers:
+        """Ids as numbers of 64 bits, by which the store finds them."""
+
+    def rows_of(self, given: Given) -> Integers:
+        """The row number of each id, -1 where it is not stored."""
+
+
+class View(Known, Protocol):
+    """All items as of one moment. Items have row numbers, which mean nothing in another view."""
 
     @property
     def ids(self) -> npt.NDArray[Any]:
@@ -102,16 +117,8 @@ class View(Protocol):
     def search(self) -> tuple[str, float | None]:
         """How lookups search, and the recall measured where that is not exact."""
 
-    def __len__(self) -> int: ...
-
-    def has_labels(self) -> bool:
-        """Whether any item has one."""
-
-    def keys_for(self, ids: Sequence[Any]) -> Integers:
-        """Ids as numbers of 64 bits, by which the store finds them."""
-
-    def rows_of(self, given: Given) -> Integers:
-        """The row number of each id, -1 where it is not stored."""
+    def rows(self) -> Integers:
+        """The row numbers of all items."""
 
     def nearest(self, queries: Float[Tensor, "q d"], k: int, allowed: Any) -> Neighbors:
         """The k nearest items of each query, of those that `Store.chosen` allowed.

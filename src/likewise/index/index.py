@@ -20,6 +20,7 @@ from likewise.index._answers import Items, Neighbors, Summary, per_class, percen
 from likewise.index._durable.checksums import Integers
 from likewise.index._given import (
     LARGEST_ID,
+    Emptied,
     Rows,
     Values,
     Where,
@@ -36,7 +37,7 @@ from likewise.index._given import (
 )
 from likewise.index._in_memory import InMemory
 from likewise.index._searching.storage import STORAGES, pack
-from likewise.index._store import NONE, Added, Given, Store, View
+from likewise.index._store import NONE, Added, Given, Known, Store, View
 from likewise.index._where import parsed
 
 Self = TypeVar("Self", bound="Index")
@@ -251,6 +252,53 @@ class Index:
             rows = checked_rows("embeddings", embeddings, now.facts.dimension)
             given, gone = ids_to_put(now, ids, len(rows))
             return self._put(now, rows, given, labels, metadata, payloads, gone)
+
+    def replace(
+        self,
+        embeddings: Float[Tensor, "n d"] | Rows,
+        *,
+        labels: Values | None = None,
+        ids: Values | None = None,
+        metadata: Sequence[Mapping[str, Any]] | None = None,
+        payloads: Sequence[bytes | None] | None = None,
+        class_names: Sequence[str] = (),
+    ) -> np.ndarray[Any, Any]:
+        """Store items in place of all that are there, in one step, and give back their ids.
+
+        Whoever looks meanwhile finds all old or all new items; in Milvus, for a moment, both.
+        Arguments and errors are as in `add`. Ids may be those of items that go.
+
+        Args:
+            embeddings: as in `add`; of the same dimension as before.
+            labels: as in `add`.
+            ids: as in `add`, but of either kind.
+            metadata: as in `add`.
+            payloads: as in `add`.
+            class_names: names of label codes 0, 1, … from now on. Other names in `labels` go
+                behind them.
+
+        Example:
+            >>> import torch
+            >>> index = Index()
+            >>> _ = index.add(torch.eye(2), labels=["cat", "dog"])
+            >>> index.replace(torch.eye(2)[:1], labels=["owl"]).tolist()
+            [2]
+            >>> index.ids.tolist(), index.class_names
+            ([2], ['owl'])
+        """
+        check_class_names(class_names)
+        with self._store.writing() as now:
+            rows = checked_rows("embeddings", embeddings, now.facts.dimension)
+            emptied = Emptied(now, class_names)
+            given = ids_to_add(emptied, ids, len(rows))
+            if not given.ids:
+                codes_of(emptied, labels, 0)
+                gone = now.rows()
+                self._store.commit(now, class_names=tuple(class_names), removed=gone)
+                return np.empty(0, dtype=np.int64)
+            return self._put(
+                now, rows, given, labels, metadata, payloads, now.rows(), among=emptied
+            )
 
     def relabel(self, ids: Values, labels: Values | None) -> int:
         """Give items other labels, and give back how many were asked for.
@@ -496,9 +544,10 @@ class Index:
         metadata: Sequence[Mapping[str, Any]] | None,
         payloads: Sequence[bytes | None] | None,
         gone: Integers,
+        among: Known | None = None,
     ) -> np.ndarray[Any, Any]:
         count = len(given.ids)
-        codes, names = codes_of(now, labels, count)
+        codes, names = codes_of(now if among is None else among, labels, count)
         texts = metadata_texts(metadata, count)
         parts = checked_payloads(payloads, count)
         if not count:

@@ -101,6 +101,12 @@ class CollectionView:
         rows = self.everything(["metadata"])
         return prints_of([json.loads(row["metadata"]) for row in rows], len(rows))
 
+    def rows(self) -> Integers:
+        """The row numbers of all items."""
+        first = len(self.keys)
+        self.keys += [row["key"] for row in self.everything(["text"])]
+        return np.arange(first, len(self.keys))
+
     def has_labels(self) -> bool:
         """Whether any item has one."""
         return self.facts.dimension is not None and self.collections.count("label >= 0") > 0
@@ -268,22 +274,20 @@ class InMilvus:
     ) -> None:
         """Store one batch."""
         check_length("class_names", class_names)
-        if added is not None:
-            self._put(now, added, class_names, is_replacing=len(removed) > 0)
-        elif len(changed):
-            rows = now.fetched(changed, EVERYTHING)
+        relabeled = [
+            {**row, "tags": list(row["tags"]), "label": label}
+            for row, label in zip(now.fetched(changed, EVERYTHING), labels.tolist(), strict=True)
+        ]
+        gone = {now.keys[row] for row in removed.tolist()}
+        if added is None:
             self._remember(now.facts, class_names)
-            self.collections.put(
-                [
-                    {**row, "tags": list(row["tags"]), "label": label}
-                    for row, label in zip(rows, labels.tolist(), strict=True)
-                ],
-                replace=True,
-            )
         else:
-            self._remember(now.facts, class_names)
-            if len(removed):
-                self.collections.remove([now.keys[row] for row in removed.tolist()])
+            self._put(now, added, class_names, is_replacing=len(removed) > 0)
+            gone -= set(added.given.keys.tolist())
+        if relabeled:
+            self.collections.put(relabeled, replace=True)
+        if gone:
+            self.collections.remove(sorted(gone))
 
     def clear(self, now: CollectionView) -> None:
         """Forget all items."""

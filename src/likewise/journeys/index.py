@@ -1,0 +1,276 @@
+"""Known items taken from data: added, put in place of all others, or kept the same as a folder."""
+
+from collections import defaultdict
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from likewise import data as sources
+from likewise._checks import check_choice
+from likewise.data.parts import label_names, paths_of
+from likewise.model import SimilarityModel
+from likewise.model.embedding import embed_kept, opened
+
+Progress = Callable[[int, int], None]
+WAYS = ("add", "replace", "sync")
+
+
+@dataclass(frozen=True)
+class Indexed:
+    """What became of the known items of a model: how many of each.
+
+    Attributes:
+        added: items that are new.
+        already_there: items of the data that were there, with the same class.
+        as_another_class: of those added, how many are there as another class too.
+        relabeled: items that moved to another class, and kept their id.
+        moved: items whose file moved within its class, and kept their id.
+        removed: items that are gone.
+    """
+
+    added: int = 0
+    already_there: int = 0
+    as_another_class: int = 0
+    relabeled: int = 0
+    moved: int = 0
+    removed: int = 0
+
+    @property
+    def has_changed(self) -> bool:
+        """Whether any answer may differ from before."""
+        return bool(self.added or self.relabeled or self.removed)
+
+    def to_dict(self) -> dict[str, int]:
+        """As plain values."""
+        return asdict(self)
+
+
+def index(
+    model: SimilarityModel,
+    data: sources.Dataset,
+    *,
+    way: str = "add",
+    source: str | Path | None = None,
+    progress: Progress | None = None,
+) -> Indexed:
+    """Take the items of a dataset into the index of a model, each of them once.
+
+    An item is known again by its fingerprint and its class, so doing it twice changes nothing.
+
+    - "add" adds what is not there.
+    - "replace" puts the data in place of all that is there, in one step: whoever looks meanwhile
+      finds all old or all new items (in Milvus, for a moment, both).
+    - "sync" makes the items that came from `source` the same as the data: what is new is added,
+      what is gone is removed, and an item that is now of another class is relabeled. Items from
+      elsewhere are left alone. Where it was interrupted, doing it again completes it.
+
+    Args:
+        model: its index changes; save it afterwards, unless the items are in a gallery.
+        data: a labeled dataset.
+        way: "add", "replace" or "sync".
+        source: where the data is from, such as its folder. Kept with every item; "sync" needs it
+            to be the same each time.
+        progress: called as progress(done, total) while embedding.
+
+    Example:
+        >>> import torch
+        >>> import likewise as lw
+        >>> model = lw.SimilarityModel(torch.nn.Identity())
+        >>> index(model, lw.data.load((torch.eye(3), ["a", "b", "b"])), source="mine").added
+        3
+        >>> moved = lw.data.load((torch.eye(3)[:2], ["a", "a"]))
+        >>> found = index(model, moved, way="sync", source="mine")
+        >>> (found.already_there, found.relabeled, found.removed, len(model.index))
+        (1, 1, 1, 2)
+    """
+    check_choice("way", way, WAYS)
+    data = sources.as_dataset(data)
+    place = _place(source)
+    facts = _whereabouts(data, place)
+    if way == "add":
+        ids = model.add_new(data, metadata=facts, progress=progress)
+        return Indexed(
+            added=len(ids),
+            already_there=len(data) - len(ids),
+            as_another_class=_doubtful(model, len(ids)),
+        )
+    wanted = _Wanted(model, data, facts, is_all=way == "replace", progress=progress)
+    if way == "replace":
+        removed, rows = len(model.index), list(wanted.first.values())
+        added = wanted.given(model, rows)
+        names = list(sources.items_per_class(data))
+        model.index.replace(**added, class_names=names)
+        return Indexed(
+            added=len(rows), removed=removed, as_another_class=_doubtful(model, len(rows))
+        )
+    return _synced(model, wanted, place)
+
+
+class _Wanted:
+    """The items of a dataset by fingerprint and class, each read once.
+
+    Encoded are all, or those whose fingerprint is not indexed.
+    """
+
+    def __init__(
+        self,
+        model: SimilarityModel,
+        data: sources.Dataset,
+        facts: Sequence[dict[str, Any]],
+        *,
+        is_all: bool,
+        progress: Progress | None,
+    ) -> None:
+        self.data, self.facts = data, facts
+        stored, there, _ = model.index.fingerprints()
+        known, prints = stored[there], torch.zeros(len(data), dtype=torch.int64)
+
+        def keep(rows: Tensor, found: Tensor) -> Tensor:
+            prints[rows] = found
+            return torch.ones_like(rows, dtype=torch.bool) if is_all else ~torch.isin(found, known)
+
+        self.encoded = embed_kept(
+            model.encoder,
+            opened(data, model.preprocess),
+            model.preprocess,
+            keep,
+            progress=progress,
+            cache=model.cache,
+        )
+        self.prints: list[int] = prints.tolist()
+        self.names = label_names(data)
+        self.first: dict[tuple[int, str | None], int] = {}  # key -> first row
+        self.paths: dict[tuple[int, str | None], set[str]] = defaultdict(set)
+        self.classes: dict[int, list[str | None]] = defaultdict(list)  # of a fingerprint
+        self.row_at: dict[str, int] = {}  # by path
+        for row, key in enumerate(zip(self.prints, self.names, strict=True)):
+            if key not in self.first:
+                self.first[key] = row
+                self.classes[key[0]].append(key[1])
+            if "path" in facts[row]:
+                self.paths[key].add(facts[row]["path"])
+                self.row_at[facts[row]["path"]] = row
+
+    def given(self, model: SimilarityModel, rows: Sequence[int]) -> dict[str, Any]:
+        """Some rows as an index takes them."""
+        at = {row: place for place, row in enumerate(self.encoded.rows.tolist())}
+        # An item that is indexed under another class has not been encoded again.
+        rest = [row for row in rows if row not in at]
+        embeddings = self.encoded.embeddings
+        if rest:
+            more = model.embed(sources.Subset(self.data, rest))
+            embeddings = torch.cat([embeddings, more]) if len(embeddings) else more
+            at |= {row: len(embeddings) - len(rest) + place for place, row in enumerate(rest)}
+        labels = [self.names[row] for row in rows]
+        return {
+            "embeddings": embeddings[[at[row] for row in rows]],
+            "labels": labels if any(label is not None for label in labels) else None,
+            "metadata": [{**self.facts[row], "fingerprint": self.prints[row]} for row in rows],
+        }
+
+
+def _synced(model: SimilarityModel, wanted: _Wanted, place: str | None) -> Indexed:
+    known, ids = model.indexed_prints(), model.index.ids
+    paths, _ = model.index.column("path")
+    origins, _ = model.index.column("source")
+    there: set[tuple[int | None, str | None]] = set()  # keys that need not be added
+    changed: list[tuple[int, int]] = []  # row of the index, row of the data
+    left: list[tuple[int, int | None]] = []  # row of the index, its fingerprint
+    relabeled = 0
+    for row, (print_, name) in enumerate(known):
+        path = paths[row] if isinstance(paths[row], str) else None
+        if not _is_from(place, origins[row], path):
+            there.add((print_, name))
+            continue
+        if print_ is None and path in wanted.row_at:
+            print_ = wanted.prints[wanted.row_at[path]]
+        key = (print_, name)
+        if print_ is None or key not in wanted.first:
+            left.append((row, print_))
+            continue
+        there.add(key)
+        if wanted.paths[key] and path not in wanted.paths[key]:
+            changed.append((row, wanted.first[key]))
+    moved, gone = len(changed), []
+    for row, print_ in left:
+        open_keys = [
+            (print_, name)
+            for name in wanted.classes.get(print_, [])  # type: ignore[arg-type]
+            if (print_, name) not in there
+        ]
+        if open_keys:
+            there.add(open_keys[0])
+            changed.append((row, wanted.first[open_keys[0]]))  # type: ignore[index]
+            relabeled += 1
+        else:
+            gone.append(row)
+    new = [row for key, row in wanted.first.items() if key not in there]
+    _move(model, wanted, [ids[row] for row, _ in changed], [row for _, row in changed])
+    if new:
+        added = wanted.given(model, new)
+        if not len(model.index):
+            model.index.name_classes(list(sources.items_per_class(wanted.data)))
+        model.index.add(**added)
+    doubtful = _doubtful(model, len(new))
+    if gone:
+        model.index.remove(ids[np.array(gone)])
+    return Indexed(
+        added=len(new),
+        already_there=len(wanted.data) - len(new) - relabeled - moved,
+        as_another_class=doubtful,
+        relabeled=relabeled,
+        moved=moved,
+        removed=len(gone),
+    )
+
+
+def _move(model: SimilarityModel, wanted: _Wanted, ids: list[Any], rows: list[int]) -> None:
+    """Give items the class and whereabouts of rows of the data; embeddings stay."""
+    if not ids:
+        return
+    items, payloads = model.index.get(ids), model.index.payloads(ids)
+    metadata = [
+        {**kept, **wanted.facts[row], "fingerprint": wanted.prints[row]}
+        for kept, row in zip(items.metadata, rows, strict=True)
+    ]
+    names = [wanted.names[row] for row in rows]
+    labels = names if any(name is not None for name in names) else None
+    model.index.upsert(
+        items.embeddings, ids=ids, labels=labels, metadata=metadata, payloads=payloads
+    )
+
+
+def _doubtful(model: SimilarityModel, count: int) -> int:
+    """How many of the last `count` items are there as another class too."""
+    if not count:
+        return 0
+    indexed = model.indexed_prints()
+    classes = defaultdict(set)
+    for print_, name in indexed:
+        classes[print_].add(name)
+    return sum(len(classes[print_]) > 1 for print_, _ in indexed[-count:])
+
+
+def _place(source: str | Path | None) -> str | None:
+    """A source by the one name that it has from anywhere."""
+    if source is None:
+        return None
+    return str(Path(source).resolve()) if Path(source).exists() else str(source)
+
+
+def _is_from(place: str | None, origin: object, path: str | None) -> bool:
+    """Whether an item that tells this of itself is from a place."""
+    if origin is not None or path is None or place is None:
+        return origin == place
+    return Path(path).is_relative_to(place)
+
+
+def _whereabouts(data: sources.Dataset, place: str | None) -> list[dict[str, Any]]:
+    facts: dict[str, Any] = {} if place is None else {"source": place}
+    paths = paths_of(data)
+    return [{**facts, "path": path} for path in paths] or [dict(facts) for _ in range(len(data))]
