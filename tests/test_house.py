@@ -14,7 +14,7 @@ PROJECT = Path(__file__).parents[1]
 ROOT = PROJECT / "src" / "likewise"
 FLOORS = [
     ["errors"],
-    ["_checks"],
+    ["_checks", "_progress"],
     ["_files", "_workers", "distances", "masks", "intervals"],
     ["data", "samplers", "augment", "encoders", "miners", "metrics", "normalization"],
     ["losses", "training", "index", "calibration", "probability"],
