@@ -14,7 +14,7 @@ PROJECT = Path(__file__).parents[1]
 ROOT = PROJECT / "src" / "likewise"
 FLOORS = [
     ["errors"],
-    ["_checks", "_progress"],
+    ["_checks", "_progress", "_tables"],
     ["_files", "_workers", "distances", "masks", "intervals"],
     ["data", "samplers", "augment", "encoders", "miners", "metrics", "normalization"],
     ["losses", "training", "index", "calibration", "probability"],

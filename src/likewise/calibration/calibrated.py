@@ -5,6 +5,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any, cast
 
+from likewise import _tables
 from likewise._checks import check_count, is_finite_number
 from likewise.calibration.guarantee import KeptGuarantee
 from likewise.errors import InputError
@@ -63,6 +64,9 @@ class Calibration:
     false_positive_rate: Estimate | None = None
     sample: tuple[float, ...] = dataclasses.field(default=(), repr=False)
     sweep: Sweep | None = dataclasses.field(default=None, repr=False, compare=False)
+
+    __repr__ = _tables.as_text
+    _repr_html_ = _tables.as_html
 
     @property
     def guaranteed(self) -> str | None:

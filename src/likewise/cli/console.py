@@ -14,6 +14,7 @@ from contextlib import AbstractContextManager, contextmanager, suppress
 from typing import Any
 
 from likewise import _progress
+from likewise._tables import aligned
 from likewise.errors import InputError
 
 CALLERS_MISTAKE = 2
@@ -102,12 +103,7 @@ def without(fields: dict[str, Any], name: str) -> dict[str, Any]:
 
 def columns(rows: Sequence[Sequence[str]]) -> list[str]:
     """Rows of text as lines with aligned columns."""
-    cells = [[shown(cell) for cell in row] for row in rows]
-    widths = [max(len(row[column]) for row in cells) for column in range(len(cells[0]))]
-    return [
-        "  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip()
-        for row in cells
-    ]
+    return aligned([[shown(cell) for cell in row] for row in rows])
 
 
 def _plain(value: Any) -> Any:

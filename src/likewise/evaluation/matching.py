@@ -7,7 +7,7 @@ import torch
 from jaxtyping import Bool, Int
 from torch import Tensor
 
-from likewise import intervals
+from likewise import _tables, intervals
 from likewise._checks import as_tensor, check_labels
 from likewise.errors import InputError
 from likewise.evaluation._labeled import kept, labeled
@@ -66,6 +66,9 @@ class MatchingResult:
     right: Bool[Tensor, " q"]
     truth: Int[Tensor, " q"]
     counted: Int[Tensor, " q"]
+
+    __repr__ = _tables.as_text
+    _repr_html_ = _tables.as_html
 
     def to_dict(self) -> dict[str, object]:
         """All fields but those of single queries, ready for JSON."""

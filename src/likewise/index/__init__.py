@@ -1,6 +1,7 @@
 """Labeled embeddings by stable ids, and the nearest of them to any query."""
 
 from likewise.errors import GalleryError
+from likewise.index._answers import name_of
 from likewise.index._summary import Summary
 from likewise.index.conflicts import Conflicts, find_conflicts
 from likewise.index.gallery import Gallery
@@ -34,6 +35,7 @@ __all__ = [
     "find_conflicts",
     "from_table",
     "loss_of_keeping",
+    "name_of",
     "read_parquet",
     "read_parquet_batches",
     "repair_gallery",

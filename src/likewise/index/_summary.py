@@ -7,6 +7,8 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from likewise import _tables
+
 
 @dataclass(frozen=True)
 class Summary:
@@ -24,6 +26,9 @@ class Summary:
     lookup_seconds: dict[str, float]  # p50, p95, p99 of recent lookups; empty before the first
     storage: str  # of the vectors
     batches: int  # committed; 0 for an index in memory
+
+    __repr__ = _tables.as_text
+    _repr_html_ = _tables.as_html
 
     def to_dict(self) -> dict[str, Any]:
         """As plain values."""

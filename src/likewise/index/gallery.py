@@ -339,7 +339,8 @@ class Gallery:
         distances, rows = snapshot.search.nearest(asked, snapshot.packed, k, allowed)
         labels = torch.where(rows < 0, -1, snapshot.labels[rows])
         self._seconds.append(time.perf_counter() - started)
-        return Neighbors(snapshot.ids_at(rows.numpy()), distances, labels)
+        ids = snapshot.ids_at(rows.numpy())
+        return Neighbors(ids, distances, labels, snapshot.class_names, self)
 
     def summary(self) -> Summary:
         """What the gallery holds and how long recent lookups took."""

@@ -343,7 +343,8 @@ class Index:
         labels = snapshot.labels[rows]
         if allowed is not None:
             labels[rows < 0] = UNLABELED
-        return Neighbors(snapshot.ids_at(rows.numpy()), distances, labels)
+        ids = snapshot.ids_at(rows.numpy())
+        return Neighbors(ids, distances, labels, snapshot.class_names, self)
 
     def summary(self) -> Summary:
         """What the index holds and how it searches, in numbers."""

@@ -4,6 +4,7 @@ import json
 import time
 from collections import deque
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from types import TracebackType
 from typing import Any
@@ -351,7 +352,7 @@ class MilvusGallery:
         if len(asked) == 0 or bool(found.distances.isinf().any()):
             self._live.check_enough(k)
         self._seconds.append(time.perf_counter() - started)
-        return found
+        return replace(found, class_names=self._live.names, index=self)
 
     def summary(self) -> Summary:
         """What the gallery holds and how long recent lookups took; fetches all labels."""

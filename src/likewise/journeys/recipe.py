@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from likewise import _tables
 from likewise.errors import InputError, InputTypeError
 
 PAIR_LOSSES = (
@@ -82,6 +83,9 @@ class Recipe:
     keep_best: str | None = None
     patience: int | None = None
     seed: int = 0
+
+    __repr__ = _tables.as_text
+    _repr_html_ = _tables.as_html
 
     def __post_init__(self) -> None:
         # Late, so that the defaults can be read without waiting for torch.
