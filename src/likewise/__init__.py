@@ -52,6 +52,7 @@ if TYPE_CHECKING:
     from likewise.journeys.recipe import Recipe
     from likewise.journeys.train import train
     from likewise.matching import UNKNOWN, Matches, match
+    from likewise.plots import show
     from likewise.training import History, fit
 
 __version__ = "0.1.0"
@@ -104,6 +105,7 @@ __all__ = [
     "plots",
     "probability",
     "samplers",
+    "show",
     "train",
     "training",
     "verification",
@@ -135,6 +137,7 @@ _MODULE_OF = {  # the other names of __all__ are modules themselves
     "least_cost": "calibration",
     "load": "artifacts",
     "match": "matching",
+    "show": "plots",
     "train": "journeys.train",
 }
 

@@ -110,16 +110,22 @@ class SimilarityModel:
         return self.index.class_names
 
     def embed(
-        self, items: Items, *, batch_size: int = 256, progress: Progress | None = None
+        self,
+        items: Items,
+        *,
+        batch_size: int = 256,
+        progress: Progress | None = None,
+        look: Callable[[Tensor], None] | None = None,
     ) -> Float[Tensor, "n d"]:
         """Embeddings of items: numbers (n, ...), images, a dataset, or a sequence of image paths.
 
         Tensors, arrays and lists of any type of number are taken, one item alone too where the
         model has a preprocess, and Pillow images; see `data.as_items`. Equal numbers have equal
-        embeddings whatever their type: bytes of images count as 0..1.
+        embeddings whatever their type: bytes of images count as 0..1. `look` is called with each
+        batch as it was read.
         """
         items = self._opened(items)
-        apply = None
+        apply: Callable[[Tensor], Tensor] | None = None
         if self.preprocess is not None:
             apply = self.preprocess.apply
             shape = tuple(items.shape[1:] if isinstance(items, Tensor) else items.item_shape)
@@ -131,8 +137,9 @@ class SimilarityModel:
                     remedy="Load them with image_size= and channels= to fit.",
                     command="Give data of the kind that it was trained on.",
                 )
+        read = apply if look is None else _looking(look, apply)
         return encode(
-            self.encoder, items, batch_size=batch_size, preprocess=apply, progress=progress
+            self.encoder, items, batch_size=batch_size, preprocess=read, progress=progress
         )
 
     def _opened(self, items: Items) -> Any:
@@ -223,19 +230,22 @@ class SimilarityModel:
         *,
         ids: Any = None,
         metadata: Sequence[Mapping[str, Any]] | None = None,
+        keep_pictures: bool = False,
         progress: Progress | None = None,
     ) -> np.ndarray[Any, Any]:
         """Embed items and put them into the index, with their labels if they are a dataset; ids.
 
-        A gallery that `load` opened is opened for writing first.
+        A gallery that `load` opened is opened for writing first. With `keep_pictures` a small
+        picture of each image is kept as its payload, which `likewise.show` and reports draw.
         """
-        return self._add(self._opened(items), None, ids, metadata, progress)
+        return self._add(self._opened(items), None, ids, metadata, keep_pictures, progress)
 
     def add_new(
         self,
         data: sources.Dataset,
         *,
         metadata: Sequence[Mapping[str, Any]] | None = None,
+        keep_pictures: bool = False,
         progress: Progress | None = None,
     ) -> np.ndarray[Any, Any]:
         """As `add`, without what the index holds already: the same item with the same class.
@@ -246,6 +256,7 @@ class SimilarityModel:
         Args:
             data: a labeled dataset.
             metadata: one dict per item of `data`.
+            keep_pictures: as in `add`.
             progress: called as progress(done, total) while embedding.
 
         Returns:
@@ -263,7 +274,8 @@ class SimilarityModel:
         if not rows:
             return np.empty(0, dtype=self.index.ids.dtype)
         part = data if len(rows) == len(data) else sources.Subset(data, rows)
-        return self._add(part, prints[rows], None, [facts[row] for row in rows], progress)
+        chosen = [facts[row] for row in rows]
+        return self._add(part, prints[rows], None, chosen, keep_pictures, progress)
 
     def indexed_prints(self) -> list[tuple[int | None, str | None]]:
         """Fingerprint and class of each indexed item; None where it came without."""
@@ -277,11 +289,26 @@ class SimilarityModel:
         prints: Tensor | None,
         ids: Any,
         metadata: Sequence[Mapping[str, Any]] | None,
+        keep_pictures: bool,
         progress: Progress | None,
     ) -> np.ndarray[Any, Any]:
         if self._may_write_gallery and self.gallery is not None:
             self.use_gallery(self.gallery)
-        embeddings = self.embed(items, progress=progress)
+        if keep_pictures and not hasattr(self.index, "payloads"):
+            raise InputError(
+                "must be False for an index in memory, got True.",
+                argument="keep_pictures",
+                remedy="Call use_gallery(path) first.",
+                command="Give --gallery too.",
+            )
+        pictures: list[bytes | None] = []
+
+        def look(batch: Tensor) -> None:
+            if keep_pictures:
+                pictures.extend(sources.encode_pictures(batch))
+
+        embeddings = self.embed(items, progress=progress, look=look)
+        kept: dict[str, Any] = {"payloads": pictures} if keep_pictures else {}
         facts = [{}] * len(embeddings) if metadata is None else metadata
         if any("fingerprint" in fact for fact in facts):
             raise InputError(
@@ -292,13 +319,13 @@ class SimilarityModel:
             prints = fingerprints(items)
         facts = [{**f, "fingerprint": p} for f, p in zip(facts, prints.tolist(), strict=True)]
         if not hasattr(items, "labels"):
-            return self.index.add(embeddings, ids=ids, metadata=facts)
+            return self.index.add(embeddings, ids=ids, metadata=facts, **kept)
         if isinstance(self.index, Index) and not len(self.index):
             # Codes then follow the data's own order, in which tables and plots are read.
             self.index.name_classes(list(sources.items_per_class(items)))
         labels = label_names(items)
         given = labels if any(label is not None for label in labels) else None
-        return self.index.add(embeddings, labels=given, ids=ids, metadata=facts)
+        return self.index.add(embeddings, labels=given, ids=ids, metadata=facts, **kept)
 
     def lookup(
         self, items: Items, *, k: int = 5, where: Mapping[str, Any] | None = None
@@ -659,3 +686,13 @@ def load(
         model.use_gallery(opened, read_only=read_only is not False)
         model._may_write_gallery = read_only is None
     return model
+
+
+def _looking(
+    look: Callable[[Tensor], None], apply: Callable[[Tensor], Tensor] | None
+) -> Callable[[Tensor], Tensor]:
+    def read(batch: Tensor) -> Tensor:
+        look(batch)
+        return batch if apply is None else apply(batch)
+
+    return read

@@ -78,7 +78,7 @@ class Evaluation:
                 ("  classes not indexed", matching.accuracy_unknown),
                 ("  answered unknown", matching.unknown_share),
                 ("  precision", matching.precision),
-                ("  recall", matching.recall),
+                ("  identification rate", matching.identification_rate),
                 ("  F1", matching.f1),
                 ("  negative predictive value", matching.negative_predictive_value),
             ]

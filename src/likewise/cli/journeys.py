@@ -43,7 +43,13 @@ def chosen_device(device: str | None) -> str:
 
 
 def index(
-    model: SimilarityModel, source: str, split: str | None, per_class: int | None, seed: int
+    model: SimilarityModel,
+    source: str,
+    split: str | None,
+    per_class: int | None,
+    seed: int,
+    *,
+    keep_pictures: bool = False,
 ) -> dict[str, int]:
     """Add examples that are not there yet to the model's index, with where each came from.
 
@@ -54,7 +60,12 @@ def index(
     if per_class is not None:
         examples = data.sample_items(examples, per_class=per_class, seed=seed)
     with console.progress("indexing") as show:
-        ids = model.add_new(examples, metadata=_whereabouts(examples, source), progress=show)
+        ids = model.add_new(
+            examples,
+            metadata=_whereabouts(examples, source),
+            keep_pictures=keep_pictures,
+            progress=show,
+        )
     doubtful = 0
     if len(ids):
         indexed = model.indexed_prints()

@@ -18,6 +18,13 @@ def index(
         Optional[int],  # noqa: UP045
         typer.Option(help="So many examples of each class, drawn by seed; all if left out."),
     ] = None,
+    keep_pictures: Annotated[
+        bool,
+        typer.Option(
+            "--keep-pictures",
+            help="Keep a small picture of each image, for reports and for neighbors.",
+        ),
+    ] = False,
     gallery: GalleryFolder = None,
     split: Split = None,
     seed: Seed = 0,
@@ -28,7 +35,7 @@ def index(
     from likewise.cli import journeys
 
     loaded = journeys.open_model(model, device, gallery, writing=True)
-    told = journeys.index(loaded, source, split, per_class, seed)
+    told = journeys.index(loaded, source, split, per_class, seed, keep_pictures=keep_pictures)
     loaded.save(model)
     place = "the index" if loaded.gallery is None else f"the gallery {loaded.gallery}"
     there = f", {told['already_there']} were there already" if told["already_there"] else ""

@@ -33,8 +33,9 @@ class MatchingResult:
         accuracy_unknown: share answered UNKNOWN among queries whose class is not indexed.
         unknown_share: share of all queries answered UNKNOWN.
         precision: share of the accepted queries that are right.
-        recall: share of the known queries that are right; one with the wrong class is missed.
-        f1: harmonic mean of precision and recall.
+        identification_rate: share of the known queries that are right (TPIR); one with the wrong
+            class is missed. 1 less it is FNIR.
+        f1: harmonic mean of precision and the identification rate.
         negative_predictive_value: share of the rejected queries whose class is not indexed.
         queries: how many there were with a label.
         unlabeled: how many there were without one.
@@ -54,7 +55,7 @@ class MatchingResult:
     accuracy_unknown: Estimate | None
     unknown_share: Estimate
     precision: Estimate | None
-    recall: Estimate | None
+    identification_rate: Estimate | None
     f1: Estimate | None
     negative_predictive_value: Estimate | None
     queries: int
@@ -143,7 +144,7 @@ def evaluate_matching(
         accuracy_unknown=share(right, ~known),
         unknown_share=intervals.binomial(int((~accepted).sum()), len(truth)),
         precision=share(hit, accepted),
-        recall=share(hit, known),
+        identification_rate=share(hit, known),
         f1=intervals.f1(int(hit.sum()), failures, double_failures)
         if bool((known | accepted).any())
         else None,

@@ -102,7 +102,10 @@ def _matching(model: SimilarityModel, examples: data.Dataset, found: Evaluation)
     matching, matches = found.matching, found.matches
     if matching is None or matches is None:
         return []
-    names = ("precision", "recall", "f1", "negative_predictive_value", "accuracy_unknown")
+    names = (
+        *("precision", "identification_rate", "f1"),
+        *("negative_predictive_value", "accuracy_unknown"),
+    )
     rows: list[Sequence[Any]] = [["", "value"]]
     rows += [[name.replace("_", " "), getattr(matching, name)] for name in names]
     figures: list[Any] = [plots.confusion(matching)]
@@ -229,7 +232,12 @@ def _neighbor_sheet(model: SimilarityModel, examples: data.Dataset, threshold: f
     few = _sample(labeled(examples), SHEET_QUERIES)
     k = min(SHEET_NEIGHBORS, len(model.index))
     found = model.lookup(few, k=k)
-    pictures = _indexed_items(model, found.ids.flatten().tolist())
+    kept = [picture for row in found.payloads for picture in row if picture is not None]
+    pictures = (
+        data.stack_pictures([data.decode_picture(picture) for picture in kept])
+        if len(kept) == found.labels.numel()
+        else _indexed_items(model, found.ids.flatten().tolist())
+    )
     if pictures is None:
         return None
     names = list(dict.fromkeys([*model.class_names, *few.class_names]))
