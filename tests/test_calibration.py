@@ -366,7 +366,9 @@ def test_with_items_intervals_leave_out_one_at_a_time_with_all_its_pairs(search)
         assert "leaving out each of 30 groups" in ours.method
         assert ours.method.endswith("on the pairs the threshold was chosen on")
 
-        def rate(keep, name={"identification_rate": "recall"}.get(field.name, field.name)):
+        of_sweep = {"identification_rate": "recall"}.get(field.name, field.name)
+
+        def rate(keep, name=of_sweep):
             # The same threshold on the pairs kept, whatever it costs there.
             part = None if known is None else known[keep]
             counts = sweep(distances[keep], same[keep], known=part)

@@ -11,6 +11,7 @@ from PIL import Image
 import likewise as lw
 from likewise.cli.training import named_classes
 from likewise.errors import InputError
+from likewise.pages.evaluation import _neighbor_sheet
 
 
 def save(path, value):
@@ -135,3 +136,31 @@ def test_classes_with_commas_are_held_out(run, tmp_path):
         status, _, err = run(*arguments, "--out", tmp_path / "o", "--hold-out-classes", share)
         assert status == 2
         assert "--hold-out-classes must leave some of 6 classes" in err
+
+
+def test_pictures_kept_with_items_are_drawn_when_the_files_are_gone(run, folder):
+    where = ["index", folder / "model", folder / "data", "--gallery", folder / "gallery"]
+    assert run(*where, "--keep-pictures")[0] == 0
+    model = lw.load(folder / "model")
+    queries = lw.data.load(folder / "data")
+    queries = lw.data.load((lw.data.items(queries), queries.labels))
+    shutil.rmtree(folder / "data")
+    assert None not in model.index.payloads(model.index.ids)
+    assert _neighbor_sheet(model, queries, 1.0).get_suptitle().startswith("6 queries")
+    assert lw.show(model.lookup(queries, k=2), queries=queries)
+
+
+def test_pictures_of_items_in_memory_are_refused_in_one_sentence(run, folder):
+    status, _, err = run("index", folder / "model", folder / "data", "--keep-pictures")
+    assert status == 2
+    assert "keep-pictures must be False for an index in memory" in err
+    assert "Give --gallery too." in err
+
+
+def test_train_clips_gradients_and_tells(run, folder):
+    options = ["--epochs", 1, "--batches", 2, "--clip-gradients", 0.5, "--json"]
+    status, out, err = run("train", folder / "data", "--out", folder / "new", *options)
+    assert status == 0, err
+    told = json.loads(out)
+    assert told["recipe"]["clip_gradients"] == 0.5
+    assert told["history"][0]["gradient_norm"] > 0

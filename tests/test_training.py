@@ -814,11 +814,27 @@ def test_validation_changes_nothing_of_the_training(kind):
     without, with_it = trained(False), trained(True)
     for before, after in zip(without[:2], with_it[:2], strict=True):
         assert all(torch.equal(value, after[name]) for name, value in before.items())
-    assert without[2].facts.keys() == with_it[2].facts.keys()
+    assert dict(without[2].facts) == dict(with_it[2].facts)
     for before, after in zip(without[3].records, with_it[3].records, strict=True):
         assert after.pop("validation_loss") > 0
         assert before.keys() == after.keys()
         assert before["loss"] == after["loss"]
+
+
+def test_ids_of_validation_are_none_of_the_training():
+    seen = {True: set(), False: set()}
+
+    class Remembering(losses.ContrastiveLoss):
+        takes_ids = True
+
+        def forward(self, *args, ids, **options):
+            seen[self.training] |= set(ids.tolist())
+            return super().forward(*args, **options)
+
+    fit(loss=Remembering(), validation=blobs(per_class=6))
+    assert seen[True] <= set(range(80))
+    assert seen[False]
+    assert seen[False] <= set(range(80, 104))
 
 
 def test_the_best_epoch_may_be_chosen_by_the_validation_loss():
