@@ -11,6 +11,8 @@ from PIL import Image
 import likewise as lw
 from likewise.cli.training import named_classes
 from likewise.errors import InputError
+from likewise.pages.evaluation import _neighbor_sheet
+from likewise.pages.pictures import Pictures
 
 
 def save(path, value):
@@ -135,3 +137,29 @@ def test_classes_with_commas_are_held_out(run, tmp_path):
         status, _, err = run(*arguments, "--out", tmp_path / "o", "--hold-out-classes", share)
         assert status == 2
         assert "--hold-out-classes must leave some of 6 classes" in err
+
+
+@pytest.mark.parametrize("place", [[], ["--gallery", "known"]])
+@pytest.mark.parametrize("way", [[], ["--replace"], ["--sync"]])
+def test_pictures_kept_with_items_are_drawn_when_the_files_are_gone(run, folder, place, way):
+    place = [folder / each if each == "known" else each for each in place]
+    where = ["index", folder / "model", folder / "data", *place, *way]
+    assert run(*where, "--keep-pictures")[0] == 0
+    model = lw.load(folder / "model")
+    queries = lw.data.load(folder / "data")
+    queries = lw.data.load((lw.data.items(queries), queries.labels))
+    shutil.rmtree(folder / "data")
+    assert None not in model.index.payloads(model.index.ids)
+    asked = model.embedded(queries)
+    sheet = _neighbor_sheet(model, asked, Pictures(asked), 1.0)
+    assert sheet.get_suptitle().startswith("6 queries")
+    assert lw.show(model.lookup(queries, k=2), queries=queries)
+
+
+def test_train_clips_gradients_and_tells(run, folder):
+    options = ["--epochs", 1, "--batches", 2, "--clip-gradients", 0.5, "--json"]
+    status, out, err = run("train", folder / "data", "--out", folder / "new", *options)
+    assert status == 0, err
+    told = json.loads(out)
+    assert told["recipe"]["clip_gradients"] == 0.5
+    assert told["history"][0]["gradient_norm"] > 0

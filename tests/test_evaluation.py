@@ -286,7 +286,7 @@ def test_matching_numbers_are_the_shares_they_are_said_to_be():
         "accuracy_unknown": (2, 3),
         "unknown_share": (4, 11),
         "precision": (4, 7),
-        "recall": (4, 8),
+        "identification_rate": (4, 8),
         "negative_predictive_value": (2, 4),
     }
     for name, (hits, total) in expected.items():
@@ -347,7 +347,7 @@ def test_what_no_query_is_about_is_none():
     assert all_known.accuracy_seen is None
     nobody = evaluate_matching(torch.full((11,), UNKNOWN), TRUTH, indexed_classes=[])
     assert nobody.accuracy.value == 1
-    assert nobody.precision is nobody.recall is nobody.f1 is None
+    assert nobody.precision is nobody.identification_rate is nobody.f1 is None
     assert nobody.per_class["0"].value == 1
     all_seen = evaluate_matching(ANSWERS, TRUTH, indexed_classes=INDEXED, seen_classes=range(9))
     assert all_seen.accuracy_unseen is None
@@ -384,7 +384,7 @@ def test_the_matching_result_is_ready_for_json():
     result = evaluate_matching(ANSWERS, TRUTH, indexed_classes=INDEXED)
     fields = json.loads(json.dumps(result.to_dict(), allow_nan=False))
     assert fields["accuracy_seen"] is None
-    assert fields["recall"]["value"] == 0.5
+    assert fields["identification_rate"]["value"] == 0.5
     assert fields["confusion"] == result.confusion.tolist()
     assert fields["per_class"]["4"]["value"] == 1
 

@@ -14,12 +14,13 @@ PROJECT = Path(__file__).parents[1]
 ROOT = PROJECT / "src" / "likewise"
 FLOORS = [
     ["errors"],
-    ["_checks"],
+    ["_checks", "_progress", "_tables"],
     ["_files", "_workers", "distances", "embedded", "masks", "intervals"],
     ["data", "samplers", "augment", "encoders", "miners", "metrics", "normalization"],
     ["losses", "training", "index", "calibration", "probability"],
     ["matching", "verification", "drift"],
-    ["evaluation", "plots"],
+    ["evaluation"],
+    ["plots"],
     ["model"],
     ["journeys"],
     ["pages"],

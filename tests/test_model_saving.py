@@ -637,7 +637,7 @@ def test_numbers_that_no_float_holds_are_refused(tmp_path):
         with pytest.raises(ArtifactError, match="must be whole"):
             lw.load(folder)
     made = copy.deepcopy(manifest["calibrations"])
-    made["nearest"]["recall"]["low"] = 10**400
+    made["nearest"]["identification_rate"]["low"] = 10**400
     forge(folder, calibrations=made)
     with pytest.raises(ArtifactError, match="must be whole"):
         lw.load(folder)

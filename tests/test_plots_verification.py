@@ -207,8 +207,8 @@ def test_data_sets_that_cannot_be_read_are_refused_by_name():
         plots.distance_histogram({})
     with pytest.raises(ValueError, match="same of 'b' must have shape"):
         plots.distance_histogram({"a": (distances, same), "b": (distances, same[:3])})
-    with pytest.raises(TypeError, match="same must be a torch tensor, got NoneType"):
-        plots.distance_histogram(distances)
+    with pytest.raises(TypeError, match="same must be a torch tensor, got list"):
+        plots.distance_histogram(distances, same.tolist())
     with pytest.raises(ValueError, match="threshold must be finite"):
         plots.distance_histogram(distances, same, float("inf"))
     with pytest.raises(ValueError, match=r"distances must be a tensor of shape \(p,\), .* \(5, 1"):

@@ -767,3 +767,137 @@ def test_an_encoder_that_cannot_learn_is_refused(encoder):
     points = ArrayDataset(torch.randn(40, 5), torch.arange(40) % 4)
     with pytest.raises(ValueError, match="encoder must have weights that can be trained, got "):
         lw.fit(encoder, losses.TripletLoss(), points, epochs=1)
+
+
+def test_validation_loss_is_the_loss_of_the_encoder_evaluating():
+    held = blobs(per_class=6, seed=1)
+    items = torch.stack([held[row][0] for row in range(len(held))])
+    loss = losses.TripletLoss(margin=0.5)
+    told = []
+
+    def by_hand(record, encoder):
+        with torch.no_grad():
+            told.append(float(loss(encoder(items), held.labels)))
+
+    # All four classes and all of their items are one batch.
+    _, history = fit(
+        loss=loss, validation=held, classes_per_batch=4, items_per_class=6, callbacks=[by_hand]
+    )
+    assert [record["validation_loss"] for record in history.records] == pytest.approx(told)
+    assert len(set(told)) == 3, "the encoder learns, so the loss changes"
+
+
+@pytest.mark.parametrize("kind", ["items", "memory", "pairs", "triplets", "views", "proxies"])
+def test_validation_changes_nothing_of_the_training(kind):
+    def trained(validation):
+        torch.manual_seed(0)
+        loss = {
+            "items": lambda: losses.TripletLoss(),
+            "memory": lambda: losses.CrossBatchMemory(
+                losses.ContrastiveLoss(), embedding_dim=3, size=64
+            ),
+            "pairs": lambda: losses.GivenPairsLoss(),
+            "triplets": lambda: losses.GivenTripletsLoss(),
+            "views": lambda: losses.NTXentLoss(),
+            "proxies": lambda: losses.SoftmaxLoss(3, 4),
+        }[kind]()
+        encoder = nn.Sequential(network(), nn.BatchNorm1d(3))
+        pairs = {"pairs": PairDataset, "triplets": TripletDataset}.get(kind)
+        views = {"views": lambda data: ViewDataset(data, lambda item: item + torch.randn(6))}
+        wrap = pairs or views.get(kind) or (lambda data: data)
+        options = {} if pairs or views.get(kind) else {"classes_per_batch": 3, "items_per_class": 5}
+        held = wrap(blobs(per_class=6, seed=1)) if validation else None
+        settings = {"epochs": 3, "device": "cpu", "progress": False} | options
+        history = lw.fit(encoder, loss, wrap(blobs()), validation=held, **settings)
+        return encoder.state_dict(), loss.state_dict(), loss, history
+
+    without, with_it = trained(False), trained(True)
+    for before, after in zip(without[:2], with_it[:2], strict=True):
+        assert all(torch.equal(value, after[name]) for name, value in before.items())
+    assert dict(without[2].facts) == dict(with_it[2].facts)
+    for before, after in zip(without[3].records, with_it[3].records, strict=True):
+        assert after.pop("validation_loss") > 0
+        assert before.keys() == after.keys()
+        assert before["loss"] == after["loss"]
+
+
+def test_ids_of_validation_are_none_of_the_training():
+    seen = {True: set(), False: set()}
+
+    class Remembering(losses.ContrastiveLoss):
+        takes_ids = True
+
+        def forward(self, *args, ids, **options):
+            seen[self.training] |= set(ids.tolist())
+            return super().forward(*args, **options)
+
+    fit(loss=Remembering(), validation=blobs(per_class=6))
+    assert seen[True] <= set(range(80))
+    assert seen[False]
+    assert seen[False] <= set(range(80, 104))
+
+
+def test_the_best_epoch_may_be_chosen_by_the_validation_loss():
+    best = training.KeepBest("validation_loss")
+    stop = training.StopEarly("validation_loss", patience=1)
+    _, history = fit(epochs=30, learning_rate=0.1, validation=blobs(seed=5), callbacks=[best, stop])
+    values = [record["validation_loss"] for record in history.records]
+    assert len(values) < 30
+    assert best.value == min(values)
+
+
+def test_validation_without_classes_to_compare_is_refused():
+    one = ArrayDataset(torch.randn(5, 6), torch.zeros(5, dtype=torch.int64))
+    with pytest.raises(ValueError, match="validation: data must have at least 2 classes"):
+        fit(validation=one)
+    with pytest.raises(TypeError, match="validation: data must be a map-style dataset"):
+        fit(validation=[1])
+
+
+def test_gradients_are_clipped_to_a_norm():
+    seen = []
+
+    class Watched(torch.optim.SGD):
+        def step(self, closure=None):
+            grads = [p.grad.flatten() for group in self.param_groups for p in group["params"]]
+            seen.append(float(torch.cat(grads).norm()))
+            return super().step(closure)
+
+    def norms(clip):
+        seen.clear()
+        encoder, loss = network(), losses.SoftmaxLoss(3, 4)
+        optimizer = Watched([*encoder.parameters(), *loss.parameters()], lr=0.1)
+        _, history = fit(encoder, loss, optimizer=optimizer, epochs=1, clip_gradients=clip)
+        return list(seen), history[0].get("gradient_norm")
+
+    free, untold = norms(None)
+    assert untold is None
+    clipped, told = norms(0.5)
+    assert free[0] > 0.6, "or nothing would be clipped"
+    assert max(clipped) <= 0.5 + 1e-5
+    assert told > 0.5
+    assert norms(1e6)[0] == pytest.approx(free)
+
+
+@pytest.mark.parametrize("clip", [0, -1.0, float("inf"), float("nan"), True, "1"])
+def test_a_norm_that_is_no_number_above_0_is_refused(clip):
+    with pytest.raises(ValueError, match="clip_gradients must be a"):
+        fit(clip_gradients=clip)
+
+
+@pytest.mark.parametrize(
+    "changed", [{"clip_gradients": 2.0}, {"validation": blobs(seed=2)}, {"validation": None}]
+)
+def test_a_checkpoint_knows_clipping_and_validation(tmp_path, changed):
+    settings = {"checkpoint": tmp_path / "run", "clip_gradients": 1.0, "validation": blobs(seed=1)}
+    _, history = fit(**settings)
+    _, again = fit(**settings)
+    assert again == history
+    (name,) = changed
+    with pytest.raises(ValueError, match=f"checkpoint must be of this training, .*{name}"):
+        fit(**(settings | changed))
+
+
+def test_progress_that_is_no_function_is_refused():
+    with pytest.raises(TypeError, match="progress must be True, False or a function, got int"):
+        fit(progress=3)

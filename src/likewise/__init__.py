@@ -54,6 +54,7 @@ if TYPE_CHECKING:
     from likewise.journeys.train import train
     from likewise.matching import UNKNOWN, Matches, match
     from likewise.model import SimilarityModel, embed, load
+    from likewise.plots import show
     from likewise.training import History, fit
 
 __version__ = "0.1.0"
@@ -109,6 +110,7 @@ __all__ = [
     "plots",
     "probability",
     "samplers",
+    "show",
     "train",
     "training",
     "verification",
@@ -142,6 +144,7 @@ _MODULE_OF = {  # the other names of __all__ are modules themselves
     "least_cost": "calibration",
     "load": "model",
     "match": "matching",
+    "show": "plots",
     "train": "journeys.train",
 }
 

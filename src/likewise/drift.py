@@ -9,6 +9,7 @@ from jaxtyping import Float
 from scipy import stats
 from torch import Tensor
 
+from likewise import _tables
 from likewise._checks import check_finite, check_rate
 from likewise.calibration import Calibration
 from likewise.errors import InputError
@@ -43,6 +44,9 @@ class Drift:
     now: int
     accepted_before: float
     accepted_now: float
+
+    __repr__ = _tables.as_text
+    _repr_html_ = _tables.as_html
 
     @property
     def advice(self) -> str:

@@ -8,6 +8,7 @@ import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
+from likewise import _tables
 from likewise.errors import InputError
 
 
@@ -27,6 +28,7 @@ class Embedded:
         source: The dataset, or the items, that were read. To draw a few of them:
             `data.items(embedded.source, embedded.rows[:3])`.
         skipped: How many items of the source were left out, as their fingerprints were known.
+        pictures: A small picture of each item, None for one that has none; None if not kept.
 
     Raises:
         InputError: The sizes differ.
@@ -35,7 +37,9 @@ class Embedded:
         >>> rows = torch.arange(3)
         >>> three = Embedded(torch.eye(3), torch.tensor([0, 1, -1]), ["cat", "dog"], rows, rows)
         >>> three
-        Embedded(3 items of 3 numbers, 2 classes, 1 unlabeled)
+        Embedded: 3 items of 3 numbers
+          classes    2
+          unlabeled  1
         >>> three.take([2, 0]).labels
         tensor([-1,  0])
     """
@@ -47,6 +51,7 @@ class Embedded:
     rows: Int[Tensor, " n"]
     source: Any = field(default=None)
     skipped: int = 0
+    pictures: Sequence[bytes | None] | None = None
 
     def __post_init__(self) -> None:
         for name in ("labels", "fingerprints", "rows"):
@@ -60,27 +65,32 @@ class Embedded:
     def __len__(self) -> int:
         return len(self.embeddings)
 
-    def __repr__(self) -> str:
+    __repr__ = _tables.as_text
+    _repr_html_ = _tables.as_html
+
+    def _table(self) -> _tables.Table:
         classes = torch.unique(self.labels[self.labels >= 0])
-        unlabeled = int((self.labels < 0).sum())
         width = self.embeddings.shape[1] if self.embeddings.ndim == 2 else 0
-        told = [f"{len(self):,} items of {width} numbers", f"{len(classes):,} classes"]
-        told += [f"{unlabeled:,} unlabeled"] if unlabeled else []
-        told += [f"{self.skipped:,} skipped"] if self.skipped else []
-        return f"Embedded({', '.join(told)})"
+        rows = [("classes", len(classes)), ("unlabeled", int((self.labels < 0).sum()))]
+        rows.append(("skipped", self.skipped))
+        return _tables.Table(
+            f"Embedded: {len(self):,} items of {width} numbers",
+            [(name, f"{count:,}") for name, count in rows if count],
+        )
 
     def take(self, rows: Sequence[int] | Int[Tensor, " m"] | Bool[Tensor, " n"]) -> "Embedded":
         """Some of the items: by their positions here, in that order, or by a mask."""
         chosen = torch.as_tensor(rows)
-        if chosen.dtype != torch.bool:
-            chosen = chosen.long()
+        at = chosen.nonzero().flatten() if chosen.dtype == torch.bool else chosen.long()
+        pictures = self.pictures
         return Embedded(
-            self.embeddings[chosen],
-            self.labels[chosen],
+            self.embeddings[at],
+            self.labels[at],
             self.class_names,
-            self.fingerprints[chosen],
-            self.rows[chosen],
+            self.fingerprints[at],
+            self.rows[at],
             self.source,
+            pictures=None if pictures is None else [pictures[row] for row in at.tolist()],
         )
 
     def without(self, fingerprints: Int[Tensor, " p"]) -> "Embedded":

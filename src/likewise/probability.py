@@ -10,6 +10,7 @@ from jaxtyping import Bool, Float
 from scipy.special import expit
 from torch import Tensor
 
+from likewise import _tables
 from likewise._checks import (
     as_tensor,
     as_tensors,
@@ -53,6 +54,9 @@ class Probability:
     different_total: int
     distances: tuple[float, ...]
     log_likelihood_ratios: tuple[float, ...]
+
+    __repr__ = _tables.as_text
+    _repr_html_ = _tables.as_html
 
     def __post_init__(self) -> None:
         check_choice("method", self.method, METHODS)

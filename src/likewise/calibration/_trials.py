@@ -150,10 +150,14 @@ class Trials:
             rates = _leaving_out(self.slots, accepted, self.same, self.known)
             if not of_unknowns:
                 del rates["false_positive_rate"]
+            if self.known is None:
+                del rates["identification_rate"]
             return rates
         # A known query that accepts a wrong neighbor is wrong and missed: one case, two errors.
         both = 0 if self.known is None else int((accepted & self.known & ~self.same).sum())
         rates = _independent(self.counts, at, both)
+        if self.known is None:
+            del rates["identification_rate"]
         if of_unknowns and self.is_unknown is not None:
             wrong, total = int((accepted & self.is_unknown).sum()), int(self.is_unknown.sum())
             rates["false_positive_rate"] = intervals.binomial(wrong, total)
@@ -218,7 +222,7 @@ def _independent(counts: Sweep, at: int, both: int) -> dict[str, Estimate]:
         "true_accept_rate": intervals.binomial(hits, counts.same_total),
         "false_accept_rate": intervals.binomial(wrong, counts.different_total),
         "precision": intervals.binomial(hits, hits + wrong),
-        "recall": intervals.binomial(hits, counts.to_be_found),
+        "identification_rate": intervals.binomial(hits, counts.to_be_found),
         "f1": intervals.f1(hits, wrong + missed - 2 * both, both),
         "f1_tensorflow_similarity": intervals.f1(hits, wrong + counts.same_total - hits),
         "accuracy": intervals.binomial(right, counts.same_total + counts.different_total),
@@ -244,7 +248,7 @@ def _leaving_out(
             "true_accept_rate": hits / same_total,
             "false_accept_rate": wrong / different_total,
             "precision": hits / (hits + wrong),
-            "recall": hits / to_be_found,
+            "identification_rate": hits / to_be_found,
             "f1": 2 * hits / (hits + wrong + to_be_found),
             "f1_tensorflow_similarity": 2 * hits / (hits + wrong + same_total),
             "accuracy": (hits + different_total - wrong) / (same_total + different_total),

@@ -5,6 +5,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any, cast
 
+from likewise import _tables
 from likewise._checks import check_count, is_finite_number
 from likewise.calibration.guarantee import KeptGuarantee
 from likewise.errors import InputError
@@ -27,15 +28,18 @@ class Calibration:
         k: how many neighbors the rule looked at; None for pairs.
         same_total: pairs that are the same.
         different_total: pairs that are different.
-        true_accept_rate: share of the same pairs accepted. In search this is TensorFlow
-            Similarity's "recall".
+        true_accept_rate: share of the same pairs accepted: recall in verification. In search, the
+            share of the queries with a right nearest neighbor that are accepted, which is
+            TensorFlow Similarity's "recall".
         false_accept_rate: share of the different pairs accepted.
         precision: share of the accepted pairs that are the same.
-        recall: share of what was to be found that was accepted and right; differs from
-            `true_accept_rate` in search, where a known query with a wrong neighbor is missed.
-        f1: of precision and recall.
+        f1: of precision and the identification rate; for pairs, of precision and the true accept
+            rate.
         f1_tensorflow_similarity: of precision and true_accept_rate, as that library has it.
         accuracy: share of all pairs accepted and the same, or rejected and different.
+        identification_rate: in matching, share of the known queries that are accepted and given
+            their class (TPIR); 1 less it is FNIR. A known query with a wrong neighbor is missed.
+            None for pairs, and where `known` was not told.
         guarantee: on the true false accept rate, if the goal has a confidence.
         gallery_size: how many items were indexed; None for pairs.
         false_positive_rate: share of the unknowns accepted, that is of queries whose class is
@@ -54,15 +58,18 @@ class Calibration:
     true_accept_rate: Estimate
     false_accept_rate: Estimate
     precision: Estimate
-    recall: Estimate
     f1: Estimate
     f1_tensorflow_similarity: Estimate
     accuracy: Estimate
+    identification_rate: Estimate | None = None
     guarantee: KeptGuarantee | None = None
     gallery_size: int | None = None
     false_positive_rate: Estimate | None = None
     sample: tuple[float, ...] = dataclasses.field(default=(), repr=False)
     sweep: Sweep | None = dataclasses.field(default=None, repr=False, compare=False)
+
+    __repr__ = _tables.as_text
+    _repr_html_ = _tables.as_html
 
     @property
     def guaranteed(self) -> str | None:
@@ -176,13 +183,13 @@ _FIELDS: dict[str, Callable[[str, object], Any]] = {
             "true_accept_rate",
             "false_accept_rate",
             "precision",
-            "recall",
             "f1",
             "f1_tensorflow_similarity",
             "accuracy",
         ),
         _read_estimate,
     ),
+    "identification_rate": _or_none(_read_estimate),
     "guarantee": _or_none(_read_guarantee),
     "gallery_size": _or_none(_read_count),
     "false_positive_rate": _or_none(_read_estimate),

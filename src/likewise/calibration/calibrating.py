@@ -56,7 +56,7 @@ def calibrate(
         >>> import torch
         >>> distances, same = torch.tensor([0.1, 0.3, 0.2]), torch.tensor([True, False, True])
         >>> calibration = calibrate(distances, same)
-        >>> f"{calibration.threshold:.1f}", str(calibration.recall)
+        >>> f"{calibration.threshold:.1f}", str(calibration.true_accept_rate)
         ('0.2', '1.000 [0.158, 1.000]')
     """
     trials = Trials.of(distances, same, items=items, known=known, rule=rule, k=k)

@@ -9,6 +9,7 @@ import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
+from likewise import _tables
 from likewise._checks import as_tensors, check_count, check_labels
 from likewise.calibration._trials import Trials
 from likewise.calibration.calibrated import Calibration
@@ -33,6 +34,16 @@ class ClassThresholds:
     classes: dict[int, Calibration]
     fewest: int
     guarantee: KeptGuarantee | None = None
+
+    __repr__ = _tables.as_text
+    _repr_html_ = _tables.as_html
+
+    def _table(self) -> _tables.Table:
+        rows = [("everywhere else", f"{self.everywhere.threshold:.4g}")]
+        if self.guarantee is not None:
+            rows.append(("guarantee", str(self.guarantee)))
+        rows += [(f"class {code}", f"{own.threshold:.4g}") for code, own in self.classes.items()]
+        return _tables.Table(f"Thresholds of {len(self.classes)} classes", rows)
 
     def of(self, labels: Int[Tensor, " q"]) -> Float[Tensor, " q"]:
         """The threshold for each class code, float64."""

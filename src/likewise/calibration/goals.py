@@ -135,6 +135,8 @@ def at_least_precision(precision: float) -> Goal:
 def at_least_recall(recall: float) -> Goal:
     """The strictest threshold whose recall is `recall` or better.
 
+    Recall is the true accept rate of pairs, and the identification rate of matching.
+
     Args:
         recall: between 0 and 1.
 

@@ -13,6 +13,7 @@ from jaxtyping import Bool, Float, Int
 from scipy.special import bdtr
 from torch import Tensor
 
+from likewise import _tables
 from likewise._checks import check_count, check_rate
 from likewise.errors import InputError
 from likewise.metrics import Sweep
@@ -156,6 +157,9 @@ class KeptGuarantee:
     accepted: int
     holds_for: str
     classes: int | None = None
+
+    __repr__ = _tables.as_text
+    _repr_html_ = _tables.as_html
 
     def __str__(self) -> str:
         of = self.holds_for

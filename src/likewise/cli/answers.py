@@ -7,7 +7,6 @@ from typing import Any
 from likewise.cli.console import columns, without
 from likewise.data.parts import label_names
 from likewise.index import Neighbors
-from likewise.intervals import Estimate
 from likewise.matching import UNKNOWN, Matches
 from likewise.model import Evaluation, SimilarityModel
 
@@ -70,37 +69,7 @@ def matches(model: SimilarityModel, decided: Matches, names: Sequence[str], item
 
 def evaluation_lines(found: Evaluation) -> list[str]:
     """The headline numbers of an evaluation."""
-    rows: list[tuple[str, Estimate | None]] = []
-    if found.matching is not None:
-        matching = found.matching
-        rows += [
-            ("matching accuracy", matching.accuracy),
-            ("  classes trained on", matching.accuracy_seen),
-            ("  classes never trained on", matching.accuracy_unseen),
-            ("  classes not indexed", matching.accuracy_unknown),
-            ("  answered unknown", matching.unknown_share),
-            ("  precision", matching.precision),
-            ("  recall", matching.recall),
-            ("  F1", matching.f1),
-            ("  negative predictive value", matching.negative_predictive_value),
-        ]
-    verification = found.verification
-    if verification is not None:
-        rows += [
-            ("verification area under ROC", verification.roc_auc),
-            ("  average precision", verification.average_precision),
-            ("  equal error rate", verification.equal_error_rate),
-            ("  true accepts at 1% false", verification.true_accept_rate(0.01)),
-            ("  accuracy at the threshold", (verification.at_threshold or {}).get("accuracy")),
-        ]
-    retrieval = found.retrieval
-    if retrieval is not None:
-        rows += [
-            ("retrieval precision at 1", retrieval.precision_at_1),
-            ("  R-precision", retrieval.r_precision),
-            ("  MAP at R", retrieval.map_at_r),
-        ]
-    lines = columns([[name, str(value)] for name, value in rows if value is not None])
+    lines = columns([[name, str(value)] for name, value in found.headline()])
     lines += missing_lines(found)
     said = f"{found.items} items"
     if found.left_out:

@@ -162,6 +162,10 @@ def train(
     learning_rate: Annotated[
         float, typer.Option(rich_help_panel=SCHEDULE, help="The highest one.")
     ] = Recipe.learning_rate,
+    clip_gradients: Annotated[
+        Optional[float],  # noqa: UP045
+        typer.Option(rich_help_panel=SCHEDULE, help="Largest norm of all gradients together."),
+    ] = None,
     precision: Annotated[Precision, typer.Option(rich_help_panel=SCHEDULE)] = Precision.FLOAT32,
     evaluate: Annotated[
         Optional[str],  # noqa: UP045

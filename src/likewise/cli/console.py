@@ -10,9 +10,11 @@ import re
 import sys
 import warnings
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager, suppress
+from contextlib import AbstractContextManager, contextmanager, suppress
 from typing import Any
 
+from likewise import _progress
+from likewise._tables import aligned
 from likewise.errors import InputError
 
 CALLERS_MISTAKE = 2
@@ -77,30 +79,9 @@ def write_out(text: str) -> None:
         ) from error
 
 
-@contextmanager
-def progress(title: str) -> Iterator[Callable[[int, int], None]]:
+def progress(title: str) -> AbstractContextManager[Callable[[int, int], None]]:
     """A bar on standard error while the work goes on; called with (done, total)."""
-    from rich.console import Console
-    from rich.progress import (
-        BarColumn,
-        MofNCompleteColumn,
-        Progress,
-        TextColumn,
-        TimeRemainingColumn,
-    )
-
-    console = Console(stderr=True)
-    columns = (
-        TextColumn("{task.description}", markup=False),
-        BarColumn(),
-        MofNCompleteColumn(),
-        TimeRemainingColumn(),
-    )
-    with Progress(
-        *columns, console=console, transient=True, disable=not console.is_terminal
-    ) as bar:
-        task = bar.add_task(shown(title), total=None)
-        yield lambda done, total: bar.update(task, completed=done, total=total)
+    return _progress.bar(shown(title))
 
 
 @contextmanager
@@ -122,12 +103,7 @@ def without(fields: dict[str, Any], name: str) -> dict[str, Any]:
 
 def columns(rows: Sequence[Sequence[str]]) -> list[str]:
     """Rows of text as lines with aligned columns."""
-    cells = [[shown(cell) for cell in row] for row in rows]
-    widths = [max(len(row[column]) for row in cells) for column in range(len(cells[0]))]
-    return [
-        "  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip()
-        for row in cells
-    ]
+    return aligned([[shown(cell) for cell in row] for row in rows])
 
 
 def _plain(value: Any) -> Any:

@@ -18,6 +18,13 @@ def index(
         Optional[int],  # noqa: UP045
         typer.Option(help="So many examples of each class, drawn by seed; all if left out."),
     ] = None,
+    keep_pictures: Annotated[
+        bool,
+        typer.Option(
+            "--keep-pictures",
+            help="Keep a small picture of each image, for reports and for neighbors.",
+        ),
+    ] = False,
     gallery: GalleryFolder = None,
     replace: Annotated[
         bool,
@@ -52,7 +59,9 @@ def index(
     if per_class is not None:
         examples = data.sample_items(examples, per_class=per_class, seed=seed)
     with console.progress("indexing") as show:
-        told = indexed(loaded, examples, way=way, source=source, progress=show)
+        told = indexed(
+            loaded, examples, way=way, source=source, keep_pictures=keep_pictures, progress=show
+        )
     loaded.save(model)
     place = "the index" if loaded.gallery is None else f"the gallery {loaded.gallery}"
     parts = [f"added {told.added} items"]

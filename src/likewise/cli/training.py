@@ -18,6 +18,7 @@ from likewise.errors import InputError, naming
 from likewise.journeys.opening import is_pair_table, open_data
 from likewise.journeys.train import ASIDE, selection_notes
 from likewise.model import SimilarityModel
+from likewise.training.telling import epoch_line
 from likewise.training.tracking import Track
 
 
@@ -182,10 +183,4 @@ def _opened_like(shape: Sequence[int], source: str | None) -> Any:
 
 def tell_epoch(record: dict[str, float], encoder: torch.nn.Module) -> None:
     """One line for each epoch."""
-    told = [
-        f"{name} {record[name]:.4g}"
-        for name in record
-        if name in ("loss", "active", "accuracy", "positive_distance", "negative_distance")
-        or name.endswith(("_map_at_r", "pairs_roc_auc"))
-    ]
-    console.say(f"epoch {record['epoch']:.0f}: {', '.join(told)} ({record['seconds']:.1f} s)")
+    console.say(epoch_line(record))

@@ -34,6 +34,9 @@ from likewise.data.parts import items_per_class as items_per_class
 from likewise.data.parts import sample_items as sample_items
 from likewise.data.parts import split_by_class as split_by_class
 from likewise.data.parts import split_items as split_items
+from likewise.data.pictures import decode_picture as decode_picture
+from likewise.data.pictures import encode_pictures as encode_pictures
+from likewise.data.pictures import stack_pictures as stack_pictures
 from likewise.data.preprocessing import Preprocess as Preprocess
 from likewise.data.triplets import GivenTriplets as GivenTriplets
 from likewise.data.triplets import TripletBatch as TripletBatch

@@ -9,6 +9,7 @@ import torch
 from jaxtyping import Int
 from torch import Tensor
 
+from likewise import _tables
 from likewise.data.datasets import Dataset
 from likewise.data.fingerprints import fingerprints
 from likewise.data.parts import items_per_class
@@ -32,6 +33,17 @@ class Leaks:
 
     items: dict[Parts, Int[Tensor, "n 2"]]
     classes: dict[Parts, list[str]]
+
+    __repr__ = _tables.as_text
+    _repr_html_ = _tables.as_html
+
+    def _table(self) -> _tables.Table:
+        rows = [
+            (" and ".join(parts), f"{len(found):,} {noun}")
+            for noun, kind in (("items", self.items), ("classes", self.classes))
+            for parts, found in kind.items()
+        ]
+        return _tables.Table("Leaks" if rows else "Leaks: none", rows)
 
     def __str__(self) -> str:
         lines = [

@@ -13,6 +13,7 @@ from jaxtyping import Float, Int
 from PIL import Image
 from torch import Tensor
 
+from likewise import _tables
 from likewise._checks import check_exists
 from likewise._files import read_regular
 from likewise.data.datasets import Dataset
@@ -40,6 +41,9 @@ class OneShotRuns:
     support: Float[Tensor, "r w c h w"]
     queries: Float[Tensor, "r q c h w"]
     answers: Int[Tensor, "r q"]
+
+    __repr__ = _tables.as_text
+    _repr_html_ = _tables.as_html
 
 
 def one_shot_runs(

@@ -9,7 +9,7 @@ import torch.nn.functional as F
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
-from likewise import intervals
+from likewise import _tables, intervals
 from likewise._checks import (
     as_tensors,
     check_choice,
@@ -49,6 +49,9 @@ class FewShotResult:
     left_out: int
     unlabeled: int = 0
 
+    __repr__ = _tables.as_text
+    _repr_html_ = _tables.as_html
+
     def to_dict(self) -> dict[str, object]:
         """All fields but `per_episode`, ready for JSON."""
         return plain_fields(self, "accuracy", "classes", "left_out", "unlabeled")
@@ -71,6 +74,9 @@ class OneShotResult:
     error_rate_over_runs: Estimate
     per_run: Float[Tensor, " r"]
     trials: int
+
+    __repr__ = _tables.as_text
+    _repr_html_ = _tables.as_html
 
     def to_dict(self) -> dict[str, object]:
         """All fields, ready for JSON."""

@@ -7,7 +7,7 @@ import torch
 from jaxtyping import Bool, Float
 from torch import Tensor
 
-from likewise import intervals, metrics
+from likewise import _tables, intervals, metrics
 from likewise.calibration import Goal, Guarantee, best_accuracy, calibrate, goal_name
 from likewise.errors import InputError
 from likewise.evaluation._plain import plain_fields
@@ -38,6 +38,9 @@ class FoldsResult:
     goal: str
     thresholds: list[float]
     per_fold: dict[str, list[float]]
+
+    __repr__ = _tables.as_text
+    _repr_html_ = _tables.as_html
 
     def to_dict(self) -> dict[str, object]:
         """All fields, ready for JSON."""

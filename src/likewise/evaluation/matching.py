@@ -7,7 +7,7 @@ import torch
 from jaxtyping import Bool, Int
 from torch import Tensor
 
-from likewise import intervals
+from likewise import _tables, intervals
 from likewise._checks import as_tensor, check_labels
 from likewise.errors import InputError
 from likewise.evaluation._labeled import kept, labeled
@@ -33,8 +33,9 @@ class MatchingResult:
         accuracy_unknown: share answered UNKNOWN among queries whose class is not indexed.
         unknown_share: share of all queries answered UNKNOWN.
         precision: share of the accepted queries that are right.
-        recall: share of the known queries that are right; one with the wrong class is missed.
-        f1: harmonic mean of precision and recall.
+        identification_rate: share of the known queries that are right (TPIR); one with the wrong
+            class is missed. 1 less it is FNIR.
+        f1: harmonic mean of precision and the identification rate.
         negative_predictive_value: share of the rejected queries whose class is not indexed.
         queries: how many there were with a label.
         unlabeled: how many there were without one.
@@ -54,7 +55,7 @@ class MatchingResult:
     accuracy_unknown: Estimate | None
     unknown_share: Estimate
     precision: Estimate | None
-    recall: Estimate | None
+    identification_rate: Estimate | None
     f1: Estimate | None
     negative_predictive_value: Estimate | None
     queries: int
@@ -66,6 +67,9 @@ class MatchingResult:
     right: Bool[Tensor, " q"]
     truth: Int[Tensor, " q"]
     counted: Int[Tensor, " q"]
+
+    __repr__ = _tables.as_text
+    _repr_html_ = _tables.as_html
 
     def to_dict(self) -> dict[str, object]:
         """All fields but those of single queries, ready for JSON."""
@@ -140,7 +144,7 @@ def evaluate_matching(
         accuracy_unknown=share(right, ~known),
         unknown_share=intervals.binomial(int((~accepted).sum()), len(truth)),
         precision=share(hit, accepted),
-        recall=share(hit, known),
+        identification_rate=share(hit, known),
         f1=intervals.f1(int(hit.sum()), failures, double_failures)
         if bool((known | accepted).any())
         else None,

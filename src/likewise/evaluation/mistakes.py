@@ -7,6 +7,7 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
+from likewise import _tables
 from likewise._checks import (
     as_tensor,
     as_tensors,
@@ -37,6 +38,9 @@ class ConfusedClasses:
     count: int
     queries: int
     examples: Int[Tensor, " e"]  # positions of such queries, nearest mistakes first
+
+    __repr__ = _tables.as_text
+    _repr_html_ = _tables.as_html
 
 
 @torch.no_grad()

@@ -8,7 +8,7 @@ import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
-from likewise import intervals
+from likewise import _tables, intervals
 from likewise._checks import (
     as_tensors,
     check_choice,
@@ -72,6 +72,9 @@ class OpenSetResult:
     unlabeled: int
     sweep: Sweep = field(repr=False)
     _queries: "_Queries" = field(repr=False)
+
+    __repr__ = _tables.as_text
+    _repr_html_ = _tables.as_html
 
     def false_negatives(self, at: float) -> Estimate:
         """Least false negative rate where at most the share `at` of unknowns is accepted.

@@ -11,7 +11,7 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from likewise import intervals
+from likewise import _tables, intervals
 from likewise._checks import check_count, check_folder_target
 from likewise._files import write_whole
 from likewise.errors import InputError, InputTypeError
@@ -41,6 +41,15 @@ class Repeated:
     values: dict[str, list[float]]
     seeds: list[int]
     seconds: list[float]
+
+    __repr__ = _tables.as_text
+    _repr_html_ = _tables.as_html
+
+    def _table(self) -> _tables.Table:
+        rows = [("", "mean", "least", "most")]
+        for name, mean in self.means.items():
+            rows.append((name, f"{mean}", f"{self.least[name]:.4g}", f"{self.most[name]:.4g}"))
+        return _tables.Table(f"Repeated with {len(self.seeds)} seeds", rows, headings=True)
 
     def to_dict(self) -> dict[str, object]:
         """All fields, ready for JSON."""

@@ -10,7 +10,7 @@ from jaxtyping import Bool, Float, Int
 from scipy.special import ndtri
 from torch import Tensor
 
-from likewise import intervals, metrics
+from likewise import _tables, intervals, metrics
 from likewise._checks import as_tensors, check_number, check_rate
 from likewise.evaluation._plain import plain_fields
 from likewise.intervals import A_RATE, FEWEST_GROUPS, Estimate, checked_items
@@ -63,6 +63,9 @@ class VerificationResult:
     distances: Float[Tensor, " p"]
     same: Bool[Tensor, " p"]
     items: Int[Tensor, "p s"] | None
+
+    __repr__ = _tables.as_text
+    _repr_html_ = _tables.as_html
 
     def true_accept_rate(self, at: float = 0.01) -> Estimate:
         """The true accept rate at the loosest threshold with a false accept rate of at most `at`.

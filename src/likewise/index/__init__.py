@@ -1,7 +1,7 @@
 """Labeled embeddings by stable ids, and the nearest of them to any query."""
 
 from likewise.errors import GalleryError
-from likewise.index._answers import Items, Neighbors, Summary
+from likewise.index._answers import Items, Neighbors, Summary, name_of
 from likewise.index.arrow import (
     Columns,
     from_table,
@@ -35,6 +35,7 @@ __all__ = [
     "find_conflicts",
     "from_table",
     "loss_of_keeping",
+    "name_of",
     "read_parquet",
     "read_parquet_batches",
     "repair_gallery",

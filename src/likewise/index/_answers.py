@@ -1,13 +1,18 @@
 """What an index answers: neighbors, items, and itself in numbers."""
 
-from collections.abc import Iterable, Sequence
-from dataclasses import asdict, dataclass
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import asdict, dataclass, field
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
-from jaxtyping import Float, Int
+from jaxtyping import Bool, Float, Int
 from torch import Tensor
+
+from likewise import _tables
+from likewise.errors import InputError
+
+NEAREST = 4  # of a query that are printed
 
 
 @dataclass(frozen=True, eq=False)
@@ -22,11 +27,104 @@ class Neighbors:
         ids: (q, k), int64 or strings.
         distances: (q, k), float32.
         labels: (q, k), int64.
+        class_names: Names of the label codes; empty where labels are plain integers.
+        index: Where the items are stored, to read their metadata and payloads when asked. It is
+            not copied or pickled.
     """
 
     ids: np.ndarray[Any, Any]
     distances: Float[Tensor, "q k"]
     labels: Int[Tensor, "q k"]
+    class_names: Sequence[str] = ()
+    index: Any = field(default=None, repr=False)
+
+    __repr__ = _tables.as_text
+    _repr_html_ = _tables.as_html
+
+    @property
+    def names(self) -> list[list[str]]:
+        """The class of each neighbor: its name, "unlabeled", or "" for padding.
+
+        Example:
+            >>> import likewise as lw, torch
+            >>> index = lw.Index()
+            >>> _ = index.add(torch.eye(2), labels=["cat", None])
+            >>> index.lookup(torch.tensor([[1.0, 0.1]]), k=2).names
+            [['cat', 'unlabeled']]
+        """
+        found = self._is_found().tolist()
+        return [
+            [
+                name_of(code, self.class_names, "unlabeled") if is_found else ""
+                for code, is_found in zip(codes, row, strict=True)
+            ]
+            for codes, row in zip(self.labels.tolist(), found, strict=True)
+        ]
+
+    @property
+    def metadata(self) -> list[list[dict[str, Any]]]:
+        """The metadata of each neighbor, read now from the index; empty for padding.
+
+        Raises:
+            InputError: An item was removed since, or there is no index to ask.
+        """
+        return self._asked("metadata", dict)
+
+    @property
+    def payloads(self) -> list[list[bytes | None]]:
+        """The payload of each neighbor, such as its picture, read now from the index.
+
+        None for padding, and where an item has none; raises as `metadata`.
+        """
+        return self._asked("payloads", lambda: None)
+
+    def _asked(self, verb: str, absent: Callable[[], Any]) -> list[list[Any]]:
+        if self.index is None:
+            raise InputError(
+                f"neighbors must know their index to read {verb}, got some that were copied or "
+                "made by hand. Ask index.get(neighbors.ids[row])."
+            )
+        found = self._is_found()
+        has_some = hasattr(self.index, verb) and bool(found.any())
+        read = iter(getattr(self.index, verb)(self.ids[found.numpy()]) if has_some else ())
+        return [
+            [next(read, None) if is_found else absent() for is_found in row]
+            for row in found.tolist()
+        ]
+
+    def _is_found(self) -> Bool[Tensor, "q k"]:
+        return ~self.distances.isposinf()
+
+    def _table(self) -> _tables.Table:
+        queries, k = self.labels.shape
+        shown = Neighbors(
+            self.ids[: _tables.MOST_ROWS],
+            self.distances[: _tables.MOST_ROWS],
+            self.labels[: _tables.MOST_ROWS],
+            self.class_names,
+        )
+        near = min(k, NEAREST)
+        rows = [("query", *(f"neighbor {rank}" for rank in range(1, near + 1)))]
+        for row, names in enumerate(shown.names):
+            told = [
+                f"{_tables.cell(names[rank], 14)} {float(self.distances[row, rank]):.4g}"
+                if names[rank]
+                else ""
+                for rank in range(near)
+            ]
+            rows.append((str(row), *told))
+        title = f"{k} neighbor{'s' * (k != 1)} of {queries:,} quer{'ies' if queries != 1 else 'y'}"
+        return _tables.Table(title, rows, headings=True, more=max(0, queries - len(rows) + 1))
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {**self.__dict__, "index": None}
+
+
+def name_of(code: int, class_names: Sequence[str], absent: str) -> str:
+    """The name of a label code, the code itself where codes have no names; `absent` for −1."""
+    if code < 0:
+        return absent
+    return class_names[code] if code < len(class_names) else str(code)
 
 
 @dataclass(frozen=True, eq=False)
@@ -37,6 +135,9 @@ class Items:
     embeddings: Float[Tensor, "n d"]
     labels: Int[Tensor, " n"]
     metadata: list[dict[str, Any]]
+
+    __repr__ = _tables.as_text
+    _repr_html_ = _tables.as_html
 
 
 @dataclass(frozen=True)
@@ -55,6 +156,9 @@ class Summary:
     lookup_seconds: dict[str, float]  # p50, p95, p99 of recent lookups; empty before the first
     storage: str  # of the vectors
     batches: int  # of changes so far
+
+    __repr__ = _tables.as_text
+    _repr_html_ = _tables.as_html
 
     def to_dict(self) -> dict[str, Any]:
         """As plain values."""

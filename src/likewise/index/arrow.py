@@ -13,6 +13,7 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
+from likewise import _tables
 from likewise._checks import check_count, check_exists
 from likewise._files import whole
 from likewise.errors import InputError, InputTypeError, MissingExtra
@@ -46,6 +47,9 @@ class Columns:
     class_names: list[str]
     distance: str | None
     encoder: str | None
+
+    __repr__ = _tables.as_text
+    _repr_html_ = _tables.as_html
 
     def __len__(self) -> int:
         return len(self.ids)

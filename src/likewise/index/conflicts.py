@@ -10,6 +10,7 @@ from scipy.sparse import coo_array
 from scipy.sparse.csgraph import connected_components
 from torch import Tensor
 
+from likewise import _tables
 from likewise._checks import (
     check_at_least,
     check_count,
@@ -40,6 +41,9 @@ class Conflicts:
     distances: Float[Tensor, " p"]
     conflicting: Bool[Tensor, " p"]
     groups: Int[Tensor, " n"]
+
+    __repr__ = _tables.as_text
+    _repr_html_ = _tables.as_html
 
     @property
     def duplicates(self) -> Int[Tensor, " r"]:

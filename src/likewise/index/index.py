@@ -5,6 +5,7 @@ import binascii
 import time
 from collections import deque
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from types import TracebackType
 from typing import Any, TypeVar
 
@@ -460,7 +461,7 @@ class Index:
         check_count("k", k)
         found: Neighbors = now.nearest(asked, k, allowed)
         self._seconds.append(time.perf_counter() - started)
-        return found
+        return replace(found, class_names=now.class_names, index=self)
 
     def summary(self) -> Summary:
         """What the index holds, how it searches and how long recent lookups took, in numbers."""

@@ -16,6 +16,7 @@ import msgspec
 import numpy as np
 import torch
 
+from likewise import _tables
 from likewise._files import Lock, sync_folder
 from likewise.errors import GalleryError
 from likewise.index._durable.checksums import part_checksum
@@ -53,6 +54,9 @@ class GalleryReport:
     lost: int  # of those acknowledged
     stripped: int  # items whose metadata or payload is lost, but nothing else
     damaged_copy: str | None = None  # where a repair put the files as they were
+
+    __repr__ = _tables.as_text
+    _repr_html_ = _tables.as_html
 
     @property
     def is_whole(self) -> bool:

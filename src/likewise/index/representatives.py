@@ -6,7 +6,7 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from likewise import intervals
+from likewise import _tables, intervals
 from likewise._checks import (
     check_choice,
     check_count,
@@ -111,6 +111,9 @@ class KeepingLoss:
     changed: Estimate
     accuracy_before: Estimate | None
     accuracy_after: Estimate | None
+
+    __repr__ = _tables.as_text
+    _repr_html_ = _tables.as_html
 
     def to_dict(self) -> dict[str, object]:
         """All fields, ready for JSON."""

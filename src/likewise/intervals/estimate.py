@@ -6,6 +6,7 @@ from dataclasses import dataclass
 
 from scipy.special import stdtrit
 
+from likewise import _tables
 from likewise._checks import is_finite_number
 from likewise.errors import InputError, InputTypeError
 
@@ -32,6 +33,11 @@ class Estimate:
 
     def __format__(self, spec: str) -> str:
         return format(self.value, spec) if spec else str(self)
+
+    def __repr__(self) -> str:
+        return f"{self} ({self.method})"
+
+    _repr_html_ = _tables.as_html
 
     def __str__(self) -> str:
         if math.isnan(self.low) or math.isnan(self.high):

@@ -9,7 +9,7 @@ import torch
 from jaxtyping import Bool, Int
 from torch import Tensor
 
-from likewise import data
+from likewise import _tables, data
 from likewise._checks import check_choice
 from likewise.data.pairs import draw_pairs
 from likewise.embedded import Embedded
@@ -46,6 +46,9 @@ class Judged:
     verification: VerificationResult
     right: Bool[Tensor, " n"] | None  # of matching; None unless indexed and calibrated
 
+    __repr__ = _tables.as_text
+    _repr_html_ = _tables.as_html
+
 
 @dataclass(frozen=True, eq=False)
 class Compared:
@@ -59,6 +62,12 @@ class Compared:
     holds_for: str
     comparison: Comparison
     biased: list[str]  # what is too good, and why, a line each
+
+    __repr__ = _tables.as_text
+    _repr_html_ = _tables.as_html
+
+    def _table(self) -> _tables.Table:
+        return self.comparison._table()
 
     @property
     def without_intervals(self) -> list[str]:

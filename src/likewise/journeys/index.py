@@ -10,6 +10,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from likewise import _tables
 from likewise import data as sources
 from likewise._checks import check_choice
 from likewise.data.parts import label_names, paths_of
@@ -40,6 +41,9 @@ class Indexed:
     moved: int = 0
     removed: int = 0
 
+    __repr__ = _tables.as_text
+    _repr_html_ = _tables.as_html
+
     @property
     def has_changed(self) -> bool:
         """Whether any answer may differ from before."""
@@ -56,6 +60,7 @@ def index(
     *,
     way: str = "add",
     source: str | Path | None = None,
+    keep_pictures: bool = False,
     progress: Progress | None = None,
 ) -> Indexed:
     """Take the items of a dataset into the index of a model, each of them once.
@@ -75,6 +80,7 @@ def index(
         way: "add", "replace" or "sync".
         source: where the data is from, such as its folder. Kept with every item; "sync" needs it
             to be the same each time.
+        keep_pictures: keep a small picture of each image that is added, as its payload.
         progress: called as progress(done, total) while embedding.
 
     Example:
@@ -93,13 +99,15 @@ def index(
     place = _place(source)
     facts = _whereabouts(data, place)
     if way == "add":
-        ids = model.add_new(data, metadata=facts, progress=progress)
+        ids = model.add_new(data, metadata=facts, keep_pictures=keep_pictures, progress=progress)
         return Indexed(
             added=len(ids),
             already_there=len(data) - len(ids),
             as_another_class=_doubtful(model, len(ids)),
         )
-    wanted = _Wanted(model, data, facts, is_all=way == "replace", progress=progress)
+    wanted = _Wanted(
+        model, data, facts, is_all=way == "replace", keep_pictures=keep_pictures, progress=progress
+    )
     if way == "replace":
         removed, rows = len(model.index), list(wanted.first.values())
         added = wanted.given(model, rows)
@@ -124,6 +132,7 @@ class _Wanted:
         facts: Sequence[dict[str, Any]],
         *,
         is_all: bool,
+        keep_pictures: bool,
         progress: Progress | None,
     ) -> None:
         self.data, self.facts = data, facts
@@ -139,6 +148,7 @@ class _Wanted:
             opened(data, model.preprocess),
             model.preprocess,
             keep,
+            keep_pictures=keep_pictures,
             progress=progress,
             cache=model.cache,
         )
@@ -161,14 +171,18 @@ class _Wanted:
         at = {row: place for place, row in enumerate(self.encoded.rows.tolist())}
         # An item that is indexed under another class has not been encoded again.
         rest = [row for row in rows if row not in at]
-        embeddings = self.encoded.embeddings
+        parts = [self.encoded] if len(self.encoded) else []
         if rest:
-            more = model.embed(sources.Subset(self.data, rest))
-            embeddings = torch.cat([embeddings, more]) if len(embeddings) else more
-            at |= {row: len(embeddings) - len(rest) + place for place, row in enumerate(rest)}
+            keeps = self.encoded.pictures is not None
+            parts.append(model.embedded(sources.Subset(self.data, rest), keep_pictures=keeps))
+            at |= {row: len(self.encoded) + place for place, row in enumerate(rest)}
+        chosen = [at[row] for row in rows]
+        embeddings = torch.cat([part.embeddings for part in parts])[chosen]
+        pictures = [picture for part in parts for picture in part.pictures or ()]
         labels = [self.names[row] for row in rows]
         return {
-            "embeddings": embeddings[[at[row] for row in rows]],
+            "embeddings": embeddings,
+            "payloads": [pictures[place] for place in chosen] if pictures else None,
             "labels": labels if any(label is not None for label in labels) else None,
             "metadata": [{**self.facts[row], "fingerprint": self.prints[row]} for row in rows],
         }

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from likewise import _tables
 from likewise.errors import InputError, InputTypeError
 
 PAIR_LOSSES = (
@@ -41,6 +42,7 @@ class Recipe:
         classes_per_batch: Classes in a balanced batch; None for the default of `fit`.
         items_per_class: Items of each class in a batch; None for the default of `fit`.
         learning_rate: The highest learning rate of the schedule.
+        clip_gradients: Largest norm of all gradients together; None clips nothing.
         precision: "float32", "bfloat16" or "float16".
         hold_out_classes: Classes that are not trained on: their names, or their share, such as
             0.4.
@@ -73,6 +75,7 @@ class Recipe:
     classes_per_batch: int | None = None
     items_per_class: int | None = None
     learning_rate: float = 1e-3
+    clip_gradients: float | None = None
     precision: str = "float32"
     hold_out_classes: float | tuple[str, ...] | None = None
     keep_aside: float = 0.1
@@ -80,6 +83,9 @@ class Recipe:
     keep_best: str | None = None
     patience: int | None = None
     seed: int = 0
+
+    __repr__ = _tables.as_text
+    _repr_html_ = _tables.as_html
 
     def __post_init__(self) -> None:
         # Late, so that the defaults can be read without waiting for torch.
@@ -95,6 +101,8 @@ class Recipe:
                 check_count(name, getattr(self, name))
         check_count("seed", self.seed, 0)
         check_positive("learning_rate", self.learning_rate)
+        if self.clip_gradients is not None:
+            check_positive("clip_gradients", self.clip_gradients)
         check_rate("keep_aside", self.keep_aside)
         if self.keep_aside == 1:
             raise InputError(

@@ -44,7 +44,7 @@ def train(
     *,
     evaluate: Any = None,
     callbacks: Sequence[training.Callback] = (),
-    progress: Progress | None = None,
+    progress: Progress | bool = True,
     workers: int = 0,
     device: str | None = None,
     name: str | None = None,
@@ -62,7 +62,8 @@ def train(
         evaluate: What to score while training: a dataset, given pairs, or "aside" for the items
             kept aside and the classes held out. "aside" if None and the recipe scores anything.
         callbacks: Called after each epoch, as those of `fit`.
-        progress: Called as progress(done, total) after each batch.
+        progress: True shows a bar in a terminal or a notebook, as `fit` does; False shows
+            nothing. A function is called as progress(done, total) after each batch.
         workers: Processes that load data; 0 loads in this one.
         device: "cpu" or "cuda"; the best there is if None.
         name: What the source is called where the model tells how it was made.
@@ -99,8 +100,10 @@ def train(
     if evaluate is not None:
         scores = _scores(evaluate, apart, kept, table is not None, compare, preprocess, recipe)
 
-    def show(epoch: int, batch: int, batches: int) -> None:
-        if progress is not None:
+    show: Any = progress
+    if callable(progress):
+
+        def show(epoch: int, batch: int, batches: int) -> None:
             progress((epoch - 1) * batches + batch, recipe.epochs * batches)
 
     with naming(by="keep_best"):
@@ -113,6 +116,7 @@ def train(
             classes_per_batch=recipe.classes_per_batch,
             items_per_class=recipe.items_per_class,
             learning_rate=recipe.learning_rate,
+            clip_gradients=recipe.clip_gradients,
             preprocess=preprocess.apply,
             augment=views,
             callbacks=[each for each in (scores, best, early, *callbacks) if each is not None],

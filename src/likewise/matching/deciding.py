@@ -8,9 +8,10 @@ import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
+from likewise import _tables
 from likewise.calibration import Calibration, ClassThresholds
 from likewise.errors import InputError, InputTypeError
-from likewise.index import Neighbors
+from likewise.index import Neighbors, name_of
 from likewise.matching.rules import UNKNOWN, Rule, decide, rule_name
 from likewise.probability import Probability
 
@@ -38,10 +39,31 @@ class Matches:
     limits: Float[Tensor, " q"] | None = None
     probabilities: Float[Tensor, " q"] | None = None
 
+    __repr__ = _tables.as_text
+    _repr_html_ = _tables.as_html
+
+    @property
+    def names(self) -> list[str]:
+        """The class of each query by its name, or "unknown"; (q,)."""
+        names = self.neighbors.class_names
+        return [name_of(code, names, "unknown") for code in self.labels.tolist()]
+
     @property
     def accepted(self) -> Bool[Tensor, " q"]:
         """Whether a query was matched to a known thing, (q,)."""
         return self.labels != UNKNOWN
+
+    def _table(self) -> _tables.Table:
+        most, count = _tables.MOST_ROWS, len(self.labels)
+        rows = [("query", "answer", "distance", "probability")]
+        shown = zip(self.distances[:most], self.names[:most], strict=True)
+        for row, (distance, name) in enumerate(shown):
+            chance = "" if self.probabilities is None else f"{float(self.probabilities[row]):.3f}"
+            rows.append((str(row), name, f"{float(distance):.4g}", chance))
+        unknown = count - int(self.accepted.sum())
+        said = f"{count:,} quer{'ies' if count != 1 else 'y'}, {unknown:,} unknown"
+        title = f"Matches by {self.rule} up to {self.threshold:.4g}: {said}"
+        return _tables.Table(title, rows, headings=True, more=max(0, count - most))
 
 
 def match(
@@ -80,6 +102,8 @@ def match(
         >>> found = index.lookup(torch.tensor([[1.0, 0.1], [1.0, 0.9]]), k=1)
         >>> match(found, 0.1).labels
         tensor([ 0, -1])
+        >>> match(found, 0.1).names
+        ['0', 'unknown']
     """
     name = rule_name(rule)
     by_class = threshold if isinstance(threshold, ClassThresholds) else None

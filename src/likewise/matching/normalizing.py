@@ -1,5 +1,7 @@
 """Neighbors that a quick lookup found, in the order of their normalized distances."""
 
+from dataclasses import replace
+
 import numpy as np
 import torch
 from jaxtyping import Float
@@ -61,4 +63,5 @@ def normalize_neighbors(
     )
     distances, order = distances.sort(dim=1, stable=True)
     ids = np.take_along_axis(neighbors.ids, order.numpy(), axis=1)
-    return Neighbors(ids, distances, neighbors.labels.gather(1, order))
+    labels = neighbors.labels.gather(1, order)
+    return replace(neighbors, ids=ids, distances=distances, labels=labels)

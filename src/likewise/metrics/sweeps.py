@@ -7,6 +7,7 @@ import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
+from likewise import _tables
 from likewise._checks import as_tensors, check_finite, check_same
 from likewise.errors import InputError
 
@@ -37,6 +38,9 @@ class Sweep:
     same_total: int
     different_total: int
     known_total: int | None = None
+
+    __repr__ = _tables.as_text
+    _repr_html_ = _tables.as_html
 
     @property
     def to_be_found(self) -> int:

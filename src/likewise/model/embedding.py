@@ -31,6 +31,7 @@ def embed(
     progress: Progress | None = None,
     workers: int = 0,
     skip: Int[Tensor, " s"] | None = None,
+    keep_pictures: bool = False,
     cache: str | Path | None = None,
 ) -> Embedded:
     """Items read and encoded once: embeddings, labels, fingerprints and where each item stands.
@@ -48,6 +49,8 @@ def embed(
         progress: Called as progress(done, total) after each batch.
         workers: Processes that fetch items of a dataset; 0 fetches them in this one.
         skip: Fingerprints of items to leave out. They are read, but not encoded.
+        keep_pictures: Keep a small picture of each image, in `pictures`. All are then read,
+            whatever the cache holds.
         cache: A folder that keeps results for the next call. What is kept there is found by the
             encoder's class, settings and weights, the preprocessing, and the content of each file
             (or the numbers of each item), so an item that did not change is not encoded again, and
@@ -66,7 +69,8 @@ def embed(
         >>> digits = lw.data.load("digits", split="test")
         >>> found = embed(lw.encoders.MLPEncoder(digits.item_shape), digits)
         >>> found
-        Embedded(447 items of 64 numbers, 10 classes)
+        Embedded: 447 items of 64 numbers
+          classes  10
         >>> bool((found.fingerprints == lw.data.fingerprints(digits)).all())
         True
     """
@@ -84,6 +88,7 @@ def embed(
         batch_size=batch_size,
         progress=progress,
         workers=workers,
+        keep_pictures=keep_pictures,
         cache=cache,
     )
 
@@ -131,6 +136,7 @@ def embed_kept(
     batch_size: int = 256,
     progress: Progress | None = None,
     workers: int = 0,
+    keep_pictures: bool = False,
     cache: str | Path | None = None,
 ) -> Embedded:
     """As `embed`, of what is `opened`, for the items that `keep(rows, fingerprints)` is true of."""
@@ -138,7 +144,7 @@ def embed_kept(
     prints = torch.zeros(total, dtype=torch.int64)
     is_kept = torch.zeros(total, dtype=torch.bool)
     is_fresh = torch.ones(total, dtype=torch.bool)  # read now, and then also encoded
-    store = None if cache is None else Cache(cache, encoder, preprocess, source)
+    store = None if cache is None or keep_pictures else Cache(cache, encoder, preprocess, source)
     files = [] if store is None else paths_of(source)
     contents: list[bytes] = [content_of(path) for path in files]
     if store is not None and files:
@@ -147,6 +153,7 @@ def embed_kept(
         is_kept[rows] = keep(rows, prints[rows])
         is_fresh = ~(there & (~is_kept | store.has_embeddings(contents)))
     reading = is_fresh.nonzero().flatten()
+    pictures: list[bytes | None] = []
     done = 0
 
     def choose(batch: Tensor) -> Tensor:
@@ -162,6 +169,8 @@ def embed_kept(
             contents.extend(given)
             wanted = wanted & ~store.has_embeddings(given)
         is_fresh[rows] = wanted
+        if keep_pictures:
+            pictures.extend(sources.encode_pictures(batch[wanted.to(batch.device)]))
         return batch[wanted.to(batch.device)]
 
     made = torch.empty(0, 0)
@@ -194,4 +203,5 @@ def embed_kept(
         kept,
         source,
         total - len(kept),
+        pictures if keep_pictures else None,
     )

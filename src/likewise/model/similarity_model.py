@@ -127,7 +127,11 @@ class SimilarityModel:
         return self.index.class_names
 
     def embed(
-        self, items: Items, *, batch_size: int = 256, progress: Progress | None = None
+        self,
+        items: Items,
+        *,
+        batch_size: int = 256,
+        progress: Progress | None = None,
     ) -> Float[Tensor, "n d"]:
         """Embeddings of items: numbers (n, ...), images, a dataset, a sequence of image paths.
 
@@ -152,6 +156,7 @@ class SimilarityModel:
         items: Items,
         *,
         only_new: bool = False,
+        keep_pictures: bool = False,
         batch_size: int = 256,
         progress: Progress | None = None,
     ) -> Embedded:
@@ -160,6 +165,7 @@ class SimilarityModel:
         Args:
             items: As for `embed`.
             only_new: Leave out the items that are indexed or were trained on; they are counted.
+            keep_pictures: As for `likewise.embed`.
             batch_size: Items encoded at once.
             progress: Called as progress(done, total) after each batch.
 
@@ -182,6 +188,7 @@ class SimilarityModel:
             batch_size=batch_size,
             progress=progress,
             skip=self.known_prints() if only_new else None,
+            keep_pictures=keep_pictures,
             cache=self.cache,
         )
 
@@ -281,20 +288,24 @@ class SimilarityModel:
         *,
         ids: Any = None,
         metadata: Sequence[Mapping[str, Any]] | None = None,
+        keep_pictures: bool = False,
         progress: Progress | None = None,
     ) -> np.ndarray[Any, Any]:
         """Embed items and put them into the index, with their labels if they are a dataset; ids.
 
-        A gallery that `load` opened is opened for writing first.
+        A gallery that `load` opened is opened for writing first. With `keep_pictures` a small
+        picture of each image is kept as its payload, which `likewise.show` and reports draw.
         """
         self._open_for_writing()
-        return self._add(self.embedded(items, progress=progress), ids, metadata)
+        found = self.embedded(items, keep_pictures=keep_pictures, progress=progress)
+        return self._add(found, ids, metadata)
 
     def add_new(
         self,
         data: sources.Dataset | Embedded,
         *,
         metadata: Sequence[Mapping[str, Any]] | None = None,
+        keep_pictures: bool = False,
         progress: Progress | None = None,
     ) -> np.ndarray[Any, Any]:
         """As `add`, without what the index holds already: the same item with the same class.
@@ -305,6 +316,7 @@ class SimilarityModel:
         Args:
             data: a labeled dataset, or an `Embedded`.
             metadata: one dict per item of `data`.
+            keep_pictures: as in `add`.
             progress: called as progress(done, total) while embedding.
 
         Returns:
@@ -328,6 +340,7 @@ class SimilarityModel:
                 source,
                 self.preprocess,
                 is_absent,
+                keep_pictures=keep_pictures,
                 progress=progress,
                 cache=self.cache,
             )
@@ -367,12 +380,17 @@ class SimilarityModel:
             )
         prints = items.fingerprints.tolist()
         facts = [{**f, "fingerprint": p} for f, p in zip(facts, prints, strict=True)]
-        if not bool((items.labels >= 0).any()):
-            return self.index.add(items.embeddings, ids=ids, metadata=facts)
-        if not len(self.index):
+        is_labeled = bool((items.labels >= 0).any())
+        if is_labeled and not len(self.index):
             # Codes then follow the data's own order, in which tables and plots are read.
             self.index.name_classes(list(sources.items_per_class(items)))
-        return self.index.add(items.embeddings, labels=label_names(items), ids=ids, metadata=facts)
+        return self.index.add(
+            items.embeddings,
+            labels=label_names(items) if is_labeled else None,
+            ids=ids,
+            metadata=facts,
+            payloads=items.pictures,
+        )
 
     def lookup(
         self, items: Items, *, k: int = 5, where: Mapping[str, Any] | None = None

@@ -121,7 +121,10 @@ def _matching(
     matching, matches = found.matching, found.matches
     if matching is None or matches is None:
         return []
-    names = ("precision", "recall", "f1", "negative_predictive_value", "accuracy_unknown")
+    names = (
+        *("precision", "identification_rate", "f1"),
+        *("negative_predictive_value", "accuracy_unknown"),
+    )
     rows: list[Sequence[Any]] = [["", "value"]]
     rows += [[name.replace("_", " "), getattr(matching, name)] for name in names]
     figures: list[Any] = [plots.confusion(matching)]
@@ -249,8 +252,18 @@ def _neighbor_sheet(
     few = examples.take(chosen)
     k = min(SHEET_NEIGHBORS, len(model.index))
     found = model.lookup(few, k=k)
+    kept = {
+        id_: picture
+        for ids, row in zip(found.ids.tolist(), found.payloads, strict=True)
+        for id_, picture in zip(ids, row, strict=True)
+        if picture is not None
+    }
     ids, place = np.unique(found.ids, return_inverse=True)
-    near = _indexed_items(model, ids.tolist())
+    near = (
+        data.stack_pictures([data.decode_picture(kept[id_]) for id_ in ids.tolist()])
+        if len(kept) == len(ids)
+        else _indexed_items(model, ids.tolist())
+    )
     if near is None:
         return None
     names = all_names(model.class_names, few)

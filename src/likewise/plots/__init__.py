@@ -5,29 +5,32 @@ none of the caller's rcParams. `save` writes it; in a notebook it shows itself.
 """
 
 from likewise.plots._saving import save
-from likewise.plots.comparison import differences
+from likewise.plots.comparison import differences, estimates
 from likewise.plots.confusions import confusion
+from likewise.plots.contact_sheet import augmented_views, contact_sheet, neighbors
 from likewise.plots.curves import det, roc, threshold_curves
 from likewise.plots.distances import distance_histogram
-from likewise.plots.gallery import augmented_views, neighbors
 from likewise.plots.maps import embedding_map, embedding_maps
 from likewise.plots.mistakes import confused_classes, labeled_pairs
 from likewise.plots.open_set import fnir_curve
-from likewise.plots.pair_gallery import pairs, worst_pairs
+from likewise.plots.pair_sheet import pairs, worst_pairs
 from likewise.plots.points import embedding_points
 from likewise.plots.probabilities import reliability
+from likewise.plots.showing import show
 from likewise.plots.training import items_per_class, training_curves
 
 __all__ = [
     "augmented_views",
     "confused_classes",
     "confusion",
+    "contact_sheet",
     "det",
     "differences",
     "distance_histogram",
     "embedding_map",
     "embedding_maps",
     "embedding_points",
+    "estimates",
     "fnir_curve",
     "items_per_class",
     "labeled_pairs",
@@ -36,6 +39,7 @@ __all__ = [
     "reliability",
     "roc",
     "save",
+    "show",
     "threshold_curves",
     "training_curves",
     "worst_pairs",

@@ -1,6 +1,7 @@
 """One look for every figure: palette, canvas with its title strip, text that fits, small items."""
 
 import functools
+import io
 import unicodedata
 from collections.abc import Callable, Sequence
 from typing import ParamSpec
@@ -73,6 +74,16 @@ STYLE: dict[str, object] = {
 P = ParamSpec("P")
 
 
+class Drawn(Figure):
+    """A figure that a notebook shows though pyplot was never imported."""
+
+    def _repr_png_(self) -> bytes:
+        content = io.BytesIO()
+        with matplotlib.style.context(["default", STYLE]):
+            self.savefig(content, format="png", dpi=110)
+        return content.getvalue()
+
+
 def styled(plot: Callable[P, Figure]) -> Callable[P, Figure]:
     """The plot, drawn in our style whatever the caller's rcParams, which stay as they are."""
 
@@ -98,7 +109,7 @@ def canvas(
     title_height = line_height(TITLE_SIZE) * (title.count("\n") + 1)
     note_height = line_height(NOTE_SIZE) * (note.count("\n") + 1) if note else 0.0
     total = MARGIN + title_height + note_height + MARGIN + height
-    figure = Figure(
+    figure = Drawn(
         figsize=(width, total),
         dpi=200,
     )

@@ -18,6 +18,7 @@ from likewise.plots._style import (
     TEXT_SIZE,
     canvas,
     fit,
+    number,
     styled,
 )
 
@@ -99,6 +100,51 @@ def differences(
     if handles:
         first = dict(zip(told, handles, strict=True))
         axes.legend(first.values(), first, loc="lower left", bbox_to_anchor=(0, 1.0), ncols=2)
+    return figure
+
+
+@styled
+def estimates(
+    numbers: Mapping[str, Estimate], *, title: str = "Numbers with their intervals", most: int = 30
+) -> Figure:
+    """A row for each number, with its interval.
+
+    Args:
+        numbers: by name, in the order of the rows.
+        title: of the figure.
+        most: rows drawn, the first ones.
+
+    Raises:
+        InputError: without any number, or with one that is not finite.
+
+    Example:
+        >>> accuracy = Estimate(0.912, 0.881, 0.937, "Clopper-Pearson")
+        >>> estimates({"accuracy": accuracy}).get_suptitle()
+        'Numbers with their intervals'
+    """
+    check_count("most", most)
+    if not numbers or not all(math.isfinite(one.value) for one in numbers.values()):
+        raise InputError(f"numbers must hold finite ones, at least one, got {dict(numbers)}.")
+    rows = dict(list(numbers.items())[:most])
+    left = len(numbers) - len(rows)
+    note = f"{left:,} more are left out." if left else ""
+    figure = canvas(0.55 + ROW * len(rows), title, note)
+    axes = figure.subplots()
+    for place, one in enumerate(rows.values()):
+        if not math.isnan(one.low):
+            axes.plot([one.low, one.high], [place, place], color=SAME, linewidth=1.8)
+        axes.plot([one.value], [place], marker="o", markersize=7, color=SAME, linestyle="none")
+    labels = [fit(str(name), NAME_WIDTH, TEXT_SIZE) for name in rows]
+    axes.set_yticks(range(len(rows)), labels)
+    told = axes.secondary_yaxis("right")
+    told.set_yticks(range(len(rows)), [number(one.value) for one in rows.values()])
+    for side in (axes, told):
+        side.tick_params(axis="y", length=0)
+    axes.set_ylim(len(rows) - 0.4, -0.6)
+    for spine in (axes.spines["left"], told.spines["right"]):
+        spine.set_visible(False)
+    axes.xaxis.set_major_locator(MaxNLocator(5))
+    axes.grid(axis="both")
     return figure
 
 

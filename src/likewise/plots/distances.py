@@ -27,11 +27,13 @@ from likewise.plots._style import (
 )
 
 _KINDS = (("same", SAME, "-", ""), ("different", DIFFERENT, "--", "////"))
+_UNTOLD = (("compared", SAME, "-", ""),)  # where nothing tells which are the same
 
 
 @styled
 def distance_histogram(
-    distances: Float[Tensor, " p"] | Mapping[str, tuple[Float[Tensor, " p"], Bool[Tensor, " p"]]],
+    distances: Float[Tensor, " p"]
+    | Mapping[str, tuple[Float[Tensor, " p"], Bool[Tensor, " p"] | None]],
     same: Bool[Tensor, " p"] | None = None,
     threshold: float | None = None,
     *,
@@ -47,7 +49,8 @@ def distance_histogram(
     Args:
         distances: one per pair; or for several data sets their (distances, same) by the name to
             show, e.g. {"training people": (…, …), "new people": (…, …)}.
-        same: whether the pair truly belongs together; stands in `distances` for several.
+        same: whether the pair truly belongs together; None draws all pairs as of one kind.
+            Stands in `distances` for several.
         threshold: a pair is accepted if its distance is at most this.
         bins: about how many bars.
         distance_name: for the axis, e.g. "cosine distance".
@@ -60,14 +63,18 @@ def distance_histogram(
     if threshold is not None:
         check_finite(torch.tensor(float(threshold)).double(), "threshold")
     values = {name: d.detach().cpu().double().numpy() for name, (d, _) in named.items()}
-    truths = {name: truth.cpu().numpy() for name, (_, truth) in named.items()}
+    truths = {
+        name: None if truth is None else truth.cpu().numpy() for name, (_, truth) in named.items()
+    }
     # In the precision of the distances, as matching compares.
     limits = [_in_precision_of(d, threshold) for d, _ in named.values()]
     edges = _edges(np.concatenate(list(values.values())), limits, bins)
 
     figure = canvas(
         3.2 if len(named) == 1 else 0.4 + 2.1 * len(named),
-        "Distances of same and of different pairs",
+        "Distances of pairs"
+        if all(truth is None for truth in truths.values())
+        else "Distances of same and of different pairs",
         "" if threshold is None else f"Vertical line: the threshold {number(threshold)}.",
     )
     panels = figure.subplots(len(named), 1, sharex=True, squeeze=False)[:, 0]
@@ -92,7 +99,7 @@ def distance_histogram(
 
 def _named(
     distances: object, same: object
-) -> dict[str, tuple[Float[Tensor, " p"], Bool[Tensor, " p"]]]:
+) -> dict[str, tuple[Float[Tensor, " p"], Bool[Tensor, " p"] | None]]:
     """Every data set by its name, checked; a single one has no name."""
     if isinstance(distances, Mapping):
         if same is not None:
@@ -119,7 +126,8 @@ def _named(
                 f"{argument} must be a tensor of shape (p,), one per pair, got {got}. "
                 "Use Distance.paired, or .flatten()."
             )
-        check_same(truth, len(values), f"same of {name!r}" if name else "same")
+        if truth is not None:
+            check_same(truth, len(values), f"same of {name!r}" if name else "same")
         if len(values) == 0:
             raise InputError(f"{argument} must hold at least one pair, got none. Draw pairs first.")
         check_finite(values, argument)
@@ -129,7 +137,7 @@ def _named(
 def _draw(
     axes: Axes,
     values: NDArray[np.float64],
-    truth: NDArray[np.bool_],
+    truth: NDArray[np.bool_] | None,
     threshold: float | None,
     edges: NDArray[np.float64],
     room: float,
@@ -137,8 +145,8 @@ def _draw(
     """The bars of one data set, and what the threshold makes of them, in `room` above the bars."""
     tallest = 0.0
     shares: dict[str, float] = {}
-    for kind, color, line, hatch in _KINDS:
-        of_kind = values[truth == (kind == "same")]
+    for kind, color, line, hatch in _UNTOLD if truth is None else _KINDS:
+        of_kind = values if truth is None else values[truth == (kind == "same")]
         if len(of_kind) == 0:
             continue
         percent = 100 * np.histogram(of_kind, edges)[0] / len(of_kind)

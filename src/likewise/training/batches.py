@@ -1,7 +1,7 @@
 """Which batches `fit` draws, and what encoder and loss make of one."""
 
 from collections.abc import Callable, Sequence
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, TypeGuard
 
 import torch
 from jaxtyping import Int
@@ -41,9 +41,7 @@ def default_batches(
     Raises:
         InputError: the data cannot train, or classes are asked for where there are none.
     """
-    if isinstance(data, (GivenPairs, GivenTriplets)) or (
-        isinstance(data, ViewDataset) and data.items_are_classes
-    ):
+    if not has_classes(data):
         if classes_per_batch is not None or items_per_class is not None:
             raise InputError(
                 "classes_per_batch and items_per_class must be left out for "
@@ -68,6 +66,14 @@ def default_batches(
         batches=batches,
         seed=seed,
     )
+
+
+def has_classes(
+    data: Dataset | GivenPairs | GivenTriplets | ViewDataset,
+) -> TypeGuard[Dataset | ViewDataset]:
+    """Whether batches can be balanced over classes."""
+    views_only = isinstance(data, ViewDataset) and data.items_are_classes
+    return not (isinstance(data, (GivenPairs, GivenTriplets)) or views_only)
 
 
 class Step(NamedTuple):

@@ -13,7 +13,8 @@ from likewise.errors import InputError
 from likewise.training.checkpoints import load_checkpoint, save_checkpoint
 
 HIGHER = (
-    *("accuracy", "f1", "map", "precision", "recall", "roc_auc", "true_accept_rate"),
+    *("accuracy", "f1", "identification_rate", "map", "precision", "recall", "roc_auc"),
+    "true_accept_rate",
     *("ami", "ndcg", "nmi", "reciprocal_rank"),  # before "rank", which it ends with
 )
 LOWER = ("error_rate", "false_accept_rate", "false_reject_rate", "loss", "rank")

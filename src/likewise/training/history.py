@@ -4,10 +4,13 @@ import math
 import warnings
 from dataclasses import dataclass, field
 
+from likewise import _tables
+
 COLLAPSED = 0.01  # spread below which embeddings have become one point for all purposes
 ALIKE = (
     0.05  # share by which both kinds of pairs must differ in mean distance, or nothing is learned
 )
+COLUMNS = 6  # of a history that is shown
 PATIENCE = 5  # epochs in a row that they may not
 
 
@@ -16,6 +19,24 @@ class History:
     """One record per epoch, in order: epoch, loss, seconds, learning_rate and the loss's facts."""
 
     records: list[dict[str, float]] = field(default_factory=list)
+
+    __repr__ = _tables.as_text
+    _repr_html_ = _tables.as_html
+
+    def _table(self) -> _tables.Table:
+        names = list(dict.fromkeys(name for record in self.records for name in record))
+        first = [name for name in ("epoch", "loss", "validation_loss") if name in names]
+        names = [*first, *(name for name in names if name not in first)][:COLUMNS]
+        rows = [tuple(names)] if names else []
+        rows += [
+            tuple(_tables.value(each[name]) if name in each else "" for name in names)
+            for each in self.records
+        ]
+        most = _tables.MOST_ROWS // 2
+        if len(rows) > 2 * most:
+            rows = [*rows[:most], ("…", *[""] * (len(names) - 1)), *rows[-most:]]
+        count = len(self.records)
+        return _tables.Table(f"History of {count} epoch{'s' * (count != 1)}", rows, headings=True)
 
     def __len__(self) -> int:
         return len(self.records)

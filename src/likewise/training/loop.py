@@ -2,7 +2,8 @@
 
 import os
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -20,6 +21,8 @@ from likewise.training.checkpoints import Checkpoint
 from likewise.training.divergence import Guard
 from likewise.training.history import History, check_healthy
 from likewise.training.schedules import Schedule, cosine
+from likewise.training.telling import AfterBatch, telling
+from likewise.training.validation import Validation
 
 Callback = Callable[[dict[str, float], nn.Module], bool | None]
 MPI_SIZES = ("PMI_SIZE", "OMPI_COMM_WORLD_SIZE", "MV2_COMM_WORLD_SIZE")
@@ -44,8 +47,10 @@ def fit(
     preprocess: Callable[[Tensor], Tensor] | None = None,
     augment: Callable[[Tensor], Tensor] | None = None,
     augment_after: int = 0,
+    clip_gradients: float | None = None,
+    validation: Dataset | GivenPairs | GivenTriplets | ViewDataset | None = None,
     callbacks: Sequence[Callback] = (),
-    progress: Callable[[int, int, int], None] | None = None,
+    progress: AfterBatch | bool = True,
     workers: int = 0,
     device: str | None = None,
     precision: str = "float32",
@@ -87,11 +92,19 @@ def fit(
         preprocess: applied to every batch, as the encoder's input needs it.
         augment: applied to every batch of items before preprocess.
         augment_after: how many epochs go without augmentation first.
+        clip_gradients: Largest norm of all gradients together; larger ones are scaled down to it.
+            The record then holds `gradient_norm`, the mean norm before. None clips nothing.
+        validation: Data as `data` takes it that is not trained on. After each epoch the record
+            gets `validation_loss`: the mean loss in evaluation mode over about one pass, in the
+            same batches each time, without augmentation. A loss with weights for each class
+            needs classes that it has weights for.
         callbacks: called as callback(record, encoder) after each epoch, the encoder in
             evaluation mode; may add numbers to the record, and returns True to stop. One with
             `state_dict` and `load_state_dict` is kept in the checkpoint, one with `finish` has
             it called when the training ends, however it ends.
-        progress: called as progress(epoch, batch, batches) after each batch.
+        progress: True shows a bar with the time that is left, and a line for each epoch, where
+            standard error is a terminal, and in a notebook. False shows nothing. A function is
+            called as progress(epoch, batch, batches) after each batch.
         workers: processes that load data; 0 loads in this one.
         device: "cpu" or "cuda"; the best there is if None.
         precision: "float32", or "bfloat16" or "float16" for mixed precision.
@@ -124,9 +137,14 @@ def fit(
     check_count("epochs", epochs)
     check_positive("learning_rate", learning_rate)
     check_count("workers", workers, 0)
+    if clip_gradients is not None:
+        check_positive("clip_gradients", clip_gradients)
     _check_something_learns(encoder, loss)
     _check_one_process(device)
     data = as_dataset(data, pairs=True)
+    if validation is not None:
+        with _said_of_validation():
+            validation = as_dataset(validation, pairs=True)
     accelerator = _accelerator(device, precision)
     ours = optimizer is None
     if optimizer is None:
@@ -180,17 +198,35 @@ def fit(
             "preprocess": settings.described(preprocess),
             "augment": settings.described(augment),
             "augment_after": augment_after,
+            "clip_gradients": None if clip_gradients is None else float(clip_gradients),
+            "validation": None if validation is None else settings.dataset(validation, workers),
         }
     homes = _device_of(encoder), _device_of(loss)
     loss.to(accelerator.device)
     encoder_there, optimizer_there, loader_there = accelerator.prepare(encoder, optimizer, loader)
-    run = _Run(encoder_there, optimizer_there, loader_there, loss, scheduler, accelerator)
+    run = _Run(
+        encoder_there, optimizer_there, loader_there, loss, scheduler, accelerator, clip_gradients
+    )
     records: list[dict[str, float]] = []
     cuda = [torch.cuda.current_device()] if accelerator.device.type == "cuda" else []
     kept: Checkpoint | None = None
     stopped = False
     try:
-        with torch.random.fork_rng(devices=cuda):
+        validated = None
+        if validation is not None:
+            with _said_of_validation():
+                validated = Validation(
+                    validation,
+                    preprocess=preprocess,
+                    first_id=len(data) if getattr(loss, "takes_ids", False) else None,
+                    classes_per_batch=classes_per_batch,
+                    items_per_class=items_per_class,
+                    seed=seed,
+                    workers=workers,
+                    prepare=accelerator.prepare,
+                    devices=cuda,
+                )
+        with torch.random.fork_rng(devices=cuda), telling(progress, epochs) as told:
             torch.manual_seed(seed)
             if checkpoint is not None:
                 parts = {
@@ -213,13 +249,16 @@ def fit(
                 views = augment if epoch > augment_after else None
                 record: dict[str, float] = {
                     "epoch": epoch,
-                    **_epoch(run, views, preprocess, epoch, progress),
+                    **_epoch(run, views, preprocess, epoch, told.batch),
                 }
+                if validated is not None:
+                    record["validation_loss"] = validated(run.encoder, loss)
                 check_healthy(record, records)
                 records.append(record)
                 encoder.eval()
                 answers = [callback(record, encoder) for callback in callbacks]
                 stopped = any(answers)
+                told.epoch(record)
                 if kept is not None:
                     kept.save(records, stopped=stopped)
     finally:
@@ -242,6 +281,7 @@ class _Run(NamedTuple):
     loss: nn.Module
     scheduler: torch.optim.lr_scheduler.LRScheduler
     accelerator: Any
+    clip_gradients: float | None
 
 
 def _epoch(
@@ -249,7 +289,7 @@ def _epoch(
     augment: Callable[[Tensor], Tensor] | None,
     preprocess: Callable[[Tensor], Tensor] | None,
     epoch: int,
-    progress: Callable[[int, int, int], None] | None,
+    progress: AfterBatch | None,
 ) -> dict[str, float]:
     started = time.perf_counter()
     run.encoder.train()
@@ -269,6 +309,10 @@ def _epoch(
         run.optimizer.zero_grad()
         run.accelerator.backward(value)
         guard.see(embeddings, value)
+        norm: dict[str, Tensor] = {}
+        if run.clip_gradients is not None:
+            weights = [*run.encoder.parameters(), *run.loss.parameters()]
+            norm["gradient_norm"] = run.accelerator.clip_grad_norm_(weights, run.clip_gradients)
         run.optimizer.step()
         run.scheduler.step()
         # Numbers stay on the device until the epoch is over, so that no step waits for it.
@@ -276,7 +320,8 @@ def _epoch(
         if getattr(run.optimizer, "step_was_skipped", False):
             guard.skip()
         else:
-            told.append({"loss": value.detach(), **classes, **getattr(run.loss, "facts", {})})
+            facts = getattr(run.loss, "facts", {})
+            told.append({"loss": value.detach(), **norm, **classes, **facts})
         if progress is not None:
             progress(epoch, number, batches)
     if not number:
@@ -298,6 +343,14 @@ def _means(told: list[dict[str, Tensor]]) -> dict[str, float]:
         name: float(torch.stack([facts[name].float() for facts in told]).cpu().double().mean())
         for name in told[0]
     }
+
+
+@contextmanager
+def _said_of_validation() -> Iterator[None]:
+    try:
+        yield
+    except InputError as error:
+        raise type(error)(f"validation: {error}") from error
 
 
 def _with_state(callbacks: Sequence[Callback]) -> dict[str, Any]:

@@ -4,6 +4,7 @@ import math
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass, replace
 
+from likewise import _tables
 from likewise.errors import InputError, InputTypeError
 from likewise.evaluation._plain import plain_fields
 from likewise.evaluation.comparison.paired import Tested, holm
@@ -33,6 +34,9 @@ class Difference:
     adjusted_p_value: float
     smaller_is_better: bool = False
 
+    __repr__ = _tables.as_text
+    _repr_html_ = _tables.as_html
+
     @property
     def ahead(self) -> int | None:
         """0 for the first and 1 for the second model, None unless `adjusted_p_value` < 0.05."""
@@ -58,6 +62,16 @@ class Comparison:
     names: tuple[str, str]
     compared: str
     measures: dict[str, Difference]
+
+    __repr__ = _tables.as_text
+    _repr_html_ = _tables.as_html
+
+    def _table(self) -> _tables.Table:
+        rows = [("measure", *self.names, "difference", "p (adjusted)")]
+        for name, one in self.measures.items():
+            numbers = f"{one.a}", f"{one.b}", f"{one.difference}", f"{one.adjusted_p_value:.2g}"
+            rows.append((name, *numbers))
+        return _tables.Table(f"Comparison on {self.compared}", rows, headings=True)
 
     @property
     def verdict(self) -> str:

@@ -6,6 +6,7 @@ import numpy as np
 from jaxtyping import Float, Int
 from torch import Tensor
 
+from likewise import _tables
 from likewise.evaluation._plain import plain_fields
 from likewise.evaluation.retrieval.estimating import over_queries
 from likewise.intervals import Estimate
@@ -40,6 +41,9 @@ class RetrievalResult:
         without_classes: by the names of `per_query`, the mean without each of the parts that the
             jackknife leaves out, (parts,); None unless classes were taken as a sample.
     """
+
+    __repr__ = _tables.as_text
+    _repr_html_ = _tables.as_html
 
     precision_at_1: Estimate
     r_precision: Estimate

@@ -30,7 +30,7 @@ _BETWEEN = 0.2  # and between two pairs
 def pairs(
     items_a: Float[Tensor, "p ..."],
     items_b: Float[Tensor, "p ..."],
-    distances: Float[Tensor, " p"],
+    distances: Float[Tensor, " p"] | None = None,
     same: Bool[Tensor, " p"] | None = None,
     threshold: float | None = None,
     *,
@@ -48,9 +48,9 @@ def pairs(
     Args:
         items_a: images (c, h, w) or (h, w), clipped to 0..1, or vectors (d,).
         items_b: the other side of each pair.
-        distances: one per pair.
+        distances: one per pair; None tells the truth alone.
         same: the truth.
-        threshold: a pair is accepted as the same if its distance is at most this.
+        threshold: with distances, a pair is accepted as the same if its distance is at most this.
         probabilities: that the pair is the same, 0 to 1.
         names: one name for each side of each pair.
         title: of the picture; by default how many pairs there are.
@@ -67,11 +67,15 @@ def pairs(
     """
     check_items(items_a, "items_a")
     check_items(items_b, "items_b")
-    count = len(distances)
+    count = len(items_a) if distances is None else len(distances)
     if len(items_a) != count or len(items_b) != count:
         raise InputError(
-            f"items_a and items_b must hold {count} items, one per distance, "
+            f"items_a and items_b must hold {count} items, one per pair, "
             f"got {len(items_a)} and {len(items_b)}. Give both sides of every pair."
+        )
+    if threshold is not None and distances is None:
+        raise InputError(
+            f"threshold must be left out without distances, got {threshold}. Give distances."
         )
     if count == 0:
         raise InputError("distances must hold at least one pair, got none. Draw pairs first.")
@@ -86,15 +90,17 @@ def pairs(
     columns = min(2, drawn)
     width = (WIDTH - 2 * MARGIN - (columns - 1) * _BETWEEN) / columns
     side = (width - _SEAM) / 2
-    lines = 1 + (threshold is not None or same is not None)
+    lines = (distances is not None) + (threshold is not None or same is not None)
     lines += (probabilities is not None) + (names is not None)
     tall = side * min(1.0, max(_aspect(items_a), _aspect(items_b)))
     row_height = tall + lines * LINE + 1.5 * GAP
     height = -(-drawn // columns) * row_height + MARGIN
     note = "" if threshold is None else f"Accepted as the same: distance ≤ {number(threshold)}."
     if title is None:
-        many = f"{some(drawn, count)} pairs with their distances"
-        title = "1 pair and its distance" if count == 1 else many
+        many = f"{some(drawn, count)} pairs"
+        title = "1 pair" if count == 1 else many
+        if distances is not None:
+            title += " and its distance" if count == 1 else " with their distances"
     sheet = Sheet(height, title, note, width=WIDTH)
     limits = value_limits(items_a[:drawn], items_b[:drawn])
     for position in range(drawn):
@@ -103,11 +109,16 @@ def pairs(
         top = row * row_height - (side - tall)  # wide images stand at the bottom of their box
         truth = None if same is None else bool(same[position])
         # Compared as tensors, in their own precision, as matching does.
-        said = None if threshold is None else bool(distances[position] <= threshold)
+        said = None
+        if threshold is not None and distances is not None:
+            said = bool(distances[position] <= threshold)
         color, mark = verdict(None if truth is None or said is None else truth == said)
         for items, left in zip((items_a, items_b), lefts, strict=True):
             draw_item(sheet.box(left, top, side), items[position], limits, frame=color)
-        words = [(f"{mark}distance {number(float(distances[position]))}", color if mark else INK)]
+        words: list[tuple[str, str]] = []
+        if distances is not None:
+            told = f"{mark}distance {number(float(distances[position]))}"
+            words.append((told, color if mark else INK))
         if said is not None or truth is not None:
             words.append((_sentence(said, truth), INK))
         if probabilities is not None:

@@ -1,4 +1,4 @@
-"""Pictures of items: neighbors of queries, augmented views."""
+"""Pictures of items: a contact sheet, neighbors of queries, augmented views."""
 
 from collections.abc import Sequence
 
@@ -27,8 +27,57 @@ _HEADING = LINE + 0.06
 
 
 @styled
+def contact_sheet(
+    items: Float[Tensor, "n ..."],
+    names: Sequence[str] | None = None,
+    *,
+    title: str | None = None,
+    columns: int = 8,
+    most: int = 48,
+) -> Figure:
+    """Items side by side, row by row, in their order.
+
+    Args:
+        items: images (c, h, w) or (h, w), clipped to 0..1, or vectors (d,).
+        names: one word below each item, e.g. its class.
+        title: of the sheet; by default how many items there are.
+        columns: items in a row.
+        most: items drawn, the first ones.
+
+    Raises:
+        InputError: without any item, or if they are neither images nor vectors.
+
+    Example:
+        >>> import torch
+        >>> contact_sheet(torch.rand(60, 8, 8)).get_suptitle()
+        '48 of 60 items'
+    """
+    check_items(items, "items")
+    check_names(names, len(items), "names", "item")
+    check_count("columns", columns)
+    check_count("most", most)
+    if not len(items):
+        raise InputError("items must hold at least one item, got none.")
+    drawn = min(len(items), most)
+    columns = min(columns, drawn)
+    row_height = CELL + GAP + (0.0 if names is None else LINE)
+    height = -(-drawn // columns) * row_height + MARGIN
+    if title is None:
+        title = f"{some(drawn, len(items))} item{'s' * (len(items) != 1)}"
+    sheet = Sheet(height, title, width=max(3.6, columns * (CELL + GAP) - GAP + 2 * MARGIN))
+    limits = value_limits(items[:drawn])
+    for position in range(drawn):
+        row, column = divmod(position, columns)
+        left, top = MARGIN + column * (CELL + GAP), row * row_height
+        draw_item(sheet.box(left, top), items[position], limits)
+        if names is not None:
+            sheet.words(left, top + CELL, [(short_name(names[position]), INK)])
+    return sheet.figure
+
+
+@styled
 def neighbors(
-    query_items: Float[Tensor, "q ..."],
+    query_items: Float[Tensor, "q ..."] | None,
     neighbor_items: Float[Tensor, "q k ..."],
     found: Neighbors,
     class_names: Sequence[str],
@@ -45,7 +94,8 @@ def neighbors(
     threshold are faded, their frame dashed. Missing neighbors (distance inf) are left blank.
 
     Args:
-        query_items: images (c, h, w) or (h, w), clipped to 0..1, or vectors (d,).
+        query_items: images (c, h, w) or (h, w), clipped to 0..1, or vectors (d,); None draws
+            the number of each query instead.
         neighbor_items: what `found` found, in the same order.
         found: labels and distances of the neighbors.
         class_names: of the label codes.
@@ -57,13 +107,15 @@ def neighbors(
     Raises:
         InputError: if the sizes do not fit each other, or items are neither images nor vectors.
     """
-    check_items(query_items, "query_items")
+    if query_items is not None:
+        check_items(query_items, "query_items")
     check_items(neighbor_items, "neighbor_items", extra=2)
     queries, k = found.labels.shape
-    if len(query_items) != queries or neighbor_items.shape[:2] != (queries, k):
+    given = queries if query_items is None else len(query_items)
+    if given != queries or neighbor_items.shape[:2] != (queries, k):
         raise InputError(
             f"query_items and neighbor_items must hold {queries} queries and {k} neighbors each, "
-            f"as found does, got {len(query_items)} and {tuple(neighbor_items.shape[:2])}. "
+            f"as found does, got {given} and {tuple(neighbor_items.shape[:2])}. "
             "Fetch the items by found.ids."
         )
     if query_labels is not None:
@@ -79,14 +131,18 @@ def neighbors(
     height = _HEADING + rows * row_height + MARGIN
     title = _title(rows, queries, "query and its" if queries == 1 else "queries and their", k)
     sheet = Sheet(height, title, " ".join(note), width=_width(k + 1))
-    limits = value_limits(query_items[:rows], neighbor_items[:rows])
+    seen = [neighbor_items[:rows], *([] if query_items is None else [query_items[:rows]])]
+    limits = value_limits(*seen)
     for column, heading in enumerate(["query", *(_ordinal(rank) for rank in range(1, k + 1))]):
         sheet.words(_left(column), 0.0, [(heading, MUTED)])
 
     for row in range(rows):
         top = _HEADING + row * row_height
         truth = -1 if query_labels is None else int(query_labels[row])
-        draw_item(sheet.box(_left(0), top), query_items[row], limits)
+        if query_items is None:
+            sheet.words(_left(0), top + CELL / 2 - LINE / 2, [(f"query {row}", MUTED)])
+        else:
+            draw_item(sheet.box(_left(0), top), query_items[row], limits)
         words = [] if truth < 0 else [(name_of(truth, class_names), INK)]
         if query_names is not None:
             words.append((short_name(query_names[row]), MUTED))

@@ -1,0 +1,88 @@
+"""The loss on data that is not trained on, over the same batches after every epoch."""
+
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from likewise import _workers
+from likewise.data import Dataset, GivenPairs, GivenTriplets, IdBatch, ViewDataset, WithIds
+from likewise.training.batches import batch_loss, default_batches, has_classes
+
+
+class Validation:
+    """Called with the encoder and the loss after an epoch: the mean loss over its batches.
+
+    The batches are drawn once, as `fit` draws them by default. Where the data has fewer classes
+    than a batch of the training, all of them are in a batch.
+
+    Args:
+        data: Anything that `fit` takes.
+        preprocess: Applied to every batch.
+        first_id: Ids count from here, above those of the training data; None for no ids.
+        prepare: Puts a loader on the training device.
+        devices: CUDA devices whose random state is left as it was, besides the CPU's.
+
+    Raises:
+        InputError: The data holds no two classes, or nothing that is the same.
+    """
+
+    def __init__(
+        self,
+        data: Dataset | GivenPairs | GivenTriplets | ViewDataset,
+        *,
+        preprocess: Callable[[Tensor], Tensor] | None,
+        first_id: int | None,
+        classes_per_batch: int | None,
+        items_per_class: int | None,
+        seed: int,
+        workers: int,
+        prepare: Callable[[Any], Any],
+        devices: list[int],
+    ) -> None:
+        if not has_classes(data):
+            classes_per_batch = items_per_class = None
+        elif classes_per_batch is not None:
+            labels = torch.as_tensor(data.labels)
+            classes_per_batch = min(classes_per_batch, len(torch.unique(labels[labels >= 0])))
+        drawn = default_batches(
+            data,
+            classes_per_batch=classes_per_batch,
+            items_per_class=items_per_class,
+            batches=None,
+            seed=seed,
+        )
+        self._preprocess = preprocess
+        self._first_id = first_id
+        self._seed = seed
+        self._devices = devices
+        self._generator = torch.Generator()
+        self._loader = prepare(
+            _workers.loader(
+                data if first_id is None else WithIds(data),  # type: ignore[arg-type]
+                workers=workers,
+                batch_sampler=list(drawn),
+                generator=self._generator,
+            )
+        )
+
+    @torch.no_grad()
+    def __call__(self, encoder: nn.Module, loss: nn.Module) -> float:
+        """The loss in evaluation mode; random state and the facts of the loss stay as they are."""
+        encoder.eval()
+        loss.eval()
+        self._generator.manual_seed(self._seed)
+        facts = getattr(loss, "facts", None)
+        values = []
+        with torch.random.fork_rng(devices=self._devices):
+            for batch in _workers.batches(self._loader):
+                if isinstance(batch, IdBatch) and self._first_id is not None:
+                    batch = batch._replace(ids=batch.ids + self._first_id)
+                values.append(batch_loss(encoder, loss, batch, self._prepared).loss)
+        if facts is not None:
+            loss.facts = facts
+        return float(torch.stack(values).double().mean())
+
+    def _prepared(self, items: Tensor) -> Tensor:
+        return items if self._preprocess is None else self._preprocess(items)
