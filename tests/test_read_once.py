@@ -136,6 +136,9 @@ def test_a_second_command_with_a_cache_decodes_and_encodes_nothing(
         path.write_bytes(b"")
     assert evaluate("--cache", kept) == (fresh, CLASSES * (EACH - 5))
     assert not list(kept.rglob("*.part"))
+    status, _, said = run("evaluate", model, others, "--cache", changed, "--device", "cpu")
+    assert status == 2
+    assert str(changed) in said
 
 
 def test_another_encoder_precision_or_preprocessing_has_another_cache(tmp_path):

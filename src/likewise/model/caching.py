@@ -3,6 +3,7 @@
 import hashlib
 import json
 from collections.abc import Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -21,9 +22,12 @@ _DIGEST = 32  # bytes of a sha256
 
 
 def content_of(item: str | Tensor) -> bytes:
-    """The sha256 of a file's bytes, or of an item's numbers."""
+    """The sha256 of a file's bytes, or of an item's numbers with their type."""
     if isinstance(item, Tensor):
-        return hashlib.sha256((item.cpu() + 0.0).numpy().tobytes()).digest()
+        numbers = item.detach().cpu().contiguous().flatten()
+        made = hashlib.sha256(str(item.dtype).encode())
+        made.update(numbers.view(torch.uint8).numpy().tobytes())
+        return made.digest()
     return hashlib.sha256(read_regular(item)).digest()
 
 
@@ -75,7 +79,8 @@ class Cache:
         start = 0
         for path in sorted(self._folder.glob("*.safetensors")):
             if (found := _read(path)) is None:
-                path.unlink(missing_ok=True)
+                with suppress(OSError):
+                    path.unlink()
                 continue
             contents, prints, rows, embeddings = found
             for content, print_, row in zip(contents, prints, rows, strict=True):

@@ -165,7 +165,7 @@ def embed_kept(
         is_kept[rows] = keep(rows, prints[rows])
         wanted = is_kept[rows]
         if store is not None and not files:
-            given = [content_of(value) for value in values]
+            given = [content_of(item) for item in batch]
             contents.extend(given)
             wanted = wanted & ~store.has_embeddings(given)
         is_fresh[rows] = wanted
