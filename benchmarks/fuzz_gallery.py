@@ -190,6 +190,8 @@ def change_sql(path: Path, rng: random.Random) -> bool:
         "UPDATE items SET embedding = 5 WHERE position = 3",
         "UPDATE items SET metadata = 'not json' WHERE position = 3",
         "UPDATE items SET metadata = x'ff'",
+        "UPDATE items SET fingerprint = 7 WHERE position = 3",
+        "UPDATE items SET fingerprint = x'ff'",
         "UPDATE items SET checksum = NULL WHERE position = 3",
         "UPDATE items SET checksum = 1e300 WHERE position = 3",
         "UPDATE items SET payload_checksum = 'x' WHERE position = 3",

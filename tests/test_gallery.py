@@ -332,12 +332,41 @@ def test_a_mapped_file_that_is_old_or_altered_is_not_used(tmp_path, monkeypatch)
 def test_a_mapped_file_of_numbers_that_cannot_be_is_not_used(tmp_path, monkeypatch, name, change):
     monkeypatch.setattr(mapped, "LEAST", 1)
     with filled(tmp_path / "g") as gallery:
+        gallery.upsert(torch.ones(1, 4), ids=[3], metadata=[{"fingerprint": 7}])
         snapshot = gallery._store.current
     assert mapped.read_mapped(tmp_path / "g", snapshot.facts) is not None
     (tmp_path / "g" / mapped.MAPPED).unlink()
     arrays = snapshot.arrays._replace(**{name: change(getattr(snapshot.arrays, name))})
     mapped.write_mapped(tmp_path / "g", SimpleNamespace(facts=snapshot.facts, arrays=arrays))
     assert mapped.read_mapped(tmp_path / "g", snapshot.facts) is None
+
+
+@pytest.mark.parametrize("least", [1, 2**16])
+def test_fingerprints_are_there_after_opening_merging_and_repairing(tmp_path, monkeypatch, least):
+    monkeypatch.setattr(mapped, "LEAST", least)
+    prints = [5, None, -(2**63), 0, 2**63 - 1]
+    facts = [{} if each is None else {"fingerprint": each} for each in prints]
+
+    def told(gallery):
+        values, there, _ = gallery.fingerprints()
+        return [value if has else None for value, has in zip(values.tolist(), there, strict=True)]
+
+    with Gallery(tmp_path / "g") as gallery, Gallery(tmp_path / "g", read_only=True) as reader:
+        gallery.add(gaussian(2, 3))
+        assert told(reader) == [None, None]
+        gallery.add(gaussian(5, 3), metadata=facts)
+        assert told(gallery) == told(reader) == [None, None, *prints]
+    with Gallery(tmp_path / "g") as gallery, Gallery(tmp_path / "h") as other:
+        assert told(gallery) == [None, None, *prints]
+        other.merge(gallery)
+        assert told(other) == [None, None, *prints]
+    with sqlite3.connect(tmp_path / "h" / "gallery.sqlite") as database:
+        database.execute("UPDATE items SET fingerprint = 6 WHERE fingerprint = 5")
+    database.close()
+    assert check_gallery(tmp_path / "h").lost == 1
+    repair_gallery(tmp_path / "h")
+    with Gallery(tmp_path / "h") as other:
+        assert told(other) == [None, None, *prints[1:]]
 
 
 def test_only_a_writer_leaves_a_file_to_map(tmp_path, monkeypatch):

@@ -492,7 +492,7 @@ def test_the_summary_counts():
         "encoder": None,
         "search": "exact",
         "measured_recall": None,
-        "bytes": 6 * (5 + 8 + 8 + 8 + 16),
+        "bytes": 6 * (5 + 8 + 8 + 8),
         "storage": "int8",
         "batches": 1,
     }

@@ -274,14 +274,22 @@ def metadata_texts(metadata: Sequence[Mapping[str, Any]] | None, count: int) -> 
 
 
 def prints_of(metadata: Sequence[Mapping[str, Any]] | None, count: int) -> Integers:
-    """The fingerprint in each item's metadata, and 1 where there is one, (count, 2)."""
-    prints = np.zeros((count, 2), dtype=np.int64)
-    if metadata is not None:
-        found = [facts.get(FINGERPRINT) for facts in metadata]
-        rows = [row for row, value in enumerate(found) if _fits(value)]
+    """The fingerprint in each item's metadata, and 1 where there is one, (count, 2).
+
+    Where no item has one, nothing, (0, 2).
+    """
+    found = [] if metadata is None else [facts.get(FINGERPRINT) for facts in metadata]
+    rows = [row for row, value in enumerate(found) if _fits(value)]
+    prints = np.zeros((count if rows else 0, 2), dtype=np.int64)
+    if rows:
         prints[rows, 0] = np.array([found[row] for row in rows], dtype=np.int64)
         prints[rows, 1] = 1
     return prints
+
+
+def whole_prints(prints: Integers, count: int) -> Integers:
+    """Prints of every item, (count, 2), also where there are none."""
+    return prints if len(prints) else np.zeros((count, 2), dtype=np.int64)
 
 
 def checked_payloads(payloads: Sequence[bytes | None] | None, count: int) -> list[bytes | None]:

@@ -118,7 +118,8 @@ class InMemory:
 
     def payloads(self, now: Snapshot, rows: Integers | None = None) -> list[bytes | None]:
         """Of these rows, or of all."""
-        return [now.payloads[row] for row in (range(len(now)) if rows is None else rows.tolist())]
+        found = range(len(now)) if rows is None else rows.tolist()
+        return [now.payloads[row] if now.payloads else None for row in found]
 
     def column(self, now: Snapshot, key: str) -> tuple[list[Any], Int[Tensor, " n"]]:
         """Values under a key, kept for the next time, and the labels."""

@@ -25,6 +25,7 @@ from likewise.index._given import (
     check_same_text,
     lasting_keys,
     utf8,
+    whole_prints,
 )
 from likewise.index._growing import GrowingArray
 from likewise.index._searching.approximate import Search
@@ -122,14 +123,14 @@ class Snapshot:
     keys: Integers  # (n,) integer ids, or hashes of string ids; see `keys_for`
     labels: Int[Tensor, " n"]
     packed: Tensor  # embeddings as they are kept, see `_searching/storage`
-    fingerprints: Integers  # (n, 2), see `Added`
+    prints: Integers  # see `Added`
     ends: Integers  # (n,) where each string id ends in `text`; empty for integer ids
     text: npt.NDArray[np.uint8]  # all string ids, one behind the other
     runs: tuple[Run, ...]
     run_count: int  # of the keys are in `runs`; those behind them are few
     searching: Search
     metadata: list[str]  # as JSON, perhaps of later items too; empty where a folder keeps it
-    payloads: list[bytes | None]  # likewise
+    payloads: list[bytes | None]  # likewise; empty where no item has one
 
     @property
     def is_in_memory(self) -> bool:
@@ -145,9 +146,12 @@ class Snapshot:
     def arrays(self) -> Arrays:
         """To make the same snapshot of again."""
         labels, packed = self.labels.numpy(), self.packed.numpy()
-        return Arrays(
-            self.positions, self.keys, labels, packed, self.fingerprints, self.ends, self.text
-        )
+        return Arrays(self.positions, self.keys, labels, packed, self.prints, self.ends, self.text)
+
+    @property
+    def fingerprints(self) -> Integers:
+        """The fingerprint of each item, and 1 where it has one, (n, 2)."""
+        return whole_prints(self.prints, len(self))
 
     @property
     def search(self) -> tuple[str, float | None]:
@@ -289,7 +293,7 @@ class Columns:
         self._keys = GrowingArray(NONE, room=room)
         self._labels = GrowingArray(NONE, room=room)
         self._embeddings = GrowingArray(np.empty((0, width), dtype=dtype), room=room)
-        self._prints = GrowingArray(np.empty((0, 2), dtype=np.int64), room=room)
+        self._prints = GrowingArray(np.empty((0, 2), dtype=np.int64))
         self._ends = GrowingArray(NONE)
         self._text = GrowingArray(np.empty(0, dtype=np.uint8))
         self._metadata = list(metadata)
@@ -328,13 +332,18 @@ class Columns:
 
     def append(self, chunk: Chunk) -> None:
         """Put items behind those there are."""
+        if len(self._prints) or chunk.prints.any():  # they take room only once an item has one
+            if not len(self._prints):
+                self._prints.append(np.zeros((len(self._positions), 2), dtype=np.int64))
+            self._prints.append(whole_prints(chunk.prints, len(chunk.positions)))
+        if self._payloads or chunk.payloads.count(None) < len(chunk.payloads):  # likewise
+            self._payloads += [None] * (len(self._positions) - len(self._payloads))
+            self._payloads += chunk.payloads
         self._positions.append(chunk.positions)
         self._keys.append(chunk.keys)
         self._labels.append(chunk.labels)
         self._embeddings.append(chunk.embeddings)
-        self._prints.append(chunk.prints)
         self._metadata += chunk.metadata  # behind what snapshots see of it
-        self._payloads += chunk.payloads
         if chunk.texts is not None:
             self._ends.append(len(self._text) + chunk.texts.lengths.cumsum())
             self._text.append(np.frombuffer(chunk.texts.joined, dtype=np.uint8))
@@ -347,18 +356,14 @@ class Columns:
             lengths = np.diff(self._ends.view, prepend=0)
             self._text.keep(keep.repeat(lengths))
             self._ends = GrowingArray(lengths[keep].cumsum())
-        for column in (
-            self._positions,
-            self._keys,
-            self._labels,
-            self._embeddings,
-            self._prints,
-        ):
+        for column in (self._positions, self._keys, self._labels, self._embeddings):
             column.keep(keep)
+        if len(self._prints):
+            self._prints.keep(keep)
         if self._metadata:
-            kept = keep.tolist()
-            self._metadata = list(compress(self._metadata, kept))
-            self._payloads = list(compress(self._payloads, kept))
+            self._metadata = list(compress(self._metadata, keep.tolist()))
+        if self._payloads:
+            self._payloads = list(compress(self._payloads, keep.tolist()))
         self._run_count = int(keep[: self._run_count].sum())
         self._search = self._search.kept(torch.from_numpy(keep))
         if sum(len(keys) for keys, _ in self._runs) > 2 * len(self._keys):

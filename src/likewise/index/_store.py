@@ -32,7 +32,7 @@ class Added(NamedTuple):
     packed: Tensor  # embeddings as the store keeps them, see `_searching/storage`
     metadata: list[str]  # as JSON
     payloads: list[bytes | None]
-    prints: Integers  # (n, 2): the fingerprint in the metadata, and 1 where there is one
+    prints: Integers  # fingerprint in the metadata, 1 where there is one, (n, 2); (0, 2) of none
 
 
 class About(Protocol):
@@ -111,7 +111,7 @@ class View(Known, Protocol):
 
     @property
     def fingerprints(self) -> Integers:
-        """As in `Added.prints`, of all items in order of insertion."""
+        """The fingerprint of each item, and 1 where it has one, (n, 2)."""
 
     @property
     def search(self) -> tuple[str, float | None]:

@@ -28,7 +28,7 @@ from likewise.index._durable.connection import DATABASE
 from likewise.index._durable.contract import Facts, last_acknowledged
 from likewise.index._durable.damage import check_regular, is_there
 from likewise.index._durable.database import Database
-from likewise.index._given import check_enough
+from likewise.index._given import check_enough, whole_prints
 from likewise.index._snapshots import Chunk, Held, Snapshot, chunk_of, facts_after
 from likewise.index._store import NONE, Added
 from likewise.index._where import Column, Condition, Filters
@@ -402,7 +402,7 @@ def _rows(first: int, added: Added) -> tuple[Chunk, Iterator[tuple[Any, ...]]]:
     texts = [None if text == "{}" else text for text in added.metadata]
     metadata = part_checksums([None if text is None else text.encode() for text in texts])
     payloads = part_checksums(added.payloads)
-    embeddings, prints = chunk.embeddings, chunk.prints
+    embeddings, prints = chunk.embeddings, whole_prints(chunk.prints, len(texts))
     checksums = row_checksums(
         chunk.positions, chunk.keys, chunk.labels, metadata, payloads, prints, embeddings
     )

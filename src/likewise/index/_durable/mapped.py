@@ -73,8 +73,10 @@ def _fit(sizes: Sequence[int], facts: Facts, room: int) -> bool:
     # Before anything is read: a forged size could be that of a file without end.
     dtype, width = row_format(facts.storage, facts.dimension)
     count, is_text = facts.items, facts.kind == "strings"
-    vectors = count * width * dtype.itemsize
-    fixed = [*[8 * count] * 3, vectors, 16 * count, 8 * count * is_text]
+    vectors, prints = count * width * dtype.itemsize, 16 * count
+    if sizes[4:5] == [0]:  # no item has one
+        prints = 0
+    fixed = [*[8 * count] * 3, vectors, prints, 8 * count * is_text]
     return list(sizes[:-1]) == fixed and 0 <= sizes[-1] <= room * is_text
 
 

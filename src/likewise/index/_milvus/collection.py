@@ -27,6 +27,7 @@ from likewise.index._given import (
     check_same_text,
     lasting_keys,
     prints_of,
+    whole_prints,
 )
 from likewise.index._milvus.collections import (
     METRICS,
@@ -97,9 +98,9 @@ class CollectionView:
 
     @property
     def fingerprints(self) -> Integers:
-        """See `Added.prints`."""
-        rows = self.everything(["metadata"])
-        return prints_of([json.loads(row["metadata"]) for row in rows], len(rows))
+        """The fingerprint of each item, and 1 where it has one, (n, 2)."""
+        metadata = [json.loads(row["metadata"]) for row in self.everything(["metadata"])]
+        return whole_prints(prints_of(metadata, len(metadata)), len(metadata))
 
     def rows(self) -> Integers:
         """The row numbers of all items."""
