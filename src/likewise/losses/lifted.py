@@ -1,5 +1,7 @@
 """Lifted structure: a positive pair against the negatives of both its items, or of an anchor."""
 
+from collections.abc import Mapping
+
 import torch
 import torch.nn.functional as F
 from jaxtyping import Bool, Float, Int
@@ -107,7 +109,7 @@ class LiftedStructureLoss(nn.Module):
         self.distance = distance
         self.miner = miner
         self.squared = squared
-        self.facts: dict[str, Tensor] = {}
+        self.facts: Mapping[str, Tensor] = {}
 
     def forward(
         self,
@@ -126,10 +128,14 @@ class LiftedStructureLoss(nn.Module):
         distances = self.distance.matrix(batch.anchors, batch.references)
         pairs = self.miner(distances, batch.is_positive, batch.is_negative)
         above = F.relu(lifted_structure_loss(distances, pairs.negative, margin=self.margin))
-        self.facts = {
-            "active": mean_where((above.detach() > 0).float(), pairs.positive),
-            **batch_facts(embeddings, distances, batch.is_positive, batch.is_negative),
-        }
+        above_0 = above.detach() > 0
+        self.facts = batch_facts(
+            embeddings,
+            distances,
+            batch.is_positive,
+            batch.is_negative,
+            active=lambda: mean_where(above_0.float(), pairs.positive),
+        )
         mean = mean_where(above.square() if self.squared else above, pairs.positive) / 2
         return shown(mean, distances, embeddings)
 
@@ -169,7 +175,7 @@ class GeneralizedLiftedLoss(nn.Module):
         self.margin = margin
         self.distance = distance
         self.miner = miner
-        self.facts: dict[str, Tensor] = {}
+        self.facts: Mapping[str, Tensor] = {}
 
     def forward(
         self,
@@ -188,8 +194,12 @@ class GeneralizedLiftedLoss(nn.Module):
         distances = self.distance.matrix(batch.anchors, batch.references)
         pairs = self.miner(distances, batch.is_positive, batch.is_negative)
         costs = generalized_lifted_loss(distances, *pairs, margin=self.margin)
-        self.facts = {
-            "active": mean_over(costs.detach() > 0, batch.labeled),
-            **batch_facts(embeddings, distances, batch.is_positive, batch.is_negative),
-        }
+        costly, labeled = costs.detach() > 0, batch.labeled
+        self.facts = batch_facts(
+            embeddings,
+            distances,
+            batch.is_positive,
+            batch.is_negative,
+            active=lambda: mean_over(costly, labeled),
+        )
         return shown(mean_over(costs, batch.labeled), distances, embeddings)

@@ -1,5 +1,7 @@
 """The N-pairs loss: one pair of each class, each told apart from all the others at once."""
 
+from collections.abc import Mapping
+
 import numpy as np
 import torch
 import torch.nn.functional as F
@@ -99,7 +101,7 @@ class NPairsLoss(nn.Module):
         check_at_least("length_weight", length_weight, 0)
         self.distance = distance
         self.length_weight = length_weight
-        self.facts: dict[str, Tensor] = {}
+        self.facts: Mapping[str, Tensor] = {}
 
     def forward(
         self,

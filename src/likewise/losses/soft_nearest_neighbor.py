@@ -1,5 +1,7 @@
 """The soft nearest neighbor loss, also NCA: a neighbor drawn by distance is of the class."""
 
+from collections.abc import Mapping
+
 import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
@@ -84,7 +86,7 @@ class SoftNearestNeighborLoss(nn.Module):
         self.distance = distance
         self.miner = miner
         self.average = average
-        self.facts: dict[str, Tensor] = {}
+        self.facts: Mapping[str, Tensor] = {}
 
     def forward(
         self,

@@ -1,5 +1,6 @@
 """The triplet loss: a positive nearer than a negative by a margin."""
 
+from collections.abc import Mapping
 from typing import Any
 
 import torch
@@ -286,7 +287,7 @@ class TripletLoss(nn.Module):
         self.average = average
         self.swap = swap
         self.most_positives = most_positives
-        self.facts: dict[str, Tensor] = {}
+        self.facts: Mapping[str, Tensor] = {}
 
     def forward(
         self,
@@ -313,10 +314,13 @@ class TripletLoss(nn.Module):
             total, active, count = self._all(distances, between, selected)
         else:
             total, active, count = self._chosen(distances, between, selected)
-        self.facts = {
-            "active": active / count.clamp(min=1),
-            **batch_facts(embeddings, distances, batch.is_positive, batch.is_negative),
-        }
+        self.facts = batch_facts(
+            embeddings,
+            distances,
+            batch.is_positive,
+            batch.is_negative,
+            active=lambda: active / count.clamp(min=1),
+        )
         mean = total / (active if self.average == "active" else count).clamp(min=1)
         return shown(mean, distances, embeddings)
 
