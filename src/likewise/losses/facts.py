@@ -55,7 +55,11 @@ class Told(Mapping[str, Tensor]):
 
 def mean_where(values: Float[Tensor, "..."], mask: Bool[Tensor, "..."]) -> Float[Tensor, ""]:
     """Mean of the values where the mask is True; zero, and still differentiable, if nowhere."""
-    return torch.where(mask, values, 0).sum() / torch.count_nonzero(mask).clamp(min=1)
+    if not free_to_look(mask):
+        return torch.where(mask, values, 0).sum() / torch.count_nonzero(mask).clamp(min=1)
+    count = np.count_nonzero(mask.numpy())
+    some = values if count == values.numel() else torch.where(mask, values, 0)
+    return some.sum() / max(count, 1)
 
 
 def mean_over(values: Float[Tensor, " n"], labeled: Bool[Tensor, " n"] | None) -> Float[Tensor, ""]:
