@@ -113,7 +113,14 @@ def every_loss_at_all():
     return {**of_pairs(), **of_centers()}
 
 
-DRAWN = {"contrastive, balanced", "normalized softmax of a share"}  # anew in every call
+# What these select, they draw anew in every call.
+DRAWN = {
+    "contrastive, balanced",
+    "normalized softmax of a share",
+    "triplet, distance weighted",
+    "triplet, random hard",
+    "triplet, random semi-hard",
+}
 
 
 @pytest.mark.parametrize("name", sorted(every_loss_at_all().keys() - DRAWN))

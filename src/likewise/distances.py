@@ -197,14 +197,14 @@ class _Euclidean(torch.autograd.Function):
         ctx.squared = squared
         ctx.itself = a is b
         near = middle = None
+        work = a.numel() * len(b)
         if free_to_look(a) and min(len(a), len(b)) > FEW:
-            work = a.numel() * len(b)
-            if a.dtype == torch.float32 and work <= WIDE:
-                x, y, squares = _in_double(a, b)
+            if SMALL // 2 < work <= WIDE and a.dtype == torch.float32:
+                squares = _in_double(a, b)
                 if squares is not None:
-                    apart = squares if squared else np.sqrt(squares, out=squares)
-                    ctx.save_for_backward(x, y, None if squared else torch.from_numpy(apart))
-                    return torch.from_numpy(apart).float()
+                    apart = squares if squared else squares.sqrt_()
+                    ctx.save_for_backward(a, b, None if squared else apart, None, None)
+                    return apart.float()
             if work > SMALL:
                 middle = _round_middle(b)
                 matrix, near = _by_product(a, b, middle)
@@ -222,11 +222,9 @@ class _Euclidean(torch.autograd.Function):
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, slopes: Tensor) -> tuple[Tensor | None, Tensor | None, None]:
-        a, b, distances, *of_product = ctx.saved_tensors
-        if not of_product:
-            pulled = _pull_in_double(slopes, a, b, distances, ctx.itself, ctx.needs_input_grad)
-            return *pulled, None
-        near, middle = of_product
+        a, b, distances, near, middle = ctx.saved_tensors
+        if near is None and free_to_look(a) and a.numel() * len(b) <= WIDE:
+            return *_pull_in_numpy(ctx, slopes, a, b, distances), None
         weights = (2 * slopes if ctx.squared else slopes / distances).contiguous()
         if near is None:
             if not ctx.squared:
@@ -268,12 +266,13 @@ class _Euclidean(torch.autograd.Function):
         )
 
 
-def _in_double(a: Tensor, b: Tensor) -> tuple[Tensor, Tensor, Any]:
-    # Both sides in float64, and their squared distances by a product there. None in place of these
-    # if float32 may hold digits that the product lost, or if a number is not finite.
+def _in_double(a: Tensor, b: Tensor) -> Tensor | None:
+    # Squared distances by a product in float64; None if float32 may hold digits that the product
+    # lost, or if a number is not finite.
     x = a.detach().double()
     y = x if b is a else b.detach().double()
-    squares = (x @ y.T).numpy()
+    product = x @ y.T
+    squares = product.numpy()
     with np.errstate(all="ignore"):
         lengths = np.einsum("ij,ij->i", x.numpy(), x.numpy())
         others = lengths if b is a else np.einsum("ij,ij->i", y.numpy(), y.numpy())
@@ -283,28 +282,38 @@ def _in_double(a: Tensor, b: Tensor) -> tuple[Tensor, Tensor, Any]:
         if b is a:
             np.fill_diagonal(squares, np.inf)
         if not squares.min() > EXACT * max(lengths.max(), others.max()):
-            return x, y, None
+            return None
     if b is a:
         np.fill_diagonal(squares, 0)
-    return x, y, squares
+    return product
 
 
-def _pull_in_double(
-    slopes: Tensor, x: Tensor, y: Tensor, apart: Tensor | None, itself: bool, asked: Any
+def _pull_in_numpy(
+    ctx: Any, slopes: Tensor, a: Tensor, b: Tensor, distances: Tensor | None
 ) -> tuple[Tensor | None, Tensor | None]:
-    # As `_pull`, in NumPy, which takes a third of torch's time for a step of a small batch.
-    weights, a, b = slopes.detach().double().numpy(), x.numpy(), y.numpy()
+    # As `_pull`, in a third of torch's time for a step of a small batch.
+    to_a, to_b, _ = ctx.needs_input_grad
+    x = a.detach().double().numpy()
+    y = x if ctx.itself else b.detach().double().numpy()
+    # At 1e-8 apart a weight is 1e8 slopes, and float32 would cancel to noise.
+    weights = slopes.detach().double().numpy()
     with np.errstate(all="ignore"):  # NaN and infinity show in the gradient
-        weights = 2 * weights if apart is None else weights / apart.numpy()
-        if itself:
-            np.fill_diagonal(weights, 0)
-            weights += weights.T.copy()
-        to_x = to_y = None
-        if asked[0]:
-            to_x = weights.sum(axis=1)[:, None] * a - weights @ b
-        if asked[1] and not itself:
-            to_y = weights.sum(axis=0)[:, None] * b - weights.T @ a
-    return tuple(None if to is None else torch.from_numpy(to).float() for to in (to_x, to_y))
+        if distances is None:
+            weights = 2 * weights
+        else:
+            apart = distances.detach().numpy()
+            weights = weights / apart
+            weights[apart == 0] = 0
+        if ctx.itself:
+            both = weights + weights.T
+            pulled = [both.sum(axis=1)[:, None] * x - both @ x, None]
+        else:
+            pulled = [
+                weights.sum(axis=1)[:, None] * x - weights @ y if to_a else None,
+                weights.sum(axis=0)[:, None] * y - weights.T @ x if to_b else None,
+            ]
+    to_a, to_b = (None if to is None else torch.from_numpy(to).to(a.dtype) for to in pulled)
+    return to_a, to_b
 
 
 def _by_product(a: Tensor, b: Tensor, middle: Tensor) -> tuple[Tensor, Tensor | None]:

@@ -12,6 +12,7 @@ from torch.autograd.function import once_differentiable
 from likewise._checks import free_to_look
 
 SMALL = 1 << 14  # entries up to which steps of torch cost more than the numbers in them
+TINY, HUGE = 1e-30, 1e30  # sums of exponentials between them keep the digits of float32
 
 
 def log_sum_exp(
@@ -46,6 +47,11 @@ def is_empty(sums: Float[Tensor, "..."]) -> Bool[Tensor, "..."]:
     return sums <= torch.finfo(sums.dtype).min / 8
 
 
+def is_small(distances: Float[Tensor, "n m"]) -> bool:
+    """Whether a matrix is on a CPU and so small that steps are the cost, and has an entry."""
+    return free_to_look(distances) and 0 < distances.numel() <= SMALL
+
+
 def has_any(mask: Bool[Tensor, "n m"]) -> Bool[Tensor, " n"]:
     """Whether each row of the mask has an entry."""
     if free_to_look(mask) and mask.numel() <= SMALL:
@@ -60,7 +66,7 @@ class _LogSumExps(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, values: Tensor, dim: int, *sides: Any) -> tuple[Tensor, ...]:
         ctx.dim, ctx.scales = dim, sides[::2]
-        ctx.small = free_to_look(values) and 0 < values.numel() <= SMALL
+        ctx.small = is_small(values)
         one = _one_in_numpy if ctx.small else _one
         parts = [
             one(values, mask, scale, dim)
@@ -115,7 +121,7 @@ def _one_in_numpy(
         np.exp(weights, out=weights)
         total = weights.sum(axis=dim, keepdims=True)
         result = np.maximum(np.log(total) + scale * most, limits.min / 8)
-    return tuple(torch.from_numpy(part) for part in (weights, total, result.squeeze(dim)))
+    return torch.from_numpy(weights), torch.from_numpy(total), torch.from_numpy(result.squeeze(dim))
 
 
 def _gradient_in_numpy(ctx: Any, slopes: tuple[Tensor, ...], saved: Any) -> Tensor:

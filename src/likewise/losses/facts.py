@@ -12,7 +12,7 @@ from torch import Tensor
 from likewise._checks import free_to_look
 
 MOST_ANCHORS = 128  # whose pairs are looked at
-FEW = 1 << 16  # up to this many distances the facts wait until they are read
+FEW = 1 << 17  # up to this many distances the facts wait until they are read
 NAMES = (
     *("positive_distance", "smallest_positive", "largest_positive"),
     *("negative_distance", "smallest_negative", "largest_negative"),
@@ -57,8 +57,8 @@ def mean_where(values: Float[Tensor, "..."], mask: Bool[Tensor, "..."]) -> Float
     """Mean of the values where the mask is True; zero, and still differentiable, if nowhere."""
     if not free_to_look(mask):
         return torch.where(mask, values, 0).sum() / torch.count_nonzero(mask).clamp(min=1)
-    count = np.count_nonzero(mask.numpy())
-    some = values if count == values.numel() else torch.where(mask, values, 0)
+    count = int(np.count_nonzero(mask.numpy()))
+    some = values if count == mask.numel() else torch.where(mask, values, 0)
     return some.sum() / max(count, 1)
 
 

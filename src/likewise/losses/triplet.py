@@ -13,6 +13,7 @@ from torch.autograd.function import once_differentiable
 from likewise._checks import check_choice, check_count, check_positive, free_to_look
 from likewise.distances import EUCLIDEAN, Distance
 from likewise.losses._shown import shown
+from likewise.losses._slopes import with_slopes
 from likewise.losses.facts import batch_facts
 from likewise.masks import compared
 from likewise.miners import AllTriplets, TripletMiner, Triplets, all_triplets
@@ -72,6 +73,13 @@ def all_triplets_hinge(
     Returns:
         The sum, differentiable once, and the count of triplets above zero.
     """
+    if most_positives is None and _are_few(positive):
+        reach = margin if within is None else min(margin, within)
+        slopes, slope_sum, count = _slopes_in_numpy(
+            distances, positive, negative, reach, within is not None
+        )
+        value = distances.new_tensor(slope_sum + margin * count)
+        return with_slopes(distances, value, slopes), torch.tensor(count)
     total, active = _AllTripletsHinge.apply(  # type: ignore[no-untyped-call]
         distances, positive, negative, margin, within, most_positives
     )
@@ -90,14 +98,6 @@ class _AllTripletsHinge(torch.autograd.Function):
         most: int | None,
     ) -> tuple[Tensor, Tensor]:
         reach = margin if within is None else min(margin, within)
-        if most is None and _are_few(positive):
-            slopes, slope_sum, count = _slopes_in_numpy(
-                distances, positive, negative, reach, within is not None
-            )
-            ctx.save_for_backward(slopes)
-            active = torch.tensor(count)
-            ctx.mark_non_differentiable(active)
-            return distances.new_tensor(slope_sum + margin * count), active
         columns, valid = positive_columns(positive, most)
         slopes = torch.empty_like(distances)
         total = distances.new_zeros((), dtype=torch.float64)
@@ -153,9 +153,9 @@ def _slopes(
 
 
 def _are_few(positive: Tensor) -> bool:
-    if not free_to_look(positive):
+    if not free_to_look(positive) or not positive.numel():
         return False
-    return int(np.count_nonzero(positive.numpy())) * positive.shape[1] <= FEW_TRIPLETS
+    return int(positive.numpy().sum(axis=1).max()) * positive.numel() <= FEW_TRIPLETS
 
 
 def _slopes_in_numpy(
@@ -164,21 +164,19 @@ def _slopes_in_numpy(
     # The same in a tenth of the steps, each over every triplet; and the slopes' sum over the
     # distances.
     numbers, pairs = distances.detach().numpy(), positive.numpy()
-    rows, columns = np.nonzero(pairs)
-    near = numbers[rows, columns][:, None]
+    counts = pairs.sum(axis=1)
+    valid = np.arange(counts.max()) < counts[:, None]
+    near = np.full(valid.shape, -np.inf, dtype=numbers.dtype)  # nothing costs for a padding
+    near[valid] = numbers[pairs]
     with np.errstate(all="ignore"):  # NaN and infinity show in the loss
-        far = np.where(negative.numpy(), numbers, numbers.dtype.type(np.inf))[rows]
-        costly = far < near + numbers.dtype.type(reach)
+        far = np.where(negative.numpy(), numbers, numbers.dtype.type(np.inf))[:, None, :]
+        costly = far < (near + numbers.dtype.type(reach))[:, :, None]
         if beyond_positive:
-            costly &= far > near
-        negatives = np.count_nonzero(costly, axis=1)
-        slopes = np.zeros_like(numbers)
-        if len(rows):
-            counts = np.bincount(rows, minlength=len(numbers))
-            some = np.flatnonzero(counts)
-            starts = np.cumsum(counts[some]) - counts[some]
-            slopes[some] = -np.add.reduceat(costly, starts, axis=0, dtype=np.int32)
-        slopes[rows, columns] += negatives
+            costly &= far > near[:, :, None]
+        ones = costly.astype(numbers.dtype)
+        slopes = -np.einsum("nkm->nm", ones)
+        negatives = np.einsum("nkm->nk", ones)
+        slopes[pairs] += negatives[valid]
         total = np.vdot(slopes.astype(np.float64), numbers)
     return torch.from_numpy(slopes), float(total), int(negatives.sum())
 
@@ -186,8 +184,7 @@ def _slopes_in_numpy(
 def _product_of_counts(positive: Tensor, negative: Tensor) -> Tensor:
     if not free_to_look(positive):
         return (positive.sum(dim=1) * negative.sum(dim=1)).sum()
-    of_rows = (np.count_nonzero(mask.numpy(), axis=1) for mask in (positive, negative))
-    return torch.tensor(int(np.dot(*of_rows)))
+    return torch.tensor(int(positive.numpy().sum(axis=1) @ negative.numpy().sum(axis=1)))
 
 
 class _ListedInBlocks(torch.autograd.Function):
@@ -348,7 +345,8 @@ class TripletLoss(nn.Module):
             batch.is_negative,
             active=lambda: active / count.clamp(min=1),
         )
-        mean = total / (active if self.average == "active" else count).clamp(min=1)
+        divisor: Any = active if self.average == "active" else count
+        mean = total / (max(int(divisor), 1) if free_to_look(divisor) else divisor.clamp(min=1))
         return shown(mean, distances, embeddings)
 
     def _all(
