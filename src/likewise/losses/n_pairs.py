@@ -1,6 +1,7 @@
 """The N-pairs loss: one pair of each class, each told apart from all the others at once."""
 
 from collections.abc import Mapping
+from typing import Any
 
 import numpy as np
 import torch
@@ -121,15 +122,22 @@ class NPairsLoss(nn.Module):
         chosen = first_of_each_class(labels, has_any(batch.is_positive))
         with torch.set_grad_enabled(torch.is_grad_enabled() and is_small(batch.is_positive)):
             distances = self.distance.matrix(batch.anchors, batch.references)
-        if is_small(distances):
-            mean = _mean_of_few(distances, batch.is_positive, batch.is_negative, chosen)
-        elif free_to_look(chosen) and distances.numel():
-            # The chosen pairs are few, so their gradient is far less work than that of all.
-            rows = chosen.nonzero()[:, 0]
-            columns = batch.is_positive[rows].view(torch.uint8).argmax(dim=1)
-            few = self.distance.matrix(batch.anchors[rows], batch.references[columns])
-            push = log_sum_exp(few, batch.is_negative[rows[:, None], columns], scale=-1.0)
-            mean = mean_over(F.softplus(few.diagonal() + push), None)
+        if free_to_look(chosen) and distances.numel():
+            rows = np.flatnonzero(chosen.numpy())
+            columns = batch.is_positive.numpy()[rows].argmax(axis=1)
+            pairs = rows[:, None], columns
+            negative = batch.is_negative.numpy()[pairs]
+            if is_small(distances):
+                numbers = distances.detach().numpy()
+                value, of_pairs = _mean_and_slopes(numbers[pairs], negative)
+                slopes = np.zeros_like(numbers)
+                slopes[pairs] = of_pairs
+                few = distances
+            else:
+                # The chosen pairs are few, so their gradient is far less work than that of all.
+                few = self.distance.matrix(batch.anchors[rows], batch.references[columns])
+                value, slopes = _mean_and_slopes(few.detach().numpy(), negative)
+            mean = with_slopes(few, few.new_tensor(value), torch.from_numpy(slopes))
         else:
             mean = n_pairs_loss(
                 self.distance.matrix(batch.anchors, batch.references),
@@ -145,22 +153,16 @@ class NPairsLoss(nn.Module):
         return mean + self.length_weight * mean_over(squares, batch.labeled)
 
 
-def _mean_of_few(
-    distances: Tensor, is_positive: Tensor, is_negative: Tensor, chosen: Tensor
-) -> Tensor:
-    # The mean of a small batch with its gradient, in a third of torch's time.
-    numbers = distances.detach().numpy()
-    rows = np.flatnonzero(chosen.numpy())
-    columns = is_positive.numpy()[rows].argmax(axis=1)
-    slopes = np.zeros_like(numbers)
+def _mean_and_slopes(distances: Any, is_negative: Any) -> tuple[float, Any]:
+    # `n_pairs_loss` of the chosen pairs alone, item i with positive i, and its gradient.
+    count = max(len(distances), 1)
     with np.errstate(all="ignore"):  # NaN and infinity show in the loss
-        gaps = numbers[rows, columns][:, None] - numbers[rows[:, None], columns]
-        gaps = np.where(is_negative.numpy()[rows[:, None], columns], gaps, -np.inf)
+        gaps = np.where(is_negative, np.diagonal(distances)[:, None] - distances, -np.inf)
         most = gaps.max(axis=1, keepdims=True, initial=0)  # the 1 beside the sum is e⁰
         each = np.exp(gaps - most)
         every = np.exp(-most) + each.sum(axis=1, keepdims=True)
-        mean = (np.log(every) + most).sum() / max(len(rows), 1)
-        shares = each / (every * max(len(rows), 1))
-        slopes[rows[:, None], columns] = -shares
-        slopes[rows, columns] += shares.sum(axis=1)
-    return with_slopes(distances, distances.new_tensor(mean), torch.from_numpy(slopes))
+        mean = float((np.log(every) + most).sum()) / count
+        shares = each / (every * count)
+        slopes = -shares
+        np.fill_diagonal(slopes, np.diagonal(slopes) + shares.sum(axis=1))
+    return mean, slopes.astype(distances.dtype)
