@@ -83,16 +83,18 @@ def encode(
     elif hasattr(inputs, "__array__") and not isinstance(inputs, (Tensor, np.ndarray)):
         inputs = np.asarray(inputs)
     total = _length(inputs)
-    takes_codes = any(isinstance(m, (nn.Embedding, nn.EmbeddingBag)) for m in encoder.modules())
     first = next(encoder.parameters(), torch.empty(0))
     embeddings: list[Tensor] = []
     done = 0
-    with _evaluating(encoder):
+    modules = list(encoder.modules())
+    with _evaluating(modules):
         for items in _batches(inputs, batch_size, workers):
             items = items.to(first.device)
             if preprocess is not None:
                 items = preprocess(items)
-            is_code = takes_codes and items.dtype in (torch.int32, torch.int64)
+            is_code = items.dtype in (torch.int32, torch.int64) and any(
+                isinstance(module, (nn.Embedding, nn.EmbeddingBag)) for module in modules
+            )
             if not (is_code or items.is_floating_point() or items.is_complex()):
                 items = as_floats(items)
             if items.is_floating_point():
@@ -109,9 +111,8 @@ def encode(
 
 
 @contextmanager
-def _evaluating(encoder: nn.Module) -> Iterator[None]:
-    """Every submodule in eval mode while this lasts, in whatever thread, and then as it was."""
-    modules = list(encoder.modules())
+def _evaluating(modules: list[nn.Module]) -> Iterator[None]:
+    """An encoder's modules in eval mode while this lasts, in any thread, and then as they were."""
     with _modes:
         for module in modules:
             _, users, mode = _in_use.get(id(module), (module, 0, module.training))
@@ -119,7 +120,7 @@ def _evaluating(encoder: nn.Module) -> Iterator[None]:
     try:
         with _modes:
             if any(module.training for module in modules):  # else others brought it there
-                encoder.eval()
+                modules[0].eval()
         yield
     finally:
         with _modes:
@@ -127,7 +128,7 @@ def _evaluating(encoder: nn.Module) -> Iterator[None]:
                 _, users, mode = _in_use.pop(id(module))
                 if users > 1:
                     _in_use[id(module)] = (module, users - 1, mode)
-                else:
+                elif module.training != mode:  # setting an attribute of a module is slow
                     module.training = mode
 
 

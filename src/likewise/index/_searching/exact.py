@@ -19,6 +19,7 @@ from likewise.distances import (
     SQUARED_EUCLIDEAN,
     Distance,
     unit,
+    without_autocast,
 )
 from likewise.errors import InputError
 from likewise.index._rows import Rows
@@ -130,7 +131,7 @@ class ExactSearch:
         if not found_count or not asked:
             padded = queries.new_full((asked, k), torch.inf)
             return padded, torch.full((asked, k), -1)
-        with torch.autocast("cpu", enabled=False):
+        with without_autocast(queries):
             with self._lock:
                 self._catch_up(stored)
                 numbers, middle = torch.from_numpy(self._numbers.view[first:size]), self._middle
