@@ -119,7 +119,17 @@ def unit(x: Float[Tensor, "... d"]) -> Float[Tensor, "... d"]:
     """Rows of length 1; a row of zeros stays, and has gradient 0."""
     # What `normalize` of torch does, in half the time for a few rows.
     lengths: Tensor = torch.linalg.vector_norm(x, dim=-1, keepdim=True)
+    # Where looking is free, it is one step instead of three.
+    if _none_is_zero(lengths):
+        return x / lengths
     return x / lengths.clamp_min(1e-12).masked_fill(lengths == 0, torch.inf)
+
+
+def _none_is_zero(lengths: Tensor) -> bool:
+    # False also where looking would wait for the device, or NumPy has no such type.
+    if not free_to_look(lengths) or lengths.dtype not in (torch.float32, torch.float64):
+        return False
+    return bool(lengths.detach().numpy().min(initial=1) >= 1e-12)
 
 
 def _cosine_matrix(a: Tensor, b: Tensor) -> Tensor:
@@ -155,7 +165,7 @@ class _Cosine(torch.autograd.Function):
 def _unit_and_length(x: Tensor) -> tuple[Tensor, Tensor]:
     lengths = torch.linalg.vector_norm(x, dim=1, keepdim=True)
     # Where looking is free, it is one step instead of three.
-    if not (free_to_look(x) and lengths.numpy().min(initial=1) >= 1e-12):
+    if not _none_is_zero(lengths):
         lengths = lengths.clamp_min(1e-12).masked_fill_(lengths == 0, torch.inf)
     return x / lengths, lengths
 

@@ -83,10 +83,11 @@ def encode(
     elif hasattr(inputs, "__array__") and not isinstance(inputs, (Tensor, np.ndarray)):
         inputs = np.asarray(inputs)
     total = _length(inputs)
-    first = next(encoder.parameters(), torch.empty(0))
     embeddings: list[Tensor] = []
     done = 0
     modules = list(encoder.modules())
+    own = (weight for module in modules for weight in module.parameters(recurse=False))
+    first = next(own, torch.empty(0))
     with _evaluating(modules):
         for items in _batches(inputs, batch_size, workers):
             items = items.to(first.device)

@@ -336,7 +336,8 @@ def checked_paired(
 ) -> Float[Tensor, " p"]:
     """`distance.paired`, which must not give NaN."""
     distances = distance.paired(a, b)
-    if bool(distances.isnan().any()):
+    # The sum of numbers that hold NaN is NaN.
+    if math.isnan(distances.sum()) and bool(distances.isnan().any()):
         raise InputError(
             f"distance must give a number for every pair, got NaN from {distance.name}. "
             "Scale the embeddings down if they are huge, or correct the distance."
