@@ -7,10 +7,20 @@ from likewise import distances
 from likewise.distances import COSINE, EUCLIDEAN, INNER_PRODUCT, MANHATTAN, SNR, SQUARED_EUCLIDEAN
 
 
-@pytest.fixture(scope="module", params=[0, distances.SMALL], ids=["product", "differences"])
+WAYS = {  # SMALL and WIDE
+    "product": (0, 0),
+    "in float64": (0, distances.WIDE),
+    "differences": (distances.SMALL, 0),
+    "as it is": (distances.SMALL, distances.WIDE),
+}
+
+
+@pytest.fixture(scope="module", params=WAYS)
 def _small(request):
+    small, wide = WAYS[request.param]
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(distances, "SMALL", request.param)
+        patch.setattr(distances, "SMALL", small)
+        patch.setattr(distances, "WIDE", wide)
         yield
 
 
