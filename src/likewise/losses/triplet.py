@@ -153,7 +153,7 @@ def _slopes(
 
 
 def _are_few(positive: Tensor) -> bool:
-    if not free_to_look(positive) or not positive.numel():
+    if not free_to_look(positive) or not 0 < positive.numel() <= FEW_TRIPLETS:
         return False
     return int(positive.numpy().sum(axis=1).max()) * positive.numel() <= FEW_TRIPLETS
 
@@ -182,7 +182,7 @@ def _slopes_in_numpy(
 
 
 def _product_of_counts(positive: Tensor, negative: Tensor) -> Tensor:
-    if not free_to_look(positive):
+    if not free_to_look(positive) or positive.numel() > FEW_TRIPLETS:
         return (positive.sum(dim=1) * negative.sum(dim=1)).sum()
     return torch.tensor(int(positive.numpy().sum(axis=1) @ negative.numpy().sum(axis=1)))
 
