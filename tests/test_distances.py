@@ -6,7 +6,6 @@ from hypothesis import strategies as st
 from likewise import distances
 from likewise.distances import COSINE, EUCLIDEAN, INNER_PRODUCT, MANHATTAN, SNR, SQUARED_EUCLIDEAN
 
-
 WAYS = {  # SMALL and WIDE
     "product": (0, 0),
     "in float64": (0, distances.WIDE),
