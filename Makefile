@@ -52,6 +52,8 @@ bench: $(READY) ## run the benchmarks of benchmarks/
 	$(BIN)/python benchmarks/losses.py
 	$(BIN)/python benchmarks/verification.py
 	$(BIN)/python benchmarks/index.py
+	$(BIN)/python benchmarks/match.py
+	$(BIN)/python benchmarks/loaded.py
 	$(BIN)/python benchmarks/gallery.py
 	$(BIN)/python benchmarks/evaluation.py
 

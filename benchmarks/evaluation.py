@@ -104,14 +104,14 @@ def seconds(
 
 
 ROWS = [
-    ("1,000 classes, pytorch-metric-learning", 60_000, 1_000, metric_learning, 1.5),
-    ("10 classes, pytorch-metric-learning", 60_000, 10, metric_learning, None),
-    ("open-metric-learning", 10_000, 1_000, open_metric_learning, 20),
+    ("1,000 classes, pytorch-metric-learning", 60_000, 1_000, metric_learning),
+    ("10 classes, pytorch-metric-learning", 60_000, 10, metric_learning),
+    ("open-metric-learning", 10_000, 1_000, open_metric_learning),
 ]
 
 
-def compare(runs: int, row: tuple[str, int, int, Any, float | None]) -> None:
-    name, size, classes, peer, bar = row
+def compare(runs: int, row: tuple[str, int, int, Any]) -> None:
+    name, size, classes, peer = row
     given = data(size, classes)
     mine: list[float] = []
     theirs: list[float] = []
@@ -122,10 +122,7 @@ def compare(runs: int, row: tuple[str, int, int, Any, float | None]) -> None:
         theirs.append(taken)
     apart = max(abs(scores[key] - value) for key, value in peers.items())
     here, there = statistics.median(mine), statistics.median(theirs)
-    asked = "" if bar is None else f"   asked {bar:g} x"
-    print(
-        f"{size:,} items, {name}: {here:.2f} s, the peer {there:.2f} s, {there / here:.2f} x{asked}"
-    )
+    print(f"{size:,} items, {name}: {here:.2f} s, the peer {there:.2f} s, {there / here:.2f} x")
     values = ", ".join(f"{key} {value:.4f}" for key, value in scores.items())
     print(f"  {values}; at most {apart:.1e} apart", flush=True)
 

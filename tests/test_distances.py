@@ -6,11 +6,20 @@ from hypothesis import strategies as st
 from likewise import distances
 from likewise.distances import COSINE, EUCLIDEAN, INNER_PRODUCT, MANHATTAN, SNR, SQUARED_EUCLIDEAN
 
+WAYS = {  # SMALL and WIDE
+    "product": (0, 0),
+    "in float64": (0, distances.WIDE),
+    "differences": (distances.SMALL, 0),
+    "as it is": (distances.SMALL, distances.WIDE),
+}
 
-@pytest.fixture(scope="module", params=[0, distances.SMALL], ids=["product", "differences"])
+
+@pytest.fixture(scope="module", params=WAYS)
 def _small(request):
+    small, wide = WAYS[request.param]
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(distances, "SMALL", request.param)
+        patch.setattr(distances, "SMALL", small)
+        patch.setattr(distances, "WIDE", wide)
         yield
 
 
@@ -359,3 +368,29 @@ def test_comparing_a_set_with_itself_has_the_gradient_of_comparing_it_with_a_cop
     a, b = rows.clone().requires_grad_(), rows.clone().requires_grad_()
     (distance.matrix(a, b) * slopes).sum().backward()
     torch.testing.assert_close(itself.grad, a.grad + b.grad)
+
+
+@pytest.mark.parametrize("distance", [EUCLIDEAN, SQUARED_EUCLIDEAN], ids=lambda d: d.name)
+@pytest.mark.parametrize("others", [None, 40])
+@pytest.mark.parametrize("near", [None, 0.0, 1e-6, 1e-3])
+def test_float32_of_a_small_batch_has_the_digits_of_float64(near, others, distance):
+    rng = torch.Generator().manual_seed(0)
+    exact = torch.randn(60, 64, generator=rng, dtype=torch.float64).float().double()
+    if near is not None:
+        exact[1] = (exact[0] + near).float().double()
+    references = None
+    if others is not None:
+        references = torch.randn(others, 64, generator=rng).double()
+        references[0] = exact[1]
+    slopes = torch.rand(60, others or 60, generator=rng)
+    found = []
+    for dtype in (torch.float32, torch.float64):
+        a = exact.to(dtype).requires_grad_()
+        b = a if references is None else references.to(dtype).requires_grad_()
+        distances = distance.matrix(a, b)
+        distances.backward(slopes.to(dtype))
+        found.append([part.detach().double() for part in (distances, a.grad, b.grad)])
+    (values, *gradients), (expected, *of_gradients) = found
+    torch.testing.assert_close(values, expected, rtol=1e-6, atol=0)
+    for mine, theirs in zip(gradients, of_gradients, strict=True):
+        torch.testing.assert_close(mine, theirs, rtol=1e-5, atol=1e-5)

@@ -306,3 +306,33 @@ def test_the_broadcast_that_broke_a_seed_is_refused():
 def test_settings_out_of_range_are_refused(make, message):
     with pytest.raises(ValueError, match=message):
         make()
+
+
+@pytest.mark.parametrize("spread", [0.1, 1.0, 30.0])
+@pytest.mark.parametrize("odd", ["", "alone", "unlabeled", "one class"])
+@pytest.mark.parametrize("average", ["active", "all"])
+def test_a_small_batch_costs_what_it_costs_in_any_batch(monkeypatch, average, odd, spread):
+    points = spread * torch.randn(12, 5, generator=torch.Generator().manual_seed(1))
+    labels = torch.zeros(12).long() if odd == "one class" else torch.arange(12) // 3
+    if odd:
+        labels[0] = -1 if odd == "unlabeled" else 9 if odd == "alone" else 0
+    made = [
+        losses.SoftNearestNeighborLoss(average=average),
+        losses.GeneralizedLiftedLoss(),
+        losses.NPairsLoss(),
+        losses.SupervisedContrastiveLoss(average=average),
+        losses.TripletLoss(average=average),
+    ]
+    for loss in made:
+        found = []
+        for small in (True, False):
+            with monkeypatch.context() as patch:
+                if not small:
+                    patch.setattr("likewise.losses._log_sum_exp.SMALL", 0)
+                    patch.setattr("likewise.losses.triplet.FEW_TRIPLETS", 0)
+                given = points.clone().requires_grad_()
+                value = loss(given, labels)
+                value.backward()
+                found.append((value.detach(), given.grad, dict(loss.facts)))
+        for mine, theirs in zip(*found, strict=True):
+            torch.testing.assert_close(mine, theirs, rtol=1e-4, atol=1e-5)

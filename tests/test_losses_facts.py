@@ -1,9 +1,14 @@
+import copy
+import weakref
+
 import pytest
 import torch
 
 from likewise.distances import EUCLIDEAN, INNER_PRODUCT
+from likewise.losses import TripletLoss
 from likewise.losses.facts import MOST_ANCHORS, batch_facts, spread
 from likewise.masks import masks
+from test_losses_odd_batches import CLASSES, DIM, of_centers, of_pairs
 
 
 def batch(size, others=None, seed=0, classes=4):
@@ -85,3 +90,70 @@ def test_facts_hold_no_gradient_and_spread_is_that_of_the_points():
     assert not any(fact.requires_grad for fact in told.values())
     assert spread(torch.ones(5, 3)) == 0
     assert float(spread(torch.cat([torch.eye(3), -torch.eye(3)]))) == pytest.approx(1.0)
+
+
+class Kept:
+    pass
+
+
+class Encoder(torch.autograd.Function):
+    """Twice the items, with something that lives as long as this step of the graph."""
+
+    @staticmethod
+    def forward(ctx, items):
+        ctx.kept = Kept()
+        return 2 * items
+
+    @staticmethod
+    def backward(ctx, slopes):
+        return 2 * slopes
+
+
+def every_loss_at_all():
+    return {**of_pairs(), **of_centers()}
+
+
+# What these select, they draw anew in every call.
+DRAWN = {
+    "contrastive, balanced",
+    "normalized softmax of a share",
+    "triplet, distance weighted",
+    "triplet, random hard",
+    "triplet, random semi-hard",
+}
+
+
+@pytest.mark.parametrize("name", sorted(every_loss_at_all().keys() - DRAWN))
+def test_facts_read_late_are_those_of_the_call(name):
+    loss = every_loss_at_all()[name]
+    points, labels = torch.randn(8, DIM, dtype=torch.float64), torch.arange(8) % CLASSES
+    loss(points.clone(), labels.clone())
+    at_once = {fact: told.clone() for fact, told in loss.facts.items()}
+    again = every_loss_at_all()[name]
+    again.load_state_dict(loss.state_dict())
+    given, codes = points.clone(), labels.clone()
+    again(given, codes)
+    given.zero_()
+    codes.zero_()
+    assert dict(again.facts) == at_once
+
+
+@pytest.mark.parametrize("name", every_loss_at_all())
+def test_facts_hold_no_graph(name):
+    loss = every_loss_at_all()[name]
+    leaf = torch.randn(8, DIM, dtype=torch.float64, requires_grad=True)
+    embeddings = Encoder.apply(leaf)
+    step = weakref.ref(embeddings.grad_fn.kept)
+    loss(embeddings, torch.arange(8) % CLASSES).backward()
+    del embeddings
+    assert step() is None
+    assert not any(told.requires_grad for told in loss.facts.values())
+
+
+def test_facts_can_be_copied_and_shown_before_they_are_read():
+    loss = TripletLoss()
+    loss(torch.eye(4), torch.tensor([0, 0, 1, 1]))
+    copied = copy.deepcopy(loss)
+    assert type(copied.facts) is dict
+    assert copied.facts == loss.facts
+    assert repr(loss.facts) == repr(copied.facts)

@@ -2,6 +2,8 @@
 
 from typing import NamedTuple
 
+import numpy as np
+import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
@@ -69,6 +71,13 @@ def _masks(
                 "ids must come with references, got ids alone. "
                 "Within one batch an item is never compared with itself anyway."
             )
+        if labeled is None and free_to_look(labels):
+            # NumPy takes a third of torch's time for a step of a small batch.
+            codes = labels.numpy()
+            alike = codes[:, None] == codes
+            different = ~alike
+            np.fill_diagonal(alike, False)
+            return torch.from_numpy(alike), torch.from_numpy(different), None
         same = labels[:, None] == labels[None, :]
         is_negative = ~same
         same.fill_diagonal_(False)

@@ -113,12 +113,13 @@ def encode_chosen(
     elif hasattr(inputs, "__array__") and not isinstance(inputs, (Tensor, np.ndarray)):
         inputs = np.asarray(inputs)
     total = _length(inputs)
-    takes_codes = any(isinstance(m, (nn.Embedding, nn.EmbeddingBag)) for m in encoder.modules())
-    first = next(encoder.parameters(), torch.empty(0))
     embeddings: list[Tensor] = []
     waiting: list[Tensor] = []
     done = 0
-    with _evaluating(encoder):
+    modules = list(encoder.modules())
+    own = (weight for module in modules for weight in module.parameters(recurse=False))
+    first = next(own, torch.empty(0))
+    with _evaluating(modules):
         for batch in _batches(inputs, batch_size, workers):
             done += len(batch)
             chosen, full = batch, len(batch)
@@ -130,7 +131,9 @@ def encode_chosen(
                 items = items.to(first.device)
                 if preprocess is not None:
                     items = preprocess(items)
-                is_code = takes_codes and items.dtype in (torch.int32, torch.int64)
+                is_code = items.dtype in (torch.int32, torch.int64) and any(
+                    isinstance(module, (nn.Embedding, nn.EmbeddingBag)) for module in modules
+                )
                 if not (is_code or items.is_floating_point() or items.is_complex()):
                     items = as_floats(items)
                 if items.is_floating_point():
@@ -146,9 +149,8 @@ def encode_chosen(
 
 
 @contextmanager
-def _evaluating(encoder: nn.Module) -> Iterator[None]:
-    """Every submodule in eval mode while this lasts, in whatever thread, and then as it was."""
-    modules = list(encoder.modules())
+def _evaluating(modules: list[nn.Module]) -> Iterator[None]:
+    """An encoder's modules in eval mode while this lasts, in any thread, and then as they were."""
     with _modes:
         for module in modules:
             _, users, mode = _in_use.get(id(module), (module, 0, module.training))
@@ -156,7 +158,7 @@ def _evaluating(encoder: nn.Module) -> Iterator[None]:
     try:
         with _modes:
             if any(module.training for module in modules):  # else others brought it there
-                encoder.eval()
+                modules[0].eval()
         yield
     finally:
         with _modes:
@@ -164,7 +166,7 @@ def _evaluating(encoder: nn.Module) -> Iterator[None]:
                 _, users, mode = _in_use.pop(id(module))
                 if users > 1:
                     _in_use[id(module)] = (module, users - 1, mode)
-                else:
+                elif module.training != mode:  # setting an attribute of a module is slow
                     module.training = mode
 
 

@@ -1,6 +1,7 @@
 """Centers of the training classes: weights that a batch meets, all of them or a share."""
 
 import math
+from collections.abc import Mapping
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -21,7 +22,15 @@ from likewise._checks import (
 from likewise.distances import COSINE
 from likewise.errors import InputError
 from likewise.losses._shown import shown
-from likewise.losses.facts import as_numpy, facts_of, mean_over, relative_spread, spread
+from likewise.losses.facts import (
+    FEW,
+    Told,
+    as_numpy,
+    facts_of,
+    mean_over,
+    relative_spread,
+    spread,
+)
 from likewise.masks import UNLABELED
 
 
@@ -179,23 +188,18 @@ def mean_cross_entropy(
 @torch.no_grad()
 def center_facts(
     embeddings: Float[Tensor, "n d"], nearest: Float[Tensor, "n c"], compared: ToCenters
-) -> dict[str, Tensor]:
-    """The share of items nearest to their own class, mean distances to centers, and the spread."""
-    labeled = compared.labeled
+) -> Mapping[str, Tensor]:
+    """The share of items nearest to their own class, mean distances to centers, and the spread.
+
+    For a small batch on a CPU they are made when first read.
+    """
+    labeled, nearest = compared.labeled, nearest.detach()
     if free_to_look(nearest):
-        distances, own = as_numpy(nearest), compared.own.numpy()
-        if labeled is not None:
-            distances, own = distances[labeled.numpy()], own[labeled.numpy()]
-        count = max(len(own), 1)
-        # NaN and infinity show in the facts.
-        with np.errstate(all="ignore"):
-            of_own = float(distances[np.arange(len(own)), own].sum())
-            of_others = (float(distances.sum()) - of_own) / (distances.shape[1] - 1)
-        hits = np.count_nonzero(distances.argmin(axis=1) == own)
-        told = [hits / count, of_own / count, of_others / count, relative_spread(embeddings)]
-        names = ("accuracy", "positive_distance", "negative_distance", "spread")
-        return facts_of(names, told, nearest.dtype)
-    nearest = nearest.detach()
+        if nearest.numel() + embeddings.numel() > FEW:
+            return _looked_at(embeddings, nearest, compared.own, labeled)
+        # Both may be changed in place before the facts are read.
+        kept, own = embeddings.detach().clone(), compared.own.clone()
+        return Told(lambda: _looked_at(kept, nearest, own, labeled))
     right = nearest.argmin(dim=1) == compared.own
     to_own = compared.at_own(nearest)
     to_others = nearest.sum(dim=1) - to_own
@@ -205,3 +209,20 @@ def center_facts(
         "negative_distance": mean_over(to_others, labeled) / (nearest.shape[1] - 1),
         "spread": spread(embeddings),
     }
+
+
+def _looked_at(
+    embeddings: Tensor, nearest: Tensor, codes: Tensor, labeled: Tensor | None
+) -> dict[str, Tensor]:
+    distances, own = as_numpy(nearest), codes.numpy()
+    if labeled is not None:
+        distances, own = distances[labeled.numpy()], own[labeled.numpy()]
+    count = max(len(own), 1)
+    # NaN and infinity show in the facts.
+    with np.errstate(all="ignore"):
+        of_own = float(distances[np.arange(len(own)), own].sum())
+        of_others = (float(distances.sum()) - of_own) / (distances.shape[1] - 1)
+    hits = np.count_nonzero(distances.argmin(axis=1) == own)
+    told = [hits / count, of_own / count, of_others / count, relative_spread(embeddings)]
+    names = ("accuracy", "positive_distance", "negative_distance", "spread")
+    return facts_of(names, told, nearest.dtype)

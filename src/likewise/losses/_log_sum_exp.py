@@ -3,10 +3,16 @@
 import math
 from typing import Any, cast
 
+import numpy as np
 import torch
 from jaxtyping import Bool, Float
 from torch import Tensor
 from torch.autograd.function import once_differentiable
+
+from likewise._checks import free_to_look
+
+SMALL = 1 << 14  # entries up to which steps of torch cost more than the numbers in them
+TINY, HUGE = 1e-30, 1e30  # sums of exponentials between them keep the digits of float32
 
 
 def log_sum_exp(
@@ -41,8 +47,15 @@ def is_empty(sums: Float[Tensor, "..."]) -> Bool[Tensor, "..."]:
     return sums <= torch.finfo(sums.dtype).min / 8
 
 
+def is_small(distances: Float[Tensor, "n m"]) -> bool:
+    """Whether a matrix is on a CPU and so small that steps are the cost, and has an entry."""
+    return free_to_look(distances) and 0 < distances.numel() <= SMALL
+
+
 def has_any(mask: Bool[Tensor, "n m"]) -> Bool[Tensor, " n"]:
     """Whether each row of the mask has an entry."""
+    if free_to_look(mask) and mask.numel() <= SMALL:
+        return torch.from_numpy(mask.numpy().any(axis=1))
     if not mask.shape[1]:
         return mask.any(dim=1)
     # On a CPU the largest of bytes takes a tenth of the time of any().
@@ -53,8 +66,10 @@ class _LogSumExps(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, values: Tensor, dim: int, *sides: Any) -> tuple[Tensor, ...]:
         ctx.dim, ctx.scales = dim, sides[::2]
+        ctx.small = is_small(values)
+        one = _one_in_numpy if ctx.small else _one
         parts = [
-            _one(values, mask, scale, dim)
+            one(values, mask, scale, dim)
             for scale, mask in zip(sides[::2], sides[1::2], strict=True)
         ]
         ctx.save_for_backward(*(kept for part in parts for kept in part[:2]))
@@ -64,6 +79,8 @@ class _LogSumExps(torch.autograd.Function):
     @once_differentiable
     def backward(ctx: Any, *slopes: Tensor) -> tuple[Tensor | None, ...]:
         saved = ctx.saved_tensors
+        if ctx.small:
+            return _gradient_in_numpy(ctx, slopes, saved), None, *([None] * (2 * len(slopes)))
         gradient = None
         for slope, scale, weights, total in zip(
             slopes, ctx.scales, saved[::2], saved[1::2], strict=True
@@ -87,3 +104,32 @@ def _one(values: Tensor, mask: Tensor, scale: float, dim: int) -> tuple[Tensor, 
     # Sums of two such numbers must stay finite as well.
     result = total.log().add_(most, alpha=scale).clamp_(min=limits.min / 8)
     return weights, total, result.squeeze(dim)
+
+
+def _one_in_numpy(
+    values: Tensor, mask: Tensor, scale: float, dim: int
+) -> tuple[Tensor, Tensor, Tensor]:
+    # The same, in a third of torch's time for a step of a small batch.
+    limits = np.finfo(values.numpy(force=True).dtype)
+    nothing, bound = (-np.inf, limits.min) if scale > 0 else (np.inf, limits.max)
+    with np.errstate(all="ignore"):  # NaN and infinity show in the sums
+        weights = np.where(mask.numpy(), values.detach().numpy(), limits.dtype.type(nothing))
+        reach, limit = (np.max, np.maximum) if scale > 0 else (np.min, np.minimum)
+        most = limit(reach(weights, axis=dim, keepdims=True), bound)
+        weights -= most
+        weights *= scale
+        np.exp(weights, out=weights)
+        total = weights.sum(axis=dim, keepdims=True)
+        result = np.maximum(np.log(total) + scale * most, limits.min / 8)
+    return torch.from_numpy(weights), torch.from_numpy(total), torch.from_numpy(result.squeeze(dim))
+
+
+def _gradient_in_numpy(ctx: Any, slopes: tuple[Tensor, ...], saved: Any) -> Tensor:
+    gradient: Any = 0
+    with np.errstate(all="ignore"):
+        for slope, scale, weights, total in zip(
+            slopes, ctx.scales, saved[::2], saved[1::2], strict=True
+        ):
+            share = np.expand_dims(slope.detach().numpy(), ctx.dim) * scale
+            gradient = gradient + weights.numpy() * (share / np.maximum(total.numpy(), 1))
+    return torch.from_numpy(gradient)

@@ -1,6 +1,7 @@
 """The angular loss: a bound on the angle at the negative, whatever the scale of the triplet."""
 
 import math
+from collections.abc import Mapping
 from typing import Any
 
 import torch
@@ -123,7 +124,7 @@ class AngularLoss(nn.Module):
             check_count("most_positives", most_positives)
         self.degrees = degrees
         self.most_positives = most_positives
-        self.facts: dict[str, Tensor] = {}
+        self.facts: Mapping[str, Tensor] = {}
 
     def forward(
         self,

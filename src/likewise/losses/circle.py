@@ -1,5 +1,7 @@
 """The circle loss: every pair pulls as hard as it is far from where it should be."""
 
+from collections.abc import Mapping
+
 import torch
 import torch.nn.functional as F
 from jaxtyping import Bool, Float, Int
@@ -106,7 +108,7 @@ class CircleLoss(nn.Module):
         self.average = average
         self.constant_weights = constant_weights
         self.coupled = coupled
-        self.facts: dict[str, Tensor] = {}
+        self.facts: Mapping[str, Tensor] = {}
 
     def forward(
         self,
@@ -132,10 +134,13 @@ class CircleLoss(nn.Module):
             constant_weights=self.constant_weights,
             coupled=self.coupled,
         )
-        active = costs.detach() > 0
-        self.facts = {
-            "active": mean_over(active, batch.labeled),
-            **batch_facts(embeddings, distances, batch.is_positive, batch.is_negative),
-        }
+        active, labeled = costs.detach() > 0, batch.labeled
+        self.facts = batch_facts(
+            embeddings,
+            distances,
+            batch.is_positive,
+            batch.is_negative,
+            active=lambda: mean_over(active, labeled),
+        )
         mean = mean_over(costs, active if self.average == "active" else batch.labeled)
         return shown(mean, distances, embeddings)

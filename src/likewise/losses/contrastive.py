@@ -1,5 +1,6 @@
 """The contrastive loss: pull the same together, push the different beyond a margin."""
 
+from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
@@ -115,7 +116,7 @@ class ContrastiveLoss(nn.Module):
         self.positive_margin = positive_margin
         self.halved = halved
         self.average = average
-        self.facts: dict[str, Tensor] = {}
+        self.facts: Mapping[str, Tensor] = {}
 
     def forward(
         self,
@@ -143,10 +144,13 @@ class ContrastiveLoss(nn.Module):
             halved=self.halved,
             average=self.average,
         )
-        self.facts = {
-            "active": active,
-            **batch_facts(embeddings, distances, batch.is_positive, batch.is_negative),
-        }
+        self.facts = batch_facts(
+            embeddings,
+            distances,
+            batch.is_positive,
+            batch.is_negative,
+            active=active,
+        )
         return shown(value, distances, embeddings)
 
 
@@ -248,7 +252,7 @@ class SNRContrastiveLoss(nn.Module):
             average=average,
         )
         self.distance = SNR
-        self.facts: dict[str, Tensor] = {}
+        self.facts: Mapping[str, Tensor] = {}
 
     def forward(
         self,

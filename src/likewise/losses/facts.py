@@ -1,6 +1,7 @@
 """What a batch tells besides its loss: distances by kind, and how far embeddings spread."""
 
 import math
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
 import numpy as np
@@ -11,6 +12,7 @@ from torch import Tensor
 from likewise._checks import free_to_look
 
 MOST_ANCHORS = 128  # whose pairs are looked at
+FEW = 1 << 17  # up to this many distances the facts wait until they are read
 NAMES = (
     *("positive_distance", "smallest_positive", "largest_positive"),
     *("negative_distance", "smallest_negative", "largest_negative"),
@@ -18,9 +20,46 @@ NAMES = (
 )
 
 
+class Told(Mapping[str, Tensor]):
+    """Facts of a batch, made when they are first read; a training step then pays only for those.
+
+    What they are made of is let go as soon as they are made, or with the next batch.
+    """
+
+    def __init__(self, make: Callable[[], dict[str, Tensor]]) -> None:
+        self._make: Callable[[], dict[str, Tensor]] | None = make
+        self._facts: dict[str, Tensor] = {}
+
+    def _read(self) -> dict[str, Tensor]:
+        if self._make is not None:
+            with torch.no_grad():
+                self._facts = self._make()
+            self._make = None
+        return self._facts
+
+    def __getitem__(self, name: str) -> Tensor:
+        return self._read()[name]
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._read())
+
+    def __len__(self) -> int:
+        return len(self._read())
+
+    def __repr__(self) -> str:
+        return repr(self._read())
+
+    def __reduce__(self) -> tuple[type[dict[str, Tensor]], tuple[dict[str, Tensor]]]:
+        return dict, (self._read(),)
+
+
 def mean_where(values: Float[Tensor, "..."], mask: Bool[Tensor, "..."]) -> Float[Tensor, ""]:
     """Mean of the values where the mask is True; zero, and still differentiable, if nowhere."""
-    return torch.where(mask, values, 0).sum() / torch.count_nonzero(mask).clamp(min=1)
+    if not free_to_look(mask):
+        return torch.where(mask, values, 0).sum() / torch.count_nonzero(mask).clamp(min=1)
+    count = int(np.count_nonzero(mask.numpy()))
+    some = values if count == mask.numel() else torch.where(mask, values, 0)
+    return some.sum() / max(count, 1)
 
 
 def mean_over(values: Float[Tensor, " n"], labeled: Bool[Tensor, " n"] | None) -> Float[Tensor, ""]:
@@ -36,18 +75,27 @@ def batch_facts(
     distances: Float[Tensor, "n m"],
     is_positive: Bool[Tensor, "n m"],
     is_negative: Bool[Tensor, "n m"],
-) -> dict[str, Tensor]:
+    **more: Tensor | Callable[[], Tensor],
+) -> Mapping[str, Tensor]:
     """How far apart positive and negative pairs are, and the spread of the embeddings.
 
     For either kind the mean distance, the smallest and the largest; 0 if there is no such pair.
     `mean_gap` is the mean negative distance minus the mean positive one. `gap` is the smallest
     negative distance minus the largest positive one: above 0 one threshold tells the whole batch
     apart. Both are 0 where a kind is missing. Of more than 128 anchors every second, third, ...
-    is looked at, so that telling stays cheap beside the loss.
+    is looked at, so that telling stays cheap beside the loss. For a small batch on a CPU all of
+    it is made when first read.
 
     The spread is the root mean square distance from the mean embedding, relative to the root
     mean square length: 0 when all embeddings have collapsed to one point, about 1 when they
     point everywhere. Nothing waits for the device.
+
+    Args:
+        embeddings: The anchors.
+        distances: Distances from every anchor to every reference.
+        is_positive: Which pairs are positive.
+        is_negative: Which pairs are negative.
+        **more: Other facts, told first: tensors without a gradient, or what makes them.
     """
     distances = distances.detach()
     if len(distances) > MOST_ANCHORS:
@@ -55,17 +103,39 @@ def batch_facts(
         distances, is_positive, is_negative = (
             part[rows] for part in (distances, is_positive, is_negative)
         )
-    if free_to_look(distances):
-        # NumPy takes a third of torch's time for a step of a small batch.
-        numbers = as_numpy(distances)
-        positive = _of_pairs(numbers, is_positive.numpy())
-        negative = _of_pairs(numbers, is_negative.numpy())
-        gaps = [0.0, 0.0]
-        if positive and negative:
-            gaps = [negative[0] - positive[0], negative[1] - positive[2]]
-        nothing = [0.0] * 3
-        told = [*(positive or nothing), *(negative or nothing), *gaps, relative_spread(embeddings)]
-        return facts_of(NAMES, told, distances.dtype)
+    if free_to_look(distances) and distances.numel() + embeddings.numel() <= FEW:
+        # An optimizer may change the embeddings before the facts are read.
+        kept = embeddings.detach().clone()
+        return Told(lambda: _now(more, _looked_at(kept, distances, is_positive, is_negative)))
+    look = _looked_at if free_to_look(distances) else _of_device
+    return _now(more, look(embeddings, distances, is_positive, is_negative))
+
+
+def _now(
+    more: dict[str, Tensor | Callable[[], Tensor]], told: dict[str, Tensor]
+) -> dict[str, Tensor]:
+    first = {name: fact if isinstance(fact, Tensor) else fact() for name, fact in more.items()}
+    return {**first, **told}
+
+
+def _looked_at(
+    embeddings: Tensor, distances: Tensor, is_positive: Tensor, is_negative: Tensor
+) -> dict[str, Tensor]:
+    # NumPy takes a third of torch's time for a step of a small batch.
+    numbers = as_numpy(distances)
+    positive = _of_pairs(numbers, is_positive.numpy())
+    negative = _of_pairs(numbers, is_negative.numpy())
+    gaps = [0.0, 0.0]
+    if positive and negative:
+        gaps = [negative[0] - positive[0], negative[1] - positive[2]]
+    nothing = [0.0] * 3
+    told = [*(positive or nothing), *(negative or nothing), *gaps, relative_spread(embeddings)]
+    return facts_of(NAMES, told, distances.dtype)
+
+
+def _of_device(
+    embeddings: Tensor, distances: Tensor, is_positive: Tensor, is_negative: Tensor
+) -> dict[str, Tensor]:
     room = torch.empty_like(distances, memory_format=torch.contiguous_format)
     positives, *of_positives = _count_mean_and_extremes(distances, is_positive, room)
     negatives, *of_negatives = _count_mean_and_extremes(distances, is_negative, room)

@@ -1,5 +1,6 @@
 """FastAP: average precision by a soft histogram of the distances."""
 
+from collections.abc import Mapping
 from typing import Any
 
 import torch
@@ -122,7 +123,7 @@ class FastAPLoss(nn.Module):
         self.bins = bins
         self.farthest = farthest
         self.distance = distance
-        self.facts: dict[str, Tensor] = {}
+        self.facts: Mapping[str, Tensor] = {}
 
     def forward(
         self,

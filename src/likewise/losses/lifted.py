@@ -1,5 +1,8 @@
 """Lifted structure: a positive pair against the negatives of both its items, or of an anchor."""
 
+from collections.abc import Mapping
+
+import numpy as np
 import torch
 import torch.nn.functional as F
 from jaxtyping import Bool, Float, Int
@@ -7,11 +10,12 @@ from torch import Tensor, nn
 
 from likewise._checks import check_at_least
 from likewise.distances import EUCLIDEAN, Distance
-from likewise.losses._log_sum_exp import log_sum_exp, pull_and_push
+from likewise.losses._log_sum_exp import HUGE, TINY, is_small, log_sum_exp, pull_and_push
 from likewise.losses._shown import shown
+from likewise.losses._slopes import with_slopes
 from likewise.losses.facts import batch_facts, mean_over, mean_where
 from likewise.masks import compared
-from likewise.miners import PairMiner, all_pairs
+from likewise.miners import PairMiner, Pairs, all_pairs
 
 
 def lifted_structure_loss(
@@ -107,7 +111,7 @@ class LiftedStructureLoss(nn.Module):
         self.distance = distance
         self.miner = miner
         self.squared = squared
-        self.facts: dict[str, Tensor] = {}
+        self.facts: Mapping[str, Tensor] = {}
 
     def forward(
         self,
@@ -126,10 +130,14 @@ class LiftedStructureLoss(nn.Module):
         distances = self.distance.matrix(batch.anchors, batch.references)
         pairs = self.miner(distances, batch.is_positive, batch.is_negative)
         above = F.relu(lifted_structure_loss(distances, pairs.negative, margin=self.margin))
-        self.facts = {
-            "active": mean_where((above.detach() > 0).float(), pairs.positive),
-            **batch_facts(embeddings, distances, batch.is_positive, batch.is_negative),
-        }
+        above_0 = above.detach() > 0
+        self.facts = batch_facts(
+            embeddings,
+            distances,
+            batch.is_positive,
+            batch.is_negative,
+            active=lambda: mean_where(above_0.float(), pairs.positive),
+        )
         mean = mean_where(above.square() if self.squared else above, pairs.positive) / 2
         return shown(mean, distances, embeddings)
 
@@ -169,7 +177,7 @@ class GeneralizedLiftedLoss(nn.Module):
         self.margin = margin
         self.distance = distance
         self.miner = miner
-        self.facts: dict[str, Tensor] = {}
+        self.facts: Mapping[str, Tensor] = {}
 
     def forward(
         self,
@@ -187,9 +195,36 @@ class GeneralizedLiftedLoss(nn.Module):
         )
         distances = self.distance.matrix(batch.anchors, batch.references)
         pairs = self.miner(distances, batch.is_positive, batch.is_negative)
-        costs = generalized_lifted_loss(distances, *pairs, margin=self.margin)
-        self.facts = {
-            "active": mean_over(costs.detach() > 0, batch.labeled),
-            **batch_facts(embeddings, distances, batch.is_positive, batch.is_negative),
-        }
-        return shown(mean_over(costs, batch.labeled), distances, embeddings)
+        found = _mean_of_few(distances, pairs, self.margin)
+        if found is None:
+            costs = generalized_lifted_loss(distances, *pairs, margin=self.margin)
+            found = mean_over(costs, batch.labeled), costs.detach() > 0
+        (mean, costly), labeled = found, batch.labeled
+        self.facts = batch_facts(
+            embeddings,
+            distances,
+            batch.is_positive,
+            batch.is_negative,
+            active=lambda: mean_over(costly, labeled),
+        )
+        return shown(mean, distances, embeddings)
+
+
+def _mean_of_few(distances: Tensor, pairs: Pairs, margin: float) -> tuple[Tensor, Tensor] | None:
+    # The mean over all anchors of a small batch, with its gradient, and which of them cost; None
+    # if an anchor lacks a kind of pair, or if the exponentials need more care than float32 gives.
+    if not is_small(distances):
+        return None
+    with np.errstate(all="ignore"):
+        each = np.exp(distances.detach().numpy())
+        pulls, pushes = each * pairs.positive.numpy(), pairs.negative.numpy() / each
+        pull, push = pulls.sum(axis=1, keepdims=True), pushes.sum(axis=1, keepdims=True)
+        if not (min(pull.min(), push.min()) > TINY and max(pull.max(), push.max()) < HUGE):
+            return None
+        costs = np.log(pull) + np.log(push) + margin
+        costly = costs > 0
+        share = costly * each.dtype.type(1 / len(costs))
+        slopes = pulls * (share / pull) - pushes * (share / push)
+        mean = np.maximum(costs, 0).mean()
+    value = with_slopes(distances, distances.new_tensor(mean), torch.from_numpy(slopes))
+    return value, torch.from_numpy(costly[:, 0])

@@ -1,6 +1,7 @@
 """Softmax over angles with a margin against the own class: ArcFace, CosFace and SphereFace."""
 
 import math
+from collections.abc import Mapping
 
 import torch
 from jaxtyping import Float, Int
@@ -139,7 +140,7 @@ class ArcFaceLoss(nn.Module):
         self.margin = margin
         self.scale = scale
         self.easy_margin = easy_margin
-        self.facts: dict[str, Tensor] = {}
+        self.facts: Mapping[str, Tensor] = {}
 
     def forward(
         self,
@@ -212,7 +213,7 @@ class CosFaceLoss(nn.Module):
         )
         self.margin = margin
         self.scale = scale
-        self.facts: dict[str, Tensor] = {}
+        self.facts: Mapping[str, Tensor] = {}
 
     def forward(
         self,
@@ -286,7 +287,7 @@ class SphereFaceLoss(nn.Module):
         self.margin = margin
         self.scale = scale
         self.blend = blend
-        self.facts: dict[str, Tensor] = {}
+        self.facts: Mapping[str, Tensor] = {}
 
     def forward(
         self,

@@ -1,5 +1,7 @@
 """The multi-similarity loss: hard pairs weigh more, by a softened maximum on either side."""
 
+from collections.abc import Mapping
+
 import torch.nn.functional as F
 from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
@@ -12,7 +14,7 @@ from likewise.losses._log_sum_exp import pull_and_push
 from likewise.losses._shown import shown
 from likewise.losses.facts import batch_facts, mean_over
 from likewise.masks import compared
-from likewise.miners import PairMiner
+from likewise.miners import PairMiner, Pairs
 
 
 def multi_similarity_loss(
@@ -116,7 +118,7 @@ class MultiSimilarityLoss(nn.Module):
         self.center = fitting_center(distance) if center is None else center
         self.distance = distance
         self.miner = miners.multi_similarity(0.1) if miner is None else miner
-        self.facts: dict[str, Tensor] = {}
+        self.facts: Mapping[str, Tensor] = {}
 
     def forward(
         self,
@@ -137,10 +139,18 @@ class MultiSimilarityLoss(nn.Module):
         costs = multi_similarity_loss(
             distances, *pairs, alpha=self.alpha, beta=self.beta, center=self.center
         )
-        possible = batch.is_positive | batch.is_negative
-        selected = pairs.positive | pairs.negative
-        self.facts = {
-            "active": (selected & possible).sum() / possible.sum().clamp(min=1),
-            **batch_facts(embeddings, distances, batch.is_positive, batch.is_negative),
-        }
+        possible = Pairs(batch.is_positive, batch.is_negative)
+        self.facts = batch_facts(
+            embeddings,
+            distances,
+            batch.is_positive,
+            batch.is_negative,
+            active=lambda: _share(pairs, possible),
+        )
         return shown(mean_over(costs, batch.labeled), distances, embeddings)
+
+
+def _share(selected: Pairs, possible: Pairs) -> Tensor:
+    of_all = possible.positive | possible.negative
+    taken = (selected.positive | selected.negative) & of_all
+    return taken.sum() / of_all.sum().clamp(min=1)

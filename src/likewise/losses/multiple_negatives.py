@@ -1,5 +1,7 @@
 """Multiple negatives ranking for two towers: each query finds its key among all the others."""
 
+from collections.abc import Mapping
+
 import torch
 from jaxtyping import Float, Int
 from torch import Tensor, nn
@@ -52,7 +54,7 @@ class MultipleNegativesLoss(nn.Module):
         self.temperature = temperature
         self.distance = distance
         self.symmetric = symmetric
-        self.facts: dict[str, Tensor] = {}
+        self.facts: Mapping[str, Tensor] = {}
 
     def forward(
         self,

@@ -1,5 +1,8 @@
 """The N-pairs loss: one pair of each class, each told apart from all the others at once."""
 
+from collections.abc import Mapping
+from typing import Any
+
 import numpy as np
 import torch
 import torch.nn.functional as F
@@ -8,8 +11,9 @@ from torch import Tensor, nn
 
 from likewise._checks import check_at_least, free_to_look
 from likewise.distances import INNER_PRODUCT, Distance
-from likewise.losses._log_sum_exp import has_any, log_sum_exp
+from likewise.losses._log_sum_exp import has_any, is_small, log_sum_exp
 from likewise.losses._shown import shown
+from likewise.losses._slopes import with_slopes
 from likewise.losses.facts import batch_facts, mean_over, mean_where
 from likewise.masks import compared
 
@@ -99,7 +103,7 @@ class NPairsLoss(nn.Module):
         check_at_least("length_weight", length_weight, 0)
         self.distance = distance
         self.length_weight = length_weight
-        self.facts: dict[str, Tensor] = {}
+        self.facts: Mapping[str, Tensor] = {}
 
     def forward(
         self,
@@ -116,15 +120,24 @@ class NPairsLoss(nn.Module):
             embeddings, labels, references, reference_labels, ids=ids, reference_ids=reference_ids
         )
         chosen = first_of_each_class(labels, has_any(batch.is_positive))
-        with torch.no_grad():
+        with torch.set_grad_enabled(torch.is_grad_enabled() and is_small(batch.is_positive)):
             distances = self.distance.matrix(batch.anchors, batch.references)
         if free_to_look(chosen) and distances.numel():
-            # The chosen pairs are few, so their gradient is far less work than that of all.
-            rows = chosen.nonzero()[:, 0]
-            columns = batch.is_positive[rows].view(torch.uint8).argmax(dim=1)
-            few = self.distance.matrix(batch.anchors[rows], batch.references[columns])
-            push = log_sum_exp(few, batch.is_negative[rows[:, None], columns], scale=-1.0)
-            mean = mean_over(F.softplus(few.diagonal() + push), None)
+            rows = np.flatnonzero(chosen.numpy())
+            columns = batch.is_positive.numpy()[rows].argmax(axis=1)
+            pairs = rows[:, None], columns
+            negative = batch.is_negative.numpy()[pairs]
+            if is_small(distances):
+                numbers = distances.detach().numpy()
+                value, of_pairs = _mean_and_slopes(numbers[pairs], negative)
+                slopes = np.zeros_like(numbers)
+                slopes[pairs] = of_pairs
+                few = distances
+            else:
+                # The chosen pairs are few, so their gradient is far less work than that of all.
+                few = self.distance.matrix(batch.anchors[rows], batch.references[columns])
+                value, slopes = _mean_and_slopes(few.detach().numpy(), negative)
+            mean = with_slopes(few, few.new_tensor(value), torch.from_numpy(slopes))
         else:
             mean = n_pairs_loss(
                 self.distance.matrix(batch.anchors, batch.references),
@@ -138,3 +151,18 @@ class NPairsLoss(nn.Module):
             return mean
         squares = embeddings.to(distances.dtype).square().sum(dim=1)
         return mean + self.length_weight * mean_over(squares, batch.labeled)
+
+
+def _mean_and_slopes(distances: Any, is_negative: Any) -> tuple[float, Any]:
+    # `n_pairs_loss` of the chosen pairs alone, item i with positive i, and its gradient.
+    count = max(len(distances), 1)
+    with np.errstate(all="ignore"):  # NaN and infinity show in the loss
+        gaps = np.where(is_negative, np.diagonal(distances)[:, None] - distances, -np.inf)
+        most = gaps.max(axis=1, keepdims=True, initial=0)  # the 1 beside the sum is e⁰
+        each = np.exp(gaps - most)
+        every = np.exp(-most) + each.sum(axis=1, keepdims=True)
+        mean = float((np.log(every) + most).sum()) / count
+        shares = each / (every * count)
+        slopes = -shares
+        np.fill_diagonal(slopes, np.diagonal(slopes) + shares.sum(axis=1))
+    return mean, slopes.astype(distances.dtype)

@@ -1,5 +1,7 @@
 """NT-Xent, also InfoNCE: each positive picked out from among the anchor's negatives."""
 
+from collections.abc import Mapping
+
 import torch.nn.functional as F
 from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
@@ -76,7 +78,7 @@ class NTXentLoss(nn.Module):
         self.temperature = temperature
         self.distance = distance
         self.miner = miner
-        self.facts: dict[str, Tensor] = {}
+        self.facts: Mapping[str, Tensor] = {}
 
     def forward(
         self,

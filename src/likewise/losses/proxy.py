@@ -1,5 +1,6 @@
 """Losses against learned points, one or several per class: Proxy-NCA, Proxy-Anchor, SoftTriple."""
 
+from collections.abc import Mapping
 from typing import Any
 
 import torch
@@ -156,7 +157,7 @@ class ProxyNCALoss(nn.Module):
         self.centers = ClassCenters(embedding_dim, class_count, share=class_share, seed=seed)
         self.temperature = temperature
         self.own_below = own_below
-        self.facts: dict[str, Tensor] = {}
+        self.facts: Mapping[str, Tensor] = {}
 
     def forward(
         self,
@@ -225,7 +226,7 @@ class ProxyAnchorLoss(nn.Module):
         self.centers = ClassCenters(embedding_dim, class_count, share=class_share, seed=seed)
         self.alpha = alpha
         self.margin = margin
-        self.facts: dict[str, Tensor] = {}
+        self.facts: Mapping[str, Tensor] = {}
 
     def forward(
         self,
@@ -311,7 +312,7 @@ class SoftTripleLoss(nn.Module):
         self.gamma = gamma
         self.margin = margin
         self.regularizer = regularizer
-        self.facts: dict[str, Tensor] = {}
+        self.facts: Mapping[str, Tensor] = {}
 
     def forward(
         self,

@@ -1,5 +1,7 @@
 """The ranked list loss: every class within a ball, the others beyond it by a margin."""
 
+from collections.abc import Mapping
+
 import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
@@ -104,7 +106,7 @@ class RankedListLoss(nn.Module):
         self.positive_temperature = positive_temperature
         self.negative_temperature = negative_temperature
         self.distance = distance
-        self.facts: dict[str, Tensor] = {}
+        self.facts: Mapping[str, Tensor] = {}
 
     def forward(
         self,
@@ -131,12 +133,19 @@ class RankedListLoss(nn.Module):
             positive_temperature=self.positive_temperature,
             negative_temperature=self.negative_temperature,
         )
-        with torch.no_grad():
-            bounds = torch.where(batch.is_positive, self.margin - self.boundary, self.boundary)
-            costly = torch.where(batch.is_positive, distances, -distances) + bounds > 0
-            possible = batch.is_positive | batch.is_negative
-        self.facts = {
-            "active": mean_where(costly.float(), possible),
-            **batch_facts(embeddings, distances, batch.is_positive, batch.is_negative),
-        }
+        apart, (_, _, positive, negative, _) = distances.detach(), batch
+        margin, boundary = self.margin, self.boundary
+
+        def active() -> Tensor:
+            bounds = torch.where(positive, margin - boundary, boundary)
+            costly = torch.where(positive, apart, -apart) + bounds > 0
+            return mean_where(costly.float(), positive | negative)
+
+        self.facts = batch_facts(
+            embeddings,
+            distances,
+            batch.is_positive,
+            batch.is_negative,
+            active=active,
+        )
         return shown(mean_over(costs, batch.labeled), distances, embeddings)

@@ -1,6 +1,6 @@
 """Losses on smooth ranks: every positive ranked among its references, exactly by the definition."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 import torch
@@ -147,7 +147,7 @@ class SmoothAPLoss(nn.Module):
         self.temperature = temperature
         self.distance = distance
         self.most = most
-        self.facts: dict[str, Tensor] = {}
+        self.facts: Mapping[str, Tensor] = {}
 
     def forward(
         self,
@@ -227,7 +227,7 @@ class RecallAtKLoss(nn.Module):
         self.rank_temperature = rank_temperature
         self.distance = distance
         self.most = most
-        self.facts: dict[str, Tensor] = {}
+        self.facts: Mapping[str, Tensor] = {}
 
     def forward(
         self,

@@ -1,6 +1,6 @@
 """Losses of given pairs and given triplets, where no others are formed within the batch."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from functools import partial
 
 import torch
@@ -46,7 +46,7 @@ class GivenPairsLoss(nn.Module):
         super().__init__()
         self.cost = partial(contrastive_loss, margin=1.0) if cost is None else cost
         self.distance = distance
-        self.facts: dict[str, Tensor] = {}
+        self.facts: Mapping[str, Tensor] = {}
 
     def forward(
         self, a: Float[Tensor, "p d"], b: Float[Tensor, "p d"], same: Bool[Tensor, " p"]
@@ -96,7 +96,7 @@ class GivenTripletsLoss(nn.Module):
         super().__init__()
         self.cost = partial(triplet_loss, margin=0.2) if cost is None else cost
         self.distance = distance
-        self.facts: dict[str, Tensor] = {}
+        self.facts: Mapping[str, Tensor] = {}
 
     def forward(
         self,

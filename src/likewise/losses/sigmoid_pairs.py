@@ -1,6 +1,7 @@
 """The sigmoid loss over pairs: each pair judged alone, with a learned scale and bias."""
 
 import math
+from collections.abc import Mapping
 
 import torch
 import torch.nn.functional as F
@@ -75,7 +76,7 @@ class SigmoidPairsLoss(nn.Module):
         self.center = center
         self.distance = distance
         self.miner = miner
-        self.facts: dict[str, Tensor] = {}
+        self.facts: Mapping[str, Tensor] = {}
 
     def forward(
         self,
@@ -95,9 +96,12 @@ class SigmoidPairsLoss(nn.Module):
         pairs = self.miner(distances, batch.is_positive, batch.is_negative)
         scale = self.log_scale.exp()
         costs = sigmoid_pairs_loss((self.center - distances) * scale + self.bias, *pairs)
-        self.facts = {
-            "scale": scale.detach(),
-            "bias": self.bias.detach().clone(),
-            **batch_facts(embeddings, distances, batch.is_positive, batch.is_negative),
-        }
+        self.facts = batch_facts(
+            embeddings,
+            distances,
+            batch.is_positive,
+            batch.is_negative,
+            scale=scale.detach(),
+            bias=self.bias.detach().clone(),
+        )
         return shown(mean_over(costs, batch.labeled), distances, embeddings)

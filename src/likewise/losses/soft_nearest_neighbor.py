@@ -1,16 +1,20 @@
 """The soft nearest neighbor loss, also NCA: a neighbor drawn by distance is of the class."""
 
+from collections.abc import Mapping
+
+import numpy as np
 import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
 
 from likewise._checks import check_choice, check_positive
 from likewise.distances import SQUARED_EUCLIDEAN, Distance
-from likewise.losses._log_sum_exp import has_any, is_empty, pull_and_push
+from likewise.losses._log_sum_exp import HUGE, TINY, has_any, is_empty, is_small, pull_and_push
 from likewise.losses._shown import shown
+from likewise.losses._slopes import with_slopes
 from likewise.losses.facts import batch_facts, mean_over
 from likewise.masks import compared
-from likewise.miners import PairMiner, all_pairs
+from likewise.miners import PairMiner, Pairs, all_pairs
 
 
 def soft_nearest_neighbor_loss(
@@ -84,7 +88,7 @@ class SoftNearestNeighborLoss(nn.Module):
         self.distance = distance
         self.miner = miner
         self.average = average
-        self.facts: dict[str, Tensor] = {}
+        self.facts: Mapping[str, Tensor] = {}
 
     def forward(
         self,
@@ -102,8 +106,27 @@ class SoftNearestNeighborLoss(nn.Module):
         )
         distances = self.distance.matrix(batch.anchors, batch.references)
         pairs = self.miner(distances, batch.is_positive, batch.is_negative)
-        costs = soft_nearest_neighbor_loss(distances, *pairs, temperature=self.temperature)
         self.facts = batch_facts(embeddings, distances, batch.is_positive, batch.is_negative)
-        counted = has_any(pairs.positive)
-        mean = mean_over(costs, counted if self.average == "active" else batch.labeled)
+        mean = _mean_of_few(distances, pairs, self.temperature)
+        if mean is None:
+            costs = soft_nearest_neighbor_loss(distances, *pairs, temperature=self.temperature)
+            counted = has_any(pairs.positive)
+            mean = mean_over(costs, counted if self.average == "active" else batch.labeled)
         return shown(mean, distances, embeddings)
+
+
+def _mean_of_few(distances: Tensor, pairs: Pairs, temperature: float) -> Tensor | None:
+    # The mean over all anchors of a small batch, with its gradient; None if an anchor has no
+    # positive, or if the exponentials need more care than float32 gives.
+    if not is_small(distances):
+        return None
+    with np.errstate(all="ignore"):
+        each = np.exp(distances.detach().numpy() * (-1 / temperature))
+        pulls, pushes = each * pairs.positive.numpy(), each * pairs.negative.numpy()
+        pull, push = pulls.sum(axis=1, keepdims=True), pushes.sum(axis=1, keepdims=True)
+        if not (min(pull.min(), push.min()) > TINY and max(pull.max(), push.max()) < HUGE):
+            return None
+        mean = np.log1p(push / pull).mean()
+        both = (pull + push) * (temperature * len(pull))
+        slopes = pulls * (push / pull / both) - pushes * (1 / both)
+    return with_slopes(distances, distances.new_tensor(mean), torch.from_numpy(slopes))

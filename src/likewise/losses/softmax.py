@@ -1,5 +1,7 @@
 """Softmax classification over the training classes, the baseline of metric learning."""
 
+from collections.abc import Mapping
+
 import numpy as np
 import torch
 import torch.nn.functional as F
@@ -22,7 +24,7 @@ from likewise.losses._centers import (
     mean_cross_entropy,
 )
 from likewise.losses._shown import shown
-from likewise.losses.facts import as_numpy, facts_of, mean_over
+from likewise.losses.facts import FEW, Told, as_numpy, facts_of, mean_over
 
 
 class SoftmaxLoss(nn.Module):
@@ -48,7 +50,7 @@ class SoftmaxLoss(nn.Module):
         check_count("embedding_dim", embedding_dim)
         check_count("class_count", class_count, 2)
         self.classify = nn.Linear(embedding_dim, class_count)
-        self.facts: dict[str, Tensor] = {}
+        self.facts: Mapping[str, Tensor] = {}
 
     def forward(
         self,
@@ -71,14 +73,24 @@ class SoftmaxLoss(nn.Module):
         )
         with without_autocast(embeddings):
             logits = F.linear(embeddings.to(dtype), weight.to(dtype), bias.to(dtype))
-        if free_to_look(logits):
-            right = np.count_nonzero(as_numpy(logits).argmax(axis=1) == labels.numpy())
-            count = len(labels) if labeled is None else np.count_nonzero(labeled.numpy())
-            self.facts = facts_of(("accuracy",), [right / max(count, 1)])
-        else:
-            self.facts = {"accuracy": mean_over(logits.detach().argmax(dim=1) == labels, labeled)}
+        self.facts = _facts(logits.detach(), labels, labeled)
         value = mean_cross_entropy(logits, labels, labeled)
         return value if labeled is None else shown(value, logits, embeddings)
+
+
+def _facts(logits: Tensor, labels: Tensor, labeled: Tensor | None) -> Mapping[str, Tensor]:
+    if not free_to_look(logits):
+        return {"accuracy": mean_over(logits.argmax(dim=1) == labels, labeled)}
+    if logits.numel() > FEW:
+        return _accuracy(logits, labels, labeled)
+    kept = labels.clone()  # a loader may fill the labels anew before the facts are read
+    return Told(lambda: _accuracy(logits, kept, labeled))
+
+
+def _accuracy(logits: Tensor, labels: Tensor, labeled: Tensor | None) -> dict[str, Tensor]:
+    right = np.count_nonzero(as_numpy(logits).argmax(axis=1) == labels.numpy())
+    count = len(labels) if labeled is None else np.count_nonzero(labeled.numpy())
+    return facts_of(("accuracy",), [right / max(count, 1)])
 
 
 class NormalizedSoftmaxLoss(nn.Module):
@@ -124,7 +136,7 @@ class NormalizedSoftmaxLoss(nn.Module):
         check_positive("temperature", temperature)
         self.centers = ClassCenters(embedding_dim, class_count, share=class_share, seed=seed)
         self.temperature = temperature
-        self.facts: dict[str, Tensor] = {}
+        self.facts: Mapping[str, Tensor] = {}
 
     def forward(
         self,

@@ -1,5 +1,7 @@
 """The supervised contrastive loss: all positives of an anchor together against everything."""
 
+from collections.abc import Mapping
+
 import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
@@ -81,7 +83,7 @@ class SupervisedContrastiveLoss(nn.Module):
         self.distance = distance
         self.miner = miner
         self.average = average
-        self.facts: dict[str, Tensor] = {}
+        self.facts: Mapping[str, Tensor] = {}
 
     def forward(
         self,

@@ -1,5 +1,7 @@
 """The threshold-consistent margin: one threshold for all classes, as an addition to a loss."""
 
+from collections.abc import Mapping
+
 import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
@@ -91,7 +93,7 @@ class ThresholdConsistencyLoss(nn.Module):
         self.negative_weight = negative_weight
         self.distance = distance
         self.miner = miner
-        self.facts: dict[str, Tensor] = {}
+        self.facts: Mapping[str, Tensor] = {}
 
     def forward(
         self,
@@ -117,16 +119,18 @@ class ThresholdConsistencyLoss(nn.Module):
             positive_weight=self.positive_weight,
             negative_weight=self.negative_weight,
         )
-        with torch.no_grad():
-            hard = torch.where(
-                pairs.positive,
-                distances >= self.positive_margin,
-                distances <= self.negative_margin,
-            )
+        apart, margins = distances.detach(), (self.positive_margin, self.negative_margin)
+
+        def active() -> Tensor:
+            hard = torch.where(pairs.positive, apart >= margins[0], apart <= margins[1])
             selected = pairs.positive | pairs.negative
-            active = (hard & selected).sum() / selected.sum().clamp(min=1)
-        self.facts = {
-            "active": active,
-            **batch_facts(embeddings, distances, batch.is_positive, batch.is_negative),
-        }
+            return (hard & selected).sum() / selected.sum().clamp(min=1)
+
+        self.facts = batch_facts(
+            embeddings,
+            distances,
+            batch.is_positive,
+            batch.is_negative,
+            active=active,
+        )
         return shown(loss, distances, embeddings)

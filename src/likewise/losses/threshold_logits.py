@@ -1,6 +1,7 @@
 """Two logits from a distance and a learned threshold, so that cross entropy trains both."""
 
 import math
+from collections.abc import Mapping
 
 import torch
 import torch.nn.functional as F
@@ -94,7 +95,7 @@ class LearnedThreshold(nn.Module):
             raise InputError(f"threshold must be a finite number, got {threshold}.")
         self.value = nn.Parameter(torch.tensor(float(threshold)))
         self.log_scale = nn.Parameter(torch.tensor(math.log(scale)), requires_grad=learn_scale)
-        self.facts: dict[str, Tensor] = {}
+        self.facts: Mapping[str, Tensor] = {}
 
     def __float__(self) -> float:
         """The threshold as it is now."""
@@ -153,7 +154,7 @@ class ThresholdLoss(nn.Module):
         self.threshold = LearnedThreshold() if threshold is None else threshold
         self.distance = distance
         self.miner = miner
-        self.facts: dict[str, Tensor] = {}
+        self.facts: Mapping[str, Tensor] = {}
 
     def forward(
         self,
@@ -172,12 +173,12 @@ class ThresholdLoss(nn.Module):
         distances = self.distance.matrix(batch.anchors, batch.references)
         pairs = self.miner(distances, batch.is_positive, batch.is_negative)
         costs = self.threshold(distances, batch.is_positive)
-        accepted = (distances <= self.threshold.value).to(distances.dtype)
-        hits, wrong = (mean_where(accepted, kind) for kind in pairs)
-        self.facts = {
-            **self.threshold.facts,
-            "accuracy": ((hits + 1 - wrong) / 2).detach(),
-            **batch_facts(embeddings, distances, batch.is_positive, batch.is_negative),
-        }
+        with torch.no_grad():
+            accepted = (distances <= self.threshold.value).to(distances.dtype)
+            hits, wrong = (mean_where(accepted, kind) for kind in pairs)
+        of_pairs = {**self.threshold.facts, "accuracy": (hits + 1 - wrong) / 2}
+        self.facts = batch_facts(
+            embeddings, distances, batch.is_positive, batch.is_negative, **of_pairs
+        )
         mean = (mean_where(costs, pairs.positive) + mean_where(costs, pairs.negative)) / 2
         return shown(mean, distances, embeddings)

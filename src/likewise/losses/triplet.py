@@ -1,22 +1,25 @@
 """The triplet loss: a positive nearer than a negative by a margin."""
 
+from collections.abc import Mapping
 from typing import Any
 
+import numpy as np
 import torch
 import torch.nn.functional as F
 from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 
-from likewise._checks import check_choice, check_count, check_positive
+from likewise._checks import check_choice, check_count, check_positive, free_to_look
 from likewise.distances import EUCLIDEAN, Distance
 from likewise.losses._shown import shown
+from likewise.losses._slopes import with_slopes
 from likewise.losses.facts import batch_facts
 from likewise.masks import compared
 from likewise.miners import AllTriplets, TripletMiner, Triplets, all_triplets
 from likewise.miners._rows import or_infinite, positive_columns, row_blocks, sorted_rows
 
-FEW_TRIPLETS = 1 << 15  # up to which steps cost more than looking at every triplet
+FEW_TRIPLETS = 1 << 17  # up to which steps cost more than looking at every triplet
 
 
 def triplet_loss(
@@ -70,6 +73,13 @@ def all_triplets_hinge(
     Returns:
         The sum, differentiable once, and the count of triplets above zero.
     """
+    if most_positives is None and _are_few(positive):
+        reach = margin if within is None else min(margin, within)
+        slopes, slope_sum, count = _slopes_in_numpy(
+            distances, positive, negative, reach, within is not None
+        )
+        value = distances.new_tensor(slope_sum + margin * count)
+        return with_slopes(distances, value, slopes), torch.tensor(count)
     total, active = _AllTripletsHinge.apply(  # type: ignore[no-untyped-call]
         distances, positive, negative, margin, within, most_positives
     )
@@ -87,15 +97,14 @@ class _AllTripletsHinge(torch.autograd.Function):
         within: float | None,
         most: int | None,
     ) -> tuple[Tensor, Tensor]:
-        columns, valid = positive_columns(positive, most)
         reach = margin if within is None else min(margin, within)
+        columns, valid = positive_columns(positive, most)
         slopes = torch.empty_like(distances)
         total = distances.new_zeros((), dtype=torch.float64)
         active = torch.zeros((), dtype=torch.int64, device=distances.device)
         for rows in row_blocks(distances, width=1):
             some = distances[rows]
-            few = columns[rows].numel() * some.shape[1] <= FEW_TRIPLETS
-            slopes[rows], found = (_slopes_of_few if few else _slopes)(
+            slopes[rows], found = _slopes(
                 some, negative[rows], columns[rows], valid[rows], reach, within is not None
             )
             # The value is linear in the distances with these whole numbers as slopes, plus the
@@ -143,23 +152,39 @@ def _slopes(
     return slopes, negatives.sum()
 
 
-def _slopes_of_few(
-    distances: Tensor,
-    negative: Tensor,
-    columns: Tensor,
-    valid: Tensor,
-    reach: float,
-    beyond_positive: bool,
-) -> tuple[Tensor, Tensor]:
-    # The same as `_slopes` in a third of the steps, each over every triplet.
-    near = distances.gather(1, columns)
-    far = or_infinite(distances, negative)[:, None, :]
-    costly = (far < (near + reach)[:, :, None]).logical_and_(valid[:, :, None])
-    if beyond_positive:
-        costly.logical_and_(far > near[:, :, None])
-    negatives = costly.sum(dim=2, dtype=distances.dtype)
-    slopes = costly.sum(dim=1, dtype=distances.dtype).neg_()
-    return slopes.scatter_add_(1, columns, negatives), costly.sum()
+def _are_few(positive: Tensor) -> bool:
+    if not free_to_look(positive) or not 0 < positive.numel() <= FEW_TRIPLETS:
+        return False
+    return int(positive.numpy().sum(axis=1).max()) * positive.numel() <= FEW_TRIPLETS
+
+
+def _slopes_in_numpy(
+    distances: Tensor, positive: Tensor, negative: Tensor, reach: float, beyond_positive: bool
+) -> tuple[Tensor, float, int]:
+    # The same in a tenth of the steps, each over every triplet; and the slopes' sum over the
+    # distances.
+    numbers, pairs = distances.detach().numpy(), positive.numpy()
+    counts = pairs.sum(axis=1)
+    valid = np.arange(counts.max()) < counts[:, None]
+    near = np.full(valid.shape, -np.inf, dtype=numbers.dtype)  # nothing costs for a padding
+    near[valid] = numbers[pairs]
+    with np.errstate(all="ignore"):  # NaN and infinity show in the loss
+        far = np.where(negative.numpy(), numbers, numbers.dtype.type(np.inf))[:, None, :]
+        costly = far < (near + numbers.dtype.type(reach))[:, :, None]
+        if beyond_positive:
+            costly &= far > near[:, :, None]
+        ones = costly.astype(numbers.dtype)
+        slopes = -np.einsum("nkm->nm", ones)
+        negatives = np.einsum("nkm->nk", ones)
+        slopes[pairs] += negatives[valid]
+        total = np.vdot(slopes.astype(np.float64), numbers)
+    return torch.from_numpy(slopes), float(total), int(negatives.sum())
+
+
+def _product_of_counts(positive: Tensor, negative: Tensor) -> Tensor:
+    if not free_to_look(positive) or positive.numel() > FEW_TRIPLETS:
+        return (positive.sum(dim=1) * negative.sum(dim=1)).sum()
+    return torch.tensor(int(positive.numpy().sum(axis=1) @ negative.numpy().sum(axis=1)))
 
 
 class _ListedInBlocks(torch.autograd.Function):
@@ -286,7 +311,7 @@ class TripletLoss(nn.Module):
         self.average = average
         self.swap = swap
         self.most_positives = most_positives
-        self.facts: dict[str, Tensor] = {}
+        self.facts: Mapping[str, Tensor] = {}
 
     def forward(
         self,
@@ -313,11 +338,15 @@ class TripletLoss(nn.Module):
             total, active, count = self._all(distances, between, selected)
         else:
             total, active, count = self._chosen(distances, between, selected)
-        self.facts = {
-            "active": active / count.clamp(min=1),
-            **batch_facts(embeddings, distances, batch.is_positive, batch.is_negative),
-        }
-        mean = total / (active if self.average == "active" else count).clamp(min=1)
+        self.facts = batch_facts(
+            embeddings,
+            distances,
+            batch.is_positive,
+            batch.is_negative,
+            active=lambda: active / count.clamp(min=1),
+        )
+        divisor: Any = active if self.average == "active" else count
+        mean = total / (max(int(divisor), 1) if free_to_look(divisor) else divisor.clamp(min=1))
         return shown(mean, distances, embeddings)
 
     def _all(
@@ -338,7 +367,7 @@ class TripletLoss(nn.Module):
             most_positives=self.most_positives,
         )
         if within is None:
-            count = (positive.sum(dim=1) * negative.sum(dim=1)).sum()
+            count = _product_of_counts(positive, negative)
         elif within <= self.margin:
             count = active
         else:

@@ -4,6 +4,7 @@ Row i of view_a and row i of view_b, both (n, d), are embeddings of two views of
 as two augmentations of it; no labels. `OnViews` makes any of these losses one of labeled items.
 """
 
+from collections.abc import Mapping
 from typing import Any
 
 import torch
@@ -79,7 +80,7 @@ class SimCLRLoss(nn.Module):
         super().__init__()
         check_positive("temperature", temperature)
         self.temperature = temperature
-        self.facts: dict[str, Tensor] = {}
+        self.facts: Mapping[str, Tensor] = {}
 
     def forward(
         self, view_a: Float[Tensor, "n d"], view_b: Float[Tensor, "n d"]
@@ -146,7 +147,7 @@ class SimSiamLoss(nn.Module):
     def __init__(self, predictor: nn.Module) -> None:
         super().__init__()
         self.predictor = predictor
-        self.facts: dict[str, Tensor] = {}
+        self.facts: Mapping[str, Tensor] = {}
 
     def forward(
         self, view_a: Float[Tensor, "n d"], view_b: Float[Tensor, "n d"]
@@ -211,7 +212,7 @@ class BarlowTwinsLoss(nn.Module):
         super().__init__()
         check_positive("weight", weight)
         self.weight = weight
-        self.facts: dict[str, Tensor] = {}
+        self.facts: Mapping[str, Tensor] = {}
 
     def forward(
         self, view_a: Float[Tensor, "n d"], view_b: Float[Tensor, "n d"]
@@ -301,7 +302,7 @@ class VICRegLoss(nn.Module):
         self.variance = variance
         self.covariance = covariance
         self.epsilon = epsilon
-        self.facts: dict[str, Tensor] = {}
+        self.facts: Mapping[str, Tensor] = {}
 
     def forward(
         self, view_a: Float[Tensor, "n d"], view_b: Float[Tensor, "n d"]

@@ -19,6 +19,7 @@ from likewise.distances import (
     SQUARED_EUCLIDEAN,
     Distance,
     unit,
+    without_autocast,
 )
 from likewise.errors import InputError
 from likewise.index._growing import GrowingArray
@@ -130,7 +131,7 @@ class ExactSearch:
         if not found_count or not asked:
             padded = queries.new_full((asked, k), torch.inf)
             return padded, torch.full((asked, k), -1)
-        with torch.autocast("cpu", enabled=False):
+        with without_autocast(queries):
             with self._lock:
                 self._catch_up(stored)
                 numbers, middle = torch.from_numpy(self._numbers.view[first:size]), self._middle
@@ -335,7 +336,8 @@ def checked_paired(
 ) -> Float[Tensor, " p"]:
     """`distance.paired`, which must not give NaN."""
     distances = distance.paired(a, b)
-    if bool(distances.isnan().any()):
+    # The sum of numbers that hold NaN is NaN.
+    if math.isnan(distances.sum()) and bool(distances.isnan().any()):
         raise InputError(
             f"distance must give a number for every pair, got NaN from {distance.name}. "
             "Scale the embeddings down if they are huge, or correct the distance."
