@@ -12,7 +12,7 @@ from torch import Tensor
 
 from likewise._checks import as_floats, as_tensor, check_count
 from likewise.data.datasets import Dataset, items
-from likewise.data.images import read_image
+from likewise.data.images import read_images
 from likewise.errors import InputError
 
 
@@ -103,10 +103,7 @@ class Preprocess:
                 "Give the items as a tensor."
             )
         channels, height, width = self.item_shape
-        images = torch.empty((len(paths), *self.item_shape), dtype=torch.float32)
-        for i, path in enumerate(paths):
-            images[i] = read_image(path, channels=channels, image_size=(height, width))
-        return images
+        return read_images(paths, channels=channels, image_size=(height, width))
 
     def to_dict(self) -> dict[str, Any]:
         """Plain numbers and lists, JSON-able; `from_dict` is the way back."""

@@ -255,7 +255,8 @@ def _indexed_items(model: SimilarityModel, ids: Sequence[Any]) -> Tensor | None:
             return None
         whole = open_fitting(model, sources.pop(), "all", default_split="all")
         row_of = {print_: row for row, print_ in enumerate(data.fingerprints(whole).tolist())}
-        return data.items(whole, [row_of[fact["fingerprint"]] for fact in facts])
+        found: Tensor = data.items(whole, [row_of[fact["fingerprint"]] for fact in facts])
+        return found
     except (KeyError, InputError, OSError):
         return None
 
