@@ -22,15 +22,17 @@ from likewise.artifacts.trials import LEAVE_OUT, PAIRS, matching_trials, neighbo
 from likewise.calibration import Calibration, ClassThresholds, Goal, best_f1
 from likewise.data import GivenPairs, fingerprints
 from likewise.data.parts import label_names
+from likewise.data.texts import are_texts
 from likewise.distances import COSINE, Distance
-from likewise.encoders import encode
-from likewise.errors import ArtifactError, InputError, InputTypeError
+from likewise.encoders import encode, takes_texts
+from likewise.encoders.encoding import check_suits
+from likewise.errors import ArtifactError, GalleryError, InputError, InputTypeError
 from likewise.index import Gallery, Index, Neighbors
 from likewise.matching import RULES, Matches, Rule, match, rule_name
 from likewise.normalization import AdaptiveNorm
 from likewise.probability import Probability, fit_logistic
 
-Items = Any  # numbers (n, ...), images, a dataset, or a sequence of image paths
+Items = Any  # numbers (n, ...), images, a dataset, or a sequence of image paths or of texts
 Progress = Callable[[int, int], None]
 
 
@@ -42,12 +44,15 @@ class SimilarityModel:
     codes are translated by name.
 
     Args:
-        encoder: any module from a batch of preprocessed items to embeddings (n, d).
+        encoder: any module from a batch of preprocessed items to embeddings (n, d). None, or
+            `nn.Identity()`, for items that are embeddings already, made elsewhere.
         distance: how embeddings are compared.
         preprocess: what is done to items first, and how image files are read.
         trained: the dataset that the encoder was trained on, if it is to be known again. Its
             items are then left out of calibration and evaluation, where they would flatter.
         origin: what the model was made from, as JSON can hold it; kept, not read.
+        reading: which columns of a table hold texts, labels or vectors; a table that a command
+            is given later is read so too.
 
     Attributes:
         index: the known items; open to `remove` and the rest.
@@ -75,14 +80,16 @@ class SimilarityModel:
 
     def __init__(
         self,
-        encoder: nn.Module,
+        encoder: nn.Module | None,
         *,
         distance: Distance = COSINE,
         preprocess: sources.Preprocess | None = None,
         trained: sources.Dataset | None = None,
         origin: Mapping[str, Any] | None = None,
+        reading: sources.Reading | None = None,
     ) -> None:
-        self.encoder = encoder.eval()
+        self.encoder = (nn.Identity() if encoder is None else encoder).eval()
+        self.reading = sources.Reading.from_columns({} if reading is None else reading.columns)
         self.distance = distance
         self.preprocess = preprocess
         self.origin = dict(origin or {})
@@ -112,17 +119,25 @@ class SimilarityModel:
     def embed(
         self, items: Items, *, batch_size: int = 256, progress: Progress | None = None
     ) -> Float[Tensor, "n d"]:
-        """Embeddings of items: numbers (n, ...), images, a dataset, or a sequence of image paths.
+        """Embeddings of items: numbers (n, ...), images, a dataset, image paths or texts.
+
+        A list of strings is texts for an encoder that takes texts, and else image files.
 
         Tensors, arrays and lists of any type of number are taken, one item alone too where the
         model has a preprocess, and Pillow images; see `data.as_items`. Equal numbers have equal
         embeddings whatever their type: bytes of images count as 0..1.
         """
         items = self._opened(items)
+        check_suits(takes_texts(self.encoder), [""] if sources.is_text(items) else None)
+        shape = tuple(items.shape[1:] if isinstance(items, Tensor) else items.item_shape)
+        if not self.has_encoder and len(shape) != 1:
+            raise InputError(
+                f"items must be embeddings (n, d) for a model without an encoder, got items of "
+                f"shape {shape}. Encode them first, with what made the others."
+            )
         apply = None
         if self.preprocess is not None:
             apply = self.preprocess.apply
-            shape = tuple(items.shape[1:] if isinstance(items, Tensor) else items.item_shape)
             if shape != tuple(self.preprocess.item_shape):
                 raise InputError(
                     f"must have shape {tuple(self.preprocess.item_shape)}, which this model was "
@@ -137,10 +152,14 @@ class SimilarityModel:
 
     def _opened(self, items: Items) -> Any:
         """A tensor (n, ...) or a dataset of whatever a caller gives as items."""
+        of_texts = takes_texts(self.encoder)
         if isinstance(items, (str, Path)):
+            what = "text" if of_texts else "path"
             raise InputTypeError(
-                f"items must be a list of paths, got one path. Use [{str(items)!r}]."
+                f"items must be a list of {what}s, got one {what}. Use [{str(items)!r}]."
             )
+        if of_texts and are_texts(items):
+            return sources.TextDataset(items)
         if isinstance(items, (list, tuple)) and any(isinstance(i, (str, Path)) for i in items):
             if self.preprocess is None:
                 raise InputError(
@@ -154,12 +173,25 @@ class SimilarityModel:
         return sources.as_inputs(items, shape)
 
     @property
-    def fingerprint(self) -> str:
-        """By which a gallery knows the encoder again: its architecture and weights, hashed."""
-        return encoder_fingerprint(self.encoder)
+    def has_encoder(self) -> bool:
+        """Whether items are encoded; else they are embeddings already."""
+        return not isinstance(self.encoder, nn.Identity)
+
+    @property
+    def fingerprint(self) -> str | None:
+        """By which a gallery knows the encoder again: its architecture and weights, hashed.
+
+        None for a model without an encoder, as for a gallery of embeddings made elsewhere.
+        """
+        return encoder_fingerprint(self.encoder) if self.has_encoder else None
 
     def use_gallery(
-        self, path: str | Path, *, recall: float | None = None, read_only: bool = False
+        self,
+        path: str | Path,
+        *,
+        recall: float | None = None,
+        read_only: bool = False,
+        adopt: bool = False,
     ) -> Gallery:
         """Keep the known items in a gallery, a folder that lasts, instead of in memory.
 
@@ -170,22 +202,42 @@ class SimilarityModel:
             path: its folder.
             recall: see `Gallery`.
             read_only: look things up in a gallery that another process may write.
+            adopt: take over a gallery of embeddings whose encoder is not told, as they are this
+                model's; which is not checked.
         """
         place = os.path.realpath(path)
         if isinstance(self.index, Gallery) and place == self.gallery:
             self.index.close()  # else the folder would stay locked
-        self.index = Gallery(
-            place,
-            distance=self.distance,
-            encoder=self.fingerprint,
-            recall=recall,
-            read_only=read_only,
-        )
+        self.index = self._opened_gallery(place, recall, read_only=read_only, adopt=adopt)
         if place != self.gallery and self.index.key != self._gallery_key:
             self._forget([name for name, made in self.calibrations.items() if made.rule != PAIRS])
         self.gallery, self._gallery_key = place, self.index.key
         self._may_write_gallery = False
         return self.index
+
+    def _opened_gallery(
+        self, place: str, recall: float | None, *, read_only: bool, adopt: bool
+    ) -> Gallery:
+        own = self.fingerprint
+        is_new = not Gallery.is_at(place)
+        opened = Gallery(
+            place,
+            distance=self.distance,
+            encoder=own if is_new else None,
+            recall=recall,
+            read_only=read_only and not adopt,
+        )
+        try:
+            if adopt and own is not None:
+                opened.adopt(own)
+            _check_maker(place, opened.encoder, own)
+        except BaseException:
+            opened.close()
+            raise
+        if adopt and read_only:
+            opened.close()
+            return self._opened_gallery(place, recall, read_only=True, adopt=False)
+        return opened
 
     def use_cohort(self, items: Items, *, nearest: int = 200) -> AdaptiveNorm:
         """Normalize distances by a cohort, adaptively and symmetrically, before they are judged.
@@ -573,6 +625,7 @@ class SimilarityModel:
             class_thresholds=self.class_thresholds,
             probabilities=self.probabilities,
             norm=self.norm,
+            reading=self.reading,
         )
         return saving.write(contents, path, self._kept)
 
@@ -595,6 +648,27 @@ class SimilarityModel:
                 "your own), or give --threshold where there is one.",
             )
         return self.calibrations[point]
+
+
+def _check_maker(place: str, told: str | None, own: str | None) -> None:
+    """Refuse a gallery with embeddings of another kind than the model's."""
+    if told == own:
+        return
+    if own is None:
+        raise GalleryError(
+            "gallery must hold embeddings made elsewhere for a model without an encoder, got "
+            f"{place!r}, which an encoder of likewise made. Use the model of that encoder."
+        )
+    if told is None:
+        raise GalleryError(
+            f"gallery must tell which encoder made its embeddings, got {place!r}, which does not.",
+            remedy="If it was this model's, use use_gallery(path, adopt=True).",
+            command="If it was this model's, use likewise gallery adopt GALLERY MODEL.",
+        )
+    raise GalleryError(
+        f"encoder must be {told!r}, as the gallery {place!r} was made with, got {own!r}. "
+        "Use the model that made it, or another gallery."
+    )
 
 
 def load(
@@ -633,6 +707,7 @@ def load(
         distance=contents.distance,
         preprocess=contents.preprocess,
         origin=contents.origin,
+        reading=contents.reading,
     )
     model.trained_on = contents.trained_on
     model.trained_prints = contents.trained_prints

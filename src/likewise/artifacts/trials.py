@@ -68,7 +68,10 @@ def pair_trials(
         InputError: nothing is left, or no pair of either kind.
     """
     if isinstance(data, GivenPairs):
-        new = model.is_new(data.data)
+        # Without an encoder nothing was trained, and pairs are of known items by their ids.
+        new = torch.ones(len(data.data), dtype=torch.bool)
+        if model.has_encoder:
+            new = model.is_new(data.data)
         kept = new[data.pairs].all(dim=1)
         if not bool(kept.any()):
             raise InputError(

@@ -20,6 +20,7 @@ from likewise.cli.options import (
     Precision,
     Seed,
     Split,
+    reads_data,
 )
 from likewise.errors import InputError
 from likewise.journeys.recipe import Recipe
@@ -70,6 +71,7 @@ def demo(
 
 
 @app.command()
+@reads_data
 def train(
     ctx: typer.Context,
     source: Data,
@@ -199,6 +201,8 @@ def train(
     seed: Seed = 0,
     device: Device = None,
     as_json: Json = False,
+    *,
+    reading: Any,
 ) -> None:
     """Train an encoder and save it as a new model, with nothing indexed yet."""
     from likewise.artifacts.folders import check_target
@@ -221,6 +225,7 @@ def train(
         tracked=out.parent / "runs" / out.name,
         workers=workers,
         device=device,
+        reading=reading,
     )
     folder = model.save(out)
     result, lines = training.answer(model, folder, source)
@@ -234,6 +239,7 @@ app.command("map")(maps.map_)
 
 
 @app.command()
+@reads_data
 def calibrate(
     model: Model,
     source: Data,
@@ -270,10 +276,13 @@ def calibrate(
     seed: Seed = 0,
     device: Device = None,
     as_json: Json = False,
+    *,
+    reading: Any,
 ) -> None:
     """Choose thresholds from items with known labels that were neither trained on nor indexed.
 
-    DATA may also be a .csv of pairs, with columns a, b and same.
+    DATA may also be a .csv of pairs, with columns a, b and same: of image files, of texts, or of
+    ids of known items for a model over vectors.
     """
     from likewise.cli import journeys
 
@@ -289,6 +298,7 @@ def calibrate(
         per_class=per_class,
         leave_out=holds_for,
         seed=seed,
+        reading=reading,
     )
     loaded.save(model)
     lines = [
@@ -313,7 +323,7 @@ def verify(
     model: Model,
     files: Annotated[
         Optional[list[str]],  # noqa: UP045
-        typer.Argument(metavar="FILE_A FILE_B", help="Two images."),
+        typer.Argument(metavar="FILE_A FILE_B", help="Two images, or two texts."),
     ] = None,
     pairs: Annotated[
         Optional[Path],  # noqa: UP045
@@ -339,7 +349,7 @@ def verify(
     device: Device = None,
     as_json: Json = False,
 ) -> None:
-    """Whether two images, or each pair of a table, are the same."""
+    """Whether two items, or each pair of a table, are the same."""
     from likewise._checks import check_file_target
     from likewise.cli import journeys, verification
     from likewise.journeys import verify as pairs_of
@@ -351,8 +361,8 @@ def verify(
         raise InputError(
             "must come with --pairs, got two files. Use --picture for these.", argument="report"
         )
-    asked = pairs_of.read(files or [], pairs)
     loaded = journeys.open_model(model, device)
+    asked = pairs_of.read(loaded, files or [], pairs)
     with console.progress("verifying") as show:
         decided = pairs_of.judge(
             loaded,
@@ -377,6 +387,7 @@ def verify(
 
 
 @app.command()
+@reads_data
 def evaluate(
     model: Model,
     source: Data,
@@ -391,6 +402,8 @@ def evaluate(
     seed: Seed = 0,
     device: Device = None,
     as_json: Json = False,
+    *,
+    reading: Any,
 ) -> None:
     """Judge matching, verification and retrieval on labeled items, with intervals."""
     from likewise.cli import answers, journeys
@@ -403,7 +416,7 @@ def evaluate(
 
         check_file_target("report", report)
     loaded = journeys.open_model(model, device, gallery)
-    examples = open_fitting(loaded, source, split, default_split="test")
+    examples = open_fitting(loaded, source, split, default_split="test", reading=reading)
     with console.warnings_as_lines(), console.progress("evaluating") as show:
         found = loaded.evaluate(examples, point=point or rule, seed=seed, progress=show)
     result: dict[str, Any] = found.to_dict()

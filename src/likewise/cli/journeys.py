@@ -13,9 +13,18 @@ from likewise._checks import check_choice, check_exists
 from likewise.artifacts import SimilarityModel
 from likewise.cli import console
 from likewise.data.images import is_image_name
-from likewise.data.loading import TABLES
+from likewise.data.loading import FILES, NAMES
+from likewise.encoders import takes_texts
 from likewise.errors import InputError, naming
-from likewise.journeys.opening import is_pair_table, open_fitting, open_pairs, paths_of
+from likewise.journeys.opening import (
+    PLAIN,
+    is_pair_table,
+    names_of,
+    of_classes,
+    open_fitting,
+    open_pairs,
+    paths_of,
+)
 
 
 def open_model(
@@ -43,14 +52,24 @@ def chosen_device(device: str | None) -> str:
 
 
 def index(
-    model: SimilarityModel, source: str, split: str | None, per_class: int | None, seed: int
+    model: SimilarityModel,
+    source: str,
+    split: str | None,
+    per_class: int | None,
+    seed: int,
+    *,
+    classes: Sequence[str] = (),
+    without: Sequence[str] = (),
+    reading: data.Reading = PLAIN,
 ) -> dict[str, int]:
     """Add examples that are not there yet to the model's index, with where each came from.
 
     How many were `added`, how many were `already_there`, and how many of those added are there
     `as_another_class` too.
     """
-    examples = open_fitting(model, source, split, default_split="train")
+    examples = open_fitting(model, source, split, default_split="train", reading=reading)
+    if classes or without:
+        examples = of_classes(examples, classes, without)
     if per_class is not None:
         examples = data.sample_items(examples, per_class=per_class, seed=seed)
     with console.progress("indexing") as show:
@@ -58,10 +77,10 @@ def index(
     doubtful = 0
     if len(ids):
         indexed = model.indexed_prints()
-        classes = defaultdict(set)
+        names_of_print = defaultdict(set)
         for print_, name in indexed:
-            classes[print_].add(name)
-        doubtful = sum(len(classes[print_]) > 1 for print_, _ in indexed[-len(ids) :])
+            names_of_print[print_].add(name)
+        doubtful = sum(len(names_of_print[print_]) > 1 for print_, _ in indexed[-len(ids) :])
     return {
         "added": len(ids),
         "already_there": len(examples) - len(ids),
@@ -101,6 +120,7 @@ def calibrate(
     per_class: bool = False,
     leave_out: str = "items",
     seed: int,
+    reading: data.Reading = PLAIN,
 ) -> dict[str, calibration.Calibration]:
     """By operating point: for one rule, or for matching (if anything is indexed) and for pairs."""
     with naming(**dict.fromkeys(("rate", "confidence", "precision", "recall", "prior"), "goal")):
@@ -110,7 +130,7 @@ def calibrate(
         examples = open_pairs(model, source)
         rules = [rule or "pairs"]
     else:
-        examples = open_fitting(model, source, split, default_split="train")
+        examples = open_fitting(model, source, split, default_split="train", reading=reading)
         rules = [rule] if rule else (["nearest"] if len(model.index) else []) + ["pairs"]
     if per_class and rules == ["pairs"]:
         raise InputError("per-class must come with a rule for matching, got pairs. Index items.")
@@ -135,26 +155,39 @@ def calibrate(
     return made
 
 
-def queries(model: SimilarityModel, sources: Sequence[str], split: str | None) -> tuple[Any, Any]:
-    """The items to ask about, from image files or one source of data, and a name for each."""
-    if all(map(_is_image_file, sources)):
+def queries(
+    model: SimilarityModel,
+    sources: Sequence[str],
+    split: str | None,
+    reading: data.Reading = PLAIN,
+) -> tuple[Any, list[str]]:
+    """The items to ask about, and a name for each: image files, texts, or one source of data."""
+    if takes_texts(model.encoder):
+        if len(sources) > 1 or not (sources[0] in NAMES or Path(sources[0]).exists()):
+            return list(sources), list(sources)
+    elif all(map(_is_image_file, sources)):
         if model.preprocess is None:
-            raise InputError("model must have a preprocess to read image files, got one without.")
+            raise InputError(
+                "must be vectors for a model without an encoder, got image files.",
+                argument="sources",
+            )
         return model.preprocess.read(sources), list(sources)
     if len(sources) > 1:
         raise InputError(
             f"FILE must be image files, or one source of data, got {' '.join(sources)}."
         )
-    examples = open_fitting(model, sources[0], split, default_split="test")
-    return examples, paths_of(examples) or [f"item {number}" for number in range(len(examples))]
+    examples = open_fitting(model, sources[0], split, default_split="test", reading=reading)
+    return examples, names_of(examples)
 
 
 def _is_image_file(source: str) -> bool:
     """Whether a source is one image: by its name, or as a file that is no table."""
     path = Path(source)
-    return is_image_name(path) or (path.is_file() and path.suffix.lower() not in (*TABLES, ".npz"))
+    return is_image_name(path) or (path.is_file() and path.suffix.lower() not in FILES)
 
 
 def _whereabouts(examples: Any, source: str) -> list[dict[str, Any]]:
+    if data.is_text(examples):
+        return [{"text": text} for text in data.items(examples)]
     paths = paths_of(examples)
     return [{"path": path} for path in paths] or [{"source": str(source)}] * len(examples)

@@ -1,16 +1,29 @@
 """The commands about known items: `index`, `remove`, `lookup`, `match`."""
 
-from typing import Annotated, Optional
+from typing import Annotated, Any, Optional
 
 import typer
 
 from likewise.cli import console
-from likewise.cli.options import Data, Device, GalleryFolder, Json, Model, Point, Seed, Split
+from likewise.cli.options import (
+    Data,
+    Device,
+    GalleryFolder,
+    Json,
+    Model,
+    Point,
+    Seed,
+    Split,
+    reads_data,
+)
 
 # Nothing heavy is imported up here: `likewise --help` must not wait for torch.
-Sources = Annotated[list[str], typer.Argument(metavar="FILE…|DATA", help="Images, or one DATA.")]
+Sources = Annotated[
+    list[str], typer.Argument(metavar="FILE…|DATA", help="Images, texts, or one DATA.")
+]
 
 
+@reads_data
 def index(
     model: Model,
     source: Data,
@@ -18,17 +31,36 @@ def index(
         Optional[int],  # noqa: UP045
         typer.Option(help="So many examples of each class, drawn by seed; all if left out."),
     ] = None,
+    classes: Annotated[
+        Optional[list[str]],  # noqa: UP045
+        typer.Option(help="Only these, separated by commas; may be given again."),
+    ] = None,
+    except_: Annotated[
+        Optional[list[str]],  # noqa: UP045
+        typer.Option("--except", help="All classes but these."),
+    ] = None,
     gallery: GalleryFolder = None,
     split: Split = None,
     seed: Seed = 0,
     device: Device = None,
     as_json: Json = False,
+    *,
+    reading: Any,
 ) -> None:
     """Add examples of known things to the model's index, or to a gallery; each of them once."""
     from likewise.cli import journeys
 
     loaded = journeys.open_model(model, device, gallery, writing=True)
-    told = journeys.index(loaded, source, split, per_class, seed)
+    told = journeys.index(
+        loaded,
+        source,
+        split,
+        per_class,
+        seed,
+        classes=classes or (),
+        without=except_ or (),
+        reading=reading,
+    )
     loaded.save(model)
     place = "the index" if loaded.gallery is None else f"the gallery {loaded.gallery}"
     there = f", {told['already_there']} were there already" if told["already_there"] else ""
@@ -68,6 +100,7 @@ def remove(
     console.finish({"removed": removed, "indexed": len(loaded.index)}, lines, as_json=as_json)
 
 
+@reads_data
 def lookup(
     model: Model,
     sources: Sources,
@@ -77,16 +110,19 @@ def lookup(
     seed: Seed = 0,
     device: Device = None,
     as_json: Json = False,
+    *,
+    reading: Any,
 ) -> None:
     """The k indexed items that are most like each given one."""
     from likewise.cli import answers, journeys
 
     loaded = journeys.open_model(model, device, gallery)
-    items, names = journeys.queries(loaded, sources, split)
+    items, names = journeys.queries(loaded, sources, split, reading)
     found = loaded.lookup(items, k=k)
     console.finish(*answers.neighbors(loaded, found, names), as_json=as_json)
 
 
+@reads_data
 def match(
     model: Model,
     sources: Sources,
@@ -102,12 +138,14 @@ def match(
     seed: Seed = 0,
     device: Device = None,
     as_json: Json = False,
+    *,
+    reading: Any,
 ) -> None:
     """Which known class each item is, or that it is unknown."""
     from likewise.cli import answers, journeys
 
     loaded = journeys.open_model(model, device, gallery)
-    items, names = journeys.queries(loaded, sources, split)
+    items, names = journeys.queries(loaded, sources, split, reading)
     with console.warnings_as_lines(), console.progress("matching") as show:
         decided = loaded.match(
             items, point=point or rule, threshold=threshold, rule=rule, k=k, progress=show

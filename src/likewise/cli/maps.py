@@ -1,14 +1,15 @@
 """`likewise map`: embeddings of labeled items as a page to move about in."""
 
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
 from likewise.cli import console
-from likewise.cli.options import Data, Device, Json, Model, Seed, Split
+from likewise.cli.options import Data, Device, Json, Model, Seed, Split, reads_data
 
 
+@reads_data
 def map_(
     model: Model,
     source: Data,
@@ -22,6 +23,8 @@ def map_(
     seed: Seed = 0,
     device: Device = None,
     as_json: Json = False,
+    *,
+    reading: Any,
 ) -> None:
     """Draw the items of DATA as the model sees them: a page to zoom, search and point at."""
     from likewise._checks import check_choice, check_count, check_file_target
@@ -34,7 +37,7 @@ def map_(
     check_count("most", most, least=2)
     check_file_target("out", out)  # before the work rather than after it
     loaded = journeys.open_model(model, device)
-    examples = open_fitting(loaded, source, split, default_split="test")
+    examples = open_fitting(loaded, source, split, default_split="test", reading=reading)
     with console.progress("embedding") as show:
         page = map_page(
             out,

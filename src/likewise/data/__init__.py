@@ -35,6 +35,7 @@ from likewise.data.parts import sample_items as sample_items
 from likewise.data.parts import split_by_class as split_by_class
 from likewise.data.parts import split_items as split_items
 from likewise.data.preprocessing import Preprocess as Preprocess
+from likewise.data.reading import Reading as Reading
 from likewise.data.texts import TextDataset as TextDataset
 from likewise.data.texts import is_text as is_text
 from likewise.data.triplets import GivenTriplets as GivenTriplets

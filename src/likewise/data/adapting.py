@@ -18,6 +18,7 @@ from likewise.data.images import pixels_of
 from likewise.data.labels import encode_labels
 from likewise.data.pairs import GivenPairs
 from likewise.data.parts import Subset
+from likewise.data.texts import TEXT_SHAPE, TextDataset, are_texts, is_text
 from likewise.data.triplets import GivenTriplets
 from likewise.errors import InputError, InputTypeError
 
@@ -28,7 +29,7 @@ def as_dataset(data: Any, *, pairs: bool = False) -> Any:
     ========================  =====================================================================
     data                      labels and class names
     ========================  =====================================================================
-    (items, labels)           as in `ArrayDataset`
+    (items, labels)           as in `ArrayDataset`; texts as in `TextDataset`
     torch's TensorDataset     its two tensors, items and labels
     torch's Subset            those of the whole, in the order of the part; random_split gives such
     torch's ConcatDataset     those of its parts, whose class names must agree
@@ -36,9 +37,9 @@ def as_dataset(data: Any, *, pairs: bool = False) -> Any:
     dataset                   array or a list; its `class_names` or `classes` where it has them
     ========================  =====================================================================
 
-    Items are tensors, arrays or Pillow images, in the layouts of `ArrayDataset`; bytes of images
-    become 0..1. A DataLoader is refused, as it may shuffle, repeat or leave out items: give its
-    `dataset`.
+    Items are texts, or tensors, arrays or Pillow images in the layouts of `ArrayDataset`; bytes of
+    images become 0..1. A DataLoader is refused, as it may shuffle, repeat or leave out items: give
+    its `dataset`.
 
     Args:
         data: labeled data.
@@ -61,7 +62,7 @@ def as_dataset(data: Any, *, pairs: bool = False) -> Any:
             )
         return data
     if _is_labeled_pair(data):
-        return ArrayDataset(*data)
+        return TextDataset(*data) if are_texts(data[0]) else ArrayDataset(*data)
     if _is_dataset(data):
         return data
     _check_map_style(data)
@@ -145,6 +146,8 @@ def as_inputs(items: Any, item_shape: Sequence[int] | None = None) -> Any:
     Raises:
         InputTypeError: it is none of these.
     """
+    if are_texts(items):
+        return TextDataset(items)
     if isinstance(items, (GivenPairs, GivenTriplets)) or _is_labeled_pair(items):
         return as_dataset(items)
     if isinstance(items, (Tensor, Image.Image, list, tuple)) or hasattr(items, "__array__"):
@@ -170,25 +173,26 @@ class _Items(TorchDataset[tuple[Tensor, int]]):
         self.source = source
         if len(source) == 0:
             raise InputError("data must hold at least one item, got none.")
-        self.item_shape: tuple[int, ...] = tuple(_item(source[0]).shape)
+        self.item_shape: tuple[int, ...] = _shape(_item(source[0]))
         if hasattr(source, "set_epoch"):
             self.set_epoch = source.set_epoch
 
     def __len__(self) -> int:
         return len(self.source)
 
-    def __getitem__(self, index: int) -> tuple[Tensor, int]:
+    def __getitem__(self, index: int) -> tuple[Any, int]:
         item = _item(self.source[int(index)])
-        if tuple(item.shape) != self.item_shape:
+        if _shape(item) != self.item_shape:
             raise InputError(
                 f"items of data must have the shape of the first, {self.item_shape}, got "
-                f"{tuple(item.shape)} for item {int(index)}. Resize them in the dataset."
+                f"{_shape(item)} for item {int(index)}. Resize them in the dataset."
             )
         return item, self._label(int(index))
 
     def __getitems__(self, indices: Sequence[int]) -> list[Batch]:
         items, labels = zip(*(self[index] for index in indices), strict=True)
-        return [Batch(torch.stack(items), torch.tensor(labels))]
+        stacked = list(items) if is_text(self) else torch.stack(items)
+        return [Batch(stacked, torch.tensor(labels))]
 
     def _label(self, index: int) -> int:
         return -1
@@ -211,15 +215,21 @@ class _Adapted(_Items):
         return int(self.labels[index])
 
 
-def _item(sample: Any) -> Float[Tensor, "..."]:
-    """One item of a foreign dataset, which may come with its label, as float32."""
+def _shape(item: Any) -> tuple[int, ...]:
+    return TEXT_SHAPE if isinstance(item, str) else tuple(item.shape)
+
+
+def _item(sample: Any) -> Any:
+    """One item of a foreign dataset, which may come with its label: float32, or a text."""
     item = sample[0] if isinstance(sample, (tuple, list)) and len(sample) else sample
+    if isinstance(item, str):
+        return item
     if isinstance(item, Image.Image):
         return pixels_of(item)
     tensor = as_tensor(item, "items of data")
     if not isinstance(tensor, Tensor) or tensor.ndim == 0:
         raise InputTypeError(
-            "items of data must be tensors, arrays or Pillow images, with or without a label, got "
+            "items of data must be tensors, arrays, texts or images, with or without a label, got "
             f"{type(item).__name__}. Wrap the dataset so that it gives (item, label)."
         )
     return as_floats(stored_items(tensor[None]))[0]

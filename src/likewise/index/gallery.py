@@ -12,10 +12,11 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from likewise.distances import Distance, by_name
+from likewise.errors import GalleryError
 from likewise.index._durable.checksums import Integers
 from likewise.index._durable.copies import backup, merge
 from likewise.index._durable.live import Additions
-from likewise.index._durable.opening import Asked, is_gallery, opened
+from likewise.index._durable.opening import Asked, check_encoder, is_gallery, opened
 from likewise.index._entries import Rows, Values, Where, check_filled, check_k, metadata_texts
 from likewise.index._given import (
     Given,
@@ -128,6 +129,28 @@ class Gallery:
     def encoder(self) -> str | None:
         """Which encoder the embeddings are from, as the gallery was told."""
         return self._live.current.facts.encoder
+
+    def adopt(self, encoder: str) -> None:
+        """Say which encoder made embeddings that were stored without a word of it.
+
+        It is not checked: only whoever made them knows.
+
+        Args:
+            encoder: its fingerprint, `SimilarityModel.fingerprint`.
+
+        Raises:
+            GalleryError: another encoder is told already, or it could not be written.
+        """
+        check_encoder(encoder)
+        with self._live.writing() as snapshot:
+            told = snapshot.facts.encoder
+            if told not in (None, encoder):
+                raise GalleryError(
+                    f"gallery must be of no told encoder to be adopted, got {str(self.path)!r}, "
+                    f"which is of {told!r}. Add its items anew, through the model."
+                )
+            if told is None:
+                self._live.adopt(encoder)
 
     @property
     def key(self) -> str:

@@ -27,7 +27,7 @@ from likewise.evaluation.comparison import (
     together,
 )
 from likewise.intervals import FEWEST_GROUPS
-from likewise.journeys.opening import open_fitting
+from likewise.journeys.opening import PLAIN, open_fitting
 from likewise.journeys.train import selection_notes
 from likewise.matching import UNKNOWN
 
@@ -101,6 +101,7 @@ def compare_models(
     holds_for: str,
     seed: int,
     progress: Callable[[int, int], None] | None = None,
+    reading: data.Reading = PLAIN,
 ) -> Compared:
     """Both models judged on the items of a source that are new to both.
 
@@ -108,7 +109,10 @@ def compare_models(
         InputError: no labeled item is new to both, or they form no pairs of both kinds.
     """
     check_choice("holds_for", holds_for, LEAVE_OUT)
-    wholes = [open_fitting(model, source, split, default_split="test") for model in models]
+    wholes = [
+        open_fitting(model, source, split, default_split="test", reading=reading)
+        for model in models
+    ]
     new = torch.stack([m.is_new(d) for m, d in zip(models, wholes, strict=True)]).all(dim=0)
     if not bool(new.any()):
         raise InputError(

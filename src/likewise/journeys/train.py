@@ -14,7 +14,7 @@ from likewise._checks import check_choice
 from likewise.artifacts import SimilarityModel
 from likewise.errors import InputError, naming
 from likewise.evaluation.during import EvaluateEpochs, seen_and_unseen
-from likewise.journeys.opening import open_data
+from likewise.journeys.opening import PLAIN, open_data
 from likewise.journeys.recipe import CLASS_LOSSES, Recipe
 from likewise.training.following import KeepBest, StopEarly
 
@@ -49,6 +49,7 @@ def train(
     device: str | None = None,
     name: str | None = None,
     scored_on: str | None = None,
+    reading: data.Reading = PLAIN,
 ) -> SimilarityModel:
     """A model trained on the source by the recipe; nothing is indexed or calibrated yet.
 
@@ -67,6 +68,7 @@ def train(
         device: "cpu" or "cuda"; the best there is if None.
         name: What the source is called where the model tells how it was made.
         scored_on: What `evaluate` is called there; "aside" if None.
+        reading: Which columns of a table hold what; the model remembers them.
 
     Returns:
         The model. `origin` holds the recipe, the history, and what the best epoch was chosen by.
@@ -83,7 +85,7 @@ def train(
     recipe = recipe or Recipe()
     if isinstance(source, (str, Path)):
         name = name or str(source)
-        source = open_data(source)
+        source = open_data(source, reading=reading)
     table = source if isinstance(source, data.GivenPairs) else None
     compare = distances.by_name(recipe.distance)
     best, early = _following(recipe)
@@ -138,6 +140,7 @@ def train(
         preprocess=preprocess,
         trained=None if table is not None else kept,
         origin=origin,
+        reading=reading,
     )
     if table is not None:  # its files have no classes to name
         model.trained_prints = data.fingerprints(table.data)
@@ -154,6 +157,11 @@ def fitting_encoder(item_shape: Sequence[int], embedding_dim: int = 64) -> nn.Mo
         >>> fitting_encoder((1, 28, 28)).config["layers"]
         [32, 'pool', 64, 'pool', 128]
     """
+    if not item_shape:
+        raise InputError(
+            "data must be images or numbers for a network of our own, got texts. Use an encoder "
+            "that takes texts."
+        )
     if len(item_shape) != 3:
         return encoders.MLPEncoder(item_shape, embedding_dim=embedding_dim)
     layers: list[Any] = []

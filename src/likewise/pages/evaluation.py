@@ -226,6 +226,8 @@ def _training(model: SimilarityModel) -> list[Section]:
 
 
 def _neighbor_sheet(model: SimilarityModel, examples: data.Dataset, threshold: float) -> Any:
+    if data.is_text(examples):
+        return None
     few = _sample(labeled(examples), SHEET_QUERIES)
     k = min(SHEET_NEIGHBORS, len(model.index))
     found = model.lookup(few, k=k)

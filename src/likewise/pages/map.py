@@ -17,7 +17,7 @@ from likewise import data, plots
 from likewise._checks import check_embeddings, check_finite, check_labels
 from likewise._files import write_whole
 from likewise.errors import InputError, InputTypeError
-from likewise.journeys.opening import paths_of
+from likewise.journeys.opening import names_of, paths_of
 from likewise.pages.thumbnails import sheets, thumbnails
 from likewise.pages.writing import own_file, render
 from likewise.plots._style import check_items, name_of
@@ -170,6 +170,8 @@ def map_page(
         pictures = torch.cat([thumbnails(data.items(examples, part), side=64) for part in parts])
     positions = getattr(examples, "source_indices", range(len(examples)))
     names = [_within(path, source) for path in paths_of(examples)]
+    if data.is_text(examples):
+        names = names_of(examples)
     note = f"{len(examples):,} of {total:,}" if len(examples) < total else f"{total:,}"
     unseen = {
         code for code, name in enumerate(examples.class_names) if name not in model.trained_on

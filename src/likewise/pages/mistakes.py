@@ -25,6 +25,10 @@ from likewise.plots.mistakes import labeled_pairs
 
 SHEET = 9  # pairs on a sheet
 MOST_CLASSES = 50  # rows of the table
+_PAIRS = (
+    ("The nearest pairs of two classes", nearest_wrong),
+    ("The farthest pairs of one class", farthest_right),
+)
 
 
 def sections(
@@ -48,21 +52,47 @@ def sections(
     labels = translated(examples, class_names)
     nearest = nearest_others(embeddings, distance=model.compared_by)
     answers = labels[nearest.items[:, 1]]
-    figures = _figures(model, examples, embeddings, labels, class_names, nearest)
+    is_text = data.is_text(examples)
+    figures = []
+    if not is_text:
+        figures = _figures(model, examples, embeddings, labels, class_names, nearest)
     wrong = int((answers != labels).sum())
     text = (
         f"The nearest other item of {wrong:,} of {len(labels):,} items is of another class. "
         "In the sheets of pairs an item stands once. Look here first for wrong labels."
     )
-    mistakes = Section("Mistakes", text, figures=figures)
+    mistakes = [Section("Mistakes", text, figures=figures)]
+    if is_text:
+        mistakes += _texts(model, examples, embeddings, labels, class_names)
     if retrieval is None:
-        return [mistakes]
+        return mistakes
     table = _table(model, retrieval, labels, answers, class_names)
     shown = len(table) - 1
     classes = len(torch.unique(retrieval.query_labels))
     order = "" if shown == classes else f" The {shown} hardest of {classes} classes."
     told = f"Each item as a query for the others of its class, hardest class first.{order}"
-    return [mistakes, Section("Retrieval, class by class", told, table=table)]
+    return [*mistakes, Section("Retrieval, class by class", told, table=table)]
+
+
+def _texts(
+    model: SimilarityModel,
+    examples: data.Dataset,
+    embeddings: Tensor,
+    labels: Int[Tensor, " n"],
+    class_names: Sequence[str],
+) -> list[Section]:
+    """The pairs that the sheets show of images, in words."""
+    found = []
+    for title, find in _PAIRS:
+        pairs = find(embeddings, labels, SHEET, distance=model.compared_by)
+        rows: list[Sequence[Any]] = [["a", "class", "b", "class", "distance"]]
+        for (a, b), distance in zip(pairs.items.tolist(), pairs.distances.tolist(), strict=True):
+            (left, right), (one, other) = data.items(examples, [a, b]), labels[[a, b]].tolist()
+            named = [left, class_names[one], right, class_names[other]]
+            rows.append([*named, f"{distance:.4f}"])
+        if len(rows) > 1:
+            found.append(Section(title, table=rows))
+    return found
 
 
 def _figures(
@@ -82,10 +112,7 @@ def _figures(
 
     figures: list[Any] = []
     point = model.calibrations.get(PAIRS)
-    for title, find in (
-        ("The nearest pairs of two classes", nearest_wrong),
-        ("The farthest pairs of one class", farthest_right),
-    ):
+    for title, find in _PAIRS:
         found = find(embeddings, labels, SHEET, distance=model.compared_by)
         if len(found.items):
             left, right, names = shown(found)

@@ -91,14 +91,14 @@ def batch_loss(
     if isinstance(batch, IdBatch):
         batch, options["ids"] = batch
     items, labels = batch
-    if isinstance(items, Tensor):
+    if isinstance(items, Tensor) or isinstance(items[0], str):
         embeddings = encoder(prepare(items))
         return Step(loss(embeddings, labels, **options), labels, (embeddings,))
     sides = [prepare(side) for side in items]
     if isinstance(encoder, (SiameseNet, TripletNet)):
         embeddings = seen = encoder(*sides)
     else:
-        stacked = encoder(torch.cat(sides))
+        stacked = encoder(_joined(sides))
         embeddings, seen = stacked.split([len(side) for side in sides]), (stacked,)
     if isinstance(batch, ViewBatch):
         labels = labels.repeat(len(sides))
@@ -107,6 +107,12 @@ def batch_loss(
     if len(sides) == 2:
         return Step(loss(*embeddings, labels), None, seen)
     return Step(loss(*embeddings), None, seen)
+
+
+def _joined(sides: Sequence[Any]) -> Any:
+    if isinstance(sides[0], Tensor):
+        return torch.cat(list(sides))
+    return [text for side in sides for text in side]
 
 
 @torch.no_grad()

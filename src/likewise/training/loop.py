@@ -12,7 +12,17 @@ from torch.utils.data import DataLoader, Sampler
 
 from likewise import _workers
 from likewise._checks import check_at_least, check_choice, check_count, check_positive
-from likewise.data import Dataset, GivenPairs, GivenTriplets, ViewDataset, WithIds, as_dataset
+from likewise.data import (
+    Dataset,
+    GivenPairs,
+    GivenTriplets,
+    ViewDataset,
+    WithIds,
+    as_dataset,
+    is_text,
+)
+from likewise.encoders import takes_texts
+from likewise.encoders.encoding import check_suits
 from likewise.errors import InputError
 from likewise.training import settings
 from likewise.training.batches import batch_loss, default_batches, label_facts
@@ -127,6 +137,8 @@ def fit(
     _check_something_learns(encoder, loss)
     _check_one_process(device)
     data = as_dataset(data, pairs=True)
+    whole = data.data if isinstance(data, (GivenPairs, GivenTriplets)) else data
+    check_suits(takes_texts(encoder), [""] if is_text(whole) else None)
     accelerator = _accelerator(device, precision)
     ours = optimizer is None
     if optimizer is None:

@@ -178,6 +178,15 @@ class Live:
         )
         self.store.acknowledge(facts)
 
+    def adopt(self, encoder: str) -> None:
+        """Say which encoder made the embeddings."""
+        facts = facts_after(self.current.facts, added=None, removed=0)
+        facts = replace(facts, encoder=encoder)
+        names = self.current.class_names
+        self.store.commit(facts, removed=[], rows=iter(()), labels=iter(()), names=(), changes=[])
+        self.held.take_in(facts, names)
+        self.store.acknowledge(facts)
+
     def compact(self) -> None:
         """Give space that is not used back to the disk."""
         facts = self.current.facts

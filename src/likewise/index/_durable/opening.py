@@ -87,22 +87,34 @@ def _check_asked(asked: Asked) -> None:
             f"distance must be one of likewise.distances, got {asked.distance!r}. A folder can "
             "only name a distance; use Index for one of your own."
         )
-    if asked.encoder is not None and not isinstance(asked.encoder, str):
-        raise InputTypeError(
-            f"encoder must be text, got {asked.encoder!r}. Use the encoder's fingerprint."
-        )
-    if asked.encoder is not None and len(asked.encoder) > _LONGEST_NAME:
-        raise InputError(
-            f"encoder must have at most {_LONGEST_NAME} characters, got {len(asked.encoder)}. "
-            "Use a fingerprint."
-        )
+    if asked.encoder is not None:
+        check_encoder(asked.encoder)
     if asked.dimension is not None:
         check_count("dimension", asked.dimension)
     if asked.storage is not None:
         check_choice("storage", asked.storage, STORAGES)
     if len(set(asked.class_names)) != len(asked.class_names):
         raise InputError(f"class_names must all differ, got {list(asked.class_names)}.")
-    check_storable([asked.encoder or ""], asked.class_names)
+    check_storable([], asked.class_names)
+
+
+def check_encoder(encoder: object) -> None:
+    """Refuse what no gallery can name its encoder by.
+
+    Raises:
+        InputTypeError: it is no text.
+        InputError: it is too long, or cannot be stored.
+    """
+    if not isinstance(encoder, str):
+        raise InputTypeError(
+            f"encoder must be text, got {encoder!r}. Use the encoder's fingerprint."
+        )
+    if len(encoder) > _LONGEST_NAME:
+        raise InputError(
+            f"encoder must have at most {_LONGEST_NAME} characters, got {len(encoder)}. "
+            "Use a fingerprint."
+        )
+    check_storable([encoder], [])
 
 
 def _check_contract(folder: Path, now: Snapshot, asked: Asked) -> None:
