@@ -51,6 +51,7 @@ if TYPE_CHECKING:
     from likewise.intervals import Estimate
     from likewise.journeys.recipe import Recipe
     from likewise.journeys.train import train
+    from likewise.journeys.wrap import wrap
     from likewise.matching import UNKNOWN, Matches, match
     from likewise.training import History, fit
 
@@ -107,6 +108,7 @@ __all__ = [
     "train",
     "training",
     "verification",
+    "wrap",
 ]
 
 _MODULE_OF = {  # the other names of __all__ are modules themselves
@@ -136,6 +138,7 @@ _MODULE_OF = {  # the other names of __all__ are modules themselves
     "load": "artifacts",
     "match": "matching",
     "train": "journeys.train",
+    "wrap": "journeys.wrap",
 }
 
 

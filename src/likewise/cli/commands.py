@@ -6,7 +6,7 @@ from typing import Annotated, Any, Optional
 
 import typer
 
-from likewise.cli import comparing, console, ending, gallery, known, maps
+from likewise.cli import comparing, console, ending, gallery, known, maps, wrapping
 from likewise.cli.options import (
     Data,
     Device,
@@ -232,7 +232,7 @@ def train(
     console.finish(result, lines, as_json=as_json)
 
 
-for _command in (known.index, known.remove, known.lookup, known.match):
+for _command in (wrapping.wrap, known.index, known.remove, known.lookup, known.match):
     app.command()(_command)
 app.add_typer(gallery.app, name="gallery")
 app.command("map")(maps.map_)

@@ -2,7 +2,7 @@
 
 import importlib
 import json
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from itertools import chain
 from pathlib import Path
@@ -17,6 +17,7 @@ from likewise.data.tables import (
     check_once,
     npz_arrays,
     read_header,
+    read_npy,
     read_rows,
 )
 from likewise.errors import InputError, InputTypeError, MissingExtra
@@ -41,6 +42,9 @@ class Records:
             before it is read; None for CSV, where all is text.
         read: the cells of some columns: a list, or for numbers an array, (n,) or (n, d).
         where: what a sentence calls a row, by its position.
+        rows: how many there are; None for CSV, which must be read to know.
+        in_parts: the cells of some columns by so many rows at a time, so that a table may be larger
+            than memory where its file allows; None where all is in memory anyway.
     """
 
     name: str
@@ -48,6 +52,18 @@ class Records:
     numbers: "Kinds | None"
     read: Callable[[Sequence[str]], dict[str, Any]]
     where: Callable[[int], str]
+    rows: int | None = None
+    in_parts: Callable[[Sequence[str], int], Iterator[dict[str, Any]]] | None = None
+    label_names: Sequence[str] = LABEL_NAMES
+
+    def parts(self, names: Sequence[str], size: int) -> Iterator[dict[str, Any]]:
+        """The cells of some columns, `size` rows at a time."""
+        if self.in_parts is not None:
+            yield from self.in_parts(names, size)
+            return
+        cells = self.read(names)
+        for start in range(0, len(cells[names[0]]), size):
+            yield {name: cells[name][start : start + size] for name in names}
 
     def find(self, argument: str, asked: str) -> str:
         """The column called as asked, or so but for upper and lower case.
@@ -74,7 +90,7 @@ class Records:
         """The column of labels: the one asked for, or with a usual name; None if there is none."""
         if asked is not None:
             return self.find("label", asked)
-        return next(filter(None, map(self.has, LABEL_NAMES)), None)
+        return next(filter(None, map(self.has, self.label_names)), None)
 
 
 @dataclass(frozen=True)
@@ -108,6 +124,8 @@ def open_records(source: Any) -> Records:
         return _arrow_file(path, suffix)
     if suffix == ".npz":
         return _npz(path)
+    if suffix == ".npy":
+        return _npy(path)
     return _json_lines(path) if suffix in JSON_LINES else _csv(path)
 
 
@@ -268,7 +286,48 @@ def _npz(path: Path) -> Records:
         return {name: arrays[name] if name in numbers else arrays[name].tolist() for name in names}
 
     name = repr(str(path))
-    return Records(name, list(arrays), kinds, read, lambda row: f"row {row} of {name}")
+    return Records(
+        name,
+        list(arrays),
+        kinds,
+        read,
+        lambda row: f"row {row} of {name}",
+        rows=max(lengths, default=0),
+        label_names=(*LABEL_NAMES, "labels", "y"),
+    )
+
+
+def _npy(path: Path) -> Records:
+    name = repr(str(path))
+    items = read_npy(path)
+    if items.ndim != 2 or items.dtype.kind not in "fiu":
+        raise InputError(
+            f"{name} must hold vectors of numbers (n, d), got {items.dtype} of shape {items.shape}."
+        )
+    rows = len(items)
+    plain = items.flags.c_contiguous
+
+    def in_parts(names: Sequence[str], size: int) -> Iterator[dict[str, Any]]:
+        if not plain:
+            for start in range(0, rows, size):
+                yield {VECTOR_NAMES[0]: np.asarray(items[start : start + size])}
+            return
+        with open_regular(path) as file:  # what is read, unlike what is mapped, is given back
+            file.seek(items.offset)  # type: ignore[attr-defined]
+            for start in range(0, rows, size):
+                count = min(size, rows - start) * items.shape[1]
+                part = np.frombuffer(file.read(count * items.itemsize), items.dtype)
+                yield {VECTOR_NAMES[0]: part.reshape(-1, items.shape[1])}
+
+    return Records(
+        name,
+        [VECTOR_NAMES[0]],
+        Kinds([], [VECTOR_NAMES[0]]),
+        lambda names: {each: np.asarray(items) for each in names},
+        lambda row: f"row {row} of {name}",
+        rows=rows,
+        in_parts=in_parts,
+    )
 
 
 def _json_lines(path: Path) -> Records:
@@ -299,7 +358,9 @@ def _json_lines(path: Path) -> Records:
     def read(names: Sequence[str]) -> dict[str, Any]:
         return {each: _as_numbers([row.get(each) for row in rows]) for each in names}
 
-    return Records(name, columns, kinds, read, lambda row: f"line {numbers[row]} of {name}")
+    return Records(
+        name, columns, kinds, read, lambda row: f"line {numbers[row]} of {name}", rows=len(rows)
+    )
 
 
 def _is_number(cell: Any) -> bool:
@@ -349,7 +410,8 @@ def _arrow_file(path: Path, suffix: str) -> Records:
     try:
         if suffix == ".parquet":
             parquet = importlib.import_module("pyarrow.parquet")
-            schema = parquet.read_schema(path)
+            file = parquet.ParquetFile(path)
+            schema, rows = file.schema_arrow, file.metadata.num_rows
 
             def table(names: Sequence[str]) -> Any:
                 # In this thread, so that the pages of a row group are not all held at once.
@@ -361,7 +423,7 @@ def _arrow_file(path: Path, suffix: str) -> Records:
             source.seek(0)
             open_ = arrow.ipc.open_file if magic else arrow.ipc.open_stream
             whole = open_(source).read_all()
-            schema = whole.schema
+            schema, rows = whole.schema, whole.num_rows
 
             def table(names: Sequence[str]) -> Any:
                 return whole.select(list(names))
@@ -375,7 +437,18 @@ def _arrow_file(path: Path, suffix: str) -> Records:
         except (arrow.ArrowException, OSError) as error:
             raise _damaged(name, suffix) from error
 
-    return _records_of(schema, read, name)
+    def parts(names: Sequence[str], size: int) -> Iterator[Any]:
+        try:
+            if suffix == ".parquet":
+                for batch in file.iter_batches(size, columns=list(names), use_threads=False):
+                    yield arrow.Table.from_batches([batch])
+            else:
+                for start in range(0, rows, size):
+                    yield whole.select(list(names)).slice(start, size)
+        except (arrow.ArrowException, OSError) as error:
+            raise _damaged(name, suffix) from error
+
+    return _records_of(schema, read, name, rows, parts)
 
 
 def _damaged(name: str, suffix: str) -> InputError:
@@ -386,10 +459,22 @@ def _damaged(name: str, suffix: str) -> InputError:
 
 
 def _of_arrow(table: Any, name: str) -> Records:
-    return _records_of(table.schema, lambda names: table.select(list(names)), name)
+    def parts(names: Sequence[str], size: int) -> Iterator[Any]:
+        for start in range(0, len(table), size):
+            yield table.select(list(names)).slice(start, size)
+
+    return _records_of(
+        table.schema, lambda names: table.select(list(names)), name, len(table), parts
+    )
 
 
-def _records_of(schema: Any, read_table: Callable[[Sequence[str]], Any], name: str) -> Records:
+def _records_of(
+    schema: Any,
+    read_table: Callable[[Sequence[str]], Any],
+    name: str,
+    rows: int,
+    parts: Callable[[Sequence[str], int], Iterator[Any]],
+) -> Records:
     types = importlib.import_module("pyarrow").types
     columns = list(schema.names)
     if len(set(columns)) < len(columns):
@@ -408,14 +493,21 @@ def _records_of(schema: Any, read_table: Callable[[Sequence[str]], Any], name: s
         [each for each, kind in fields if is_list(kind)],
     )
 
-    def read(names: Sequence[str]) -> dict[str, Any]:
-        table = read_table(names)
+    def cells(table: Any) -> dict[str, Any]:
         return {
             each: _matrix(table.column(each)) if each in kinds.lists else _cells(table.column(each))
-            for each in names
+            for each in table.column_names
         }
 
-    return Records(name, columns, kinds, read, lambda row: f"row {row + 1} of {name}")
+    return Records(
+        name,
+        columns,
+        kinds,
+        lambda names: cells(read_table(names)),
+        lambda row: f"row {row + 1} of {name}",
+        rows=rows,
+        in_parts=lambda names, size: map(cells, parts(names, size)),
+    )
 
 
 def _cells(column: Any) -> Any:
