@@ -452,7 +452,7 @@ def _arrow_file(path: Path, suffix: str) -> Records:
 
 
 def _damaged(name: str, suffix: str) -> InputError:
-    kind = "a Parquet" if suffix == ".parquet" else "an Arrow"
+    kind = "Parquet" if suffix == ".parquet" else "Arrow"
     return InputError(
         f"{name} must be a whole {kind} file, got one that cannot be read. Write it again."
     )
