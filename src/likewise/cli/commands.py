@@ -8,6 +8,7 @@ import typer
 
 from likewise.cli import comparing, console, ending, gallery, known, maps, wrapping
 from likewise.cli.options import (
+    Augment,
     Data,
     Device,
     DistanceName,
@@ -109,9 +110,13 @@ def train(
         typer.Option(rich_help_panel=DATA, help="1 for gray, 3 for color."),
     ] = None,
     augment: Annotated[
-        bool,
-        typer.Option(rich_help_panel=DATA, help="Turn, shift and scale images a little."),
-    ] = Recipe.augment,
+        Augment,
+        typer.Option(
+            rich_help_panel=DATA,
+            help="light: images are turned, shifted and scaled a little. photos: windows of them, "
+            "mirrored, other colors. strong: more of it, blurred and partly hidden.",
+        ),
+    ] = Augment.LIGHT,
     made_classes: Annotated[
         MadeClasses, typer.Option(rich_help_panel=DATA, help="New classes from old ones.")
     ] = MadeClasses.NONE,
@@ -198,17 +203,29 @@ def train(
             help="tensorboard, wandb or mlflow: log every epoch, in a folder runs/.",
         ),
     ] = None,
+    resume: Annotated[
+        bool,
+        typer.Option(
+            "--resume",
+            rich_help_panel=SCHEDULE,
+            help="Go on with a training that was interrupted, with the same options.",
+        ),
+    ] = False,
     seed: Seed = 0,
     device: Device = None,
     as_json: Json = False,
     *,
     reading: Any,
 ) -> None:
-    """Train an encoder and save it as a new model, with nothing indexed yet."""
+    """Train an encoder and save it as a new model, with nothing indexed yet.
+
+    Every epoch is kept beside the model until that is saved, so that --resume can go on.
+    """
     from likewise.artifacts.folders import check_target
     from likewise.cli import training
 
     check_target(out)  # before the work rather than after it
+    checkpoint = training.checkpoint_of(out, resume=resume)
     if track is not None and out.name == "runs":
         raise InputError(
             "must not be runs with --track, which logs there, got 'runs'.", argument="out"
@@ -226,8 +243,10 @@ def train(
         workers=workers,
         device=device,
         reading=reading,
+        checkpoint=checkpoint,
     )
     folder = model.save(out)
+    training.forget(checkpoint)
     result, lines = training.answer(model, folder, source)
     console.finish(result, lines, as_json=as_json)
 

@@ -136,6 +136,15 @@ class Loss(StrEnum):
     TRIPLET = "triplet"
 
 
+class Augment(StrEnum):
+    """How images are changed while training."""
+
+    NONE = "none"
+    LIGHT = "light"
+    PHOTOS = "photos"
+    STRONG = "strong"
+
+
 class MadeClasses(StrEnum):
     """Classes made from those of the data."""
 

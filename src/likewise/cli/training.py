@@ -1,6 +1,7 @@
 """`likewise train`: words of the command line become a recipe, and its training is told of."""
 
 import dataclasses
+import shutil
 from collections.abc import Mapping, Sequence
 from enum import StrEnum
 from pathlib import Path
@@ -17,6 +18,7 @@ from likewise.cli.answers import Answer
 from likewise.errors import InputError, naming
 from likewise.journeys.opening import PLAIN, is_pair_table, named_classes, open_data
 from likewise.journeys.train import ASIDE, selection_notes
+from likewise.training.checkpoints import MANIFEST, load_checkpoint
 from likewise.training.tracking import Track
 
 
@@ -34,11 +36,13 @@ def train(
     workers: int = 0,
     device: str | None = None,
     reading: data.Reading = PLAIN,
+    checkpoint: Path | None = None,
 ) -> SimilarityModel:
     """`likewise.train` on a source, told of as it goes.
 
     Trackers go to the folder that holds `tracked`, as a run of its name.
     """
+    is_new = checkpoint is not None and not (checkpoint / MANIFEST).is_file()
     callbacks: list[Any] = [tell_epoch]
     if track is not None:
         where = tracked or Path("runs", "likewise")
@@ -62,19 +66,69 @@ def train(
     scored: Any = evaluate
     if evaluate not in (None, ASIDE):
         scored = _opened_like(shape, evaluate, reading)
-    with console.warnings_as_lines(), console.progress("training") as show:
-        return lw.train(
-            given,
-            recipe,
-            evaluate=scored,
-            callbacks=callbacks,
-            progress=show,
-            workers=workers,
-            device=device,
-            name=source,
-            scored_on=evaluate,
-            reading=reading,
+    try:
+        with console.warnings_as_lines(), console.progress("training") as show:
+            return lw.train(
+                given,
+                recipe,
+                evaluate=scored,
+                callbacks=callbacks,
+                progress=show,
+                workers=workers,
+                device=device,
+                name=source,
+                scored_on=evaluate,
+                reading=reading,
+                checkpoint=checkpoint,
+            )
+    except KeyboardInterrupt:
+        if checkpoint is not None:
+            tell_kept(checkpoint, recipe.epochs)
+        raise
+    except InputError:
+        if is_new and checkpoint is not None:  # what was refused cannot go on
+            forget(checkpoint)
+        raise
+
+
+def checkpoint_of(out: Path, *, resume: bool) -> Path:
+    """Where a training is kept until its model is saved in `out`.
+
+    Raises:
+        InputError: one is kept there that is not to be resumed, or the other way around.
+    """
+    place = out.parent / f"{out.name}.checkpoint"
+    is_there = (place / MANIFEST).is_file()
+    if is_there and not resume:
+        raise InputError(
+            f"must go on with the training that was interrupted, kept in {str(place)!r}, got no "
+            "word of it. Add it, or remove that folder.",
+            argument="resume",
         )
+    if resume and not is_there:
+        raise InputError(
+            f"must be left out unless a training was interrupted, got none in {str(place)!r}.",
+            argument="resume",
+        )
+    return place
+
+
+def tell_kept(checkpoint: Path, epochs: int) -> None:
+    """Say which epoch of a training that was interrupted is kept."""
+    state = load_checkpoint(checkpoint)
+    done = 0 if state is None else len(state["records"])
+    if done:
+        console.say(
+            f"likewise: {done} of {epochs} epochs are kept in {checkpoint}; go on with --resume"
+        )
+    else:
+        forget(checkpoint)
+        console.say("likewise: no epoch was finished, so nothing is kept")
+
+
+def forget(checkpoint: Path) -> None:
+    """Remove what was kept of a training."""
+    shutil.rmtree(checkpoint, ignore_errors=True)
 
 
 def choices_of(ctx: typer.Context, recipe: Path | None) -> dict[str, Any]:

@@ -9,9 +9,11 @@ from typing import Any
 import torch
 from torch import nn
 
-from likewise import augment, data, distances, encoders, losses, training
+from likewise import augment as changes
+from likewise import data, distances, encoders, losses, training
 from likewise._checks import check_choice
 from likewise.artifacts import SimilarityModel
+from likewise.augment import presets
 from likewise.errors import InputError, naming
 from likewise.evaluation.during import EvaluateEpochs, seen_and_unseen
 from likewise.journeys.opening import PLAIN, open_data
@@ -50,6 +52,8 @@ def train(
     name: str | None = None,
     scored_on: str | None = None,
     reading: data.Reading = PLAIN,
+    augment: Any = None,
+    checkpoint: str | Path | None = None,
 ) -> SimilarityModel:
     """A model trained on the source by the recipe; nothing is indexed or calibrated yet.
 
@@ -69,6 +73,10 @@ def train(
         name: What the source is called where the model tells how it was made.
         scored_on: What `evaluate` is called there; "aside" if None.
         reading: Which columns of a table hold what; the model remembers them.
+        augment: Used instead of what the recipe names: a function of a batch of images, or a
+            transform of torchvision or albumentations; see `fit`.
+        checkpoint: A folder that is written after every epoch, and from which an interrupted
+            training goes on; see `fit`.
 
     Returns:
         The model. `origin` holds the recipe, the history, and what the best epoch was chosen by.
@@ -96,7 +104,10 @@ def train(
     encoder = fitting_encoder(whole.item_shape, recipe.embedding_dim)
     criterion = fitting_loss(recipe, compare, len(getattr(seen, "class_names", ())))
     preprocess = data.Preprocess.fit(kept, seed=recipe.seed)
-    views = augment.Augment() if recipe.augment and _is_photo(whole.item_shape) else None
+    views = augment
+    if views is None and _is_photo(whole.item_shape):
+        named = changes.by_name(recipe.augment)
+        views = None if named is None else presets.fitted(named, whole.item_shape[0])
     scores = None
     if evaluate is not None:
         scores = _scores(evaluate, apart, kept, table is not None, compare, preprocess, recipe)
@@ -123,11 +134,13 @@ def train(
             device=device,
             precision=recipe.precision,
             seed=recipe.seed,
+            checkpoint=checkpoint,
         )
     origin = {
         "data": name or type(source).__name__,
         "items": len(kept),
         "recipe": recipe.to_dict(),
+        **({} if augment is None else {"augment": type(augment).__name__}),
         "evaluate": None if evaluate is None else scored_on or ASIDE,
         **_selection(best, encoder, scores),
         "history": history.records,
@@ -242,9 +255,9 @@ def _parts(
         apart["unseen"] = held_out
     seen: Any = kept
     if recipe.made_classes in ("mirrored", "both"):
-        seen = augment.make_flipped_classes(seen)
+        seen = changes.make_flipped_classes(seen)
     if recipe.made_classes in ("turned", "both"):
-        seen = augment.make_rotated_classes(seen)
+        seen = changes.make_rotated_classes(seen)
     if recipe.pairs:
         seen = data.PairDataset(seen, seed=recipe.seed, fresh=True)
     return source, kept, apart, seen

@@ -12,6 +12,7 @@ from torch.utils.data import DataLoader, Sampler
 
 from likewise import _workers
 from likewise._checks import check_at_least, check_choice, check_count, check_positive
+from likewise.augment import as_batch_change
 from likewise.data import (
     Dataset,
     GivenPairs,
@@ -52,7 +53,7 @@ def fit(
     schedule: Schedule | None = None,
     optimizer: torch.optim.Optimizer | None = None,
     preprocess: Callable[[Tensor], Tensor] | None = None,
-    augment: Callable[[Tensor], Tensor] | None = None,
+    augment: Any = None,
     augment_after: int = 0,
     callbacks: Sequence[Callback] = (),
     progress: Callable[[int, int, int], None] | None = None,
@@ -95,7 +96,8 @@ def fit(
             if None.
         optimizer: used as it is instead of our own; it must hold the loss's weights too.
         preprocess: applied to every batch, as the encoder's input needs it.
-        augment: applied to every batch of items before preprocess.
+        augment: applied to every batch of items before preprocess. A transform of torchvision or
+            albumentations is applied to each image alone; see `augment.as_batch_change`.
         augment_after: how many epochs go without augmentation first.
         callbacks: called as callback(record, encoder) after each epoch, the encoder in
             evaluation mode; may add numbers to the record, and returns True to stop. One with
@@ -136,6 +138,7 @@ def fit(
     check_count("workers", workers, 0)
     _check_something_learns(encoder, loss)
     _check_one_process(device)
+    change = None if augment is None else as_batch_change(augment)
     data = as_dataset(data, pairs=True)
     whole = data.data if isinstance(data, (GivenPairs, GivenTriplets)) else data
     check_suits(takes_texts(encoder), [""] if is_text(whole) else None)
@@ -222,7 +225,7 @@ def fit(
                     break
                 generator.manual_seed((seed * 1_000_003 + epoch) % 2**63)
                 loader_there.set_epoch(epoch - 1)
-                views = augment if epoch > augment_after else None
+                views = change if epoch > augment_after else None
                 record: dict[str, float] = {
                     "epoch": epoch,
                     **_epoch(run, views, preprocess, epoch, progress),
