@@ -229,7 +229,7 @@ MISTAKES = {
     "a class that is not indexed": (["remove", "MODEL", "--class", "x"], "--class must be one of"),
     "a part that is not there": (["evaluate", "MODEL", "one.csv", "--split", "test"], "split"),
     "items of another shape": (["match", "MODEL", "short.npz"], "shape"),
-    "too many files": (["verify", "MODEL", "a.png"], "FILE_A FILE_B must be two images"),
+    "too many files": (["verify", "MODEL", "a.png"], "FILE_A FILE_B must be two items"),
     "pairs without columns": (["verify", "MODEL", "--pairs", "one.csv"], "columns a, b, each once"),
     "a report in no folder": (
         ["evaluate", "MODEL", "digits", "--report", "nowhere/report.html"],

@@ -169,7 +169,7 @@ def test_what_is_no_labeled_data_is_refused_in_a_sentence(data, message):
         (Foreign(POINTS[:0], [], targets=[]), "data must hold at least one item, got none"),
         (
             Foreign([{"x": 1}], [0], targets=[0]),
-            "must be tensors, arrays or Pillow images, .* dict",
+            "must be tensors, arrays, texts or images, .* dict",
         ),
     ],
 )

@@ -36,6 +36,10 @@ from likewise.data.parts import split_by_class as split_by_class
 from likewise.data.parts import split_items as split_items
 from likewise.data.preprocessing import Preprocess as Preprocess
 from likewise.data.reading import Reading as Reading
+from likewise.data.shards import TarShards as TarShards
+from likewise.data.streams import BalancedStream as BalancedStream
+from likewise.data.streams import Stream as Stream
+from likewise.data.streams import is_stream as is_stream
 from likewise.data.texts import TextDataset as TextDataset
 from likewise.data.texts import is_text as is_text
 from likewise.data.triplets import GivenTriplets as GivenTriplets

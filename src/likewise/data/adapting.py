@@ -8,7 +8,14 @@ import torch
 from jaxtyping import Float, Int, Num
 from PIL import Image
 from torch import Tensor
-from torch.utils.data import ConcatDataset, DataLoader, IterableDataset, TensorDataset
+from torch.utils.data import (
+    ConcatDataset,
+    DataLoader,
+    IterableDataset,
+    TensorDataset,
+    default_collate,
+    default_convert,
+)
 from torch.utils.data import Dataset as TorchDataset
 from torch.utils.data import Subset as TorchSubset
 
@@ -18,6 +25,8 @@ from likewise.data.images import pixels_of
 from likewise.data.labels import encode_labels
 from likewise.data.pairs import GivenPairs
 from likewise.data.parts import Subset
+from likewise.data.streams import ITEM_NAMES, Stream, collected, is_stream
+from likewise.data.tables import LABEL_NAMES
 from likewise.data.texts import TEXT_SHAPE, TextDataset, are_texts, is_text
 from likewise.data.triplets import GivenTriplets
 from likewise.errors import InputError, InputTypeError
@@ -33,21 +42,26 @@ def as_dataset(data: Any, *, pairs: bool = False) -> Any:
     torch's TensorDataset     its two tensors, items and labels
     torch's Subset            those of the whole, in the order of the part; random_split gives such
     torch's ConcatDataset     those of its parts, whose class names must agree
+    torch's DataLoader        those of its dataset, in the order of that; one that collates in its
+                              own way is refused
+    Hugging Face datasets     the column label (class, target, ...) and its names; items are the
+                              column image, img, text, embedding or vector
+    IterableDataset, other    read into memory; see `Stream`. `fit` takes those that are larger
+    streams, `Stream`
     any other map-style       its `labels`, or `targets` as torchvision calls them: a tensor, an
     dataset                   array or a list; its `class_names` or `classes` where it has them
     ========================  =====================================================================
 
     Items are texts, or tensors, arrays or Pillow images in the layouts of `ArrayDataset`; bytes of
-    images become 0..1. A DataLoader is refused, as it may shuffle, repeat or leave out items: give
-    its `dataset`.
+    images become 0..1.
 
     Args:
         data: labeled data.
         pairs: also take pairs and triplets, such as `GivenPairs`, and return them as they are.
 
     Raises:
-        InputTypeError: it is no map-style dataset, or has no labels.
-        InputError: labels are not one per item, or parts disagree.
+        InputTypeError: it is no dataset, or has no labels.
+        InputError: labels are not one per item, parts disagree, or a stream is too long.
 
     Example:
         >>> whole = TensorDataset(torch.eye(4), torch.tensor([7, 7, 9, 9]))
@@ -65,7 +79,13 @@ def as_dataset(data: Any, *, pairs: bool = False) -> Any:
         return TextDataset(*data) if are_texts(data[0]) else ArrayDataset(*data)
     if _is_dataset(data):
         return data
+    if isinstance(data, DataLoader):
+        return as_dataset(_behind(data), pairs=pairs)
+    if is_stream(data):
+        return collected(data if isinstance(data, Stream) else Stream(data))
     _check_map_style(data)
+    if _is_hugging_face(data):
+        return _of_columns(data)
     if isinstance(data, TensorDataset):
         if len(data.tensors) != 2:
             raise InputTypeError(
@@ -154,6 +174,10 @@ def as_inputs(items: Any, item_shape: Sequence[int] | None = None) -> Any:
         return as_items(items, item_shape)
     if _is_dataset(items):
         return items
+    if isinstance(items, DataLoader):
+        return as_inputs(_behind(items), item_shape)
+    if is_stream(items) or _is_hugging_face(items):
+        return as_dataset(items)
     _check_map_style(items, "items")
     whole = items
     while isinstance(whole, TorchSubset):
@@ -164,6 +188,51 @@ def as_inputs(items: Any, item_shape: Sequence[int] | None = None) -> Any:
     if labeled or (isinstance(whole, TensorDataset) and len(whole.tensors) == 2):
         return as_dataset(items)
     return _Items(items)
+
+
+def _behind(loader: DataLoader[Any]) -> Any:
+    """The dataset of a loader, unless what the loader makes of it cannot be known."""
+    if loader.collate_fn not in (default_collate, default_convert):
+        raise InputTypeError(
+            "data must be a dataset, got a DataLoader with a collate_fn of its own. Give its "
+            ".dataset, with items as they are encoded."
+        )
+    return loader.dataset
+
+
+def _is_hugging_face(data: Any) -> bool:
+    return isinstance(getattr(data, "features", None), dict) and hasattr(data, "column_names")
+
+
+def _of_columns(data: Any) -> Any:
+    """A Hugging Face dataset by its columns; labels are read without items."""
+    columns = list(data.column_names)
+    item = next((name for name in ITEM_NAMES if name in columns), None)
+    label = next((name for name in LABEL_NAMES if name in columns), None)
+    if item is None:
+        raise InputTypeError(
+            f"data must have a column {', '.join(ITEM_NAMES)}, got {', '.join(columns)}. "
+            "Use rename_column."
+        )
+    items = _Keyed(data, item)
+    if label is None:
+        return _Adapted(items, torch.full((len(data),), -1), [])
+    known = getattr(data.features[label], "names", None)
+    codes, names = encode_labels(list(data[label]), known)
+    return _Adapted(items, codes, names)
+
+
+class _Keyed:
+    """One column of a dataset of dicts."""
+
+    def __init__(self, source: Any, key: str) -> None:
+        self.source, self.key = source, key
+
+    def __len__(self) -> int:
+        return len(self.source)
+
+    def __getitem__(self, index: int) -> Any:
+        return self.source[int(index)][self.key]
 
 
 class _Items(TorchDataset[tuple[Tensor, int]]):
@@ -311,11 +380,6 @@ def _is_dataset(data: Any) -> bool:
 
 
 def _check_map_style(data: Any, name: str = "data") -> None:
-    if isinstance(data, DataLoader):
-        raise InputTypeError(
-            f"{name} must be a dataset, got a DataLoader, which may shuffle or leave out items. "
-            "Give its .dataset."
-        )
     if isinstance(data, (str, Path)):
         raise InputTypeError(
             f"{name} must be a dataset, got {str(data)!r}. Use lw.data.load({str(data)!r})."

@@ -1,5 +1,6 @@
 """Image files: decoding of any mode and size, and the dataset that decodes when fetched."""
 
+import io
 import os
 import re
 import warnings
@@ -7,7 +8,7 @@ from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, BinaryIO, NamedTuple
 
 import numpy as np
 import torch
@@ -263,6 +264,16 @@ def pixels_of(
     return _scaled(_pixels(plain, channels or (1 if _is_gray(plain) else 3), image_size))
 
 
+def image_in(content: bytes, name: str) -> Image.Image:
+    """The image that a file in memory holds: upright, gray or color, by the rules of `ImageFiles`.
+
+    Raises:
+        InputError: it cannot be read as an image.
+    """
+    with _reading(name, io.BytesIO(content)) as image:
+        return _plain(image, repr(name))
+
+
 def fit_images(
     items: Tensor, image_size: tuple[int, int] | None, channels: int | None
 ) -> Float[Tensor, "n c h w"]:
@@ -402,14 +413,14 @@ def _lies(image: Image.Image) -> bool:
 
 
 @contextmanager
-def _reading(path: str | Path) -> Iterator[Image.Image]:
+def _reading(path: str | Path, content: BinaryIO | None = None) -> Iterator[Image.Image]:
     """An image file, open; what its decoder raises becomes one sentence."""
     name = repr(os.fspath(path))
     suffix = os.path.splitext(path)[1].lower()
     formats = (*_FORMATS, *(each for each, known in _UNSIGNED.items() if suffix in known))
     limit = max_pixels()
     try:
-        with open_regular(path) as file, Image.open(file, formats=formats) as image:
+        with content or open_regular(path) as file, Image.open(file, formats=formats) as image:
             check_pixels(name, *image.size)
             yield image
     except FileNotFoundError as error:

@@ -45,6 +45,8 @@ from likewise.data.records import (
     vector_columns,
     vectors_in,
 )
+from likewise.data.shards import TarShards, is_shards
+from likewise.data.streams import Stream, collected
 from likewise.data.tables import (
     PART_OF,
     PATH_NAMES,
@@ -168,6 +170,8 @@ def load(
                             without y, unlabeled. With label= or vectors=, arrays of those names
     .npy                    items, mapped and not copied where they are float32; labels= has
                             their labels
+    .tar                    a shard of WebDataset, or several as "train-{00..15}.tar", read into
+                            memory; see `TarShards`
     (items, labels)         arrays or tensors; no parts
     ======================  ===================================================================
 
@@ -250,6 +254,9 @@ def load(
         case "image":
             _choose((), split, where)
             return asked.files([path], [-1], [])
+        case "tar":
+            _choose((), split, where)
+            return collected(Stream(TarShards(source), image_size=size, channels=channels))
         case "npy":
             return _load_npy(path, where, asked)
         case "table" if text is None and vectors is None:
@@ -307,7 +314,7 @@ def has_splits(
             return find_columns(path, path_column=path_column, label=label).split is not None
         case "npz":
             return (label, vectors) == (None, None) and has_test_arrays(path)
-        case "npy" | "image":
+        case "npy" | "image" | "tar":
             return False
         case _:
             return open_records(path).has("split") is not None
@@ -317,6 +324,8 @@ def _find(source: str | Path) -> Path:
     if source in HOMES:
         return unpacked(find_or_download(str(source)), str(source))
     path = Path(os.path.expanduser(source))  # which leaves users that it does not know
+    if is_shards(path):  # perhaps a pattern
+        return TarShards(path).shards[0]
     if not str(source) or not path.exists():
         raise MissingFileError(
             f"must be one of {', '.join(NAMES)}, or a path that exists, got {str(source)!r}. "
@@ -358,11 +367,13 @@ def _kind(path: Path) -> str:
         return "records"
     if suffix in (".npz", ".npy"):
         return suffix[1:]
+    if is_shards(path):
+        return "tar"
     if is_image_name(path):
         return "image"
     raise InputError(
-        "must be a folder, an image or a .csv, .tsv, .jsonl, .parquet, .feather, .arrow, .npz or "
-        f".npy file, got {str(path)!r}. Put images into one folder per class.",
+        "must be a folder, an image or a .csv, .tsv, .jsonl, .parquet, .feather, .arrow, .npz, "
+        f".npy or .tar file, got {str(path)!r}. Put images into one folder per class.",
         argument="source",
     )
 

@@ -410,7 +410,8 @@ def _arrow_file(path: Path, suffix: str) -> Records:
     try:
         if suffix == ".parquet":
             parquet = importlib.import_module("pyarrow.parquet")
-            file = parquet.ParquetFile(path)
+            # Else all that is read would be held until the end.
+            file = parquet.ParquetFile(path, pre_buffer=False, buffer_size=1 << 20)
             schema, rows = file.schema_arrow, file.metadata.num_rows
 
             def table(names: Sequence[str]) -> Any:

@@ -1,5 +1,6 @@
 """`encode`: embeddings of many items, as inference sees them."""
 
+import itertools
 import threading
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
@@ -9,7 +10,7 @@ import numpy as np
 import torch
 from jaxtyping import Float
 from torch import Tensor, nn
-from torch.utils.data import default_collate
+from torch.utils.data import IterableDataset, default_collate
 
 from likewise import _workers
 from likewise._checks import as_floats, as_tensor, check_count, check_finite
@@ -60,8 +61,8 @@ def encode(
     Args:
         encoder: any module from a batch (n, ...) to embeddings (n, d).
         inputs: items (n, ...) as a tensor, an array, also memory-mapped, or a list; or a map-style
-            dataset of items or (items, labels). For Pillow images see `data.as_items`. Texts are a
-            list of strings, or a dataset of such.
+            dataset of items or (items, labels), or torch's IterableDataset of such. For Pillow
+            images see `data.as_items`. Texts are a list of strings, or a dataset of such.
         batch_size: items encoded at once; the results agree to rounding whatever it is.
         preprocess: applied to each batch on the encoder's device, e.g. `Preprocess.apply`.
         progress: called with (items done, items in all) after each batch.
@@ -108,7 +109,9 @@ def encode(
             embeddings.append(outputs.float().cpu())
             done += len(items)
             if progress is not None:
-                progress(done, total)
+                progress(done, done if total is None else total)
+    if not embeddings:
+        raise InputError("inputs must hold at least one item, got an empty stream.")
     result = torch.cat(embeddings)
     check_finite(result, "embeddings")
     return result
@@ -175,7 +178,9 @@ def _evaluating(encoder: nn.Module) -> Iterator[None]:
                     module.training = mode
 
 
-def _length(inputs: Tensor | np.ndarray | Items) -> int:
+def _length(inputs: Any) -> int | None:
+    if isinstance(inputs, IterableDataset):
+        return None
     unsuited = isinstance(inputs, (list, tuple, dict, str)) and not _are_texts(inputs)
     if unsuited or not (hasattr(inputs, "__len__") and hasattr(inputs, "__getitem__")):
         raise InputTypeError(
@@ -196,6 +201,12 @@ def _batches(inputs: Any, batch_size: int, workers: int) -> Iterator[Any]:
         return
     if isinstance(inputs, Tensor):
         yield from torch.split(inputs, batch_size)
+        return
+    if isinstance(inputs, IterableDataset):
+        stream = iter(inputs)
+        while samples := list(itertools.islice(stream, batch_size)):
+            batch = _collate([s[0] if isinstance(s, (tuple, list)) else s for s in samples])
+            yield batch
         return
     if isinstance(inputs, np.ndarray):  # a part at a time, as it may be a file of any size
         for start in range(0, len(inputs), batch_size):

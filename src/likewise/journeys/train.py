@@ -41,7 +41,7 @@ Progress = Callable[[int, int], None]
 
 
 def train(
-    source: data.Dataset | data.GivenPairs | str | Path,
+    source: Any,
     recipe: Recipe | None = None,
     *,
     evaluate: Any = None,
@@ -61,8 +61,8 @@ def train(
     bit, from Python and from the command line.
 
     Args:
-        source: A labeled dataset, given pairs, or anything that `data.load` reads, of which the
-            training part is read.
+        source: A labeled dataset, also of another library as `data.as_dataset` takes them, given
+            pairs, or anything that `data.load` reads, of which the training part is read.
         recipe: Every choice; `Recipe()` if None.
         evaluate: What to score while training: a dataset, given pairs, or "aside" for the items
             kept aside and the classes held out. "aside" if None and the recipe scores anything.
@@ -94,6 +94,7 @@ def train(
     if isinstance(source, (str, Path)):
         name = name or str(source)
         source = open_data(source, reading=reading)
+    source = data.as_dataset(source, pairs=True)
     table = source if isinstance(source, data.GivenPairs) else None
     compare = distances.by_name(recipe.distance)
     best, early = _following(recipe)

@@ -1,6 +1,6 @@
 """Which batches `fit` draws, and what encoder and loss make of one."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any, NamedTuple
 
 import torch
@@ -10,6 +10,8 @@ from torch.utils.data import Sampler
 
 from likewise._checks import check_count
 from likewise.data import (
+    BalancedStream,
+    Batch,
     Dataset,
     GivenPairs,
     GivenTriplets,
@@ -68,6 +70,25 @@ def default_batches(
         batches=batches,
         seed=seed,
     )
+
+
+class StreamLoader:
+    """The batches of a stream on a device, with what `fit` asks of a loader besides."""
+
+    def __init__(self, stream: BalancedStream, device: torch.device) -> None:
+        self.stream = stream
+        self.device = device
+
+    def __len__(self) -> int:
+        return len(self.stream)
+
+    def __iter__(self) -> Iterator[Batch]:
+        for items, labels in self.stream:
+            there = items.to(self.device) if isinstance(items, Tensor) else items
+            yield Batch(there, labels.to(self.device))
+
+    def set_epoch(self, epoch: int) -> None:
+        """Nothing, as a stream goes on where it was."""
 
 
 class Step(NamedTuple):
