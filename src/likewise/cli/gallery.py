@@ -114,7 +114,7 @@ def adopt(
     as_json: Json = False,
 ) -> None:
     """Say that the encoder of MODEL made the embeddings of a gallery that does not tell."""
-    from likewise import load
+    from likewise.artifacts import load
 
     _check_there(gallery)
     loaded = load(model)

@@ -177,7 +177,8 @@ class BalancedStream:
     The buffer holds `buffer` items. Each batch is drawn from it: P of the classes that have two
     items in it, K items of each or as many as there are. What was drawn is replaced by what comes
     next, so a stream is best shuffled, and one that is sorted by class needs a buffer that holds
-    several. At its end the stream begins anew. A stream that fits into the buffer is kept there.
+    several. At its end the stream begins anew, and what is left of the pass before may then meet
+    itself. A stream that fits into the buffer is kept there.
 
     Attributes:
         class_names: names of the classes seen so far, in the order in which they came.

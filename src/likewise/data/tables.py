@@ -486,14 +486,17 @@ def _column(
         name = asked.strip().lower()
         if name not in header:
             raise InputError(
-                f"{argument} must be a column of {str(path)!r} ({_named(header)}), got {asked!r}."
+                f"must be a column of {str(path)!r} ({_named(header)}), got {asked!r}.",
+                argument=argument,
             )
         return header.index(name)
     found = [name for name in usual if name in header]
     if len(found) > 1 and found[0] != usual[0]:
         raise InputError(
-            f"{argument} must say which column of {str(path)!r} is meant, {' or '.join(found)}, "
-            f"got none. Give {argument}={found[0]!r}."
+            f"must say which column of {str(path)!r} is meant, {' or '.join(found)}, got none.",
+            argument=argument,
+            remedy=f"Give {argument}={found[0]!r}.",
+            command=f"Give it, such as {found[0]}.",
         )
     return header.index(found[0]) if found else None
 

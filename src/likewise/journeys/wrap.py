@@ -107,6 +107,9 @@ def wrap(
             done += len(items)
             if progress is not None:
                 progress(done, total)
+        if gallery is not None:
+            model.index.close()  # type: ignore[union-attr]  # which leaves a file to be mapped
+            model.use_gallery(gallery)
         if out is not None:
             model.save(out)
     return model
