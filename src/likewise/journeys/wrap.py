@@ -25,7 +25,7 @@ from likewise.data.records import (
 )
 from likewise.data.tables import read_lines, read_npy
 from likewise.errors import InputError, InputTypeError
-from likewise.index import Gallery
+from likewise.index import Gallery, Index
 
 LARGE = 100_000  # items; more go into a gallery, which is mapped and not read
 AT_ONCE = 16_384
@@ -109,6 +109,7 @@ def wrap(
                 progress(done, total)
         if gallery is not None:
             model.index.close()  # type: ignore[union-attr]  # which leaves a file to be mapped
+            model.index = Index(compare)  # so that its memory is free before that is mapped
             model.use_gallery(gallery)
         if out is not None:
             model.save(out)
