@@ -164,7 +164,7 @@ MISTAKES = {
     "one class only": (["train", "one.csv", "--out", "m"], "class"),
     "every class with one item": (["train", "single.csv", "--out", "m"], "class"),
     "a truncated image": (["train", "truncated", "--out", "m"], "bad.png"),
-    "a file that is no image": (["train", "text", "--out", "m"], "notes.txt"),
+    "a file that is no image": (["train", "text", "--out", "m"], "notes.png"),
     "a short row": (["train", "short.csv", "--out", "m"], "row 3"),
     "text for a number": (["train", "word.csv", "--out", "m"], "'seven'"),
     "NaN pixels": (["train", "nan.npz", "--out", "m"], "NaN"),
@@ -199,7 +199,7 @@ MISTAKES = {
     "an empty index": (["lookup", "EMPTY", "digits"], "index"),
     "an uncalibrated match": (["match", "EMPTY", "digits"], "model must be calibrated for nearest"),
     "a folder that is no model": (["info", "empty"], "MODEL must be a folder saved by likewise"),
-    "a file that is none of data": (["match", "MODEL", "text/y/notes.txt"], "image"),
+    "a file that is none of data": (["match", "MODEL", "text/y/notes.png"], "image"),
     "no classes in a batch": (
         ["train", "digits", "--out", "m", "--classes-per-batch", "0"],
         "--classes-per-batch must be at least 1",
@@ -229,7 +229,7 @@ MISTAKES = {
     "a class that is not indexed": (["remove", "MODEL", "--class", "x"], "--class must be one of"),
     "a part that is not there": (["evaluate", "MODEL", "one.csv", "--split", "test"], "split"),
     "items of another shape": (["match", "MODEL", "short.npz"], "shape"),
-    "too many files": (["verify", "MODEL", "a.png"], "FILE_A FILE_B must be two images"),
+    "too many files": (["verify", "MODEL", "a.png"], "FILE_A FILE_B must be two items"),
     "pairs without columns": (["verify", "MODEL", "--pairs", "one.csv"], "columns a, b, each once"),
     "a report in no folder": (
         ["evaluate", "MODEL", "digits", "--report", "nowhere/report.html"],
@@ -274,7 +274,7 @@ def mistakes(tmp_path, monkeypatch, model):
                 picture(tmp_path / folder / name / f"{row}.png", row)
     whole = (tmp_path / "truncated" / "x" / "0.png").read_bytes()
     (tmp_path / "truncated" / "y" / "bad.png").write_bytes(whole[: len(whole) // 2])
-    (tmp_path / "text" / "y" / "notes.txt").write_text("not a picture")
+    (tmp_path / "text" / "y" / "notes.png").write_text("not a picture")
     (tmp_path / "one.csv").write_text("a,0.5,0.25\na,0.5,0.75\n")
     (tmp_path / "single.csv").write_text("a,0.5,0.25\nb,0.5,0.75\n")
     (tmp_path / "short.csv").write_text("a,0.5,0.25\na,0.1,0.2\nb,0.5\n")

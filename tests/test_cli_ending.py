@@ -308,8 +308,10 @@ def test_other_sentences_speak_of_commands_and_options(run, plain_model, tmp_pat
 def test_a_table_without_a_label_is_told_of_without_an_argument_of_python(run, tmp_path):
     (tmp_path / "d.csv").write_text("name,weight\nx,1\n")
     status, _, err = run("train", tmp_path / "d.csv", "--out", tmp_path / "m")
-    assert (status, "label_column" in err) == (2, False)
-    assert err.endswith("got the columns name, weight. Name it so in the first row.\n")
+    assert (status, "label=" in err) == (2, False)
+    assert err.endswith(
+        "got the columns name, weight. Name it so in the first row, or give --label.\n"
+    )
 
 
 def test_a_large_image_is_refused_in_one_sentence_without_the_words_of_pillow(run, tmp_path):

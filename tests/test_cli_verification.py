@@ -134,7 +134,7 @@ def test_classes_give_pairs_drawn_anew_in_each_epoch(run, tmp_path):
     [
         (["verify", "{model}", "--report", "r.html", "a.png", "b.png"], "report must come with"),
         (["verify", "{model}", "--pairs", "{judge}", "--report", "no/r.html"], "folder of report"),
-        (["verify", "{model}", "a.png"], "must be two images, got 1"),
+        (["verify", "{model}", "a.png"], "must be two items, got 1"),
         (["verify", "{model}", "--pairs", "{judge}", "--prior", "2"], "prior must be"),
         (["train", "{train}", "--pairs", "--out", "m", "--loss", "circle"], "loss must be one of"),
         (
@@ -172,4 +172,4 @@ def test_pairs_of_few_images_are_judged_without_an_interval(run, model, tables, 
     for name in ("roc_auc", "equal_error_rate", "average_precision"):
         assert (told[name]["low"], told[name]["method"][:11]) == (None, "no interval")
     assert all(one["low"] is None for one in told["at_threshold"].values())
-    assert "There are no intervals, as there are fewer than 10 images." in page.read_text()
+    assert "There are no intervals, as there are fewer than 10 items." in page.read_text()

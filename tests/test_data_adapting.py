@@ -10,7 +10,6 @@ from torch.utils.data import (
     ConcatDataset,
     DataLoader,
     Dataset,
-    IterableDataset,
     Subset,
     TensorDataset,
     random_split,
@@ -128,16 +127,14 @@ def test_items_of_others_are_images_in_0_to_1(item):
     assert expected.std() > 0.1
 
 
-class Stream(IterableDataset):
-    def __iter__(self):
-        return iter(KNOWN)
-
-
 @pytest.mark.parametrize(
     ("data", "message"),
     [
-        (DataLoader(KNOWN), r"must be a dataset, got a DataLoader, .*\. Give its \.dataset"),
-        (Stream(), "must be a map-style dataset with labels, got Stream"),
+        (
+            DataLoader(KNOWN, collate_fn=len),
+            r"must be a dataset, got a DataLoader with a collate_fn .*\. Give its \.dataset",
+        ),
+        (iter([1]), "source must be an iterable that can be gone through again, got list_it"),
         (POINTS, "must be a map-style dataset with labels, got Tensor"),
         (POINTS.numpy(), "must be a map-style dataset with labels, got ndarray"),
         ([POINTS, LABELS], "must be a map-style dataset with labels, got list"),
@@ -169,7 +166,7 @@ def test_what_is_no_labeled_data_is_refused_in_a_sentence(data, message):
         (Foreign(POINTS[:0], [], targets=[]), "data must hold at least one item, got none"),
         (
             Foreign([{"x": 1}], [0], targets=[0]),
-            "must be tensors, arrays or Pillow images, .* dict",
+            "must be tensors, arrays, texts or images, .* dict",
         ),
     ],
 )
@@ -343,7 +340,7 @@ def test_verbs_take_arrays_lists_and_single_items(images):
             ValueError,
             "the same shape, got",
         ),
-        (DataLoader(KNOWN), None, TypeError, "items must be a dataset, got a DataLoader"),
+        (DataLoader(KNOWN, collate_fn=len), None, TypeError, "must be a dataset, got a DataLo"),
         (GivenPairs(KNOWN, [[0, 1]], [True]), None, TypeError, "labeled items, got GivenPairs"),
     ],
 )

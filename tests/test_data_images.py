@@ -167,7 +167,7 @@ def test_an_image_lies_as_its_exif_orientation_says(tmp_path, orientation, suffi
 def test_image_size_resizes_and_antialiases(tmp_path):
     stripes = np.tile(np.array([0, 255], np.uint8), (32, 16))
     paths = [save(tmp_path / "stripes.png", stripes), save(tmp_path / "rgb.png", RGB)]
-    files = ImageFiles(paths, [0, 1], image_size=(4, 8))
+    files = ImageFiles(paths, [0, 1], image_size=(4, 8), channels=1)
     assert files.item_shape == (1, 4, 8)
     batch = items(files)
     assert batch.shape == (2, 1, 4, 8)
@@ -210,12 +210,77 @@ def test_preprocess_reads_files_as_the_dataset_does(tmp_path):
     assert 0.1 < read.std() < 1
 
 
-def test_an_image_of_another_size_is_named_when_fetched(tmp_path):
+def test_images_of_several_sizes_become_one_with_a_word(tmp_path):
     paths = [save(tmp_path / "a.png", GRAY), save(tmp_path / "b.png", GRAY[:4])]
-    files = ImageFiles(paths, [0, 1])
-    message = r"b\.png' must have the size of the first image, 6x9, got 4x9\. Give image_size="
-    with pytest.raises(ValueError, match=message):
+    with pytest.warns(UserWarning, match=r"sizes, from 4x9 to 6x9: all are resized to 64x64"):
+        files = ImageFiles(paths, [0, 1])
+    assert files.item_shape == (1, 64, 64)
+    assert items(files).shape == (2, 1, 64, 64)
+    assert ImageFiles(paths[:1], [0]).item_shape == (1, 6, 9)
+
+
+def test_a_file_that_changes_its_size_is_named(tmp_path):
+    files = ImageFiles([save(tmp_path / "a.png", GRAY)], [0])
+    save(tmp_path / "a.png", GRAY[:4])
+    with pytest.raises(ValueError, match=r"a\.png' must have the size .* opened, 6x9, got 4x9"):
         items(files)
+
+
+def test_one_image_in_color_makes_all_of_them_color(tmp_path, monkeypatch):
+    names = ["gray.png", "palette.gif", "color.bmp", "color.webp"]
+    gray, palette, color, web = (tmp_path / name for name in names)
+    save(gray, GRAY)
+    save_palette(palette)
+    save(color, RGB)
+    save(web, RGB, lossless=True)
+    for other in (palette, color, web):
+        for paths in ([gray, other], [other, gray]):
+            files = ImageFiles(paths, [0, 1])
+            assert files.item_shape == (3, 6, 9), other
+    stripes = items(ImageFiles([gray, color], [0, 1]))
+    np.testing.assert_allclose(stripes[0].numpy() * 255, np.stack([GRAY] * 3), atol=1e-3)
+    np.testing.assert_allclose(stripes[1].permute(1, 2, 0).numpy() * 255, RGB, atol=1e-3)
+    monkeypatch.setattr("likewise.data.images.LOOKED_AT", 2)
+    assert ImageFiles([gray] * 3 + [color], [0] * 4).item_shape[0] == 1  # rows 0 and 2 are seen
+    assert ImageFiles([gray, gray, color, gray], [0] * 4).item_shape[0] == 3
+
+
+@pytest.mark.parametrize("threads", [1, 3])
+def test_several_threads_decode_the_same(tmp_path, threads):
+    shades = RNG.integers(0, 256, (50, 6, 9), dtype=np.uint8)
+    paths = [save(tmp_path / f"{i}.png", shade) for i, shade in enumerate(shades)]
+    before = torch.get_num_threads()
+    torch.set_num_threads(threads)
+    try:
+        files = ImageFiles(paths, range(50))
+        rows = [*range(49, -1, -1), 7, 7]
+        np.testing.assert_allclose(items(files, rows)[:, 0] * 255, shades[rows], atol=1e-3)
+        paths[3].write_bytes(b"x")
+        with pytest.raises(ValueError, match=r"3\.png' must be a whole"):
+            items(ImageFiles(paths, range(50), image_size=4, channels=1))
+    finally:
+        torch.set_num_threads(before)
+
+
+def test_files_that_cannot_be_read_are_left_out_if_asked(tmp_path):
+    good, cut, text = tmp_path / "good.png", tmp_path / "cut.png", tmp_path / "text.jpg"
+    save(good, GRAY)
+    save(cut, RNG.integers(0, 256, (64, 64), dtype=np.uint8))
+    cut.write_bytes(cut.read_bytes()[:-1500])
+    text.write_text("hello")
+    paths = [text, good, cut, tmp_path / "gone.png"]
+    for size in ((6, 9), 5):
+        message = (
+            r"left out 3 of 4 files that cannot be read as images: '.*text\.jpg', .*gone\.png'"
+        )
+        with pytest.warns(UserWarning, match=message):
+            files = ImageFiles(paths, list("abca"), image_size=size, skip_unreadable=True)
+        assert files.skipped == [str(text), str(cut), str(tmp_path / "gone.png")]
+        assert (files.paths, files.labels.tolist()) == ([str(good)], [1])
+        assert files.class_names == ["a", "b", "c"]
+        assert len(items(files)) == 1
+    with pytest.raises(ValueError, match=r"an image that can be read, got 1 that cannot: .*text"):
+        ImageFiles([text], [0], image_size=4, skip_unreadable=True)
 
 
 @pytest.mark.parametrize(
@@ -226,14 +291,12 @@ def test_an_image_of_another_size_is_named_when_fetched(tmp_path):
 def test_a_broken_image_is_named_in_one_sentence(tmp_path, contents):
     good, broken = save(tmp_path / "a.png", GRAY), tmp_path / "broken.pgm"
     broken.write_bytes(contents)
-    files = ImageFiles([good, broken], [0, 1])
-    with pytest.raises(
-        ValueError, match=r"broken\.pgm' must be a whole PNG, .* got a file"
-    ) as info:
-        files[1]
-    assert "\n" not in str(info.value)
-    with pytest.raises(ValueError, match=r"broken\.pgm' must be a whole PNG"):
-        ImageFiles([broken, good], [0, 1])
+    for sized in ({}, {"image_size": (6, 9), "channels": 1}):  # met at opening, or when fetched
+        with pytest.raises(
+            ValueError, match=r"broken\.pgm' must be a whole PNG, .* got a file"
+        ) as info:
+            ImageFiles([good, broken], [0, 1], **sized)[1]
+        assert "\n" not in str(info.value)
 
 
 @pytest.mark.parametrize("suffix", ["png", "jpg", "bmp"])

@@ -284,20 +284,75 @@ def test_train_and_test_may_be_classes(tmp_path):
     assert load(tmp_path).class_names == ["test", "train"]
 
 
+def test_folders_within_classes_are_classes_named_by_their_path(tmp_path):
+    names = ["dog/big/2.png", "cat/1.png", "dog/small/4.png", "dog/3.png", "dev/cat/5.png"]
+    for name in names:
+        save_image(tmp_path / name)
+    write(tmp_path / "dog" / "notes.txt", "passed over")
+    folder = load(tmp_path)
+    assert folder.class_names == ["cat", "dev/cat", "dog", "dog/big", "dog/small"]
+    found = {Path(path).relative_to(tmp_path).as_posix() for path in folder.paths}
+    assert found == set(names)
+    label_of = dict(zip(map(Path, folder.paths), folder.labels.tolist(), strict=True))
+    assert {path.parent.relative_to(tmp_path).as_posix() for path in label_of} == set(
+        folder.class_names
+    )
+    assert folder.class_names[label_of[tmp_path / "dog" / "big" / "2.png"]] == "dog/big"
+
+
+def test_images_without_a_folder_of_their_own_are_unlabeled(tmp_path):
+    for name in ("b.png", "a.png"):
+        save_image(tmp_path / name)
+    flat = load(tmp_path)
+    assert (flat.labels.tolist(), flat.class_names) == ([-1, -1], [])
+    assert [Path(path).name for path in flat.paths] == ["a.png", "b.png"]
+    save_image(tmp_path / "cat" / "c.png")
+    assert sorted(load(tmp_path).labels.tolist()) == [-1, -1, 0]
+    listed = load([str(tmp_path / "b.png"), tmp_path / "a.png"], image_size=2, channels=3)
+    assert (listed.item_shape, listed.labels.tolist()) == ((3, 2, 2), [-1, -1])
+    labeled = load(([tmp_path / "b.png", tmp_path / "a.png"], ["y", "x"]))
+    assert labeled.class_names == ["x", "y"]
+    assert load(tmp_path / "b.png").paths == [str(tmp_path / "b.png")]
+    table = write(tmp_path / "list.csv", "path,who\nb.png,x\na.png,y\n")
+    assert load(table).labels.tolist() == [-1, -1]
+    with pytest.raises(ValueError, match="the list of files has no part 'test'"):
+        load([tmp_path / "b.png"], split="test")
+
+
+def test_a_test_part_may_be_unlabeled(tmp_path):
+    save_image(tmp_path / "train" / "cat" / "a.png")
+    save_image(tmp_path / "test" / "b.png")
+    assert load(tmp_path, split="train").labels.tolist() == [0]
+    test = load(tmp_path, split="test")
+    assert (test.labels.tolist(), test.class_names) == ([-1], ["cat"])
+    assert has_splits(tmp_path)
+
+
 @pytest.mark.parametrize(
     ("make", "message"),
     [
-        (lambda f: None, "must hold idx files or one sub-folder per class, got an empty folder"),
-        (lambda f: save_image(f / "a.png"), r"per class, got only files such as 'a\.png'"),
-        (lambda f: (f / "cat").mkdir(), r"cat' must hold an image, got an empty folder"),
-        (lambda f: write(mkdir(f / "cat") / "a.txt", ""), r"images only, got 'a\.txt'\. Move it"),
         (
-            lambda f: save_image(f / "dev" / "cat" / "a.png"),
-            "dev' must hold images only, got the folder 'cat'. Only train, val and test may lie",
+            lambda f: None,
+            "must hold images, idx files or one folder .* per class, got an empty fol",
+        ),
+        (lambda f: write(f / "a.txt", ""), r"per class, got only files such as 'a\.txt'"),
+        (lambda f: (f / "cat").mkdir(), r"cat' must hold an image, got an empty folder"),
+        (lambda f: (f / "cat" / "big").mkdir(parents=True), r"big' must hold an image, got an emp"),
+        (
+            lambda f: write(mkdir(f / "cat") / "a.txt", ""),
+            r"an image, got only files such as 'a\.t",
         ),
         (
             lambda f: [save_image(f / part / "cat" / "a.png") for part in ("val", "valid")],
-            "val' must hold images only, got the fol",
+            "no folder beside train, val and test, each once, got 'val.*' beside 'val",
+        ),
+        (
+            lambda f: [save_image(f / part / "cat" / "a.png") for part in ("train", "dev")],
+            "no folder beside train, val and test, each once, got 'dev' beside 'train'",
+        ),
+        (
+            lambda f: [save_image(f / "cat" / "a.png"), (f / "cat" / "up").symlink_to(f)],
+            "cat' must not lie in itself, got the link 'up'. Remove it",
         ),
         (
             lambda f: os.mkfifo(mkdir(f / "cat") / "a.png"),
@@ -471,7 +526,7 @@ def test_an_npz_may_have_a_test_part(tmp_path):
 @pytest.mark.parametrize(
     ("arrays", "error", "message"),
     [
-        ({"x": IMAGES}, ValueError, r"a\.npz' must hold the arrays x and y, got x\. Save with"),
+        ({"y": LABELS}, ValueError, r"a\.npz' must hold the arrays x and y, got y\. Save with"),
         (
             {"x": IMAGES, "y": np.array([{}] * 7)},
             ValueError,
@@ -541,12 +596,12 @@ def test_a_pair_of_arrays(kind):
             "source must be one of digits, mnist, fashion-mnist, .*, or a p",
         ),
         ("no/where.csv", {}, FileNotFoundError, r"or a path that exists, got 'no/where\.csv'"),
-        (__file__, {}, ValueError, r"source must be a folder, a \.csv, a \.tsv or an \.npz, got"),
-        (7, {}, TypeError, "source must be a name, a path or a pair .* got int"),
+        (__file__, {}, ValueError, r"source must be a folder, an image or a \.csv"),
+        (7, {}, TypeError, "source must be a name, a path, a table, .* got int"),
         (IMAGES, {}, TypeError, "source must be a name, .* got ndarray"),
         ("digits", {"split": "dev"}, ValueError, "one of test, train, val, got 'dev'"),
         ("digits", {"split": "val"}, ValueError, "no part 'val' but only 'train' and 'test'"),
-        ("digits", {"label_column": "y"}, ValueError, "left out unless source is a table, got N"),
+        ("digits", {"label": "y"}, ValueError, "label must be left out unless source is a table"),
         ((IMAGES, LABELS), {"path_column": "y"}, ValueError, "must be left out unless source is"),
         ((IMAGES, LABELS), {"split": "test"}, ValueError, "split must be left out, as the pair of"),
         ((IMAGES, LABELS[:3]), {}, ValueError, "labels must be one per item, 7, got 3"),

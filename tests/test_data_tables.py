@@ -72,7 +72,7 @@ def test_a_table_of_files_is_read_whatever_its_layout(place, data, style, label,
     columns = {}
     if named:  # the caller says which, whatever the other columns are called
         label, path = "L-" + label, "P-" + path
-        columns = {"label_column": label.upper(), "path_column": path}
+        columns = {"label": label.upper(), "path_column": path}
     rows = data.draw(
         st.lists(
             st.tuples(
@@ -174,21 +174,20 @@ def test_a_column_split_gives_the_parts_of_a_table_of_numbers(tmp_path):
             "id,length,kind\n1,2,a\n",
             {},
             "must have a column of labels named label, class, target, category, species, got the "
-            r"columns id, length, kind\. Name it so in the first row, or give label_column=\.",
+            r"columns id, length, kind\. Name it so in the first row, or give label=\.",
         ),
         ("a.png,cat\nb.png,dog\n", {}, r"got the columns a\.png, cat\. Name it"),
-        ("path,kind\na.png,cat\n", {}, "of labels named .* got the columns path, kind"),
         (
             "class,species,x\na,b,1\n",
             {},
-            r"label_column must say which column of .* class or species, got none\. Give label",
+            r"label must say which column of .* class or species, got none\. Give label",
         ),
         ("file,image,label\na,b,1\n", {}, "path_column must say which .* file or image, got none"),
         ("path,label,LABEL\na,b,1\n", {}, "must name each column once, got label twice. Rename"),
         ("x,x,label\n1,2,a\n", {}, "must name each column once, got x twice"),
         ("label,split\na,train\n", {}, "must have a column of image files named .* got label, spl"),
         ("photo,label\na.png,b\n", {}, "number, got 'a.png'. Give path_column='photo' if it names"),
-        ("x,kind\n1,a\n", {"label_column": "sort"}, r"must be a column of .* \(x, kind\), got 'so"),
+        ("x,kind\n1,a\n", {"label": "sort"}, r"must be a column of .* \(x, kind\), got 'so"),
         ("x,y,label\n1,2,a\n3,b\n", {}, "row 3 of .* must have 3 columns as the header has, got 2"),
         ("label,x,y\na,1,2,3\nb,1,2,3\n", {}, "row 2 of .* must have 3 columns as the header has"),
         ("x,label,y\n1,a,2\n3,,4\n", {}, "row 3 of .* must have a label, got an empty cell"),
@@ -206,12 +205,12 @@ def test_a_table_that_cannot_be_known_is_refused_by_its_columns(tmp_path, text, 
 def test_the_caller_may_name_the_columns(tmp_path):
     Image.new("L", (2, 2), 7).save(tmp_path / "a.png")
     path = table(tmp_path, "photo\tkind\tlabel\na.png\tcat\t1\na.png\tdog\t1\n", "t.tsv")
-    data = load(path, path_column="Photo", label_column="kind")
+    data = load(path, path_column="Photo", label="kind")
     assert (data.class_names, len(data)) == (["cat", "dog"], 2)
     assert load(path, path_column="photo").class_names == ["1"]
     numbers = table(tmp_path, "1,2,3\n4,5,cat\n")  # the first row is a header if one is named
-    assert find_columns(numbers, label_column="3").numbers == [0, 1]
-    assert load(numbers, label_column="3").class_names == ["cat"]
+    assert find_columns(numbers, label="3").numbers == [0, 1]
+    assert load(numbers, label="3").class_names == ["cat"]
 
 
 def test_a_row_of_many_numbers_is_no_cell_that_is_too_long(tmp_path):

@@ -23,6 +23,8 @@ PAGES = [*sorted(PROJECT.glob("*.md")), *sorted(PROJECT.glob("docs/*.md"))]
 
 # What stands in backticks and is no name of ours: formulas, file formats, words of a shell.
 NO_NAMES = {
+    *(".csv", ".jsonl", ".parquet", ".feather", ".arrow", ".npy", "MODEL.gallery"),
+    "takes_texts = True",
     *("x", "y", "path,label", ".npz", "train/", "val/", "a, b", "distance <= threshold"),
     *(
         "DATA",

@@ -15,7 +15,7 @@ from likewise.training.loop import PRECISIONS
 
 CHOICES = {
     "embedding_dim": st.integers(1, 4096),
-    "augment": st.booleans(),
+    "augment": st.sampled_from(["none", "light", "photos", "strong"]),
     "made_classes": st.sampled_from(names.MADE_CLASSES),
     "loss": st.sampled_from((None, "circle", "multi-similarity", "arcface")),
     "distance": st.sampled_from(sorted(distances.NAMED)),
@@ -49,7 +49,7 @@ def test_a_recipe_comes_back_from_a_dict_and_from_toml(tmp_path_factory, choices
         ({"learning_rate": float("nan")}, "learning_rate must be a finite number above 0"),
         ({"keep_aside": 1.5}, "keep_aside must be between 0 and 1"),
         ({"keep_aside": 1}, "keep_aside must be below 1, got 1"),
-        ({"augment": "yes"}, "augment must be true or false, got 'yes'"),
+        ({"augment": "yes"}, "augment must be one of light, none, photos, strong, got 'yes'"),
         ({"made_classes": "both "}, "made_classes must be one of"),
         ({"loss": "nothing"}, "loss must be one of arcface, .*, got 'nothing'"),
         ({"loss": "threshold"}, "loss must be one of arcface, .*, got 'threshold'"),

@@ -21,7 +21,7 @@ from likewise.intervals import Estimate
 NOT_RESULTS = {  # settings, and what is passed on between steps
     *("Augment", "Distance", "Guarantee", "Nearest", "PairTable", "Pairs", "PathTable"),
     *("Preprocess", "Section", "Trials"),
-    *("Contents", "Folder", "Fresh"),
+    *("Contents", "Folder", "Fresh", "Kinds", "Reading", "Records"),
 }
 
 

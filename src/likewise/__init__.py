@@ -52,6 +52,7 @@ if TYPE_CHECKING:
     from likewise.intervals import Estimate
     from likewise.journeys.recipe import Recipe
     from likewise.journeys.train import train
+    from likewise.journeys.wrap import wrap
     from likewise.matching import UNKNOWN, Matches, match
     from likewise.model import SimilarityModel, embed, load
     from likewise.plots import show
@@ -114,6 +115,7 @@ __all__ = [
     "train",
     "training",
     "verification",
+    "wrap",
 ]
 
 _MODULE_OF = {  # the other names of __all__ are modules themselves
@@ -146,6 +148,7 @@ _MODULE_OF = {  # the other names of __all__ are modules themselves
     "match": "matching",
     "show": "plots",
     "train": "journeys.train",
+    "wrap": "journeys.wrap",
 }
 
 

@@ -11,6 +11,7 @@ from likewise.matching import UNKNOWN, Matches
 from likewise.model import Evaluation, SimilarityModel
 
 Answer = tuple[dict[str, Any], list[str]]
+NONE = "none: items are embeddings made elsewhere"
 MOST_LINES = 20  # of a long list; --json has all
 
 
@@ -24,13 +25,18 @@ def neighbors(model: SimilarityModel, found: Neighbors, names: Sequence[str]) ->
                 "id": found.ids[row, column].item(),
                 "label": _name(model, int(found.labels[row, column])),
                 "distance": float(found.distances[row, column]),
-                **{key: fact[key] for key in ("path", "source") if key in fact},
+                **{key: fact[key] for key in ("path", "text", "source") if key in fact},
             }
             for column, fact in enumerate(facts)
         ]
         entries.append({"query": name, "neighbors": near})
         table = [
-            [str(n["label"]), f"{n['distance']:.4f}", f"id {n['id']}", str(n.get("path", ""))]
+            [
+                str(n["label"]),
+                f"{n['distance']:.4f}",
+                f"id {n['id']}",
+                str(n.get("path", n.get("text", ""))),
+            ]
             for n in near
         ]
         lines += [name, *(f"  {line}" for line in columns(table))]
@@ -94,10 +100,11 @@ def summary(model: SimilarityModel) -> Answer:
     weights = sum(weight.numel() for weight in model.encoder.parameters())
     labels = Counter(_name(model, code) for code in model.index.labels.tolist())
     result = {
-        "encoder": type(model.encoder).__name__,
+        "encoder": type(model.encoder).__name__ if model.has_encoder else None,
         "weights": weights,
         "distance": model.distance.name,
         "preprocess": None if model.preprocess is None else model.preprocess.to_dict(),
+        "reading": model.reading.columns,
         "trained_on": model.trained_on,
         "indexed": len(model.index),
         "indexed_per_class": dict(labels),
@@ -108,13 +115,15 @@ def summary(model: SimilarityModel) -> Answer:
         "origin": model.origin,
     }
     rows = [
-        ["encoder", f"{result['encoder']}, {weights:,} weights"],
+        ["encoder", f"{result['encoder']}, {weights:,} weights" if model.has_encoder else NONE],
         ["distance", model.distance.name],
         ["trained on", ", ".join(model.trained_on) or "not told"],
         ["indexed", f"{len(model.index)} items of {len(labels)} classes"],
     ]
     if model.preprocess is not None:
         rows.append(["items", " × ".join(map(str, model.preprocess.item_shape))])
+    for what, column in model.reading.columns.items():
+        rows.append([f"column of {what.removesuffix('_column')}", column])
     if model.gallery is not None:
         rows.append(["gallery", model.gallery])
     for point, made in model.calibrations.items():

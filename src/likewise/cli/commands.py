@@ -6,8 +6,9 @@ from typing import Annotated, Any, Optional
 
 import typer
 
-from likewise.cli import comparing, console, ending, gallery, known, maps
+from likewise.cli import comparing, console, ending, gallery, known, maps, wrapping
 from likewise.cli.options import (
+    Augment,
     Cache,
     Data,
     Device,
@@ -21,6 +22,7 @@ from likewise.cli.options import (
     Precision,
     Seed,
     Split,
+    reads_data,
 )
 from likewise.errors import InputError
 from likewise.journeys.recipe import Recipe
@@ -71,6 +73,7 @@ def demo(
 
 
 @app.command()
+@reads_data
 def train(
     ctx: typer.Context,
     source: Data,
@@ -108,9 +111,13 @@ def train(
         typer.Option(rich_help_panel=DATA, help="1 for gray, 3 for color."),
     ] = None,
     augment: Annotated[
-        bool,
-        typer.Option(rich_help_panel=DATA, help="Turn, shift and scale images a little."),
-    ] = Recipe.augment,
+        Augment,
+        typer.Option(
+            rich_help_panel=DATA,
+            help="light: images are turned, shifted and scaled a little. photos: windows of them, "
+            "mirrored, other colors. strong: more of it, blurred and partly hidden.",
+        ),
+    ] = Augment.LIGHT,
     made_classes: Annotated[
         MadeClasses, typer.Option(rich_help_panel=DATA, help="New classes from old ones.")
     ] = MadeClasses.NONE,
@@ -201,15 +208,29 @@ def train(
             help="tensorboard, wandb or mlflow: log every epoch, in a folder runs/.",
         ),
     ] = None,
+    resume: Annotated[
+        bool,
+        typer.Option(
+            "--resume",
+            rich_help_panel=SCHEDULE,
+            help="Go on with a training that was interrupted, with the same options.",
+        ),
+    ] = False,
     seed: Seed = 0,
     device: Device = None,
     as_json: Json = False,
+    *,
+    reading: Any,
 ) -> None:
-    """Train an encoder and save it as a new model, with nothing indexed yet."""
+    """Train an encoder and save it as a new model, with nothing indexed yet.
+
+    Every epoch is kept beside the model until that is saved, so that --resume can go on.
+    """
     from likewise.cli import training
     from likewise.model.folders import check_target
 
     check_target(out)  # before the work rather than after it
+    checkpoint = training.checkpoint_of(out, resume=resume)
     if track is not None and out.name == "runs":
         raise InputError(
             "must not be runs with --track, which logs there, got 'runs'.", argument="out"
@@ -226,19 +247,23 @@ def train(
         tracked=out.parent / "runs" / out.name,
         workers=workers,
         device=device,
+        reading=reading,
+        checkpoint=checkpoint,
     )
     folder = model.save(out)
+    training.forget(checkpoint)
     result, lines = training.answer(model, folder, source)
     console.finish(result, lines, as_json=as_json)
 
 
-for _command in (known.index, known.remove, known.lookup, known.match):
+for _command in (wrapping.wrap, known.index, known.remove, known.lookup, known.match):
     app.command()(_command)
 app.add_typer(gallery.app, name="gallery")
 app.command("map")(maps.map_)
 
 
 @app.command()
+@reads_data
 def calibrate(
     model: Model,
     source: Data,
@@ -276,10 +301,13 @@ def calibrate(
     seed: Seed = 0,
     device: Device = None,
     as_json: Json = False,
+    *,
+    reading: Any,
 ) -> None:
     """Choose thresholds from items with known labels that were neither trained on nor indexed.
 
-    DATA may also be a .csv of pairs, with columns a, b and same.
+    DATA may also be a .csv of pairs, with columns a, b and same: of image files, of texts, or of
+    ids of known items for a model over vectors.
     """
     from likewise.cli import journeys
 
@@ -295,6 +323,7 @@ def calibrate(
         per_class=per_class,
         leave_out=holds_for,
         seed=seed,
+        reading=reading,
     )
     loaded.save(model)
     lines = [
@@ -319,7 +348,7 @@ def verify(
     model: Model,
     files: Annotated[
         Optional[list[str]],  # noqa: UP045
-        typer.Argument(metavar="FILE_A FILE_B", help="Two images."),
+        typer.Argument(metavar="FILE_A FILE_B", help="Two images, or two texts."),
     ] = None,
     pairs: Annotated[
         Optional[Path],  # noqa: UP045
@@ -346,7 +375,7 @@ def verify(
     device: Device = None,
     as_json: Json = False,
 ) -> None:
-    """Whether two images, or each pair of a table, are the same."""
+    """Whether two items, or each pair of a table, are the same."""
     from likewise._checks import check_file_target
     from likewise.cli import journeys, verification
     from likewise.journeys import verify as pairs_of
@@ -358,8 +387,8 @@ def verify(
         raise InputError(
             "must come with --pairs, got two files. Use --picture for these.", argument="report"
         )
-    asked = pairs_of.read(files or [], pairs)
     loaded = journeys.open_model(model, device, cache=cache)
+    asked = pairs_of.read(loaded, files or [], pairs)
     with console.progress("verifying") as show:
         decided = pairs_of.judge(
             loaded,
@@ -384,6 +413,7 @@ def verify(
 
 
 @app.command()
+@reads_data
 def evaluate(
     model: Model,
     source: Data,
@@ -399,6 +429,8 @@ def evaluate(
     seed: Seed = 0,
     device: Device = None,
     as_json: Json = False,
+    *,
+    reading: Any,
 ) -> None:
     """Judge matching, verification and retrieval on labeled items, with intervals."""
     from likewise.cli import answers, journeys
@@ -411,7 +443,7 @@ def evaluate(
 
         check_file_target("report", report)
     loaded = journeys.open_model(model, device, gallery, cache=cache)
-    examples = open_fitting(loaded, source, split, default_split="test")
+    examples = open_fitting(loaded, source, split, default_split="test", reading=reading)
     with console.warnings_as_lines(), console.progress("evaluating") as show:
         found = loaded.evaluate(examples, point=point or rule, seed=seed, progress=show)
     result: dict[str, Any] = found.to_dict()

@@ -6,10 +6,11 @@ from typing import Annotated, Any, Optional
 import typer
 
 from likewise.cli import console
-from likewise.cli.options import Cache, Data, Device, Json, Seed, Split
+from likewise.cli.options import Cache, Data, Device, Json, Seed, Split, reads_data
 
 
 # Nothing heavy is imported up here: `likewise --help` must not wait for torch.
+@reads_data
 def compare(
     model_a: Annotated[str, typer.Argument(metavar="MODEL_A", help="Folder of a saved model.")],
     model_b: Annotated[str, typer.Argument(metavar="MODEL_B", help="Folder of another.")],
@@ -26,6 +27,8 @@ def compare(
     seed: Seed = 0,
     device: Device = None,
     as_json: Json = False,
+    *,
+    reading: Any,
 ) -> None:
     """Which of two models is ahead, on items that neither was trained on or has indexed."""
     from likewise._checks import check_file_target
@@ -41,7 +44,14 @@ def compare(
     )
     with console.warnings_as_lines(), console.progress("comparing") as show:
         found = compare_models(
-            names, loaded, source, split=split, holds_for=holds_for, seed=seed, progress=show
+            names,
+            loaded,
+            source,
+            split=split,
+            holds_for=holds_for,
+            seed=seed,
+            progress=show,
+            reading=reading,
         )
     result, lines = answer(found)
     if report is not None:

@@ -8,9 +8,10 @@ import math
 import os
 import re
 import sys
+import time
 import warnings
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import AbstractContextManager, contextmanager, suppress
+from contextlib import contextmanager, suppress
 from typing import Any
 
 from likewise import _progress
@@ -20,6 +21,7 @@ from likewise.errors import InputError
 CALLERS_MISTAKE = 2
 OUR_FAULT = 1
 STOPPED = 130
+BETWEEN = 30.0  # seconds between two lines of progress
 READER_GONE = 141  # as of any program whose output nobody reads any more
 
 # Control codes, line and paragraph ends, marks that turn the direction of writing, and halves of
@@ -79,9 +81,44 @@ def write_out(text: str) -> None:
         ) from error
 
 
-def progress(title: str) -> AbstractContextManager[Callable[[int, int], None]]:
-    """A bar on standard error while the work goes on; called with (done, total)."""
-    return _progress.bar(shown(title))
+@contextmanager
+def progress(title: str) -> Iterator[Callable[[int, int], None]]:
+    """A bar on standard error while the work goes on; called with (done, total).
+
+    Where no bar can be shown, a line every half minute, with the time that is left.
+    """
+    told = None if _progress.visible() else _Told(title)
+    with _progress.bar(shown(title)) as bar:
+
+        def show(done: int, total: int) -> None:
+            bar(done, total)
+            if told is not None:
+                told.show(done, total)
+
+        yield show
+
+
+class _Told:
+    """Progress as lines, some time apart."""
+
+    def __init__(self, title: str) -> None:
+        self.title = title
+        self.started = self.last = time.monotonic()
+
+    def show(self, done: int, total: int) -> None:
+        """Say how far the work is, if it was not said lately."""
+        now = time.monotonic()
+        if now - self.last < BETWEEN or not 0 < done < total:
+            return
+        self.last = now
+        left = (now - self.started) / done * (total - done)
+        say(f"{self.title}: {done:,} of {total:,}, about {_duration(left)} left")
+
+
+def _duration(seconds: float) -> str:
+    if seconds < 100:
+        return f"{seconds:.0f} s"
+    return f"{seconds / 60:.0f} min" if seconds < 6000 else f"{seconds / 3600:.1f} h"
 
 
 @contextmanager

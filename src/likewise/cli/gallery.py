@@ -108,6 +108,24 @@ def import_(
 
 
 @app.command()
+def adopt(
+    gallery: Folder,
+    model: Annotated[str, typer.Argument(metavar="MODEL", help="Folder of a saved model.")],
+    as_json: Json = False,
+) -> None:
+    """Say that the encoder of MODEL made the embeddings of a gallery that does not tell."""
+    from likewise.model import load
+
+    _check_there(gallery)
+    loaded = load(model)
+    adopted = loaded.use_gallery(gallery, adopt=True)
+    count = len(adopted)
+    adopted.close()
+    result = {"gallery": str(gallery), "encoder": loaded.fingerprint, "items": count}
+    console.finish(result, [f"{count:,} items are of the encoder of {model}"], as_json=as_json)
+
+
+@app.command()
 def compact(gallery: Folder, as_json: Json = False) -> None:
     """Give the space of removed items back to the disk."""
     from likewise.index import Gallery

@@ -7,14 +7,14 @@ from typing import Any
 import torch
 
 import likewise as lw
-from likewise import calibration
+from likewise import calibration, data
 from likewise._checks import check_choice, check_exists
 from likewise.cli import console
 from likewise.data.images import is_image_name
-from likewise.data.loading import TABLES
-from likewise.data.parts import paths_of
+from likewise.data.loading import FILES, NAMES
+from likewise.encoders import takes_texts
 from likewise.errors import InputError, naming
-from likewise.journeys.opening import is_pair_table, open_fitting, open_pairs
+from likewise.journeys.opening import PLAIN, is_pair_table, names_of, open_fitting, open_pairs
 from likewise.model import SimilarityModel
 from likewise.model.trials import LEAVE_OUT, check_some_indexed
 
@@ -81,6 +81,7 @@ def calibrate(
     per_class: bool = False,
     leave_out: str = "items",
     seed: int,
+    reading: data.Reading = PLAIN,
 ) -> dict[str, calibration.Calibration]:
     """By operating point: for one rule, or for matching (if anything is indexed) and for pairs."""
     with naming(**dict.fromkeys(("rate", "confidence", "precision", "recall", "prior"), "goal")):
@@ -90,7 +91,7 @@ def calibrate(
         examples = open_pairs(model, source)
         rules = [rule or "pairs"]
     else:
-        examples = open_fitting(model, source, split, default_split="train")
+        examples = open_fitting(model, source, split, default_split="train", reading=reading)
         rules = [rule] if rule else (["nearest"] if len(model.index) else []) + ["pairs"]
     if per_class and rules == ["pairs"]:
         raise InputError("per-class must come with a rule for matching, got pairs. Index items.")
@@ -119,21 +120,32 @@ def calibrate(
     return made
 
 
-def queries(model: SimilarityModel, sources: Sequence[str], split: str | None) -> tuple[Any, Any]:
-    """The items to ask about, from image files or one source of data, and a name for each."""
-    if all(map(_is_image_file, sources)):
+def queries(
+    model: SimilarityModel,
+    sources: Sequence[str],
+    split: str | None,
+    reading: data.Reading = PLAIN,
+) -> tuple[Any, list[str]]:
+    """The items to ask about, and a name for each: image files, texts, or one source of data."""
+    if takes_texts(model.encoder):
+        if len(sources) > 1 or not (sources[0] in NAMES or Path(sources[0]).exists()):
+            return list(sources), list(sources)
+    elif all(map(_is_image_file, sources)):
         if model.preprocess is None:
-            raise InputError("model must have a preprocess to read image files, got one without.")
+            raise InputError(
+                "must be vectors for a model without an encoder, got image files.",
+                argument="sources",
+            )
         return list(sources), list(sources)
     if len(sources) > 1:
         raise InputError(
             f"FILE must be image files, or one source of data, got {' '.join(sources)}."
         )
-    examples = open_fitting(model, sources[0], split, default_split="test")
-    return examples, paths_of(examples) or [f"item {number}" for number in range(len(examples))]
+    examples = open_fitting(model, sources[0], split, default_split="test", reading=reading)
+    return examples, names_of(examples)
 
 
 def _is_image_file(source: str) -> bool:
     """Whether a source is one image: by its name, or as a file that is no table."""
     path = Path(source)
-    return is_image_name(path) or (path.is_file() and path.suffix.lower() not in (*TABLES, ".npz"))
+    return is_image_name(path) or (path.is_file() and path.suffix.lower() not in FILES)

@@ -1,16 +1,30 @@
 """The commands about known items: `index`, `remove`, `lookup`, `match`."""
 
-from typing import Annotated, Optional
+from typing import Annotated, Any, Optional
 
 import typer
 
 from likewise.cli import console
-from likewise.cli.options import Cache, Data, Device, GalleryFolder, Json, Model, Point, Seed, Split
+from likewise.cli.options import (
+    Cache,
+    Data,
+    Device,
+    GalleryFolder,
+    Json,
+    Model,
+    Point,
+    Seed,
+    Split,
+    reads_data,
+)
 
 # Nothing heavy is imported up here: `likewise --help` must not wait for torch.
-Sources = Annotated[list[str], typer.Argument(metavar="FILE…|DATA", help="Images, or one DATA.")]
+Sources = Annotated[
+    list[str], typer.Argument(metavar="FILE…|DATA", help="Images, texts, or one DATA.")
+]
 
 
+@reads_data
 def index(
     model: Model,
     source: Data,
@@ -25,6 +39,14 @@ def index(
             help="Keep a small picture of each image, for reports and for neighbors.",
         ),
     ] = False,
+    classes: Annotated[
+        Optional[list[str]],  # noqa: UP045
+        typer.Option(help="Only these, separated by commas; may be given again."),
+    ] = None,
+    except_: Annotated[
+        Optional[list[str]],  # noqa: UP045
+        typer.Option("--except", help="All classes but these."),
+    ] = None,
     gallery: GalleryFolder = None,
     replace: Annotated[
         bool,
@@ -42,20 +64,24 @@ def index(
     seed: Seed = 0,
     device: Device = None,
     as_json: Json = False,
+    *,
+    reading: Any,
 ) -> None:
     """Add examples of known things to the model's index, or to a gallery; each of them once."""
     from likewise import data
     from likewise.cli import journeys
     from likewise.errors import InputError
     from likewise.journeys.index import index as indexed
-    from likewise.journeys.opening import open_fitting
+    from likewise.journeys.opening import of_classes, open_fitting
 
     if sync and (replace or per_class is not None):
         other = "--replace" if replace else "--per-class"
         raise InputError(f"--sync must come without {other}, got both. Give either.")
     way = "replace" if replace else "sync" if sync else "add"
     loaded = journeys.open_model(model, device, gallery, writing=True, cache=cache)
-    examples = open_fitting(loaded, source, split, default_split="train")
+    examples = open_fitting(loaded, source, split, default_split="train", reading=reading)
+    if classes or except_:
+        examples = of_classes(examples, classes or (), except_ or ())
     if per_class is not None:
         examples = data.sample_items(examples, per_class=per_class, seed=seed)
     with console.progress("indexing") as show:
@@ -107,6 +133,7 @@ def remove(
     console.finish({"removed": removed, "indexed": len(loaded.index)}, lines, as_json=as_json)
 
 
+@reads_data
 def lookup(
     model: Model,
     sources: Sources,
@@ -117,16 +144,19 @@ def lookup(
     seed: Seed = 0,
     device: Device = None,
     as_json: Json = False,
+    *,
+    reading: Any,
 ) -> None:
     """The k indexed items that are most like each given one."""
     from likewise.cli import answers, journeys
 
     loaded = journeys.open_model(model, device, gallery, cache=cache)
-    items, names = journeys.queries(loaded, sources, split)
+    items, names = journeys.queries(loaded, sources, split, reading)
     found = loaded.lookup(items, k=k)
     console.finish(*answers.neighbors(loaded, found, names), as_json=as_json)
 
 
+@reads_data
 def match(
     model: Model,
     sources: Sources,
@@ -143,12 +173,14 @@ def match(
     seed: Seed = 0,
     device: Device = None,
     as_json: Json = False,
+    *,
+    reading: Any,
 ) -> None:
     """Which known class each item is, or that it is unknown."""
     from likewise.cli import answers, journeys
 
     loaded = journeys.open_model(model, device, gallery, cache=cache)
-    items, names = journeys.queries(loaded, sources, split)
+    items, names = journeys.queries(loaded, sources, split, reading)
     with console.warnings_as_lines(), console.progress("matching") as show:
         decided = loaded.match(
             items, point=point or rule, threshold=threshold, rule=rule, k=k, progress=show

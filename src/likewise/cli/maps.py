@@ -1,14 +1,15 @@
 """`likewise map`: embeddings of labeled items as a page to move about in."""
 
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
 from likewise.cli import console
-from likewise.cli.options import Cache, Data, Device, Json, Model, Seed, Split
+from likewise.cli.options import Cache, Data, Device, Json, Model, Seed, Split, reads_data
 
 
+@reads_data
 def map_(
     model: Model,
     source: Data,
@@ -23,6 +24,8 @@ def map_(
     seed: Seed = 0,
     device: Device = None,
     as_json: Json = False,
+    *,
+    reading: Any,
 ) -> None:
     """Draw the items of DATA as the model sees them: a page to zoom, search and point at."""
     import torch
@@ -38,7 +41,7 @@ def map_(
     check_count("most", most, least=2)
     check_file_target("out", out)  # before the work rather than after it
     loaded = journeys.open_model(model, device, cache=cache)
-    whole = open_fitting(loaded, source, split, default_split="test")
+    whole = open_fitting(loaded, source, split, default_split="test", reading=reading)
     total = len(whole)
     few = whole
     if total > most:

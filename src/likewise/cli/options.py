@@ -1,8 +1,11 @@
 """Arguments and options that several commands share."""
 
+import functools
+import inspect
+from collections.abc import Callable
 from enum import StrEnum
 from pathlib import Path
-from typing import Annotated, Optional
+from typing import Annotated, Any, Optional
 
 import typer
 
@@ -11,8 +14,8 @@ Data = Annotated[
     str,
     typer.Argument(
         metavar="DATA",
-        help="digits, mnist, fashion-mnist, omniglot, imagenette, lfw, a folder of class folders, "
-        "a folder of idx files, a .csv or .tsv, or an .npz with x and y.",
+        help="digits, mnist, fashion-mnist, omniglot, imagenette, lfw, a folder of images or of "
+        "idx files, a table (.csv, .tsv, .jsonl, .parquet, .feather, .arrow), an .npz or an .npy.",
     ),
 ]
 Split = Annotated[
@@ -47,6 +50,84 @@ Point = Annotated[
 ]
 
 
+_READING = "How DATA is read"
+_READS: dict[str, Any] = {
+    "text": Annotated[
+        Optional[str],  # noqa: UP045
+        typer.Option(
+            metavar="COLUMN", rich_help_panel=_READING, help="The column of a table with texts."
+        ),
+    ],
+    "label": Annotated[
+        Optional[str],  # noqa: UP045
+        typer.Option(
+            "--label",
+            "--label-column",
+            metavar="COLUMN",
+            rich_help_panel=_READING,
+            help="The column of a table with labels; default label, class, target, category or "
+            "species.",
+        ),
+    ],
+    "vectors": Annotated[
+        Optional[str],  # noqa: UP045
+        typer.Option(
+            metavar="COLUMN",
+            rich_help_panel=_READING,
+            help="The column of a table with lists of numbers, if there are several.",
+        ),
+    ],
+    "path_column": Annotated[
+        Optional[str],  # noqa: UP045
+        typer.Option(
+            metavar="COLUMN",
+            rich_help_panel=_READING,
+            help="The column of a table that names image files; default path, file, filename, "
+            "image or image_path.",
+        ),
+    ],
+    "labels": Annotated[
+        Optional[Path],  # noqa: UP045
+        typer.Option(
+            metavar="FILE", rich_help_panel=_READING, help="The labels of an .npy, one in a line."
+        ),
+    ],
+    "skip_unreadable": Annotated[
+        bool,
+        typer.Option(
+            "--skip-unreadable",
+            rich_help_panel=_READING,
+            help="Leave out image files that cannot be read, and name them.",
+        ),
+    ],
+}
+
+
+def reads_data(command: Callable[..., None]) -> Callable[..., None]:
+    """Give a command the options that say how DATA is read; it gets them as one `reading`."""
+
+    @functools.wraps(command)
+    def reading_command(**arguments: Any) -> None:
+        from likewise.data.reading import Reading
+
+        reading = Reading(**{name: arguments.pop(name) for name in _READS})
+        command(**arguments, reading=reading)
+
+    own = inspect.signature(command)
+    parameters = [each for name, each in own.parameters.items() if name != "reading"]
+    parameters += [
+        inspect.Parameter(
+            name,
+            inspect.Parameter.KEYWORD_ONLY,
+            default=False if name == "skip_unreadable" else None,
+            annotation=kind,
+        )
+        for name, kind in _READS.items()
+    ]
+    reading_command.__signature__ = own.replace(parameters=parameters)  # type: ignore[attr-defined]
+    return reading_command
+
+
 class Loss(StrEnum):
     """Losses by name; `threshold` with --pairs only."""
 
@@ -61,6 +142,15 @@ class Loss(StrEnum):
     SUPERVISED_CONTRASTIVE = "supervised-contrastive"
     THRESHOLD = "threshold"
     TRIPLET = "triplet"
+
+
+class Augment(StrEnum):
+    """How images are changed while training."""
+
+    NONE = "none"
+    LIGHT = "light"
+    PHOTOS = "photos"
+    STRONG = "strong"
 
 
 class MadeClasses(StrEnum):

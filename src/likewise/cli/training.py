@@ -1,7 +1,7 @@
 """`likewise train`: words of the command line become a recipe, and its training is told of."""
 
-import csv
 import dataclasses
+import shutil
 from collections.abc import Mapping, Sequence
 from enum import StrEnum
 from pathlib import Path
@@ -15,9 +15,10 @@ from likewise import data
 from likewise.cli import console
 from likewise.cli.answers import Answer
 from likewise.errors import InputError, naming
-from likewise.journeys.opening import is_pair_table, open_data
+from likewise.journeys.opening import PLAIN, is_pair_table, named_classes, open_data
 from likewise.journeys.train import ASIDE, selection_notes
 from likewise.model import SimilarityModel
+from likewise.training.checkpoints import MANIFEST, load_checkpoint
 from likewise.training.telling import epoch_line
 from likewise.training.tracking import Track
 
@@ -35,11 +36,14 @@ def train(
     tracked: Path | None = None,
     workers: int = 0,
     device: str | None = None,
+    reading: data.Reading = PLAIN,
+    checkpoint: Path | None = None,
 ) -> SimilarityModel:
     """`likewise.train` on a source, told of as it goes.
 
     Trackers go to the folder that holds `tracked`, as a run of its name.
     """
+    is_new = checkpoint is not None and not (checkpoint / MANIFEST).is_file()
     callbacks: list[Any] = [tell_epoch]
     if track is not None:
         where = tracked or Path("runs", "likewise")
@@ -47,12 +51,14 @@ def train(
     recipe = lw.Recipe.from_dict(choices)
     given: Any
     if recipe.pairs and is_pair_table(source):
-        given = data.load_pairs(source, image_size=image_size, channels=channels)
+        given = data.load_pairs(
+            source, image_size=image_size, channels=channels, texts=reading.text is not None
+        )
         shape, present = given.data.item_shape, []
         if hold_out_classes:
             recipe = lw.Recipe.from_dict({**choices, "hold_out_classes": list(hold_out_classes)})
     else:
-        given = open_data(source, split, image_size=image_size, channels=channels)
+        given = open_data(source, split, image_size=image_size, channels=channels, reading=reading)
         shape = given.item_shape
         present = list(data.items_per_class(given))
         if hold_out_classes:
@@ -60,19 +66,70 @@ def train(
             recipe = lw.Recipe.from_dict({**choices, "hold_out_classes": held})
     scored: Any = evaluate
     if evaluate not in (None, ASIDE):
-        scored = _opened_like(shape, evaluate)
-    with console.warnings_as_lines(), console.progress("training") as show:
-        return lw.train(
-            given,
-            recipe,
-            evaluate=scored,
-            callbacks=callbacks,
-            progress=show,
-            workers=workers,
-            device=device,
-            name=source,
-            scored_on=evaluate,
+        scored = _opened_like(shape, evaluate, reading)
+    try:
+        with console.warnings_as_lines(), console.progress("training") as show:
+            return lw.train(
+                given,
+                recipe,
+                evaluate=scored,
+                callbacks=callbacks,
+                progress=show,
+                workers=workers,
+                device=device,
+                name=source,
+                scored_on=evaluate,
+                reading=reading,
+                checkpoint=checkpoint,
+            )
+    except KeyboardInterrupt:
+        if checkpoint is not None:
+            tell_kept(checkpoint, recipe.epochs)
+        raise
+    except InputError:
+        if is_new and checkpoint is not None:  # what was refused cannot go on
+            forget(checkpoint)
+        raise
+
+
+def checkpoint_of(out: Path, *, resume: bool) -> Path:
+    """Where a training is kept until its model is saved in `out`.
+
+    Raises:
+        InputError: one is kept there that is not to be resumed, or the other way around.
+    """
+    place = out.parent / f"{out.name}.checkpoint"
+    is_there = (place / MANIFEST).is_file()
+    if is_there and not resume:
+        raise InputError(
+            f"must go on with the training that was interrupted, kept in {str(place)!r}, got no "
+            "word of it. Add it, or remove that folder.",
+            argument="resume",
         )
+    if resume and not is_there:
+        raise InputError(
+            f"must be left out unless a training was interrupted, got none in {str(place)!r}.",
+            argument="resume",
+        )
+    return place
+
+
+def tell_kept(checkpoint: Path, epochs: int) -> None:
+    """Say which epoch of a training that was interrupted is kept."""
+    state = load_checkpoint(checkpoint)
+    done = 0 if state is None else len(state["records"])
+    if done:
+        console.say(
+            f"likewise: {done} of {epochs} epochs are kept in {checkpoint}; go on with --resume"
+        )
+    else:
+        forget(checkpoint)
+        console.say("likewise: no epoch was finished, so nothing is kept")
+
+
+def forget(checkpoint: Path) -> None:
+    """Remove what was kept of a training."""
+    shutil.rmtree(checkpoint, ignore_errors=True)
 
 
 def choices_of(ctx: typer.Context, recipe: Path | None) -> dict[str, Any]:
@@ -132,53 +189,15 @@ def held_out(words: Sequence[str], present: Sequence[str]) -> float | tuple[str,
     return part
 
 
-def named_classes(words: Sequence[str], present: Sequence[str]) -> list[str]:
-    """The classes that words name: each word one class, or else a list separated by commas.
-
-    In a list, a name that holds a comma stands in double quotes.
-
-    Raises:
-        InputError: a class is not there.
-
-    Example:
-        >>> named_classes(["oak, red", 'elm, "fir, old"'], ["oak, red", "elm", "fir, old"])
-        ['oak, red', 'elm', 'fir, old']
-    """
-    names: list[str] = []
-    for word in words:
-        if word in present:
-            names.append(word)
-        else:
-            names += _parts_of_list(word)
-    absent = [name for name in names if name not in present]
-    if absent or not names:
-        few = ", ".join(map(repr, present[:12])) + (", …" if len(present) > 12 else "")
-        raise InputError(
-            f"must name classes of the data ({few}), got "
-            f"{', '.join(map(repr, absent)) or 'none'}. Give the option once for each class, or "
-            "names separated by commas; one that holds a comma goes in double quotes.",
-            argument="hold_out_classes",
-        )
-    return names
-
-
-def _parts_of_list(word: str) -> list[str]:
-    try:
-        (parts,) = csv.reader([word], skipinitialspace=True)
-    except (csv.Error, ValueError):  # ends of lines, as in no list; or nothing at all
-        return [word]
-    return [part.strip() for part in parts]
-
-
-def _opened_like(shape: Sequence[int], source: str | None) -> Any:
+def _opened_like(shape: Sequence[int], source: str | None, reading: data.Reading) -> Any:
     """What to score, its images of the shape of those trained on."""
     size: dict[str, Any] = {}
     if len(shape) == 3:
         size = {"image_size": tuple(shape[1:]), "channels": shape[0]}
     with naming(source="evaluate"):
         if is_pair_table(str(source)):
-            return data.load_pairs(str(source), **size)
-        return open_data(str(source), default_split="test", **size)
+            return data.load_pairs(str(source), texts=not shape, **size)
+        return open_data(str(source), default_split="test", reading=reading, **size)
 
 
 def tell_epoch(record: dict[str, float], encoder: torch.nn.Module) -> None:

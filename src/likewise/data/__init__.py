@@ -38,6 +38,13 @@ from likewise.data.pictures import decode_picture as decode_picture
 from likewise.data.pictures import encode_pictures as encode_pictures
 from likewise.data.pictures import stack_pictures as stack_pictures
 from likewise.data.preprocessing import Preprocess as Preprocess
+from likewise.data.reading import Reading as Reading
+from likewise.data.shards import TarShards as TarShards
+from likewise.data.streams import BalancedStream as BalancedStream
+from likewise.data.streams import Stream as Stream
+from likewise.data.streams import is_stream as is_stream
+from likewise.data.texts import TextDataset as TextDataset
+from likewise.data.texts import is_text as is_text
 from likewise.data.triplets import GivenTriplets as GivenTriplets
 from likewise.data.triplets import TripletBatch as TripletBatch
 from likewise.data.triplets import TripletDataset as TripletDataset

@@ -8,7 +8,14 @@ import torch
 from jaxtyping import Float, Int, Num
 from PIL import Image
 from torch import Tensor
-from torch.utils.data import ConcatDataset, DataLoader, IterableDataset, TensorDataset
+from torch.utils.data import (
+    ConcatDataset,
+    DataLoader,
+    IterableDataset,
+    TensorDataset,
+    default_collate,
+    default_convert,
+)
 from torch.utils.data import Dataset as TorchDataset
 from torch.utils.data import Subset as TorchSubset
 
@@ -18,6 +25,9 @@ from likewise.data.images import pixels_of
 from likewise.data.labels import encode_labels
 from likewise.data.pairs import GivenPairs
 from likewise.data.parts import Subset
+from likewise.data.streams import ITEM_NAMES, Stream, collected, is_stream
+from likewise.data.tables import LABEL_NAMES
+from likewise.data.texts import TEXT_SHAPE, TextDataset, are_texts, is_text
 from likewise.data.triplets import GivenTriplets
 from likewise.errors import InputError, InputTypeError
 
@@ -28,25 +38,30 @@ def as_dataset(data: Any, *, pairs: bool = False) -> Any:
     ========================  =====================================================================
     data                      labels and class names
     ========================  =====================================================================
-    (items, labels)           as in `ArrayDataset`
+    (items, labels)           as in `ArrayDataset`; texts as in `TextDataset`
     torch's TensorDataset     its two tensors, items and labels
     torch's Subset            those of the whole, in the order of the part; random_split gives such
     torch's ConcatDataset     those of its parts, whose class names must agree
+    torch's DataLoader        those of its dataset, in the order of that; one that collates in its
+                              own way is refused
+    Hugging Face datasets     the column label (class, target, ...) and its names; items are the
+                              column image, img, text, embedding or vector
+    IterableDataset, other    read into memory; see `Stream`. `fit` takes those that are larger
+    streams, `Stream`
     any other map-style       its `labels`, or `targets` as torchvision calls them: a tensor, an
     dataset                   array or a list; its `class_names` or `classes` where it has them
     ========================  =====================================================================
 
-    Items are tensors, arrays or Pillow images, in the layouts of `ArrayDataset`; bytes of images
-    become 0..1. A DataLoader is refused, as it may shuffle, repeat or leave out items: give its
-    `dataset`.
+    Items are texts, or tensors, arrays or Pillow images in the layouts of `ArrayDataset`; bytes of
+    images become 0..1.
 
     Args:
         data: labeled data.
         pairs: also take pairs and triplets, such as `GivenPairs`, and return them as they are.
 
     Raises:
-        InputTypeError: it is no map-style dataset, or has no labels.
-        InputError: labels are not one per item, or parts disagree.
+        InputTypeError: it is no dataset, or has no labels.
+        InputError: labels are not one per item, parts disagree, or a stream is too long.
 
     Example:
         >>> whole = TensorDataset(torch.eye(4), torch.tensor([7, 7, 9, 9]))
@@ -61,10 +76,16 @@ def as_dataset(data: Any, *, pairs: bool = False) -> Any:
             )
         return data
     if _is_labeled_pair(data):
-        return ArrayDataset(*data)
+        return TextDataset(*data) if are_texts(data[0]) else ArrayDataset(*data)
     if _is_dataset(data):
         return data
+    if isinstance(data, DataLoader):
+        return as_dataset(_behind(data), pairs=pairs)
+    if is_stream(data):
+        return collected(data if isinstance(data, Stream) else Stream(data))
     _check_map_style(data)
+    if _is_hugging_face(data):
+        return _of_columns(data)
     if isinstance(data, TensorDataset):
         if len(data.tensors) != 2:
             raise InputTypeError(
@@ -145,12 +166,18 @@ def as_inputs(items: Any, item_shape: Sequence[int] | None = None) -> Any:
     Raises:
         InputTypeError: it is none of these.
     """
+    if are_texts(items):
+        return TextDataset(items)
     if isinstance(items, (GivenPairs, GivenTriplets)) or _is_labeled_pair(items):
         return as_dataset(items)
     if isinstance(items, (Tensor, Image.Image, list, tuple)) or hasattr(items, "__array__"):
         return as_items(items, item_shape)
     if _is_dataset(items):
         return items
+    if isinstance(items, DataLoader):
+        return as_inputs(_behind(items), item_shape)
+    if is_stream(items) or _is_hugging_face(items):
+        return as_dataset(items)
     _check_map_style(items, "items")
     whole = items
     while isinstance(whole, TorchSubset):
@@ -163,6 +190,51 @@ def as_inputs(items: Any, item_shape: Sequence[int] | None = None) -> Any:
     return _Items(items)
 
 
+def _behind(loader: DataLoader[Any]) -> Any:
+    """The dataset of a loader, unless what the loader makes of it cannot be known."""
+    if loader.collate_fn not in (default_collate, default_convert):
+        raise InputTypeError(
+            "data must be a dataset, got a DataLoader with a collate_fn of its own. Give its "
+            ".dataset, with items as they are encoded."
+        )
+    return loader.dataset
+
+
+def _is_hugging_face(data: Any) -> bool:
+    return isinstance(getattr(data, "features", None), dict) and hasattr(data, "column_names")
+
+
+def _of_columns(data: Any) -> Any:
+    """A Hugging Face dataset by its columns; labels are read without items."""
+    columns = list(data.column_names)
+    item = next((name for name in ITEM_NAMES if name in columns), None)
+    label = next((name for name in LABEL_NAMES if name in columns), None)
+    if item is None:
+        raise InputTypeError(
+            f"data must have a column {', '.join(ITEM_NAMES)}, got {', '.join(columns)}. "
+            "Use rename_column."
+        )
+    items = _Keyed(data, item)
+    if label is None:
+        return _Adapted(items, torch.full((len(data),), -1), [])
+    known = getattr(data.features[label], "names", None)
+    codes, names = encode_labels(list(data[label]), known)
+    return _Adapted(items, codes, names)
+
+
+class _Keyed:
+    """One column of a dataset of dicts."""
+
+    def __init__(self, source: Any, key: str) -> None:
+        self.source, self.key = source, key
+
+    def __len__(self) -> int:
+        return len(self.source)
+
+    def __getitem__(self, index: int) -> Any:
+        return self.source[int(index)][self.key]
+
+
 class _Items(TorchDataset[tuple[Tensor, int]]):
     """The items of a map-style dataset of somebody else, by the rules of `ArrayDataset`."""
 
@@ -170,25 +242,26 @@ class _Items(TorchDataset[tuple[Tensor, int]]):
         self.source = source
         if len(source) == 0:
             raise InputError("data must hold at least one item, got none.")
-        self.item_shape: tuple[int, ...] = tuple(_item(source[0]).shape)
+        self.item_shape: tuple[int, ...] = _shape(_item(source[0]))
         if hasattr(source, "set_epoch"):
             self.set_epoch = source.set_epoch
 
     def __len__(self) -> int:
         return len(self.source)
 
-    def __getitem__(self, index: int) -> tuple[Tensor, int]:
+    def __getitem__(self, index: int) -> tuple[Any, int]:
         item = _item(self.source[int(index)])
-        if tuple(item.shape) != self.item_shape:
+        if _shape(item) != self.item_shape:
             raise InputError(
                 f"items of data must have the shape of the first, {self.item_shape}, got "
-                f"{tuple(item.shape)} for item {int(index)}. Resize them in the dataset."
+                f"{_shape(item)} for item {int(index)}. Resize them in the dataset."
             )
         return item, self._label(int(index))
 
     def __getitems__(self, indices: Sequence[int]) -> list[Batch]:
         items, labels = zip(*(self[index] for index in indices), strict=True)
-        return [Batch(torch.stack(items), torch.tensor(labels))]
+        stacked = list(items) if is_text(self) else torch.stack(items)
+        return [Batch(stacked, torch.tensor(labels))]
 
     def _label(self, index: int) -> int:
         return -1
@@ -211,15 +284,21 @@ class _Adapted(_Items):
         return int(self.labels[index])
 
 
-def _item(sample: Any) -> Float[Tensor, "..."]:
-    """One item of a foreign dataset, which may come with its label, as float32."""
+def _shape(item: Any) -> tuple[int, ...]:
+    return TEXT_SHAPE if isinstance(item, str) else tuple(item.shape)
+
+
+def _item(sample: Any) -> Any:
+    """One item of a foreign dataset, which may come with its label: float32, or a text."""
     item = sample[0] if isinstance(sample, (tuple, list)) and len(sample) else sample
+    if isinstance(item, str):
+        return item
     if isinstance(item, Image.Image):
         return pixels_of(item)
     tensor = as_tensor(item, "items of data")
     if not isinstance(tensor, Tensor) or tensor.ndim == 0:
         raise InputTypeError(
-            "items of data must be tensors, arrays or Pillow images, with or without a label, got "
+            "items of data must be tensors, arrays, texts or images, with or without a label, got "
             f"{type(item).__name__}. Wrap the dataset so that it gives (item, label)."
         )
     return as_floats(stored_items(tensor[None]))[0]
@@ -301,11 +380,6 @@ def _is_dataset(data: Any) -> bool:
 
 
 def _check_map_style(data: Any, name: str = "data") -> None:
-    if isinstance(data, DataLoader):
-        raise InputTypeError(
-            f"{name} must be a dataset, got a DataLoader, which may shuffle or leave out items. "
-            "Give its .dataset."
-        )
     if isinstance(data, (str, Path)):
         raise InputTypeError(
             f"{name} must be a dataset, got {str(data)!r}. Use lw.data.load({str(data)!r})."

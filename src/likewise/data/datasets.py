@@ -1,11 +1,12 @@
 """What every dataset offers, batched access to it, and the dataset in memory."""
 
 from collections.abc import Sequence
-from typing import NamedTuple, Protocol
+from itertools import chain
+from typing import Any, NamedTuple, Protocol
 
 import numpy as np
 import torch
-from jaxtyping import Float, Int
+from jaxtyping import Int
 from torch import Tensor
 from torch.utils.data import Dataset as TorchDataset
 from torch.utils.data import default_collate
@@ -17,9 +18,9 @@ from likewise.errors import InputError, InputTypeError
 
 
 class Batch(NamedTuple):
-    """Items with their labels, as a DataLoader yields them."""
+    """Items with their labels, as a DataLoader yields them; texts come as a list of strings."""
 
-    items: Float[Tensor, "n ..."]
+    items: Any  # Float[Tensor, "n ..."] | list[str]
     labels: Int[Tensor, " n"]
 
 
@@ -40,13 +41,13 @@ class Dataset(Protocol):
 
     @property
     def item_shape(self) -> tuple[int, ...]:
-        """Shape of one item: (channels, height, width) for images."""
+        """Shape of one item: (channels, height, width) for images, () for texts."""
 
     def __len__(self) -> int:
         """Number of items."""
 
-    def __getitem__(self, index: int) -> tuple[Tensor, int]:
-        """Return one item, float32, with its label."""
+    def __getitem__(self, index: int) -> tuple[Any, int]:
+        """Return one item, float32 or a string, with its label."""
 
     def __getitems__(self, indices: Sequence[int]) -> list[Batch]:
         """Return one Batch, in a list because that is what a DataLoader's collation takes."""
@@ -152,10 +153,10 @@ def fetch(dataset: Dataset, indices: Sequence[int]) -> Batch:
     return Batch(*default_collate([dataset[int(index)] for index in indices]))
 
 
-def items(
-    dataset: Dataset, indices: Sequence[int] | None = None, batch_size: int = 256
-) -> Float[Tensor, "n ..."]:
+def items(dataset: Dataset, indices: Sequence[int] | None = None, batch_size: int = 256) -> Any:
     """All items of a dataset, or those at `indices` in that order, stacked, float32.
+
+    Texts come as a list of strings.
 
     Args:
         dataset: where they come from.
@@ -169,10 +170,17 @@ def items(
     """
     check_count("batch_size", batch_size)
     chosen = range(len(dataset)) if indices is None else indices
+    parts = (
+        fetch(dataset, chosen[start : start + batch_size]).items
+        for start in range(0, len(chosen), batch_size)
+    )
+    if tuple(dataset.item_shape) == ():
+        return list(chain.from_iterable(parts))
     stacked = torch.empty((len(chosen), *dataset.item_shape), dtype=torch.float32)
-    for start in range(0, len(chosen), batch_size):
-        part = fetch(dataset, chosen[start : start + batch_size]).items
+    start = 0
+    for part in parts:
         stacked[start : start + len(part)] = part
+        start += len(part)
     return stacked
 
 
@@ -190,7 +198,8 @@ def _from_numpy(items: object) -> Tensor:
         )
     if array.dtype != np.uint8:
         with np.errstate(over="ignore"):  # what overflows is infinite, and refused as such
-            array = array.astype(np.complex64 if array.dtype.kind == "c" else np.float32)
+            kind = np.complex64 if array.dtype.kind == "c" else np.float32
+            array = array.astype(kind, copy=False)
     # torch shares the memory, and neither a read-only nor a reversed array may be shared.
     return torch.from_numpy(np.require(array, requirements=["C", "W"]))
 

@@ -1,5 +1,7 @@
 """Fingerprints of items, by which the same item is known again in another dataset."""
 
+import hashlib
+from collections.abc import Sequence
 from functools import lru_cache
 
 import torch
@@ -8,37 +10,45 @@ from torch import Tensor
 
 from likewise._checks import as_floats
 from likewise.data.datasets import Dataset, items
+from likewise.data.texts import are_texts
 from likewise.embedded import Embedded
 
 
-def fingerprints(data: Dataset | Tensor | Embedded, batch_size: int = 1024) -> Int[Tensor, " n"]:
-    """One 64-bit number per item, made from every bit of its values.
+def fingerprints(
+    data: Dataset | Tensor | Sequence[str] | Embedded, batch_size: int = 1024
+) -> Int[Tensor, " n"]:
+    """One 64-bit number per item, made from every bit of its values, or every byte of its text.
 
     Equal items have equal fingerprints, on every machine. That two of a million different items
     share one is a chance of about one in 10⁷.
 
     Args:
-        data: a dataset, read a batch at a time, or items (n, ...); of an `Embedded` those it has.
+        data: a dataset, read a batch at a time, or items: numbers (n, ...) or a list of texts; of
+            an `Embedded` those it has.
         batch_size: how many at once.
     """
     if isinstance(data, Embedded):
         return data.fingerprints
+    if isinstance(data, (list, tuple)) and are_texts(data):
+        return item_fingerprints(data)
     prints = []
     for part in torch.split(torch.arange(len(data)), batch_size):
-        values = as_floats(data[part]) if isinstance(data, Tensor) else items(data, part.tolist())
+        values = as_floats(data[part]) if isinstance(data, Tensor) else items(data, part.tolist())  # type: ignore[arg-type]
         if len(part):
             prints.append(item_fingerprints(values))
     return torch.cat(prints) if prints else torch.empty(0, dtype=torch.int64)
 
 
-def item_fingerprints(values: Float[Tensor, "n ..."]) -> Int[Tensor, " n"]:
-    """`fingerprints` of one batch of items, whose values are float32.
+def item_fingerprints(values: Float[Tensor, "n ..."] | Sequence[str]) -> Int[Tensor, " n"]:
+    """`fingerprints` of one batch of items: texts, or values that are float32.
 
     Example:
         >>> batch = torch.eye(3)
         >>> bool((item_fingerprints(batch) == fingerprints(batch)).all())
         True
     """
+    if not isinstance(values, Tensor):
+        return _of_texts(values)
     # Adding 0 makes -0 and 0, which are equal, the same bits.
     bits = _mixed((values.flatten(1).cpu() + 0.0).view(torch.int32).long())
     # Sums of int64 wrap around, the same in any order.
@@ -50,6 +60,16 @@ def _factors(count: int) -> Int[Tensor, " v"]:
     generator = torch.Generator().manual_seed(0)
     # Odd factors lose no bit.
     return torch.randint(-(2**62), 2**62, (count,), generator=generator) * 2 + 1
+
+
+def _of_texts(texts: Sequence[str]) -> Int[Tensor, " n"]:
+    digests = (
+        hashlib.blake2b(text.encode("utf-8", "surrogatepass"), digest_size=8) for text in texts
+    )
+    return torch.tensor(
+        [int.from_bytes(each.digest(), "little", signed=True) for each in digests],
+        dtype=torch.int64,
+    )
 
 
 def _mixed(bits: Int[Tensor, "n v"]) -> Int[Tensor, "n v"]:

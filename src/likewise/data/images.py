@@ -1,10 +1,14 @@
 """Image files: decoding of any mode and size, and the dataset that decodes when fetched."""
 
+import io
 import os
 import re
-from collections.abc import Sequence
+import warnings
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO, NamedTuple
 
 import numpy as np
 import torch
@@ -38,15 +42,28 @@ _FORMATS = {
     "PSD": (".psd",),
     "DDS": (".dds",),
     "ICO": (".ico",),
+    "ICNS": (".icns",),
+    "PCX": (".pcx",),
+    "SUN": (".ras",),
 }
 _SIXTEEN = ("PNG", "PPM")  # where mode I holds 16 bits, not 32
 _UNSIGNED = {"TGA": (".tga", ".icb", ".vda", ".vst")}  # has no first bytes: by its suffix only
 _SUFFIXES = {suffix for known in (_FORMATS, _UNSIGNED) for s in known.values() for suffix in s}
+LOOKED_AT = 1000  # of the headers; of more files an even choice, so that opening stays quick
+DEFAULT_SIZE = (64, 64)
+_TOLD = 20  # of the files passed over
 KINDS = "PNG, JPEG, WebP, TIFF, GIF, BMP, PGM or other common image"
 
 
+class _Seen(NamedTuple):
+    """What headers tell: the sizes (height, width) of some images, and whether all are gray."""
+
+    sizes: list[tuple[int, int]]
+    gray: bool
+
+
 class ImageFiles(TorchDataset[tuple[Tensor, int]]):
-    """Images on disk, decoded when first fetched.
+    """Images on disk, decoded when first fetched, several at a time.
 
     Reads PNG, JPEG, WebP, TIFF, GIF, BMP, PGM and what else Pillow knows by its first bytes, of
     any mode with 8 or 16 bits; of several pictures in a file the first. An image lies as its EXIF
@@ -54,8 +71,14 @@ class ImageFiles(TorchDataset[tuple[Tensor, int]]):
     lie in 0..1. A JPEG that is made smaller is decoded at a scale near its new size, which is
     several times quicker than decoding all of it.
 
-    What is decoded is kept as bytes, up to a limit on memory, so that a second pass decodes
-    nothing; the rest is decoded again at each pass, so that a source may be larger than memory.
+    Where neither size nor channels are told, the headers of the files say: of all, or of more
+    than 1,000 files 1,000 spread evenly. Any image in color makes all of them color. Images of one
+    size keep it; of several sizes, all become 64 × 64, with a warning.
+
+    A batch is decoded by as many threads as torch computes with (`torch.set_num_threads`), which
+    is one in a worker process. What is decoded is kept as bytes, up to a limit on memory, so that
+    a second pass decodes nothing; the rest is decoded again at each pass, so that a source may be
+    larger than memory.
     An image of more pixels than allowed is refused undecoded. `likewise.data.limits` has both
     limits.
 
@@ -64,13 +87,18 @@ class ImageFiles(TorchDataset[tuple[Tensor, int]]):
         labels: strings or integers, shape (n,); codes where `class_names` is given.
         class_names: the name of every code; by default the sorted labels.
         image_size: (height, width), or one number for both; every image is resized to it,
-            antialiased. By default all images must have the size of the first one.
-        channels: 1 for gray, 3 for color; by default as the first image is.
+            antialiased. By default the size that all have, or else 64.
+        channels: 1 for gray, 3 for color; by default 3 if any image is in color.
+        skip_unreadable: decode every file at once, and leave out those that cannot be read, with
+            a warning that counts and names them. Otherwise such a file is refused.
+
+    Attributes:
+        skipped: the files left out by `skip_unreadable`.
 
     Raises:
-        InputError: no paths, labels of another number, or an unreadable first image. When
-            fetched: an image that cannot be read or has another size than the first.
-        FileNotFoundError: a file is not there when fetched.
+        InputError: no paths, labels of another number, or a header that cannot be read. When
+            fetched: an image that cannot be read.
+        FileNotFoundError: a file is not there when it is looked at.
     """
 
     def __init__(
@@ -80,6 +108,8 @@ class ImageFiles(TorchDataset[tuple[Tensor, int]]):
         class_names: Sequence[str] | None = None,
         image_size: int | tuple[int, int] | None = None,
         channels: int | None = None,
+        *,
+        skip_unreadable: bool = False,
     ) -> None:
         self.paths = [os.fspath(path) for path in paths]
         self.labels, self.class_names = encode_labels(labels, class_names)
@@ -90,18 +120,20 @@ class ImageFiles(TorchDataset[tuple[Tensor, int]]):
             )
         check_channels(channels)
         self._resize = check_image_size(image_size)
-        first = None
-        if self._resize is None or channels is None:
-            first = _open(self.paths[0], channels, self._resize)
-            channels = channels or (1 if _is_gray(first) else 3)
-            height, width = self._resize or (first.height, first.width)
-        else:
-            height, width = self._resize
-        self.item_shape: tuple[int, ...] = (channels, height, width)
+        self.skipped: list[str] = []
+        size = self._resize
+        if size is None or channels is None:
+            seen = _survey(self.paths, skip_unreadable=skip_unreadable)
+            channels = channels or (1 if seen.gray else 3)
+            if size is None:
+                size = self._resize = _common(seen.sizes)
+                if len(seen.sizes) == len(self.paths) and set(seen.sizes) == {size}:
+                    self._resize = None
+        self.item_shape: tuple[int, ...] = (channels, *size)
         self._kept: dict[int, Tensor] = {}
         self._room = max_kept()
-        if first is not None:
-            self._keep(0, _pixels(first, channels, self._resize))
+        if skip_unreadable:
+            self._skip_unreadable()
 
     def __getstate__(self) -> dict[str, Any]:
         """All but the decoded images, which a worker process decodes again."""
@@ -112,34 +144,90 @@ class ImageFiles(TorchDataset[tuple[Tensor, int]]):
 
     def __getitem__(self, index: int) -> tuple[Tensor, int]:
         row = range(len(self))[index]
-        return _scaled(self._pixels(row)), int(self.labels[row])
+        return _scaled(self._pixels([row])[0]), int(self.labels[row])
 
     def __getitems__(self, indices: Sequence[int]) -> list[Batch]:
         rows = torch.as_tensor(indices, dtype=torch.int64)
         items = torch.empty((len(rows), *self.item_shape), dtype=torch.float32)
-        for i, row in enumerate(rows.tolist()):
-            items[i] = _scaled(self._pixels(row))
+        for i, pixels in enumerate(self._pixels(rows.tolist())):
+            items[i] = _scaled(pixels)
         return [Batch(items, self.labels[rows])]
 
-    def _pixels(self, row: int) -> Tensor:
-        pixels = self._kept.get(row)
-        if pixels is not None:
-            return pixels
-        path, channels = self.paths[row], self.item_shape[0]
-        pixels = _pixels(_open(path, channels, self._resize), channels, self._resize)
-        if pixels.shape != self.item_shape:
-            _, height, width = self.item_shape
-            raise InputError(
-                f"{path!r} must have the size of the first image, {height}x{width}, got "
-                f"{pixels.shape[1]}x{pixels.shape[2]}. Give image_size= to resize all images."
-            )
-        self._keep(row, pixels)
+    def _pixels(self, rows: Sequence[int]) -> list[Tensor]:
+        missing = list(dict.fromkeys(row for row in rows if row not in self._kept))
+        found = dict(zip(missing, _together(self._decoded, missing), strict=True))
+        pixels = [self._kept[row] if row in self._kept else found[row] for row in rows]
+        for row, decoded in found.items():
+            self._keep(row, decoded)
         return pixels
 
     def _keep(self, row: int, pixels: Tensor) -> None:
         if pixels.nbytes <= self._room:
             self._room -= pixels.nbytes
             self._kept[row] = pixels
+
+    def _decoded(self, row: int) -> Tensor:
+        path, channels = self.paths[row], self.item_shape[0]
+        pixels = _pixels(_open(path, channels, self._resize), channels, self._resize)
+        if pixels.shape != self.item_shape:
+            _, height, width = self.item_shape
+            raise InputError(
+                f"{path!r} must have the size it had when the data were opened, {height}x{width}, "
+                f"got {pixels.shape[1]}x{pixels.shape[2]}. Open them again."
+            )
+        return pixels
+
+    def _skip_unreadable(self) -> None:
+        rows: list[int] = []
+        reasons: list[str] = []
+
+        def decoded(row: int) -> Tensor | str:
+            try:
+                return self._decoded(row)
+            except (InputError, OSError) as error:
+                return str(error)
+
+        for row, pixels in zip(range(len(self)), _together(decoded, range(len(self))), strict=True):
+            if isinstance(pixels, str):
+                self.skipped.append(self.paths[row])
+                reasons.append(pixels)
+            else:
+                self._keep(len(rows), pixels)
+                rows.append(row)
+        if not rows:
+            raise InputError(
+                f"files must hold an image that can be read, got {len(self)} that cannot: "
+                f"{reasons[0]}"
+            )
+        if reasons:
+            named = ", ".join(map(repr, self.skipped[:_TOLD]))
+            more = f" and {len(reasons) - _TOLD} more" if len(reasons) > _TOLD else ""
+            warnings.warn(
+                f"left out {len(reasons)} of {len(self)} files that cannot be read as images: "
+                f"{named}{more}.",
+                stacklevel=4,
+            )
+            self.paths = [self.paths[row] for row in rows]
+            self.labels = self.labels[torch.tensor(rows)]
+
+
+def read_images(
+    paths: Sequence[str | Path], *, channels: int, image_size: tuple[int, int]
+) -> Float[Tensor, "n c h w"]:
+    """Image files of one size as numbers in 0..1, by the rules of `ImageFiles`.
+
+    Raises:
+        InputError: a file cannot be read as an image.
+        FileNotFoundError: there is no such file.
+    """
+    images = torch.empty((len(paths), channels, *image_size), dtype=torch.float32)
+
+    def read(row: int) -> Tensor:
+        return read_image(paths[row], channels=channels, image_size=image_size)
+
+    for i, image in enumerate(_together(read, range(len(paths)))):
+        images[i] = image
+    return images
 
 
 def read_image(
@@ -174,6 +262,16 @@ def pixels_of(
     """
     plain = _plain(image)
     return _scaled(_pixels(plain, channels or (1 if _is_gray(plain) else 3), image_size))
+
+
+def image_in(content: bytes, name: str) -> Image.Image:
+    """The image that a file in memory holds: upright, gray or color, by the rules of `ImageFiles`.
+
+    Raises:
+        InputError: it cannot be read as an image.
+    """
+    with _reading(name, io.BytesIO(content)) as image:
+        return _plain(image, repr(name))
 
 
 def fit_images(
@@ -239,6 +337,48 @@ def check_channels(channels: int | None) -> None:
         )
 
 
+def _survey(paths: Sequence[str], *, skip_unreadable: bool) -> _Seen:
+    """What the headers of files tell: of all, or of more than `LOOKED_AT` of an even choice."""
+    chosen = sorted({len(paths) * i // LOOKED_AT for i in range(LOOKED_AT)})
+    sizes, gray = [], True
+    for row in chosen if len(paths) > LOOKED_AT else range(len(paths)):
+        try:
+            size, is_gray = _header(paths[row])
+        except (InputError, OSError):
+            if not skip_unreadable:
+                raise
+            continue
+        sizes.append(size)
+        gray = gray and is_gray
+    return _Seen(sizes, gray and bool(sizes))
+
+
+def _common(sizes: Sequence[tuple[int, int]]) -> tuple[int, int]:
+    """The size that all have, or else the default one, with a warning."""
+    if len(set(sizes)) == 1:
+        return sizes[0]
+    if sizes:
+        height, width = DEFAULT_SIZE
+        (low, high) = (min(sizes, key=lambda s: s[0] * s[1]), max(sizes, key=lambda s: s[0] * s[1]))
+        warnings.warn(
+            f"images have several sizes, from {low[0]}x{low[1]} to {high[0]}x{high[1]}: all are "
+            f"resized to {height}x{width}. Another image size can be asked for.",
+            stacklevel=4,
+        )
+    return DEFAULT_SIZE
+
+
+def _together(function: Callable[[int], Any], rows: Sequence[int]) -> Iterator[Any]:
+    """The function of each row, in order, by threads: decoders let others compute meanwhile."""
+    threads = min(torch.get_num_threads(), len(rows))
+    if threads < 2:
+        yield from map(function, rows)
+        return
+    with ThreadPoolExecutor(threads) as pool:
+        for start in range(0, len(rows), 16 * threads):  # so that no more is decoded than is taken
+            yield from pool.map(function, rows[start : start + 16 * threads])
+
+
 def _open(
     path: str | Path, channels: int | None = None, image_size: tuple[int, int] | None = None
 ) -> Image.Image:
@@ -246,20 +386,43 @@ def _open(
 
     A JPEG that will be resized is decoded at the smallest scale that is large enough.
     """
+    with _reading(path) as image:
+        if image_size is not None and image.format in ("JPEG", "MPO"):
+            height, width = image_size
+            image.draft(
+                "L" if channels == 1 else None,
+                (height, width) if _lies(image) else (width, height),
+            )
+        return _plain(image, repr(os.fspath(path)))
+
+
+def _header(path: str | Path) -> tuple[tuple[int, int], bool]:
+    """The size (height, width) that an image has upright, and whether it is gray."""
+    with _reading(path) as image:
+        if image.mode == "P":  # where the palette stands differs by format
+            image.load()
+        # Pillow tells the upright size of a TIFF already.
+        turned = image.format != "TIFF" and _lies(image)
+        size = image.size if turned else image.size[::-1]
+        return (size[0], size[1]), _is_gray(image)
+
+
+def _lies(image: Image.Image) -> bool:
+    """Whether width and height change places where the image is brought upright."""
+    return image.getexif().get(ExifTags.Base.Orientation, 1) in (5, 6, 7, 8)
+
+
+@contextmanager
+def _reading(path: str | Path, content: BinaryIO | None = None) -> Iterator[Image.Image]:
+    """An image file, open; what its decoder raises becomes one sentence."""
     name = repr(os.fspath(path))
     suffix = os.path.splitext(path)[1].lower()
     formats = (*_FORMATS, *(each for each, known in _UNSIGNED.items() if suffix in known))
     limit = max_pixels()
     try:
-        with open_regular(path) as file, Image.open(file, formats=formats) as image:
+        with content or open_regular(path) as file, Image.open(file, formats=formats) as image:
             check_pixels(name, *image.size)
-            if image_size is not None and image.format in ("JPEG", "MPO"):
-                height, width = image_size
-                lies = image.getexif().get(ExifTags.Base.Orientation, 1) in (5, 6, 7, 8)
-                image.draft(
-                    "L" if channels == 1 else None, (height, width) if lies else (width, height)
-                )
-            return _plain(image, name)
+            yield image
     except FileNotFoundError as error:
         raise FileNotFoundError(
             f"image {name} must exist, got no such file. Check the path."

@@ -7,12 +7,13 @@ from dataclasses import dataclass
 from functools import partial
 from itertools import compress
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from likewise._checks import check_choice
+from likewise._checks import check_choice, check_exists
 from likewise.data.datasets import ArrayDataset, stored_items
 from likewise.data.downloads import (
     FASHION_CLASSES,
@@ -22,6 +23,7 @@ from likewise.data.downloads import (
     unpacked,
 )
 from likewise.data.idx import idx_parts, read_idx
+from likewise.data.image_folders import files_by_class, folder_parts
 from likewise.data.images import (
     ImageFiles,
     check_channels,
@@ -32,23 +34,42 @@ from likewise.data.images import (
 from likewise.data.labels import Labels, encode_cells, encode_labels, natural_order
 from likewise.data.omniglot import omniglot_parts
 from likewise.data.parts import Subset, split_items
+from likewise.data.records import (
+    RECORDS,
+    Records,
+    is_frame,
+    labels_in,
+    open_records,
+    parts_in,
+    texts_in,
+    vector_columns,
+    vectors_in,
+)
+from likewise.data.shards import TarShards, is_shards
+from likewise.data.streams import Stream, collected
 from likewise.data.tables import (
     PART_OF,
+    PATH_NAMES,
+    SPLITS,
     Columns,
     find_columns,
     has_test_arrays,
+    image_path,
+    read_lines,
+    read_npy,
     read_npz,
     read_number_table,
     read_path_table,
 )
+from likewise.data.texts import TextDataset
 from likewise.errors import InputError, InputTypeError, MissingFileError
 
-Source = str | Path | tuple[Tensor | np.ndarray, Labels]
+Source = Any  # a name, a path, a table, a list of files, or a pair of items and labels
 
 NAMES = ("digits", *HOMES)
-SPLITS = ("train", "val", "test")
 TABLES = (".csv", ".tsv")
-_CLUTTER = ("Thumbs.db", "desktop.ini")  # what file managers leave in folders of images
+NAMED = (*TABLES, *RECORDS)  # tables whose columns have names
+FILES = (*NAMED, ".npz", ".npy")
 
 # Labels of Fashion-MNIST, by part: the files themselves do not say what the classes are.
 _FASHION_SHA256 = {
@@ -65,15 +86,53 @@ class _Part:
     labels: Labels
 
 
+@dataclass(frozen=True)
+class _Asked:
+    """What is to be read of a source, and how."""
+
+    split: str | None
+    size: tuple[int, int] | None
+    channels: int | None
+    text: str | None
+    label: str | None
+    vectors: str | None
+    path_column: str | None
+    labels: str | Path | None
+    skip_unreadable: bool
+
+    @property
+    def columns(self) -> dict[str, str]:
+        """The columns that are named."""
+        named = {
+            "text": self.text,
+            "label": self.label,
+            "vectors": self.vectors,
+            "path_column": self.path_column,
+        }
+        return {name: column for name, column in named.items() if column is not None}
+
+    def files(
+        self, paths: Sequence[str | Path], labels: Labels, names: Sequence[str] | None = None
+    ) -> ImageFiles:
+        """Image files, opened as asked."""
+        return ImageFiles(
+            paths, labels, names, self.size, self.channels, skip_unreadable=self.skip_unreadable
+        )
+
+
 def load(
     source: Source,
     *,
     split: str | None = None,
     image_size: int | tuple[int, int] | None = None,
     channels: int | None = None,
+    text: str | None = None,
+    label: str | None = None,
+    vectors: str | None = None,
     path_column: str | None = None,
-    label_column: str | None = None,
-) -> ArrayDataset | ImageFiles | Subset:
+    labels: str | Path | None = None,
+    skip_unreadable: bool = False,
+) -> ArrayDataset | ImageFiles | TextDataset | Subset:
     """Labeled data from wherever it is; every part has the codes and names of the whole.
 
     ======================  ===================================================================
@@ -93,35 +152,58 @@ def load(
                             the evaluation set (659 of 20). Classes are "Greek/character01";
                             see `omniglot.alphabets` and `omniglot.one_shot_runs`
     folder of idx files     train-images-idx3-ubyte and so on, gzipped or not; t10k is test
-    folder of folders       one sub-folder of images per class, or these within train/, val/ and
-                            test/, or some of them; decoded when fetched
-    .csv or .tsv, path      a table of image files, relative to it; parts where it has a
-    and label               column split; decoded when fetched
+    folder of images        every folder that holds images is a class, named by its path from
+                            here, as "cat" or "animal/cat"; images directly in this folder are
+                            unlabeled. The classes may lie within train/, val/ and test/, or
+                            some of them. Decoded when fetched
+    list of image files     unlabeled; (files, labels) for labels; decoded when fetched
+    table with a path       a table of image files, relative to it, with their labels if it has a
+                            column of them; parts where it has a column split; decoded when
+                            fetched
+    table with text=        a column of texts, as a `TextDataset`; labels and parts likewise
     .csv or .tsv, label     see `likewise.data.tables.find_columns` for headers, separators and
     and numbers             the place of the label, and `read_number_table` for the numbers;
                             parts where it has a column split
-    .npz                    arrays x and y; with x_test and y_test, these are test, x is train
+    any other table         a column of lists of numbers is vectors (n, d), and so are all
+                            columns of numbers together; labels and parts likewise
+    .npz                    arrays x and y; with x_test and y_test, these are test, x is train;
+                            without y, unlabeled. With label= or vectors=, arrays of those names
+    .npy                    items, mapped and not copied where they are float32; labels= has
+                            their labels
+    .tar                    a shard of WebDataset, or several as "train-{00..15}.tar", read into
+                            memory; see `TarShards`
     (items, labels)         arrays or tensors; no parts
     ======================  ===================================================================
 
-    Integer labels of -1 are unlabeled items, in a table where all its labels are whole numbers.
+    Tables are .csv, .tsv, .jsonl, .parquet, .feather and .arrow files, pandas frames and Arrow
+    tables; all but the first three take `likewise[tables]`.
+
+    Integer labels of -1 are unlabeled items, in a table where all its labels are whole numbers;
+    so are items whose label is null.
 
     Args:
-        source: a name, a path, or a pair of arrays. Names win over paths: write "./mnist" for
-            a folder of that name.
+        source: a name, a path, a table, a list of image files, or a pair of arrays. Names win
+            over paths: write "./mnist" for a folder of that name.
         split: "train", "val" (also called "valid" or "validation"), "test", or all together. A
             source with the parts train and val only has val as its test part.
-        image_size: (height, width) or one number for both; images are resized to it.
-        channels: 1 for gray, 3 for color; by default what the (first) image has.
-        path_column: header of the column of image files in a .csv, if it is none of path, file,
+        image_size: (height, width) or one number for both; images are resized to it. See
+            `ImageFiles` for what is done without.
+        channels: 1 for gray, 3 for color; by default 3 if any image is in color.
+        text: the column of a table that holds texts, which are then the items.
+        label: the column of a table that holds labels, if it is none of label, class, target,
+            category and species.
+        vectors: the column of a table that holds lists of numbers, if there are several.
+        path_column: the column of a table that names image files, if it is none of path, file,
             filename, image and image_path.
-        label_column: header of the column of labels in a .csv, if it is none of label, class,
-            target, category and species.
+        labels: a file with the labels of an .npy, in its order: text with one in each line, or
+            another .npy.
+        skip_unreadable: leave out image files that cannot be read, with a warning that counts and
+            names them, instead of refusing them.
 
     Raises:
         FileNotFoundError: no such name or path, or a file that a table lists is not there.
         InputError: the source is damaged, empty or of no known kind, or has no such part.
-        InputTypeError: the source is neither text nor a path nor a pair.
+        InputTypeError: the source is none of these.
 
     Example:
         >>> data = load("digits", split="test")
@@ -133,25 +215,33 @@ def load(
         check_choice("split", split, SPLITS)
     size = check_image_size(image_size)
     check_channels(channels)
-    columns = _Columns(path_column, label_column)
-
-    if not isinstance(source, (str, Path)) or source == "digits":
-        columns.check_table(None)
+    asked = _Asked(
+        split, size, channels, text, label, vectors, path_column, labels, skip_unreadable
+    )
+    if is_frame(source):
+        return _load_records(open_records(source), Path.cwd(), asked)
+    is_path = isinstance(source, (str, Path))
+    _check_columns(asked, None if not is_path or source in NAMES else Path(source))
+    if isinstance(source, (tuple, list)) and _are_paths(source):
+        _choose((), split, "the list of files")
+        return asked.files(source, [-1] * len(source), [])
     if isinstance(source, (tuple, list)) and len(source) == 2:
-        items, labels = source
-        parts = {"all": _Part(lambda: items, labels)}
+        items, codes = source
+        if isinstance(items, (tuple, list)) and _are_paths(items):
+            _choose((), split, "the list of files")
+            return asked.files(items, codes)
+        parts = {"all": _Part(lambda: items, codes)}
         return _in_memory(parts, "the pair of arrays", split, size, channels)
-    if not isinstance(source, (str, Path)):
+    if not is_path:
         raise InputTypeError(
-            "source must be a name, a path or a pair (items, labels), got "
-            f"{type(source).__name__}. Put arrays into a pair."
+            "source must be a name, a path, a table, a list of image files or a pair (items, "
+            f"labels), got {type(source).__name__}. Put arrays into a pair."
         )
     if source == "digits":
         return _load_digits(split, size, channels)
 
     path = _find(source)
     where = repr(str(path))
-    columns.check_table(path)
     if source == "omniglot":
         drawn, names = omniglot_parts(path)
         parts = {part: _Part(read, codes) for part, (read, codes) in drawn.items()}
@@ -160,27 +250,44 @@ def load(
         case "idx":
             return _load_idx(path, where, split, size, channels)
         case "folder":
-            return _load_folder(path, where, split, image_size, channels)
-        case "table":
-            found = columns.of(path)
+            return _load_folder(path, where, asked)
+        case "image":
+            _choose((), split, where)
+            return asked.files([path], [-1], [])
+        case "tar":
+            _choose((), split, where)
+            return collected(Stream(TarShards(source), image_size=size, channels=channels))
+        case "npy":
+            return _load_npy(path, where, asked)
+        case "table" if text is None and vectors is None:
+            found = find_columns(path, path_column=path_column, label=label)
             if found.path is not None:
-                return _load_path_table(path, found, where, split, image_size, channels)
+                return _load_path_table(path, found, where, asked)
             return _load_number_table(path, found, where, split, size, channels)
-        case _:
+        case "npz" if not asked.columns:
             arrays = read_npz(path)
             parts = {part: _Part(partial(np.asarray, x), y) for part, (x, y) in arrays.items()}
             return _in_memory(parts, where, split, size, channels)
+        case _:
+            return _load_records(open_records(path), path.parent, asked)
 
 
 def has_splits(
-    source: Source, *, path_column: str | None = None, label_column: str | None = None
+    source: Source,
+    *,
+    text: str | None = None,
+    label: str | None = None,
+    vectors: str | None = None,
+    path_column: str | None = None,
 ) -> bool:
     """Whether `load` can give the parts "train" and "test" of a source; reads next to nothing.
 
     Args:
         source: as for `load`, like the rest.
-        path_column: header of the column of image files.
-        label_column: header of the column of labels.
+        text: the column of texts.
+        label: the column of labels.
+        vectors: the column of lists of numbers.
+        path_column: the column of image files.
 
     Raises:
         FileNotFoundError: no such name or path.
@@ -190,6 +297,8 @@ def has_splits(
         >>> has_splits("digits"), has_splits(([[1.0], [2.0]], ["a", "b"]))
         (True, False)
     """
+    if is_frame(source):
+        return open_records(source).has("split") is not None
     if not isinstance(source, (str, Path)):
         return False
     if source in NAMES:
@@ -199,18 +308,24 @@ def has_splits(
         case "idx":
             return set(idx_parts(path)) == {"train", "test"}
         case "folder":
-            found = set(_folder_parts(path))
+            found = set(folder_parts(path))
             return "train" in found and bool(found & {"val", "test"})
-        case "table":
-            return _Columns(path_column, label_column).of(path).split is not None
+        case "table" if text is None and vectors is None:
+            return find_columns(path, path_column=path_column, label=label).split is not None
+        case "npz":
+            return (label, vectors) == (None, None) and has_test_arrays(path)
+        case "npy" | "image" | "tar":
+            return False
         case _:
-            return has_test_arrays(path)
+            return open_records(path).has("split") is not None
 
 
 def _find(source: str | Path) -> Path:
     if source in HOMES:
         return unpacked(find_or_download(str(source)), str(source))
     path = Path(os.path.expanduser(source))  # which leaves users that it does not know
+    if is_shards(path):  # perhaps a pattern
+        return TarShards(path).shards[0]
     if not str(source) or not path.exists():
         raise MissingFileError(
             f"must be one of {', '.join(NAMES)}, or a path that exists, got {str(source)!r}. "
@@ -220,38 +335,45 @@ def _find(source: str | Path) -> Path:
     return path
 
 
-@dataclass(frozen=True)
-class _Columns:
-    """The columns of a CSV that the caller names."""
+def _are_paths(source: Sequence[Any]) -> bool:
+    return bool(source) and all(isinstance(each, (str, Path)) for each in source)
 
-    path: str | None
-    label: str | None
 
-    def of(self, table: Path) -> Columns:
-        """What the table has where."""
-        return find_columns(table, path_column=self.path, label_column=self.label)
-
-    def check_table(self, source: Path | None) -> None:
-        """Refuse columns for what is no table."""
-        is_table = source is not None and source.suffix.lower() in TABLES and source.is_file()
-        if (self.path, self.label) != (None, None) and not is_table:
-            raise InputError(
-                "path_column and label_column must be left out unless source is a table, got "
-                f"{self.path!r} and {self.label!r}. Leave both out."
-            )
+def _check_columns(asked: _Asked, path: Path | None) -> None:
+    """Refuse columns for what is no table, and a file of labels for what brings its own."""
+    suffix = "" if path is None else path.suffix.lower()
+    if asked.columns and (path is None or suffix not in (*NAMED, ".npz") or path.is_dir()):
+        raise InputError(
+            "must be left out unless source is a table, got "
+            f"{next(iter(asked.columns.values()))!r}. Leave it out.",
+            argument=next(iter(asked.columns)),
+        )
+    if asked.labels is not None and suffix != ".npy":
+        raise InputError(
+            f"must be left out unless source is an .npy, got {str(asked.labels)!r}. "
+            "Other sources bring their labels.",
+            argument="labels",
+        )
 
 
 def _kind(path: Path) -> str:
-    """One of idx, folder, table, npz."""
+    """One of idx, folder, table, records, npz, npy, image."""
     if path.is_dir():
         return "idx" if idx_parts(path) else "folder"
-    if path.suffix.lower() in TABLES:
+    suffix = path.suffix.lower()
+    if suffix in TABLES:
         return "table"
-    if path.suffix.lower() == ".npz":
-        return "npz"
+    if suffix in RECORDS:
+        return "records"
+    if suffix in (".npz", ".npy"):
+        return suffix[1:]
+    if is_shards(path):
+        return "tar"
+    if is_image_name(path):
+        return "image"
     raise InputError(
-        f"must be a folder, a .csv, a .tsv or an .npz, got {str(path)!r}. "
-        "Put images into one folder per class.",
+        "must be a folder, an image or a .csv, .tsv, .jsonl, .parquet, .feather, .arrow, .npz, "
+        f".npy or .tar file, got {str(path)!r}. Put images into one folder per class.",
         argument="source",
     )
 
@@ -349,107 +471,93 @@ def _load_idx(
     return _in_memory(parts, where, split, image_size, channels, names)
 
 
-def _load_folder(
-    path: Path,
-    where: str,
-    split: str | None,
-    image_size: int | tuple[int, int] | None,
-    channels: int | None,
-) -> ImageFiles:
-    parts = _folder_parts(path)
-    files = {part: _files_by_class(folder) for part, folder in parts.items()}
-    names = sorted({name for classes in files.values() for name in classes}, key=natural_order)
+def _load_folder(path: Path, where: str, asked: _Asked) -> ImageFiles:
+    parts = folder_parts(path)
+    files = {part: files_by_class(folder) for part, folder in parts.items()}
+    found = {name for classes in files.values() for name in classes if name is not None}
+    names = sorted(found, key=natural_order)
     readable = IMAGENETTE_CLASSES if names == list(IMAGENETTE_CLASSES) else {}
-    code_of = {name: code for code, name in enumerate(names)}
+    code_of: dict[str | None, int] = {name: code for code, name in enumerate(names)}
     paths: list[Path] = []
     labels: list[int] = []
-    for part in _choose(parts, split, where):
+    for part in _choose([each for each in parts if each != "all"], asked.split, where) or parts:
         for name, class_files in files[part].items():
             paths += class_files
-            labels += [code_of[name]] * len(class_files)
-    class_names = [readable.get(name, name) for name in names]
-    return ImageFiles(paths, labels, class_names, image_size, channels)
+            labels += [code_of.get(name, -1)] * len(class_files)
+    return asked.files(paths, labels, [readable.get(name, name) for name in names])
 
 
-def _folder_parts(path: Path) -> dict[str, Path]:
-    """Folders of class folders: those of the parts where all hold folders, else `path` itself.
-
-    Parts are called train, val (or valid, or validation) and test, as `PART_OF` has them.
-    """
-    folders = _visible(path, folders=True)
-    if not folders:
-        found = _visible(path, folders=False)
-        raise InputError(
-            f"{str(path)!r} must hold idx files or one sub-folder per class, got "
-            f"{f'only files such as {found[0].name!r}' if found else 'an empty folder'}. "
-            "Put the images of each class into a folder named after it."
-        )
-    named = {PART_OF.get(folder.name.lower(), ""): folder for folder in folders}
-    if (
-        "" not in named
-        and len(named) == len(folders)
-        and all(_visible(folder, folders=True) for folder in folders)
-    ):
-        return {part: named[part] for part in SPLITS if part in named}
-    return {"all": path}
+def _load_path_table(path: Path, columns: Columns, where: str, asked: _Asked) -> ImageFiles:
+    table = read_path_table(path, columns, check=not asked.skip_unreadable)
+    codes, names = _encoded(table.labels or [None] * len(table.paths))
+    keep = _kept(table.splits, len(table.paths), asked.split, where)
+    return asked.files(list(compress(table.paths, keep)), codes[torch.tensor(keep)], names)
 
 
-def _files_by_class(path: Path) -> dict[str, list[Path]]:
-    classes = {}
-    for folder in _visible(path, folders=True):
-        nested = _visible(folder, folders=True)
-        if nested:
-            raise InputError(
-                f"class folder {str(folder)!r} must hold images only, got the folder "
-                f"{nested[0].name!r}. Only train, val and test may lie above the class folders."
-            )
-        files = _visible(folder, folders=False)
-        for file in files:
-            if not is_image_name(file):
-                raise InputError(
-                    f"class folder {str(folder)!r} must hold images only, got {file.name!r}. "
-                    "Move it out or convert it."
-                )
-            if not file.is_file():  # a link to nothing is none either
-                raise InputError(
-                    f"class folder {str(folder)!r} must hold image files only, got {file.name!r}, "
-                    "which is no regular file. Remove it."
-                )
-        if not files:
-            raise InputError(
-                f"class folder {str(folder)!r} must hold an image, got an empty folder. "
-                "Add images or remove it."
-            )
-        classes[folder.name] = files
-    return classes
-
-
-def _visible(path: Path, *, folders: bool) -> list[Path]:
-    """Folders, or files, directly in a folder, without hidden ones, in natural order."""
-    with os.scandir(path) as entries:
-        names = [
-            entry.name
-            for entry in entries
-            if entry.is_dir() == folders
-            and not entry.name.startswith(".")
-            and entry.name not in _CLUTTER
+def _load_records(
+    records: Records, home: Path, asked: _Asked
+) -> ArrayDataset | ImageFiles | TextDataset:
+    """Texts, image files or vectors, whichever a table has; see `load`."""
+    label = records.label(asked.label)
+    split = records.has("split")
+    text = None if asked.text is None else records.find("text", asked.text)
+    files = None
+    if asked.path_column is not None:
+        files = records.find("path_column", asked.path_column)
+    elif text is None and asked.vectors is None:
+        files = next(filter(None, map(records.has, PATH_NAMES)), None)
+    if text is not None or files is not None:
+        items = [text or files or ""]
+    else:
+        items = vector_columns(records, asked.vectors, (label, split))
+    cells = records.read([*items, *dict.fromkeys(filter(None, (label, split)))])
+    count = len(cells[items[0]])
+    if not count:
+        raise InputError(f"{records.name} must have a row, got none. Add items.")
+    codes, names = _encoded(
+        [None] * count if label is None else labels_in(records, label, cells[label])
+    )
+    splits = None if split is None else parts_in(records, split, cells[split])
+    keep = _kept(splits, count, asked.split, records.name)
+    codes = codes[torch.tensor(keep)]
+    if text is not None:
+        texts = texts_in(records, text, cells[text])
+        return TextDataset(list(compress(texts, keep)), codes, names)
+    if files is not None:
+        named = [str(cell) for cell in compress(cells[files], keep)]
+        check = not asked.skip_unreadable
+        paths = [
+            image_path(home / "-", cell, records.where(row), check=check)
+            for row, cell in enumerate(named)
         ]
-    return [path / name for name in sorted(names, key=natural_order)]
+        return asked.files(paths, codes, names)
+    found = vectors_in(records, items, cells)
+    parts = {"all": _Part(lambda: found if all(keep) else found[np.array(keep)], codes)}
+    return _in_memory(parts, records.name, None, asked.size, asked.channels, names)
 
 
-def _load_path_table(
-    path: Path,
-    columns: Columns,
-    where: str,
-    split: str | None,
-    image_size: int | tuple[int, int] | None,
-    channels: int | None,
-) -> ImageFiles:
-    table = read_path_table(path, columns)
-    codes, names = encode_cells(table.labels)
-    keep = _kept(table.splits, len(table.paths), split, where)
-    paths = list(compress(table.paths, keep))
-    return ImageFiles(paths, codes[torch.tensor(keep)], names, image_size, channels)
+def _load_npy(path: Path, where: str, asked: _Asked) -> ArrayDataset:
+    items = read_npy(path)
+    labels: Labels = [-1] * len(items) if items.ndim else []
+    if asked.labels is not None:
+        file = Path(asked.labels)
+        check_exists("labels", file)
+        labels = read_npy(file) if file.suffix.lower() == ".npy" else read_lines(file)
+    if not isinstance(labels, np.ndarray) and labels and isinstance(labels[0], str):
+        labels, names = encode_cells(labels)  # type: ignore[arg-type]
+        part = {"all": _Part(lambda: items, labels)}
+        return _in_memory(part, where, asked.split, asked.size, asked.channels, names)
+    part = {"all": _Part(lambda: items, labels)}
+    return _in_memory(part, where, asked.split, asked.size, asked.channels)
+
+
+def _encoded(cells: Sequence[str | None]) -> tuple[Tensor, list[str]]:
+    """Codes and names of the labels in a table; None is unlabeled."""
+    told = torch.tensor([cell is not None for cell in cells])
+    codes = torch.full((len(cells),), -1)
+    found, names = encode_cells([cell for cell in cells if cell is not None])
+    codes[told] = found
+    return codes, names
 
 
 def _load_number_table(

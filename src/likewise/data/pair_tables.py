@@ -1,4 +1,4 @@
-"""Pairs and triplets of image files from a CSV, without any class labels."""
+"""Pairs and triplets of image files or texts from a CSV, without any class labels."""
 
 import os
 import warnings
@@ -6,11 +6,13 @@ from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from likewise._checks import check_exists
 from likewise.data.images import ImageFiles
 from likewise.data.pairs import GivenPairs
 from likewise.data.tables import image_path, read_header, read_rows
+from likewise.data.texts import TextDataset
 from likewise.data.triplets import GivenTriplets
 from likewise.errors import InputError
 
@@ -24,11 +26,11 @@ _SHOWN = 5  # contradictions named in a sentence
 
 @dataclass(frozen=True)
 class PairTable:
-    """The rows of a CSV that lists pairs of image files."""
+    """The rows of a CSV that lists pairs of image files, texts or ids."""
 
-    paths: list[str]  # the distinct files
+    sides: list[str]  # the distinct files, texts or ids
     names: list[str]  # what the table calls them
-    pairs: list[tuple[int, int]]  # positions in `paths`
+    pairs: list[tuple[int, int]]  # positions in `sides`
     same: list[bool] | None  # the truth, where the table has it
 
 
@@ -37,8 +39,11 @@ def load_pairs(
     *,
     image_size: int | tuple[int, int] | None = None,
     channels: int | None = None,
+    texts: bool = False,
 ) -> GivenPairs:
     """Pairs of image files with their truth, as a CSV lists them; class labels are not needed.
+
+    With `texts` the two columns hold texts instead.
 
     The table has the columns a and b (or path_a and path_b), image files relative to its folder,
     and one that tells the truth: same (1 = the same) or different (1 = different), written as
@@ -56,14 +61,16 @@ def load_pairs(
     Args:
         csv_path: the table.
         image_size: (height, width) or one number for both; images are resized to it.
-        channels: 1 for gray, 3 for color; by default what the first image has.
+        channels: 1 for gray, 3 for color; by default 3 if any image is in color.
+        texts: whether sides are texts. Rows that compare a text with itself are left out, with a
+            warning, unless they call it different.
 
     Raises:
         FileNotFoundError: the table, or a file that it names, is not there.
         InputError: a column is missing, or it is called label, which does not say what 1 means;
             a faulty row; pairs with two truths; no pairs of both kinds.
     """
-    table = read_pair_table(csv_path)
+    table = read_pair_table(csv_path, what="texts" if texts else "files")
     if table.same is None:
         raise InputError(
             f"{os.fspath(csv_path)!r} must have the column same (1 = the same) or different "
@@ -76,7 +83,11 @@ def load_pairs(
             f"{os.fspath(csv_path)!r} must hold pairs of both kinds, got {same} same and "
             f"{len(table.same) - same} different. Add pairs of the other kind."
         )
-    data = _files(table.paths, table.names, image_size, channels)
+    data: Any
+    if texts:
+        data = TextDataset(table.sides, range(len(table.sides)), table.names)
+    else:
+        data = _files(table.sides, table.names, image_size, channels)
     return GivenPairs(data, table.pairs, table.same)
 
 
@@ -96,17 +107,21 @@ def load_triplets(
     """
     path = _table_path(csv_path)
     _check_columns(path, read_header(path), ("anchor", "positive", "negative"))
-    files = _Files(path)
+    files = _Sides(path, "files")
     triplets = [
         files.positions([row[name] for name in ("anchor", "positive", "negative")], where)
         for where, row in read_rows(path)
     ]
     _check_rows(path, len(triplets))
-    return GivenTriplets(_files(files.paths, files.names, image_size, channels), triplets)
+    return GivenTriplets(_files(files.sides, files.names, image_size, channels), triplets)
 
 
-def read_pair_table(csv_path: str | Path) -> PairTable:
+def read_pair_table(csv_path: str | Path, *, what: str = "files") -> PairTable:
     """What a CSV of pairs holds, with its truth or without; the rules are those of `load_pairs`.
+
+    Args:
+        csv_path: the table.
+        what: the columns name "files", hold "texts", or "ids" of items that are known.
 
     Raises:
         FileNotFoundError: the table, or a file that it names, is not there.
@@ -122,16 +137,19 @@ def read_pair_table(csv_path: str | Path) -> PairTable:
             f" {'Remove one' if truth else 'Rename it to what its 1 means'}."
         )
     _check_columns(path, header, ("a", "b", *truth))
-    files = _Files(path)
+    sides = _Sides(path, what)
     row_of: dict[tuple[int, int], str] = {}
     truth_of: dict[tuple[int, int], bool | None] = {}
     pairs: list[tuple[int, int]] = []
-    repeats = 0
+    repeats = alike = 0
     contradictions: list[str] = []
     for where, cells in read_rows(path):
         row = {_NAMES.get(name, name): cell for name, cell in cells.items()}
-        a, b = files.positions([row["a"], row["b"]], where)
         told = _truth(where, row, truth[0]) if truth else None
+        if what == "texts" and row["a"] == row["b"] and told is not False:
+            alike += 1
+            continue
+        a, b = sides.positions([row["a"], row["b"]], where)
         pair = (min(a, b), max(a, b))
         if pair not in row_of:
             row_of[pair], truth_of[pair] = where, told
@@ -147,6 +165,11 @@ def read_pair_table(csv_path: str | Path) -> PairTable:
             f"{str(path)!r} must tell one truth of each pair, got {len(contradictions)} "
             f"contradictions: {few}. Correct or remove these rows."
         )
+    if alike:
+        warnings.warn(
+            f"{str(path)!r} holds {alike} rows that compare a text with itself; they are left out.",
+            stacklevel=2,
+        )
     if repeats:
         warnings.warn(
             f"{str(path)!r} holds {repeats} rows with a pair of an earlier row; each pair counts "
@@ -155,7 +178,7 @@ def read_pair_table(csv_path: str | Path) -> PairTable:
         )
     _check_rows(path, len(pairs))
     same = [bool(truth_of[min(a, b), max(a, b)]) for a, b in pairs]
-    return PairTable(files.paths, files.names, pairs, same if truth else None)
+    return PairTable(sides.sides, sides.names, pairs, same if truth else None)
 
 
 def _truth(where: str, row: Mapping[str, str], column: str) -> bool:
@@ -169,33 +192,42 @@ def _truth(where: str, row: Mapping[str, str], column: str) -> bool:
     return value if column == "same" else not value
 
 
-class _Files:
-    """The distinct image files that a table names, each with a position."""
+class _Sides:
+    """The distinct image files, texts or ids in a table, each with a position."""
 
-    def __init__(self, table: Path) -> None:
+    def __init__(self, table: Path, what: str) -> None:
         self.table = table
-        self.paths: list[str] = []
+        self.what = what
+        self.sides: list[str] = []
         self.names: list[str] = []
         self._position_of_cell: dict[str, int] = {}
-        self._position_of_file: dict[str, int] = {}  # by its path without links and dots
+        self._position_of_side: dict[str, int] = {}  # of a file by its path without links and dots
 
     def positions(self, cells: Sequence[str], where: str) -> tuple[int, ...]:
-        """Positions of the files of a row, which must be different ones."""
+        """Positions of the sides of a row, which must be different ones."""
         found = tuple(self._position(cell, where) for cell in cells)
         if len(set(found)) < len(found):
             twice = Counter(found).most_common(1)[0][0]
             raise InputError(
-                f"{where} must name different files, got {self.names[twice]!r} twice. "
+                f"{where} must name different {self.what}, got {self.names[twice]!r} twice. "
                 "Correct or remove the row."
             )
         return found
 
     def _position(self, cell: str, where: str) -> int:
         if cell not in self._position_of_cell:
-            path = image_path(self.table, cell, where)
-            position = self._position_of_file.setdefault(os.path.realpath(path), len(self.paths))
-            if position == len(self.paths):
-                self.paths.append(path)
+            side = key = cell
+            if self.what == "files":
+                side = image_path(self.table, cell, where)
+                key = os.path.realpath(side)
+            elif not cell:
+                raise InputError(
+                    f"{where} must hold two {self.what}, got an empty cell. "
+                    "Correct or remove the row."
+                )
+            position = self._position_of_side.setdefault(key, len(self.sides))
+            if position == len(self.sides):
+                self.sides.append(side)
                 self.names.append(cell)
             self._position_of_cell[cell] = position
         return self._position_of_cell[cell]

@@ -1,11 +1,11 @@
 """Pairs of items with the truth whether both are the same, given or drawn."""
 
 from collections.abc import Sequence
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
-from jaxtyping import Bool, Float, Int
+from jaxtyping import Bool, Int
 from torch import Tensor
 from torch.utils.data import Dataset as TorchDataset
 from torch.utils.data._utils.collate import default_collate_fn_map
@@ -19,7 +19,7 @@ from likewise.masks import UNLABELED
 class PairBatch(NamedTuple):
     """Pairs as a DataLoader yields them: `(a, b), same = batch`."""
 
-    items: tuple[Float[Tensor, "p ..."], Float[Tensor, "p ..."]]
+    items: tuple[Any, Any]  # Float[Tensor, "p ..."] each, or list[str]
     same: Bool[Tensor, " p"]
 
 
@@ -68,7 +68,8 @@ class GivenPairs(TorchDataset[tuple[tuple[Tensor, Tensor], bool]]):
 
     def __getitems__(self, indices: Sequence[int]) -> list[PairBatch]:
         rows = torch.as_tensor(indices, dtype=torch.int64)
-        first, second = fetch(self.data, self.pairs[rows].T.flatten().tolist()).items.chunk(2)
+        sides = fetch(self.data, self.pairs[rows].T.flatten().tolist()).items
+        first, second = sides[: len(rows)], sides[len(rows) :]  # a tensor's, or a list's of texts
         return [PairBatch((first, second), self.same[rows])]
 
 

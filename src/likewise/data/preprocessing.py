@@ -13,7 +13,8 @@ from torch import Tensor
 from likewise._checks import as_floats, as_tensor, check_count
 from likewise.data.datasets import Dataset, items
 from likewise.data.images import ImageFiles
-from likewise.errors import InputError
+from likewise.data.texts import is_text
+from likewise.errors import InputError, InputTypeError
 from likewise.masks import UNLABELED
 
 
@@ -61,6 +62,10 @@ class Preprocess:
         """
         check_count("sample", sample)
         check_count("items of the dataset", len(dataset))
+        if is_text(dataset):
+            raise InputTypeError(
+                "data must be numbers to have a mean, got texts. Leave preprocess out."
+            )
         rng = np.random.default_rng(seed)
         chosen = rng.choice(len(dataset), min(sample, len(dataset)), replace=False)
         values = items(dataset, np.sort(chosen).tolist()).double()

@@ -25,6 +25,7 @@ from likewise.errors import InputError
 
 PATH_NAMES = ("path", "file", "filename", "image", "image_path")
 LABEL_NAMES = ("label", "class", "target", "category", "species")
+SPLITS = ("train", "val", "test")
 PART_OF = {  # the words for parts, in folders and tables
     "train": "train",
     "val": "val",
@@ -49,13 +50,14 @@ _SHOWN = 12  # columns named in a sentence
 class Columns(NamedTuple):
     """Where a CSV of labeled items has what; positions count from 0.
 
-    `header` is empty where the first row is data. `path` is None in a table of numbers, where
+    `header` is empty where the first row is data. `label` is None in a table of image files that
+    tells none. `path` is None in a table of numbers, where
     `numbers` are the positions of these, None for all but the first.
     """
 
     delimiter: str
     header: list[str]
-    label: int
+    label: int | None
     path: int | None = None
     split: int | None = None
     numbers: list[int] | None = None
@@ -66,7 +68,7 @@ class PathTable:
     """The rows of a CSV that lists image files."""
 
     paths: list[str]
-    labels: list[str]
+    labels: list[str] | None  # where the table has this column
     splits: list[str] | None  # "train", "val" or "test", where the table has this column
 
 
@@ -80,7 +82,7 @@ class NumberTable(NamedTuple):
 
 
 def find_columns(
-    path: Path, *, path_column: str | None = None, label_column: str | None = None
+    path: Path, *, path_column: str | None = None, label: str | None = None
 ) -> Columns:
     """What the first row of a CSV says about its columns, in upper or lower case.
 
@@ -94,41 +96,41 @@ def find_columns(
     Args:
         path: the table.
         path_column: the header of the column of image files, if it has another name.
-        label_column: the header of the column of labels, if it has another name.
+        label: the header of the column of labels, if it has another name.
 
     Raises:
         InputError: a header that names no label, or several; a name that comes twice.
     """
     delimiter, first = _first_row(path)
     header = [cell.strip().lower() for cell in first]
-    asked = path_column is not None or label_column is not None
+    asked = path_column is not None or label is not None
     if not asked and not _is_header(header):
         return Columns(delimiter, [], 0)
     check_once(path, header)
     files = _column(path, header, "path_column", path_column, PATH_NAMES)
-    label = _column(path, header, "label_column", label_column, LABEL_NAMES)
-    if label is None and files is None and header[0] in _FIRST_LABELS:
-        label = 0
-    if label is None:
+    at = _column(path, header, "label", label, LABEL_NAMES)
+    if at is None and files is None and header[0] in _FIRST_LABELS:
+        at = 0
+    if at is None and files is None:
         raise InputError(
             f"{str(path)!r} must have a column of labels named {', '.join(LABEL_NAMES)}, got the "
             f"columns {_named(header)}.",
-            remedy="Name it so in the first row, or give label_column=.",
-            command="Name it so in the first row.",
+            remedy="Name it so in the first row, or give label=.",
+            command="Name it so in the first row, or give --label.",
         )
     split = header.index("split") if "split" in header else None
     if files is not None:
-        return Columns(delimiter, header, label, files, split)
-    left_out = {label, split, *(i for i, name in enumerate(header) if _is_unnamed(name))}
+        return Columns(delimiter, header, at, files, split)
+    left_out = {at, split, *(i for i, name in enumerate(header) if _is_unnamed(name))}
     numbers = [i for i in range(len(header)) if i not in left_out]
     if not numbers:
         raise InputError(
             f"{str(path)!r} must have a column of image files named {', '.join(PATH_NAMES)}, or "
             f"columns of numbers, got {_named(header)}.",
-            remedy="Name it so, or give path_column=.",
-            command="Name it so in the first row.",
+            remedy="Name it so, or give path_column=, or text= for texts.",
+            command="Name it so in the first row, or give --path-column, or --text for texts.",
         )
-    return Columns(delimiter, header, label, None, split, numbers)
+    return Columns(delimiter, header, at, None, split, numbers)
 
 
 def read_header(path: Path) -> list[str]:
@@ -150,14 +152,15 @@ def check_once(path: Path, header: Sequence[str]) -> None:
         )
 
 
-def read_path_table(path: Path, columns: Columns | None = None) -> PathTable:
-    """Image files with labels, and parts where there is a column split; other columns are ignored.
+def read_path_table(path: Path, columns: Columns | None = None, *, check: bool = True) -> PathTable:
+    """Image files, with labels and parts where there are such columns; others are ignored.
 
     Paths are relative to the folder of the CSV.
 
     Args:
         path: the table.
         columns: what `find_columns` found.
+        check: whether the files must be there.
 
     Raises:
         InputError: a row with missing cells, a split that is neither train, val (or valid, or
@@ -167,15 +170,16 @@ def read_path_table(path: Path, columns: Columns | None = None) -> PathTable:
     _, header, label, files, split, _ = columns or find_columns(path)
     if files is None:
         raise InputError(f"{str(path)!r} must have a column of image files, got none.")
-    table = PathTable([], [], None if split is None else [])
+    table = PathTable([], None if label is None else [], None if split is None else [])
     for where, row in read_rows(path):
         cells = list(row.values())
-        table.paths.append(image_path(path, cells[files], where))
-        if not cells[label]:
-            raise InputError(
-                f"{where} must have a {header[label]}, got none. Correct or remove it."
-            )
-        table.labels.append(cells[label])
+        table.paths.append(image_path(path, cells[files], where, check=check))
+        if table.labels is not None and label is not None:
+            if not cells[label]:
+                raise InputError(
+                    f"{where} must have a {header[label]}, got none. Correct or remove it."
+                )
+            table.labels.append(cells[label])
         if table.splits is not None and split is not None:
             table.splits.append(_part(cells[split], where))
     if not table.paths:
@@ -210,14 +214,18 @@ def read_rows(path: Path) -> Iterator[tuple[str, dict[str, str]]]:
             yield where, {name: cell.strip() for name, cell in zip(keys, cells, strict=True)}
 
 
-def image_path(table: Path, cell: str, where: str) -> str:
+def image_path(table: Path, cell: str, where: str, *, check: bool = True) -> str:
     """The image file that a cell names, relative to the folder of its table.
+
+    Without `check` whatever is named, there or not.
 
     Raises:
         InputError: it is no image, or no regular file.
         FileNotFoundError: it is not there.
     """
     file = os.path.join(table.parent, cell)
+    if not check:
+        return file
     if not os.path.isfile(file):
         if cell and os.path.exists(file):
             raise InputError(
@@ -279,9 +287,9 @@ def read_number_table(path: Path, columns: Columns | None = None) -> NumberTable
 def read_npz(path: Path) -> dict[str, tuple[np.ndarray, np.ndarray]]:
     """Items and labels of the parts of an .npz file: x and y, and x_test and y_test if there.
 
-    Without a test part, the only part is called "all". Nothing is ever unpickled. What an array
-    says of its size is compared with that of the file, and with `likewise.data.limits`, before
-    memory is taken for it.
+    Without y all are unlabeled. Without a test part, the only part is called "all".
+    Nothing is ever unpickled. What an array says of its size is compared with that of the file,
+    and with `likewise.data.limits`, before memory is taken for it.
 
     Raises:
         InputError: no .npz, pickled contents, x or y missing, or an array that unpacks to more
@@ -290,18 +298,86 @@ def read_npz(path: Path) -> dict[str, tuple[np.ndarray, np.ndarray]]:
     with open_regular(path) as file:
         packed = _zip(path, file)
         names = _members(packed)
-        if not {"x", "y"} <= set(names):
+        if "x" not in names or ("y_test" in names and "y" not in names):
             raise InputError(
                 f"{str(path)!r} must hold the arrays x and y, got "
                 f"{_named(sorted(names)) if names else 'none'}. "
                 "Save with np.savez(path, x=items, y=labels)."
             )
-        wanted = ("x", "y", "x_test", "y_test") if _has_test(names) else ("x", "y")
+        wanted = ["x", "y", "x_test", "y_test"] if _has_test(names) else ["x", "y"]
+        wanted = [name for name in wanted if name in names]
         size = os.fstat(file.fileno()).st_size
         arrays = [_read_array(path, packed, names[name], size) for name in wanted]
+    if len(arrays) == 1:
+        arrays.append(np.full(len(arrays[0]) if arrays[0].ndim else 0, -1))
     if len(arrays) == 2:
         return {"all": (arrays[0], arrays[1])}
     return {"train": (arrays[0], arrays[1]), "test": (arrays[2], arrays[3])}
+
+
+def npz_arrays(path: Path, names: Sequence[str] | None = None) -> dict[str, np.ndarray]:
+    """Arrays of an .npz by name, all of them without names; by the rules of `read_npz`.
+
+    Raises:
+        InputError: as `read_npz`, and if there is none of a name.
+    """
+    with open_regular(path) as file:
+        packed = _zip(path, file)
+        there = _members(packed)
+        size = os.fstat(file.fileno()).st_size
+        if missing := [name for name in names or () if name not in there]:
+            raise InputError(
+                f"{str(path)!r} must hold {missing[0]}, got {_named(sorted(there)) or 'none'}."
+            )
+        return {
+            name: _read_array(path, packed, there[name], size)
+            for name in (there if names is None else names)
+        }
+
+
+def read_npy(path: Path) -> np.ndarray[Any, Any]:
+    """The array of an .npy file, mapped: read from the disk where it is looked at.
+
+    Writing to it changes the memory of this process only. Nothing is ever unpickled.
+
+    Raises:
+        InputError: it is no whole .npy, holds objects, or is empty.
+    """
+    try:
+        with open_regular(path) as file:
+            shape, fortran, dtype = _array_header(file)
+            start = file.tell()
+            size = os.fstat(file.fileno()).st_size - start
+            count = math.prod(shape)
+            if dtype.hasobject or not count or count * dtype.itemsize != size:
+                raise ValueError("pickled, empty, or of another size")
+            order = "F" if fortran else "C"
+            mapped: np.ndarray[Any, Any]
+            mapped = np.memmap(file, dtype, "c", start, shape, order)  # type: ignore[call-overload]
+            return mapped
+    except (*_BAD_ZIP, EOFError, tokenize.TokenError) as error:
+        if isinstance(error, (InputError, FileNotFoundError)):
+            raise
+        raise InputError(
+            f"{str(path)!r} must hold one plain array with at least one number, got a damaged, an "
+            "empty or a pickled one; pickles are never loaded. Save with np.save(path, items)."
+        ) from error
+
+
+def read_lines(path: Path) -> list[str]:
+    """The lines of a text file without space around, those at its end left out if blank.
+
+    Raises:
+        InputError: it is no UTF-8 text, or a line between others is blank.
+    """
+    with _open(path) as file:
+        lines = [line.strip() for line in file.read().rstrip().splitlines()]
+    if "" in lines:
+        raise InputError(
+            f"line {lines.index('') + 1} of {str(path)!r} must have a label, got none. "
+            "Correct or remove it."
+        )
+    return lines
 
 
 def has_test_arrays(path: Path) -> bool:
@@ -410,14 +486,17 @@ def _column(
         name = asked.strip().lower()
         if name not in header:
             raise InputError(
-                f"{argument} must be a column of {str(path)!r} ({_named(header)}), got {asked!r}."
+                f"must be a column of {str(path)!r} ({_named(header)}), got {asked!r}.",
+                argument=argument,
             )
         return header.index(name)
     found = [name for name in usual if name in header]
     if len(found) > 1 and found[0] != usual[0]:
         raise InputError(
-            f"{argument} must say which column of {str(path)!r} is meant, {' or '.join(found)}, "
-            f"got none. Give {argument}={found[0]!r}."
+            f"must say which column of {str(path)!r} is meant, {' or '.join(found)}, got none.",
+            argument=argument,
+            remedy=f"Give {argument}={found[0]!r}.",
+            command=f"Give it, such as {found[0]}.",
         )
     return header.index(found[0]) if found else None
 
@@ -465,7 +544,7 @@ def _label_and_numbers(path: Path, lines: Iterable[str], columns: Columns) -> It
                 continue
             if header and len(cells) != len(header):
                 raise _wrong_width(path, row, len(header), "header", len(cells))
-            label, split = cells[label_at], "" if split_at is None else cells[split_at].strip()
+            label, split = cells[label_at or 0], "" if split_at is None else cells[split_at].strip()
             chosen = cells[1:] if numbers is None else [cells[i] for i in numbers]
             text = delimiter.join(chosen)
         elif label_first:

@@ -1,11 +1,11 @@
 """Triplets of items, given or drawn: an anchor, another item of its class, one of another class."""
 
 from collections.abc import Sequence
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
-from jaxtyping import Float, Int
+from jaxtyping import Int
 from torch import Tensor
 from torch.utils.data import Dataset as TorchDataset
 from torch.utils.data._utils.collate import default_collate_fn_map
@@ -20,7 +20,7 @@ from likewise.masks import UNLABELED
 class TripletBatch(NamedTuple):
     """Triplets as a DataLoader yields them: `(anchor, positive, negative), labels = batch`."""
 
-    items: tuple[Float[Tensor, "t ..."], Float[Tensor, "t ..."], Float[Tensor, "t ..."]]
+    items: tuple[Any, Any, Any]  # Float[Tensor, "t ..."] each, or list[str]
     labels: Int[Tensor, "t 3"]
 
 
@@ -65,7 +65,8 @@ class GivenTriplets(TorchDataset[tuple[tuple[Tensor, Tensor, Tensor], Tensor]]):
     def __getitems__(self, indices: Sequence[int]) -> list[TripletBatch]:
         rows = torch.as_tensor(indices, dtype=torch.int64)
         positions = self.triplets[rows].T.flatten().tolist()
-        anchor, positive, negative = fetch(self.data, positions).items.chunk(3)
+        sides, count = fetch(self.data, positions).items, len(rows)
+        anchor, positive, negative = sides[:count], sides[count : 2 * count], sides[2 * count :]
         return [TripletBatch((anchor, positive, negative), self.labels[rows])]
 
 

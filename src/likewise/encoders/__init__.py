@@ -1,7 +1,7 @@
 """Encoders from items (n, ...) to embeddings (n, d), their heads, and `encode`."""
 
 from likewise.encoders.backbones import Backbone, backbone
-from likewise.encoders.encoding import encode
+from likewise.encoders.encoding import encode, takes_texts
 from likewise.encoders.heads import (
     GeneralizedMeanPool1d,
     GeneralizedMeanPool2d,
@@ -27,4 +27,5 @@ __all__ = [
     "Whitening",
     "backbone",
     "encode",
+    "takes_texts",
 ]

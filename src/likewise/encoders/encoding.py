@@ -1,7 +1,8 @@
 """`encode`: embeddings of many items, as inference sees them."""
 
+import itertools
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any, Protocol
 
@@ -9,7 +10,7 @@ import numpy as np
 import torch
 from jaxtyping import Float
 from torch import Tensor, nn
-from torch.utils.data import default_collate
+from torch.utils.data import IterableDataset, default_collate
 
 from likewise import _workers
 from likewise._checks import as_floats, as_tensor, check_count, check_finite
@@ -37,7 +38,7 @@ _modes = threading.Lock()
 
 def encode(
     encoder: nn.Module,
-    inputs: Tensor | np.ndarray | Items,
+    inputs: Tensor | np.ndarray | Items | Sequence[str],
     *,
     batch_size: int = 256,
     preprocess: Callable[[Tensor], Tensor] | None = None,
@@ -49,6 +50,7 @@ def encode(
     Items go to the device and the dtype of the encoder's first parameter, whatever the type of
     their numbers; bytes of images (uint8 of two dimensions or more) are read as 0..1. Only codes,
     int32 or int64 for an encoder with an `nn.Embedding`, stay whole.
+    An encoder of texts is called with a list of strings; see `takes_texts`.
     Dropout and batch statistics are off during the call. Every submodule is left in the mode it
     was found in and no random number is drawn, so encoding between two training steps changes
     nothing. Several threads may encode with one encoder, or with encoders that share submodules:
@@ -58,7 +60,8 @@ def encode(
     Args:
         encoder: any module from a batch (n, ...) to embeddings (n, d).
         inputs: items (n, ...) as a tensor, an array, also memory-mapped, or a list; or a map-style
-            dataset of items or (items, labels). For Pillow images see `data.as_items`.
+            dataset of items or (items, labels), or torch's IterableDataset of such. For Pillow
+            images see `data.as_items`. Texts are a list of strings, or a dataset of such.
         batch_size: items encoded at once; the results agree to rounding whatever it is.
         preprocess: applied to each batch on the encoder's device, e.g. `Preprocess.apply`.
         progress: called with (items done, items in all) after each batch.
@@ -66,8 +69,8 @@ def encode(
 
     Raises:
         InputError: if there is no item, or the embeddings are not (n, d) or not finite.
-        InputTypeError: if the encoder is no module or returns no tensor, or the inputs are neither
-            a tensor nor a dataset.
+        InputTypeError: if the encoder is no module or returns no tensor, the inputs are neither
+            a tensor nor a dataset, or one of encoder and inputs is for texts and the other not.
 
     Example:
         >>> encode(nn.Linear(10, 2), torch.rand(5, 10), batch_size=2).shape
@@ -86,8 +89,8 @@ def encode(
 @torch.no_grad()
 def encode_chosen(
     encoder: nn.Module,
-    inputs: Tensor | np.ndarray | Items,
-    choose: Callable[[Tensor], Tensor] | None = None,
+    inputs: Tensor | np.ndarray | Items | Sequence[str],
+    choose: Callable[[Any], Any] | None = None,
     *,
     batch_size: int = 256,
     preprocess: Callable[[Tensor], Tensor] | None = None,
@@ -108,44 +111,103 @@ def encode_chosen(
         raise InputTypeError(f"encoder must be a torch module, got {type(encoder).__name__}.")
     check_count("batch_size", batch_size)
     check_count("workers", workers, least=0)
-    if isinstance(inputs, (list, tuple)):
+    if isinstance(inputs, (list, tuple)) and not _are_texts(inputs):
         inputs = as_tensor(inputs, "inputs")
     elif hasattr(inputs, "__array__") and not isinstance(inputs, (Tensor, np.ndarray)):
         inputs = np.asarray(inputs)
     total = _length(inputs)
+    of_texts = takes_texts(encoder)
     embeddings: list[Tensor] = []
-    waiting: list[Tensor] = []
+    waiting: list[Any] = []
     done = 0
     modules = list(encoder.modules())
     own = (weight for module in modules for weight in module.parameters(recurse=False))
     first = next(own, torch.empty(0))
     with _evaluating(modules):
         for batch in _batches(inputs, batch_size, workers):
+            check_suits(of_texts, batch)
             done += len(batch)
             chosen, full = batch, len(batch)
             if choose is not None:
-                chosen = torch.cat([*waiting, choose(batch)])
+                chosen = _joined([*waiting, choose(batch)])
                 full = len(chosen) if done == total else len(chosen) // batch_size * batch_size
                 waiting = [chosen[full:]]
-            for items in torch.split(chosen[:full], batch_size) if full else ():
-                items = items.to(first.device)
-                if preprocess is not None:
-                    items = preprocess(items)
-                is_code = items.dtype in (torch.int32, torch.int64) and any(
-                    isinstance(module, (nn.Embedding, nn.EmbeddingBag)) for module in modules
+            for start in range(0, full, batch_size):
+                items = chosen[start : min(start + batch_size, full)]
+                outputs = encoder(
+                    items if of_texts else _prepared(items, first, preprocess, modules)
                 )
-                if not (is_code or items.is_floating_point() or items.is_complex()):
-                    items = as_floats(items)
-                if items.is_floating_point():
-                    items = items.to(first.dtype)
-                outputs = encoder(items)
                 _check_outputs(outputs, len(items))
                 embeddings.append(outputs.float().cpu())
             if progress is not None:
-                progress(done, total)
+                progress(done, done if total is None else total)
+    if not done:
+        raise InputError("inputs must hold at least one item, got an empty stream.")
     result = torch.cat(embeddings) if embeddings else torch.empty(0, 0)
     check_finite(result, "embeddings")
     return result
+
+
+def _joined(parts: list[Any]) -> Any:
+    if isinstance(parts[0], Tensor):
+        return torch.cat(parts)
+    return [text for part in parts for text in part]
+
+
+def _prepared(
+    items: Tensor,
+    like: Tensor,
+    preprocess: Callable[[Tensor], Tensor] | None,
+    modules: Sequence[nn.Module],
+) -> Tensor:
+    """A batch on the device and of the dtype of a parameter, preprocessed."""
+    items = items.to(like.device)
+    if preprocess is not None:
+        items = preprocess(items)
+    is_code = items.dtype in (torch.int32, torch.int64) and any(
+        isinstance(module, (nn.Embedding, nn.EmbeddingBag)) for module in modules
+    )
+    if not (is_code or items.is_floating_point() or items.is_complex()):
+        items = as_floats(items)
+    return items.to(like.dtype) if items.is_floating_point() else items
+
+
+def takes_texts(encoder: nn.Module) -> bool:
+    """Whether an encoder takes texts: it, or a module in it, has a true attribute `takes_texts`.
+
+    It is then called with a list of strings, and does with them what its network needs.
+
+    Example:
+        >>> class Lengths(nn.Module):
+        ...     takes_texts = True
+        ...     def forward(self, texts):
+        ...         return torch.tensor([[float(len(text)), 1.0] for text in texts])
+        >>> takes_texts(nn.Sequential(Lengths(), nn.Linear(2, 2))), takes_texts(nn.Linear(2, 2))
+        (True, False)
+        >>> encode(Lengths(), ["a", "four"])
+        tensor([[1., 1.],
+                [4., 1.]])
+    """
+    return any(getattr(module, "takes_texts", False) is True for module in encoder.modules())
+
+
+def check_suits(of_texts: bool, items: Any) -> None:
+    """Refuse texts for an encoder of numbers, and numbers for one of texts.
+
+    Raises:
+        InputTypeError: they do not suit.
+    """
+    if of_texts == _are_texts(items):
+        return
+    wanted, got = ("texts", "numbers") if of_texts else ("numbers", "texts")
+    raise InputTypeError(
+        f"items must be {wanted} for this encoder, got {got}. "
+        + ("Give a list of strings." if of_texts else "Use an encoder that takes texts.")
+    )
+
+
+def _are_texts(items: Any) -> bool:
+    return isinstance(items, (list, tuple)) and bool(items) and isinstance(items[0], str)
 
 
 @contextmanager
@@ -170,8 +232,10 @@ def _evaluating(modules: list[nn.Module]) -> Iterator[None]:
                     module.training = mode
 
 
-def _length(inputs: Tensor | np.ndarray | Items) -> int:
-    unsuited = isinstance(inputs, (list, tuple, dict, str))
+def _length(inputs: Any) -> int | None:
+    if isinstance(inputs, IterableDataset):
+        return None
+    unsuited = isinstance(inputs, (list, tuple, dict, str)) and not _are_texts(inputs)
     if unsuited or not (hasattr(inputs, "__len__") and hasattr(inputs, "__getitem__")):
         raise InputTypeError(
             f"inputs must be numbers (n, ...) or a map-style dataset, got {type(inputs).__name__}. "
@@ -184,11 +248,19 @@ def _length(inputs: Tensor | np.ndarray | Items) -> int:
     return len(inputs)
 
 
-def _batches(
-    inputs: Tensor | np.ndarray | Items, batch_size: int, workers: int
-) -> Iterator[Tensor]:
+def _batches(inputs: Any, batch_size: int, workers: int) -> Iterator[Any]:
+    if _are_texts(inputs):
+        for start in range(0, len(inputs), batch_size):
+            yield list(inputs[start : start + batch_size])
+        return
     if isinstance(inputs, Tensor):
         yield from torch.split(inputs, batch_size)
+        return
+    if isinstance(inputs, IterableDataset):
+        stream = iter(inputs)
+        while samples := list(itertools.islice(stream, batch_size)):
+            batch = _collate([s[0] if isinstance(s, (tuple, list)) else s for s in samples])
+            yield batch
         return
     if isinstance(inputs, np.ndarray):  # a part at a time, as it may be a file of any size
         for start in range(0, len(inputs), batch_size):
@@ -202,10 +274,11 @@ def _batches(
         generator=torch.Generator(),  # otherwise each loader draws from the global one
     )
     for batch in _workers.batches(loader):
-        items = batch[0] if isinstance(batch, (tuple, list)) else batch
-        if not isinstance(items, Tensor):
+        is_items = _are_texts(batch) or not isinstance(batch, (tuple, list))
+        items = batch if is_items else batch[0]
+        if not (isinstance(items, Tensor) or _are_texts(items)):
             raise InputTypeError(
-                "inputs must give tensors, or tensors with labels, for a batch, "
+                "inputs must give tensors or texts, with labels or without, for a batch, "
                 f"got {describe(items)}. Wrap the dataset so that it gives the items to encode."
             )
         yield items
@@ -214,10 +287,14 @@ def _batches(
 def _collate(samples: list[Any]) -> Any:
     sample = samples[0] if samples else None
     item = sample[0] if isinstance(sample, (tuple, list)) and len(sample) else sample
+    if _are_texts(item) and len(samples) == 1:  # a whole batch, as `__getitems__` gives it
+        return item
+    if isinstance(item, str):
+        return [each if isinstance(each, str) else each[0] for each in samples]
     if not isinstance(item, (Tensor, np.ndarray, int, float, np.number)):
         raise InputTypeError(
-            f"inputs must give tensors or arrays, got {describe(item)}. Wrap the dataset so that "
-            "it gives the items to encode; lw.data.as_inputs(dataset) does so for images."
+            f"inputs must give tensors, arrays or texts, got {describe(item)}. Wrap the dataset so "
+            "that it gives the items to encode; lw.data.as_inputs(dataset) does so for images."
         )
     return default_collate(samples)
 

@@ -13,6 +13,25 @@ from likewise.index._store import About
 _LONGEST_NAME = 500  # of an encoder; it has to fit beside the other facts
 
 
+def check_encoder(encoder: object) -> None:
+    """Refuse what no gallery can name its encoder by.
+
+    Raises:
+        InputTypeError: it is no text.
+        InputError: it is too long, or cannot be stored.
+    """
+    if not isinstance(encoder, str):
+        raise InputTypeError(
+            f"encoder must be text, got {encoder!r}. Use the encoder's fingerprint."
+        )
+    if len(encoder) > _LONGEST_NAME:
+        raise InputError(
+            f"encoder must have at most {_LONGEST_NAME} characters, got {len(encoder)}. "
+            "Use a fingerprint."
+        )
+    utf8(encoder)
+
+
 @dataclass(frozen=True)
 class Asked:
     """What an index is, or shall be, made for; None where the caller leaves it open."""
@@ -33,15 +52,8 @@ class Asked:
         """
         if self.distance is not None and self.distance not in known:
             raise error
-        if self.encoder is not None and not isinstance(self.encoder, str):
-            raise InputTypeError(
-                f"encoder must be text, got {self.encoder!r}. Use the encoder's fingerprint."
-            )
-        if self.encoder is not None and len(self.encoder) > _LONGEST_NAME:
-            raise InputError(
-                f"encoder must have at most {_LONGEST_NAME} characters, got {len(self.encoder)}. "
-                "Use a fingerprint."
-            )
+        if self.encoder is not None:
+            check_encoder(self.encoder)
         if self.dimension is not None:
             check_count("dimension", self.dimension)
         if self.storage is not None:
@@ -49,7 +61,6 @@ class Asked:
         if self.recall is not None:
             check_rate("recall", self.recall)
         check_class_names(self.class_names)
-        utf8(self.encoder or "")
 
     def check_is(self, facts: About, class_names: Sequence[str], place: str) -> None:
         """Refuse an index that was made for something else.

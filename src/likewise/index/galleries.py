@@ -4,7 +4,8 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from likewise.distances import Distance
-from likewise.index._asked import Asked
+from likewise.errors import GalleryError
+from likewise.index._asked import Asked, check_encoder
 from likewise.index._durable.copies import backup, merge
 from likewise.index._durable.folder import InFolder, is_gallery, open_folder
 from likewise.index._milvus.collection import open_collection
@@ -87,6 +88,28 @@ class Gallery(Index):
         """
         self._store.newest()
         return backup(self.path, Path(path))
+
+    def adopt(self, encoder: str) -> None:
+        """Say which encoder made embeddings that were stored without a word of it.
+
+        It is not checked: only whoever made them knows.
+
+        Args:
+            encoder: its fingerprint, `SimilarityModel.fingerprint`.
+
+        Raises:
+            GalleryError: another encoder is told already, or it could not be written.
+        """
+        check_encoder(encoder)
+        with self._store.writing() as now:
+            told = now.facts.encoder
+            if told not in (None, encoder):
+                raise GalleryError(
+                    f"gallery must be of no told encoder to be adopted, got {str(self.path)!r}, "
+                    f"which is of {told!r}. Add its items anew, through the model."
+                )
+            if told is None:
+                self._store.adopt(encoder)
 
     def compact(self) -> None:
         """Give space that removed items left back to the disk.

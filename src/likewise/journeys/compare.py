@@ -13,6 +13,7 @@ from likewise import _tables, data
 from likewise._checks import check_choice
 from likewise.data.pairs import draw_pairs
 from likewise.embedded import Embedded
+from likewise.encoders import takes_texts
 from likewise.errors import InputError
 from likewise.evaluation import (
     RetrievalResult,
@@ -27,7 +28,7 @@ from likewise.evaluation.comparison import (
     together,
 )
 from likewise.intervals import FEWEST_GROUPS
-from likewise.journeys.opening import open_fitting
+from likewise.journeys.opening import PLAIN, open_fitting
 from likewise.journeys.train import selection_notes
 from likewise.matching import UNKNOWN
 from likewise.model import SimilarityModel
@@ -112,6 +113,7 @@ def compare_models(
     holds_for: str,
     seed: int,
     progress: Callable[[int, int], None] | None = None,
+    reading: data.Reading = PLAIN,
 ) -> Compared:
     """Both models judged on the items of a source that are new to both.
 
@@ -119,7 +121,7 @@ def compare_models(
         InputError: no labeled item is new to both, or they form no pairs of both kinds.
     """
     check_choice("holds_for", holds_for, LEAVE_OUT)
-    wholes = _opened(models, source, split)
+    wholes = _opened(models, source, split, reading)
 
     def show(turn: int) -> Callable[[int, int], None] | None:
         if progress is None:
@@ -177,15 +179,22 @@ def compare_models(
 
 
 def _opened(
-    models: Sequence[SimilarityModel], source: str, split: str | None
+    models: Sequence[SimilarityModel], source: str, split: str | None, reading: data.Reading
 ) -> list[data.Dataset]:
     """The source as each model reads it; opened once where both read it alike."""
     found: dict[Any, data.Dataset] = {}
-    shapes = [model.preprocess and tuple(model.preprocess.item_shape) for model in models]
-    for model, shape in zip(models, shapes, strict=True):
-        if shape not in found:
-            found[shape] = open_fitting(model, source, split, default_split="test")
-    return [found[shape] for shape in shapes]
+    ways = [
+        (
+            model.preprocess and tuple(model.preprocess.item_shape),
+            takes_texts(model.encoder),
+            tuple(sorted(model.reading.columns.items())),
+        )
+        for model in models
+    ]
+    for model, way in zip(models, ways, strict=True):
+        if way not in found:
+            found[way] = open_fitting(model, source, split, default_split="test", reading=reading)
+    return [found[way] for way in ways]
 
 
 def _biases(model: SimilarityModel, items: Embedded) -> list[str]:

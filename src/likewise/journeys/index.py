@@ -145,7 +145,7 @@ class _Wanted:
 
         self.encoded = embed_kept(
             model.encoder,
-            opened(data, model.preprocess),
+            opened(data, model.preprocess, model.encoder),
             model.preprocess,
             keep,
             keep_pictures=keep_pictures,
@@ -286,5 +286,7 @@ def _is_from(place: str | None, origin: object, path: str | None) -> bool:
 
 def _whereabouts(data: sources.Dataset, place: str | None) -> list[dict[str, Any]]:
     facts: dict[str, Any] = {} if place is None else {"source": place}
+    if sources.is_text(data):
+        return [{**facts, "text": text} for text in sources.items(data)]
     paths = paths_of(data)
     return [{**facts, "path": path} for path in paths] or [dict(facts) for _ in range(len(data))]

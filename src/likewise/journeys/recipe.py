@@ -22,6 +22,7 @@ PAIR_LOSSES = (
 )
 CLASS_LOSSES = ("arcface", "cosface", "proxy-anchor", "softmax")  # with weights of their own
 GIVEN_PAIRS_LOSSES = ("contrastive", "threshold")
+AUGMENTS = ("none", "light", "photos", "strong")
 MADE_CLASSES = ("none", "turned", "mirrored", "both")
 
 
@@ -31,7 +32,8 @@ class Recipe:
 
     Attributes:
         embedding_dim: Numbers per embedding.
-        augment: Whether images are turned, shifted and scaled a little.
+        augment: How images are changed while training: "none", "light", "photos" or "strong"; see
+            `augment.by_name`. Images below 16 pixels a side, and other items, never are.
         made_classes: New classes from old ones: "none", "turned", "mirrored" or "both".
         pairs: Whether pairs are trained on instead of classes.
         loss: A loss by name; None for "multi-similarity", or "contrastive" with pairs.
@@ -64,7 +66,7 @@ class Recipe:
     """
 
     embedding_dim: int = 64
-    augment: bool = True
+    augment: str = "light"
     made_classes: str = "none"
     pairs: bool = False
     loss: str | None = None
@@ -108,11 +110,9 @@ class Recipe:
             raise InputError(
                 "must be below 1, got 1. Leave some to train on.", argument="keep_aside"
             )
-        for name in ("augment", "pairs"):
-            if not isinstance(getattr(self, name), bool):
-                raise InputTypeError(
-                    f"must be true or false, got {getattr(self, name)!r}.", argument=name
-                )
+        if not isinstance(self.pairs, bool):
+            raise InputTypeError(f"must be true or false, got {self.pairs!r}.", argument="pairs")
+        check_choice("augment", self.augment, AUGMENTS)
         check_choice("made_classes", self.made_classes, MADE_CLASSES)
         allowed = GIVEN_PAIRS_LOSSES if self.pairs else (*PAIR_LOSSES, *CLASS_LOSSES)
         if self.loss is not None:

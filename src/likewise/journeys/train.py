@@ -9,11 +9,13 @@ from typing import Any
 import torch
 from torch import nn
 
-from likewise import augment, data, distances, encoders, losses, training
+from likewise import augment as changes
+from likewise import data, distances, encoders, losses, training
 from likewise._checks import check_choice
+from likewise.augment import presets
 from likewise.errors import InputError, naming
 from likewise.evaluation.during import EvaluateEpochs, seen_and_unseen
-from likewise.journeys.opening import open_data
+from likewise.journeys.opening import PLAIN, open_data
 from likewise.journeys.recipe import CLASS_LOSSES, Recipe
 from likewise.model import SimilarityModel
 from likewise.training.following import KeepBest, StopEarly
@@ -39,7 +41,7 @@ Progress = Callable[[int, int], None]
 
 
 def train(
-    source: data.Dataset | data.GivenPairs | str | Path,
+    source: Any,
     recipe: Recipe | None = None,
     *,
     evaluate: Any = None,
@@ -49,6 +51,9 @@ def train(
     device: str | None = None,
     name: str | None = None,
     scored_on: str | None = None,
+    reading: data.Reading = PLAIN,
+    augment: Any = None,
+    checkpoint: str | Path | None = None,
 ) -> SimilarityModel:
     """A model trained on the source by the recipe; nothing is indexed or calibrated yet.
 
@@ -56,8 +61,8 @@ def train(
     bit, from Python and from the command line.
 
     Args:
-        source: A labeled dataset, given pairs, or anything that `data.load` reads, of which the
-            training part is read.
+        source: A labeled dataset, also of another library as `data.as_dataset` takes them, given
+            pairs, or anything that `data.load` reads, of which the training part is read.
         recipe: Every choice; `Recipe()` if None.
         evaluate: What to score while training: a dataset, given pairs, or "aside" for the items
             kept aside and the classes held out. "aside" if None and the recipe scores anything.
@@ -68,6 +73,11 @@ def train(
         device: "cpu" or "cuda"; the best there is if None.
         name: What the source is called where the model tells how it was made.
         scored_on: What `evaluate` is called there; "aside" if None.
+        reading: Which columns of a table hold what; the model remembers them.
+        augment: Used instead of what the recipe names: a function of a batch of images, or a
+            transform of torchvision or albumentations; see `fit`.
+        checkpoint: A folder that is written after every epoch, and from which an interrupted
+            training goes on; see `fit`.
 
     Returns:
         The model. `origin` holds the recipe, the history, and what the best epoch was chosen by.
@@ -84,7 +94,8 @@ def train(
     recipe = recipe or Recipe()
     if isinstance(source, (str, Path)):
         name = name or str(source)
-        source = open_data(source)
+        source = open_data(source, reading=reading)
+    source = data.as_dataset(source, pairs=True)
     table = source if isinstance(source, data.GivenPairs) else None
     compare = distances.by_name(recipe.distance)
     best, early = _following(recipe)
@@ -95,7 +106,10 @@ def train(
     encoder = fitting_encoder(whole.item_shape, recipe.embedding_dim)
     criterion = fitting_loss(recipe, compare, len(getattr(seen, "class_names", ())))
     preprocess = data.Preprocess.fit(kept, seed=recipe.seed)
-    views = augment.Augment() if recipe.augment and _is_photo(whole.item_shape) else None
+    views = augment
+    if views is None and _is_photo(whole.item_shape):
+        named = changes.by_name(recipe.augment)
+        views = None if named is None else presets.fitted(named, whole.item_shape[0])
     scores = None
     if evaluate is not None:
         scores = _scores(evaluate, apart, kept, table is not None, compare, preprocess, recipe)
@@ -125,11 +139,13 @@ def train(
             device=device,
             precision=recipe.precision,
             seed=recipe.seed,
+            checkpoint=checkpoint,
         )
     origin = {
         "data": name or type(source).__name__,
         "items": len(kept),
         "recipe": recipe.to_dict(),
+        **({} if augment is None else {"augment": type(augment).__name__}),
         "evaluate": None if evaluate is None else scored_on or ASIDE,
         **_selection(best, encoder, scores),
         "history": history.records,
@@ -142,6 +158,7 @@ def train(
         preprocess=preprocess,
         trained=None if table is not None else kept,
         origin=origin,
+        reading=reading,
     )
     if table is not None:  # its files have no classes to name
         model.trained_prints = data.fingerprints(table.data)
@@ -158,6 +175,11 @@ def fitting_encoder(item_shape: Sequence[int], embedding_dim: int = 64) -> nn.Mo
         >>> fitting_encoder((1, 28, 28)).config["layers"]
         [32, 'pool', 64, 'pool', 128]
     """
+    if not item_shape:
+        raise InputError(
+            "data must be images or numbers for a network of our own, got texts. Use an encoder "
+            "that takes texts."
+        )
     if len(item_shape) != 3:
         return encoders.MLPEncoder(item_shape, embedding_dim=embedding_dim)
     layers: list[Any] = []
@@ -238,9 +260,9 @@ def _parts(
         apart["unseen"] = held_out
     seen: Any = kept
     if recipe.made_classes in ("mirrored", "both"):
-        seen = augment.make_flipped_classes(seen)
+        seen = changes.make_flipped_classes(seen)
     if recipe.made_classes in ("turned", "both"):
-        seen = augment.make_rotated_classes(seen)
+        seen = changes.make_rotated_classes(seen)
     if recipe.pairs:
         seen = data.PairDataset(seen, seed=recipe.seed, fresh=True)
     return source, kept, apart, seen

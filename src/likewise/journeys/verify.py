@@ -1,4 +1,4 @@
-"""Two images, or the pairs of a table: are they the same, and how well are they judged?"""
+"""Two items, or the pairs of a table: are they the same, and how well are they judged?"""
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -10,8 +10,10 @@ from jaxtyping import Bool, Int
 from torch import Tensor
 
 from likewise.data.pair_tables import read_pair_table
+from likewise.encoders import takes_texts
 from likewise.errors import InputError
 from likewise.evaluation import VerificationResult, evaluate_verification
+from likewise.journeys.opening import known_embeddings
 from likewise.model import SimilarityModel, Verified
 
 FARS = (0.1, 0.01, 0.001)
@@ -19,31 +21,35 @@ FARS = (0.1, 0.01, 0.001)
 
 @dataclass(frozen=True, eq=False)
 class Pairs:
-    """Image files, which of them are compared, and the truth if a table tells it."""
+    """Image files, texts or ids, which of them are compared, and the truth if a table tells it."""
 
-    paths: list[str]
+    sides: list[str]
     names: list[str]
     positions: Int[Tensor, "p 2"]
     same: Bool[Tensor, " p"] | None
 
 
-def read(files: Sequence[str], table: Path | None) -> Pairs:
-    """The pairs to verify: two files, or those of a table.
+def read(model: SimilarityModel, sides: Sequence[str], table: Path | None) -> Pairs:
+    """The pairs to verify: two items, or those of a table.
+
+    Items are texts for a model over texts, ids of known items for one without an encoder, and
+    image files for any other.
 
     Raises:
         InputError: neither, both, or a table that is none of pairs.
     """
     if table is None:
-        if len(files) != 2:
+        if len(sides) != 2:
             raise InputError(
-                f"FILE_A FILE_B must be two images, got {len(files)}. Or give --pairs pairs.csv."
+                f"FILE_A FILE_B must be two items, got {len(sides)}. Or give --pairs pairs.csv."
             )
-        return Pairs(list(files), list(files), torch.tensor([[0, 1]]), None)
-    if files:
-        raise InputError("pairs must come alone, got files as well. Give either.")
-    rows = read_pair_table(table)
+        return Pairs(list(sides), list(sides), torch.tensor([[0, 1]]), None)
+    if sides:
+        raise InputError("pairs must come alone, got two items as well. Give either.")
+    what = "files" if model.has_encoder else "ids"
+    rows = read_pair_table(table, what="texts" if takes_texts(model.encoder) else what)
     same = None if rows.same is None else torch.tensor(rows.same)
-    return Pairs(rows.paths, rows.names, torch.tensor(rows.pairs), same)
+    return Pairs(rows.sides, rows.names, torch.tensor(rows.pairs), same)
 
 
 def judge(
@@ -55,9 +61,12 @@ def judge(
     prior: float | None,
     progress: Callable[[int, int], None],
 ) -> Verified:
-    """The verdicts; every file is read once."""
-    files = model.embedded(pairs.paths, progress=progress)
-    left, right = (files.take(side) for side in pairs.positions.T)
+    """The verdicts; every item is read once."""
+    if model.has_encoder:
+        items = model.embedded(pairs.sides, progress=progress)
+    else:
+        items = model.embedded(known_embeddings(model, pairs.sides), progress=progress)
+    left, right = (items.take(side) for side in pairs.positions.T)
     return model.verify(left, right, point=point, threshold=threshold, prior=prior)
 
 

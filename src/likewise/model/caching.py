@@ -31,6 +31,11 @@ def content_of(item: str | Tensor) -> bytes:
     return hashlib.sha256(read_regular(item)).digest()
 
 
+def content_of_text(text: str) -> bytes:
+    """The sha256 of a text, which is that of no number."""
+    return hashlib.sha256(b"text" + text.encode("utf-8", "surrogatepass")).digest()
+
+
 class Cache:
     """What is kept of one encoder, with its preprocessing and one shape of items.
 

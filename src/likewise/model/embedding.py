@@ -1,5 +1,6 @@
 """`embed`: items read once, with embeddings and fingerprints from the same reading."""
 
+import itertools
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -12,10 +13,12 @@ from likewise import data as sources
 from likewise._checks import as_floats
 from likewise.data.fingerprints import item_fingerprints
 from likewise.data.parts import paths_of
+from likewise.data.texts import are_texts
 from likewise.embedded import Embedded
-from likewise.encoders.encoding import encode_chosen
+from likewise.encoders import takes_texts
+from likewise.encoders.encoding import check_suits, encode_chosen
 from likewise.errors import InputError, InputTypeError
-from likewise.model.caching import Cache, content_of
+from likewise.model.caching import Cache, content_of, content_of_text
 
 Progress = Callable[[int, int], None]
 Preprocess = sources.Preprocess | Callable[[Tensor], Tensor] | None
@@ -42,7 +45,8 @@ def embed(
 
     Args:
         encoder: Any module from a batch of preprocessed items to embeddings (n, d).
-        source: A dataset, numbers (n, ...), images, or a list of image paths.
+        source: A dataset, numbers (n, ...), images, a list of image paths, or one of texts for an
+            encoder that takes them.
         preprocess: A `data.Preprocess`, which also says how image files are read; or any function
             of a batch; or None.
         batch_size: Items encoded at once; the results agree to rounding whatever it is.
@@ -82,7 +86,7 @@ def embed(
 
     return embed_kept(
         encoder,
-        opened(source, preprocess),
+        opened(source, preprocess, encoder),
         preprocess,
         keep,
         batch_size=batch_size,
@@ -93,15 +97,35 @@ def embed(
     )
 
 
-def opened(items: Any, preprocess: Preprocess) -> Any:
+def opened(items: Any, preprocess: Preprocess, encoder: nn.Module) -> Any:
     """A tensor (n, ...) or a dataset of whatever a caller gives as items.
 
+    A list of strings is texts for an encoder that takes texts, and else image files.
+
     Raises:
-        InputError: They do not fit the preprocess.
-        InputTypeError: They are no items.
+        InputError: They do not fit the preprocess, or the encoder, which may be none.
+        InputTypeError: They are no items, or are texts where the encoder takes none.
     """
+    of_texts = takes_texts(encoder)
     if isinstance(items, (str, Path)):
-        raise InputTypeError(f"items must be a list of paths, got one path. Use [{str(items)!r}].")
+        what = "text" if of_texts else "path"
+        raise InputTypeError(
+            f"items must be a list of {what}s, got one {what}. Use [{str(items)!r}]."
+        )
+    if of_texts and are_texts(items):
+        return sources.TextDataset(items)
+    found = _numbers(items, preprocess)
+    check_suits(of_texts, [""] if sources.is_text(found) else None)
+    shape = tuple(found.shape[1:] if isinstance(found, Tensor) else found.item_shape)
+    if isinstance(encoder, nn.Identity) and len(shape) != 1:
+        raise InputError(
+            f"items must be embeddings (n, d) for a model without an encoder, got items of "
+            f"shape {shape}. Encode them first, with what made the others."
+        )
+    return found
+
+
+def _numbers(items: Any, preprocess: Preprocess) -> Any:
     shape = None
     if isinstance(preprocess, sources.Preprocess):
         shape = tuple(preprocess.item_shape)
@@ -144,6 +168,8 @@ def embed_kept(
     prints = torch.zeros(total, dtype=torch.int64)
     is_kept = torch.zeros(total, dtype=torch.bool)
     is_fresh = torch.ones(total, dtype=torch.bool)  # read now, and then also encoded
+    of_texts = sources.is_text(source)
+    keep_pictures = keep_pictures and not of_texts
     store = None if cache is None or keep_pictures else Cache(cache, encoder, preprocess, source)
     files = [] if store is None else paths_of(source)
     contents: list[bytes] = [content_of(path) for path in files]
@@ -156,19 +182,23 @@ def embed_kept(
     pictures: list[bytes | None] = []
     done = 0
 
-    def choose(batch: Tensor) -> Tensor:
+    def choose(batch: Any) -> Any:
         nonlocal done
         rows = reading[done : done + len(batch)]
         done += len(batch)
-        values = as_floats(batch) if isinstance(source, Tensor) else batch.float()
+        values = batch
+        if not of_texts:
+            values = as_floats(batch) if isinstance(source, Tensor) else batch.float()
         prints[rows] = item_fingerprints(values)
         is_kept[rows] = keep(rows, prints[rows])
         wanted = is_kept[rows]
         if store is not None and not files:
-            given = [content_of(item) for item in batch]
+            given = [content_of_text(item) if of_texts else content_of(item) for item in batch]
             contents.extend(given)
             wanted = wanted & ~store.has_embeddings(given)
         is_fresh[rows] = wanted
+        if of_texts:
+            return list(itertools.compress(batch, wanted.tolist()))
         if keep_pictures:
             pictures.extend(sources.encode_pictures(batch[wanted.to(batch.device)]))
         return batch[wanted.to(batch.device)]

@@ -6,7 +6,7 @@ import os
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
 import msgspec
 import torch
@@ -45,7 +45,7 @@ _FILES = {
     _SEEN: ("calibrated.safetensors",),
 }
 _FIELDS = {
-    ENCODER: ("encoder", "layouts", "distance", "preprocess", "trained_on", "cohort"),
+    ENCODER: ("encoder", "layouts", "distance", "preprocess", "reading", "trained_on", "cohort"),
     _INDEX: ("gallery",),
     _ORIGIN: ("origin",),
 }
@@ -72,6 +72,7 @@ class Contents:
     class_thresholds: dict[str, ClassThresholds]
     probabilities: dict[str, Probability]
     norm: AdaptiveNorm | None
+    reading: sources.Reading
     rules: dict[str, Rule] = field(default_factory=dict)
 
 
@@ -113,6 +114,7 @@ class _Manifest(msgspec.Struct, forbid_unknown_fields=True):
     layouts: dict[str, list[int]]
     distance: str
     preprocess: _Preprocess | None
+    reading: dict[Literal["text", "label", "vectors", "path_column"], str]
     trained_on: list[str]
     cohort: _Cohort | None
     origin: dict[str, Any]
@@ -211,6 +213,7 @@ def _described(contents: Contents, folder: Path) -> tuple[dict[str, Any], dict[s
         "layouts": rebuilding.layouts(contents.encoder),
         "distance": contents.distance.name,
         "preprocess": None if contents.preprocess is None else contents.preprocess.to_dict(),
+        "reading": contents.reading.columns,
         "trained_on": contents.trained_on,
         "cohort": None if contents.norm is None else {"nearest": contents.norm.nearest},
         "origin": contents.origin,
@@ -369,6 +372,7 @@ def _read(
             name: Probability.from_dict(made) for name, made in manifest.probabilities.items()
         },
         norm=norm,
+        reading=sources.Reading.from_columns(manifest.reading),  # type: ignore[arg-type]
         rules=_rules(calibrations, rules),
     )
     return contents, Kept(manifest.key, _units(folder.manifest, folder.files, folder.path))

@@ -19,7 +19,7 @@ from likewise.data.parts import label_names
 from likewise.distances import COSINE, Distance
 from likewise.embedded import Embedded
 from likewise.encoders import encode
-from likewise.errors import ArtifactError, InputError
+from likewise.errors import ArtifactError, GalleryError, InputError
 from likewise.index import Gallery, Index, MilvusGallery, Neighbors
 from likewise.matching import RULES, Matches, Rule, match, rule_name
 from likewise.model import saving
@@ -42,7 +42,7 @@ from likewise.model.trials import (
 from likewise.normalization import AdaptiveNorm
 from likewise.probability import Probability, fit_logistic
 
-Items = Any  # numbers (n, ...), images, a dataset, image paths, or an Embedded of this model
+Items = Any  # numbers (n, ...), images, a dataset, image paths, texts, or an Embedded of this model
 
 
 class SimilarityModel:
@@ -54,12 +54,15 @@ class SimilarityModel:
     model made, so that a caller who asks twice reads and encodes once.
 
     Args:
-        encoder: any module from a batch of preprocessed items to embeddings (n, d).
+        encoder: any module from a batch of preprocessed items to embeddings (n, d). None, or
+            `nn.Identity()`, for items that are embeddings already, made elsewhere.
         distance: how embeddings are compared.
         preprocess: what is done to items first, and how image files are read.
         trained: the dataset that the encoder was trained on, if it is to be known again. Its
             items are then left out of calibration and evaluation, where they would flatter.
         origin: what the model was made from, as JSON can hold it; kept, not read.
+        reading: which columns of a table hold texts, labels or vectors; a table that a command
+            is given later is read so too.
 
     Attributes:
         index: the known items; open to `remove` and the rest.
@@ -90,14 +93,16 @@ class SimilarityModel:
 
     def __init__(
         self,
-        encoder: nn.Module,
+        encoder: nn.Module | None,
         *,
         distance: Distance = COSINE,
         preprocess: sources.Preprocess | None = None,
         trained: sources.Dataset | None = None,
         origin: Mapping[str, Any] | None = None,
+        reading: sources.Reading | None = None,
     ) -> None:
-        self.encoder = encoder.eval()
+        self.encoder = (nn.Identity() if encoder is None else encoder).eval()
+        self.reading = sources.Reading.from_columns({} if reading is None else reading.columns)
         self.distance = distance
         self.preprocess = preprocess
         self.origin = dict(origin or {})
@@ -133,7 +138,9 @@ class SimilarityModel:
         batch_size: int = 256,
         progress: Progress | None = None,
     ) -> Float[Tensor, "n d"]:
-        """Embeddings of items: numbers (n, ...), images, a dataset, a sequence of image paths.
+        """Embeddings of items: numbers (n, ...), images, a dataset, image paths or texts.
+
+        A list of strings is texts for an encoder that takes texts, and else image files.
 
         Tensors, arrays and lists of any type of number are taken, one item alone too where the
         model has a preprocess, and Pillow images; see `data.as_items`. Equal numbers have equal
@@ -145,7 +152,7 @@ class SimilarityModel:
             return self.embedded(items, batch_size=batch_size, progress=progress).embeddings
         return encode(
             self.encoder,
-            opened(items, self.preprocess),
+            opened(items, self.preprocess, self.encoder),
             batch_size=batch_size,
             preprocess=None if self.preprocess is None else self.preprocess.apply,
             progress=progress,
@@ -193,12 +200,25 @@ class SimilarityModel:
         )
 
     @property
-    def fingerprint(self) -> str:
-        """By which a gallery knows the encoder again: its architecture and weights, hashed."""
-        return encoder_fingerprint(self.encoder)
+    def has_encoder(self) -> bool:
+        """Whether items are encoded; else they are embeddings already."""
+        return not isinstance(self.encoder, nn.Identity)
+
+    @property
+    def fingerprint(self) -> str | None:
+        """By which a gallery knows the encoder again: its architecture and weights, hashed.
+
+        None for a model without an encoder, as for a gallery of embeddings made elsewhere.
+        """
+        return encoder_fingerprint(self.encoder) if self.has_encoder else None
 
     def use_gallery(
-        self, path: str | Path, *, recall: float | None = None, read_only: bool = False
+        self,
+        path: str | Path,
+        *,
+        recall: float | None = None,
+        read_only: bool = False,
+        adopt: bool = False,
     ) -> Gallery:
         """Keep the known items in a gallery, a folder that lasts, instead of in memory.
 
@@ -209,17 +229,13 @@ class SimilarityModel:
             path: its folder.
             recall: see `Gallery`.
             read_only: look things up in a gallery that another process may write.
+            adopt: take over a gallery of embeddings whose encoder is not told, as they are this
+                model's; which is not checked.
         """
         place = os.path.realpath(path)
         if place == self.gallery:
             self.index.close()  # else the folder would stay locked
-        self.index = Gallery(
-            place,
-            distance=self.distance,
-            encoder=self.fingerprint,
-            recall=recall,
-            read_only=read_only,
-        )
+        self.index = self._opened_gallery(place, recall, read_only=read_only, adopt=adopt)
         self._moved_to(place, None)
         return self.index
 
@@ -234,15 +250,45 @@ class SimilarityModel:
             token: likewise. It is not saved with the model; give it to `load` again.
         """
         place = os.path.realpath(uri) if "://" not in str(uri) else str(uri)
-        self.index = MilvusGallery(
+        opened_there = MilvusGallery(
             place,
             collection=collection,
             distance=self.distance,
             encoder=self.fingerprint,
             token=token,
         )
+        try:
+            _check_maker(place, opened_there.encoder, self.fingerprint)
+        except BaseException:
+            opened_there.close()
+            raise
+        self.index = opened_there
         self._moved_to(place, collection)
         return self.index
+
+    def _opened_gallery(
+        self, place: str, recall: float | None, *, read_only: bool, adopt: bool
+    ) -> Gallery:
+        own = self.fingerprint
+        is_new = not Gallery.is_at(place)
+        gallery = Gallery(
+            place,
+            distance=self.distance,
+            encoder=own if is_new else None,
+            recall=recall,
+            read_only=read_only and not adopt,
+        )
+        try:
+            if adopt and own is not None:
+                gallery.adopt(own)
+            _check_maker(place, gallery.encoder, own)
+        except BaseException:
+            gallery.close()
+            raise
+        if adopt and read_only:
+            gallery.close()
+            return self._opened_gallery(place, recall, read_only=True, adopt=False)
+        return gallery
 
     def _moved_to(self, place: str, collection: str | None) -> None:
         """Remember where the known items are; forget thresholds chosen on others."""
@@ -323,7 +369,7 @@ class SimilarityModel:
             The ids of the items that were added.
         """
         self._open_for_writing()
-        source = data if isinstance(data, Embedded) else opened(data, self.preprocess)
+        source = data if isinstance(data, Embedded) else opened(data, self.preprocess, self.encoder)
         names = label_names(source)
         there = set(self.indexed_prints())
 
@@ -459,7 +505,8 @@ class SimilarityModel:
         if given is None:
             new = self._new(items, progress)
         else:
-            new = self.embedded(given.data, only_new=True, progress=progress)
+            # Without an encoder nothing was trained, and pairs are of known items by their ids.
+            new = self.embedded(given.data, only_new=self.has_encoder, progress=progress)
         if name == PAIRS:
             trials = pair_trials(
                 new,
@@ -555,7 +602,10 @@ class SimilarityModel:
             raise InputError(
                 f"must be one for pairs, got {point!r}, for {bound.rule}.", argument="point"
             )
-        sides = [x if isinstance(x, Embedded) else opened(x, self.preprocess) for x in (a, b)]
+        sides = [
+            x if isinstance(x, Embedded) else opened(x, self.preprocess, self.encoder)
+            for x in (a, b)
+        ]
         if len(sides[0]) != len(sides[1]):
             raise InputError(
                 f"b must hold as many items as a, {len(sides[0])}, got {len(sides[1])}."
@@ -667,6 +717,7 @@ class SimilarityModel:
             class_thresholds=self.class_thresholds,
             probabilities=self.probabilities,
             norm=self.norm,
+            reading=self.reading,
         )
         return saving.write(contents, path, self._kept)
 
@@ -689,6 +740,27 @@ class SimilarityModel:
                 "your own), or give --threshold where there is one.",
             )
         return self.calibrations[point]
+
+
+def _check_maker(place: str, told: str | None, own: str | None) -> None:
+    """Refuse a gallery with embeddings of another kind than the model's."""
+    if told == own:
+        return
+    if own is None:
+        raise GalleryError(
+            "gallery must hold embeddings made elsewhere for a model without an encoder, got "
+            f"{place!r}, which an encoder of likewise made. Use the model of that encoder."
+        )
+    if told is None:
+        raise GalleryError(
+            f"gallery must tell which encoder made its embeddings, got {place!r}, which does not.",
+            remedy="If it was this model's, use use_gallery(path, adopt=True).",
+            command="If it was this model's, use likewise gallery adopt GALLERY MODEL.",
+        )
+    raise GalleryError(
+        f"encoder must be {told!r}, as the gallery {place!r} was made with, got {own!r}. "
+        "Use the model that made it, or another gallery."
+    )
 
 
 def load(
@@ -729,6 +801,7 @@ def load(
         distance=contents.distance,
         preprocess=contents.preprocess,
         origin=contents.origin,
+        reading=contents.reading,
     )
     model.trained_on = contents.trained_on
     model.trained_prints = contents.trained_prints

@@ -248,6 +248,8 @@ def _training(model: SimilarityModel) -> list[Section]:
 def _neighbor_sheet(
     model: SimilarityModel, examples: Embedded, pictures: Pictures, threshold: float
 ) -> Any:
+    if data.is_text(examples.source):
+        return None
     chosen = _chosen(len(examples), SHEET_QUERIES)
     few = examples.take(chosen)
     k = min(SHEET_NEIGHBORS, len(model.index))
@@ -288,7 +290,8 @@ def _indexed_items(model: SimilarityModel, ids: Sequence[Any]) -> Tensor | None:
             return None
         whole = open_fitting(model, sources.pop(), "all", default_split="all")
         row_of = {print_: row for row, print_ in enumerate(data.fingerprints(whole).tolist())}
-        return data.items(whole, [row_of[fact["fingerprint"]] for fact in facts])
+        found: Tensor = data.items(whole, [row_of[fact["fingerprint"]] for fact in facts])
+        return found
     except (KeyError, InputError, OSError):
         return None
 

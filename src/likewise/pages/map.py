@@ -19,6 +19,7 @@ from likewise._files import write_whole
 from likewise.data.parts import paths_of
 from likewise.embedded import Embedded
 from likewise.errors import InputError, InputTypeError
+from likewise.journeys.opening import names_of
 from likewise.pages.thumbnails import sheets, thumbnails
 from likewise.pages.writing import own_file, render
 from likewise.plots._style import check_items, name_of
@@ -180,6 +181,8 @@ def map_page(
         pictures = torch.cat([thumbnails(data.items(whole, p.tolist()), side=64) for p in parts])
     positions = getattr(whole, "source_indices", torch.arange(len(whole)))[examples.rows]
     names = [_within(path, source) for path in paths_of(examples)]
+    if data.is_text(whole):
+        names = names_of(examples)
     note = f"{len(examples):,} of {total:,}" if len(examples) < total else f"{total:,}"
     unseen = {code for code, name in enumerate(examples.class_names) if name not in trained_on}
     return write_map_page(

@@ -7,6 +7,7 @@ import torch
 from jaxtyping import Int
 from torch import Tensor
 
+from likewise import data
 from likewise.data.parts import paths_of
 from likewise.distances import Distance
 from likewise.embedded import Embedded
@@ -26,6 +27,10 @@ from likewise.plots.mistakes import labeled_pairs
 
 SHEET = 9  # pairs on a sheet
 MOST_CLASSES = 50  # rows of the table
+_PAIRS = (
+    ("The nearest pairs of two classes", nearest_wrong),
+    ("The farthest pairs of one class", farthest_right),
+)
 
 
 def sections(
@@ -54,21 +59,46 @@ def sections(
     labels = translated(examples, class_names)
     nearest = nearest_others(examples.embeddings, distance=distance)
     answers = labels[nearest.items[:, 1]]
-    figures = _figures(examples, pictures, labels, class_names, nearest, distance, threshold)
+    is_text = data.is_text(examples.source)
+    figures: list[Any] = []
+    if not is_text:
+        figures = _figures(examples, pictures, labels, class_names, nearest, distance, threshold)
     wrong = int((answers != labels).sum())
     text = (
         f"The nearest other item of {wrong:,} of {len(labels):,} items is of another class. "
         "In the sheets of pairs an item stands once. Look here first for wrong labels."
     )
-    mistakes = Section("Mistakes", text, figures=figures)
+    mistakes = [Section("Mistakes", text, figures=figures)]
+    if is_text:
+        mistakes += _texts(examples, labels, class_names, distance)
     if retrieval is None:
-        return [mistakes]
+        return mistakes
     table = _table(trained_on, retrieval, labels, answers, class_names)
     shown = len(table) - 1
     classes = len(torch.unique(retrieval.query_labels))
     order = "" if shown == classes else f" The {shown} hardest of {classes} classes."
     told = f"Each item as a query for the others of its class, hardest class first.{order}"
-    return [mistakes, Section("Retrieval, class by class", told, table=table)]
+    return [*mistakes, Section("Retrieval, class by class", told, table=table)]
+
+
+def _texts(
+    examples: Embedded,
+    labels: Int[Tensor, " n"],
+    class_names: Sequence[str],
+    distance: Distance,
+) -> list[Section]:
+    """The pairs that the sheets show of images, in words."""
+    found = []
+    for title, find in _PAIRS:
+        pairs = find(examples.embeddings, labels, SHEET, distance=distance)
+        rows: list[Sequence[Any]] = [["a", "class", "b", "class", "distance"]]
+        for pair, far in zip(pairs.items, pairs.distances.tolist(), strict=True):
+            left, right = data.items(examples.source, examples.rows[pair].tolist())
+            one, other = labels[pair].tolist()
+            rows.append([left, class_names[one], right, class_names[other], f"{far:.4f}"])
+        if len(rows) > 1:
+            found.append(Section(title, table=rows))
+    return found
 
 
 def _figures(
@@ -88,10 +118,7 @@ def _figures(
         return items[0], items[1], named
 
     figures: list[Any] = []
-    for title, find in (
-        ("The nearest pairs of two classes", nearest_wrong),
-        ("The farthest pairs of one class", farthest_right),
-    ):
+    for title, find in _PAIRS:
         found = find(examples.embeddings, labels, SHEET, distance=distance)
         if len(found.items):
             left, right, names = shown(found)

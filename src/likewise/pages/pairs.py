@@ -57,8 +57,8 @@ def pairs_page(
             f"{judged.same_total} pairs of the table are the same and {judged.different_total} "
             "are different. "
         )
-        if len(pairs.paths) < FEWEST_GROUPS:
-            text += f"There are no intervals, as there are fewer than {FEWEST_GROUPS} images."
+        if len(pairs.sides) < FEWEST_GROUPS:
+            text += f"There are no intervals, as there are fewer than {FEWEST_GROUPS} items."
         else:
             text += "The intervals leave out items, for pairs share them."
         if judged.probability is not None:
@@ -77,7 +77,10 @@ def pairs_page(
     else:
         wrong = int((decided.same != pairs.same).sum())
         text = f"{wrong} verdicts are wrong. The worst mistakes come first, then the least sure."
-    sections.append(Section("Pairs", text, figures=[_sheet(model, pairs, decided, chosen)]))
+    if model.preprocess is None:
+        sections.append(Section("Pairs", text, table=_table(pairs, decided, chosen)))
+    else:
+        sections.append(Section("Pairs", text, figures=[_sheet(model, pairs, decided, chosen)]))
     settings = {"pairs of": source, "distance": model.distance.name}
     if "pairs" in model.calibrations:
         settings["calibrated for"] = model.calibrations["pairs"].goal
@@ -92,12 +95,26 @@ def _order(pairs: Pairs, decided: Verified) -> Int[Tensor, " k"]:
     return (decided.distances.double() - decided.threshold).abs().argsort(stable=True)[:SHEET]
 
 
+def _table(pairs: Pairs, decided: Verified, chosen: Tensor) -> list[Sequence[Any]]:
+    """The pairs in words, where there is nothing to draw."""
+    rows: list[Sequence[Any]] = [["a", "b", "distance", "verdict", "truth"]]
+    for pair in chosen.tolist():
+        a, b = (pairs.names[side] for side in pairs.positions[pair].tolist())
+        truth = "" if pairs.same is None else ("different", "same")[int(pairs.same[pair])]
+        verdict = ("different", "same")[int(decided.same[pair])]
+        rows.append([a, b, f"{float(decided.distances[pair]):.4f}", verdict, truth])
+    return rows
+
+
 def _sheet(model: SimilarityModel, pairs: Pairs, decided: Verified, chosen: Tensor) -> Any:
     if model.preprocess is None:
-        raise InputError("model must have a preprocess to read image files, got one without.")
+        raise InputError(
+            "must be for a model over images, got one of texts or vectors. Use --report.",
+            argument="picture",
+        )
     positions = pairs.positions[chosen]
     rows, place = torch.unique(positions, return_inverse=True)
-    pictures = model.preprocess.read([pairs.paths[row] for row in rows.tolist()])
+    pictures = model.preprocess.read([pairs.sides[row] for row in rows.tolist()])
     left, right = pictures[place.T]
     return plots.pairs(
         left,

@@ -307,7 +307,8 @@ def _tensor(items: Any, most: int) -> Tensor:
     if isinstance(items, Tensor):
         return items[:most]
     if hasattr(items, "labels"):
-        return data.items(items, range(min(len(items), most)))
+        found: Tensor = data.items(items, range(min(len(items), most)))
+        return found
     return torch.as_tensor(items)[:most]
 
 

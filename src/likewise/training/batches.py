@@ -1,6 +1,6 @@
 """Which batches `fit` draws, and what encoder and loss make of one."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any, NamedTuple, TypeGuard
 
 import torch
@@ -10,6 +10,8 @@ from torch.utils.data import Sampler
 
 from likewise._checks import check_count
 from likewise.data import (
+    BalancedStream,
+    Batch,
     Dataset,
     GivenPairs,
     GivenTriplets,
@@ -76,6 +78,25 @@ def has_classes(
     return not (isinstance(data, (GivenPairs, GivenTriplets)) or views_only)
 
 
+class StreamLoader:
+    """The batches of a stream on a device, with what `fit` asks of a loader besides."""
+
+    def __init__(self, stream: BalancedStream, device: torch.device) -> None:
+        self.stream = stream
+        self.device = device
+
+    def __len__(self) -> int:
+        return len(self.stream)
+
+    def __iter__(self) -> Iterator[Batch]:
+        for items, labels in self.stream:
+            there = items.to(self.device) if isinstance(items, Tensor) else items
+            yield Batch(there, labels.to(self.device))
+
+    def set_epoch(self, epoch: int) -> None:
+        """Nothing, as a stream goes on where it was."""
+
+
 class Step(NamedTuple):
     """What encoder and loss make of a batch."""
 
@@ -97,14 +118,14 @@ def batch_loss(
     if isinstance(batch, IdBatch):
         batch, options["ids"] = batch
     items, labels = batch
-    if isinstance(items, Tensor):
+    if isinstance(items, Tensor) or isinstance(items[0], str):
         embeddings = encoder(prepare(items))
         return Step(loss(embeddings, labels, **options), labels, (embeddings,))
     sides = [prepare(side) for side in items]
     if isinstance(encoder, (SiameseNet, TripletNet)):
         embeddings = seen = encoder(*sides)
     else:
-        stacked = encoder(torch.cat(sides))
+        stacked = encoder(_joined(sides))
         embeddings, seen = stacked.split([len(side) for side in sides]), (stacked,)
     if isinstance(batch, ViewBatch):
         labels = labels.repeat(len(sides))
@@ -113,6 +134,12 @@ def batch_loss(
     if len(sides) == 2:
         return Step(loss(*embeddings, labels), None, seen)
     return Step(loss(*embeddings), None, seen)
+
+
+def _joined(sides: Sequence[Any]) -> Any:
+    if isinstance(sides[0], Tensor):
+        return torch.cat(list(sides))
+    return [text for side in sides for text in side]
 
 
 @torch.no_grad()

@@ -9,14 +9,26 @@ from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
-from torch.utils.data import DataLoader, Sampler
+from torch.utils.data import Sampler
 
 from likewise import _workers
 from likewise._checks import check_at_least, check_choice, check_count, check_positive
-from likewise.data import Dataset, GivenPairs, GivenTriplets, ViewDataset, WithIds, as_dataset
+from likewise.augment import as_batch_change
+from likewise.data import (
+    BalancedStream,
+    GivenPairs,
+    GivenTriplets,
+    Stream,
+    WithIds,
+    as_dataset,
+    is_stream,
+    is_text,
+)
+from likewise.encoders import takes_texts
+from likewise.encoders.encoding import check_suits
 from likewise.errors import InputError
 from likewise.training import settings
-from likewise.training.batches import batch_loss, default_batches, label_facts
+from likewise.training.batches import StreamLoader, batch_loss, default_batches, label_facts
 from likewise.training.checkpoints import Checkpoint
 from likewise.training.divergence import Guard
 from likewise.training.history import History, check_healthy
@@ -26,13 +38,14 @@ from likewise.training.validation import Validation
 
 Callback = Callable[[dict[str, float], nn.Module], bool | None]
 MPI_SIZES = ("PMI_SIZE", "OMPI_COMM_WORLD_SIZE", "MV2_COMM_WORLD_SIZE")
+STREAMED = 100  # batches per epoch of a stream
 PRECISIONS = {"float32": "no", "bfloat16": "bf16", "float16": "fp16"}  # ours and Accelerate's
 
 
 def fit(
     encoder: nn.Module,
     loss: nn.Module,
-    data: Dataset | GivenPairs | GivenTriplets | ViewDataset,
+    data: Any,
     *,
     epochs: int,
     classes_per_batch: int | None = None,
@@ -45,10 +58,10 @@ def fit(
     schedule: Schedule | None = None,
     optimizer: torch.optim.Optimizer | None = None,
     preprocess: Callable[[Tensor], Tensor] | None = None,
-    augment: Callable[[Tensor], Tensor] | None = None,
+    augment: Any = None,
     augment_after: int = 0,
     clip_gradients: float | None = None,
-    validation: Dataset | GivenPairs | GivenTriplets | ViewDataset | None = None,
+    validation: Any = None,
     callbacks: Sequence[Callback] = (),
     progress: AfterBatch | bool = True,
     workers: int = 0,
@@ -76,11 +89,14 @@ def fit(
         loss: called as loss(embeddings, labels). Weights of its own are trained as well.
         data: a dataset with labels, such as `likewise.data.load` gives, any that
             `likewise.data.as_dataset` takes, or one of pairs, triplets or views over it. Its
-            `set_epoch`, if it has one, is called with 0, 1, ...
+            `set_epoch`, if it has one, is called with 0, 1, ... A stream, which only can be gone
+            through, is trained on in balanced batches through a buffer of 10,000 items, and may be
+            larger than memory; for another buffer give a `likewise.data.BalancedStream`. Records
+            then tell how many classes were seen.
         epochs: how many.
         classes_per_batch: P. All classes, but at most 16, if None.
         items_per_class: K. As many as make a batch of about 128 items, at least 4, if None.
-        batches: per epoch; about one pass over the data if None.
+        batches: per epoch; about one pass over the data if None, 100 of a stream.
         batch_sampler: draws the batches instead of BalancedBatchSampler (of
             ShuffledBatchSampler, 64 at a time, where there are no classes to balance).
         learning_rate: the highest, reached when the schedule is 1. Adam, or AdamW with
@@ -90,7 +106,8 @@ def fit(
             if None.
         optimizer: used as it is instead of our own; it must hold the loss's weights too.
         preprocess: applied to every batch, as the encoder's input needs it.
-        augment: applied to every batch of items before preprocess.
+        augment: applied to every batch of items before preprocess. A transform of torchvision or
+            albumentations is applied to each image alone; see `augment.as_batch_change`.
         augment_after: how many epochs go without augmentation first.
         clip_gradients: Largest norm of all gradients together; larger ones are scaled down to it.
             The record then holds `gradient_norm`, the mean norm before. None clips nothing.
@@ -141,10 +158,18 @@ def fit(
         check_positive("clip_gradients", clip_gradients)
     _check_something_learns(encoder, loss)
     _check_one_process(device)
-    data = as_dataset(data, pairs=True)
+    change = None if augment is None else as_batch_change(augment)
+    streamed: BalancedStream | None = None
+    if isinstance(data, BalancedStream) or is_stream(data):
+        _check_streamable(loss, batch_sampler, workers, checkpoint)
+        streamed = _as_streamed(data, classes_per_batch, items_per_class, batches, seed)
+        first = streamed.first(1)[0]
+        check_suits(takes_texts(encoder), [first] if isinstance(first, str) else None)
+    else:
+        data = _suited(data, encoder)
     if validation is not None:
         with _said_of_validation():
-            validation = as_dataset(validation, pairs=True)
+            validation = _suited(validation, encoder)
     accelerator = _accelerator(device, precision)
     ours = optimizer is None
     if optimizer is None:
@@ -155,7 +180,7 @@ def fit(
             "Give the optimizer a group of its own for the loss's weights."
         )
     _check_optimizer_holds(loss, optimizer)
-    if batch_sampler is None:
+    if batch_sampler is None and streamed is None:
         batch_sampler = default_batches(
             data,
             classes_per_batch=classes_per_batch,
@@ -167,13 +192,17 @@ def fit(
     # a checkpoint too, as random numbers of a worker could not be brought back.
     lasting = workers > 0 and checkpoint is None and not hasattr(data, "set_epoch")
     generator = torch.Generator()
-    loader = _workers.loader(
-        WithIds(data) if getattr(loss, "takes_ids", False) else data,  # type: ignore[arg-type]
-        workers=workers,
-        batch_sampler=batch_sampler,
-        persistent_workers=lasting,
-        generator=generator,
-    )
+    loader: Any
+    if streamed is not None:
+        loader = StreamLoader(streamed, accelerator.device)
+    else:
+        loader = _workers.loader(
+            WithIds(data) if getattr(loss, "takes_ids", False) else data,
+            workers=workers,
+            batch_sampler=batch_sampler,
+            persistent_workers=lasting,
+            generator=generator,
+        )
     steps = max(1, epochs * len(loader))
     factor = cosine() if schedule is None else schedule
     scheduler = torch.optim.lr_scheduler.LambdaLR(
@@ -193,7 +222,7 @@ def fit(
             "weight_decay": float(weight_decay) if ours else None,
             "optimizer": None if ours else settings.optimizer(optimizer),
             "schedule": settings.schedule(factor),
-            "batch_sampler": settings.sampler(batch_sampler),
+            "batch_sampler": None if batch_sampler is None else settings.sampler(batch_sampler),
             "data": settings.dataset(data, workers),
             "preprocess": settings.described(preprocess),
             "augment": settings.described(augment),
@@ -203,7 +232,8 @@ def fit(
         }
     homes = _device_of(encoder), _device_of(loss)
     loss.to(accelerator.device)
-    encoder_there, optimizer_there, loader_there = accelerator.prepare(encoder, optimizer, loader)
+    encoder_there, optimizer_there = accelerator.prepare(encoder, optimizer)
+    loader_there = loader if streamed is not None else accelerator.prepare(loader)
     run = _Run(
         encoder_there, optimizer_there, loader_there, loss, scheduler, accelerator, clip_gradients
     )
@@ -246,13 +276,15 @@ def fit(
                     break
                 generator.manual_seed((seed * 1_000_003 + epoch) % 2**63)
                 loader_there.set_epoch(epoch - 1)
-                views = augment if epoch > augment_after else None
+                views = change if epoch > augment_after else None
                 record: dict[str, float] = {
                     "epoch": epoch,
                     **_epoch(run, views, preprocess, epoch, told.batch),
                 }
                 if validated is not None:
                     record["validation_loss"] = validated(run.encoder, loss)
+                if streamed is not None:
+                    record["classes_seen"] = len(streamed.class_names)
                 check_healthy(record, records)
                 records.append(record)
                 encoder.eval()
@@ -274,10 +306,59 @@ def fit(
     return History(records)
 
 
+def _suited(data: Any, encoder: nn.Module) -> Any:
+    data = as_dataset(data, pairs=True)
+    whole = data.data if isinstance(data, (GivenPairs, GivenTriplets)) else data
+    check_suits(takes_texts(encoder), [""] if is_text(whole) else None)
+    return data
+
+
+def _as_streamed(
+    data: Any,
+    classes_per_batch: int | None,
+    items_per_class: int | None,
+    batches: int | None,
+    seed: int,
+) -> BalancedStream:
+    if isinstance(data, BalancedStream):
+        given = (classes_per_batch, items_per_class, batches)
+        if given != (None, None, None):
+            raise InputError(
+                "classes_per_batch, items_per_class and batches must be left out for a "
+                f"BalancedStream, which has them, got {given}."
+            )
+        return data
+    return BalancedStream(
+        data if isinstance(data, Stream) else Stream(data),
+        classes_per_batch=classes_per_batch,
+        items_per_class=items_per_class,
+        batches=STREAMED if batches is None else batches,
+        seed=seed,
+    )
+
+
+def _check_streamable(loss: nn.Module, batch_sampler: Any, workers: int, checkpoint: Any) -> None:
+    for name, value in (
+        ("batch_sampler", batch_sampler),
+        ("workers", workers or None),
+        ("checkpoint", checkpoint),
+    ):
+        if value is not None:
+            raise InputError(
+                f"must be left out for a stream, got {value!r}. Give a dataset with a length, or "
+                "leave it out.",
+                argument=name,
+            )
+    if getattr(loss, "takes_ids", False):
+        raise InputError(
+            f"loss must take no ids for a stream, whose items have none, got {type(loss).__name__}."
+        )
+
+
 class _Run(NamedTuple):
     encoder: nn.Module
     optimizer: torch.optim.Optimizer
-    loader: DataLoader[Any]
+    loader: Any
     loss: nn.Module
     scheduler: torch.optim.lr_scheduler.LRScheduler
     accelerator: Any

@@ -232,6 +232,16 @@ class InFolder:
             "Use its backup(path)."
         )
 
+    def adopt(self, encoder: str) -> None:
+        """Say which encoder made the embeddings."""
+        facts = replace(facts_after(self.facts, added=None, removed=0), encoder=encoder)
+        names = self.current.class_names
+        self.database.commit(
+            facts, removed=[], rows=iter(()), labels=iter(()), names=(), changes=[]
+        )
+        self.held.take_in(facts, names)
+        self.database.acknowledge(facts)
+
     def compact(self) -> None:
         """Give space that is not used back to the disk."""
         facts = self.current.facts
