@@ -214,7 +214,10 @@ def test_results_go_into_json_and_classes_by_their_names():
         ({"within": (0.1, 2.0)}, "within must be between 0 and 1"),
         ({"leave_out": "people"}, "leave_out must be one of classes, items"),
         ({"class_names": ["a"]}, "class_names must name every class, got 1 names"),
-        ({"known": torch.ones(200, dtype=torch.bool)}, "known must hold known queries and unknowns"),
+        (
+            {"known": torch.ones(200, dtype=torch.bool)},
+            "known must hold known queries and unknowns",
+        ),
         ({"known": torch.zeros(200, dtype=torch.bool)}, "known must hold .* that are indexed"),
         ({"truth": torch.full((200,), -2)}, "truth must be class codes of at least 0, or -1 for"),
         ({"truth": torch.full((200,), -1)}, "truth must be known for at least one item, got 200"),

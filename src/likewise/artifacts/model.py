@@ -110,7 +110,7 @@ class SimilarityModel:
         return self.index.class_names
 
     def embed(
-        self, items: Items, *, batch_size: int = 256, progress: Progress | None = None
+        self, items: Items, *, batch_size: int | None = None, progress: Progress | None = None
     ) -> Float[Tensor, "n d"]:
         """Embeddings of items: numbers (n, ...), images, a dataset, or a sequence of image paths.
 
@@ -150,8 +150,9 @@ class SimilarityModel:
                     command="Use a model that likewise train made.",
                 )
             return self.preprocess.read(items)
-        shape = None if self.preprocess is None else self.preprocess.item_shape
-        return sources.as_inputs(items, shape)
+        if self.preprocess is None:
+            return sources.as_inputs(items)
+        return sources.as_inputs(items, self.preprocess.item_shape, self.preprocess.framing)
 
     @property
     def fingerprint(self) -> str:

@@ -89,10 +89,20 @@ class Place(msgspec.Struct, forbid_unknown_fields=True, frozen=True):
         return next((place for place in places if Gallery.is_at(place)), None)
 
 
+class _Framing(msgspec.Struct, forbid_unknown_fields=True):
+    height: Annotated[int, msgspec.Meta(ge=1, le=1 << 16)]
+    width: Annotated[int, msgspec.Meta(ge=1, le=1 << 16)]
+    crop: float
+    mode: str
+    interpolation: str
+    fill: Annotated[list[float], msgspec.Meta(max_length=1 << 10)]
+
+
 class _Preprocess(msgspec.Struct, forbid_unknown_fields=True):
     item_shape: list[Annotated[int, msgspec.Meta(ge=1, le=1 << 31)]]
     mean: list[float]
     std: list[float]
+    framing: _Framing | None
 
 
 class _Cohort(msgspec.Struct, forbid_unknown_fields=True):
@@ -329,9 +339,7 @@ def _read(
         values = manifest.preprocess
         if not all(map(math.isfinite, [*values.mean, *values.std])):
             raise InputError("mean and std must be finite")
-        preprocess = sources.Preprocess(
-            tuple(values.item_shape), tuple(values.mean), tuple(values.std)
-        )
+        preprocess = sources.Preprocess.from_dict(msgspec.to_builtins(values))
     norm = None
     if manifest.cohort is not None:
         (cohort,) = _tensors(folder, "cohort.safetensors", cohort=(torch.float32, 2))

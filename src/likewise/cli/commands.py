@@ -12,6 +12,7 @@ from likewise.cli.options import (
     Device,
     DistanceName,
     GalleryFolder,
+    Head,
     Json,
     Loss,
     MadeClasses,
@@ -20,10 +21,12 @@ from likewise.cli.options import (
     Precision,
     Seed,
     Split,
+    Trained,
 )
 from likewise.errors import InputError
 from likewise.journeys.recipe import Recipe
 
+ENCODER = "Encoder"
 DATA, LOSS, SCHEDULE, SCORES = "Data", "Loss", "Schedule", "Scores while training"  # of options
 # Nothing heavy is imported up here: `likewise --help` must not wait for torch.
 app = typer.Typer(
@@ -77,6 +80,33 @@ def train(
     recipe: Annotated[
         Optional[Path],  # noqa: UP045
         typer.Option(help="A .toml file with choices; options given here go before it."),
+    ] = None,
+    encoder: Annotated[
+        Optional[str],  # noqa: UP045
+        typer.Option(
+            rich_help_panel=ENCODER,
+            metavar="NAME",
+            show_default="a pretrained one for photographs, else small",
+            help="small, timm:NAME, sentence:NAME-OR-FOLDER, or none for vectors.",
+        ),
+    ] = Recipe.encoder,
+    train_: Annotated[
+        Optional[Trained],  # noqa: UP045
+        typer.Option(
+            "--train",
+            rich_help_panel=ENCODER,
+            show_default="all of the small one; others stay frozen unless a head is ahead on "
+            "held-out classes",
+            help="What of the encoder trains.",
+        ),
+    ] = None,
+    head: Annotated[
+        Optional[Head],  # noqa: UP045
+        typer.Option(rich_help_panel=ENCODER, help="Layers behind a pretrained encoder."),
+    ] = None,
+    weights: Annotated[
+        Optional[Path],  # noqa: UP045
+        typer.Option(rich_help_panel=ENCODER, help="File with its weights, .safetensors or .pth."),
     ] = None,
     hold_out_classes: Annotated[
         Optional[list[str]],  # noqa: UP045
@@ -141,7 +171,12 @@ def train(
         typer.Option(rich_help_panel=LOSS, help="Margin of the triplet or contrastive loss."),
     ] = None,
     embedding_dim: Annotated[
-        int, typer.Option(rich_help_panel=LOSS, help="Numbers per embedding.")
+        Optional[int],  # noqa: UP045
+        typer.Option(
+            rich_help_panel=ENCODER,
+            show_default="64; of a pretrained encoder as many as it has",
+            help="Numbers per embedding.",
+        ),
     ] = Recipe.embedding_dim,
     epochs: Annotated[int, typer.Option(rich_help_panel=SCHEDULE)] = Recipe.epochs,
     batches: Annotated[
@@ -159,7 +194,12 @@ def train(
         typer.Option(rich_help_panel=SCHEDULE, help="Items of each class in a batch."),
     ] = None,
     learning_rate: Annotated[
-        float, typer.Option(rich_help_panel=SCHEDULE, help="The highest one.")
+        Optional[float],  # noqa: UP045
+        typer.Option(
+            rich_help_panel=SCHEDULE,
+            show_default="0.001; 0.0001 where a pretrained encoder trains",
+            help="The highest one.",
+        ),
     ] = Recipe.learning_rate,
     precision: Annotated[Precision, typer.Option(rich_help_panel=SCHEDULE)] = Precision.FLOAT32,
     evaluate: Annotated[
@@ -221,6 +261,7 @@ def train(
         tracked=out.parent / "runs" / out.name,
         workers=workers,
         device=device,
+        weights=weights,
     )
     folder = model.save(out)
     result, lines = training.answer(model, folder, source)

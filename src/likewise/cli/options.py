@@ -75,6 +75,24 @@ class DistanceName(StrEnum):
     SNR = "snr"
 
 
+class Trained(StrEnum):
+    """What of an encoder trains."""
+
+    NONE = "none"
+    HEAD = "head"
+    LAST = "last"
+    ALL = "all"
+
+
+class Head(StrEnum):
+    """Layers behind a pretrained encoder."""
+
+    NONE = "none"
+    LINEAR = "linear"
+    MLP = "mlp"
+    WHITENING = "whitening"
+
+
 class Precision(StrEnum):
     """Number types of training."""
 

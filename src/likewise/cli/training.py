@@ -16,9 +16,12 @@ from likewise.artifacts import SimilarityModel
 from likewise.cli import console
 from likewise.cli.answers import Answer
 from likewise.errors import InputError, naming
+from likewise.journeys.choosing import open_for_training
 from likewise.journeys.opening import is_pair_table, open_data
 from likewise.journeys.train import ASIDE, selection_notes
 from likewise.training.tracking import Track
+
+_OPTIONS = {"train": "train_"}  # where the command has the name already
 
 
 def train(
@@ -34,6 +37,7 @@ def train(
     tracked: Path | None = None,
     workers: int = 0,
     device: str | None = None,
+    weights: Path | None = None,
 ) -> SimilarityModel:
     """`likewise.train` on a source, told of as it goes.
 
@@ -47,19 +51,26 @@ def train(
     given: Any
     if recipe.pairs and is_pair_table(source):
         given = data.load_pairs(source, image_size=image_size, channels=channels)
-        shape, present = given.data.item_shape, []
+        present = []
         if hold_out_classes:
-            recipe = lw.Recipe.from_dict({**choices, "hold_out_classes": list(hold_out_classes)})
+            recipe = dataclasses.replace(recipe, hold_out_classes=tuple(hold_out_classes))
     else:
-        given = open_data(source, split, image_size=image_size, channels=channels)
-        shape = given.item_shape
+        with console.warnings_as_lines():
+            given, recipe = open_for_training(
+                source,
+                recipe,
+                split=split,
+                image_size=image_size,
+                channels=channels,
+                weights=weights,
+            )
         present = list(data.items_per_class(given))
         if hold_out_classes:
             held = held_out(hold_out_classes, present)
-            recipe = lw.Recipe.from_dict({**choices, "hold_out_classes": held})
+            recipe = dataclasses.replace(recipe, hold_out_classes=held)
     scored: Any = evaluate
     if evaluate not in (None, ASIDE):
-        scored = _opened_like(shape, evaluate)
+        scored = _opened_like(given.data if isinstance(given, data.GivenPairs) else given, evaluate)
     with console.warnings_as_lines(), console.progress("training") as show:
         return lw.train(
             given,
@@ -71,6 +82,8 @@ def train(
             device=device,
             name=source,
             scored_on=evaluate,
+            weights=weights,
+            tell=console.say,
         )
 
 
@@ -78,8 +91,9 @@ def choices_of(ctx: typer.Context, recipe: Path | None) -> dict[str, Any]:
     """The choices of a recipe: those of its file, and before them the options that were given."""
     choices = {} if recipe is None else lw.Recipe.read(recipe).to_dict()
     for field in dataclasses.fields(lw.Recipe):
-        value = ctx.params.get(field.name)
-        source = ctx.get_parameter_source(field.name)
+        option = _OPTIONS.get(field.name, field.name)
+        value = ctx.params.get(option)
+        source = ctx.get_parameter_source(option)
         was_given = source is not None and source.name != "DEFAULT"
         if field.name == "hold_out_classes" or value is None:
             continue
@@ -97,8 +111,14 @@ def answer(model: SimilarityModel, folder: Path, source: str) -> Answer:
     if model.origin["recipe"]["pairs"]:
         after = f"calibrate {folder} {'OTHER_PAIRS.csv' if not model.trained_on else source}"
     chosen = {key: model.origin[key] for key in model.origin if key.startswith("selected_")}
+    encoder = model.origin["recipe"].get("encoder", "small")
+    trained = (
+        f"trained on {model.origin['items']} items {of}, {len(history)} epochs in {seconds:.1f} s"
+    )
+    if not history:
+        trained = f"encoder {encoder} as it is, for {model.origin['items']} items {of}"
     lines = [
-        f"trained on {model.origin['items']} items {of}, {len(history)} epochs in {seconds:.1f} s",
+        trained,
         *([f"kept the encoder of epoch {chosen['selected_epoch']}"] if chosen else []),
         *selection_notes(model.origin, chosen.get("selected_on", [])),
         f"model saved in {folder}; next: likewise {after}",
@@ -106,6 +126,7 @@ def answer(model: SimilarityModel, folder: Path, source: str) -> Answer:
     result = {
         "model": str(folder),
         "recipe": model.origin["recipe"],
+        **({"decided": model.origin["decided"]} if "decided" in model.origin else {}),
         "trained_on": model.trained_on,
         "history": history,
         **chosen,
@@ -169,11 +190,12 @@ def _parts_of_list(word: str) -> list[str]:
     return [part.strip() for part in parts]
 
 
-def _opened_like(shape: Sequence[int], source: str | None) -> Any:
-    """What to score, its images of the shape of those trained on."""
+def _opened_like(trained: data.Dataset, source: str | None) -> Any:
+    """What to score, its images of the shape of those trained on, and read as they are."""
     size: dict[str, Any] = {}
-    if len(shape) == 3:
-        size = {"image_size": tuple(shape[1:]), "channels": shape[0]}
+    if len(trained.item_shape) == 3:
+        channels, *sides = trained.item_shape
+        size = {"image_size": data.framing_of(trained) or tuple(sides), "channels": channels}
     with naming(source="evaluate"):
         if is_pair_table(str(source)):
             return data.load_pairs(str(source), **size)

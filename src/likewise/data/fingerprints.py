@@ -1,11 +1,15 @@
 """Fingerprints of items, by which the same item is known again in another dataset."""
 
+import math
+
 import torch
 from jaxtyping import Int
 from torch import Tensor
 
 from likewise._checks import as_floats
 from likewise.data.datasets import Dataset, items
+
+_MOST_NUMBERS = 1 << 23  # at once
 
 
 def fingerprints(data: Dataset | Tensor, batch_size: int = 1024) -> Int[Tensor, " n"]:
@@ -20,6 +24,9 @@ def fingerprints(data: Dataset | Tensor, batch_size: int = 1024) -> Int[Tensor, 
     """
     generator = torch.Generator().manual_seed(0)
     prints, factors = [], None
+    # Photographs of 224 pixels a side would take gigabytes, 1,024 at once.
+    shape = data.shape[1:] if isinstance(data, Tensor) else data.item_shape
+    batch_size = max(1, min(batch_size, _MOST_NUMBERS // max(1, math.prod(shape))))
     for part in torch.split(torch.arange(len(data)), batch_size):
         values = as_floats(data[part]) if isinstance(data, Tensor) else items(data, part.tolist())
         # Adding 0 makes -0 and 0, which are equal, the same bits.

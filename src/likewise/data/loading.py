@@ -21,6 +21,7 @@ from likewise.data.downloads import (
     find_or_download,
     unpacked,
 )
+from likewise.data.framing import ImageSize
 from likewise.data.idx import idx_parts, read_idx
 from likewise.data.images import (
     ImageFiles,
@@ -69,7 +70,7 @@ def load(
     source: Source,
     *,
     split: str | None = None,
-    image_size: int | tuple[int, int] | None = None,
+    image_size: ImageSize | None = None,
     channels: int | None = None,
     path_column: str | None = None,
     label_column: str | None = None,
@@ -111,7 +112,8 @@ def load(
             a folder of that name.
         split: "train", "val" (also called "valid" or "validation"), "test", or all together. A
             source with the parts train and val only has val as its test part.
-        image_size: (height, width) or one number for both; images are resized to it.
+        image_size: (height, width) or one number for both; images are resized to it. A
+            `Framing` also says how.
         channels: 1 for gray, 3 for color; by default what the (first) image has.
         path_column: header of the column of image files in a .csv, if it is none of path, file,
             filename, image and image_path.
@@ -280,7 +282,7 @@ def _in_memory(
     parts: Mapping[str, _Part],
     where: str,
     split: str | None,
-    image_size: tuple[int, int] | None,
+    image_size: ImageSize | None,
     channels: int | None,
     class_names: Sequence[str] | None = None,
     scale: float | None = None,
@@ -317,7 +319,7 @@ def _checked_items(values: Tensor | np.ndarray, codes: Tensor) -> Tensor:
 
 
 def _load_digits(
-    split: str | None, image_size: tuple[int, int] | None, channels: int | None
+    split: str | None, image_size: ImageSize | None, channels: int | None
 ) -> ArrayDataset | Subset:
     from sklearn.datasets import load_digits
 
@@ -334,7 +336,7 @@ def _load_idx(
     path: Path,
     where: str,
     split: str | None,
-    image_size: tuple[int, int] | None,
+    image_size: ImageSize | None,
     channels: int | None,
 ) -> ArrayDataset:
     parts = {
@@ -353,7 +355,7 @@ def _load_folder(
     path: Path,
     where: str,
     split: str | None,
-    image_size: int | tuple[int, int] | None,
+    image_size: ImageSize | None,
     channels: int | None,
 ) -> ImageFiles:
     parts = _folder_parts(path)
@@ -442,7 +444,7 @@ def _load_path_table(
     columns: Columns,
     where: str,
     split: str | None,
-    image_size: int | tuple[int, int] | None,
+    image_size: ImageSize | None,
     channels: int | None,
 ) -> ImageFiles:
     table = read_path_table(path, columns)
@@ -457,7 +459,7 @@ def _load_number_table(
     columns: Columns,
     where: str,
     split: str | None,
-    image_size: tuple[int, int] | None,
+    image_size: ImageSize | None,
     channels: int | None,
 ) -> ArrayDataset:
     table = read_number_table(path, columns)

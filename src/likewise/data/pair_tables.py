@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from likewise._checks import check_exists
+from likewise.data.framing import ImageSize
 from likewise.data.images import ImageFiles
 from likewise.data.pairs import GivenPairs
 from likewise.data.tables import image_path, read_header, read_rows
@@ -35,7 +36,7 @@ class PairTable:
 def load_pairs(
     csv_path: str | Path,
     *,
-    image_size: int | tuple[int, int] | None = None,
+    image_size: ImageSize | None = None,
     channels: int | None = None,
 ) -> GivenPairs:
     """Pairs of image files with their truth, as a CSV lists them; class labels are not needed.
@@ -83,7 +84,7 @@ def load_pairs(
 def load_triplets(
     csv_path: str | Path,
     *,
-    image_size: int | tuple[int, int] | None = None,
+    image_size: ImageSize | None = None,
     channels: int | None = None,
 ) -> GivenTriplets:
     """Triplets of image files, as a CSV with the columns anchor, positive and negative lists them.
@@ -204,7 +205,7 @@ class _Files:
 def _files(
     paths: list[str],
     names: list[str],
-    image_size: int | tuple[int, int] | None,
+    image_size: ImageSize | None,
     channels: int | None,
 ) -> ImageFiles:
     return ImageFiles(paths, range(len(paths)), names, image_size, channels)

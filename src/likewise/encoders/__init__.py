@@ -8,6 +8,7 @@ from likewise.encoders.heads import (
     Normalize,
     SelectOutput,
 )
+from likewise.encoders.naming import by_name, preprocess_of
 from likewise.encoders.networks import ConvEncoder, MLPEncoder
 from likewise.encoders.principal_components import PrincipalComponents
 from likewise.encoders.towers import SiameseNet, TripletNet
@@ -26,5 +27,7 @@ __all__ = [
     "TripletNet",
     "Whitening",
     "backbone",
+    "by_name",
     "encode",
+    "preprocess_of",
 ]

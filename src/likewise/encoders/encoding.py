@@ -1,5 +1,6 @@
 """`encode`: embeddings of many items, as inference sees them."""
 
+import math
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -29,6 +30,9 @@ class Items(Protocol):
         ...
 
 
+LARGEST_BATCH = 256
+_CPU_NUMBERS = 1 << 20  # in a batch on a CPU: 6 photographs of 224 pixels a side
+
 # Modules that some call of `encode` has in eval mode now, by their id: the module, how many calls
 # use it, and the mode that it is given back in. Encoders may share submodules.
 _in_use: dict[int, tuple[nn.Module, int, bool]] = {}
@@ -40,7 +44,7 @@ def encode(
     encoder: nn.Module,
     inputs: Tensor | np.ndarray | Items,
     *,
-    batch_size: int = 256,
+    batch_size: int | None = None,
     preprocess: Callable[[Tensor], Tensor] | None = None,
     progress: Callable[[int, int], None] | None = None,
     workers: int = 0,
@@ -60,7 +64,8 @@ def encode(
         encoder: any module from a batch (n, ...) to embeddings (n, d).
         inputs: items (n, ...) as a tensor, an array, also memory-mapped, or a list; or a map-style
             dataset of items or (items, labels). For Pillow images see `data.as_items`.
-        batch_size: items encoded at once; the results agree to rounding whatever it is.
+        batch_size: items encoded at once; the results agree to rounding whatever it is. By default
+            256, and fewer of large items on a CPU, where large batches take memory and time.
         preprocess: applied to each batch on the encoder's device, e.g. `Preprocess.apply`.
         progress: called with (items done, items in all) after each batch.
         workers: processes that fetch items of a dataset; 0 fetches them in this one.
@@ -76,7 +81,8 @@ def encode(
     """
     if not isinstance(encoder, nn.Module):
         raise InputTypeError(f"encoder must be a torch module, got {type(encoder).__name__}.")
-    check_count("batch_size", batch_size)
+    if batch_size is not None:
+        check_count("batch_size", batch_size)
     check_count("workers", workers, least=0)
     if isinstance(inputs, (list, tuple)):
         inputs = as_tensor(inputs, "inputs")
@@ -85,6 +91,7 @@ def encode(
     total = _length(inputs)
     takes_codes = any(isinstance(m, (nn.Embedding, nn.EmbeddingBag)) for m in encoder.modules())
     first = next(encoder.parameters(), torch.empty(0))
+    batch_size = batch_size or _fitting_batch(inputs, first.device)
     embeddings: list[Tensor] = []
     done = 0
     with _evaluating(encoder):
@@ -106,6 +113,14 @@ def encode(
     result = torch.cat(embeddings)
     check_finite(result, "embeddings")
     return result
+
+
+def _fitting_batch(inputs: Any, device: torch.device) -> int:
+    """The default batch size: on a CPU, batches of photographs outgrow caches and the heap."""
+    shape = getattr(inputs, "item_shape", getattr(inputs, "shape", (0,))[1:])
+    if device.type != "cpu":
+        return LARGEST_BATCH
+    return max(1, min(LARGEST_BATCH, _CPU_NUMBERS // max(1, math.prod(shape))))
 
 
 @contextmanager

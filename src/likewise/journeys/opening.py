@@ -6,6 +6,7 @@ from typing import Any
 from likewise import data
 from likewise._checks import check_choice
 from likewise.artifacts import SimilarityModel
+from likewise.data.framing import ImageSize
 from likewise.data.loading import TABLES
 from likewise.data.tables import read_header
 from likewise.errors import InputError
@@ -16,7 +17,7 @@ def open_data(
     split: str | None = None,
     *,
     default_split: str = "train",
-    image_size: int | tuple[int, int] | None = None,
+    image_size: ImageSize | None = None,
     channels: int | None = None,
 ) -> data.Dataset:
     """One part of a source: the part asked for, or the default one where the source has parts.
@@ -25,7 +26,7 @@ def open_data(
         source: Anything that `data.load` reads.
         split: "train", "val", "test" or "all".
         default_split: The part that is read where the source has parts and none is asked for.
-        image_size: Side of the images, or (height, width).
+        image_size: Side of the images, (height, width), or a `Framing`.
         channels: 1 for gray images, 3 for color.
     """
     if split is None and data.has_splits(source):
@@ -74,5 +75,8 @@ def paths_of(examples: Any) -> list[str]:
 
 
 def _size(model: SimilarityModel) -> dict[str, Any]:
-    shape = () if model.preprocess is None else model.preprocess.item_shape
-    return {"image_size": tuple(shape[1:]), "channels": shape[0]} if len(shape) == 3 else {}
+    preprocess = model.preprocess
+    if preprocess is None or len(preprocess.item_shape) != 3:
+        return {}
+    channels, *size = preprocess.item_shape
+    return {"image_size": preprocess.framing or tuple(size), "channels": channels}
