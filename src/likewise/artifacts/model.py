@@ -606,6 +606,7 @@ def load(
     rules: Mapping[str, Rule] | None = None,
     gallery: str | Path | None = None,
     read_only: bool | None = None,
+    without_encoder: bool = False,
 ) -> SimilarityModel:
     """The model that `SimilarityModel.save` wrote into a folder.
 
@@ -622,13 +623,17 @@ def load(
         gallery: A gallery to use instead of the one that was saved, such as that one elsewhere.
         read_only: False opens the gallery for writing at once, and True never does. By default
             `add` opens it for writing when it is called.
+        without_encoder: True leaves the encoder out. What the model holds can be read, whatever
+            its encoder needs; nothing can be embedded.
 
     Raises:
         ArtifactError: the folder is no model, is damaged, was written by another version, needs
             an encoder, a distance or a rule that was not given, or its gallery is missing.
         GalleryError: the gallery is damaged, or was made with another encoder.
     """
-    contents, kept = saving.read(path, encoder=encoder, distance=distance, rules=rules)
+    contents, kept = saving.read(
+        path, encoder=encoder, distance=distance, rules=rules, without_encoder=without_encoder
+    )
     model = SimilarityModel(
         contents.encoder,
         distance=contents.distance,
@@ -656,7 +661,9 @@ def load(
             )
         model.gallery, model._gallery_key = found, contents.place.key
         opened = opened or found
-    if opened is not None:
+    if opened is not None and without_encoder:
+        model.index = Gallery(opened, distance=model.distance, read_only=True)
+    elif opened is not None:
         model.use_gallery(opened, read_only=read_only is not False)
         model._may_write_gallery = read_only is None
     return model

@@ -182,12 +182,13 @@ def read(
     encoder: nn.Module | None = None,
     distance: Distance | None = None,
     rules: Mapping[str, Rule] | None = None,
+    without_encoder: bool = False,
 ) -> tuple[Contents, Kept]:
     """What `write` wrote into a folder, the gallery not opened; see `likewise.load`."""
 
     def contents(folder: Folder) -> tuple[Contents, Kept]:
         try:
-            return _read(folder, encoder, distance, rules or {})
+            return _read(folder, encoder, distance, rules or {}, without_encoder)
         except ArtifactError:
             raise
         except (InputError, *UNREADABLE) as error:
@@ -330,9 +331,15 @@ def _read(
     encoder: nn.Module | None,
     distance: Distance | None,
     rules: Mapping[str, Rule],
+    without_encoder: bool,
 ) -> tuple[Contents, Kept]:
     manifest = msgspec.convert(folder.manifest, _Manifest)
-    made = _encoder(folder, manifest, encoder)
+    if without_encoder:
+        content = folder.part("encoder.safetensors", LARGEST_TENSORS)
+        stored = rebuilding.unpacked(content)
+        made: nn.Module = rebuilding.LeftOut(manifest.encoder, stored)
+    else:
+        made = _encoder(folder, manifest, encoder)
     compared = _distance(manifest.distance, distance)
     preprocess = None
     if manifest.preprocess is not None:
@@ -377,8 +384,10 @@ def _encoder(folder: Folder, manifest: _Manifest, given: nn.Module | None) -> nn
     if given is None and manifest.encoder.own:
         raise ArtifactError(
             f"encoder must be given for a model with an encoder of the user's own, "
-            f"{manifest.encoder.class_}. Use load(path, encoder=...) with a module of the same "
-            "architecture."
+            f"{manifest.encoder.class_}.",
+            remedy="Use load(path, encoder=...) with a module of the same architecture.",
+            command="Use --encoder-from package.module:callable, which makes a module of the same "
+            "architecture.",
         )
     made = rebuilding.rebuild(manifest.encoder) if given is None else given
     content = folder.part("encoder.safetensors", rebuilding.most_bytes(made))

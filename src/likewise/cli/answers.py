@@ -125,7 +125,7 @@ def summary(model: SimilarityModel) -> Answer:
     weights = sum(weight.numel() for weight in model.encoder.parameters())
     labels = Counter(_name(model, code) for code in model.index.labels.tolist())
     result = {
-        "encoder": type(model.encoder).__name__,
+        "encoder": getattr(model.encoder, "name", type(model.encoder).__name__),
         "weights": weights,
         "distance": model.distance.name,
         "preprocess": None if model.preprocess is None else model.preprocess.to_dict(),
@@ -150,6 +150,8 @@ def summary(model: SimilarityModel) -> Answer:
         rows.append(["gallery", model.gallery])
     for point, made in model.calibrations.items():
         rows.append([f"threshold for {point}", f"{made.threshold:.4g} ({made.goal})"])
+    if "decided" in model.origin:
+        rows.append(["head", model.origin["decided"]])
     for choice, value in model.origin.get("recipe", {}).items():
         rows.append([f"recipe: {choice}", str(value)])
     return result, columns(rows)

@@ -11,6 +11,7 @@ from likewise.cli.options import (
     Data,
     Device,
     DistanceName,
+    EncoderFrom,
     GalleryFolder,
     Head,
     Json,
@@ -309,6 +310,7 @@ def calibrate(
     gallery: GalleryFolder = None,
     split: Split = None,
     seed: Seed = 0,
+    encoder_from: EncoderFrom = None,
     device: Device = None,
     as_json: Json = False,
 ) -> None:
@@ -318,7 +320,7 @@ def calibrate(
     """
     from likewise.cli import journeys
 
-    loaded = journeys.open_model(model, device, gallery)
+    loaded = journeys.open_model(model, device, gallery, encoder_from=encoder_from)
     made = journeys.calibrate(
         loaded,
         source,
@@ -377,6 +379,7 @@ def verify(
         typer.Option(help="Also write a page about the pairs of the table."),
     ] = None,
     seed: Seed = 0,
+    encoder_from: EncoderFrom = None,
     device: Device = None,
     as_json: Json = False,
 ) -> None:
@@ -393,7 +396,7 @@ def verify(
             "must come with --pairs, got two files. Use --picture for these.", argument="report"
         )
     asked = pairs_of.read(files or [], pairs)
-    loaded = journeys.open_model(model, device)
+    loaded = journeys.open_model(model, device, encoder_from=encoder_from)
     with console.progress("verifying") as show:
         decided = pairs_of.judge(
             loaded,
@@ -430,6 +433,7 @@ def evaluate(
     gallery: GalleryFolder = None,
     split: Split = None,
     seed: Seed = 0,
+    encoder_from: EncoderFrom = None,
     device: Device = None,
     as_json: Json = False,
 ) -> None:
@@ -443,7 +447,7 @@ def evaluate(
         from likewise._checks import check_file_target
 
         check_file_target("report", report)
-    loaded = journeys.open_model(model, device, gallery)
+    loaded = journeys.open_model(model, device, gallery, encoder_from=encoder_from)
     examples = open_fitting(loaded, source, split, default_split="test")
     with console.warnings_as_lines(), console.progress("evaluating") as show:
         found = loaded.evaluate(examples, point=point or rule, seed=seed, progress=show)
@@ -465,10 +469,13 @@ app.command()(comparing.compare)
 
 @app.command()
 def info(model: Model, seed: Seed = 0, device: Device = None, as_json: Json = False) -> None:
-    """What a saved model is made of."""
+    """What a saved model is made of; its encoder is not built."""
+    import likewise as lw
     from likewise.cli import answers, journeys
 
-    console.finish(*answers.summary(journeys.open_model(model, device)), as_json=as_json)
+    journeys.chosen_device(device)
+    opened = lw.load(model, read_only=True, without_encoder=True)
+    console.finish(*answers.summary(opened), as_json=as_json)
 
 
 for _app in (app, gallery.app):

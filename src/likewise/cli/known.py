@@ -5,7 +5,17 @@ from typing import Annotated, Optional
 import typer
 
 from likewise.cli import console
-from likewise.cli.options import Data, Device, GalleryFolder, Json, Model, Point, Seed, Split
+from likewise.cli.options import (
+    Data,
+    Device,
+    EncoderFrom,
+    GalleryFolder,
+    Json,
+    Model,
+    Point,
+    Seed,
+    Split,
+)
 
 # Nothing heavy is imported up here: `likewise --help` must not wait for torch.
 Sources = Annotated[list[str], typer.Argument(metavar="FILE…|DATA", help="Images, or one DATA.")]
@@ -21,13 +31,14 @@ def index(
     gallery: GalleryFolder = None,
     split: Split = None,
     seed: Seed = 0,
+    encoder_from: EncoderFrom = None,
     device: Device = None,
     as_json: Json = False,
 ) -> None:
     """Add examples of known things to the model's index, or to a gallery; each of them once."""
     from likewise.cli import journeys
 
-    loaded = journeys.open_model(model, device, gallery, writing=True)
+    loaded = journeys.open_model(model, device, gallery, writing=True, encoder_from=encoder_from)
     told = journeys.index(loaded, source, split, per_class, seed)
     loaded.save(model)
     place = "the index" if loaded.gallery is None else f"the gallery {loaded.gallery}"
@@ -75,13 +86,14 @@ def lookup(
     gallery: GalleryFolder = None,
     split: Split = None,
     seed: Seed = 0,
+    encoder_from: EncoderFrom = None,
     device: Device = None,
     as_json: Json = False,
 ) -> None:
     """The k indexed items that are most like each given one."""
     from likewise.cli import answers, journeys
 
-    loaded = journeys.open_model(model, device, gallery)
+    loaded = journeys.open_model(model, device, gallery, encoder_from=encoder_from)
     items, names = journeys.queries(loaded, sources, split)
     found = loaded.lookup(items, k=k)
     console.finish(*answers.neighbors(loaded, found, names), as_json=as_json)
@@ -100,13 +112,14 @@ def match(
     gallery: GalleryFolder = None,
     split: Split = None,
     seed: Seed = 0,
+    encoder_from: EncoderFrom = None,
     device: Device = None,
     as_json: Json = False,
 ) -> None:
     """Which known class each item is, or that it is unknown."""
     from likewise.cli import answers, journeys
 
-    loaded = journeys.open_model(model, device, gallery)
+    loaded = journeys.open_model(model, device, gallery, encoder_from=encoder_from)
     items, names = journeys.queries(loaded, sources, split)
     with console.warnings_as_lines(), console.progress("matching") as show:
         decided = loaded.match(

@@ -6,7 +6,7 @@ from typing import Annotated
 import typer
 
 from likewise.cli import console
-from likewise.cli.options import Data, Device, Json, Model, Seed, Split
+from likewise.cli.options import Data, Device, EncoderFrom, Json, Model, Seed, Split
 
 
 def map_(
@@ -20,6 +20,7 @@ def map_(
     most: Annotated[int, typer.Option(help="Items shown; of more, a random choice.")] = 2000,
     split: Split = None,
     seed: Seed = 0,
+    encoder_from: EncoderFrom = None,
     device: Device = None,
     as_json: Json = False,
 ) -> None:
@@ -33,7 +34,7 @@ def map_(
     check_choice("method", method, METHODS)
     check_count("most", most, least=2)
     check_file_target("out", out)  # before the work rather than after it
-    loaded = journeys.open_model(model, device)
+    loaded = journeys.open_model(model, device, encoder_from=encoder_from)
     examples = open_fitting(loaded, source, split, default_split="test")
     with console.progress("embedding") as show:
         page = map_page(

@@ -25,6 +25,14 @@ Device = Annotated[
     Optional[str],  # noqa: UP045
     typer.Option(help="cpu or cuda; the best there is if left out."),
 ]
+EncoderFrom = Annotated[
+    Optional[str],  # noqa: UP045
+    typer.Option(
+        metavar="MODULE:CALLABLE",
+        help="For a model with an encoder of your own: package.module:callable, which makes it. "
+        "Its code runs.",
+    ),
+]
 GalleryFolder = Annotated[
     Optional[Path],  # noqa: UP045
     typer.Option(

@@ -11,6 +11,7 @@ from likewise.encoders.heads import (
 from likewise.encoders.naming import by_name, preprocess_of
 from likewise.encoders.networks import ConvEncoder, MLPEncoder
 from likewise.encoders.principal_components import PrincipalComponents
+from likewise.encoders.sentences import SentenceEncoder, sentence_encoder
 from likewise.encoders.towers import SiameseNet, TripletNet
 from likewise.encoders.whitening import Whitening
 
@@ -23,6 +24,7 @@ __all__ = [
     "Normalize",
     "PrincipalComponents",
     "SelectOutput",
+    "SentenceEncoder",
     "SiameseNet",
     "TripletNet",
     "Whitening",
@@ -30,4 +32,5 @@ __all__ = [
     "by_name",
     "encode",
     "preprocess_of",
+    "sentence_encoder",
 ]

@@ -10,6 +10,7 @@ from likewise._checks import check_choice, check_count
 from likewise.encoders import _finding
 from likewise.encoders.backbones import Backbone, backbone, settings_for
 from likewise.encoders.networks import ConvEncoder, MLPEncoder
+from likewise.encoders.sentences import sentence_encoder
 from likewise.errors import InputError, InputTypeError
 
 TRAINED = ("none", "head", "last", "all")
@@ -37,6 +38,8 @@ def by_name(
     ===================  ======================================================================
     "small"              Items of any fixed shape, by a small network that must be trained.
     "timm:NAME"          Images, by any network of timm; `pip install "likewise[backbones]"`.
+    "sentence:NAME"      Texts, by a sentence encoder in the layout of Hugging Face, from a folder
+                         or by its name on the hub; `pip install "likewise[text]"`.
     "none"               Vectors that other software made; they pass through.
     ===================  ======================================================================
 
@@ -94,7 +97,13 @@ def by_name(
         )
     trainable = _TRAINABLE[train or "none"]
     body: nn.Module
-    if kind == "none":
+    features: int | None
+    if kind == "sentence":
+        if weights is not None:
+            raise InputError("weights must be in the folder of a sentence encoder, got a file.")
+        body = sentence_encoder(rest, trainable=trainable, pretrained=pretrained, tell=tell)
+        features = body.embedding_dim
+    elif kind == "none":
         if weights is not None or train in ("last", "all"):
             raise InputError(
                 "encoder must have weights for train='last' or 'all', or weights=, got 'none'. "
@@ -124,9 +133,12 @@ def parsed(name: str) -> tuple[str, str, str]:
     if not isinstance(name, str):
         raise InputTypeError(f"must be a text, got {name!r}.", argument="encoder")
     kind, colon, rest = name.partition(":")
-    if (kind, colon) in (("small", ""), ("none", "")) or (kind == "timm" and rest):
+    if (kind, colon) in (("small", ""), ("none", "")) or (kind in ("timm", "sentence") and rest):
         return kind, colon, rest
-    raise InputError(f"must be small, timm:NAME or none, got {name!r}.", argument="encoder")
+    raise InputError(
+        f"must be small, timm:NAME, sentence:NAME-OR-FOLDER or none, got {name!r}.",
+        argument="encoder",
+    )
 
 
 def small(item_shape: Sequence[int], embedding_dim: int = 64) -> nn.Module:
@@ -152,12 +164,13 @@ def small(item_shape: Sequence[int], embedding_dim: int = 64) -> nn.Module:
     return ConvEncoder(item_shape, layers=layers, embedding_dim=embedding_dim)
 
 
-def new_head(head: str, features: int, embedding_dim: int | None = None) -> nn.Module:
+def new_head(head: str, features: int | None, embedding_dim: int | None = None) -> nn.Module:
     """The layers behind an encoder, "linear" or "mlp", from features to unit length.
 
     A linear head keeps the features at first as far as its size allows: its weights start
     orthogonal. A hidden layer has as many units as there are features.
     """
+    features = features or 1
     made = MLPEncoder(
         (features,),
         hidden=() if head == "linear" else (features,),
