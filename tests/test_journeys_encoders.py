@@ -107,12 +107,12 @@ def test_a_frozen_encoder_sees_each_item_once_and_its_head_learns(tmp_path, rand
         seen.append(len(images))
         return real(self, images)
 
-    recipe = lw.Recipe(encoder=TINY, train="head", epochs=2, batches=3, keep_aside=0.2)
+    recipe = lw.Recipe(encoder=TINY, train="head", epochs=2, batches=3, keep_aside=0.4)
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(naming.Backbone, "forward", counted)
         model = lw.train(folder, recipe, evaluate="aside", device="cpu")
-    counted_once = 1 + 24 + 6  # a black image when it is made, all trained on, those kept aside
-    assert sum(seen) == counted_once + min(24, 64)  # and some once more, with the head
+    counted_once = 18 + 12  # all trained on, and those kept aside
+    assert sum(seen) == counted_once + min(18, 64)  # and some once more, with the head
     assert "seen_map_at_r" in model.origin["history"][0]
     assert isinstance(model.encoder, nn.Sequential)
     again = lw.load(model.save(tmp_path / "model"))
@@ -137,9 +137,9 @@ def test_a_head_is_kept_only_where_it_is_ahead_on_held_out_classes():
     helped = lw.train(
         vectors(classes=12, spread=3.0), lw.Recipe(encoder="none"), device="cpu", tell=told.append
     )
-    assert "head whitening kept behind the frozen encoder" in told[0]
+    assert "head linear kept behind the frozen encoder" in told[0]
     assert helped.origin["decided"] == told[0]
-    assert type(helped.encoder[1]).__name__ == "Whitening"
+    assert type(helped.encoder[1]).__name__ == "MLPEncoder"
     told.clear()
     model = lw.train(
         vectors(spread=0.01), lw.Recipe(encoder="none"), device="cpu", tell=told.append
@@ -224,9 +224,8 @@ def test_the_command_line_makes_the_same_model(run, tmp_path, random_weights):
     )
     ours = lw.train(folder, recipe, device="cpu")
     assert ours.fingerprint == lw.load(tmp_path / "m").fingerprint
-    for command in (("index",), ("evaluate",)):
-        status, _, said = run(*command, tmp_path / "m", folder)
-        assert status == 0, said
+    status, _, said = run("index", tmp_path / "m", folder)
+    assert status == 0, said
     status, told, said = run("info", tmp_path / "m", "--json")
     assert json.loads(told)["preprocess"]["framing"]["mode"] == "center"
 

@@ -55,15 +55,14 @@ def train(
         if hold_out_classes:
             recipe = dataclasses.replace(recipe, hold_out_classes=tuple(hold_out_classes))
     else:
-        with console.warnings_as_lines():
-            given, recipe = open_for_training(
-                source,
-                recipe,
-                split=split,
-                image_size=image_size,
-                channels=channels,
-                weights=weights,
-            )
+        given, recipe = open_for_training(
+            source,
+            recipe,
+            split=split,
+            image_size=image_size,
+            channels=channels,
+            weights=weights,
+        )
         present = list(data.items_per_class(given))
         if hold_out_classes:
             held = held_out(hold_out_classes, present)

@@ -117,7 +117,7 @@ def encode(
 
 def _fitting_batch(inputs: Any, device: torch.device) -> int:
     """The default batch size: on a CPU, batches of photographs outgrow caches and the heap."""
-    shape = getattr(inputs, "item_shape", getattr(inputs, "shape", (0,))[1:])
+    shape: tuple[int, ...] = getattr(inputs, "item_shape", getattr(inputs, "shape", (0,))[1:])
     if device.type != "cpu":
         return LARGEST_BATCH
     return max(1, min(LARGEST_BATCH, _CPU_NUMBERS // max(1, math.prod(shape))))

@@ -69,8 +69,12 @@ class Trial:
     line: str
 
 
-def head_for(recipe: Recipe, features: data.Dataset) -> nn.Module:
-    """The head of a recipe for features: fitted already, or to be trained."""
+def head_for(
+    recipe: Recipe, features: data.Dataset | data.PairDataset | data.GivenPairs
+) -> nn.Module:
+    """The head of a recipe for features, or for pairs of them: fitted already, or to be trained."""
+    if isinstance(features, (data.PairDataset, data.GivenPairs)):
+        features = features.data
     (width,) = features.item_shape
     name = recipe.head or "linear"
     if name == "whitening":
@@ -97,7 +101,7 @@ def tried(recipe: Recipe, features: data.Dataset, distance: Distance, fit: Train
     counts = data.items_per_class(features)
     if sum(count > 1 for count in counts.values()) < FEWEST_CLASSES:
         return Trial(None, f"frozen encoder kept: fewer than {FEWEST_CLASSES} classes to try on")
-    candidates = TRIED if recipe.head is None else (recipe.head,)
+    candidates: tuple[str, ...] = TRIED if recipe.head is None else (recipe.head,)
     if recipe.embedding_dim is not None:  # a whitening has as many numbers as the features
         candidates = tuple(name for name in candidates if name != "whitening") or ("linear",)
     scores: dict[str, list[torch.Tensor]] = {name: [] for name in ("frozen", *candidates)}
