@@ -14,7 +14,7 @@ from likewise.journeys.train import LOSSES
 from likewise.training.loop import PRECISIONS
 
 CHOICES = {
-    "embedding_dim": st.integers(1, 4096),
+    "embedding_dim": st.none() | st.integers(1, 4096),
     "augment": st.booleans(),
     "made_classes": st.sampled_from(names.MADE_CLASSES),
     "loss": st.sampled_from((None, "circle", "multi-similarity", "arcface")),
@@ -22,7 +22,6 @@ CHOICES = {
     "encoder": st.sampled_from((None, "timm:resnet18", "sentence:a/b")),
     "train": st.sampled_from((None, "last", "all")),
     "head": st.sampled_from((None, "none", "linear", "mlp")),
-    "embedding_dim": st.none() | st.integers(1, 1000),
     "epochs": st.integers(1, 1000),
     "batches": st.none() | st.integers(1, 1000),
     "learning_rate": st.floats(1e-9, 10),
