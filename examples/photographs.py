@@ -202,7 +202,7 @@ def against(results: dict[str, list[dict[str, Any]]], row: str) -> str:
     pairs = list(zip(results[row], frozen, strict=False))
     if row == "frozen" or not pairs:
         return "–"
-    # A class counts once for each draw that it is unseen in.
+    # A class counts once for each draw that it is unseen in, so the intervals are too narrow.
     labels = [torch.tensor(one["labels"]) + 1000 * number for number, (one, _) in enumerate(pairs)]
     found = compare(
         {"map_at_r": torch.tensor([v for one, _ in pairs for v in one["per_query"]])},
