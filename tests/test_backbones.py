@@ -1,5 +1,7 @@
 import copy
 import doctest
+import importlib
+import importlib.util
 import json
 import socket
 import subprocess
@@ -12,14 +14,13 @@ from torch import nn
 
 import likewise as lw
 from likewise.encoders import Backbone, backbone, backbones, encode
+from likewise.encoders._torchvision import retried
 from likewise.model import ArtifactError
 from oracles import seal_model
-from torchvision_operators import have_timm
 
-if not have_timm():
+if importlib.util.find_spec("timm") is None:
     pytest.skip('needs timm: pip install "likewise[backbones]"', allow_module_level=True)
-
-import timm
+timm = retried(lambda: importlib.import_module("timm"))
 
 FAMILIES = ["resnet18", "convnext_atto", "vit_tiny_patch16_224", "mobilenetv3_small_050"]
 IMAGES = torch.rand(4, 3, 32, 32, generator=torch.Generator().manual_seed(0))
@@ -258,7 +259,8 @@ def truncated(path):
     ("file", "write", "error", "message"),
     [
         ("w.safetensors", None, FileNotFoundError, "weights must exist, got"),
-        ("w.pth", None, ValueError, r"must be a \.safetensors file, got .*w\.pth'\. Pickled"),
+        ("w.pth", None, FileNotFoundError, "weights must exist, got"),
+        ("w.txt", None, ValueError, r"must be a \.safetensors, .* file, got .*w\.txt'\. Save"),
         ("w.safetensors", truncated, ValueError, "must be a whole .safetensors file"),
         (
             "w.safetensors",
@@ -282,7 +284,7 @@ def truncated(path):
             "weights must be those of test_resnet",
         ),
     ],
-    ids=["absent", "pickled", "truncated", "another", "gray", "incomplete"],
+    ids=["absent", "absent-pickled", "unknown", "truncated", "another", "gray", "incomplete"],
 )
 def test_files_of_other_weights_are_named(file, write, error, message, tmp_path):
     if write is not None:
@@ -342,6 +344,14 @@ def test_the_settings_of_the_weights_make_a_preprocess():
     assert preprocess.mean == (0.485, 0.456, 0.406)
     assert preprocess.std == (0.229, 0.224, 0.225)
     own = made("vit_tiny_patch16_224", image_size=(32, 48)).preprocess_settings
+    assert own.pop("framing") == {
+        "height": 32,
+        "width": 48,
+        "crop": 0.9,
+        "mode": "center",
+        "interpolation": "bicubic",
+        "fill": [0.5] * 3,
+    }
     assert own == {"item_shape": (3, 32, 48), "mean": (0.5,) * 3, "std": (0.5,) * 3}
     gray = made("resnet18", channels=1).preprocess_settings
     assert gray["mean"] == pytest.approx((0.449,), abs=1e-3)
@@ -425,20 +435,30 @@ def test_users_without_timm_get_one_sentence(tmp_path, monkeypatch):
         lw.load(folder)
 
 
-def test_users_whose_torchvision_does_not_load_get_one_sentence():
+def test_a_network_of_timm_is_made_in_a_new_process_whatever_torchvision_is_there():
     code = (
+        "import likewise as lw\n"
+        "encoder = lw.encoders.backbone('test_resnet', pretrained=False)\n"
+        "print(encoder.embedding_dim)\n"
+    )
+    ran = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+    assert ran.stdout.strip() == str(made().embedding_dim), ran.stderr
+
+
+def test_users_whose_torchvision_does_not_load_get_one_sentence(tmp_path):
+    (tmp_path / "torchvision").mkdir()
+    (tmp_path / "torchvision" / "__init__.py").write_text("raise RuntimeError('built for another')")
+    code = (
+        f"import sys; sys.path.insert(0, {str(tmp_path)!r})\n"
         "import likewise as lw\n"
         "for _ in range(2):\n"
         "    try: lw.encoders.backbone('test_resnet', pretrained=False)\n"
         "    except ImportError as error: print(error)\n"
-        "    else: print('loads')\n"
     )
     ran = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     first, second = ran.stdout.splitlines()
-    if first == "loads":
-        pytest.skip("torchvision loads here")
     assert first.startswith("torchvision must be built for the installed torch, ")
-    assert "torchvision::nms does not exist. Install both from one place" in first
+    assert "built for another. Install both from one place" in first
     assert second == first
 
 

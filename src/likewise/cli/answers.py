@@ -100,7 +100,11 @@ def summary(model: SimilarityModel) -> Answer:
     weights = sum(weight.numel() for weight in model.encoder.parameters())
     labels = Counter(_name(model, code) for code in model.index.labels.tolist())
     result = {
-        "encoder": type(model.encoder).__name__ if model.has_encoder else None,
+        "encoder": (
+            getattr(model.encoder, "name", type(model.encoder).__name__)
+            if model.has_encoder
+            else None
+        ),
         "weights": weights,
         "distance": model.distance.name,
         "preprocess": None if model.preprocess is None else model.preprocess.to_dict(),
@@ -128,6 +132,8 @@ def summary(model: SimilarityModel) -> Answer:
         rows.append(["gallery", model.gallery])
     for point, made in model.calibrations.items():
         rows.append([f"threshold for {point}", f"{made.threshold:.4g} ({made.goal})"])
+    if "decided" in model.origin:
+        rows.append(["head", model.origin["decided"]])
     for choice, value in model.origin.get("recipe", {}).items():
         rows.append([f"recipe: {choice}", str(value)])
     return result, columns(rows)

@@ -13,7 +13,9 @@ from likewise.cli.options import (
     Data,
     Device,
     DistanceName,
+    EncoderFrom,
     GalleryFolder,
+    Head,
     Json,
     Loss,
     MadeClasses,
@@ -22,11 +24,13 @@ from likewise.cli.options import (
     Precision,
     Seed,
     Split,
+    Trained,
     reads_data,
 )
 from likewise.errors import InputError
 from likewise.journeys.recipe import Recipe
 
+ENCODER = "Encoder"
 DATA, LOSS, SCHEDULE, SCORES = "Data", "Loss", "Schedule", "Scores while training"  # of options
 # Nothing heavy is imported up here: `likewise --help` must not wait for torch.
 app = typer.Typer(
@@ -81,6 +85,33 @@ def train(
     recipe: Annotated[
         Optional[Path],  # noqa: UP045
         typer.Option(help="A .toml file with choices; options given here go before it."),
+    ] = None,
+    encoder: Annotated[
+        Optional[str],  # noqa: UP045
+        typer.Option(
+            rich_help_panel=ENCODER,
+            metavar="NAME",
+            show_default="a pretrained one for photographs, else small",
+            help="small, timm:NAME, sentence:NAME-OR-FOLDER, or none for vectors.",
+        ),
+    ] = Recipe.encoder,
+    train_: Annotated[
+        Optional[Trained],  # noqa: UP045
+        typer.Option(
+            "--train",
+            rich_help_panel=ENCODER,
+            show_default="all of the small one; others stay frozen unless a head is ahead on "
+            "held-out classes",
+            help="What of the encoder trains.",
+        ),
+    ] = None,
+    head: Annotated[
+        Optional[Head],  # noqa: UP045
+        typer.Option(rich_help_panel=ENCODER, help="Layers behind a pretrained encoder."),
+    ] = None,
+    weights: Annotated[
+        Optional[Path],  # noqa: UP045
+        typer.Option(rich_help_panel=ENCODER, help="File with its weights, .safetensors or .pth."),
     ] = None,
     hold_out_classes: Annotated[
         Optional[list[str]],  # noqa: UP045
@@ -149,7 +180,12 @@ def train(
         typer.Option(rich_help_panel=LOSS, help="Margin of the triplet or contrastive loss."),
     ] = None,
     embedding_dim: Annotated[
-        int, typer.Option(rich_help_panel=LOSS, help="Numbers per embedding.")
+        Optional[int],  # noqa: UP045
+        typer.Option(
+            rich_help_panel=ENCODER,
+            show_default="64; of a pretrained encoder as many as it has",
+            help="Numbers per embedding.",
+        ),
     ] = Recipe.embedding_dim,
     epochs: Annotated[int, typer.Option(rich_help_panel=SCHEDULE)] = Recipe.epochs,
     batches: Annotated[
@@ -167,7 +203,12 @@ def train(
         typer.Option(rich_help_panel=SCHEDULE, help="Items of each class in a batch."),
     ] = None,
     learning_rate: Annotated[
-        float, typer.Option(rich_help_panel=SCHEDULE, help="The highest one.")
+        Optional[float],  # noqa: UP045
+        typer.Option(
+            rich_help_panel=SCHEDULE,
+            show_default="0.001; 0.0001 where a pretrained encoder trains",
+            help="The highest one.",
+        ),
     ] = Recipe.learning_rate,
     clip_gradients: Annotated[
         Optional[float],  # noqa: UP045
@@ -249,6 +290,7 @@ def train(
         device=device,
         reading=reading,
         checkpoint=checkpoint,
+        weights=weights,
     )
     folder = model.save(out)
     training.forget(checkpoint)
@@ -299,6 +341,7 @@ def calibrate(
     split: Split = None,
     cache: Cache = None,
     seed: Seed = 0,
+    encoder_from: EncoderFrom = None,
     device: Device = None,
     as_json: Json = False,
     *,
@@ -311,7 +354,7 @@ def calibrate(
     """
     from likewise.cli import journeys
 
-    loaded = journeys.open_model(model, device, gallery, cache=cache)
+    loaded = journeys.open_model(model, device, gallery, cache=cache, encoder_from=encoder_from)
     made = journeys.calibrate(
         loaded,
         source,
@@ -372,6 +415,7 @@ def verify(
     ] = None,
     cache: Cache = None,
     seed: Seed = 0,
+    encoder_from: EncoderFrom = None,
     device: Device = None,
     as_json: Json = False,
 ) -> None:
@@ -387,7 +431,7 @@ def verify(
         raise InputError(
             "must come with --pairs, got two files. Use --picture for these.", argument="report"
         )
-    loaded = journeys.open_model(model, device, cache=cache)
+    loaded = journeys.open_model(model, device, cache=cache, encoder_from=encoder_from)
     asked = pairs_of.read(loaded, files or [], pairs)
     with console.progress("verifying") as show:
         decided = pairs_of.judge(
@@ -427,6 +471,7 @@ def evaluate(
     split: Split = None,
     cache: Cache = None,
     seed: Seed = 0,
+    encoder_from: EncoderFrom = None,
     device: Device = None,
     as_json: Json = False,
     *,
@@ -442,7 +487,7 @@ def evaluate(
         from likewise._checks import check_file_target
 
         check_file_target("report", report)
-    loaded = journeys.open_model(model, device, gallery, cache=cache)
+    loaded = journeys.open_model(model, device, gallery, cache=cache, encoder_from=encoder_from)
     examples = open_fitting(loaded, source, split, default_split="test", reading=reading)
     with console.warnings_as_lines(), console.progress("evaluating") as show:
         found = loaded.evaluate(examples, point=point or rule, seed=seed, progress=show)
@@ -464,10 +509,13 @@ app.command()(comparing.compare)
 
 @app.command()
 def info(model: Model, seed: Seed = 0, device: Device = None, as_json: Json = False) -> None:
-    """What a saved model is made of."""
+    """What a saved model is made of; its encoder is not built."""
+    import likewise as lw
     from likewise.cli import answers, journeys
 
-    console.finish(*answers.summary(journeys.open_model(model, device)), as_json=as_json)
+    journeys.chosen_device(device)
+    opened = lw.load(model, read_only=True, without_encoder=True)
+    console.finish(*answers.summary(opened), as_json=as_json)
 
 
 for _app in (app, gallery.app):

@@ -6,7 +6,7 @@ from typing import Annotated, Any, Optional
 import typer
 
 from likewise.cli import console
-from likewise.cli.options import Cache, Data, Device, Json, Seed, Split, reads_data
+from likewise.cli.options import Cache, Data, Device, EncoderFrom, Json, Seed, Split, reads_data
 
 
 # Nothing heavy is imported up here: `likewise --help` must not wait for torch.
@@ -25,6 +25,7 @@ def compare(
     split: Split = None,
     cache: Cache = None,
     seed: Seed = 0,
+    encoder_from: EncoderFrom = None,
     device: Device = None,
     as_json: Json = False,
     *,
@@ -39,8 +40,8 @@ def compare(
         check_file_target("report", report)
     names = names_of(model_a, model_b)
     loaded = (
-        journeys.open_model(model_a, device, cache=cache),
-        journeys.open_model(model_b, device, cache=cache),
+        journeys.open_model(model_a, device, cache=cache, encoder_from=encoder_from),
+        journeys.open_model(model_b, device, cache=cache, encoder_from=encoder_from),
     )
     with console.warnings_as_lines(), console.progress("comparing") as show:
         found = compare_models(

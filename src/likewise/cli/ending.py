@@ -34,6 +34,7 @@ _ALSO = {
     "tracker": ("track",),
     "path": ("model", "out", "source", "gallery"),
     "source": ("sources",),
+    "train": ("train_",),
 }
 
 

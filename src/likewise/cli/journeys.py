@@ -1,5 +1,8 @@
 """What the commands on a saved model do, one function each, from arguments to results."""
 
+import importlib
+import os
+import sys
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -13,7 +16,7 @@ from likewise.cli import console
 from likewise.data.images import is_image_name
 from likewise.data.loading import FILES, NAMES
 from likewise.encoders import takes_texts
-from likewise.errors import InputError, naming
+from likewise.errors import InputError, InputTypeError, naming
 from likewise.journeys.opening import PLAIN, is_pair_table, names_of, open_fitting, open_pairs
 from likewise.model import SimilarityModel
 from likewise.model.trials import LEAVE_OUT, check_some_indexed
@@ -26,14 +29,56 @@ def open_model(
     *,
     cache: Path | None = None,
     writing: bool = False,
+    encoder_from: str | None = None,
 ) -> SimilarityModel:
     """A saved model with its encoder on the device asked for, and its gallery if it has one."""
     if gallery is not None and not writing:
         check_exists("gallery", gallery)
-    model = lw.load(path, gallery=gallery, read_only=not writing)
+    encoder = None
+    if encoder_from is not None:
+        # Of two models that are compared, one may have an encoder of the library's.
+        left_out = lw.load(path, gallery=gallery, read_only=True, without_encoder=True)
+        if isinstance(left_out.index, lw.Gallery):
+            left_out.index.close()
+        if getattr(left_out.encoder, "own", False):
+            encoder = made_encoder(encoder_from)
+    model = lw.load(path, gallery=gallery, read_only=not writing, encoder=encoder)
     model.encoder.to(chosen_device(device))
     model.cache = cache
     return model
+
+
+def made_encoder(place: str) -> torch.nn.Module:
+    """What the callable of a place such as package.module:callable makes.
+
+    The module is imported as Python does it, and from the current folder; its code runs. A place
+    is never read from a saved model.
+
+    Raises:
+        InputError: there is no such callable, or it fails.
+        InputTypeError: it makes no torch module.
+    """
+    module, _, name = place.partition(":")
+    if not (module and name.isidentifier()):
+        raise InputError(
+            f"must be package.module:callable, got {place!r}.", argument="encoder_from"
+        )
+    if os.getcwd() not in sys.path:
+        sys.path.append(os.getcwd())
+    try:
+        made = getattr(importlib.import_module(module), name)()
+    except Exception as error:  # whatever the user's own code raises
+        raise InputError(
+            f"must be a callable that makes the encoder, got {place!r}, which fails with "
+            f"{type(error).__name__}: {error}.",
+            argument="encoder_from",
+        ) from error
+    if not isinstance(made, torch.nn.Module):
+        raise InputTypeError(
+            f"must make a torch module, got {place!r}, which makes {type(made).__name__}.",
+            argument="encoder_from",
+        )
+    return made
 
 
 def chosen_device(device: str | None) -> str:

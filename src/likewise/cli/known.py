@@ -9,6 +9,7 @@ from likewise.cli.options import (
     Cache,
     Data,
     Device,
+    EncoderFrom,
     GalleryFolder,
     Json,
     Model,
@@ -62,6 +63,7 @@ def index(
     split: Split = None,
     cache: Cache = None,
     seed: Seed = 0,
+    encoder_from: EncoderFrom = None,
     device: Device = None,
     as_json: Json = False,
     *,
@@ -78,7 +80,9 @@ def index(
         other = "--replace" if replace else "--per-class"
         raise InputError(f"--sync must come without {other}, got both. Give either.")
     way = "replace" if replace else "sync" if sync else "add"
-    loaded = journeys.open_model(model, device, gallery, writing=True, cache=cache)
+    loaded = journeys.open_model(
+        model, device, gallery, writing=True, cache=cache, encoder_from=encoder_from
+    )
     examples = open_fitting(loaded, source, split, default_split="train", reading=reading)
     if classes or except_:
         examples = of_classes(examples, classes or (), except_ or ())
@@ -142,6 +146,7 @@ def lookup(
     split: Split = None,
     cache: Cache = None,
     seed: Seed = 0,
+    encoder_from: EncoderFrom = None,
     device: Device = None,
     as_json: Json = False,
     *,
@@ -150,7 +155,7 @@ def lookup(
     """The k indexed items that are most like each given one."""
     from likewise.cli import answers, journeys
 
-    loaded = journeys.open_model(model, device, gallery, cache=cache)
+    loaded = journeys.open_model(model, device, gallery, cache=cache, encoder_from=encoder_from)
     items, names = journeys.queries(loaded, sources, split, reading)
     found = loaded.lookup(items, k=k)
     console.finish(*answers.neighbors(loaded, found, names), as_json=as_json)
@@ -171,6 +176,7 @@ def match(
     split: Split = None,
     cache: Cache = None,
     seed: Seed = 0,
+    encoder_from: EncoderFrom = None,
     device: Device = None,
     as_json: Json = False,
     *,
@@ -179,7 +185,7 @@ def match(
     """Which known class each item is, or that it is unknown."""
     from likewise.cli import answers, journeys
 
-    loaded = journeys.open_model(model, device, gallery, cache=cache)
+    loaded = journeys.open_model(model, device, gallery, cache=cache, encoder_from=encoder_from)
     items, names = journeys.queries(loaded, sources, split, reading)
     with console.warnings_as_lines(), console.progress("matching") as show:
         decided = loaded.match(

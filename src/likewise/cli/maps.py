@@ -6,7 +6,17 @@ from typing import Annotated, Any
 import typer
 
 from likewise.cli import console
-from likewise.cli.options import Cache, Data, Device, Json, Model, Seed, Split, reads_data
+from likewise.cli.options import (
+    Cache,
+    Data,
+    Device,
+    EncoderFrom,
+    Json,
+    Model,
+    Seed,
+    Split,
+    reads_data,
+)
 
 
 @reads_data
@@ -22,6 +32,7 @@ def map_(
     split: Split = None,
     cache: Cache = None,
     seed: Seed = 0,
+    encoder_from: EncoderFrom = None,
     device: Device = None,
     as_json: Json = False,
     *,
@@ -40,7 +51,7 @@ def map_(
     check_choice("method", method, METHODS)
     check_count("most", most, least=2)
     check_file_target("out", out)  # before the work rather than after it
-    loaded = journeys.open_model(model, device, cache=cache)
+    loaded = journeys.open_model(model, device, cache=cache, encoder_from=encoder_from)
     whole = open_fitting(loaded, source, split, default_split="test", reading=reading)
     total = len(whole)
     few = whole

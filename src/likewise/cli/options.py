@@ -28,6 +28,14 @@ Device = Annotated[
     Optional[str],  # noqa: UP045
     typer.Option(help="cpu or cuda; the best there is if left out."),
 ]
+EncoderFrom = Annotated[
+    Optional[str],  # noqa: UP045
+    typer.Option(
+        metavar="MODULE:CALLABLE",
+        help="For a model with an encoder of your own: package.module:callable, which makes it. "
+        "Its code runs.",
+    ),
+]
 GalleryFolder = Annotated[
     Optional[Path],  # noqa: UP045
     typer.Option(
@@ -171,6 +179,24 @@ class DistanceName(StrEnum):
     MANHATTAN = "manhattan"
     INNER_PRODUCT = "inner_product"
     SNR = "snr"
+
+
+class Trained(StrEnum):
+    """What of an encoder trains."""
+
+    NONE = "none"
+    HEAD = "head"
+    LAST = "last"
+    ALL = "all"
+
+
+class Head(StrEnum):
+    """Layers behind a pretrained encoder."""
+
+    NONE = "none"
+    LINEAR = "linear"
+    MLP = "mlp"
+    WHITENING = "whitening"
 
 
 class Precision(StrEnum):

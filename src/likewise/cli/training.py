@@ -15,12 +15,15 @@ from likewise import data
 from likewise.cli import console
 from likewise.cli.answers import Answer
 from likewise.errors import InputError, naming
+from likewise.journeys.choosing import open_for_training
 from likewise.journeys.opening import PLAIN, is_pair_table, named_classes, open_data
 from likewise.journeys.train import ASIDE, selection_notes
 from likewise.model import SimilarityModel
 from likewise.training.checkpoints import MANIFEST, load_checkpoint
 from likewise.training.telling import epoch_line
 from likewise.training.tracking import Track
+
+_OPTIONS = {"train": "train_"}  # where the command has the name already
 
 
 def train(
@@ -38,6 +41,7 @@ def train(
     device: str | None = None,
     reading: data.Reading = PLAIN,
     checkpoint: Path | None = None,
+    weights: Path | None = None,
 ) -> SimilarityModel:
     """`likewise.train` on a source, told of as it goes.
 
@@ -54,19 +58,28 @@ def train(
         given = data.load_pairs(
             source, image_size=image_size, channels=channels, texts=reading.text is not None
         )
-        shape, present = given.data.item_shape, []
+        present = []
         if hold_out_classes:
-            recipe = lw.Recipe.from_dict({**choices, "hold_out_classes": list(hold_out_classes)})
+            recipe = dataclasses.replace(recipe, hold_out_classes=tuple(hold_out_classes))
     else:
-        given = open_data(source, split, image_size=image_size, channels=channels, reading=reading)
-        shape = given.item_shape
+        given, recipe = open_for_training(
+            source,
+            recipe,
+            split=split,
+            image_size=image_size,
+            channels=channels,
+            weights=weights,
+            reading=reading,
+        )
         present = list(data.items_per_class(given))
         if hold_out_classes:
             held = held_out(hold_out_classes, present)
-            recipe = lw.Recipe.from_dict({**choices, "hold_out_classes": held})
+            recipe = dataclasses.replace(recipe, hold_out_classes=held)
     scored: Any = evaluate
     if evaluate not in (None, ASIDE):
-        scored = _opened_like(shape, evaluate, reading)
+        scored = _opened_like(
+            given.data if isinstance(given, data.GivenPairs) else given, evaluate, reading
+        )
     try:
         with console.warnings_as_lines(), console.progress("training") as show:
             return lw.train(
@@ -81,6 +94,8 @@ def train(
                 scored_on=evaluate,
                 reading=reading,
                 checkpoint=checkpoint,
+                weights=weights,
+                tell=console.say,
             )
     except KeyboardInterrupt:
         if checkpoint is not None:
@@ -136,8 +151,9 @@ def choices_of(ctx: typer.Context, recipe: Path | None) -> dict[str, Any]:
     """The choices of a recipe: those of its file, and before them the options that were given."""
     choices = {} if recipe is None else lw.Recipe.read(recipe).to_dict()
     for field in dataclasses.fields(lw.Recipe):
-        value = ctx.params.get(field.name)
-        source = ctx.get_parameter_source(field.name)
+        option = _OPTIONS.get(field.name, field.name)
+        value = ctx.params.get(option)
+        source = ctx.get_parameter_source(option)
         was_given = source is not None and source.name != "DEFAULT"
         if field.name == "hold_out_classes" or value is None:
             continue
@@ -155,8 +171,14 @@ def answer(model: SimilarityModel, folder: Path, source: str) -> Answer:
     if model.origin["recipe"]["pairs"]:
         after = f"calibrate {folder} {'OTHER_PAIRS.csv' if not model.trained_on else source}"
     chosen = {key: model.origin[key] for key in model.origin if key.startswith("selected_")}
+    encoder = model.origin["recipe"].get("encoder", "small")
+    trained = (
+        f"trained on {model.origin['items']} items {of}, {len(history)} epochs in {seconds:.1f} s"
+    )
+    if not history:
+        trained = f"encoder {encoder} as it is, for {model.origin['items']} items {of}"
     lines = [
-        f"trained on {model.origin['items']} items {of}, {len(history)} epochs in {seconds:.1f} s",
+        trained,
         *([f"kept the encoder of epoch {chosen['selected_epoch']}"] if chosen else []),
         *selection_notes(model.origin, chosen.get("selected_on", [])),
         f"model saved in {folder}; next: likewise {after}",
@@ -164,6 +186,7 @@ def answer(model: SimilarityModel, folder: Path, source: str) -> Answer:
     result = {
         "model": str(folder),
         "recipe": model.origin["recipe"],
+        **({"decided": model.origin["decided"]} if "decided" in model.origin else {}),
         "trained_on": model.trained_on,
         "history": history,
         **chosen,
@@ -189,14 +212,15 @@ def held_out(words: Sequence[str], present: Sequence[str]) -> float | tuple[str,
     return part
 
 
-def _opened_like(shape: Sequence[int], source: str | None, reading: data.Reading) -> Any:
-    """What to score, its images of the shape of those trained on."""
+def _opened_like(trained: data.Dataset, source: str | None, reading: data.Reading) -> Any:
+    """What to score, its images of the shape of those trained on, and read as they are."""
     size: dict[str, Any] = {}
-    if len(shape) == 3:
-        size = {"image_size": tuple(shape[1:]), "channels": shape[0]}
+    if len(trained.item_shape) == 3:
+        channels, *sides = trained.item_shape
+        size = {"image_size": data.framing_of(trained) or tuple(sides), "channels": channels}
     with naming(source="evaluate"):
         if is_pair_table(str(source)):
-            return data.load_pairs(str(source), texts=not shape, **size)
+            return data.load_pairs(str(source), texts=data.is_text(trained), **size)
         return open_data(str(source), default_split="test", reading=reading, **size)
 
 

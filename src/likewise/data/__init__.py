@@ -9,7 +9,9 @@ from likewise.data.datasets import Dataset as Dataset
 from likewise.data.datasets import fetch as fetch
 from likewise.data.datasets import items as items
 from likewise.data.fingerprints import fingerprints as fingerprints
+from likewise.data.framing import Framing as Framing
 from likewise.data.images import ImageFiles as ImageFiles
+from likewise.data.images import framing_of as framing_of
 from likewise.data.leaks import Leaks as Leaks
 from likewise.data.leaks import check_leaks as check_leaks
 from likewise.data.lfw import lfw_pairs as lfw_pairs

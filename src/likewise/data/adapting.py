@@ -21,6 +21,7 @@ from torch.utils.data import Subset as TorchSubset
 
 from likewise._checks import as_floats, as_tensor
 from likewise.data.datasets import ArrayDataset, Batch, stored_items
+from likewise.data.framing import Framing
 from likewise.data.images import pixels_of
 from likewise.data.labels import encode_labels
 from likewise.data.pairs import GivenPairs
@@ -119,7 +120,9 @@ def as_dataset(data: Any, *, pairs: bool = False) -> Any:
     return _Adapted(data, codes, known)
 
 
-def as_items(items: Any, item_shape: Sequence[int] | None = None) -> Num[Tensor, "n ..."]:
+def as_items(
+    items: Any, item_shape: Sequence[int] | None = None, framing: Framing | None = None
+) -> Num[Tensor, "n ..."]:
     """Items (n, ...) as a tensor: a tensor, array, list, Pillow image, or list of these.
 
     Numbers keep their kind. Where they are encoded, bytes of images are read as 0..1 and all else
@@ -131,6 +134,7 @@ def as_items(items: Any, item_shape: Sequence[int] | None = None) -> Num[Tensor,
         item_shape: shape of one item, (channels, height, width) for images. A single item is then
             known, images may have their channels last or, if gray, have none, and Pillow images
             are resized to it. Without it the first dimension counts the items.
+        framing: how Pillow images are brought to that shape; by default both sides are resized.
 
     Raises:
         InputTypeError: no numbers and no images.
@@ -146,7 +150,7 @@ def as_items(items: Any, item_shape: Sequence[int] | None = None) -> Num[Tensor,
     if isinstance(items, Image.Image):
         items = [items]
     if isinstance(items, (list, tuple)) and any(isinstance(item, Image.Image) for item in items):
-        return _stacked([_pixels(item, item_shape) for item in items])
+        return _stacked([_pixels(item, item_shape, framing) for item in items])
     tensor = as_tensor(items, "items")
     if not isinstance(tensor, Tensor):
         raise InputTypeError(
@@ -160,7 +164,9 @@ def as_items(items: Any, item_shape: Sequence[int] | None = None) -> Num[Tensor,
     return _laid_out(tensor, tuple(item_shape))
 
 
-def as_inputs(items: Any, item_shape: Sequence[int] | None = None) -> Any:
+def as_inputs(
+    items: Any, item_shape: Sequence[int] | None = None, framing: Framing | None = None
+) -> Any:
     """What a model is asked about: items by `as_items`, or a dataset, which may have no labels.
 
     Raises:
@@ -171,7 +177,7 @@ def as_inputs(items: Any, item_shape: Sequence[int] | None = None) -> Any:
     if isinstance(items, (GivenPairs, GivenTriplets)) or _is_labeled_pair(items):
         return as_dataset(items)
     if isinstance(items, (Tensor, Image.Image, list, tuple)) or hasattr(items, "__array__"):
-        return as_items(items, item_shape)
+        return as_items(items, item_shape, framing)
     if _is_dataset(items):
         return items
     if isinstance(items, DataLoader):
@@ -304,7 +310,9 @@ def _item(sample: Any) -> Any:
     return as_floats(stored_items(tensor[None]))[0]
 
 
-def _pixels(image: Any, item_shape: Sequence[int] | None) -> Float[Tensor, "c h w"]:
+def _pixels(
+    image: Any, item_shape: Sequence[int] | None, framing: Framing | None
+) -> Float[Tensor, "c h w"]:
     if not isinstance(image, Image.Image):
         raise InputTypeError(
             f"items must be all images or all numbers, got {type(image).__name__} among images."
@@ -316,7 +324,7 @@ def _pixels(image: Any, item_shape: Sequence[int] | None) -> Float[Tensor, "c h 
             f"items must have shape {tuple(item_shape)}, got an image. Give them as a tensor."
         )
     channels, height, width = item_shape
-    return pixels_of(image, channels=channels, image_size=(height, width))
+    return pixels_of(image, channels=channels, image_size=framing or (height, width))
 
 
 def _stacked(items: list[Tensor]) -> Tensor:

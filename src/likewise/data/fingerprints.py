@@ -1,6 +1,7 @@
 """Fingerprints of items, by which the same item is known again in another dataset."""
 
 import hashlib
+import math
 from collections.abc import Sequence
 from functools import lru_cache
 
@@ -12,6 +13,8 @@ from likewise._checks import as_floats
 from likewise.data.datasets import Dataset, items
 from likewise.data.texts import are_texts
 from likewise.embedded import Embedded
+
+_MOST_NUMBERS = 1 << 23  # at once
 
 
 def fingerprints(
@@ -32,6 +35,9 @@ def fingerprints(
     if isinstance(data, (list, tuple)) and are_texts(data):
         return item_fingerprints(data)
     prints = []
+    # Photographs of 224 pixels a side would take gigabytes, 1,024 at once.
+    shape = data.shape[1:] if isinstance(data, Tensor) else data.item_shape  # type: ignore[union-attr]
+    batch_size = max(1, min(batch_size, _MOST_NUMBERS // max(1, math.prod(shape))))
     for part in torch.split(torch.arange(len(data)), batch_size):
         values = as_floats(data[part]) if isinstance(data, Tensor) else items(data, part.tolist())  # type: ignore[arg-type]
         if len(part):

@@ -15,12 +15,12 @@ import torch
 from jaxtyping import Float, UInt8
 from PIL import ExifTags, Image, ImageOps
 from torch import Tensor
-from torch.nn import functional as F
 from torch.utils.data import Dataset as TorchDataset
 
 from likewise._checks import check_count
 from likewise._files import open_regular
 from likewise.data.datasets import Batch
+from likewise.data.framing import Framing, ImageSize
 from likewise.data.labels import Labels, encode_labels
 from likewise.data.limits import check_pixels, max_kept, max_pixels
 from likewise.errors import InputError
@@ -87,7 +87,7 @@ class ImageFiles(TorchDataset[tuple[Tensor, int]]):
         labels: strings or integers, shape (n,); codes where `class_names` is given.
         class_names: the name of every code; by default the sorted labels.
         image_size: (height, width), or one number for both; every image is resized to it,
-            antialiased. By default the size that all have, or else 64.
+            antialiased. A `Framing` also says how. By default the size that all have, or else 64.
         channels: 1 for gray, 3 for color; by default 3 if any image is in color.
         skip_unreadable: decode every file at once, and leave out those that cannot be read, with
             a warning that counts and names them. Otherwise such a file is refused.
@@ -106,7 +106,7 @@ class ImageFiles(TorchDataset[tuple[Tensor, int]]):
         paths: Sequence[str | Path],
         labels: Labels,
         class_names: Sequence[str] | None = None,
-        image_size: int | tuple[int, int] | None = None,
+        image_size: ImageSize | None = None,
         channels: int | None = None,
         *,
         skip_unreadable: bool = False,
@@ -119,16 +119,16 @@ class ImageFiles(TorchDataset[tuple[Tensor, int]]):
                 f"{len(self.paths)} paths. Check that both come from the same source."
             )
         check_channels(channels)
-        self._resize = check_image_size(image_size)
+        self.framing = check_image_size(image_size)
         self.skipped: list[str] = []
-        size = self._resize
+        size = None if self.framing is None else self.framing.size
         if size is None or channels is None:
             seen = _survey(self.paths, skip_unreadable=skip_unreadable)
             channels = channels or (1 if seen.gray else 3)
             if size is None:
-                size = self._resize = _common(seen.sizes)
-                if len(seen.sizes) == len(self.paths) and set(seen.sizes) == {size}:
-                    self._resize = None
+                size = _common(seen.sizes)
+                if len(seen.sizes) != len(self.paths) or set(seen.sizes) != {size}:
+                    self.framing = Framing(*size)
         self.item_shape: tuple[int, ...] = (channels, *size)
         self._kept: dict[int, Tensor] = {}
         self._room = max_kept()
@@ -168,7 +168,7 @@ class ImageFiles(TorchDataset[tuple[Tensor, int]]):
 
     def _decoded(self, row: int) -> Tensor:
         path, channels = self.paths[row], self.item_shape[0]
-        pixels = _pixels(_open(path, channels, self._resize), channels, self._resize)
+        pixels = _pixels(_open(path, channels, self.framing), channels, self.framing)
         if pixels.shape != self.item_shape:
             _, height, width = self.item_shape
             raise InputError(
@@ -211,57 +211,59 @@ class ImageFiles(TorchDataset[tuple[Tensor, int]]):
             self.labels = self.labels[torch.tensor(rows)]
 
 
-def read_images(
-    paths: Sequence[str | Path], *, channels: int, image_size: tuple[int, int]
-) -> Float[Tensor, "n c h w"]:
-    """Image files of one size as numbers in 0..1, by the rules of `ImageFiles`.
-
-    Raises:
-        InputError: a file cannot be read as an image.
-        FileNotFoundError: there is no such file.
-    """
-    images = torch.empty((len(paths), channels, *image_size), dtype=torch.float32)
-
-    def read(row: int) -> Tensor:
-        return read_image(paths[row], channels=channels, image_size=image_size)
-
-    for i, image in enumerate(_together(read, range(len(paths)))):
-        images[i] = image
-    return images
+def framing_of(dataset: Any) -> Framing | None:
+    """How a dataset of image files, or a part of one, brings them to one size; None of others."""
+    while not isinstance(dataset, ImageFiles) and hasattr(dataset, "data"):
+        dataset = dataset.data
+    return dataset.framing if isinstance(dataset, ImageFiles) else None
 
 
 def read_image(
-    path: str | Path, *, channels: int, image_size: tuple[int, int] | None = None
+    path: str | Path, *, channels: int, image_size: ImageSize | None = None
 ) -> Float[Tensor, "c h w"]:
     """One image file as numbers in 0..1, by the rules of `ImageFiles`.
 
     Args:
         path: the file.
         channels: 1 or 3.
-        image_size: (height, width) to resize to; by default the size it has.
+        image_size: what to resize to, as in `ImageFiles`; by default the size it has.
 
     Raises:
         InputError: the file cannot be read as an image.
         FileNotFoundError: there is no such file.
     """
-    return _scaled(_pixels(_open(path, channels, image_size), channels, image_size))
+    framing = check_image_size(image_size)
+    return _scaled(_pixels(_open(path, channels, framing), channels, framing))
+
+
+def color_sides(path: str | Path) -> tuple[bool, int]:
+    """Whether an image file has color, and its shorter side in pixels, without decoding it.
+
+    (False, 0) of a file that cannot be read; whoever fetches it is told why.
+    """
+    try:
+        with open_regular(path) as file, Image.open(file, formats=tuple(_FORMATS)) as image:
+            return not _is_gray(image), min(image.size)
+    except Exception:  # decoders raise whatever their parsers meet
+        return False, 0
 
 
 def pixels_of(
-    image: Image.Image, *, channels: int | None = None, image_size: tuple[int, int] | None = None
+    image: Image.Image, *, channels: int | None = None, image_size: ImageSize | None = None
 ) -> Float[Tensor, "c h w"]:
     """A Pillow image as numbers in 0..1, by the rules of `ImageFiles`.
 
     Args:
         image: of any mode with 8 or 16 bits.
         channels: 1 or 3; by default as the image is.
-        image_size: (height, width) to resize to; by default the size it has.
+        image_size: what to resize to, as in `ImageFiles`; by default the size it has.
 
     Raises:
         InputError: its pixels are floats or of 32 bits.
     """
     plain = _plain(image)
-    return _scaled(_pixels(plain, channels or (1 if _is_gray(plain) else 3), image_size))
+    channels = channels or (1 if _is_gray(plain) else 3)
+    return _scaled(_pixels(plain, channels, check_image_size(image_size)))
 
 
 def image_in(content: bytes, name: str) -> Image.Image:
@@ -275,7 +277,7 @@ def image_in(content: bytes, name: str) -> Image.Image:
 
 
 def fit_images(
-    items: Tensor, image_size: tuple[int, int] | None, channels: int | None
+    items: Tensor, image_size: ImageSize | None, channels: int | None
 ) -> Float[Tensor, "n c h w"]:
     """Images in memory with the size and the channels asked for; None leaves them as they are.
 
@@ -293,12 +295,13 @@ def fit_images(
             f"got items of shape {tuple(items.shape[1:])}. Leave both out."
         )
     channels = channels or items.shape[1]
-    image_size = image_size or (items.shape[2], items.shape[3])
-    fitted = torch.empty((len(items), channels, *image_size), dtype=items.dtype)
+    framing = check_image_size(image_size)
+    size = (items.shape[2], items.shape[3]) if framing is None else framing.size
+    fitted = torch.empty((len(items), channels, *size), dtype=items.dtype)
     for start in range(0, len(items), 1024):  # floats of all items at once might not fit
         part = items[start : start + 1024].float()
-        if part.shape[2:] != image_size:
-            part = F.interpolate(part, image_size, mode="bilinear", antialias=True)
+        if framing is not None:
+            part = framing.tensor(part)
         if channels == 1 and part.shape[1] == 3:
             part = torch.einsum("nchw,c->nhw", part, torch.tensor([0.299, 0.587, 0.114]))[:, None]
         if items.dtype == torch.uint8:
@@ -312,10 +315,10 @@ def is_image_name(path: str | Path) -> bool:
     return os.path.splitext(path)[1].lower() in _SUFFIXES
 
 
-def check_image_size(image_size: int | tuple[int, int] | None) -> tuple[int, int] | None:
-    """(height, width) of an `image_size` argument, refusing sizes below 1."""
-    if image_size is None:
-        return None
+def check_image_size(image_size: ImageSize | None) -> Framing | None:
+    """The Framing that an `image_size` argument stands for, refusing sizes below 1."""
+    if image_size is None or isinstance(image_size, Framing):
+        return image_size
     sides = image_size if isinstance(image_size, (tuple, list)) else (image_size, image_size)
     if len(sides) != 2:
         raise InputError(
@@ -324,7 +327,7 @@ def check_image_size(image_size: int | tuple[int, int] | None) -> tuple[int, int
         )
     for side in sides:
         check_count("image_size", side)
-    return (sides[0], sides[1])
+    return Framing(sides[0], sides[1])
 
 
 def check_channels(channels: int | None) -> None:
@@ -380,15 +383,15 @@ def _together(function: Callable[[int], Any], rows: Sequence[int]) -> Iterator[A
 
 
 def _open(
-    path: str | Path, channels: int | None = None, image_size: tuple[int, int] | None = None
+    path: str | Path, channels: int | None = None, framing: Framing | None = None
 ) -> Image.Image:
     """The whole image upright: gray or color of 8 bits, or mode F in 0..255 for 16-bit gray.
 
     A JPEG that will be resized is decoded at the smallest scale that is large enough.
     """
     with _reading(path) as image:
-        if image_size is not None and image.format in ("JPEG", "MPO"):
-            height, width = image_size
+        if framing is not None and image.format in ("JPEG", "MPO"):
+            height, width = framing.decoded_at
             image.draft(
                 "L" if channels == 1 else None,
                 (height, width) if _lies(image) else (width, height),
@@ -464,13 +467,14 @@ def _plain(image: Image.Image, name: str = "image") -> Image.Image:
 
 
 def _pixels(
-    image: Image.Image, channels: int, image_size: tuple[int, int] | None
+    image: Image.Image, channels: int, framing: Framing | None
 ) -> UInt8[Tensor, "c h w"] | Float[Tensor, "c h w"]:
     """A plain image as bytes, or as floats in 0..255 where it has 16 bits."""
     if image.mode == "F":  # 16-bit gray, here in 0..255 with fractions
-        image = _resized(image, image_size)
+        image = image if framing is None else framing.image(image)
         return torch.from_numpy(np.array(image)).clamp(0, 255)[None].expand(channels, -1, -1)
-    image = _resized(image.convert("L" if channels == 1 else "RGB"), image_size)
+    image = image.convert("L" if channels == 1 else "RGB")
+    image = image if framing is None else framing.image(image)
     pixels = torch.from_numpy(np.array(image))
     return pixels[None] if channels == 1 else pixels.permute(2, 0, 1)
 
@@ -484,9 +488,3 @@ def _is_gray(image: Image.Image) -> bool:
         palette = np.reshape(image.getpalette("RGB") or [], (-1, 3))
         return bool((palette == palette[:, :1]).all())
     return image.mode in ("1", "L", "LA", "La", "F") or image.mode.startswith("I")
-
-
-def _resized(image: Image.Image, size: tuple[int, int] | None) -> Image.Image:
-    if size is None or size == (image.height, image.width):
-        return image
-    return image.resize((size[1], size[0]), Image.Resampling.BILINEAR)

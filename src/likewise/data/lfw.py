@@ -9,6 +9,7 @@ from typing import Literal, overload
 from likewise._checks import check_choice, check_exists
 from likewise._files import read_regular
 from likewise.data.downloads import find_or_download, unpacked
+from likewise.data.framing import ImageSize
 from likewise.data.images import ImageFiles
 from likewise.data.labels import natural_order
 from likewise.data.pairs import GivenPairs
@@ -29,7 +30,7 @@ def lfw_pairs(
     folder: str | Path = ...,
     view: Literal["dev_train", "dev_test"] = ...,
     *,
-    image_size: int | tuple[int, int] | None = ...,
+    image_size: ImageSize | None = ...,
     channels: int | None = ...,
 ) -> GivenPairs: ...
 @overload
@@ -37,14 +38,14 @@ def lfw_pairs(
     folder: str | Path,
     view: Literal["test"],
     *,
-    image_size: int | tuple[int, int] | None = ...,
+    image_size: ImageSize | None = ...,
     channels: int | None = ...,
 ) -> list[GivenPairs]: ...
 def lfw_pairs(
     folder: str | Path = "lfw",
     view: str = "dev_train",
     *,
-    image_size: int | tuple[int, int] | None = None,
+    image_size: ImageSize | None = None,
     channels: int | None = None,
 ) -> GivenPairs | list[GivenPairs]:
     """The pairs of Labeled Faces in the Wild, or of a set that is laid out like it.

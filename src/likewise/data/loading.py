@@ -22,6 +22,7 @@ from likewise.data.downloads import (
     find_or_download,
     unpacked,
 )
+from likewise.data.framing import ImageSize
 from likewise.data.idx import idx_parts, read_idx
 from likewise.data.image_folders import files_by_class, folder_parts
 from likewise.data.images import (
@@ -91,7 +92,7 @@ class _Asked:
     """What is to be read of a source, and how."""
 
     split: str | None
-    size: tuple[int, int] | None
+    size: ImageSize | None
     channels: int | None
     text: str | None
     label: str | None
@@ -124,7 +125,7 @@ def load(
     source: Source,
     *,
     split: str | None = None,
-    image_size: int | tuple[int, int] | None = None,
+    image_size: ImageSize | None = None,
     channels: int | None = None,
     text: str | None = None,
     label: str | None = None,
@@ -186,8 +187,8 @@ def load(
             over paths: write "./mnist" for a folder of that name.
         split: "train", "val" (also called "valid" or "validation"), "test", or all together. A
             source with the parts train and val only has val as its test part.
-        image_size: (height, width) or one number for both; images are resized to it. See
-            `ImageFiles` for what is done without.
+        image_size: (height, width) or one number for both; images are resized to it. A
+            `Framing` also says how. See `ImageFiles` for what is done without.
         channels: 1 for gray, 3 for color; by default 3 if any image is in color.
         text: the column of a table that holds texts, which are then the items.
         label: the column of a table that holds labels, if it is none of label, class, target,
@@ -402,7 +403,7 @@ def _in_memory(
     parts: Mapping[str, _Part],
     where: str,
     split: str | None,
-    image_size: tuple[int, int] | None,
+    image_size: ImageSize | None,
     channels: int | None,
     class_names: Sequence[str] | None = None,
     scale: float | None = None,
@@ -439,7 +440,7 @@ def _checked_items(values: Tensor | np.ndarray, codes: Tensor) -> Tensor:
 
 
 def _load_digits(
-    split: str | None, image_size: tuple[int, int] | None, channels: int | None
+    split: str | None, image_size: ImageSize | None, channels: int | None
 ) -> ArrayDataset | Subset:
     from sklearn.datasets import load_digits
 
@@ -456,7 +457,7 @@ def _load_idx(
     path: Path,
     where: str,
     split: str | None,
-    image_size: tuple[int, int] | None,
+    image_size: ImageSize | None,
     channels: int | None,
 ) -> ArrayDataset:
     parts = {
@@ -565,7 +566,7 @@ def _load_number_table(
     columns: Columns,
     where: str,
     split: str | None,
-    image_size: tuple[int, int] | None,
+    image_size: ImageSize | None,
     channels: int | None,
 ) -> ArrayDataset:
     table = read_number_table(path, columns)

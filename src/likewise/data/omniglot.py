@@ -18,6 +18,7 @@ from likewise._checks import check_exists
 from likewise._files import read_regular
 from likewise.data.datasets import Dataset
 from likewise.data.downloads import find_or_download
+from likewise.data.framing import ImageSize
 from likewise.data.images import check_image_size, fit_images
 from likewise.data.limits import check_pixels, check_unpacked
 from likewise.errors import InputError
@@ -47,7 +48,7 @@ class OneShotRuns:
 
 
 def one_shot_runs(
-    folder: str | Path = "omniglot", *, image_size: int | tuple[int, int] | None = None
+    folder: str | Path = "omniglot", *, image_size: ImageSize | None = None
 ) -> OneShotRuns:
     """The 20 one-shot runs published with Omniglot: 20 classes and 20 queries each.
 

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from likewise._checks import check_exists
+from likewise.data.framing import ImageSize
 from likewise.data.images import ImageFiles
 from likewise.data.pairs import GivenPairs
 from likewise.data.tables import image_path, read_header, read_rows
@@ -37,7 +38,7 @@ class PairTable:
 def load_pairs(
     csv_path: str | Path,
     *,
-    image_size: int | tuple[int, int] | None = None,
+    image_size: ImageSize | None = None,
     channels: int | None = None,
     texts: bool = False,
 ) -> GivenPairs:
@@ -94,7 +95,7 @@ def load_pairs(
 def load_triplets(
     csv_path: str | Path,
     *,
-    image_size: int | tuple[int, int] | None = None,
+    image_size: ImageSize | None = None,
     channels: int | None = None,
 ) -> GivenTriplets:
     """Triplets of image files, as a CSV with the columns anchor, positive and negative lists them.
@@ -236,7 +237,7 @@ class _Sides:
 def _files(
     paths: list[str],
     names: list[str],
-    image_size: int | tuple[int, int] | None,
+    image_size: ImageSize | None,
     channels: int | None,
 ) -> ImageFiles:
     return ImageFiles(paths, range(len(paths)), names, image_size, channels)

@@ -1,7 +1,7 @@
 """The normalization an encoder was trained with, kept with it."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +12,7 @@ from torch import Tensor
 
 from likewise._checks import as_floats, as_tensor, check_count
 from likewise.data.datasets import Dataset, items
+from likewise.data.framing import Framing
 from likewise.data.images import ImageFiles
 from likewise.data.texts import is_text
 from likewise.errors import InputError, InputTypeError
@@ -29,9 +30,12 @@ class Preprocess:
         item_shape: shape of one item.
         mean: subtracted from every value of its channel.
         std: what is then divided by, above 0.
+        framing: how image files are brought to the item shape, a `Framing` or its arguments; by
+            default both sides are resized.
 
     Raises:
-        InputError: mean or std are not one per channel, or std is not above 0.
+        InputError: mean or std are not one per channel, std is not above 0, or the framing has
+            another size than the items.
 
     Example:
         >>> preprocess = Preprocess((1, 2, 2), mean=(0.5,), std=(0.25,))
@@ -42,14 +46,22 @@ class Preprocess:
     item_shape: tuple[int, ...]
     mean: tuple[float, ...]
     std: tuple[float, ...]
+    framing: Framing | None = None
 
     def __post_init__(self) -> None:
+        if isinstance(self.framing, Mapping):
+            object.__setattr__(self, "framing", Framing.from_dict(self.framing))
         channels = self.item_shape[0] if len(self.item_shape) == 3 else 1
         if not len(self.mean) == len(self.std) == channels:
             raise InputError(
                 f"mean and std must have {channels} values for items of shape "
                 f"{self.item_shape}, got {len(self.mean)} and {len(self.std)}. "
                 "Give one per channel of images, otherwise one."
+            )
+        if self.framing is not None and self.item_shape[1:] != self.framing.size:
+            raise InputError(
+                f"framing must have the size of items of shape {self.item_shape}, got "
+                f"{self.framing.size}. Give both the same height and width."
             )
         if not all(std > 0 for std in self.std):
             raise InputError(f"std must be above 0, got {self.std}. Use 1 for constant values.")
@@ -118,11 +130,17 @@ class Preprocess:
             )
         channels, height, width = self.item_shape
         unlabeled = torch.full((len(paths),), UNLABELED)
-        return ImageFiles(paths, unlabeled, image_size=(height, width), channels=channels)
+        size = self.framing or (height, width)
+        return ImageFiles(paths, unlabeled, image_size=size, channels=channels)
 
     def to_dict(self) -> dict[str, Any]:
         """Plain numbers and lists, JSON-able; `from_dict` is the way back."""
-        return {name: list(values) for name, values in asdict(self).items()}
+        return {
+            "item_shape": list(self.item_shape),
+            "mean": list(self.mean),
+            "std": list(self.std),
+            "framing": None if self.framing is None else self.framing.to_dict(),
+        }
 
     @classmethod
     def from_dict(cls, values: Mapping[str, Any]) -> "Preprocess":
@@ -131,4 +149,5 @@ class Preprocess:
             tuple(int(size) for size in values["item_shape"]),
             tuple(float(mean) for mean in values["mean"]),
             tuple(float(std) for std in values["std"]),
+            values["framing"],
         )

@@ -11,6 +11,7 @@ from torch.utils.data import IterableDataset
 
 from likewise._checks import as_floats, as_tensor, check_count
 from likewise.data.datasets import ArrayDataset, Batch, stored_items
+from likewise.data.framing import ImageSize
 from likewise.data.images import check_channels, check_image_size, pixels_of
 from likewise.data.limits import max_kept
 from likewise.data.tables import LABEL_NAMES
@@ -33,7 +34,8 @@ class Stream(IterableDataset[tuple[Any, str | None]]):
         source: what gives the items.
         item: the key of the item in a dict; image, img, text, embedding or vector if None.
         label: the key of the label; label, class, target, category or species if None.
-        image_size: (height, width) or one number for both; Pillow images are resized to it.
+        image_size: (height, width) or one number for both; Pillow images are resized to it. A
+            `Framing` also says how.
         channels: 1 for gray, 3 for color; as the first image is if None.
 
     Raises:
@@ -54,7 +56,7 @@ class Stream(IterableDataset[tuple[Any, str | None]]):
         *,
         item: str | None = None,
         label: str | None = None,
-        image_size: int | tuple[int, int] | None = None,
+        image_size: ImageSize | None = None,
         channels: int | None = None,
     ) -> None:
         if not hasattr(source, "__iter__") or isinstance(source, (str, bytes)):

@@ -8,8 +8,10 @@ from likewise.encoders.heads import (
     Normalize,
     SelectOutput,
 )
+from likewise.encoders.naming import by_name, preprocess_of
 from likewise.encoders.networks import ConvEncoder, MLPEncoder
 from likewise.encoders.principal_components import PrincipalComponents
+from likewise.encoders.sentences import SentenceEncoder, sentence_encoder
 from likewise.encoders.towers import SiameseNet, TripletNet
 from likewise.encoders.whitening import Whitening
 
@@ -22,10 +24,14 @@ __all__ = [
     "Normalize",
     "PrincipalComponents",
     "SelectOutput",
+    "SentenceEncoder",
     "SiameseNet",
     "TripletNet",
     "Whitening",
     "backbone",
+    "by_name",
     "encode",
+    "preprocess_of",
+    "sentence_encoder",
     "takes_texts",
 ]

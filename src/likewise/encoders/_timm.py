@@ -12,12 +12,14 @@ import torch
 from torch import Tensor, nn
 
 from likewise._checks import check_exists
+from likewise.encoders._pickled import SUFFIXES, read_pickled
+from likewise.encoders._torchvision import retried
 from likewise.errors import InputError, InputTypeError, MissingExtra
 
 
 def _timm() -> Any:
     try:
-        return importlib.import_module("timm")
+        return retried(lambda: importlib.import_module("timm"))
     except ModuleNotFoundError as error:
         raise MissingExtra(
             f"timm must be installed for backbones, got no module {error.name!r}. "
@@ -49,6 +51,20 @@ def settings_of(name: str) -> Any:
     )
 
 
+def framing_of(settings: Any, size: Sequence[int]) -> dict[str, Any]:
+    """How images are brought to a size for these weights, as the arguments of `data.Framing`."""
+    height, width = size
+    known = settings.interpolation
+    return {
+        "height": height,
+        "width": width,
+        "crop": settings.crop_pct or 0.875,  # what timm takes where nothing is said
+        "mode": settings.crop_mode or "center",
+        "interpolation": "bicubic" if known in (None, "", "random") else known,
+        "fill": [float(value) for value in settings.mean],
+    }
+
+
 def created(name: str, channels: int, size: Sequence[int], **options: Any) -> nn.Module:
     """The network, made by timm."""
     # Others take images of any size and know no such argument.
@@ -71,11 +87,16 @@ def unsuited(name: str, channels: int, size: Sequence[int]) -> InputError:
 def weights_of_file(
     name: str, channels: int, size: Sequence[int], path: Path
 ) -> Mapping[str, Tensor]:
-    """All weights of the network, from a file of them with or without a classifier's."""
+    """All weights of the network, from a file of them with or without a classifier's.
+
+    Those of a pickled file may have other names, if their order and their shapes are the network's.
+    """
+    if path.suffix in SUFFIXES:
+        return _weights_of_pickled(name, channels, size, path)
     if path.suffix != ".safetensors":
         raise InputError(
-            f"weights must be a .safetensors file, got {str(path)!r}. Pickled weights could run "
-            "code when read: convert them with safetensors.torch.save_file where you trust them."
+            f"weights must be a .safetensors, {', '.join(SUFFIXES)} file, got {str(path)!r}. "
+            "Save them with safetensors.torch.save_file."
         )
     check_exists("weights", path)
     try:
@@ -98,6 +119,29 @@ def weights_of_file(
             f"got others in {str(path)!r}. Name the network that they were saved from."
         ) from error
     return network.state_dict()
+
+
+def _weights_of_pickled(
+    name: str, channels: int, size: Sequence[int], path: Path
+) -> Mapping[str, Tensor]:
+    stored = read_pickled(path)
+    expected = created(name, 3, size, num_classes=0).state_dict()
+    if len(stored) > len(expected):  # with a classifier, which comes last
+        classes = list(stored.values())[-1].shape[:1]
+        expected = created(name, 3, size, num_classes=next(iter(classes), 1)).state_dict()
+    by_name = expected.keys() == stored.keys()
+    values = [stored[key] for key in expected] if by_name else list(stored.values())
+    shapes = [value.shape for value in expected.values()]
+    if [value.shape for value in values] != shapes:
+        raise InputError(
+            f"weights must be those of {name}, or have its shapes in its order, got others in "
+            f"{str(path)!r}. Name the network that they were saved from."
+        )
+    found = dict(zip(expected, values, strict=True))
+    first = f"{settings_of(name).first_conv}.weight"
+    if channels != 3 and first in found:  # as timm does it with weights of its own
+        found[first] = _timm().models.adapt_input_conv(channels, found[first])
+    return found
 
 
 def weights_of_hub(name: str, channels: int, size: Sequence[int]) -> Mapping[str, Tensor]:

@@ -13,6 +13,7 @@ from likewise._checks import check_count
 from likewise.encoders._timm import (
     created,
     cut_at,
+    framing_of,
     near,
     settings_of,
     unsuited,
@@ -44,7 +45,8 @@ def backbone(
     Args:
         name: as in `Backbone`, like all but the next two.
         pretrained: False for random weights.
-        weights: a .safetensors file with weights of this network, with a classifier or without.
+        weights: a file with weights of this network, with a classifier or without: .safetensors,
+            or .pth, which is read as data only.
         trainable: what of the network trains.
         cut: where the network ends.
         channels: of the images.
@@ -119,9 +121,10 @@ class Backbone(nn.Module):
     Attributes:
         network: what of timm's network is used.
         embedding_dim: size of an embedding.
-        preprocess_settings: item shape, mean and std that the pretrained weights were made with,
-            for `likewise.data.Preprocess(**encoder.preprocess_settings)`. Gray images have the
-            mean over the colors.
+        preprocess_settings: item shape, mean, std and framing (crop share and mode, interpolation)
+            that the pretrained weights were made with, for
+            `likewise.data.Preprocess(**encoder.preprocess_settings)`. Gray images have the mean
+            over the colors.
 
     Raises:
         InputError: if an argument is out of its range, or does not suit the network.
@@ -143,8 +146,8 @@ class Backbone(nn.Module):
         check_count("channels", channels)
         if embedding_dim is not None:
             check_count("embedding_dim", embedding_dim)
-        settings = settings_of(name)
-        size = _sides(settings.input_size[1:] if image_size is None else image_size)
+        self.preprocess_settings = settings_for(name, channels, image_size)
+        _, *size = self.preprocess_settings["item_shape"]
         self.config: dict[str, Any] = {
             "name": name,
             "trainable": trainable,
@@ -153,11 +156,6 @@ class Backbone(nn.Module):
             "image_size": list(size),
             "embedding_dim": embedding_dim,
             "normalize": normalize,
-        }
-        self.preprocess_settings: dict[str, Any] = {
-            "item_shape": (channels, *size),
-            "mean": _per_channel(settings.mean, channels),
-            "std": _per_channel(settings.std, channels),
         }
         network = created(name, channels, size, num_classes=0).eval()
         stages = [stage["module"] for stage in getattr(network, "feature_info", None) or []]
@@ -210,6 +208,20 @@ class Backbone(nn.Module):
                 f"got {cut!r} with {told}. Name a module."
             )
         return self._pooled(found).shape[1]
+
+
+def settings_for(
+    name: str, channels: int = 3, image_size: int | Sequence[int] | None = None
+) -> dict[str, Any]:
+    """How images are read for a network of timm; see `Backbone.preprocess_settings`."""
+    settings = settings_of(name)
+    size = _sides(settings.input_size[1:] if image_size is None else image_size)
+    return {
+        "item_shape": (channels, *size),
+        "mean": _per_channel(settings.mean, channels),
+        "std": _per_channel(settings.std, channels),
+        "framing": framing_of(settings, size),
+    }
 
 
 def _first_trained(

@@ -1,6 +1,7 @@
 """`encode`: embeddings of many items, as inference sees them."""
 
 import itertools
+import math
 import threading
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
@@ -30,6 +31,9 @@ class Items(Protocol):
         ...
 
 
+LARGEST_BATCH = 256
+_CPU_NUMBERS = 1 << 20  # in a batch on a CPU: 6 photographs of 224 pixels a side
+
 # Modules that some call of `encode` has in eval mode now, by their id: the module, how many calls
 # use it, and the mode that it is given back in. Encoders may share submodules.
 _in_use: dict[int, tuple[nn.Module, int, bool]] = {}
@@ -40,7 +44,7 @@ def encode(
     encoder: nn.Module,
     inputs: Tensor | np.ndarray | Items | Sequence[str],
     *,
-    batch_size: int = 256,
+    batch_size: int | None = None,
     preprocess: Callable[[Tensor], Tensor] | None = None,
     progress: Callable[[int, int], None] | None = None,
     workers: int = 0,
@@ -62,7 +66,8 @@ def encode(
         inputs: items (n, ...) as a tensor, an array, also memory-mapped, or a list; or a map-style
             dataset of items or (items, labels), or torch's IterableDataset of such. For Pillow
             images see `data.as_items`. Texts are a list of strings, or a dataset of such.
-        batch_size: items encoded at once; the results agree to rounding whatever it is.
+        batch_size: items encoded at once; the results agree to rounding whatever it is. By default
+            256, and fewer of large items on a CPU, where large batches take memory and time.
         preprocess: applied to each batch on the encoder's device, e.g. `Preprocess.apply`.
         progress: called with (items done, items in all) after each batch.
         workers: processes that fetch items of a dataset; 0 fetches them in this one.
@@ -92,7 +97,7 @@ def encode_chosen(
     inputs: Tensor | np.ndarray | Items | Sequence[str],
     choose: Callable[[Any], Any] | None = None,
     *,
-    batch_size: int = 256,
+    batch_size: int | None = None,
     preprocess: Callable[[Tensor], Tensor] | None = None,
     progress: Callable[[int, int], None] | None = None,
     workers: int = 0,
@@ -109,7 +114,8 @@ def encode_chosen(
     """
     if not isinstance(encoder, nn.Module):
         raise InputTypeError(f"encoder must be a torch module, got {type(encoder).__name__}.")
-    check_count("batch_size", batch_size)
+    if batch_size is not None:
+        check_count("batch_size", batch_size)
     check_count("workers", workers, least=0)
     if isinstance(inputs, (list, tuple)) and not _are_texts(inputs):
         inputs = as_tensor(inputs, "inputs")
@@ -123,6 +129,7 @@ def encode_chosen(
     modules = list(encoder.modules())
     own = (weight for module in modules for weight in module.parameters(recurse=False))
     first = next(own, torch.empty(0))
+    batch_size = batch_size or _fitting_batch(inputs, first.device)
     with _evaluating(modules):
         for batch in _batches(inputs, batch_size, workers):
             check_suits(of_texts, batch)
@@ -208,6 +215,14 @@ def check_suits(of_texts: bool, items: Any) -> None:
 
 def _are_texts(items: Any) -> bool:
     return isinstance(items, (list, tuple)) and bool(items) and isinstance(items[0], str)
+
+
+def _fitting_batch(inputs: Any, device: torch.device) -> int:
+    """The default batch size: on a CPU, batches of photographs outgrow caches and the heap."""
+    shape: tuple[int, ...] = getattr(inputs, "item_shape", getattr(inputs, "shape", (0,))[1:])
+    if device.type != "cpu":
+        return LARGEST_BATCH
+    return max(1, min(LARGEST_BATCH, _CPU_NUMBERS // max(1, math.prod(shape))))
 
 
 @contextmanager

@@ -10,6 +10,7 @@ from torch import Tensor
 
 from likewise import data
 from likewise._checks import check_choice
+from likewise.data.framing import ImageSize
 from likewise.data.loading import NAMED, TABLES
 from likewise.data.pair_tables import read_pair_table
 from likewise.data.parts import paths_of
@@ -29,7 +30,7 @@ def open_data(
     split: str | None = None,
     *,
     default_split: str = "train",
-    image_size: int | tuple[int, int] | None = None,
+    image_size: ImageSize | None = None,
     channels: int | None = None,
     reading: data.Reading = PLAIN,
 ) -> data.Dataset:
@@ -39,7 +40,7 @@ def open_data(
         source: Anything that `data.load` reads.
         split: "train", "val", "test" or "all".
         default_split: The part that is read where the source has parts and none is asked for.
-        image_size: Side of the images, or (height, width).
+        image_size: Side of the images, (height, width), or a `Framing`.
         channels: 1 for gray images, 3 for color.
         reading: Which columns hold what, and what is passed over.
     """
@@ -217,5 +218,8 @@ def names_of(examples: Any) -> list[str]:
 
 
 def _size(model: SimilarityModel) -> dict[str, Any]:
-    shape = () if model.preprocess is None else model.preprocess.item_shape
-    return {"image_size": tuple(shape[1:]), "channels": shape[0]} if len(shape) == 3 else {}
+    preprocess = model.preprocess
+    if preprocess is None or len(preprocess.item_shape) != 3:
+        return {}
+    channels, *size = preprocess.item_shape
+    return {"image_size": preprocess.framing or tuple(size), "channels": channels}

@@ -23,6 +23,8 @@ PAIR_LOSSES = (
 CLASS_LOSSES = ("arcface", "cosface", "proxy-anchor", "softmax")  # with weights of their own
 GIVEN_PAIRS_LOSSES = ("contrastive", "threshold")
 AUGMENTS = ("none", "light", "photos", "strong")
+TRAINED = ("none", "head", "last", "all")
+HEADS = ("none", "linear", "mlp", "whitening")
 MADE_CLASSES = ("none", "turned", "mirrored", "both")
 
 
@@ -31,7 +33,14 @@ class Recipe:
     """How `likewise.train` trains: one field per choice. `likewise train` has the same defaults.
 
     Attributes:
-        embedding_dim: Numbers per embedding.
+        encoder: An encoder by name, as `likewise.encoders.by_name` takes it; None for a pretrained
+            one for photographs whose weights can be had, and for "small" for everything else.
+        train: What trains: "none", "head", "last" or "all". None for "all" of the small encoder.
+            For others None keeps them frozen, and puts a head behind them only where it is ahead
+            on held-out classes.
+        head: Layers behind a frozen or pretrained encoder: "none", "linear", "mlp", or
+            "whitening", which is fitted at once; None for what `train` needs.
+        embedding_dim: Numbers per embedding; None for 64, or as many as a pretrained encoder has.
         augment: How images are changed while training: "none", "light", "photos" or "strong"; see
             `augment.by_name`. Images below 16 pixels a side, and other items, never are.
         made_classes: New classes from old ones: "none", "turned", "mirrored" or "both".
@@ -43,7 +52,8 @@ class Recipe:
         batches: Batches per epoch; None for about one pass over the data, at least 50.
         classes_per_batch: Classes in a balanced batch; None for the default of `fit`.
         items_per_class: Items of each class in a batch; None for the default of `fit`.
-        learning_rate: The highest learning rate of the schedule.
+        learning_rate: The highest learning rate of the schedule; None for 0.001, or 0.0001 where
+            a pretrained encoder trains.
         clip_gradients: Largest norm of all gradients together; None clips nothing.
         precision: "float32", "bfloat16" or "float16".
         hold_out_classes: Classes that are not trained on: their names, or their share, such as
@@ -65,7 +75,10 @@ class Recipe:
         ('cosine', 0.1)
     """
 
-    embedding_dim: int = 64
+    encoder: str | None = None
+    train: str | None = None
+    head: str | None = None
+    embedding_dim: int | None = None
     augment: str = "light"
     made_classes: str = "none"
     pairs: bool = False
@@ -76,7 +89,7 @@ class Recipe:
     batches: int | None = None
     classes_per_batch: int | None = None
     items_per_class: int | None = None
-    learning_rate: float = 1e-3
+    learning_rate: float | None = None
     clip_gradients: float | None = None
     precision: str = "float32"
     hold_out_classes: float | tuple[str, ...] | None = None
@@ -93,16 +106,16 @@ class Recipe:
         # Late, so that the defaults can be read without waiting for torch.
         from likewise._checks import check_choice, check_count, check_positive, check_rate
 
-        for name in ("embedding_dim", "epochs"):
-            check_count(name, getattr(self, name))
+        check_count("epochs", self.epochs)
         for name in (
-            *("batches", "classes_per_batch", "items_per_class"),
+            *("embedding_dim", "batches", "classes_per_batch", "items_per_class"),
             *("evaluate_every", "patience"),
         ):
             if getattr(self, name) is not None:
                 check_count(name, getattr(self, name))
         check_count("seed", self.seed, 0)
-        check_positive("learning_rate", self.learning_rate)
+        if self.learning_rate is not None:
+            check_positive("learning_rate", self.learning_rate)
         if self.clip_gradients is not None:
             check_positive("clip_gradients", self.clip_gradients)
         check_rate("keep_aside", self.keep_aside)
@@ -126,6 +139,7 @@ class Recipe:
                     argument="margin",
                 )
         object.__setattr__(self, "hold_out_classes", _classes(self.hold_out_classes))
+        self._check_encoder()
         if self.patience is not None and self.keep_best is None:
             raise InputError(
                 f"must be left out without keep_best, got {self.patience}.",
@@ -138,6 +152,68 @@ class Recipe:
     def loss_name(self) -> str:
         """The name of the loss that is used."""
         return self.loss or ("contrastive" if self.pairs else "multi-similarity")
+
+    @property
+    def is_small(self) -> bool:
+        """Whether the small network is trained, which is not pretrained."""
+        return self.encoder in (None, "small")
+
+    @property
+    def is_frozen(self) -> bool:
+        """Whether the encoder itself does not train, so that each item is encoded once."""
+        return not self.is_small and self.train in (None, "none", "head")
+
+    def _check_encoder(self) -> None:
+        from likewise._checks import check_choice
+
+        if self.train is not None:
+            check_choice("train", self.train, TRAINED)
+        if self.head is not None:
+            check_choice("head", self.head, HEADS)
+        if self.encoder == "small":
+            if self.train not in (None, "all"):
+                raise InputError(
+                    f"must be all for the encoder small, got {self.train!r}. It is not pretrained.",
+                    argument="train",
+                )
+            if self.head not in (None, "none"):
+                raise InputError(
+                    f"must be none for the encoder small, got {self.head!r}. It has one.",
+                    argument="head",
+                )
+        if self.train == "head" and self.head == "none":
+            raise InputError(
+                "must be none without a head, got 'head', as nothing would train.",
+                argument="train",
+                remedy='Use head="linear", or train="none".',
+                command="Use --head linear, or --train none.",
+            )
+        if self.train == "none" and self.head in ("linear", "mlp", "whitening"):
+            raise InputError(
+                f"must be head, last or all with a head, got 'none'. Behind it, {self.head} would "
+                "stay untrained.",
+                argument="train",
+            )
+        if self.head == "whitening" and self.train in ("last", "all"):
+            raise InputError(
+                f"must be head for the head whitening, got {self.train!r}. It is fitted behind "
+                "an encoder that does not change.",
+                argument="train",
+            )
+        if self.encoder == "none" and self.train in ("last", "all"):
+            raise InputError(
+                f"must be head or none for the encoder none, got {self.train!r}, as it has no "
+                "weights.",
+                argument="train",
+            )
+        if self.encoder == "none" and self.train is None and self.head == "none":
+            raise InputError(
+                "must be given for the encoder none without a head, got none, as nothing would "
+                "train.",
+                argument="train",
+                remedy='Use train="none", or a head.',
+                command="Use --train none, or a head.",
+            )
 
     def to_dict(self) -> dict[str, Any]:
         """The choices that differ from "none", ready for JSON and TOML.

@@ -1,10 +1,11 @@
 """`train`: from labeled items or pairs, by a recipe, to a model."""
 
+import dataclasses
 import functools
 import warnings
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import nn
@@ -13,9 +14,12 @@ from likewise import augment as changes
 from likewise import data, distances, encoders, losses, training
 from likewise._checks import check_choice
 from likewise.augment import presets
+from likewise.encoders.naming import small
 from likewise.errors import InputError, naming
 from likewise.evaluation.during import EvaluateEpochs, seen_and_unseen
-from likewise.journeys.opening import PLAIN, open_data
+from likewise.journeys import frozen
+from likewise.journeys.choosing import chosen, open_for_training, preprocess_for
+from likewise.journeys.opening import PLAIN
 from likewise.journeys.recipe import CLASS_LOSSES, Recipe
 from likewise.model import SimilarityModel
 from likewise.training.following import KeepBest, StopEarly
@@ -36,7 +40,8 @@ ASIDE = "aside"
 CHECKED = 64  # items encoded after training, as the last step may have broken the encoder
 SCORED = ("seen_", "unseen_", "pairs_")  # what the numbers of parts that are scored begin with
 FEWEST_BATCHES = 50  # per epoch
-LARGEST_MAP = 8  # pixels on a side that are left before the dense layer
+SMALL_RATE, PRETRAINED_RATE = 1e-3, 1e-4  # learning rates
+SMALL_DIM = 64
 Progress = Callable[[int, int], None]
 
 
@@ -54,11 +59,17 @@ def train(
     reading: data.Reading = PLAIN,
     augment: Any = None,
     checkpoint: str | Path | None = None,
+    weights: str | Path | None = None,
+    tell: Callable[[str], None] | None = None,
 ) -> SimilarityModel:
     """A model trained on the source by the recipe; nothing is indexed or calibrated yet.
 
     `likewise train` calls this: the same source, recipe and seed give the same model, bit for
     bit, from Python and from the command line.
+
+    A pretrained encoder that does not train sees each item once; heads learn from its features.
+    Where the recipe leaves open what trains, a head is tried on held-out classes of the source,
+    and kept only if it is ahead there.
 
     Args:
         source: A labeled dataset, also of another library as `data.as_dataset` takes them, given
@@ -78,9 +89,12 @@ def train(
             transform of torchvision or albumentations; see `fit`.
         checkpoint: A folder that is written after every epoch, and from which an interrupted
             training goes on; see `fit`.
+        weights: File with weights of a pretrained encoder, .safetensors or .pth.
+        tell: Called with a line about what was decided, or will be fetched.
 
     Returns:
-        The model. `origin` holds the recipe, the history, and what the best epoch was chosen by.
+        The model. `origin` holds the recipe, the history, what the best epoch was chosen by, and
+        as "decided" the line about a head that was tried.
 
     Raises:
         InputError: The recipe does not fit the source, or the training diverges.
@@ -94,25 +108,42 @@ def train(
     recipe = recipe or Recipe()
     if isinstance(source, (str, Path)):
         name = name or str(source)
-        source = open_data(source, reading=reading)
+        source, recipe = open_for_training(source, recipe, weights=weights, reading=reading)
     source = data.as_dataset(source, pairs=True)
-    table = source if isinstance(source, data.GivenPairs) else None
+    items = source.data if isinstance(source, data.GivenPairs) else source
+    recipe = chosen(recipe, items, weights=weights)
     compare = distances.by_name(recipe.distance)
     best, early = _following(recipe)
     if recipe.evaluate_every is not None or (recipe.keep_best or "").startswith(SCORED):
         evaluate = ASIDE if evaluate is None else evaluate
-    whole, kept, apart, seen = _parts(source, recipe)
-    torch.manual_seed(recipe.seed)
-    encoder = fitting_encoder(whole.item_shape, recipe.embedding_dim)
-    criterion = fitting_loss(recipe, compare, len(getattr(seen, "class_names", ())))
-    preprocess = data.Preprocess.fit(kept, seed=recipe.seed)
+    if recipe.is_frozen and recipe.made_classes != "none":
+        raise InputError(
+            f"must be none for an encoder that does not train, got {recipe.made_classes!r}.",
+            argument="made_classes",
+        )
+    if recipe.is_frozen and augment is not None:
+        raise InputError(
+            f"must be left out for an encoder that does not train, got {type(augment).__name__}.",
+            argument="augment",
+        )
+    start = _start(recipe, items.item_shape, weights, tell)
+    preprocess = start.preprocess
+    features = None
+    if recipe.is_frozen:
+        place = device or ("cuda" if torch.cuda.is_available() else "cpu")
+        shown = progress if callable(progress) else None
+        features = frozen.Features(start.body, preprocess, place, shown, workers)
+    whole, kept, apart, seen = _parts(source, recipe, features)
+    if recipe.is_small:
+        preprocess = data.Preprocess.fit(kept, seed=recipe.seed)
     views = augment
-    if views is None and _is_photo(whole.item_shape):
+    if views is None and features is None and _is_photo(whole.item_shape):
         named = changes.by_name(recipe.augment)
         views = None if named is None else presets.fitted(named, whole.item_shape[0])
     scores = None
     if evaluate is not None:
-        scores = _scores(evaluate, apart, kept, table is not None, compare, preprocess, recipe)
+        of_pairs = isinstance(source, data.GivenPairs)
+        scores = _scores(evaluate, apart, kept, of_pairs, compare, preprocess, recipe, features)
 
     show: Any = progress
     if callable(progress):
@@ -120,80 +151,135 @@ def train(
         def show(epoch: int, batch: int, batches: int) -> None:
             progress((epoch - 1) * batches + batch, recipe.epochs * batches)
 
-    with naming(by="keep_best"):
-        history = training.fit(
-            encoder,
-            criterion,
-            seen,
-            epochs=recipe.epochs,
-            batches=recipe.batches or max(FEWEST_BATCHES, len(seen) // 128),
-            classes_per_batch=recipe.classes_per_batch,
-            items_per_class=recipe.items_per_class,
-            learning_rate=recipe.learning_rate,
-            clip_gradients=recipe.clip_gradients,
-            preprocess=preprocess.apply,
-            augment=views,
-            callbacks=[each for each in (scores, best, early, *callbacks) if each is not None],
-            progress=show,
-            workers=workers,
-            device=device,
-            precision=recipe.precision,
-            seed=recipe.seed,
-            checkpoint=checkpoint,
-        )
+    def fit(module: nn.Module, part: Any, *, told: bool = True) -> training.History:
+        dim = _dim(module)
+        criterion = fitting_loss(recipe, compare, len(getattr(part, "class_names", ())), dim)
+        apply = None if preprocess is None or features is not None else preprocess.apply
+        with naming(by="keep_best"):
+            return training.fit(
+                module,
+                criterion,
+                part,
+                epochs=recipe.epochs,
+                batches=recipe.batches or max(FEWEST_BATCHES, len(part) // 128),
+                classes_per_batch=recipe.classes_per_batch,
+                items_per_class=recipe.items_per_class,
+                learning_rate=_rate(recipe),
+                clip_gradients=recipe.clip_gradients,
+                preprocess=apply,
+                augment=views,
+                callbacks=[each for each in (scores, best, early, *callbacks) if each is not None]
+                if told
+                else [],
+                progress=show if told else False,
+                workers=workers if features is None else 0,
+                device=device,
+                precision=recipe.precision,
+                seed=recipe.seed,
+                checkpoint=checkpoint if told else None,
+            )
+
+    history, decided, encoder = training.History([]), None, start.whole
+    if features is None:
+        history = fit(encoder, seen)
+        trained: nn.Module | None = encoder
+    else:
+        head, trained = recipe.head, None
+        if recipe.train is None and not isinstance(seen, data.ArrayDataset):
+            head = None  # nothing is held out of pairs
+        elif recipe.train is None:
+            trial = frozen.tried(recipe, seen, compare, lambda h, part: fit(h, part, told=False))
+            head, decided = trial.head, trial.line
+            if tell is not None:
+                tell(decided)
+        elif recipe.train == "head":
+            head = recipe.head or "linear"
+        if head not in (None, "none"):
+            layers = frozen.head_for(dataclasses.replace(recipe, head=head), seen)
+            if head != "whitening":
+                history, trained = fit(layers, seen), layers
+            encoder = nn.Sequential(start.body, layers)
     origin = {
         "data": name or type(source).__name__,
         "items": len(kept),
         "recipe": recipe.to_dict(),
         **({} if augment is None else {"augment": type(augment).__name__}),
         "evaluate": None if evaluate is None else scored_on or ASIDE,
-        **_selection(best, encoder, scores),
+        **({} if trained is None else _selection(best, trained, scores)),
+        **({} if decided is None else {"decided": decided}),
         "history": history.records,
     }
     some = data.Subset(kept, range(min(len(kept), CHECKED)))
-    encoders.encode(encoder, some, preprocess=preprocess.apply)  # refuses what is not finite
+    apply = None if preprocess is None else preprocess.apply
+    encoders.encode(encoder, some, preprocess=apply)  # refuses what is not finite
     model = SimilarityModel(
         encoder,
         distance=compare,
         preprocess=preprocess,
-        trained=None if table is not None else kept,
+        trained=None if isinstance(source, data.GivenPairs) else kept,
         origin=origin,
         reading=reading,
     )
-    if table is not None:  # its files have no classes to name
-        model.trained_prints = data.fingerprints(table.data)
+    if isinstance(source, data.GivenPairs):  # its files have no classes to name
+        model.trained_prints = data.fingerprints(source.data)
     return model
 
 
-def fitting_encoder(item_shape: Sequence[int], embedding_dim: int = 64) -> nn.Module:
-    """The network that `train` builds for items of a shape.
+class _Start(NamedTuple):
+    """An encoder before it is trained: without its head and with it, and how it reads items."""
 
-    Images get convolutions and a pool until at most 8 pixels are left on a side, all other items
-    a dense network.
-
-    Example:
-        >>> fitting_encoder((1, 28, 28)).config["layers"]
-        [32, 'pool', 64, 'pool', 128]
-    """
-    if not item_shape:
-        raise InputError(
-            "data must be images or numbers for a network of our own, got texts. Use an encoder "
-            "that takes texts."
-        )
-    if len(item_shape) != 3:
-        return encoders.MLPEncoder(item_shape, embedding_dim=embedding_dim)
-    layers: list[Any] = []
-    side, width = min(item_shape[1:]), 32
-    while True:
-        layers.append(width)
-        if side < LARGEST_MAP:
-            break
-        layers.append("pool")
-        side, width = side // 2, min(2 * width, 128)
-    return encoders.ConvEncoder(item_shape, layers=layers, embedding_dim=embedding_dim)
+    body: nn.Module
+    whole: nn.Module
+    preprocess: data.Preprocess | None
 
 
-def fitting_loss(recipe: Recipe, distance: distances.Distance, class_count: int) -> nn.Module:
+def _start(
+    recipe: Recipe,
+    item_shape: Sequence[int],
+    weights: str | Path | None,
+    tell: Callable[[str], None] | None,
+) -> _Start:
+    torch.manual_seed(recipe.seed)
+    if recipe.is_small:
+        made = small(item_shape, recipe.embedding_dim or SMALL_DIM)
+        return _Start(made, made, None)
+    head = "none" if recipe.is_frozen else recipe.head or "none"
+    if head == "none" and recipe.embedding_dim is not None and not recipe.is_frozen:
+        head = "linear"
+    made = encoders.by_name(
+        str(recipe.encoder),
+        item_shape=item_shape,
+        train="none" if recipe.is_frozen else recipe.train,
+        head=head,
+        embedding_dim=None if head == "none" else recipe.embedding_dim,
+        weights=weights,
+        tell=tell,
+    )
+    body = made if head == "none" else made[0]  # type: ignore[index]
+    return _Start(body, made, preprocess_for(body, item_shape))
+
+
+def _rate(recipe: Recipe) -> float:
+    if recipe.learning_rate is not None:
+        return recipe.learning_rate
+    return SMALL_RATE if recipe.is_small or recipe.is_frozen else PRETRAINED_RATE
+
+
+def _dim(module: nn.Module) -> int:
+    """How many numbers an encoder of this library gives for an item."""
+    widths = [
+        getattr(each, "embedding_dim", None) or getattr(each, "config", {}).get("embedding_dim")
+        for each in module.modules()
+    ]
+    return int([width for width in widths if width is not None][-1])
+
+
+def fitting_loss(
+    recipe: Recipe,
+    distance: distances.Distance,
+    class_count: int,
+    embedding_dim: int = SMALL_DIM,
+) -> nn.Module:
     """The loss that a recipe names, with the settings that fit its distance."""
     name, margin = recipe.loss_name, recipe.margin
     if recipe.pairs:
@@ -205,7 +291,7 @@ def fitting_loss(recipe: Recipe, distance: distances.Distance, class_count: int)
         )
         return losses.GivenPairsLoss(formula, distance=distance)
     if name in CLASS_LOSSES:
-        return LOSSES[name](recipe.embedding_dim, class_count)
+        return LOSSES[name](embedding_dim, class_count)
     return LOSSES[name](distance=distance, **({} if margin is None else {"margin": margin}))
 
 
@@ -229,7 +315,7 @@ def selection_notes(origin: Mapping[str, Any], classes: Sequence[str]) -> list[s
 
 
 def _parts(
-    source: data.Dataset | data.GivenPairs, recipe: Recipe
+    source: data.Dataset | data.GivenPairs, recipe: Recipe, features: frozen.Features | None
 ) -> tuple[data.Dataset, data.Dataset, dict[str, data.Dataset], Any]:
     """All items, those trained on, the parts kept from training, and what `fit` gets."""
     apart: dict[str, data.Dataset] = {}
@@ -248,7 +334,8 @@ def _parts(
                 remedy="Use Recipe(pairs=True).",
                 command="Add it.",
             )
-        return source.data, source.data, apart, source
+        pairs = source if features is None else features.of_any(source)
+        return source.data, source.data, apart, pairs
     data.check_trainable(source)
     kept, held_out = _hold_out(source, recipe)
     data.check_trainable(kept)
@@ -258,7 +345,7 @@ def _parts(
         data.check_trainable(kept)
     if held_out is not None:
         apart["unseen"] = held_out
-    seen: Any = kept
+    seen: Any = kept if features is None else features.of(kept)
     if recipe.made_classes in ("mirrored", "both"):
         seen = changes.make_flipped_classes(seen)
     if recipe.made_classes in ("turned", "both"):
@@ -321,8 +408,9 @@ def _scores(
     kept: data.Dataset,
     of_pairs: bool,
     distance: distances.Distance,
-    preprocess: data.Preprocess,
+    preprocess: data.Preprocess | None,
     recipe: Recipe,
+    features: frozen.Features | None,
 ) -> EvaluateEpochs:
     parts: Mapping[str, Any]
     if isinstance(evaluate, str) and evaluate == ASIDE:
@@ -359,10 +447,12 @@ def _scores(
             remedy="Raise keep_aside, name hold_out_classes, or give other data.",
             command="Use --keep-aside, --hold-out-classes, or other data.",
         )
+    if features is not None:
+        scorable = {part: features.of_any(items) for part, items in scorable.items()}
     scores = EvaluateEpochs(
         scorable,
         distance=distance,
-        preprocess=preprocess.apply,
+        preprocess=None if preprocess is None or features is not None else preprocess.apply,
         every=recipe.evaluate_every or 1,
         seed=recipe.seed,
     )

@@ -30,7 +30,7 @@ def embed(
     source: Any,
     preprocess: Preprocess = None,
     *,
-    batch_size: int = 256,
+    batch_size: int | None = None,
     progress: Progress | None = None,
     workers: int = 0,
     skip: Int[Tensor, " s"] | None = None,
@@ -49,7 +49,8 @@ def embed(
             encoder that takes them.
         preprocess: A `data.Preprocess`, which also says how image files are read; or any function
             of a batch; or None.
-        batch_size: Items encoded at once; the results agree to rounding whatever it is.
+        batch_size: Items encoded at once; the results agree to rounding whatever it is. By
+            default as for `encode`.
         progress: Called as progress(done, total) after each batch.
         workers: Processes that fetch items of a dataset; 0 fetches them in this one.
         skip: Fingerprints of items to leave out. They are read, but not encoded.
@@ -126,9 +127,9 @@ def opened(items: Any, preprocess: Preprocess, encoder: nn.Module) -> Any:
 
 
 def _numbers(items: Any, preprocess: Preprocess) -> Any:
-    shape = None
+    shape = framing = None
     if isinstance(preprocess, sources.Preprocess):
-        shape = tuple(preprocess.item_shape)
+        shape, framing = tuple(preprocess.item_shape), preprocess.framing
     if isinstance(items, (list, tuple)) and any(isinstance(i, (str, Path)) for i in items):
         if not isinstance(preprocess, sources.Preprocess):
             raise InputError(
@@ -138,7 +139,7 @@ def _numbers(items: Any, preprocess: Preprocess) -> Any:
                 command="Use a model that likewise train made.",
             )
         return preprocess.files(items)
-    found = sources.as_inputs(items, shape)
+    found = sources.as_inputs(items, shape, framing)
     if shape is not None:
         given = tuple(found.shape[1:] if isinstance(found, Tensor) else found.item_shape)
         if given != shape:
@@ -157,7 +158,7 @@ def embed_kept(
     preprocess: Preprocess,
     keep: Keep,
     *,
-    batch_size: int = 256,
+    batch_size: int | None = None,
     progress: Progress | None = None,
     workers: int = 0,
     keep_pictures: bool = False,

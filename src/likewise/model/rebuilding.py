@@ -9,7 +9,7 @@ import hashlib
 import json
 import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from typing import Annotated, Any, Literal, NamedTuple
+from typing import Annotated, Any, Literal, NamedTuple, TypedDict
 
 import msgspec
 import safetensors
@@ -27,6 +27,7 @@ from likewise.encoders import (
     Normalize,
     PrincipalComponents,
     SelectOutput,
+    SentenceEncoder,
     Whitening,
 )
 from likewise.errors import ArtifactError, InputError
@@ -95,6 +96,9 @@ def _projection(make: type[Whitening] | type[PrincipalComponents]) -> _Kind:
     return _Kind({"dim": Size, "kept": Size}, read, made)
 
 
+_Dense = TypedDict("_Dense", {"in": Size, "out": Size, "bias": bool, "activation": str})
+
+
 _NORM = {"eps": float, "momentum": float | None, "affine": bool, "track_running_stats": bool}
 _CONVOLUTION = {
     "in_channels": Size,
@@ -145,6 +149,21 @@ _KINDS: dict[type[nn.Module], _Kind] = {
         dropout=float,
         normalize=bool,
     ),
+    SentenceEncoder: _by_config(
+        SentenceEncoder,
+        architecture=str,
+        settings=dict[str, Any],
+        pooling=list[str],
+        max_length=Size | None,
+        lower_case=bool,
+        prompt=str,
+        dense=list[_Dense],
+        normalize=bool,
+        uses_types=bool,
+        padding=tuple[Whole, str, Literal["left", "right"]],
+        tokenizer_bytes=Annotated[int, msgspec.Meta(ge=0, le=1 << 28)],
+        trainable=str,
+    ),
     GeneralizedMeanPool1d: _pooling(GeneralizedMeanPool1d),
     GeneralizedMeanPool2d: _pooling(GeneralizedMeanPool2d),
     Normalize: _by_attributes(Normalize),
@@ -192,6 +211,29 @@ _HOLDERS: dict[type[nn.Module], dict[str, Any]] = {
     SelectOutput: {"key": Whole | str},
 }
 _CLASSES = {known.__name__: known for known in (*_KINDS, *_HOLDERS)}
+
+
+class LeftOut(nn.Module):
+    """In the place of an encoder that was not built: its class and its weights, to be told of.
+
+    Args:
+        described: The encoder's description.
+        stored: Its tensors by name.
+    """
+
+    def __init__(self, described: Described, stored: Mapping[str, Tensor]) -> None:
+        super().__init__()
+        self.name = described.class_
+        self.own = described.own
+        self.stored = nn.ParameterList(
+            nn.Parameter(value, requires_grad=False)
+            for of, value in stored.items()
+            if value.is_floating_point() and not of.endswith(("running_mean", "running_var"))
+        )
+
+    def forward(self, items: Tensor) -> Tensor:
+        """Refuse."""
+        raise ArtifactError(f"encoder must be built to embed, got {self.name} left out. Load it.")
 
 
 def unwrapped(encoder: nn.Module) -> nn.Module:
@@ -373,7 +415,7 @@ def _described(module: nn.Module) -> Described | None:
 
 def _is_true(described: Described, module: nn.Module) -> bool:
     """Whether a description gives the module's structure, which may have been changed since."""
-    if _holds_backbone(described):
+    if _holds_pretrained(described):
         return True
     try:
         made = rebuild(_read_back(described))
@@ -395,9 +437,10 @@ def _structure(module: nn.Module, path: str = "") -> Iterator[tuple[str, str, st
         yield from _structure(child, f"{path}.{name}")
 
 
-def _holds_backbone(described: Described) -> bool:
-    return described.class_ == Backbone.__name__ or any(
-        _holds_backbone(part) for _, part in described.parts
+def _holds_pretrained(described: Described) -> bool:
+    """Whether other packages make part of it, which takes too long to make for a comparison."""
+    return described.class_ in (Backbone.__name__, SentenceEncoder.__name__) or any(
+        _holds_pretrained(part) for _, part in described.parts
     )
 
 
@@ -430,7 +473,8 @@ def _rebuilt(described: Described, left: Iterator[int]) -> nn.Module:
 
 def _made(make: Callable[..., nn.Module], arguments: Mapping[str, Any]) -> nn.Module:
     try:
-        if make is Backbone:  # timm builds some networks by looking at numbers
+        # Both build some networks by looking at numbers, or with buffers that are not saved.
+        if make in (Backbone, SentenceEncoder):
             with torch.device("cpu"):
                 return make(**arguments)
         return make(**arguments)

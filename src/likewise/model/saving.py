@@ -97,10 +97,20 @@ class Place(msgspec.Struct, forbid_unknown_fields=True, frozen=True):
         return next((place for place in places if is_there(place)), None)
 
 
+class _Framing(msgspec.Struct, forbid_unknown_fields=True):
+    height: Annotated[int, msgspec.Meta(ge=1, le=1 << 16)]
+    width: Annotated[int, msgspec.Meta(ge=1, le=1 << 16)]
+    crop: float
+    mode: str
+    interpolation: str
+    fill: Annotated[list[float], msgspec.Meta(max_length=1 << 10)]
+
+
 class _Preprocess(msgspec.Struct, forbid_unknown_fields=True):
     item_shape: list[Annotated[int, msgspec.Meta(ge=1, le=1 << 31)]]
     mean: list[float]
     std: list[float]
+    framing: _Framing | None
 
 
 class _Cohort(msgspec.Struct, forbid_unknown_fields=True):
@@ -182,12 +192,13 @@ def read(
     encoder: nn.Module | None = None,
     distance: Distance | None = None,
     rules: Mapping[str, Rule] | None = None,
+    without_encoder: bool = False,
 ) -> tuple[Contents, Kept]:
     """What `write` wrote into a folder, the gallery not opened; see `likewise.load`."""
 
     def contents(folder: Folder) -> tuple[Contents, Kept]:
         try:
-            return _read(folder, encoder, distance, rules or {})
+            return _read(folder, encoder, distance, rules or {}, without_encoder)
         except ArtifactError:
             raise
         except (InputError, *UNREADABLE) as error:
@@ -332,18 +343,22 @@ def _read(
     encoder: nn.Module | None,
     distance: Distance | None,
     rules: Mapping[str, Rule],
+    without_encoder: bool,
 ) -> tuple[Contents, Kept]:
     manifest = msgspec.convert(folder.manifest, _Manifest)
-    made = _encoder(folder, manifest, encoder)
+    if without_encoder and manifest.encoder.class_ != "Identity":  # which needs nothing
+        content = folder.part("encoder.safetensors", LARGEST_TENSORS)
+        stored = rebuilding.unpacked(content)
+        made: nn.Module = rebuilding.LeftOut(manifest.encoder, stored)
+    else:
+        made = _encoder(folder, manifest, encoder)
     compared = _distance(manifest.distance, distance)
     preprocess = None
     if manifest.preprocess is not None:
         values = manifest.preprocess
         if not all(map(math.isfinite, [*values.mean, *values.std])):
             raise InputError("mean and std must be finite")
-        preprocess = sources.Preprocess(
-            tuple(values.item_shape), tuple(values.mean), tuple(values.std)
-        )
+        preprocess = sources.Preprocess.from_dict(msgspec.to_builtins(values))
     norm = None
     if manifest.cohort is not None:
         (cohort,) = _tensors(folder, "cohort.safetensors", cohort=(torch.float32, 2))
@@ -382,8 +397,10 @@ def _encoder(folder: Folder, manifest: _Manifest, given: nn.Module | None) -> nn
     if given is None and manifest.encoder.own:
         raise ArtifactError(
             f"encoder must be given for a model with an encoder of the user's own, "
-            f"{manifest.encoder.class_}. Use load(path, encoder=...) with a module of the same "
-            "architecture."
+            f"{manifest.encoder.class_}.",
+            remedy="Use load(path, encoder=...) with a module of the same architecture.",
+            command="Use --encoder-from package.module:callable, which makes a module of the same "
+            "architecture.",
         )
     made = rebuilding.rebuild(manifest.encoder) if given is None else given
     content = folder.part("encoder.safetensors", rebuilding.most_bytes(made))

