@@ -58,7 +58,7 @@ from torch import Tensor, nn
 import likewise as lw
 from likewise import losses, miners
 from likewise.evaluation.comparison import compare, compare_runs
-from likewise.plots.maps import embedding_maps
+from likewise.plots.embedding_maps import embedding_maps
 
 EUCLIDEAN, SQUARED = lw.distances.EUCLIDEAN, lw.distances.SQUARED_EUCLIDEAN
 MEAN_AND_STD = {"mnist": (0.1307, 0.3081), "fashion-mnist": (0.2860, 0.3530)}

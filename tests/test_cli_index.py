@@ -11,8 +11,8 @@ from PIL import Image
 import likewise as lw
 from likewise.cli.training import named_classes
 from likewise.errors import InputError
-from likewise.pages.evaluation import _neighbor_sheet
-from likewise.pages.pictures import Pictures
+from likewise.pages.evaluate import _neighbor_sheet
+from likewise.pages.shown_items import Pictures
 
 
 def save(path, value):

@@ -6,7 +6,7 @@ from hypothesis import strategies as st
 
 from likewise.data import ArrayDataset, Subset
 from likewise.data.leaks import check_leaks
-from likewise.data.open_set import split_open_set
+from likewise.data.open_set_split import split_open_set
 
 
 def some_data(classes=10, per_class=12, seed=0):

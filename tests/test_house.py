@@ -199,3 +199,27 @@ def test_links_between_pages_lead_somewhere():
     for page in pages:
         for target in re.findall(r"\]\(([^)#:]+)(?:#[^)]*)?\)", page.read_text()):
             assert (page.parent / target).exists(), f"{page.name} points to {target}"
+
+
+DOORS = {"cli", "journeys", "pages"}  # a command may have a file of its name in each
+
+
+def test_no_file_name_is_used_twice():
+    places = {}
+    for path in SOURCES:
+        folder = path.relative_to(ROOT).parts[0]
+        if not path.stem.startswith("__") and folder not in DOORS:
+            places.setdefault(path.stem, []).append(name(path))
+    assert [found for found in places.values() if len(found) > 1] == []
+
+
+@pytest.mark.parametrize("path", SOURCES, ids=name)
+def test_private_files_and_names_stay_in_their_folder(path):
+    own = path.relative_to(ROOT).parts[:-1]
+    for node in ast.walk(ast.parse(path.read_text())):
+        if isinstance(node, ast.ImportFrom) and (node.module or "").startswith("likewise"):
+            for alias in node.names:
+                chain = [*node.module.split(".")[1:], alias.name]
+                for at, part in enumerate(chain):
+                    if part.startswith("_") and not part.startswith("__") and at:
+                        assert list(own[:at]) == chain[:at], f"{'.'.join(chain)} is private"

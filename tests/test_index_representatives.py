@@ -169,6 +169,7 @@ def test_who_keeps_all_loses_nothing():
     [
         ({"positions": torch.empty(0).long()}, r"positions must hold numbers from 0 to 59, got \["),
         ({"positions": torch.tensor([60])}, r"positions must hold numbers .* got \[60\]"),
+        ({"positions": torch.tensor([0, 60])}, r"positions must hold numbers .* got \[0, 60\]"),
         ({"queries": torch.empty(0, 3)}, "queries must hold at least one query"),
         ({"queries": torch.ones(2, 4)}, "queries must have as many dimensions"),
         ({"threshold": float("nan")}, "threshold must be a number, got NaN"),

@@ -10,7 +10,7 @@ from likewise.losses import (
     RecallAtKLoss,
     SmoothAPLoss,
     fast_ap_loss,
-    ranking,
+    smooth_ranking,
     smooth_ranks,
 )
 from likewise.masks import masks
@@ -163,7 +163,7 @@ def test_blocks_of_rows_change_nothing(loss, monkeypatch):
     points, labels = batch(3)
     results = []
     for most in (1 << 20, 40):
-        monkeypatch.setattr(ranking, "MOST", most)
+        monkeypatch.setattr(smooth_ranking, "MOST", most)
         value = loss(points, labels)
         (gradient,) = torch.autograd.grad(value, points)
         results.append((value.detach(), gradient))

@@ -8,7 +8,7 @@ from likewise.distances import COSINE, EUCLIDEAN, SNR, SQUARED_EUCLIDEAN, Distan
 from likewise.losses import AngularLoss, TripletLoss, all_triplets_hinge, angular_loss, triplet_loss
 from likewise.losses.triplet import FEW_TRIPLETS
 from likewise.masks import masks
-from likewise.miners import _rows
+from likewise.miners import anchor_rows
 
 SEEDS = range(6)
 
@@ -274,7 +274,7 @@ def test_as_on_a_gpu_without_looking_at_numbers_it_is_the_same(loss, most, monke
 
     expected = once()
     assert expected[0] > 0
-    monkeypatch.setattr(_rows, "free_to_look", lambda _: False)
+    monkeypatch.setattr(anchor_rows, "free_to_look", lambda _: False)
     monkeypatch.setattr(loss, "most_positives", most)
     torch.testing.assert_close(once(), expected)
 
@@ -282,7 +282,7 @@ def test_as_on_a_gpu_without_looking_at_numbers_it_is_the_same(loss, most, monke
 def test_few_rows_at_a_time_are_the_same(loss, monkeypatch):
     points, labels = batch(4)
     expected = loss(points, labels)
-    monkeypatch.setattr(_rows, "MOST", 100)
+    monkeypatch.setattr(anchor_rows, "MOST", 100)
     torch.testing.assert_close(loss(points, labels), expected)
 
 

@@ -5,7 +5,7 @@ import oracles
 from likewise import miners
 from likewise.distances import EUCLIDEAN
 from likewise.masks import masks
-from likewise.miners import _rows
+from likewise.miners import anchor_rows
 
 SEEDS = range(25)
 
@@ -284,16 +284,16 @@ def test_the_angular_rule_is_the_angle_from_the_middle(seed):
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
 @pytest.mark.parametrize("looks", [True, False])
 def test_sorted_rows_are_those_of_a_stable_sort(dtype, looks, monkeypatch):
-    monkeypatch.setattr(_rows, "free_to_look", lambda _: looks)
+    monkeypatch.setattr(anchor_rows, "free_to_look", lambda _: looks)
     values = torch.randint(-3, 4, (6, 40), generator=torch.Generator().manual_seed(0)).to(dtype) / 3
     values[0, ::3] = torch.inf
     values[1, ::3] = -torch.inf
     values[2, ::2] = -0.0
-    ordered, columns = _rows.sorted_rows(values)
+    ordered, columns = anchor_rows.sorted_rows(values)
     expected, expected_columns = values.sort(dim=1, stable=True)
     assert torch.equal(ordered, expected)
     assert torch.equal(columns, expected_columns)
-    assert torch.equal(_rows.sorted_values(values[0]), values[0].sort().values)
+    assert torch.equal(anchor_rows.sorted_values(values[0]), values[0].sort().values)
 
 
 @pytest.mark.parametrize("seed", SEEDS[:6])
@@ -302,7 +302,7 @@ def test_as_on_a_gpu_without_looking_at_numbers_the_same_is_kept(seed, monkeypat
     rules = (miners.hardest_negative, miners.semi_hard, miners.batch_easy_hard("all", "easy"))
     expected = [kept(mine(distances, *masks(labels))) for mine in rules]
     negative = miners.hard_negative_pairs(distances, *masks(labels)).negative
-    monkeypatch.setattr(_rows, "free_to_look", lambda _: False)
+    monkeypatch.setattr(anchor_rows, "free_to_look", lambda _: False)
     assert [kept(mine(distances, *masks(labels))) for mine in rules] == expected
     assert torch.equal(miners.hard_negative_pairs(distances, *masks(labels)).negative, negative)
 
@@ -383,13 +383,13 @@ def test_settings_out_of_range_are_refused():
 @pytest.mark.parametrize("looks", [True, False], ids=["CPU", "as on a GPU"])
 @pytest.mark.parametrize("most", [None, 1, 2, 3, 4, 5])
 def test_positives_side_by_side_are_those_of_each_row_in_order(most, looks, monkeypatch):
-    monkeypatch.setattr(_rows, "free_to_look", lambda _: looks)
+    monkeypatch.setattr(anchor_rows, "free_to_look", lambda _: looks)
     positive = torch.tensor([[0, 1, 0, 1], [0, 0, 0, 0], [1, 0, 0, 0], [0, 0, 1, 1]]).bool()
     if most == 1:  # 2 is a bound that holds, 1 is none
         with pytest.raises((ValueError, RuntimeError), match=r"most_positives|nonzero value"):
-            _rows.positive_columns(positive, most)
+            anchor_rows.positive_columns(positive, most)
         return
-    columns, valid = _rows.positive_columns(positive, most)
+    columns, valid = anchor_rows.positive_columns(positive, most)
     # A bound saves room; without one that is below the number of columns all of them are there.
     width = 2 if looks else min(most or 4, 4)
     assert columns.shape == valid.shape == (4, width)
@@ -401,9 +401,9 @@ def test_positives_side_by_side_are_those_of_each_row_in_order(most, looks, monk
 
 @pytest.mark.parametrize("looks", [True, False], ids=["CPU", "as on a GPU"])
 def test_positives_of_one_column_or_none_are_side_by_side_too(looks, monkeypatch):
-    monkeypatch.setattr(_rows, "free_to_look", lambda _: looks)
-    columns, valid = _rows.positive_columns(torch.tensor([[True], [True], [False]]))
+    monkeypatch.setattr(anchor_rows, "free_to_look", lambda _: looks)
+    columns, valid = anchor_rows.positive_columns(torch.tensor([[True], [True], [False]]))
     assert columns.tolist() == [[0], [0], [0]]
     assert valid.tolist() == [[True], [True], [False]]
-    columns, valid = _rows.positive_columns(torch.zeros(3, 0, dtype=torch.bool))
+    columns, valid = anchor_rows.positive_columns(torch.zeros(3, 0, dtype=torch.bool))
     assert columns.shape == valid.shape == (3, 0)

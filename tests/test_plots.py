@@ -19,8 +19,8 @@ from likewise import plots
 from likewise.index import Neighbors
 from likewise.intervals import binomial
 from likewise.metrics import Sweep, sweep
-from likewise.plots._style import RIGHT, WRONG, fit, fit_middle, measure, number
-from likewise.plots.maps import embedding_maps
+from likewise.plots.embedding_maps import embedding_maps
+from likewise.plots.style import RIGHT, WRONG, fit, fit_middle, measure, number
 
 NAMES = ["ant", "bee", "cat"]
 

@@ -4,8 +4,8 @@ import pytest
 from matplotlib.colors import to_hex
 
 from likewise.intervals import Estimate
-from likewise.plots._style import DIFFERENT, SAME
 from likewise.plots.comparison import differences
+from likewise.plots.style import DIFFERENT, SAME
 from test_plots import check_layout, texts
 
 GAPS = {

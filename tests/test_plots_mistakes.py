@@ -5,8 +5,8 @@ import torch
 from matplotlib.colors import to_hex
 
 from likewise.evaluation.mistakes import ConfusedClasses, confused_classes
-from likewise.plots import mistakes
-from likewise.plots._style import RIGHT, WRONG
+from likewise.plots import mistake_sheets as mistakes
+from likewise.plots.style import RIGHT, WRONG
 from test_plots import AWKWARD, check_layout, random, texts
 
 NAMES = ["ant", "bee", "cat"]

@@ -4,7 +4,7 @@ import torch
 
 from likewise.evaluation.open_set import evaluate_open_set
 from likewise.metrics import sweep
-from likewise.plots.open_set import fnir_curve
+from likewise.plots.identification import fnir_curve
 from test_plots import check_layout, texts
 
 

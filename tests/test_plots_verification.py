@@ -16,7 +16,7 @@ from scipy.special import ndtr
 from likewise import plots
 from likewise.intervals import binomial
 from likewise.metrics import Sweep, equal_error_rate, roc_curve, sweep
-from likewise.plots._style import NEUTRAL
+from likewise.plots.style import NEUTRAL
 from test_plots import check_layout, random, texts
 
 LONG = "a very long name of a data set, which goes on and on, and does not end before the axis does"

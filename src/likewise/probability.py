@@ -21,7 +21,7 @@ from likewise._checks import (
 )
 from likewise.errors import InputError
 from likewise.metrics import Sweep, sweep
-from likewise.metrics._prior import check_prior
+from likewise.metrics.priors import check_prior
 
 _Numbers = np.ndarray[tuple[int], np.dtype[np.float64]]
 METHODS = ("isotonic", "logistic")

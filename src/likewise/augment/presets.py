@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from likewise._checks import check_choice
-from likewise.augment.images import Augment
+from likewise.augment.augmenting import Augment
 from likewise.errors import InputError
 
 NAMES = ("none", "light", "photos", "strong")

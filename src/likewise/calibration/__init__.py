@@ -1,8 +1,8 @@
 """From pairs whose truth is known to a threshold, and what that threshold costs and guarantees."""
 
+from likewise.calibration.by_class import ClassThresholds, calibrate_per_class
 from likewise.calibration.calibrated import Calibration
 from likewise.calibration.calibrating import calibrate, calibrate_all, calibrate_matching
-from likewise.calibration.classes import ClassThresholds, calibrate_per_class
 from likewise.calibration.goals import (
     Goal,
     at_least_precision,

@@ -421,7 +421,8 @@ def verify(
 ) -> None:
     """Whether two items, or each pair of a table, are the same."""
     from likewise._checks import check_file_target
-    from likewise.cli import journeys, verification
+    from likewise.cli import journeys
+    from likewise.cli import verify as told
     from likewise.journeys import verify as pairs_of
 
     for name, path in (("picture", picture), ("report", report)):
@@ -443,9 +444,9 @@ def verify(
             progress=show,
         )
     judged = pairs_of.evaluated(loaded, asked, decided, point or "pairs")
-    result, lines = verification.answer(asked, decided, judged)
+    result, lines = told.answer(asked, decided, judged)
     if picture is not None or report is not None:
-        from likewise.pages.pairs import pairs_page, pairs_picture
+        from likewise.pages.verify import pairs_page, pairs_picture
     if picture is not None:
         result["picture"] = str(pairs_picture(loaded, asked, decided, picture))
         lines.append(f"picture: {picture}")
@@ -495,7 +496,7 @@ def evaluate(
     lines = answers.evaluation_lines(found)
     lines += selection_notes(loaded.origin, list(items_per_class(examples)))
     if report is not None:
-        from likewise.pages.evaluation import evaluation_page
+        from likewise.pages.evaluate import evaluation_page
 
         title = f"{Path(model).name} on {source}"
         page = evaluation_page(report, loaded, found, title=title, source=source)

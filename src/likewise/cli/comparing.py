@@ -56,7 +56,7 @@ def compare(
         )
     result, lines = answer(found)
     if report is not None:
-        from likewise.pages.comparison import comparison_page
+        from likewise.pages.compare import comparison_page
 
         written = comparison_page(report, found, source=source, seed=seed)
         result["report"] = str(written)

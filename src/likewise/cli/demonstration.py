@@ -11,7 +11,7 @@ from likewise.cli import console, journeys
 from likewise.cli.training import tell_epoch
 from likewise.journeys.index import index
 from likewise.journeys.opening import open_fitting
-from likewise.pages.evaluation import evaluation_page
+from likewise.pages.evaluate import evaluation_page
 
 HELD_OUT = ("0", "4", "5", "8")  # digits that the encoder never sees
 PER_CLASS = 10  # examples of every digit in the index

@@ -21,8 +21,8 @@ from likewise.data.mining import hard_pairs as hard_pairs
 from likewise.data.omniglot import OneShotRuns as OneShotRuns
 from likewise.data.omniglot import alphabets as alphabets
 from likewise.data.omniglot import one_shot_runs as one_shot_runs
-from likewise.data.open_set import OpenSetParts as OpenSetParts
-from likewise.data.open_set import split_open_set as split_open_set
+from likewise.data.open_set_split import OpenSetParts as OpenSetParts
+from likewise.data.open_set_split import split_open_set as split_open_set
 from likewise.data.pair_tables import load_pairs as load_pairs
 from likewise.data.pair_tables import load_triplets as load_triplets
 from likewise.data.pairs import GivenPairs as GivenPairs

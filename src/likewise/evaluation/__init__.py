@@ -28,7 +28,7 @@ from likewise.evaluation.mistakes import (
 from likewise.evaluation.open_set import OpenSetResult, evaluate_open_set
 from likewise.evaluation.repetition import Repeated, repeat
 from likewise.evaluation.retrieval import RetrievalResult, evaluate_retrieval
-from likewise.evaluation.verification import VerificationResult, evaluate_verification
+from likewise.evaluation.verifying import VerificationResult, evaluate_verification
 
 __all__ = [
     "Comparison",

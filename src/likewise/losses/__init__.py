@@ -37,9 +37,9 @@ from likewise.losses.proxy import (
     soft_triple_distance,
 )
 from likewise.losses.ranked_list import RankedListLoss, ranked_list_loss
-from likewise.losses.ranking import RecallAtKLoss, SmoothAPLoss, smooth_ranks
 from likewise.losses.sides import GivenPairsLoss, GivenTripletsLoss
 from likewise.losses.sigmoid_pairs import SigmoidPairsLoss, sigmoid_pairs_loss
+from likewise.losses.smooth_ranking import RecallAtKLoss, SmoothAPLoss, smooth_ranks
 from likewise.losses.soft_nearest_neighbor import (
     SoftNearestNeighborLoss,
     soft_nearest_neighbor_loss,

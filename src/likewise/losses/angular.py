@@ -15,7 +15,7 @@ from likewise.errors import InputError
 from likewise.losses._shown import shown
 from likewise.losses.facts import batch_facts
 from likewise.masks import compared
-from likewise.miners._rows import positive_columns, row_blocks
+from likewise.miners.anchor_rows import positive_columns, row_blocks
 
 
 def angular_loss(

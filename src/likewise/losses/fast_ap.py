@@ -12,7 +12,7 @@ from likewise._checks import check_count, check_positive
 from likewise.distances import COSINE, Distance
 from likewise.losses._shown import shown
 from likewise.losses.facts import batch_facts, mean_where
-from likewise.losses.ranking import blocks
+from likewise.losses.smooth_ranking import blocks
 from likewise.masks import compared
 
 

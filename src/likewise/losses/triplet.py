@@ -17,7 +17,7 @@ from likewise.losses._slopes import with_slopes
 from likewise.losses.facts import batch_facts
 from likewise.masks import compared
 from likewise.miners import AllTriplets, TripletMiner, Triplets, all_triplets
-from likewise.miners._rows import or_infinite, positive_columns, row_blocks, sorted_rows
+from likewise.miners.anchor_rows import or_infinite, positive_columns, row_blocks, sorted_rows
 
 FEW_TRIPLETS = 1 << 17  # up to which steps cost more than looking at every triplet
 

@@ -1,7 +1,7 @@
 """Counts at every threshold and what is read off them; probabilities; rankings; clusters."""
 
 from likewise.metrics.clustering import cluster, mutual_information
-from likewise.metrics.pairs import (
+from likewise.metrics.pair_curves import (
     average_precision,
     det_curve,
     equal_error_rate,

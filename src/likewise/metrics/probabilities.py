@@ -8,7 +8,7 @@ from torch import Tensor
 
 from likewise._checks import as_tensors, check_count, check_finite, check_same
 from likewise.errors import InputError
-from likewise.metrics._prior import weights
+from likewise.metrics.priors import weights
 from likewise.metrics.sweeps import Sweep
 
 

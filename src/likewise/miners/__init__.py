@@ -1,6 +1,6 @@
 """Rules that select pairs and triplets from a matrix of distances and two masks."""
 
-from likewise.miners.pairs import (
+from likewise.miners.pair_miners import (
     PairMiner,
     Pairs,
     all_pairs,
@@ -17,7 +17,7 @@ from likewise.miners.sets import (
     all_triplets,
     angular,
 )
-from likewise.miners.triplets import (
+from likewise.miners.triplet_miners import (
     batch_easy_hard,
     batch_hard,
     distance_weighted,

@@ -22,8 +22,8 @@ from likewise.errors import InputError, InputTypeError
 from likewise.journeys.opening import names_of
 from likewise.pages.thumbnails import sheets, thumbnails
 from likewise.pages.writing import own_file, render
-from likewise.plots._style import check_items, name_of
-from likewise.plots.maps import class_look
+from likewise.plots.embedding_maps import class_look
+from likewise.plots.style import check_items, name_of
 
 _SIDES = ((1500, 64), (6000, 48))  # of at most so many items, thumbnails of this side
 _SMALLEST_SIDE = 32

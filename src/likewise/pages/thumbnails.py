@@ -14,7 +14,7 @@ from torch import Tensor
 
 from likewise._checks import check_count
 from likewise.errors import InputError, InputTypeError
-from likewise.plots._style import check_items
+from likewise.plots.style import check_items
 
 _COLUMNS = 32
 _PER_SHEET = _COLUMNS * _COLUMNS  # a sheet is decoded when the first item on it is looked at

@@ -15,7 +15,7 @@ from matplotlib.figure import Figure
 from likewise._files import write_whole
 from likewise.errors import InputError
 from likewise.intervals import Estimate
-from likewise.plots._saving import image_bytes
+from likewise.plots.figure_files import image_bytes
 
 Cell = str | int | float | Estimate | None
 

@@ -4,20 +4,20 @@ Every function returns a `matplotlib.figure.Figure` that knows no window, no glo
 none of the caller's rcParams. `save` writes it; in a notebook it shows itself.
 """
 
-from likewise.plots._saving import save
 from likewise.plots.comparison import differences, estimates
 from likewise.plots.confusions import confusion
 from likewise.plots.contact_sheet import augmented_views, contact_sheet, neighbors
 from likewise.plots.curves import det, roc, threshold_curves
-from likewise.plots.distances import distance_histogram
-from likewise.plots.maps import embedding_map, embedding_maps
-from likewise.plots.mistakes import confused_classes, labeled_pairs
-from likewise.plots.open_set import fnir_curve
+from likewise.plots.embedding_maps import embedding_map, embedding_maps
+from likewise.plots.figure_files import save
+from likewise.plots.histograms import distance_histogram
+from likewise.plots.identification import fnir_curve
+from likewise.plots.mistake_sheets import confused_classes, labeled_pairs
 from likewise.plots.pair_sheet import pairs, worst_pairs
 from likewise.plots.points import embedding_points
-from likewise.plots.probabilities import reliability
+from likewise.plots.reliability_curves import reliability
 from likewise.plots.showing import show
-from likewise.plots.training import items_per_class, training_curves
+from likewise.plots.training_curves import items_per_class, training_curves
 
 __all__ = [
     "augmented_views",

@@ -7,7 +7,7 @@ from matplotlib.layout_engine import ConstrainedLayoutEngine
 from matplotlib.lines import Line2D
 from numpy.typing import NDArray
 
-from likewise.plots._style import INK, MARGIN, NOTE_SIZE, line_height
+from likewise.plots.style import INK, MARGIN, NOTE_SIZE, line_height
 
 MOST_POINTS = 2000  # more than a screen can show; a sweep may hold millions
 

@@ -5,7 +5,7 @@ from collections.abc import Sequence
 from matplotlib.axes import Axes
 
 from likewise.errors import InputError
-from likewise.plots._style import (
+from likewise.plots.style import (
     NEUTRAL,
     NOTE_SIZE,
     RIGHT,

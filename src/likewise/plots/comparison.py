@@ -10,7 +10,7 @@ from matplotlib.ticker import FuncFormatter, MaxNLocator
 from likewise._checks import check_count
 from likewise.errors import InputError
 from likewise.intervals import Estimate
-from likewise.plots._style import (
+from likewise.plots.style import (
     DIFFERENT,
     INK,
     MUTED,

@@ -14,7 +14,7 @@ from torch import Tensor
 
 from likewise.errors import InputError
 from likewise.intervals import Estimate
-from likewise.plots._style import GRID, INK, NOTE_SIZE, WIDTH, canvas, fit, measure, styled
+from likewise.plots.style import GRID, INK, NOTE_SIZE, WIDTH, canvas, fit, measure, styled
 
 # Steep at the start: a confusion of a few percent must be seen.
 _BLUES = LinearSegmentedColormap.from_list(

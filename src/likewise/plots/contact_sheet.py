@@ -10,7 +10,7 @@ from likewise._checks import check_count, check_labels
 from likewise.errors import InputError
 from likewise.index import Neighbors
 from likewise.plots._sheet import CELL, GAP, LINE, Sheet, check_names, short_name, some, verdict
-from likewise.plots._style import (
+from likewise.plots.style import (
     INK,
     MARGIN,
     MUTED,

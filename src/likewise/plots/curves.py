@@ -15,7 +15,7 @@ from scipy.special import ndtr, ndtri
 from likewise.errors import InputError, InputTypeError
 from likewise.metrics import Sweep, det_curve, equal_error_rate, roc_curve
 from likewise.plots._axes import legend, seen, thinned, threshold_line, unit
-from likewise.plots._style import (
+from likewise.plots.style import (
     CLASS_COLORS,
     CLASS_MARKERS,
     DIFFERENT,

@@ -10,7 +10,7 @@ from torch import Tensor
 from likewise._checks import check_count, check_finite, check_same
 from likewise.errors import InputError
 from likewise.plots._sheet import GAP, LINE, Sheet, check_names, short_name, some, verdict
-from likewise.plots._style import (
+from likewise.plots.style import (
     INK,
     MARGIN,
     MUTED,

@@ -28,10 +28,10 @@ from likewise.plots.comparison import differences, estimates
 from likewise.plots.confusions import confusion
 from likewise.plots.contact_sheet import contact_sheet, neighbors
 from likewise.plots.curves import roc, threshold_curves
-from likewise.plots.distances import distance_histogram
-from likewise.plots.open_set import fnir_curve
+from likewise.plots.histograms import distance_histogram
+from likewise.plots.identification import fnir_curve
 from likewise.plots.pair_sheet import pairs
-from likewise.plots.training import training_curves
+from likewise.plots.training_curves import training_curves
 from likewise.training import History
 
 SHOWN = (

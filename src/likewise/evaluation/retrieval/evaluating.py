@@ -22,9 +22,9 @@ from likewise.distances import COSINE, Distance, check_distance
 from likewise.errors import InputError, InputTypeError
 from likewise.evaluation._labeled import kept, labeled
 from likewise.evaluation.retrieval import estimating
-from likewise.evaluation.retrieval.leaving_out import MOST_PARTS, LeftOut
+from likewise.evaluation.retrieval.classes_left_out import MOST_PARTS, LeftOut
 from likewise.evaluation.retrieval.nearest import Search
-from likewise.evaluation.retrieval.result import RetrievalResult
+from likewise.evaluation.retrieval.retrieval_result import RetrievalResult
 from likewise.intervals import FEWEST_GROUPS, Estimate, merge_groups
 
 RANKS = (1, 5, 10)  # at which scores are told unless others are asked for

@@ -6,7 +6,12 @@ from torch import Tensor
 
 from likewise._checks import check_choice, check_count, check_positive
 from likewise.errors import InputError
-from likewise.miners._rows import or_infinite, or_minus_infinite, positive_columns, sorted_rows
+from likewise.miners.anchor_rows import (
+    or_infinite,
+    or_minus_infinite,
+    positive_columns,
+    sorted_rows,
+)
 from likewise.miners.sets import AllTriplets, TripletMiner, Triplets
 
 

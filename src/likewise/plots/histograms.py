@@ -15,7 +15,7 @@ from torch import Tensor
 from likewise._checks import check_count, check_finite, check_same
 from likewise.errors import InputError, InputTypeError
 from likewise.plots._axes import legend, threshold_line
-from likewise.plots._style import (
+from likewise.plots.style import (
     DIFFERENT,
     NOTE_SIZE,
     SAME,

@@ -9,7 +9,7 @@ from torch import Tensor
 from likewise import metrics
 from likewise.intervals import Estimate, binomial
 from likewise.plots._axes import legend, unit
-from likewise.plots._style import DIFFERENT, MUTED, SAME, canvas, styled
+from likewise.plots.style import DIFFERENT, MUTED, SAME, canvas, styled
 
 
 @styled

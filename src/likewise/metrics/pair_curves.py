@@ -7,7 +7,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from likewise._checks import check_positive, check_rate
-from likewise.metrics._prior import check_prior
+from likewise.metrics.priors import check_prior
 from likewise.metrics.sweeps import Sweep
 
 

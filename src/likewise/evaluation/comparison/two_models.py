@@ -14,11 +14,11 @@ from likewise._checks import as_tensor, check_choice, check_finite
 from likewise.errors import InputError, InputTypeError
 from likewise.evaluation._labeled import kept, labeled
 from likewise.evaluation.comparison import paired
-from likewise.evaluation.comparison.result import Comparison, Found, finished
+from likewise.evaluation.comparison.comparison_result import Comparison, Found, finished
 from likewise.evaluation.matching import MatchingResult
 from likewise.evaluation.repetition import Repeated
 from likewise.evaluation.retrieval import RetrievalResult
-from likewise.evaluation.verification import PARTS_OF_ITEMS, VerificationResult
+from likewise.evaluation.verifying import PARTS_OF_ITEMS, VerificationResult
 from likewise.intervals import A_RATE, ANYWHERE, FEWEST_GROUPS, Estimate
 
 # Of measures that are called so, or end so: "unseen.loss" is a loss.

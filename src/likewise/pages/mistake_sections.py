@@ -20,10 +20,10 @@ from likewise.evaluation.mistakes import (
     nearest_wrong,
 )
 from likewise.model.trials import translated
-from likewise.pages.pictures import Pictures
+from likewise.pages.shown_items import Pictures
 from likewise.pages.writing import Section
-from likewise.plots.mistakes import confused_classes as draw_confused
-from likewise.plots.mistakes import labeled_pairs
+from likewise.plots.mistake_sheets import confused_classes as draw_confused
+from likewise.plots.mistake_sheets import labeled_pairs
 
 SHEET = 9  # pairs on a sheet
 MOST_CLASSES = 50  # rows of the table

@@ -16,8 +16,8 @@ from likewise.intervals import Estimate
 from likewise.journeys.opening import open_fitting
 from likewise.model import Evaluation, SimilarityModel
 from likewise.model.trials import PAIRS, all_names, labeled, translated
-from likewise.pages import mistakes
-from likewise.pages.pictures import Pictures
+from likewise.pages import mistake_sections
+from likewise.pages.shown_items import Pictures
 from likewise.pages.writing import Section, write_page
 
 MOST_POINTS = 1500  # in the embedding map; t-SNE of more takes longer than the rest together
@@ -53,7 +53,7 @@ def evaluation_page(
         *_matching(model, few, pictures, found),
         _verification(model, found, unit),
         _retrieval(found),
-        *mistakes.sections(
+        *mistake_sections.sections(
             few,
             pictures,
             found.retrieval,

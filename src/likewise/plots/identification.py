@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from likewise.errors import InputError, InputTypeError
 from likewise.metrics import Sweep
 from likewise.plots._axes import legend, seen
-from likewise.plots._style import (
+from likewise.plots.style import (
     CLASS_COLORS,
     DIFFERENT,
     LINE_STYLES,

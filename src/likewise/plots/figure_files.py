@@ -10,7 +10,7 @@ from matplotlib.figure import Figure
 
 from likewise._checks import check_choice
 from likewise._files import write_whole
-from likewise.plots._style import STYLE
+from likewise.plots.style import STYLE
 
 _METADATA: dict[str, dict[str, str | None]] = {
     ".png": {"Software": "likewise"},

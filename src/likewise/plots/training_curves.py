@@ -11,7 +11,7 @@ from matplotlib.ticker import FuncFormatter, MaxNLocator
 from likewise._checks import check_count
 from likewise.errors import InputError
 from likewise.plots._axes import legend_height, legend_of_all
-from likewise.plots._style import (
+from likewise.plots.style import (
     CLASS_COLORS,
     DIFFERENT,
     LINE_STYLES,

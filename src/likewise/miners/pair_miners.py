@@ -8,7 +8,7 @@ from jaxtyping import Bool, Float
 from torch import Tensor
 
 from likewise._checks import check_at_least
-from likewise.miners._rows import or_infinite, or_minus_infinite, sorted_values
+from likewise.miners.anchor_rows import or_infinite, or_minus_infinite, sorted_values
 
 
 class Pairs(NamedTuple):

@@ -24,7 +24,7 @@ from likewise._checks import (
 )
 from likewise.errors import InputError
 from likewise.plots._axes import legend_height, legend_of_all
-from likewise.plots._style import (
+from likewise.plots.style import (
     CLASS_COLORS,
     CLASS_MARKERS,
     INK,
