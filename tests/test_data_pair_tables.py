@@ -103,7 +103,7 @@ def test_a_table_without_truth_is_read_as_such(table):
     unlabeled = read_pair_table(path)
     assert unlabeled.same is None
     assert unlabeled.pairs == [(0, 1), (1, 2)]
-    assert [os.path.basename(file) for file in unlabeled.paths] == unlabeled.names
+    assert [os.path.basename(file) for file in unlabeled.sides] == unlabeled.names
     with pytest.raises(ValueError, match=r"must have the column same .* got neither\. Add one"):
         load_pairs(path)
     assert read_pair_table(table("a,b,same\na.png,b.png,1\n")).same == [True]
