@@ -1,5 +1,4 @@
-import sys
-import types
+import importlib
 
 import numpy as np
 import pytest
@@ -8,7 +7,7 @@ import torch
 import likewise as lw
 from likewise import data, losses
 from likewise.augment import Augment, as_batch_change, by_name, presets
-from torchvision_operators import have_timm
+from likewise.encoders._torchvision import retried
 
 IMAGES = torch.rand(6, 3, 16, 16, generator=torch.Generator().manual_seed(0))
 
@@ -85,10 +84,10 @@ def test_albumentations_gets_arrays_one_at_a_time():
 
 
 def test_torchvision_changes_each_image_in_its_own_way():
-    if not have_timm() or ("torchvision" not in sys.modules and not _import()):
+    try:
+        v2 = retried(lambda: importlib.import_module("torchvision.transforms.v2"))
+    except (ImportError, RuntimeError):
         pytest.skip("torchvision cannot be imported")
-    from torchvision.transforms import v2
-
     change = v2.RandomHorizontalFlip()
     torch.manual_seed(0)
     changed = as_batch_change(change)(IMAGES)
@@ -101,11 +100,3 @@ def test_torchvision_changes_each_image_in_its_own_way():
     pair = data.load((IMAGES, [0, 1] * 3))
     encoder = torch.nn.Sequential(torch.nn.Flatten(), torch.nn.Linear(768, 4))
     lw.fit(encoder, losses.TripletLoss(), pair, epochs=1, batches=1, augment=change, device="cpu")
-
-
-def _import():
-    try:
-        import torchvision
-    except (ImportError, RuntimeError):
-        return False
-    return isinstance(torchvision, types.ModuleType)
