@@ -265,6 +265,7 @@ def test_preprocessing_survives_as_plain_values():
         "item_shape": [3, 2, 2],
         "mean": [0.1, 0.2, 0.3],
         "std": [1.0, 2.0, 3.0],
+        "framing": None,
     }
 
 

@@ -69,6 +69,7 @@ def by_name(
         MissingExtra: A package is missing; the sentence names the extra.
 
     Example:
+        >>> import torch
         >>> by_name("small", item_shape=(1, 28, 28)).config["embedding_dim"]
         64
         >>> by_name("none", item_shape=(384,), head="linear", embedding_dim=32)(
