@@ -341,3 +341,24 @@ def plain_model(tmp_path_factory):
     digits = lw.data.load("digits")
     made = lw.SimilarityModel(lw.encoders.MLPEncoder(digits.item_shape))
     return made.save(tmp_path_factory.mktemp("plain") / "m")
+
+
+def test_an_interrupt_that_became_another_exception_is_still_one():
+    # As where code in C that is being imported makes an ImportError of it.
+    code = (
+        "import os, signal, sys, time\n"
+        "from likewise.cli import journeys\n"
+        "def opened(*_, **__):\n"
+        "    try:\n"
+        "        os.kill(os.getpid(), signal.SIGINT)\n"
+        "        time.sleep(5)\n"
+        "    except KeyboardInterrupt:\n"
+        "        raise ImportError('numpy failed to import') from None\n"
+        "journeys.open_model = opened\n"
+        "sys.argv = ['likewise', 'remove', 'model', '--class', 'x']\n"
+        "from likewise.cli import main\n"
+        "main()\n"
+    )
+    with interruptible(sys.executable, "-c", code) as process:
+        _, err = process.communicate(timeout=120)
+    assert (process.returncode, err) == (130, "likewise: stopped.\n")

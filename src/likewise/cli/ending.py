@@ -5,10 +5,13 @@ anything else is a fault of ours and keeps its traceback.
 """
 
 import os
+import signal
 import sys
+import threading
 import traceback
 import warnings
 from collections.abc import Callable, Mapping
+from types import FrameType
 from typing import Any
 
 import typer
@@ -25,6 +28,7 @@ from likewise.cli.console import (
 )
 from likewise.errors import InputError, MissingExtra
 
+_interrupts: list[int] = []  # signals of Ctrl-C so far
 # What the library calls an argument that a command calls otherwise; the first that it has.
 _ALSO = {
     "csv_path": ("pairs", "source"),
@@ -50,6 +54,8 @@ class Command(TyperCommand):
         except KeyboardInterrupt:
             raise typer.Exit(stopped()) from None
         except Exception as error:
+            if _interrupts:
+                raise typer.Exit(stopped()) from None
             if hasattr(error, "format_message"):  # click's own words about options
                 raise
             raise typer.Exit(exit_status(error, self._names())) from error
@@ -74,6 +80,9 @@ class Command(TyperCommand):
 def run(app: Callable[..., Any]) -> int:
     """Run the command line; its exit status."""
     _open_streams()
+    is_main = threading.current_thread() is threading.main_thread()
+    if is_main and signal.getsignal(signal.SIGINT) is signal.default_int_handler:
+        signal.signal(signal.SIGINT, _interrupted)
     if sys.stdout is None:  # before the work rather than after it
         say("likewise: standard output must be open for the answer, got it closed.")
         return CALLERS_MISTAKE
@@ -90,10 +99,18 @@ def run(app: Callable[..., Any]) -> int:
     except SystemExit:  # click's own way out of a pipe that nobody reads
         return READER_GONE
     except Exception as error:
+        if _interrupts:
+            return stopped()
         if hasattr(error, "format_message"):
             say(f"likewise: {error.format_message()}")
             return CALLERS_MISTAKE
         return exit_status(error, {})
+
+
+def _interrupted(number: int, frame: FrameType | None) -> None:
+    # Code in C that is being imported may make another exception of the one raised here.
+    _interrupts.append(number)
+    signal.default_int_handler(number, frame)
 
 
 def stopped() -> int:
