@@ -74,7 +74,7 @@ class Recipe:
     """What is trained, and how."""
 
     image_size: int = 32
-    centerd: bool = False  # drawings moved to the middle and scaled to the same spread of ink
+    centered: bool = False  # drawings moved to the middle and scaled to the same spread of ink
     layers: tuple[int | Literal["pool"], ...] = (64, "pool", 64, "pool", 128, "pool", 128)
     embedding_dim: int = 128
     loss: str = "multi-similarity"
@@ -93,10 +93,10 @@ class Recipe:
 
 DEEP: tuple[int | Literal["pool"], ...] = (64, "pool", 64, 64, "pool", 128, 128, "pool", 128)
 BASE = Recipe()
-CENTERED = replace(BASE, centerd=True, translate=0.04, scale=(0.9, 1.1))
+CENTERED = replace(BASE, centered=True, translate=0.04, scale=(0.9, 1.1))
 RECIPES = {
     "base": BASE,
-    "centerd": CENTERED,
+    "centered": CENTERED,
     "bend": replace(CENTERED, bend=0.06),
     "bend more": replace(CENTERED, bend=0.12),
     "strong": replace(CENTERED, degrees=15, translate=0.08, scale=(0.8, 1.2), shear=20),
@@ -129,8 +129,8 @@ VIEW = lw.augment.Augment(degrees=6, translate=0.04, scale=(0.95, 1.05), shear=6
 
 
 def fitted(images: Tensor, recipe: Recipe) -> Tensor:
-    """Images (n, 1, h, w) as the encoder gets them; those to be centerd have their full size."""
-    if not recipe.centerd:
+    """Images (n, 1, h, w) as the encoder gets them; those to be centered have their full size."""
+    if not recipe.centered:
         return images
     side = torch.linspace(-1, 1, images.shape[-1])
     ink = images / images.sum(dim=(1, 2, 3), keepdim=True).clamp(min=1)
@@ -153,7 +153,7 @@ def fitted(images: Tensor, recipe: Recipe) -> Tensor:
 
 def read(split: str, recipe: Recipe) -> lw.data.ArrayDataset:
     """A part of Omniglot with classes of its own, so that no loss keeps room for the other's."""
-    size = None if recipe.centerd else recipe.image_size
+    size = None if recipe.centered else recipe.image_size
     data = lw.data.load("omniglot", split=split, image_size=size)
     parts = torch.split(torch.arange(len(data)), 1000)  # not all at once: as floats they are large
     images = [fitted(lw.data.items(data, part.tolist()), recipe) for part in parts]
@@ -340,7 +340,7 @@ def judge(encoders: Sequence[nn.Module], training: Training, aside: Any) -> dict
     ]
     image_sets = [lw.data.items(test)]
     if aside is None:
-        runs = one_shot_runs(image_size=None if recipe.centerd else recipe.image_size)
+        runs = one_shot_runs(image_size=None if recipe.centered else recipe.image_size)
         image_sets += [fitted(side.flatten(0, 1), recipe) for side in (runs.support, runs.queries)]
     unwhitened = {
         views: [embed(encoders, training, images, views) for images in image_sets]

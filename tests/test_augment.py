@@ -43,7 +43,7 @@ def seeded(seed=0):
 
 
 def blob(height, width, x, y):
-    """One soft dot, centerd `x` pixels right of and `y` pixels below the middle."""
+    """One soft dot, centered `x` pixels right of and `y` pixels below the middle."""
     rows = torch.arange(height) + 0.5 - height / 2
     columns = torch.arange(width) + 0.5 - width / 2
     return torch.exp(-((rows[:, None] - y) ** 2 + (columns - x) ** 2) / 8)

@@ -383,8 +383,8 @@ def _euclidean_paired(a: Tensor, b: Tensor) -> Tensor:
 
 
 def _noise_to_signal(a: Tensor, b: Tensor, compare: Callable[[Tensor, Tensor], Tensor]) -> Tensor:
-    x = _centerd(a)
-    noise = compare(x, x if b is a else _centerd(b))
+    x = _centered(a)
+    noise = compare(x, x if b is a else _centered(b))
     shape = (-1, *[1] * (noise.ndim - 1))
     signal = x.square().sum(dim=1)
     with torch.no_grad():
@@ -398,7 +398,7 @@ def _noise_to_signal(a: Tensor, b: Tensor, compare: Callable[[Tensor, Tensor], T
     return torch.where(without, noise.detach() / signal.detach(), ratio)
 
 
-def _centerd(x: Tensor) -> Tensor:
+def _centered(x: Tensor) -> Tensor:
     if x.shape[1] < 2:
         raise InputError(
             f"embeddings must have at least 2 dimensions for snr, got {x.shape[1]}. "

@@ -220,6 +220,6 @@ def _number(word: str, text: str) -> float:
     return value
 
 
-def _named(goal: Goal, factory: str, guarantee: float) -> Goal:
-    goal.__name__ = f"{factory}({guarantee!r})"
+def _named(goal: Goal, factory: str, value: float) -> Goal:
+    goal.__name__ = f"{factory}({value!r})"
     return goal

@@ -278,7 +278,7 @@ def _size_left(
             if padding != "valid" and kernel % 2 == 0:
                 raise InputError(
                     f'kernel_size must be odd unless padding is "valid", got {kernel}. '
-                    "An even kernel cannot be centerd on a pixel."
+                    "An even kernel cannot be centered on a pixel."
                 )
             if padding in ("reflect", "circular") and kernel // 2 >= min(height, width):
                 raise InputError(
