@@ -586,6 +586,8 @@ class Judge:
     def tests_for(self, mutant: Mutant) -> tuple[list[str], bool]:
         """Tests that reach the statement, quickest first, and whether the budget cut them."""
         names = self.reached.reaching[mutant.file, mutant.statement]
+        if not mutant.statement:  # a test of signatures and defaults reaches no statement
+            names = names | self.reached.idle
         # A test that starts processes may reach it there, where nothing was recorded.
         names = names or self.reached.spawning
         ordered = sorted(names, key=lambda name: (self.reached.seconds[name], name))
@@ -730,11 +732,12 @@ def report(results: list[dict]) -> str:
 
 @dataclass
 class Reached:
-    """Which tests reach which statement, how long each takes, and which start processes."""
+    """What each test reaches, how long it takes, which start processes, which reach nothing."""
 
     seconds: dict[str, float]
     reaching: dict[tuple[str, int], set[str]]  # by file and line; line 0: any of the file
     spawning: set[str]
+    idle: set[str]
 
 
 def recorded(project: Path, tests: list[str], workers: int, cache: Path) -> Reached:
@@ -757,16 +760,19 @@ def recorded(project: Path, tests: list[str], workers: int, cache: Path) -> Reac
         cache.write_text(json.dumps([json.loads(told.read_text()) for told in parts]))
         for told in parts:
             told.unlink()
-    reached = Reached({}, collections.defaultdict(set), set())
+    reached = Reached({}, collections.defaultdict(set), set(), set())
     for part in json.loads(cache.read_text()):
         if part["failed"]:
             print("Left out, for they fail as it is:", *part["failed"], sep="\n  ", file=sys.stderr)
         for name in part["tests"].keys() - set(part["failed"]):
             reached.seconds[name], hits = part["tests"][name]
+            if not hits:
+                reached.idle.add(name)
             for file, line in (part["statements"][hit] for hit in hits):
                 reached.reaching[file, line].add(name)
                 reached.reaching[file, 0].add(name)
         reached.spawning |= set(part["spawning"]) - set(part["failed"])
+    reached.idle -= reached.spawning
     return reached
 
 
