@@ -1,13 +1,19 @@
 """From pairs whose truth is known to a threshold, and what that threshold costs and guarantees."""
 
 from likewise.calibration.calibrated import Calibration
-from likewise.calibration.calibrating import calibrate, calibrate_all, calibrate_matching
+from likewise.calibration.calibrating import (
+    GivenUnknowns,
+    calibrate,
+    calibrate_all,
+    calibrate_matching,
+)
 from likewise.calibration.classes import ClassThresholds, calibrate_per_class
 from likewise.calibration.goals import (
     Goal,
     at_least_precision,
     at_least_recall,
     at_most_false_accepts,
+    balanced,
     best_accuracy,
     best_f1,
     equal_error,
@@ -15,17 +21,22 @@ from likewise.calibration.goals import (
     least_cost,
     parse_goal,
 )
-from likewise.calibration.guarantee import Guarantee, KeptGuarantee, disjoint_rows
+from likewise.calibration.guarantee import Guarantee, KeptGuarantee, MeanGuarantee, disjoint_rows
+from likewise.calibration.unknowns import UnknownsJudged
 
 __all__ = [
     "Calibration",
     "ClassThresholds",
+    "GivenUnknowns",
     "Goal",
     "Guarantee",
     "KeptGuarantee",
+    "MeanGuarantee",
+    "UnknownsJudged",
     "at_least_precision",
     "at_least_recall",
     "at_most_false_accepts",
+    "balanced",
     "best_accuracy",
     "best_f1",
     "calibrate",

@@ -7,6 +7,7 @@ from typing import Any, cast
 
 from likewise._checks import check_count, is_finite_number
 from likewise.calibration.guarantee import KeptGuarantee
+from likewise.calibration.unknowns import UnknownsJudged
 from likewise.errors import InputError
 from likewise.intervals import Estimate
 from likewise.metrics import Sweep
@@ -29,7 +30,8 @@ class Calibration:
         different_total: pairs that are different.
         true_accept_rate: share of the same pairs accepted. In search this is TensorFlow
             Similarity's "recall".
-        false_accept_rate: share of the different pairs accepted.
+        false_accept_rate: share of the different pairs accepted; in matching, of the unknowns,
+            see `false_positive_rate`.
         precision: share of the accepted pairs that are the same.
         recall: share of what was to be found that was accepted and right; differs from
             `true_accept_rate` in search, where a known query with a wrong neighbor is missed.
@@ -37,9 +39,9 @@ class Calibration:
         f1_tensorflow_similarity: of precision and true_accept_rate, as that library has it.
         accuracy: share of all pairs accepted and the same, or rejected and different.
         guarantee: on the true false accept rate, if the goal has a confidence.
-        gallery_size: how many items were indexed; None for pairs.
-        false_positive_rate: share of the unknowns accepted, that is of queries whose class is
-            not indexed; None where there were none, and for pairs.
+        gallery_size: the gallery that the rates are for, in items; None for pairs.
+        unknowns: the unknowns that it was judged on, by kind, the kind that gave the threshold
+            first; none for pairs.
         sample: distances of at most 1,000 independent pairs, drawn at random and ascending, for
             `drift.check_drift`.
         sweep: all thresholds, if asked to be kept; not saved.
@@ -60,9 +62,20 @@ class Calibration:
     accuracy: Estimate
     guarantee: KeptGuarantee | None = None
     gallery_size: int | None = None
-    false_positive_rate: Estimate | None = None
+    unknowns: tuple[UnknownsJudged, ...] = ()
     sample: tuple[float, ...] = dataclasses.field(default=(), repr=False)
     sweep: Sweep | None = dataclasses.field(default=None, repr=False, compare=False)
+
+    @property
+    def false_positive_rate(self) -> Estimate | None:
+        """Share of the unknowns accepted (FPIR); None for pairs, and where there were none."""
+        return self.false_accept_rate if self.unknowns else None
+
+    @property
+    def false_negative_rate(self) -> Estimate:
+        """Share of what was to be found that is rejected or confused (FNIR): 1 less `recall`."""
+        found = self.recall
+        return Estimate(1 - found.value, 1 - found.high, 1 - found.low, found.method)
 
     @property
     def guaranteed(self) -> str | None:
@@ -97,7 +110,10 @@ class Calibration:
         return {
             name: value.to_dict() if isinstance(value, (Estimate, KeptGuarantee)) else value
             for name, value in fields.items()
-        } | {"sample": list(self.sample)}
+        } | {
+            "sample": list(self.sample),
+            "unknowns": [each.to_dict() for each in self.unknowns],
+        }
 
     @classmethod
     def from_dict(cls, fields: object) -> "Calibration":
@@ -163,6 +179,15 @@ def _read_sample(name: str, value: object) -> tuple[float, ...]:
     return tuple(_read_threshold(name, each) for each in value)
 
 
+def _read_unknowns(name: str, value: object) -> tuple[UnknownsJudged, ...]:
+    if not isinstance(value, (list, tuple)):
+        raise InputError(f"{name} of a calibration must be a list, got {value!r}.")
+    try:
+        return tuple(map(UnknownsJudged.from_dict, value))
+    except ValueError as error:
+        raise InputError(f"{name} of a calibration cannot be read: {error}") from error
+
+
 # How each saved field is read back.
 _FIELDS: dict[str, Callable[[str, object], Any]] = {
     "threshold": _read_threshold,
@@ -185,6 +210,6 @@ _FIELDS: dict[str, Callable[[str, object], Any]] = {
     ),
     "guarantee": _or_none(_read_guarantee),
     "gallery_size": _or_none(_read_count),
-    "false_positive_rate": _or_none(_read_estimate),
+    "unknowns": _read_unknowns,
     "sample": _read_sample,
 }
