@@ -8,6 +8,7 @@ from likewise.calibration.calibrating import (
     calibrate_matching,
 )
 from likewise.calibration.classes import ClassThresholds, calibrate_per_class
+from likewise.calibration.cross_fit import CrossFit, carried, class_folds
 from likewise.calibration.goals import (
     Goal,
     at_least_precision,
@@ -27,6 +28,7 @@ from likewise.calibration.unknowns import UnknownsJudged
 __all__ = [
     "Calibration",
     "ClassThresholds",
+    "CrossFit",
     "GivenUnknowns",
     "Goal",
     "Guarantee",
@@ -43,6 +45,8 @@ __all__ = [
     "calibrate_all",
     "calibrate_matching",
     "calibrate_per_class",
+    "carried",
+    "class_folds",
     "disjoint_rows",
     "equal_error",
     "goal_name",

@@ -221,7 +221,7 @@ def calibrate_matching(
     goal = balanced() if goal is None else goal
 
     def trials(
-        distances: Any, same: Any, known: Any, items: Any, classes: Any, kind: str, growth: float
+        kind: str, growth: float, distances: Any, same: Any, known: Any, items: Any, classes: Any
     ) -> Trials:
         return Trials.of(
             distances,
@@ -237,13 +237,13 @@ def calibrate_matching(
             growth=growth,
         )
 
-    made = trials(distances, same, known, items, classes, kind, growth)
+    made = trials(kind, growth, distances, same, known, items, classes)
     chosen = made.calibrated(goal, keep_sweep=keep_sweep)
     if given is None:
         return chosen
     if not bool(made.known.any() if made.known is not None else False):
         raise InputError("known must hold known queries beside given unknowns, got none.")
-    of_given = trials(*_with_given(made, given), "given", 1.0)
+    of_given = trials("given", 1.0, *_with_given(made, given))
     other = of_given.calibrated(goal, keep_sweep=keep_sweep)
     if not chosen.unknowns:
         return other

@@ -73,7 +73,7 @@ def lookup_without_own_class(
     padding = "" if ids.dtype.kind == "U" else -1
     rows = max(1, NUMBERS // len(ids))
     found = []
-    for some, own in zip(queries.split(rows), labels.cpu().split(rows), strict=True):
+    for some, own in zip(torch.split(queries, rows), torch.split(labels.cpu(), rows), strict=True):
         distances = distance.matrix(some, embeddings.to(some))
         distances = distances.cpu().masked_fill(own[:, None] == codes[None, :], torch.inf)
         nearest, columns = distances.topk(k, largest=False)

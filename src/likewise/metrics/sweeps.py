@@ -50,16 +50,14 @@ class Sweep:
     @property
     def impostor_accepts(self) -> Int[Tensor, " t"]:
         """Accepted unknowns; where there are none, accepted pairs that are different."""
-        return self.unknown_accepts if self._of_unknowns else self.false_accepts
+        if self.unknown_accepts is None or not self.unknown_total:
+            return self.false_accepts
+        return self.unknown_accepts
 
     @property
     def impostor_total(self) -> int:
         """Unknowns; where there are none, pairs that are different."""
-        return self.unknown_total if self._of_unknowns else self.different_total
-
-    @property
-    def _of_unknowns(self) -> bool:
-        return self.unknown_accepts is not None and self.unknown_total > 0
+        return self.unknown_total or self.different_total
 
     @property
     def to_be_found(self) -> int:
