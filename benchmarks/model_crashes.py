@@ -21,8 +21,8 @@ from pathlib import Path
 import torch
 
 import likewise as lw
-from likewise.artifacts import ArtifactError
 from likewise.calibration import calibrate
+from likewise.model import ArtifactError
 
 BAD = ("unloadable", "false damage", "lost updates", "mixed", "locked out", "tracebacks")
 FILES = 7  # of a model that was saved twice unchanged, with its lock

@@ -44,7 +44,7 @@ from pathlib import Path
 
 PROJECT = Path(__file__).resolve().parents[1]
 PACKAGE = Path("src/likewise")
-FOLDERS = ["losses", "miners", "calibration", "intervals", "matching", "index", "artifacts"]
+FOLDERS = ["losses", "miners", "calibration", "intervals", "matching", "index", "model"]
 PYTEST = ["-p", "no:cacheprovider"]
 LEAST_SECONDS, SLACK = 20.0, 6.0  # a child may take this long, and so many times the usual
 OUR_FAULT = 99  # status of a child that could not judge

@@ -11,8 +11,8 @@ import torch
 from torch import nn
 
 import likewise as lw
-from likewise.artifacts import ArtifactError
 from likewise.encoders import Backbone, backbone, backbones, encode
+from likewise.model import ArtifactError
 from oracles import seal_model
 from torchvision_operators import have_timm
 

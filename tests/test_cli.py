@@ -291,9 +291,9 @@ def mistakes(tmp_path, monkeypatch, model):
     (tmp_path / "idx" / "train-labels-idx1-ubyte").write_bytes(labels)
     picture(tmp_path / "a.png", 0)
 
-    from likewise.artifacts import SimilarityModel
     from likewise.data import Preprocess
     from likewise.encoders import MLPEncoder
+    from likewise.model import SimilarityModel
 
     preprocess = Preprocess((1, 8, 8), (0.0,), (1.0,))
     SimilarityModel(MLPEncoder((1, 8, 8)), preprocess=preprocess).save(tmp_path / "EMPTY")

@@ -217,7 +217,7 @@ def test_too_little_memory_ends_in_a_sentence(evil, tmp_path):
     code = (
         "import resource, sys, torch, numpy, likewise as lw\n"
         "from likewise.cli import commands, training\n"
-        "import likewise.data.loading, likewise.artifacts\n"
+        "import likewise.data.loading, likewise.model\n"
         "used = int(open('/proc/self/statm').read().split()[0]) * resource.getpagesize()\n"
         "resource.setrlimit(resource.RLIMIT_AS, (used + 2**27, resource.RLIM_INFINITY))\n"
         "lw.data.load = lambda *_, **__: numpy.ones(2**28)\n"

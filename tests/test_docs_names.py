@@ -50,7 +50,7 @@ NO_NAMES = {
 NAMED_TESTS = ["test_distances.py", "test_losses.py"]
 # What pages call an object of a class or kind.
 OBJECTS = {
-    "model": ["artifacts.SimilarityModel"],
+    "model": ["model.SimilarityModel"],
     "distance": ["distances.Distance"],
     "encoder": ["encoders.ConvEncoder", "encoders.backbones.Backbone"],
     "loss": ["losses.TripletLoss"],

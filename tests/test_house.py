@@ -20,7 +20,7 @@ FLOORS = [
     ["losses", "training", "index", "calibration", "probability"],
     ["matching", "verification", "drift"],
     ["evaluation", "plots"],
-    ["artifacts"],
+    ["model"],
     ["journeys"],
     ["pages"],
     ["cli"],

@@ -7,11 +7,11 @@ import torch
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from likewise.artifacts import SimilarityModel
 from likewise.distances import EUCLIDEAN
 from likewise.errors import InputError, InputTypeError
 from likewise.index import Gallery, Index
 from likewise.index._where import parsed
+from likewise.model import SimilarityModel
 
 KEYS = ["a", "b", "or", "not"]
 OPERATORS = {

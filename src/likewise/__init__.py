@@ -8,7 +8,6 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from likewise import (
-        artifacts,
         augment,
         calibration,
         data,
@@ -25,6 +24,7 @@ if TYPE_CHECKING:
         matching,
         metrics,
         miners,
+        model,
         normalization,
         pages,
         plots,
@@ -33,7 +33,6 @@ if TYPE_CHECKING:
         training,
         verification,
     )
-    from likewise.artifacts import SimilarityModel, load
     from likewise.calibration import (
         Calibration,
         at_least_precision,
@@ -53,6 +52,7 @@ if TYPE_CHECKING:
     from likewise.journeys.recipe import Recipe
     from likewise.journeys.train import train
     from likewise.matching import UNKNOWN, Matches, match
+    from likewise.model import SimilarityModel, load
     from likewise.training import History, fit
 
 __version__ = "0.1.0"
@@ -71,7 +71,6 @@ __all__ = [
     "Neighbors",
     "Recipe",
     "SimilarityModel",
-    "artifacts",
     "at_least_precision",
     "at_least_recall",
     "at_most_false_accepts",
@@ -101,6 +100,7 @@ __all__ = [
     "matching",
     "metrics",
     "miners",
+    "model",
     "normalization",
     "pages",
     "plots",
@@ -124,7 +124,7 @@ _MODULE_OF = {  # the other names of __all__ are modules themselves
     "Matches": "matching",
     "Neighbors": "index",
     "Recipe": "journeys.recipe",
-    "SimilarityModel": "artifacts",
+    "SimilarityModel": "model",
     "at_least_precision": "calibration",
     "at_least_recall": "calibration",
     "at_most_false_accepts": "calibration",
@@ -136,7 +136,7 @@ _MODULE_OF = {  # the other names of __all__ are modules themselves
     "equal_error": "calibration",
     "fit": "training",
     "least_cost": "calibration",
-    "load": "artifacts",
+    "load": "model",
     "match": "matching",
     "train": "journeys.train",
 }

@@ -4,12 +4,12 @@ from collections import Counter
 from collections.abc import Sequence
 from typing import Any
 
-from likewise.artifacts import Evaluation, SimilarityModel
 from likewise.cli.console import columns, without
 from likewise.data.parts import label_names
 from likewise.index import Neighbors
 from likewise.intervals import Estimate
 from likewise.matching import UNKNOWN, Matches
+from likewise.model import Evaluation, SimilarityModel
 
 Answer = tuple[dict[str, Any], list[str]]
 MOST_LINES = 20  # of a long list; --json has all

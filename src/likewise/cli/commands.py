@@ -201,8 +201,8 @@ def train(
     as_json: Json = False,
 ) -> None:
     """Train an encoder and save it as a new model, with nothing indexed yet."""
-    from likewise.artifacts.folders import check_target
     from likewise.cli import training
+    from likewise.model.folders import check_target
 
     check_target(out)  # before the work rather than after it
     if track is not None and out.name == "runs":

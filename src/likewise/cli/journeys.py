@@ -10,12 +10,12 @@ import torch
 import likewise as lw
 from likewise import calibration, data
 from likewise._checks import check_choice, check_exists
-from likewise.artifacts import SimilarityModel
 from likewise.cli import console
 from likewise.data.images import is_image_name
 from likewise.data.loading import TABLES
 from likewise.errors import InputError, naming
 from likewise.journeys.opening import is_pair_table, open_fitting, open_pairs, paths_of
+from likewise.model import SimilarityModel
 
 
 def open_model(

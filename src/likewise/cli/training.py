@@ -12,12 +12,12 @@ import typer
 
 import likewise as lw
 from likewise import data
-from likewise.artifacts import SimilarityModel
 from likewise.cli import console
 from likewise.cli.answers import Answer
 from likewise.errors import InputError, naming
 from likewise.journeys.opening import is_pair_table, open_data
 from likewise.journeys.train import ASIDE, selection_notes
+from likewise.model import SimilarityModel
 from likewise.training.tracking import Track
 
 

@@ -2,11 +2,11 @@
 
 from typing import Any
 
-from likewise.artifacts import Verified
 from likewise.cli.answers import MOST_LINES, Answer, cut
 from likewise.cli.console import columns
 from likewise.evaluation import VerificationResult
 from likewise.journeys.verify import Pairs, verification_numbers
+from likewise.model import Verified
 
 
 def answer(pairs: Pairs, decided: Verified, judged: VerificationResult | None) -> Answer:

@@ -11,8 +11,6 @@ from torch import Tensor
 
 from likewise import data
 from likewise._checks import check_choice
-from likewise.artifacts import SimilarityModel
-from likewise.artifacts.trials import LEAVE_OUT, PAIRS, labeled
 from likewise.errors import InputError
 from likewise.evaluation import (
     RetrievalResult,
@@ -30,6 +28,8 @@ from likewise.intervals import FEWEST_GROUPS
 from likewise.journeys.opening import open_fitting
 from likewise.journeys.train import selection_notes
 from likewise.matching import UNKNOWN
+from likewise.model import SimilarityModel
+from likewise.model.trials import LEAVE_OUT, PAIRS, labeled
 
 RETRIEVAL = ("precision_at_1", "r_precision", "map_at_r")
 PER_ITEM = 10.0  # pairs drawn per item, as `SimilarityModel.evaluate` draws them

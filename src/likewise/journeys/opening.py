@@ -5,10 +5,10 @@ from typing import Any
 
 from likewise import data
 from likewise._checks import check_choice
-from likewise.artifacts import SimilarityModel
 from likewise.data.loading import TABLES
 from likewise.data.tables import read_header
 from likewise.errors import InputError
+from likewise.model import SimilarityModel
 
 
 def open_data(

@@ -11,11 +11,11 @@ from torch import nn
 
 from likewise import augment, data, distances, encoders, losses, training
 from likewise._checks import check_choice
-from likewise.artifacts import SimilarityModel
 from likewise.errors import InputError, naming
 from likewise.evaluation.during import EvaluateEpochs, seen_and_unseen
 from likewise.journeys.opening import open_data
 from likewise.journeys.recipe import CLASS_LOSSES, Recipe
+from likewise.model import SimilarityModel
 from likewise.training.following import KeepBest, StopEarly
 
 LOSSES: dict[str, Callable[..., nn.Module]] = {

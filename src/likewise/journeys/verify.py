@@ -9,10 +9,10 @@ import torch
 from jaxtyping import Bool, Int
 from torch import Tensor
 
-from likewise.artifacts import SimilarityModel, Verified
 from likewise.data.pair_tables import read_pair_table
 from likewise.errors import InputError
 from likewise.evaluation import VerificationResult, evaluate_verification
+from likewise.model import SimilarityModel, Verified
 
 FARS = (0.1, 0.01, 0.001)
 

@@ -9,11 +9,11 @@ import torch
 from torch import Tensor
 
 from likewise import data, plots
-from likewise.artifacts import Evaluation, SimilarityModel
-from likewise.artifacts.trials import PAIRS, labeled
 from likewise.errors import InputError
 from likewise.intervals import Estimate
 from likewise.journeys.opening import open_fitting
+from likewise.model import Evaluation, SimilarityModel
+from likewise.model.trials import PAIRS, labeled
 from likewise.pages import mistakes
 from likewise.pages.writing import Section, write_page
 

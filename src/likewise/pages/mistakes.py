@@ -8,8 +8,6 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from likewise import data
-from likewise.artifacts import SimilarityModel
-from likewise.artifacts.trials import PAIRS, translated
 from likewise.evaluation import RetrievalResult
 from likewise.evaluation.mistakes import (
     FoundPairs,
@@ -19,6 +17,8 @@ from likewise.evaluation.mistakes import (
     nearest_wrong,
 )
 from likewise.journeys.opening import paths_of
+from likewise.model import SimilarityModel
+from likewise.model.trials import PAIRS, translated
 from likewise.pages.writing import Section
 from likewise.plots.mistakes import confused_classes as draw_confused
 from likewise.plots.mistakes import labeled_pairs

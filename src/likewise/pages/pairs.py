@@ -8,11 +8,11 @@ from jaxtyping import Int
 from torch import Tensor
 
 from likewise import plots
-from likewise.artifacts import SimilarityModel, Verified
 from likewise.errors import InputError
 from likewise.evaluation import VerificationResult
 from likewise.intervals import FEWEST_GROUPS
 from likewise.journeys.verify import Pairs, verification_numbers
+from likewise.model import SimilarityModel, Verified
 from likewise.pages.writing import Section, write_page
 
 SHEET = 12  # pairs drawn on a page

@@ -167,13 +167,13 @@ def test_a_guarantee_of_few_unknown_classes_is_named_for_their_items_or_refused(
 
 def test_centers_are_made_once_for_the_items_there_are(monkeypatch):
     made = []
-    make = lw.artifacts.trials.class_centers
+    make = lw.model.trials.class_centers
 
     def counted(*arguments, **options):
         made.append(len(arguments[0]))
         return make(*arguments, **options)
 
-    monkeypatch.setattr("likewise.artifacts.trials.class_centers", counted)
+    monkeypatch.setattr("likewise.model.trials.class_centers", counted)
     model = indexed()
     for _ in range(3):
         model.match(some(5, 2), threshold=1.0, rule="center")

@@ -1,7 +1,7 @@
 """A model that can be kept: encoder, preprocessing, distance, index, calibrations in one folder."""
 
-from likewise.artifacts.model import SimilarityModel, load
-from likewise.artifacts.results import Evaluation, Verified
 from likewise.errors import ArtifactError
+from likewise.model.results import Evaluation, Verified
+from likewise.model.similarity_model import SimilarityModel, load
 
 __all__ = ["ArtifactError", "Evaluation", "SimilarityModel", "Verified", "load"]

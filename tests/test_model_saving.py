@@ -16,9 +16,6 @@ from hypothesis import strategies as st
 from torch import nn
 
 import likewise as lw
-from likewise.artifacts import ArtifactError, SimilarityModel
-from likewise.artifacts.merging import ENCODER, merged
-from likewise.artifacts.rebuilding import describe, encoder_fingerprint
 from likewise.distances import EUCLIDEAN
 from likewise.encoders import (
     ConvEncoder,
@@ -32,6 +29,9 @@ from likewise.encoders import (
 )
 from likewise.errors import GalleryError, InputError
 from likewise.index import Gallery
+from likewise.model import ArtifactError, SimilarityModel
+from likewise.model.merging import ENCODER, merged
+from likewise.model.rebuilding import describe, encoder_fingerprint
 from oracles import seal_model
 
 DIGITS = lw.data.load("digits", split="train")

@@ -18,7 +18,7 @@ from likewise.index import Gallery, Index, Neighbors
 from likewise.matching import Rule, center, class_centers, decide, normalize_neighbors
 
 if TYPE_CHECKING:
-    from likewise.artifacts.model import SimilarityModel
+    from likewise.model.similarity_model import SimilarityModel
 
 PAIRS = "pairs"  # the rule of a calibration for verification
 LEAVE_OUT = ("items", "classes")

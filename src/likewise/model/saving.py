@@ -15,8 +15,13 @@ from torch import Tensor, nn
 import likewise
 from likewise import data as sources
 from likewise import distances as known
-from likewise.artifacts import rebuilding
-from likewise.artifacts.folders import (
+from likewise.calibration import Calibration, ClassThresholds
+from likewise.distances import Distance
+from likewise.errors import ArtifactError, InputError
+from likewise.index import Gallery, Index
+from likewise.matching import RULES, Rule
+from likewise.model import rebuilding
+from likewise.model.folders import (
     UNREADABLE,
     Folder,
     Fresh,
@@ -25,13 +30,8 @@ from likewise.artifacts.folders import (
     read_folder,
     write_folder,
 )
-from likewise.artifacts.merging import ENCODER, Kept, Units, merged
-from likewise.artifacts.trials import PAIRS
-from likewise.calibration import Calibration, ClassThresholds
-from likewise.distances import Distance
-from likewise.errors import ArtifactError, InputError
-from likewise.index import Gallery, Index
-from likewise.matching import RULES, Rule
+from likewise.model.merging import ENCODER, Kept, Units, merged
+from likewise.model.trials import PAIRS
 from likewise.normalization import AdaptiveNorm
 from likewise.probability import Probability
 

@@ -13,12 +13,6 @@ from torch import Tensor, nn
 
 from likewise import data as sources
 from likewise._checks import check_choice
-from likewise.artifacts import saving
-from likewise.artifacts.judging import calibrated, calibrated_per_class, evaluate
-from likewise.artifacts.merging import Kept
-from likewise.artifacts.rebuilding import encoder_fingerprint
-from likewise.artifacts.results import Evaluation, Verified
-from likewise.artifacts.trials import LEAVE_OUT, PAIRS, matching_trials, neighbors_for, pair_trials
 from likewise.calibration import Calibration, ClassThresholds, Goal, best_f1
 from likewise.data import GivenPairs, fingerprints
 from likewise.data.parts import label_names
@@ -27,6 +21,12 @@ from likewise.encoders import encode
 from likewise.errors import ArtifactError, InputError, InputTypeError
 from likewise.index import Gallery, Index, Neighbors
 from likewise.matching import RULES, Matches, Rule, match, rule_name
+from likewise.model import saving
+from likewise.model.judging import calibrated, calibrated_per_class, evaluate
+from likewise.model.merging import Kept
+from likewise.model.rebuilding import encoder_fingerprint
+from likewise.model.results import Evaluation, Verified
+from likewise.model.trials import LEAVE_OUT, PAIRS, matching_trials, neighbors_for, pair_trials
 from likewise.normalization import AdaptiveNorm
 from likewise.probability import Probability, fit_logistic
 

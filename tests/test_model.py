@@ -8,10 +8,10 @@ import torch
 from torch import nn
 
 import likewise as lw
-from likewise.artifacts import ArtifactError, SimilarityModel
-from likewise.artifacts.folders import LOCK, MANIFEST
 from likewise.distances import Distance
 from likewise.encoders import ConvEncoder, MLPEncoder
+from likewise.model import ArtifactError, SimilarityModel
+from likewise.model.folders import LOCK, MANIFEST
 
 DIGITS = lw.data.load("digits", split="train")
 TEST = lw.data.load("digits", split="test")

@@ -8,15 +8,6 @@ from jaxtyping import Float
 from torch import Tensor
 
 from likewise import data as sources
-from likewise.artifacts.results import Evaluation
-from likewise.artifacts.trials import (
-    PAIRS,
-    Trials,
-    all_names,
-    labeled,
-    translated,
-    warn_of_spelling,
-)
 from likewise.calibration import (
     Calibration,
     ClassThresholds,
@@ -33,9 +24,18 @@ from likewise.evaluation import (
     evaluate_retrieval,
     evaluate_verification,
 )
+from likewise.model.results import Evaluation
+from likewise.model.trials import (
+    PAIRS,
+    Trials,
+    all_names,
+    labeled,
+    translated,
+    warn_of_spelling,
+)
 
 if TYPE_CHECKING:
-    from likewise.artifacts.model import SimilarityModel
+    from likewise.model.similarity_model import SimilarityModel
 
 
 def calibrated(trials: Trials, *, goal: Goal, rule: str, k: int) -> Calibration:
