@@ -1,5 +1,6 @@
 """`train`: from labeled items or pairs, by a recipe, to a model."""
 
+import dataclasses
 import functools
 import warnings
 from collections.abc import Callable, Mapping, Sequence
@@ -13,6 +14,7 @@ from likewise import augment, data, distances, encoders, losses, training
 from likewise._checks import check_choice
 from likewise.errors import InputError, naming
 from likewise.evaluation.during import EvaluateEpochs, seen_and_unseen
+from likewise.journeys import cross_fitting
 from likewise.journeys.opening import open_data
 from likewise.journeys.recipe import CLASS_LOSSES, Recipe
 from likewise.model import SimilarityModel
@@ -49,6 +51,7 @@ def train(
     device: str | None = None,
     name: str | None = None,
     scored_on: str | None = None,
+    tell: Callable[[str], None] | None = None,
 ) -> SimilarityModel:
     """A model trained on the source by the recipe; nothing is indexed or calibrated yet.
 
@@ -67,6 +70,7 @@ def train(
         device: "cpu" or "cuda"; the best there is if None.
         name: What the source is called where the model tells how it was made.
         scored_on: What `evaluate` is called there; "aside" if None.
+        tell: Called with a line about what will take time.
 
     Returns:
         The model. `origin` holds the recipe, the history, and what the best epoch was chosen by.
@@ -99,9 +103,15 @@ def train(
     if evaluate is not None:
         scores = _scores(evaluate, apart, kept, table is not None, compare, preprocess, recipe)
 
+    batches = recipe.batches or max(FEWEST_BATCHES, len(seen) // 128)
+    folds = None if table is not None else cross_fitting.plan(kept, recipe, batches)
+    if folds is not None and tell is not None:
+        tell(str(folds))
+    total = recipe.epochs * (batches + (0 if folds is None else sum(folds.batches)))
+
     def show(epoch: int, batch: int, batches: int) -> None:
         if progress is not None:
-            progress((epoch - 1) * batches + batch, recipe.epochs * batches)
+            progress((epoch - 1) * batches + batch, total)
 
     with naming(by="keep_best"):
         history = training.fit(
@@ -109,7 +119,7 @@ def train(
             criterion,
             seen,
             epochs=recipe.epochs,
-            batches=recipe.batches or max(FEWEST_BATCHES, len(seen) // 128),
+            batches=batches,
             classes_per_batch=recipe.classes_per_batch,
             items_per_class=recipe.items_per_class,
             learning_rate=recipe.learning_rate,
@@ -141,6 +151,19 @@ def train(
     )
     if table is not None:  # its files have no classes to name
         model.trained_prints = data.fingerprints(table.data)
+    if folds is not None:
+        model.cross_fit = cross_fitting.fitted(
+            folds,
+            kept,
+            apart.get("seen"),
+            dataclasses.replace(recipe, epochs=len(history.records)),
+            lambda part, choices, show: train(
+                part, choices, progress=show, workers=workers, device=device
+            ),
+            progress=lambda done: (
+                None if progress is None else progress(recipe.epochs * batches + done, total)
+            ),
+        )
     return model
 
 

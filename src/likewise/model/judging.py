@@ -1,5 +1,6 @@
 """What a model is calibrated to and how well it does, from comparisons whose truth is known."""
 
+import warnings
 from collections.abc import Callable
 from typing import TYPE_CHECKING
 
@@ -11,6 +12,7 @@ from likewise import data as sources
 from likewise.calibration import (
     Calibration,
     ClassThresholds,
+    GivenUnknowns,
     Goal,
     calibrate,
     calibrate_matching,
@@ -38,7 +40,17 @@ if TYPE_CHECKING:
     from likewise.model.similarity_model import SimilarityModel
 
 
-def calibrated(trials: Trials, *, goal: Goal, rule: str, k: int) -> Calibration:
+MANY = 0.5  # a share of unknowns accepted that is warned of
+
+
+def calibrated(
+    trials: Trials,
+    *,
+    goal: Goal | None,
+    rule: str,
+    k: int,
+    given: GivenUnknowns | None = None,
+) -> Calibration:
     """The calibration for a rule; its intervals leave out items."""
     if trials.known is None:
         return calibrate(trials.distances, trials.same, goal=goal, items=trials.items, rule=PAIRS)
@@ -51,13 +63,27 @@ def calibrated(trials: Trials, *, goal: Goal, rule: str, k: int) -> Calibration:
         items=trials.items.flatten(),
         classes=trials.classes,
         guarantee_for=trials.guarantee_for,
+        kind=trials.kind,
+        growth=trials.growth,
+        given=given,
         rule=rule,
         k=k,
     )
 
 
+def warn_of_many(chosen: Calibration, *, stacklevel: int) -> None:
+    """Warn if most unknowns are accepted."""
+    rate = chosen.false_positive_rate
+    if rate is not None and rate.value > MANY:
+        warnings.warn(
+            f"{rate.value:.0%} of the unknowns are accepted by the goal {chosen.goal}. Use "
+            "balanced(), or at_most_false_accepts(rate), where there may be unknowns.",
+            stacklevel=stacklevel,
+        )
+
+
 def calibrated_per_class(
-    trials: Trials, *, goal: Goal, rule: str, k: int, fewest: int
+    trials: Trials, *, goal: Goal | None, rule: str, k: int, fewest: int
 ) -> ClassThresholds:
     """Thresholds by class for a rule; intervals leave out items."""
     if trials.known is None or trials.labels is None:
@@ -73,6 +99,8 @@ def calibrated_per_class(
         items=trials.items.flatten(),
         classes=trials.classes,
         guarantee_for=trials.guarantee_for,
+        kind=trials.kind,
+        growth=trials.growth,
         rule=rule,
         k=k,
     )

@@ -4,18 +4,19 @@ import warnings
 from collections.abc import Callable, Mapping, MutableMapping, Sequence
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-import numpy as np
 import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 from torch.utils.weak import WeakIdKeyDictionary
 
 from likewise import data as sources
+from likewise.calibration import GivenUnknowns
 from likewise.data import GivenPairs, fingerprints
 from likewise.data.parts import labeled_items
 from likewise.errors import InputError
 from likewise.index import Gallery, Index, Neighbors
 from likewise.matching import Rule, center, class_centers, decide, normalize_neighbors
+from likewise.model.as_unknowns import Queries, as_unknowns
 
 if TYPE_CHECKING:
     from likewise.model.similarity_model import SimilarityModel
@@ -42,6 +43,8 @@ class Trials(NamedTuple):
     classes: Int[Tensor, " p"] | None = None  # in matching, the query's own
     guarantee_for: str = "items"
     labels: Int[Tensor, " p"] | None = None  # in matching, what the rule decides on
+    kind: str = "given"  # in matching, where the unknowns come from
+    growth: float = 1.0  # in matching, how many times as often an unknown is accepted in use
 
 
 def pair_trials(
@@ -92,14 +95,14 @@ def matching_trials(
     *,
     rule: str | Rule,
     k: int,
-    leave_out: str,
+    leave_out: str | None,
+    for_gallery_of: int | None = None,
     progress: Callable[[int, int], None] | None = None,
 ) -> Trials:
     """New items as queries to the index, by a matching rule.
 
-    Where the rule names every item rightly, each is also asked about as an unknown one, as if its
-    own class were not indexed, for without a mistake nothing tells how far is too far. Unlabeled
-    items are left out.
+    Each item is judged twice: with its class known, and as an unknown, see `as_unknowns`.
+    Unlabeled items are left out.
 
     Raises:
         InputError: nothing is left, no class of the data is indexed, k is more than there is to
@@ -113,29 +116,65 @@ def matching_trials(
     labels, distances = decide(_normalized(model, found, embeddings, home), rule)
     truth = translated(new, all_names(model, new))
     known = torch.isin(truth, model.index.labels)
-    same = (labels == truth) & known
-    classes = truth
-    items = new.labels if leave_out == "classes" else torch.arange(len(new))
-    size = len(model.index)
-    if bool(same.all()):
-        taken_for, made = _as_unknowns(model, home, embeddings, truth, rule, k)
-        labels, distances = torch.cat([labels, taken_for]), torch.cat([distances, made])
-        # Each has met the items of other classes only.
-        size -= int(torch.bincount(model.index.labels[model.index.labels >= 0]).max())
-        nothing = torch.zeros_like(same)
-        same, known = torch.cat([same, nothing]), torch.cat([known, nothing])
-        items, classes = items.repeat(2), classes.repeat(2)
+    rows = torch.arange(len(new))
+    queries = Queries(distances, labels, truth, known, rows)
+    unknowns = as_unknowns(
+        queries,
+        embeddings,
+        home,
+        lambda near, of: decide(_normalized(model, near, of, home), rule),
+        distance=model.distance,
+        names=all_names(model, new),
+        trained_on=model.trained_on,
+        cross_fit=model.cross_fit,
+        k=k,
+    )
+    both = Queries(
+        *(torch.cat([a[known], b]) for a, b in zip(queries, unknowns.queries, strict=True))
+    )
+    items = both.truth
+    if leave_out != "classes":  # an item of a cross-fit is none of these
+        others = len(new) + torch.arange(len(both.rows))
+        items = both.rows.where(both.rows >= 0, others)
+    size = for_gallery_of or len(model.index)
     return Trials(
-        distances,
-        same,
+        both.distances,
+        (both.labels == both.truth) & both.known,
         items[:, None],
-        known,
+        both.known,
         fingerprints(new),
         size,
-        classes,
-        leave_out,
-        labels,
+        both.truth,
+        leave_out or "classes",
+        both.labels,
+        unknowns.kind,
+        unknowns.growth * max(1.0, size / len(model.index)),
     )
+
+
+def given_unknowns(
+    model: "SimilarityModel", data: sources.Dataset, *, rule: str | Rule, k: int
+) -> GivenUnknowns:
+    """Real unknowns, with what a matching rule makes of their neighbors.
+
+    Raises:
+        InputError: nothing is left, or an item is of an indexed class.
+    """
+    new = model.new_items(data)
+    names = set(sources.items_per_class(new)) if hasattr(new, "class_names") else set()
+    indexed = {model.class_names[code] for code in _codes(model.index.labels)}
+    if names & indexed:
+        raise InputError(
+            f"must be of classes that are not indexed, got {_some(sorted(names & indexed))}.",
+            argument="unknowns",
+        )
+    embeddings = model.embed(new)
+    home = _home(model, rule)
+    found = home.lookup(embeddings, k=k)
+    _, distances = decide(_normalized(model, found, embeddings, home), rule)
+    labels = new.labels
+    told = len(names) > 1 and bool((labels >= 0).all())
+    return GivenUnknowns(distances, labels if told else None)
 
 
 def neighbors_for(
@@ -254,33 +293,3 @@ def _home(model: "SimilarityModel", rule: str | Rule) -> Index | Gallery:
             made = class_centers(embeddings, labels, distance=model.distance, class_names=names)
             _CENTERS[labels] = made
             return made
-
-
-def _as_unknowns(
-    model: "SimilarityModel",
-    home: Index | Gallery,
-    embeddings: Float[Tensor, "n d"],
-    labels: Int[Tensor, " n"],
-    rule: str | Rule,
-    k: int,
-) -> tuple[Int[Tensor, " n"], Float[Tensor, " n"]]:
-    # What the rule would judge by, were each item's own class not in the index.
-    k = min(k, len(home))
-    stored, stored_labels, ids = home.embeddings, home.labels, home.ids
-    padding = "" if ids.dtype.kind == "U" else -1
-    judged = []
-    for rows, own in zip(torch.split(embeddings, 1024), torch.split(labels, 1024), strict=True):
-        distances = model.distance.matrix(rows, stored)
-        itself = own[:, None] == stored_labels[None, :]
-        nearest, columns = distances.masked_fill_(itself, torch.inf).topk(k, largest=False)
-        found = stored_labels[columns].masked_fill_(nearest.isinf(), -1)
-        named = np.where(nearest.isinf().numpy(), padding, ids[columns.numpy()])
-        neighbors = Neighbors(named, nearest, found)
-        judged.append(decide(_normalized(model, neighbors, rows, home), rule))
-    taken_for, unknowns = (torch.cat(each) for each in zip(*judged, strict=True))
-    if bool(unknowns.isinf().any()):
-        raise InputError(
-            "index must hold at least two classes to calibrate matching, got one. "
-            "Add examples of another class, or give match a threshold."
-        )
-    return taken_for, unknowns
