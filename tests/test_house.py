@@ -15,7 +15,7 @@ ROOT = PROJECT / "src" / "likewise"
 FLOORS = [
     ["errors"],
     ["_checks"],
-    ["_files", "_workers", "distances", "masks", "intervals"],
+    ["_files", "_workers", "distances", "embedded", "masks", "intervals"],
     ["data", "samplers", "augment", "encoders", "miners", "metrics", "normalization"],
     ["losses", "training", "index", "calibration", "probability"],
     ["matching", "verification", "drift"],
@@ -56,6 +56,63 @@ def test_modules_import_only_from_lower_floors(path):
     assert module in FLOOR_OF, f"{module} has no floor yet: add it to FLOORS and architecture.md"
     for other in imported_modules(path.read_text()) - {module}:
         assert FLOOR_OF[other] < FLOOR_OF[module], f"{module} must not import {other}"
+
+
+def imported_files(source):
+    """Files of ours that `source` imports, wherever in it, also for its types only."""
+    found = set()
+    for node in ast.walk(ast.parse(source)):
+        if isinstance(node, ast.ImportFrom) and (node.module or "").split(".")[0] == "likewise":
+            inside = {f"{node.module}.{alias.name}" for alias in node.names}
+            found |= {each if (file_of(each)) else node.module for each in inside}
+        elif isinstance(node, ast.Import):
+            found |= {alias.name for alias in node.names if file_of(alias.name)}
+    return {file_of(module) for module in found}
+
+
+def file_of(module):
+    path = ROOT.parent.joinpath(*module.split("."))
+    files = (path.with_suffix(".py"), path / "__init__.py")
+    return next((file for file in files if file.exists()), None)
+
+
+def cycle_in(imports):
+    """The names on one way around, if there is any, else []."""
+    done, path = set(), []
+
+    def walk(at):
+        if at in path:
+            return path[path.index(at) :]
+        if at in done:
+            return []
+        done.add(at)
+        path.append(at)
+        found = next((way for each in sorted(imports.get(at, ())) if (way := walk(each))), [])
+        path.pop()
+        return found
+
+    return next((way for at in sorted(imports) if (way := walk(at))), [])
+
+
+FOLDERS = sorted(path.name for path in ROOT.iterdir() if (path / "__init__.py").exists())
+
+
+@pytest.mark.parametrize("folder", FOLDERS)
+def test_files_of_a_folder_import_each_other_one_way(folder):
+    imports = {path: imported_files(path.read_text()) for path in (ROOT / folder).rglob("*.py")}
+    around = cycle_in({path: files & imports.keys() for path, files in imports.items()})
+    assert [name(path) for path in around] == []
+
+
+def test_a_cycle_is_seen_through_types_and_late_imports():
+    assert cycle_in({"a": {"b"}, "b": {"c"}, "c": set()}) == []
+    assert cycle_in({"a": {"b"}, "b": {"c"}, "c": {"b"}}) == ["b", "c"]
+    source = "if TYPE_CHECKING:\n    from likewise.data import idx\n"
+    source += (
+        "def late():\n    from likewise.data.pairs import draw_pairs\n    import likewise.masks"
+    )
+    files = {ROOT / "data" / "idx.py", ROOT / "data" / "pairs.py", ROOT / "masks.py"}
+    assert imported_files(source) == files
 
 
 def test_the_reader_of_imports_sees_every_form():

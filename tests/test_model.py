@@ -84,7 +84,7 @@ def test_nothing_in_the_folder_is_a_pickle(saved):
 
 
 def test_items_indexed_or_trained_on_are_left_out_of_calibration_and_evaluation(model):
-    new = model.new_items(DIGITS)
+    new = model.embedded(DIGITS, only_new=True)
     assert 0 < len(new) < len(DIGITS) - 50
     found = model.evaluate(DIGITS, per_item=0.5)
     assert (found.items, found.left_out) == (len(new), len(DIGITS) - len(new))
@@ -128,7 +128,7 @@ def test_an_index_of_one_class_cannot_tell_how_far_is_too_far():
 
 def test_evaluated_items_that_were_calibrated_on_are_counted(model, saved):
     again = lw.load(saved)
-    assert again.evaluate(DIGITS, per_item=0.5).calibrated_on == len(model.new_items(DIGITS))
+    assert again.evaluate(DIGITS, per_item=0.5).calibrated_on == int(model.is_new(DIGITS).sum())
     assert again.evaluate(TEST, per_item=0.5).calibrated_on == 0
 
 
@@ -191,7 +191,7 @@ def test_items_added_as_tensors_are_known_again_too():
     model = SimilarityModel(small_encoder())
     few = lw.data.sample_items(DIGITS, per_class=2)
     model.add(lw.data.items(few))
-    assert len(model.new_items(DIGITS)) == len(DIGITS) - 20
+    assert int(model.is_new(DIGITS).sum()) == len(DIGITS) - 20
     with pytest.raises(ValueError, match="metadata must leave the name fingerprint free"):
         model.add(few, metadata=[{"fingerprint": 1}] * 20)
 

@@ -13,6 +13,7 @@ if TYPE_CHECKING:
         data,
         distances,
         drift,
+        embedded,
         encoders,
         errors,
         evaluation,
@@ -45,6 +46,7 @@ if TYPE_CHECKING:
         equal_error,
         least_cost,
     )
+    from likewise.embedded import Embedded
     from likewise.encoders import encode
     from likewise.errors import ArtifactError, GalleryError, InputError
     from likewise.index import Gallery, Index, Neighbors
@@ -52,7 +54,7 @@ if TYPE_CHECKING:
     from likewise.journeys.recipe import Recipe
     from likewise.journeys.train import train
     from likewise.matching import UNKNOWN, Matches, match
-    from likewise.model import SimilarityModel, load
+    from likewise.model import SimilarityModel, embed, load
     from likewise.training import History, fit
 
 __version__ = "0.1.0"
@@ -61,6 +63,7 @@ __all__ = [
     "UNKNOWN",
     "ArtifactError",
     "Calibration",
+    "Embedded",
     "Estimate",
     "Gallery",
     "GalleryError",
@@ -83,6 +86,8 @@ __all__ = [
     "data",
     "distances",
     "drift",
+    "embed",
+    "embedded",
     "encode",
     "encoders",
     "equal_error",
@@ -115,6 +120,7 @@ _MODULE_OF = {  # the other names of __all__ are modules themselves
     "UNKNOWN": "matching",
     "ArtifactError": "errors",
     "Calibration": "calibration",
+    "Embedded": "embedded",
     "Estimate": "intervals",
     "Gallery": "index",
     "GalleryError": "errors",
@@ -132,6 +138,7 @@ _MODULE_OF = {  # the other names of __all__ are modules themselves
     "best_accuracy": "calibration",
     "best_f1": "calibration",
     "calibrate": "calibration",
+    "embed": "model",
     "encode": "encoders",
     "equal_error": "calibration",
     "fit": "training",

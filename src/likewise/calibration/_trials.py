@@ -146,10 +146,20 @@ class Trials:
         """The threshold that a goal chooses, and what it costs."""
         counts, guarantee = self.counts, None
         if isinstance(goal, Guarantee) and self.slots is not None:
-            at, guarantee = keep(goal, counts, self.distances, self.same, self.slots, self.unknowns)
+            at, guarantee = keep(
+                goal,
+                counts,
+                self.distances,
+                self.same,
+                self.slots,
+                self.unknowns,
+                self._growth_with,
+            )
         elif isinstance(goal, MeanGuarantee) and None not in (self.is_unknown, self.classes):
             unknown, classes = cast(Tensor, self.is_unknown), cast(Tensor, self.classes)
-            at, guarantee = keep_mean(goal, counts, self.distances[unknown], classes[unknown])
+            at, guarantee = keep_mean(
+                goal, counts, self.distances[unknown], classes[unknown], self._growth_with
+            )
         else:
             at = goal(counts)
         if not 0 <= at < len(counts.thresholds):
@@ -171,6 +181,14 @@ class Trials:
             sample=self.sample,
             sweep=counts if keep_sweep else None,
         )
+
+    def _growth_with(self, classes: int) -> float:
+        """The growth if items of so many classes were judged without their own class."""
+        growth = self.counts.growth
+        if self.kind not in ("left out", "trained") or self.classes is None:
+            return growth
+        now = len(torch.unique(self.classes[cast(Tensor, self.is_unknown)]))
+        return growth * ((now - 1) / now) * (classes / max(1, classes - 1))
 
     def judged(self, threshold: float, kept: float, goal: Goal) -> UnknownsJudged:
         """These unknowns, which alone give one threshold, at the threshold that was kept."""

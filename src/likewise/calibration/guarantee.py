@@ -3,7 +3,7 @@
 import bisect
 import dataclasses
 import math
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import NamedTuple
 
@@ -17,6 +17,7 @@ from likewise._checks import check_count, check_rate
 from likewise.errors import InputError
 from likewise.metrics import Sweep
 
+Growth = Callable[[int], float]
 FOR = ("items", "classes", "groups", "unknown classes", "unknown items")
 
 
@@ -95,6 +96,7 @@ class Guarantee:
         *,
         kind: str = "different pairs that share no item",
         remedy: str = "Give more items, raise the rate, or lower the confidence.",
+        growth_with: Growth | None = None,
     ) -> int:
         """The loosest threshold of a sweep that these independent negatives allow.
 
@@ -104,6 +106,7 @@ class Guarantee:
                 at distances, (n,).
             kind: what they are called, for the errors.
             remedy: what helps where they are too few.
+            growth_with: the growth if there were so many negatives; None if it stays.
 
         Raises:
             InputError: if there are too few negatives, or every threshold is too loose.
@@ -112,10 +115,14 @@ class Guarantee:
         aim = Guarantee(self.rate / counts.growth, self.confidence)
         looked_at = aim.looked_at(count)
         if looked_at == 0:
+            needed = _needed(
+                lambda growth: Guarantee(self.rate / growth, self.confidence).fewest,
+                growth_with or (lambda _: counts.growth),
+            )
             raise InputError(
-                f"{kind} must be at least {aim.fewest:,} for at most {self.rate:.3g} false "
+                f"{kind} must be at least {needed:,} for at most {self.rate:.3g} false "
                 f"accepts with a confidence of {self.confidence:.3g}, got {count:,}: "
-                f"{aim.fewest - count:,} more are needed{self._possible(count, counts.growth)}. "
+                f"{needed - count:,} more are needed{self._possible(count, counts.growth)}. "
                 f"{remedy}"
             )
         limit = float(negatives.double().sort().values[looked_at - 1])
@@ -177,9 +184,20 @@ class MeanGuarantee:
         return math.ceil(1 / self.rate - 1e-9) - 1
 
     def position(
-        self, counts: Sweep, negatives: Float[Tensor, " n"], classes: Int[Tensor, " n"]
+        self,
+        counts: Sweep,
+        negatives: Float[Tensor, " n"],
+        classes: Int[Tensor, " n"],
+        *,
+        growth_with: Growth | None = None,
     ) -> int:
         """The loosest threshold of a sweep that these unknown queries allow.
+
+        Args:
+            counts: of all queries; the rate is divided by their growth.
+            negatives: distances of unknown queries, (n,).
+            classes: their class codes, (n,).
+            growth_with: the growth if there were so many classes; None if it stays.
 
         Raises:
             InputError: if there are too few classes, or every threshold is too loose.
@@ -188,10 +206,14 @@ class MeanGuarantee:
         aim = MeanGuarantee(self.rate / counts.growth)
         if len(sizes) < aim.fewest:
             possible = counts.growth / (len(sizes) + 1)
+            needed = _needed(
+                lambda growth: MeanGuarantee(self.rate / growth).fewest,
+                growth_with or (lambda _: counts.growth),
+            )
             raise InputError(
-                f"unknown classes must be at least {aim.fewest:,} for at most {self.rate:.3g} "
+                f"unknown classes must be at least {needed:,} for at most {self.rate:.3g} "
                 f"false accepts on average, got {len(sizes):,}: "
-                f"{aim.fewest - len(sizes):,} more are needed, or a rate of "
+                f"{needed - len(sizes):,} more are needed, or a rate of "
                 f"{_rounded_up(possible):.3g} or more. Give queries of more classes."
             )
         ascending, order = negatives.double().sort()
@@ -307,14 +329,23 @@ def keep_mean(
     counts: Sweep,
     negatives: Float[Tensor, " n"],
     classes: Int[Tensor, " n"],
+    growth_with: Growth | None = None,
 ) -> tuple[int, KeptGuarantee]:
     """The position in the sweep that keeps the guarantee on average, and what it rests on."""
-    at = guarantee.position(counts, negatives, classes)
+    at = guarantee.position(counts, negatives, classes, growth_with=growth_with)
     accepted = int((negatives <= counts.thresholds[at]).sum())
     number = len(torch.unique(classes))
     return at, KeptGuarantee(
         guarantee.rate, None, len(negatives), accepted, "unknown classes", number
     )
+
+
+def _needed(fewest: Callable[[float], int], growth_with: Growth) -> int:
+    """The least number n that is enough at the growth that there is with n."""
+    number = 1
+    while (least := fewest(max(1.0, growth_with(number)))) > number:
+        number += max(1, min(least - number, number // 16))
+    return number
 
 
 def _rounded_up(rate: float) -> float:
@@ -329,6 +360,7 @@ def keep(
     same: Bool[Tensor, " p"],
     items: Int[Tensor, "p s"],
     unknowns: Unknowns | None = None,
+    growth_with: Growth | None = None,
 ) -> tuple[int, KeptGuarantee]:
     """The position in the sweep that keeps the guarantee, and what it rests on.
 
@@ -348,6 +380,7 @@ def keep(
             kind="unknown classes" if by_class else "unknown queries (of classes not indexed)",
             remedy="Give queries of more classes that are not indexed"
             + (", or ask for new items of these classes only." if by_class else "."),
+            growth_with=growth_with if by_class else None,
         )
     accepted = int((negatives <= counts.thresholds[at]).sum())
     return at, KeptGuarantee(

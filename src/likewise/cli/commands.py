@@ -8,6 +8,7 @@ import typer
 
 from likewise.cli import comparing, console, ending, gallery, known, maps
 from likewise.cli.options import (
+    Cache,
     Data,
     Device,
     DistanceName,
@@ -267,6 +268,7 @@ def calibrate(
     ] = "items",
     gallery: GalleryFolder = None,
     split: Split = None,
+    cache: Cache = None,
     seed: Seed = 0,
     device: Device = None,
     as_json: Json = False,
@@ -277,7 +279,7 @@ def calibrate(
     """
     from likewise.cli import journeys
 
-    loaded = journeys.open_model(model, device, gallery)
+    loaded = journeys.open_model(model, device, gallery, cache=cache)
     made = journeys.calibrate(
         loaded,
         source,
@@ -335,6 +337,7 @@ def verify(
         Optional[Path],  # noqa: UP045
         typer.Option(help="Also write a page about the pairs of the table."),
     ] = None,
+    cache: Cache = None,
     seed: Seed = 0,
     device: Device = None,
     as_json: Json = False,
@@ -352,7 +355,7 @@ def verify(
             "must come with --pairs, got two files. Use --picture for these.", argument="report"
         )
     asked = pairs_of.read(files or [], pairs)
-    loaded = journeys.open_model(model, device)
+    loaded = journeys.open_model(model, device, cache=cache)
     with console.progress("verifying") as show:
         decided = pairs_of.judge(
             loaded,
@@ -388,6 +391,7 @@ def evaluate(
     rule: Annotated[str, typer.Option(help="The matching rule, calibrated before.")] = "nearest",
     gallery: GalleryFolder = None,
     split: Split = None,
+    cache: Cache = None,
     seed: Seed = 0,
     device: Device = None,
     as_json: Json = False,
@@ -402,7 +406,7 @@ def evaluate(
         from likewise._checks import check_file_target
 
         check_file_target("report", report)
-    loaded = journeys.open_model(model, device, gallery)
+    loaded = journeys.open_model(model, device, gallery, cache=cache)
     examples = open_fitting(loaded, source, split, default_split="test")
     with console.warnings_as_lines(), console.progress("evaluating") as show:
         found = loaded.evaluate(examples, point=point or rule, seed=seed, progress=show)
@@ -413,7 +417,7 @@ def evaluate(
         from likewise.pages.evaluation import evaluation_page
 
         title = f"{Path(model).name} on {source}"
-        page = evaluation_page(report, loaded, examples, found, title=title, source=source)
+        page = evaluation_page(report, loaded, found, title=title, source=source)
         result["report"] = str(page)
         lines.append(f"report: {page}")
     console.finish(result, lines, as_json=as_json)

@@ -6,7 +6,7 @@ from typing import Annotated, Any, Optional
 import typer
 
 from likewise.cli import console
-from likewise.cli.options import Data, Device, Json, Seed, Split
+from likewise.cli.options import Cache, Data, Device, Json, Seed, Split
 
 
 # Nothing heavy is imported up here: `likewise --help` must not wait for torch.
@@ -22,6 +22,7 @@ def compare(
         str, typer.Option(help="New items or new classes: what the verdict is for.")
     ] = "items",
     split: Split = None,
+    cache: Cache = None,
     seed: Seed = 0,
     device: Device = None,
     as_json: Json = False,
@@ -34,7 +35,10 @@ def compare(
     if report is not None:
         check_file_target("report", report)
     names = names_of(model_a, model_b)
-    loaded = journeys.open_model(model_a, device), journeys.open_model(model_b, device)
+    loaded = (
+        journeys.open_model(model_a, device, cache=cache),
+        journeys.open_model(model_b, device, cache=cache),
+    )
     with console.warnings_as_lines(), console.progress("comparing") as show:
         found = compare_models(
             names, loaded, source, split=split, holds_for=holds_for, seed=seed, progress=show

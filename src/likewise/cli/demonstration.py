@@ -43,7 +43,6 @@ def run(out: Path, *, seed: int = 0, device: str | None = None) -> tuple[dict[st
     page = evaluation_page(
         out / "report.html",
         reloaded,
-        test,
         found,
         title="Digits, four of ten never seen in training",
         source="digits, test part",

@@ -13,19 +13,27 @@ from likewise._checks import check_choice, check_exists
 from likewise.cli import console
 from likewise.data.images import is_image_name
 from likewise.data.loading import TABLES
+from likewise.data.parts import paths_of
 from likewise.errors import InputError, naming
-from likewise.journeys.opening import is_pair_table, open_fitting, open_pairs, paths_of
+from likewise.journeys.opening import is_pair_table, open_fitting, open_pairs
 from likewise.model import SimilarityModel
+from likewise.model.trials import LEAVE_OUT, check_some_indexed
 
 
 def open_model(
-    path: str, device: str | None, gallery: Path | None = None, *, writing: bool = False
+    path: str,
+    device: str | None,
+    gallery: Path | None = None,
+    *,
+    cache: Path | None = None,
+    writing: bool = False,
 ) -> SimilarityModel:
     """A saved model with its encoder on the device asked for, and its gallery if it has one."""
     if gallery is not None and not writing:
         check_exists("gallery", gallery)
     model = lw.load(path, gallery=gallery, read_only=not writing)
     model.encoder.to(chosen_device(device))
+    model.cache = cache
     return model
 
 
@@ -118,9 +126,13 @@ def calibrate(
         raise InputError(
             f"must come with --rule, got {point!r} alone. Say what it is for.", argument="point"
         )
+    check_choice("leave_out", leave_out, LEAVE_OUT)
     made = {}
-    for each in rules:
-        with console.progress(f"calibrating {each}") as show:
+    with console.progress("calibrating") as show:
+        if len(rules) > 1:  # each item is read once for both
+            check_some_indexed(model.index, examples)
+            examples = model.embedded(examples, only_new=True, progress=show)
+        for each in rules:
             made[point or each] = model.calibrate(
                 examples,
                 goal=chosen,
@@ -140,7 +152,7 @@ def queries(model: SimilarityModel, sources: Sequence[str], split: str | None) -
     if all(map(_is_image_file, sources)):
         if model.preprocess is None:
             raise InputError("model must have a preprocess to read image files, got one without.")
-        return model.preprocess.read(sources), list(sources)
+        return list(sources), list(sources)
     if len(sources) > 1:
         raise InputError(
             f"FILE must be image files, or one source of data, got {' '.join(sources)}."

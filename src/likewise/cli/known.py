@@ -5,7 +5,7 @@ from typing import Annotated, Optional
 import typer
 
 from likewise.cli import console
-from likewise.cli.options import Data, Device, GalleryFolder, Json, Model, Point, Seed, Split
+from likewise.cli.options import Cache, Data, Device, GalleryFolder, Json, Model, Point, Seed, Split
 
 # Nothing heavy is imported up here: `likewise --help` must not wait for torch.
 Sources = Annotated[list[str], typer.Argument(metavar="FILE…|DATA", help="Images, or one DATA.")]
@@ -20,6 +20,7 @@ def index(
     ] = None,
     gallery: GalleryFolder = None,
     split: Split = None,
+    cache: Cache = None,
     seed: Seed = 0,
     device: Device = None,
     as_json: Json = False,
@@ -27,7 +28,7 @@ def index(
     """Add examples of known things to the model's index, or to a gallery; each of them once."""
     from likewise.cli import journeys
 
-    loaded = journeys.open_model(model, device, gallery, writing=True)
+    loaded = journeys.open_model(model, device, gallery, writing=True, cache=cache)
     told = journeys.index(loaded, source, split, per_class, seed)
     loaded.save(model)
     place = "the index" if loaded.gallery is None else f"the gallery {loaded.gallery}"
@@ -74,6 +75,7 @@ def lookup(
     k: Annotated[int, typer.Option("-k", help="Neighbors of each.")] = 5,
     gallery: GalleryFolder = None,
     split: Split = None,
+    cache: Cache = None,
     seed: Seed = 0,
     device: Device = None,
     as_json: Json = False,
@@ -81,7 +83,7 @@ def lookup(
     """The k indexed items that are most like each given one."""
     from likewise.cli import answers, journeys
 
-    loaded = journeys.open_model(model, device, gallery)
+    loaded = journeys.open_model(model, device, gallery, cache=cache)
     items, names = journeys.queries(loaded, sources, split)
     found = loaded.lookup(items, k=k)
     console.finish(*answers.neighbors(loaded, found, names), as_json=as_json)
@@ -99,6 +101,7 @@ def match(
     k: Annotated[int, typer.Option("-k", help="Neighbors, with --threshold.")] = 1,
     gallery: GalleryFolder = None,
     split: Split = None,
+    cache: Cache = None,
     seed: Seed = 0,
     device: Device = None,
     as_json: Json = False,
@@ -106,7 +109,7 @@ def match(
     """Which known class each item is, or that it is unknown."""
     from likewise.cli import answers, journeys
 
-    loaded = journeys.open_model(model, device, gallery)
+    loaded = journeys.open_model(model, device, gallery, cache=cache)
     items, names = journeys.queries(loaded, sources, split)
     with console.warnings_as_lines(), console.progress("matching") as show:
         decided = loaded.match(

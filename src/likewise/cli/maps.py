@@ -6,7 +6,7 @@ from typing import Annotated
 import typer
 
 from likewise.cli import console
-from likewise.cli.options import Data, Device, Json, Model, Seed, Split
+from likewise.cli.options import Cache, Data, Device, Json, Model, Seed, Split
 
 
 def map_(
@@ -19,13 +19,17 @@ def map_(
     ] = "auto",
     most: Annotated[int, typer.Option(help="Items shown; of more, a random choice.")] = 2000,
     split: Split = None,
+    cache: Cache = None,
     seed: Seed = 0,
     device: Device = None,
     as_json: Json = False,
 ) -> None:
     """Draw the items of DATA as the model sees them: a page to zoom, search and point at."""
+    import torch
+
     from likewise._checks import check_choice, check_count, check_file_target
     from likewise.cli import journeys
+    from likewise.data import Subset
     from likewise.journeys.opening import open_fitting
     from likewise.pages.map import map_page
     from likewise.plots.points import METHODS
@@ -33,20 +37,25 @@ def map_(
     check_choice("method", method, METHODS)
     check_count("most", most, least=2)
     check_file_target("out", out)  # before the work rather than after it
-    loaded = journeys.open_model(model, device)
-    examples = open_fitting(loaded, source, split, default_split="test")
+    loaded = journeys.open_model(model, device, cache=cache)
+    whole = open_fitting(loaded, source, split, default_split="test")
+    total = len(whole)
+    few = whole
+    if total > most:
+        chosen = torch.randperm(total, generator=torch.Generator().manual_seed(seed))[:most]
+        few = Subset(whole, chosen.sort().values)
     with console.progress("embedding") as show:
-        page = map_page(
-            out,
-            loaded,
-            examples,
-            source=source,
-            title=f"{Path(model).name} on {source}",
-            method=method,
-            most=most,
-            seed=seed,
-            progress=show,
-        )
-    shown = min(len(examples), most)
-    result = {"map": str(page), "items": len(examples), "shown": shown}
-    console.finish(result, [f"{shown} of {len(examples)} items: {page}"], as_json=as_json)
+        examples = loaded.embedded(few, progress=show)
+    page = map_page(
+        out,
+        examples,
+        source=source,
+        title=f"{Path(model).name} on {source}",
+        method=method,
+        seed=seed,
+        total=total,
+        trained_on=loaded.trained_on,
+    )
+    shown = len(examples)
+    result = {"map": str(page), "items": total, "shown": shown}
+    console.finish(result, [f"{shown} of {total} items: {page}"], as_json=as_json)

@@ -33,6 +33,14 @@ GalleryFolder = Annotated[
         "model remembers it.",
     ),
 ]
+Cache = Annotated[
+    Optional[Path],  # noqa: UP045
+    typer.Option(
+        "--cache",
+        metavar="DIR",
+        help="Keep embeddings in this folder: items that did not change are not encoded again.",
+    ),
+]
 Point = Annotated[
     Optional[str],  # noqa: UP045
     typer.Option(help="The operating point, as it was named when calibrating."),

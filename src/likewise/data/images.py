@@ -90,8 +90,9 @@ class ImageFiles(TorchDataset[tuple[Tensor, int]]):
             )
         check_channels(channels)
         self._resize = check_image_size(image_size)
+        first = None
         if self._resize is None or channels is None:
-            first = _open(self.paths[0])
+            first = _open(self.paths[0], channels, self._resize)
             channels = channels or (1 if _is_gray(first) else 3)
             height, width = self._resize or (first.height, first.width)
         else:
@@ -99,6 +100,8 @@ class ImageFiles(TorchDataset[tuple[Tensor, int]]):
         self.item_shape: tuple[int, ...] = (channels, height, width)
         self._kept: dict[int, Tensor] = {}
         self._room = max_kept()
+        if first is not None:
+            self._keep(0, _pixels(first, channels, self._resize))
 
     def __getstate__(self) -> dict[str, Any]:
         """All but the decoded images, which a worker process decodes again."""
@@ -130,10 +133,13 @@ class ImageFiles(TorchDataset[tuple[Tensor, int]]):
                 f"{path!r} must have the size of the first image, {height}x{width}, got "
                 f"{pixels.shape[1]}x{pixels.shape[2]}. Give image_size= to resize all images."
             )
+        self._keep(row, pixels)
+        return pixels
+
+    def _keep(self, row: int, pixels: Tensor) -> None:
         if pixels.nbytes <= self._room:
             self._room -= pixels.nbytes
             self._kept[row] = pixels
-        return pixels
 
 
 def read_image(

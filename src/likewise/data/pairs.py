@@ -106,8 +106,7 @@ class PairDataset(GivenPairs):
     def __init__(
         self, data: Dataset, per_item: float = 1.0, seed: int = 0, *, fresh: bool = False
     ) -> None:
-        check_positive("per_item", per_item)
-        super().__init__(data, *_draw_pairs(data.labels.numpy(), per_item, (seed,)))
+        super().__init__(data, *draw_pairs(data.labels.numpy(), per_item, (seed,)))
         self.per_item = per_item
         self.seed = seed
         self.fresh = fresh
@@ -119,7 +118,7 @@ class PairDataset(GivenPairs):
         if self.fresh and epoch != self._epoch:
             self._epoch = epoch
             key = (self.seed, epoch) if epoch else (self.seed,)
-            self.pairs, self.same = _draw_pairs(self.data.labels.numpy(), self.per_item, key)
+            self.pairs, self.same = draw_pairs(self.data.labels.numpy(), self.per_item, key)
 
 
 def check_tuples(
@@ -191,9 +190,25 @@ def count_kinds(labels: np.ndarray, per_item: float) -> tuple[int, int, int]:
     return count, same_total, different_total
 
 
-def _draw_pairs(
+def draw_pairs(
     labels: np.ndarray, per_item: float, seed: tuple[int, ...]
 ) -> tuple[Int[Tensor, "p 2"], Bool[Tensor, " p"]]:
+    """The pairs of `PairDataset` for items with these labels: positions (p, 2), and the truth.
+
+    Args:
+        labels: Class codes, (n,); -1 is unlabeled.
+        per_item: Pairs per labeled item.
+        seed: Numbers that the draw is seeded with.
+
+    Raises:
+        InputError: as `PairDataset`.
+
+    Example:
+        >>> pairs, same = draw_pairs(np.array([0, 0, 1, -1]), 1.0, (0,))
+        >>> pairs.shape, same.sum()
+        (torch.Size([3, 2]), tensor(1))
+    """
+    check_positive("per_item", per_item)
     # With items sorted by class, those of the same class that follow an item are a range, and
     # so are those of later classes. Counting along these ranges numbers all pairs of either
     # kind, and a number is turned into its pair by one binary search: nothing is enumerated.

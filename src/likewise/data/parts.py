@@ -2,6 +2,8 @@
 
 import warnings
 from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -11,6 +13,7 @@ from torch.utils.data import Dataset as TorchDataset
 
 from likewise._checks import check_count
 from likewise.data.datasets import Batch, Dataset, fetch
+from likewise.embedded import Embedded
 from likewise.errors import InputError, InputTypeError
 from likewise.masks import UNLABELED
 
@@ -63,7 +66,7 @@ class Subset(TorchDataset[tuple[Tensor, int]]):
         return [fetch(self.data, self.source_indices[rows].tolist())]
 
 
-def items_per_class(dataset: Dataset) -> dict[str, int]:
+def items_per_class(dataset: Dataset | Embedded) -> dict[str, int]:
     """Number of items of every class that has any, by name, in the order of the codes.
 
     Unlabeled items (-1) are of no class.
@@ -88,9 +91,24 @@ def class_codes(data: Dataset) -> np.ndarray:
     return codes
 
 
-def label_names(data: Dataset) -> list[str | None]:
+def label_names(data: Dataset | Embedded) -> list[str | None]:
     """The class of every item by its name; None for an unlabeled one."""
     return [None if code == UNLABELED else data.class_names[code] for code in data.labels.tolist()]
+
+
+def paths_of(data: Any) -> list[str]:
+    """The file of each item, absolute; empty if items come from no files of their own.
+
+    Args:
+        data: A dataset, a part of one, or an `Embedded`.
+    """
+    if isinstance(data, Embedded):
+        of_source = paths_of(data.source)
+        return [of_source[row] for row in data.rows.tolist()] if of_source else []
+    whole = getattr(data, "data", data)
+    rows = getattr(data, "source_indices", range(len(data)))
+    paths = getattr(whole, "paths", None)
+    return [] if paths is None else [str(Path(paths[int(row)]).resolve()) for row in rows]
 
 
 def labeled_items(data: Dataset) -> Dataset:

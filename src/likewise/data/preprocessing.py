@@ -12,8 +12,9 @@ from torch import Tensor
 
 from likewise._checks import as_floats, as_tensor, check_count
 from likewise.data.datasets import Dataset, items
-from likewise.data.images import read_image
+from likewise.data.images import ImageFiles
 from likewise.errors import InputError
+from likewise.masks import UNLABELED
 
 
 @dataclass(frozen=True)
@@ -97,16 +98,22 @@ class Preprocess:
             InputError: the items are not images, or a file cannot be read as one.
             FileNotFoundError: there is no such file.
         """
+        return items(self.files(paths)) if len(paths) else torch.empty((0, *self.item_shape))
+
+    def files(self, paths: Sequence[str | Path]) -> ImageFiles:
+        """Image files as an unlabeled dataset that reads them as `read` does, each when fetched.
+
+        Raises:
+            InputError: the items are not images, or there is no path.
+        """
         if len(self.item_shape) != 3 or self.item_shape[0] not in (1, 3):
             raise InputError(
                 f"item_shape must be that of an image to read files, got {self.item_shape}. "
                 "Give the items as a tensor."
             )
         channels, height, width = self.item_shape
-        images = torch.empty((len(paths), *self.item_shape), dtype=torch.float32)
-        for i, path in enumerate(paths):
-            images[i] = read_image(path, channels=channels, image_size=(height, width))
-        return images
+        unlabeled = torch.full((len(paths),), UNLABELED)
+        return ImageFiles(paths, unlabeled, image_size=(height, width), channels=channels)
 
     def to_dict(self) -> dict[str, Any]:
         """Plain numbers and lists, JSON-able; `from_dict` is the way back."""

@@ -35,7 +35,6 @@ _in_use: dict[int, tuple[nn.Module, int, bool]] = {}
 _modes = threading.Lock()
 
 
-@torch.no_grad()
 def encode(
     encoder: nn.Module,
     inputs: Tensor | np.ndarray | Items,
@@ -74,6 +73,37 @@ def encode(
         >>> encode(nn.Linear(10, 2), torch.rand(5, 10), batch_size=2).shape
         torch.Size([5, 2])
     """
+    return encode_chosen(
+        encoder,
+        inputs,
+        batch_size=batch_size,
+        preprocess=preprocess,
+        progress=progress,
+        workers=workers,
+    )
+
+
+@torch.no_grad()
+def encode_chosen(
+    encoder: nn.Module,
+    inputs: Tensor | np.ndarray | Items,
+    choose: Callable[[Tensor], Tensor] | None = None,
+    *,
+    batch_size: int = 256,
+    preprocess: Callable[[Tensor], Tensor] | None = None,
+    progress: Callable[[int, int], None] | None = None,
+    workers: int = 0,
+) -> Float[Tensor, "n d"]:
+    """As `encode`, of the items that `choose` gives back of each batch; (0, 0) if it gives none.
+
+    Every batch is read once, in order, and `choose` sees it as it is read, before the preprocess.
+    What it gives back is encoded in full batches.
+
+    Example:
+        >>> items = torch.arange(6.0)[:, None]
+        >>> encode_chosen(nn.Identity(), items, lambda batch: batch[batch[:, 0] > 3]).flatten()
+        tensor([4., 5.])
+    """
     if not isinstance(encoder, nn.Module):
         raise InputTypeError(f"encoder must be a torch module, got {type(encoder).__name__}.")
     check_count("batch_size", batch_size)
@@ -86,24 +116,31 @@ def encode(
     takes_codes = any(isinstance(m, (nn.Embedding, nn.EmbeddingBag)) for m in encoder.modules())
     first = next(encoder.parameters(), torch.empty(0))
     embeddings: list[Tensor] = []
+    waiting: list[Tensor] = []
     done = 0
     with _evaluating(encoder):
-        for items in _batches(inputs, batch_size, workers):
-            items = items.to(first.device)
-            if preprocess is not None:
-                items = preprocess(items)
-            is_code = takes_codes and items.dtype in (torch.int32, torch.int64)
-            if not (is_code or items.is_floating_point() or items.is_complex()):
-                items = as_floats(items)
-            if items.is_floating_point():
-                items = items.to(first.dtype)
-            outputs = encoder(items)
-            _check_outputs(outputs, len(items))
-            embeddings.append(outputs.float().cpu())
-            done += len(items)
+        for batch in _batches(inputs, batch_size, workers):
+            done += len(batch)
+            chosen, full = batch, len(batch)
+            if choose is not None:
+                chosen = torch.cat([*waiting, choose(batch)])
+                full = len(chosen) if done == total else len(chosen) // batch_size * batch_size
+                waiting = [chosen[full:]]
+            for items in torch.split(chosen[:full], batch_size) if full else ():
+                items = items.to(first.device)
+                if preprocess is not None:
+                    items = preprocess(items)
+                is_code = takes_codes and items.dtype in (torch.int32, torch.int64)
+                if not (is_code or items.is_floating_point() or items.is_complex()):
+                    items = as_floats(items)
+                if items.is_floating_point():
+                    items = items.to(first.dtype)
+                outputs = encoder(items)
+                _check_outputs(outputs, len(items))
+                embeddings.append(outputs.float().cpu())
             if progress is not None:
                 progress(done, total)
-    result = torch.cat(embeddings)
+    result = torch.cat(embeddings) if embeddings else torch.empty(0, 0)
     check_finite(result, "embeddings")
     return result
 

@@ -11,6 +11,8 @@ from torch import Tensor
 
 from likewise import data
 from likewise._checks import check_choice
+from likewise.data.pairs import draw_pairs
+from likewise.embedded import Embedded
 from likewise.errors import InputError
 from likewise.evaluation import (
     RetrievalResult,
@@ -52,7 +54,7 @@ class Compared:
     names: tuple[str, str]
     models: tuple[SimilarityModel, SimilarityModel]
     judged: tuple[Judged, Judged]
-    items: data.Dataset
+    items: Embedded  # by the first model
     left_out: int
     holds_for: str
     comparison: Comparison
@@ -108,26 +110,32 @@ def compare_models(
         InputError: no labeled item is new to both, or they form no pairs of both kinds.
     """
     check_choice("holds_for", holds_for, LEAVE_OUT)
-    wholes = [open_fitting(model, source, split, default_split="test") for model in models]
-    new = torch.stack([m.is_new(d) for m, d in zip(models, wholes, strict=True)]).all(dim=0)
-    if not bool(new.any()):
+    wholes = _opened(models, source, split)
+
+    def show(turn: int) -> Callable[[int, int], None] | None:
+        if progress is None:
+            return None
+        return lambda done, total: progress(turn * total + done, 2 * total)
+
+    first = models[0].embedded(wholes[0], only_new=True, progress=show(0))
+    # What is new to the first is all that the second need read.
+    rest = data.Subset(wholes[1], first.rows)
+    second = models[1].embedded(rest, only_new=True, progress=show(1)) if len(rest) else first
+    total, left_out = len(wholes[0]), len(wholes[0]) - len(second)
+    if left_out == total:
         raise InputError(
             f"DATA must hold items that neither model was trained on or has indexed, got "
-            f"{len(new)} without any. Keep some aside."
+            f"{total} without any. Keep some aside."
         )
-    parts = [labeled(data.Subset(whole, new.nonzero().flatten())) for whole in wholes]
+    parts = [labeled(part) for part in (first.take(second.rows), second)]
     labels = parts[0].labels
     of_classes = holds_for == "classes"
-    pairs = data.PairDataset(parts[0], per_item=PER_ITEM, seed=seed)
+    pairs = draw_pairs(labels.numpy(), PER_ITEM, (seed,))
     match = all(len(model.index) and POINT in model.calibrations for model in models)
-    judged = []
-    for turn, (model, part) in enumerate(zip(models, parts, strict=True)):
-
-        def show(done: int, total: int, turn: int = turn) -> None:
-            if progress is not None:
-                progress(turn * total + done, 2 * total)
-
-        judged.append(_judged(model, part, pairs, of_classes=of_classes, match=match, show=show))
+    judged = [
+        _judged(model, part, pairs, of_classes=of_classes, match=match)
+        for model, part in zip(models, parts, strict=True)
+    ]
     a, b = judged
     found = {
         "retrieval": compare(
@@ -143,11 +151,9 @@ def compare_models(
             classes_as_sample=of_classes,
             names=names,
         )
-    left_out = int((~new).sum())
-    first, second = models
     return Compared(
         names,
-        (first, second),
+        models,
         (a, b),
         parts[0],
         left_out,
@@ -161,9 +167,21 @@ def compare_models(
     )
 
 
-def _biases(model: SimilarityModel, items: data.Dataset) -> list[str]:
+def _opened(
+    models: Sequence[SimilarityModel], source: str, split: str | None
+) -> list[data.Dataset]:
+    """The source as each model reads it; opened once where both read it alike."""
+    found: dict[Any, data.Dataset] = {}
+    shapes = [model.preprocess and tuple(model.preprocess.item_shape) for model in models]
+    for model, shape in zip(models, shapes, strict=True):
+        if shape not in found:
+            found[shape] = open_fitting(model, source, split, default_split="test")
+    return [found[shape] for shape in shapes]
+
+
+def _biases(model: SimilarityModel, items: Embedded) -> list[str]:
     lines = selection_notes(model.origin, list(data.items_per_class(items)))
-    seen = int(torch.isin(data.fingerprints(items), model.calibrated_prints).sum())
+    seen = int(torch.isin(items.fingerprints, model.calibrated_prints).sum())
     if seen:
         lines.append(f"{seen} of the items were calibrated on, which biases its thresholds")
     return lines
@@ -171,40 +189,38 @@ def _biases(model: SimilarityModel, items: data.Dataset) -> list[str]:
 
 def _judged(
     model: SimilarityModel,
-    items: data.Dataset,
-    pairs: data.PairDataset,
+    items: Embedded,
+    pairs: tuple[Int[Tensor, "p 2"], Bool[Tensor, " p"]],
     *,
     of_classes: bool,
     match: bool,
-    show: Callable[[int, int], None],
 ) -> Judged:
-    embeddings = model.embed(items, progress=show)
     calibration = model.calibrations.get(PAIRS)
     right = None
     if match:
-        answers = model.match_embeddings(embeddings, point=POINT).labels
-        right = _right(model, items, answers)
-    left, far = pairs.pairs.T
+        right = _right(model, items, model.match(items, point=POINT).labels)
+    positions, same = pairs
+    left, far = items.embeddings[positions.T]
     return Judged(
         retrieval=evaluate_retrieval(
-            embeddings,
+            items.embeddings,
             items.labels,
             distance=model.compared_by,
             ks=(1,),
             classes_as_sample=of_classes,
         ),
         verification=evaluate_verification(
-            model.compared_by.paired(embeddings[left], embeddings[far]),
-            pairs.same,
+            model.compared_by.paired(left, far),
+            same,
             threshold=None if calibration is None else calibration.threshold,
-            items=items.labels[pairs.pairs] if of_classes else pairs.pairs,
+            items=items.labels[positions] if of_classes else positions,
         ),
         right=right,
     )
 
 
 def _right(
-    model: SimilarityModel, items: data.Dataset, answers: Int[Tensor, " n"]
+    model: SimilarityModel, items: Embedded, answers: Int[Tensor, " n"]
 ) -> Bool[Tensor, " n"]:
     """Whether each item is given its class, or UNKNOWN where that is not indexed."""
     indexed = set(model.index.labels.tolist())

@@ -35,10 +35,10 @@ class Plan(NamedTuple):
 
     def __str__(self) -> str:
         return (
-            f"cross-fit: {len(self.folds)} more encoders, each trained without "
+            f"cross-fit: {len(self.folds)} more encoders, each trained without up to "
             f"{max(map(len, self.folds))} of {sum(map(len, self.folds))} classes, so that these "
-            f"can stand for unknowns; about {self.time:.1f} times the time of the training itself, one "
-            "encoder in memory at a time (cross_fit = off goes without)"
+            f"can stand for unknowns; about {self.time:.1f} times the time of the training itself, "
+            "one encoder in memory at a time (cross_fit = off goes without)"
         )
 
 

@@ -65,14 +65,6 @@ def is_pair_table(source: str | Path) -> bool:
     return {"a", "b"} <= {name.removeprefix("path_") for name in read_header(path)}
 
 
-def paths_of(examples: Any) -> list[str]:
-    """The file of each item, absolute; empty if items come from no files of their own."""
-    whole = getattr(examples, "data", examples)
-    rows = getattr(examples, "source_indices", range(len(examples)))
-    paths = getattr(whole, "paths", None)
-    return [] if paths is None else [str(Path(paths[int(row)]).resolve()) for row in rows]
-
-
 def _size(model: SimilarityModel) -> dict[str, Any]:
     shape = () if model.preprocess is None else model.preprocess.item_shape
     return {"image_size": tuple(shape[1:]), "channels": shape[0]} if len(shape) == 3 else {}

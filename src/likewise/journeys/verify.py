@@ -56,9 +56,9 @@ def judge(
     progress: Callable[[int, int], None],
 ) -> Verified:
     """The verdicts; every file is read once."""
-    left, right = model.embed(pairs.paths, progress=progress)[pairs.positions.T]
-    distances = model.compared_by.paired(left, right)
-    return model.judge(distances, point=point, threshold=threshold, prior=prior)
+    files = model.embedded(pairs.paths, progress=progress)
+    left, right = (files.take(side) for side in pairs.positions.T)
+    return model.verify(left, right, point=point, threshold=threshold, prior=prior)
 
 
 def evaluated(

@@ -1,13 +1,29 @@
-"""What a model answers to `verify` and `evaluate`."""
+"""What a model answers to `verify` and `evaluate`, and how it comes about."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from jaxtyping import Bool, Float
+import torch
+from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
-from likewise.evaluation import MatchingResult, RetrievalResult, VerificationResult
+from likewise import data as sources
+from likewise.data.pairs import draw_pairs
+from likewise.distances import Distance
+from likewise.embedded import Embedded
+from likewise.evaluation import (
+    MatchingResult,
+    RetrievalResult,
+    VerificationResult,
+    evaluate_matching,
+    evaluate_retrieval,
+    evaluate_verification,
+)
+from likewise.index import Gallery, Index
 from likewise.matching import Matches
+from likewise.model.trials import all_names, labeled, translated
+from likewise.probability import Probability
 
 
 @dataclass(frozen=True, eq=False)
@@ -25,7 +41,7 @@ class Verified:
 
 @dataclass(frozen=True, eq=False)
 class Evaluation:
-    """What `SimilarityModel.evaluate` found on `items` items.
+    """What `SimilarityModel.evaluate` found on `items` items, which are the labeled `examples`.
 
     `matching` is None without an index, `verification` where the items form no pairs of both kinds,
     and `retrieval` where no class has two of them.
@@ -39,6 +55,7 @@ class Evaluation:
     matches: Matches | None
     verification: VerificationResult | None
     retrieval: RetrievalResult | None
+    examples: Embedded  # all that are neither indexed nor trained on
 
     def to_dict(self) -> dict[str, Any]:
         """All numbers, ready for JSON; None for what could not be judged."""
@@ -54,3 +71,94 @@ class Evaluation:
             "calibrated_on": self.calibrated_on,
             **{name: None if one is None else one.to_dict() for name, one in judged.items()},
         }
+
+
+def verified(
+    distances: Float[Tensor, " p"],
+    threshold: float,
+    *,
+    probability: Probability | None = None,
+    prior: float | None = None,
+) -> Verified:
+    """Whether pairs with these distances are the same, by a threshold.
+
+    Args:
+        distances: One per pair.
+        threshold: Accepts what is at most as far.
+        probability: Gives the probability of each pair to be the same, if there is one.
+        prior: Share of such pairs that are the same, for the probabilities; 0.5 if None.
+    """
+    return Verified(
+        distances=distances,
+        # In float64: comparing float32 with a number would first round that number to float32.
+        same=distances.double() <= threshold,
+        threshold=threshold,
+        probabilities=None if probability is None else probability.of(distances, prior=prior),
+    )
+
+
+def evaluated(
+    examples: Embedded,
+    index: Index | Gallery,
+    matches: Matches | None,
+    *,
+    distance: Distance,
+    per_item: float = 10.0,
+    seed: int = 0,
+    trained_on: Sequence[str] = (),
+    calibrated_prints: Int[Tensor, " c"] | None = None,
+    threshold: float | None = None,
+    probability: Probability | None = None,
+) -> Evaluation:
+    """Matching, verification of drawn pairs, and retrieval, of embedded items that are new.
+
+    Args:
+        examples: Items that are neither indexed nor trained on; those without a label are left
+            out.
+        index: The known items.
+        matches: What matching answered for the labeled ones; None if nothing is indexed.
+        distance: Compares items, for verification and retrieval.
+        per_item: Pairs drawn per item.
+        seed: Of the pairs.
+        trained_on: Names of the classes that were trained on.
+        calibrated_prints: Fingerprints of the items that a threshold was calibrated on.
+        threshold: Of verification, if it is calibrated.
+        probability: Of verification, if it is calibrated.
+    """
+    new = labeled(examples)
+    names = all_names(index.class_names, new)
+    truth = translated(new, names)
+    matching = verification = retrieval = None
+    if matches is not None:
+        matching = evaluate_matching(
+            matches,
+            truth,
+            indexed_classes=sorted(set(index.labels.tolist()) - {-1}),
+            seen_classes=[names.index(name) for name in trained_on if name in names],
+            class_names=names,
+        )
+    sizes = sources.items_per_class(new)
+    if max(sizes.values()) > 1:
+        retrieval = evaluate_retrieval(new.embeddings, truth, distance=distance)
+        if len(sizes) > 1:
+            pairs, same = draw_pairs(new.labels.numpy(), per_item, (seed,))
+            left, right = new.embeddings[pairs.T]
+            verification = evaluate_verification(
+                distance.paired(left, right),
+                same,
+                threshold=threshold,
+                items=pairs,
+                probability=probability,
+            )
+    seen = torch.empty(0, dtype=torch.int64) if calibrated_prints is None else calibrated_prints
+    return Evaluation(
+        items=len(new),
+        left_out=examples.skipped,
+        unlabeled=len(examples) - len(new),
+        calibrated_on=int(torch.isin(new.fingerprints, seen).sum()),
+        matching=matching,
+        matches=matches,
+        verification=verification,
+        retrieval=retrieval,
+        examples=examples,
+    )

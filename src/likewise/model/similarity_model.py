@@ -2,13 +2,13 @@
 
 import math
 import os
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
-from jaxtyping import Bool, Float
+from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
 
 from likewise import data as sources
@@ -17,28 +17,34 @@ from likewise.calibration import Calibration, ClassThresholds, CrossFit, Goal
 from likewise.data import GivenPairs, fingerprints
 from likewise.data.parts import label_names
 from likewise.distances import COSINE, Distance
+from likewise.embedded import Embedded
 from likewise.encoders import encode
-from likewise.errors import ArtifactError, InputError, InputTypeError
+from likewise.errors import ArtifactError, InputError
 from likewise.index import Gallery, Index, Neighbors
 from likewise.matching import RULES, Matches, Rule, match, rule_name
 from likewise.model import saving
-from likewise.model.judging import calibrated, calibrated_per_class, evaluate, warn_of_many
+from likewise.model.embedding import Progress, embed, embed_kept, opened
 from likewise.model.merging import Kept
 from likewise.model.rebuilding import encoder_fingerprint
-from likewise.model.results import Evaluation, Verified
+from likewise.model.results import Evaluation, Verified, evaluated, verified
 from likewise.model.trials import (
     LEAVE_OUT,
     PAIRS,
+    calibrated,
+    calibrated_per_class,
+    check_some_indexed,
     given_unknowns,
+    labeled,
     matching_trials,
     neighbors_for,
     pair_trials,
+    warn_of_many,
+    warn_of_spelling,
 )
 from likewise.normalization import AdaptiveNorm
 from likewise.probability import Probability, fit_logistic
 
-Items = Any  # numbers (n, ...), images, a dataset, or a sequence of image paths
-Progress = Callable[[int, int], None]
+Items = Any  # numbers (n, ...), images, a dataset, image paths, or an Embedded of this model
 
 
 class SimilarityModel:
@@ -46,7 +52,8 @@ class SimilarityModel:
 
     Each method is a few lines that call the parts; the parts are open and can be used alone.
     Label codes inside are those of the index; a dataset brings class names of its own, and its
-    codes are translated by name.
+    codes are translated by name. Whatever takes items or data also takes an `Embedded` that this
+    model made, so that a caller who asks twice reads and encodes once.
 
     Args:
         encoder: any module from a batch of preprocessed items to embeddings (n, d).
@@ -71,6 +78,8 @@ class SimilarityModel:
         trained_on: names of the classes that the encoder was trained on.
         trained_prints: `data.fingerprints` of the items that it was trained on.
         calibrated_prints: those of the items that any calibration saw.
+        cache: a folder that keeps embeddings for the next call or process, if it is set; see
+            `likewise.embed`. It is not saved with the model.
 
     Example:
         >>> import likewise as lw
@@ -96,6 +105,7 @@ class SimilarityModel:
         self.origin = dict(origin or {})
         self.index: Index | Gallery = Index(distance)
         self.gallery: str | None = None
+        self.cache: str | Path | None = None
         self.calibrations: dict[str, Calibration] = {}
         self.class_thresholds: dict[str, ClassThresholds] = {}
         self.norm: AdaptiveNorm | None = None
@@ -121,46 +131,61 @@ class SimilarityModel:
     def embed(
         self, items: Items, *, batch_size: int = 256, progress: Progress | None = None
     ) -> Float[Tensor, "n d"]:
-        """Embeddings of items: numbers (n, ...), images, a dataset, or a sequence of image paths.
+        """Embeddings of items: numbers (n, ...), images, a dataset, a sequence of image paths.
 
         Tensors, arrays and lists of any type of number are taken, one item alone too where the
         model has a preprocess, and Pillow images; see `data.as_items`. Equal numbers have equal
         embeddings whatever their type: bytes of images count as 0..1.
         """
-        items = self._opened(items)
-        apply = None
-        if self.preprocess is not None:
-            apply = self.preprocess.apply
-            shape = tuple(items.shape[1:] if isinstance(items, Tensor) else items.item_shape)
-            if shape != tuple(self.preprocess.item_shape):
-                raise InputError(
-                    f"must have shape {tuple(self.preprocess.item_shape)}, which this model was "
-                    f"made for, got {shape}.",
-                    argument="items",
-                    remedy="Load them with image_size= and channels= to fit.",
-                    command="Give data of the kind that it was trained on.",
-                )
+        if isinstance(items, Embedded):
+            return items.embeddings
+        if self.cache is not None:
+            return self.embedded(items, batch_size=batch_size, progress=progress).embeddings
         return encode(
-            self.encoder, items, batch_size=batch_size, preprocess=apply, progress=progress
+            self.encoder,
+            opened(items, self.preprocess),
+            batch_size=batch_size,
+            preprocess=None if self.preprocess is None else self.preprocess.apply,
+            progress=progress,
         )
 
-    def _opened(self, items: Items) -> Any:
-        """A tensor (n, ...) or a dataset of whatever a caller gives as items."""
-        if isinstance(items, (str, Path)):
-            raise InputTypeError(
-                f"items must be a list of paths, got one path. Use [{str(items)!r}]."
-            )
-        if isinstance(items, (list, tuple)) and any(isinstance(i, (str, Path)) for i in items):
-            if self.preprocess is None:
-                raise InputError(
-                    "must be a tensor or a dataset for a model without preprocess, got paths.",
-                    argument="items",
-                    remedy="Make the model with preprocess=data.Preprocess.fit(dataset).",
-                    command="Use a model that likewise train made.",
-                )
-            return self.preprocess.read(items)
-        shape = None if self.preprocess is None else self.preprocess.item_shape
-        return sources.as_inputs(items, shape)
+    def embedded(
+        self,
+        items: Items,
+        *,
+        only_new: bool = False,
+        batch_size: int = 256,
+        progress: Progress | None = None,
+    ) -> Embedded:
+        """`likewise.embed` of items, by this model: each is read and encoded once.
+
+        Args:
+            items: As for `embed`.
+            only_new: Leave out the items that are indexed or were trained on; they are counted.
+            batch_size: Items encoded at once.
+            progress: Called as progress(done, total) after each batch.
+
+        Example:
+            >>> import likewise as lw
+            >>> digits = lw.data.load("digits", split="train")
+            >>> model = SimilarityModel(lw.encoders.MLPEncoder(digits.item_shape))
+            >>> ids = model.add(lw.data.sample_items(digits, per_class=5))
+            >>> aside = model.embedded(digits, only_new=True)
+            >>> made = [model.calibrate(aside, rule=rule) for rule in ("nearest", "pairs")]
+            >>> aside.skipped, len(made)
+            (50, 2)
+        """
+        if isinstance(items, Embedded):
+            return items.without(self.known_prints()) if only_new else items
+        return embed(
+            self.encoder,
+            items,
+            self.preprocess,
+            batch_size=batch_size,
+            progress=progress,
+            skip=self.known_prints() if only_new else None,
+            cache=self.cache,
+        )
 
     @property
     def fingerprint(self) -> str:
@@ -238,11 +263,12 @@ class SimilarityModel:
 
         A gallery that `load` opened is opened for writing first.
         """
-        return self._add(self._opened(items), None, ids, metadata, progress)
+        self._open_for_writing()
+        return self._add(self.embedded(items, progress=progress), ids, metadata)
 
     def add_new(
         self,
-        data: sources.Dataset,
+        data: sources.Dataset | Embedded,
         *,
         metadata: Sequence[Mapping[str, Any]] | None = None,
         progress: Progress | None = None,
@@ -253,26 +279,45 @@ class SimilarityModel:
         among those given count as well. An item that is there with another class is added.
 
         Args:
-            data: a labeled dataset.
+            data: a labeled dataset, or an `Embedded`.
             metadata: one dict per item of `data`.
             progress: called as progress(done, total) while embedding.
 
         Returns:
             The ids of the items that were added.
         """
-        prints = fingerprints(data)
-        facts = [{}] * len(data) if metadata is None else metadata
-        names = label_names(data)
-        seen = set(self.indexed_prints())
-        rows = []
-        for row, key in enumerate(zip(prints.tolist(), names, strict=True)):
-            if key not in seen:
-                seen.add(key)
-                rows.append(row)
-        if not rows:
+        self._open_for_writing()
+        source = data if isinstance(data, Embedded) else opened(data, self.preprocess)
+        names = label_names(source)
+        there = set(self.indexed_prints())
+
+        def is_absent(rows: Tensor, prints: Tensor) -> Tensor:
+            keys = zip(prints.tolist(), [names[row] for row in rows.tolist()], strict=True)
+            return torch.tensor([key not in there for key in keys], dtype=torch.bool)
+
+        if isinstance(source, Embedded):
+            rows = is_absent(torch.arange(len(source)), source.fingerprints).nonzero().flatten()
+            absent = source.take(rows)
+        else:
+            absent = embed_kept(
+                self.encoder,
+                source,
+                self.preprocess,
+                is_absent,
+                progress=progress,
+                cache=self.cache,
+            )
+            rows = absent.rows
+        first: dict[tuple[int, str | None], int] = {}
+        for at, key in enumerate(
+            zip(absent.fingerprints.tolist(), label_names(absent), strict=True)
+        ):
+            first.setdefault(key, at)
+        if not first:
             return np.empty(0, dtype=self.index.ids.dtype)
-        part = data if len(rows) == len(data) else sources.Subset(data, rows)
-        return self._add(part, prints[rows], None, [facts[row] for row in rows], progress)
+        chosen = list(first.values())
+        facts = None if metadata is None else [metadata[row] for row in rows[chosen].tolist()]
+        return self._add(absent.take(chosen), None, facts)
 
     def indexed_prints(self) -> list[tuple[int | None, str | None]]:
         """Fingerprint and class of each indexed item; None where it came without."""
@@ -280,34 +325,27 @@ class SimilarityModel:
         names = dict(enumerate(self.class_names))  # after the codes, as names only come behind
         return [(each, names.get(code)) for each, code in zip(stored, codes.tolist(), strict=True)]
 
-    def _add(
-        self,
-        items: Items,
-        prints: Tensor | None,
-        ids: Any,
-        metadata: Sequence[Mapping[str, Any]] | None,
-        progress: Progress | None,
-    ) -> np.ndarray[Any, Any]:
+    def _open_for_writing(self) -> None:
         if self._may_write_gallery and self.gallery is not None:
             self.use_gallery(self.gallery)
-        embeddings = self.embed(items, progress=progress)
-        facts = [{}] * len(embeddings) if metadata is None else metadata
+
+    def _add(
+        self, items: Embedded, ids: Any, metadata: Sequence[Mapping[str, Any]] | None
+    ) -> np.ndarray[Any, Any]:
+        facts = [{}] * len(items) if metadata is None else metadata
         if any("fingerprint" in fact for fact in facts):
             raise InputError(
                 "metadata must leave the name fingerprint free, got it in use. It is how an "
                 "indexed item is known again."
             )
-        if prints is None:
-            prints = fingerprints(items)
-        facts = [{**f, "fingerprint": p} for f, p in zip(facts, prints.tolist(), strict=True)]
-        if not hasattr(items, "labels"):
-            return self.index.add(embeddings, ids=ids, metadata=facts)
+        prints = items.fingerprints.tolist()
+        facts = [{**f, "fingerprint": p} for f, p in zip(facts, prints, strict=True)]
+        if not bool((items.labels >= 0).any()):
+            return self.index.add(items.embeddings, ids=ids, metadata=facts)
         if isinstance(self.index, Index) and not len(self.index):
             # Codes then follow the data's own order, in which tables and plots are read.
             self.index.name_classes(list(sources.items_per_class(items)))
-        labels = label_names(items)
-        given = labels if any(label is not None for label in labels) else None
-        return self.index.add(embeddings, labels=given, ids=ids, metadata=facts)
+        return self.index.add(items.embeddings, labels=label_names(items), ids=ids, metadata=facts)
 
     def lookup(
         self, items: Items, *, k: int = 5, where: Mapping[str, Any] | None = None
@@ -317,7 +355,7 @@ class SimilarityModel:
 
     def calibrate(
         self,
-        data: sources.Dataset | GivenPairs,
+        data: sources.Dataset | GivenPairs | Embedded,
         *,
         goal: Goal | None = None,
         rule: str | Rule = "nearest",
@@ -327,7 +365,7 @@ class SimilarityModel:
         fewest: int = 30,
         per_item: float = 10.0,
         leave_out: str | None = None,
-        unknowns: sources.Dataset | None = None,
+        unknowns: sources.Dataset | Embedded | None = None,
         for_gallery_of: int | None = None,
         seed: int = 0,
         progress: Progress | None = None,
@@ -339,12 +377,14 @@ class SimilarityModel:
         the second, its own class is left out of the index if the encoder was not trained on it;
         trained classes are judged by the encoders of a cross-fit. The answer's `unknowns` says
         which, and what the rate rests on. Items of classes that are not indexed are unknowns as
-        they are. For verification pairs are drawn from the data, half same, half different, or come as `GivenPairs`. The
-        distances also make the probability of this operating point. Items that are in the index
-        themselves, or that the encoder was trained on, are left out.
+        they are.
+
+        For verification pairs are drawn from the data, half same, half different, or come as
+        `GivenPairs`. The distances also make the probability of this operating point. Items that
+        are in the index themselves, or that the encoder was trained on, are left out.
 
         Args:
-            data: a labeled dataset, or for verification given pairs.
+            data: a labeled dataset, an `Embedded`, or for verification given pairs.
             goal: what to choose for, such as `likewise.at_most_false_accepts(0.001)`; None for
                 `balanced()`, or `best_f1` for pairs.
             rule: "pairs", or a rule of `likewise.matching`, such as "nearest" or "majority", or a
@@ -374,51 +414,65 @@ class SimilarityModel:
             check_choice("leave_out", leave_out, LEAVE_OUT)
         if for_gallery_of is not None:
             check_count("for_gallery_of", for_gallery_of)
-        data = sources.as_dataset(data, pairs=True)
         name = PAIRS if rule == PAIRS else rule_name(rule)
         is_own = not isinstance(rule, str) and RULES.get(name) is not rule
         if is_own and name in (*RULES, PAIRS):
             raise InputError(f"rule must have a name that is free, got {name!r}. Rename it.")
+        if name == PAIRS and per_class:
+            raise InputError("per_class must be False for pairs, got True. Name a rule.")
+        if name == PAIRS and (unknowns is not None or for_gallery_of is not None):
+            raise InputError(
+                "must be left out for pairs, which have no gallery. Name a rule for matching.",
+                argument="for_gallery_of" if unknowns is None else "unknowns",
+            )
+        if per_class and unknowns is not None:
+            raise InputError("unknowns must be left out with per_class, got both.")
+        items: Any = data if isinstance(data, Embedded) else sources.as_dataset(data, pairs=True)
+        given = items if isinstance(items, GivenPairs) else None
+        if given is not None and name != PAIRS:
+            raise InputError(f'data must be labeled items for {name}, got pairs. Use rule="pairs".')
+        if name != PAIRS:
+            check_some_indexed(self.index, items)  # before the work rather than after it
+        if given is None:
+            new = self._new(items, progress)
+        else:
+            new = self.embedded(given.data, only_new=True, progress=progress)
         if name == PAIRS:
-            if per_class:
-                raise InputError("per_class must be False for pairs, got True. Name a rule.")
-            if unknowns is not None or for_gallery_of is not None:
-                raise InputError(
-                    "must be left out for pairs, which have no gallery. Name a rule for matching.",
-                    argument="for_gallery_of" if unknowns is None else "unknowns",
-                )
             trials = pair_trials(
-                self,
-                data,
+                new,
+                self.compared_by,
+                given,
                 per_item=per_item,
                 seed=seed,
                 leave_out=leave_out or "items",
-                progress=progress,
             )
-        elif isinstance(data, GivenPairs):
-            raise InputError(f'data must be labeled items for {name}, got pairs. Use rule="pairs".')
         else:
             trials = matching_trials(
-                self,
-                data,
+                new,
+                self.index,
+                norm=self.norm,
                 rule=rule if is_own else name,
                 k=k,
                 leave_out=leave_out,
+                trained_on=self.trained_on,
+                cross_fit=self.cross_fit,
                 for_gallery_of=for_gallery_of,
-                progress=progress,
             )
-        thresholds = given = None
+        thresholds = real = None
         if unknowns is not None:
-            if per_class:
-                raise InputError("unknowns must be left out with per_class, got both.")
-            given = given_unknowns(
-                self, sources.as_dataset(unknowns), rule=rule if is_own else name, k=k
+            told = unknowns if isinstance(unknowns, Embedded) else sources.as_dataset(unknowns)
+            real = given_unknowns(
+                self._new(told, progress),
+                self.index,
+                norm=self.norm,
+                rule=rule if is_own else name,
+                k=k,
             )
         if per_class:
             thresholds = calibrated_per_class(trials, goal=goal, rule=name, k=k, fewest=fewest)
             chosen = thresholds.everywhere
         else:
-            chosen = calibrated(trials, goal=goal, rule=name, k=k, given=given)
+            chosen = calibrated(trials, goal=goal, rule=name, k=k, given=real)
         warn_of_many(chosen, stacklevel=3)
         prior = 0.5 if name == PAIRS else float(trials.same.double().mean())
         point = point or name
@@ -456,27 +510,12 @@ class SimilarityModel:
         """
         self._bound(point, threshold)  # refuses before the work rather than after it
         embeddings = self.embed(items, progress=progress)
-        return self.match_embeddings(
-            embeddings, point=point, threshold=threshold, rule=rule, k=k, where=where
-        )
-
-    def match_embeddings(
-        self,
-        embeddings: Float[Tensor, "n d"],
-        *,
-        point: str = "nearest",
-        threshold: float | None = None,
-        rule: str | Rule = "nearest",
-        k: int = 1,
-        where: Mapping[str, Any] | None = None,
-    ) -> Matches:
-        """What `match` says of items that are embedded already."""
         bound: float | Calibration | ClassThresholds = self._bound(point, threshold)
         if isinstance(bound, Calibration):
             rule, k = self.rules.get(bound.rule, bound.rule), bound.k or k
             bound = self.class_thresholds.get(point, bound)
         return match(
-            neighbors_for(self, embeddings, rule=rule, k=k, where=where),
+            neighbors_for(self.index, embeddings, norm=self.norm, rule=rule, k=k, where=where),
             bound,
             rule=rule,
             gallery_size=len(self.index),
@@ -501,39 +540,27 @@ class SimilarityModel:
             threshold: used instead of the calibration.
             prior: share of such pairs that are the same, for the probabilities; 0.5 if None.
         """
-        a, b = self._opened(a), self._opened(b)
-        if len(a) != len(b):
-            raise InputError(f"b must hold as many items as a, {len(a)}, got {len(b)}.")
-        distances = self.compared_by.paired(self.embed(a), self.embed(b))
-        return self.judge(distances, point=point, threshold=threshold, prior=prior)
-
-    def judge(
-        self,
-        distances: Float[Tensor, " p"],
-        *,
-        point: str = PAIRS,
-        threshold: float | None = None,
-        prior: float | None = None,
-    ) -> Verified:
-        """What `verify` says of pairs whose distances are known."""
         bound = self._bound(point, threshold)
         if isinstance(bound, Calibration) and bound.rule != PAIRS:
             raise InputError(
                 f"must be one for pairs, got {point!r}, for {bound.rule}.", argument="point"
             )
-        limit = bound.threshold if isinstance(bound, Calibration) else bound
-        of = self.probabilities.get(point)
-        return Verified(
-            distances=distances,
-            # In float64: comparing float32 with a number would first round that number to float32.
-            same=distances.double() <= limit,
-            threshold=limit,
-            probabilities=None if of is None else of.of(distances, prior=prior),
+        sides = [x if isinstance(x, Embedded) else opened(x, self.preprocess) for x in (a, b)]
+        if len(sides[0]) != len(sides[1]):
+            raise InputError(
+                f"b must hold as many items as a, {len(sides[0])}, got {len(sides[1])}."
+            )
+        left, right = (self.embed(side) for side in sides)
+        return verified(
+            self.compared_by.paired(left, right),
+            bound.threshold if isinstance(bound, Calibration) else bound,
+            probability=self.probabilities.get(point),
+            prior=prior,
         )
 
     def evaluate(
         self,
-        data: sources.Dataset,
+        data: sources.Dataset | Embedded,
         *,
         point: str = "nearest",
         per_item: float = 10.0,
@@ -547,36 +574,54 @@ class SimilarityModel:
         threshold they do a little better than new ones.
 
         Args:
-            data: a labeled dataset.
+            data: a labeled dataset, or an `Embedded`.
             point: of matching; calibrated before, if anything is indexed.
             per_item: pairs drawn per item, for verification.
             seed: of the pairs.
             progress: called as progress(done, total) while embedding.
         """
-        data = sources.as_dataset(data)
+        if not isinstance(data, Embedded):
+            data = sources.as_dataset(data)
         if len(self.index):
             self._bound(point, None)  # refuses before the work rather than after it
-        return evaluate(self, data, point=point, per_item=per_item, seed=seed, progress=progress)
+        all_new = self._new(data, progress)
+        new = labeled(all_new)
+        matches = None
+        if len(self.index):
+            warn_of_spelling(self.index, new)
+            matches = self.match(new, point=point)
+        of_pairs = self.calibrations.get(PAIRS)
+        return evaluated(
+            all_new,
+            self.index,
+            matches,
+            distance=self.compared_by,
+            per_item=per_item,
+            seed=seed,
+            trained_on=self.trained_on,
+            calibrated_prints=self.calibrated_prints,
+            threshold=None if of_pairs is None else of_pairs.threshold,
+            probability=self.probabilities.get(PAIRS),
+        )
 
-    def is_new(self, data: sources.Dataset) -> Bool[Tensor, " n"]:
+    def is_new(self, data: sources.Dataset | Embedded) -> Bool[Tensor, " n"]:
         """Which items of a dataset are neither in the index nor were trained on."""
+        return ~torch.isin(fingerprints(data), self.known_prints())
+
+    def known_prints(self) -> Int[Tensor, " k"]:
+        """`data.fingerprints` of the items that are in the index or were trained on."""
         stored, _ = self.index.column("fingerprint")
         indexed = torch.tensor([each for each in stored if type(each) is int], dtype=torch.int64)
-        return ~torch.isin(fingerprints(data), torch.cat([indexed, self.trained_prints]))
+        return torch.cat([indexed, self.trained_prints])
 
-    def new_items(self, data: sources.Dataset) -> sources.Dataset:
-        """The items of a dataset that are neither in the index nor were trained on.
-
-        Raises:
-            InputError: there are none.
-        """
-        new = self.is_new(data)
-        if not bool(new.any()):
+    def _new(self, data: sources.Dataset | Embedded, progress: Progress | None) -> Embedded:
+        new = self.embedded(data, only_new=True, progress=progress)
+        if not len(new):
             raise InputError(
-                f"data must hold items that are neither indexed nor trained on, got {len(data)} "
-                "that all are. Keep some aside."
+                "data must hold items that are neither indexed nor trained on, got "
+                f"{new.skipped} that all are. Keep some aside."
             )
-        return data if bool(new.all()) else sources.Subset(data, new.nonzero().flatten())
+        return new
 
     def save(self, path: str | Path) -> Path:
         """Write the model into a folder, all or nothing; the folder. See `likewise.load`.

@@ -1,8 +1,8 @@
-"""Comparisons whose truth is known, which a model is calibrated and judged on."""
+"""Comparisons whose truth is known, and the thresholds chosen on them."""
 
 import warnings
-from collections.abc import Callable, Mapping, MutableMapping, Sequence
-from typing import TYPE_CHECKING, Any, NamedTuple
+from collections.abc import Mapping, MutableMapping, Sequence
+from typing import Any, NamedTuple
 
 import torch
 from jaxtyping import Bool, Float, Int
@@ -10,19 +10,29 @@ from torch import Tensor
 from torch.utils.weak import WeakIdKeyDictionary
 
 from likewise import data as sources
-from likewise.calibration import GivenUnknowns
-from likewise.data import GivenPairs, fingerprints
-from likewise.data.parts import labeled_items
+from likewise.calibration import (
+    Calibration,
+    ClassThresholds,
+    CrossFit,
+    GivenUnknowns,
+    Goal,
+    calibrate,
+    calibrate_matching,
+    calibrate_per_class,
+)
+from likewise.data import GivenPairs
+from likewise.data.pairs import draw_pairs
+from likewise.distances import Distance
+from likewise.embedded import Embedded
 from likewise.errors import InputError
 from likewise.index import Gallery, Index, Neighbors
 from likewise.matching import Rule, center, class_centers, decide, normalize_neighbors
 from likewise.model.as_unknowns import Queries, as_unknowns
-
-if TYPE_CHECKING:
-    from likewise.model.similarity_model import SimilarityModel
+from likewise.normalization import AdaptiveNorm
 
 PAIRS = "pairs"  # the rule of a calibration for verification
 LEAVE_OUT = ("items", "classes")
+MANY = 0.5  # a share of unknowns accepted that is warned of
 # Of the items that a tensor of labels belongs to; they go with it.
 _CENTERS: MutableMapping[Tensor, Index] = WeakIdKeyDictionary()
 
@@ -48,56 +58,57 @@ class Trials(NamedTuple):
 
 
 def pair_trials(
-    model: "SimilarityModel",
-    data: sources.Dataset | GivenPairs,
+    new: Embedded,
+    distance: Distance,
+    given: GivenPairs | None = None,
     *,
     per_item: float,
     seed: int,
     leave_out: str,
-    progress: Callable[[int, int], None] | None = None,
 ) -> Trials:
-    """Pairs of items that the model has neither indexed nor trained on.
+    """Pairs of items that are neither indexed nor trained on.
 
     Args:
-        model: compares.
-        data: labeled items, of which pairs are drawn, or given pairs; those that hold an item
-            that is not new are left out.
+        new: the items.
+        distance: compares.
+        given: pairs of the items' source; those that hold an item that is not new are left out.
+            Pairs are drawn if None.
         per_item: pairs drawn per item.
         seed: of the pairs.
         leave_out: whether `items` of the trials are "items" or "classes".
-        progress: called as progress(done, total) while embedding.
 
     Raises:
         InputError: nothing is left, or no pair of either kind.
     """
-    if isinstance(data, GivenPairs):
-        new = model.is_new(data.data)
-        kept = new[data.pairs].all(dim=1)
+    if given is None:
+        pairs, same = draw_pairs(new.labels.numpy(), per_item, (seed,))
+    else:
+        place = torch.full((len(given.data),), -1)
+        place[new.rows] = torch.arange(len(new))
+        kept = (place[given.pairs] >= 0).all(dim=1)
         if not bool(kept.any()):
             raise InputError(
                 f"data must hold pairs of items that are neither indexed nor trained on, got "
-                f"{len(data)} that all hold one. Keep some aside."
+                f"{len(given)} that all hold one. Keep some aside."
             )
-        pairs = GivenPairs(data.data, data.pairs[kept], data.same[kept])
-    else:
-        pairs = sources.PairDataset(model.new_items(data), per_item=per_item, seed=seed)
-    positions, rows = torch.unique(pairs.pairs, return_inverse=True)
-    held = sources.Subset(pairs.data, positions)
-    left, right = model.embed(held, progress=progress)[rows.T]
-    items = pairs.data.labels[pairs.pairs] if leave_out == "classes" else pairs.pairs
-    distances = model.compared_by.paired(left, right)
-    return Trials(distances, pairs.same, items, None, fingerprints(held))
+        pairs, same = place[given.pairs[kept]], given.same[kept]
+    left, right = new.embeddings[pairs.T]
+    items = new.labels[pairs] if leave_out == "classes" else pairs
+    used = new.fingerprints[torch.unique(pairs)]
+    return Trials(distance.paired(left, right), same, items, None, used)
 
 
 def matching_trials(
-    model: "SimilarityModel",
-    data: sources.Dataset,
+    new: Embedded,
+    index: Index | Gallery,
     *,
+    norm: AdaptiveNorm | None = None,
     rule: str | Rule,
     k: int,
     leave_out: str | None,
+    trained_on: Sequence[str] = (),
+    cross_fit: CrossFit | None = None,
     for_gallery_of: int | None = None,
-    progress: Callable[[int, int], None] | None = None,
 ) -> Trials:
     """New items as queries to the index, by a matching rule.
 
@@ -106,27 +117,26 @@ def matching_trials(
 
     Raises:
         InputError: nothing is left, no class of the data is indexed, k is more than there is to
-            look up, or the index holds one class only and no mistake is made.
+            look up, or the index holds one class only and there is no unknown.
     """
-    new = labeled(model.new_items(data))
-    check_some_indexed(model, new)
-    embeddings = model.embed(new, progress=progress)
-    home = _home(model, rule)
-    found = home.lookup(embeddings, k=k)
-    labels, distances = decide(_normalized(model, found, embeddings, home), rule)
-    truth = translated(new, all_names(model, new))
-    known = torch.isin(truth, model.index.labels)
-    rows = torch.arange(len(new))
-    queries = Queries(distances, labels, truth, known, rows)
+    new = labeled(new)
+    check_some_indexed(index, new)
+    searched = _searched(index, rule)
+    found = searched.lookup(new.embeddings, k=k)
+    labels, distances = decide(_normalized(found, new.embeddings, searched, norm), rule)
+    names = all_names(index.class_names, new)
+    truth = translated(new, names)
+    known = torch.isin(truth, index.labels)
+    queries = Queries(distances, labels, truth, known, torch.arange(len(new)))
     unknowns = as_unknowns(
         queries,
-        embeddings,
-        home,
-        lambda near, of: decide(_normalized(model, near, of, home), rule),
-        distance=model.distance,
-        names=all_names(model, new),
-        trained_on=model.trained_on,
-        cross_fit=model.cross_fit,
+        new.embeddings,
+        searched,
+        lambda near, of: decide(_normalized(near, of, searched, norm), rule),
+        distance=index.distance,
+        names=names,
+        trained_on=trained_on,
+        cross_fit=cross_fit,
         k=k,
     )
     both = Queries(
@@ -136,110 +146,176 @@ def matching_trials(
     if leave_out != "classes":  # an item of a cross-fit is none of these
         others = len(new) + torch.arange(len(both.rows))
         items = both.rows.where(both.rows >= 0, others)
-    size = for_gallery_of or len(model.index)
+    size = for_gallery_of or len(index)
     return Trials(
         both.distances,
         (both.labels == both.truth) & both.known,
         items[:, None],
         both.known,
-        fingerprints(new),
+        new.fingerprints,
         size,
         both.truth,
         leave_out or "classes",
         both.labels,
         unknowns.kind,
-        unknowns.growth * max(1.0, size / len(model.index)),
+        unknowns.growth * max(1.0, size / len(index)),
     )
 
 
 def given_unknowns(
-    model: "SimilarityModel", data: sources.Dataset, *, rule: str | Rule, k: int
+    new: Embedded,
+    index: Index | Gallery,
+    *,
+    norm: AdaptiveNorm | None = None,
+    rule: str | Rule,
+    k: int,
 ) -> GivenUnknowns:
     """Real unknowns, with what a matching rule makes of their neighbors.
 
     Raises:
-        InputError: nothing is left, or an item is of an indexed class.
+        InputError: there are none, or an item is of an indexed class.
     """
-    new = model.new_items(data)
-    names = set(sources.items_per_class(new)) if hasattr(new, "class_names") else set()
-    indexed = {model.class_names[code] for code in _codes(model.index.labels)}
-    if names & indexed:
+    if not len(new):
+        raise InputError("must hold items, got none that are new.", argument="unknowns")
+    names = sorted(sources.items_per_class(new))
+    indexed = {index.class_names[code] for code in _codes(index.labels)}
+    if both := [name for name in names if name in indexed]:
         raise InputError(
-            f"must be of classes that are not indexed, got {_some(sorted(names & indexed))}.",
-            argument="unknowns",
+            f"must be of classes that are not indexed, got {_some(both)}.", argument="unknowns"
         )
-    embeddings = model.embed(new)
-    home = _home(model, rule)
-    found = home.lookup(embeddings, k=k)
-    _, distances = decide(_normalized(model, found, embeddings, home), rule)
-    labels = new.labels
-    told = len(names) > 1 and bool((labels >= 0).all())
-    return GivenUnknowns(distances, labels if told else None)
+    _, distances = decide(neighbors_for(index, new.embeddings, norm=norm, rule=rule, k=k), rule)
+    told = len(names) > 1 and bool((new.labels >= 0).all())
+    return GivenUnknowns(distances, new.labels if told else None)
+
+
+def calibrated(
+    trials: Trials,
+    *,
+    goal: Goal | None,
+    rule: str,
+    k: int,
+    given: GivenUnknowns | None = None,
+) -> Calibration:
+    """The calibration for a rule; its intervals leave out items."""
+    if trials.known is None:
+        return calibrate(trials.distances, trials.same, goal=goal, items=trials.items, rule=PAIRS)
+    return calibrate_matching(
+        trials.distances,
+        trials.same,
+        trials.known,
+        gallery_size=trials.gallery_size or 0,
+        goal=goal,
+        items=trials.items.flatten(),
+        classes=trials.classes,
+        guarantee_for=trials.guarantee_for,
+        kind=trials.kind,
+        growth=trials.growth,
+        given=given,
+        rule=rule,
+        k=k,
+    )
+
+
+def warn_of_many(chosen: Calibration, *, stacklevel: int) -> None:
+    """Warn if most unknowns are accepted."""
+    rate = chosen.false_positive_rate
+    if rate is not None and rate.value > MANY:
+        warnings.warn(
+            f"{rate.value:.0%} of the unknowns are accepted by the goal {chosen.goal}. Use "
+            "balanced(), or at_most_false_accepts(rate), where there may be unknowns.",
+            stacklevel=stacklevel,
+        )
+
+
+def calibrated_per_class(
+    trials: Trials, *, goal: Goal | None, rule: str, k: int, fewest: int
+) -> ClassThresholds:
+    """Thresholds by class for a rule; intervals leave out items."""
+    if trials.known is None or trials.labels is None:
+        raise InputError("per_class must be for a matching rule, got pairs. Name a rule.")
+    return calibrate_per_class(
+        trials.distances,
+        trials.same,
+        trials.known,
+        trials.labels,
+        gallery_size=trials.gallery_size or 0,
+        goal=goal,
+        fewest=fewest,
+        items=trials.items.flatten(),
+        classes=trials.classes,
+        guarantee_for=trials.guarantee_for,
+        kind=trials.kind,
+        growth=trials.growth,
+        rule=rule,
+        k=k,
+    )
 
 
 def neighbors_for(
-    model: "SimilarityModel",
+    index: Index | Gallery,
     embeddings: Float[Tensor, "q d"],
     *,
+    norm: AdaptiveNorm | None = None,
     rule: str | Rule,
     k: int,
     where: Mapping[str, Any] | None = None,
 ) -> Neighbors:
     """What a matching rule decides by: the nearest items, or for "center" class centers."""
-    home = _home(model, rule)
-    if home is not model.index and where is not None:
+    searched = _searched(index, rule)
+    if searched is not index and where is not None:
         raise InputError(
             f"where must be None for center, got {where!r}. The center of a class has no metadata; "
             "use another rule."
         )
-    return _normalized(model, home.lookup(embeddings, k=k, where=where), embeddings, home)
+    found = searched.lookup(embeddings, k=k, where=where)
+    return _normalized(found, embeddings, searched, norm)
 
 
-def labeled(data: sources.Dataset) -> sources.Dataset:
+def labeled(items: Embedded) -> Embedded:
     """The items that have a label, and not the -1 of unlabeled ones.
 
     Raises:
         InputError: there are none.
     """
-    found = labeled_items(data)
-    if not len(found):
-        raise InputError(f"data must hold labeled items, got {len(data)} unlabeled ones (-1).")
-    return found
+    known = items.labels >= 0
+    if not bool(known.any()):
+        raise InputError(f"data must hold labeled items, got {len(items)} unlabeled ones (-1).")
+    return items if bool(known.all()) else items.take(known)
 
 
-def all_names(model: "SimilarityModel", data: sources.Dataset) -> list[str]:
+def all_names(indexed: Sequence[str], data: sources.Dataset | Embedded) -> list[str]:
     """Names of the classes of the index, as its codes have them, and then those of the data."""
-    return list(dict.fromkeys([*model.class_names, *data.class_names]))
+    return list(dict.fromkeys([*indexed, *data.class_names]))
 
 
-def check_some_indexed(model: "SimilarityModel", data: sources.Dataset) -> None:
+def check_some_indexed(index: Index | Gallery, data: sources.Dataset | Embedded) -> None:
     """Refuse data of whose classes none is in the index.
 
     Raises:
         InputError: with a few names of both, and those that differ in case and spaces only.
     """
-    indexed = [model.class_names[code] for code in _codes(model.index.labels)]
+    indexed = [index.class_names[code] for code in _codes(index.labels)]
     given = list(sources.items_per_class(data))
-    if not indexed:
+    if given and not indexed:
         raise InputError(
             f"index must hold items of the data's classes, {_some(given)}, got no labeled item. "
             "Add labeled items first."
         )
-    if not set(given) & set(indexed):
+    if given and not set(given) & set(indexed):
         raise InputError(
             f"data must hold a class of the index, {_some(indexed)}, got {_some(given)}. "
             f"{alike(given, indexed) or 'Add items of these classes to the index'}."
         )
 
 
-def warn_of_spelling(model: "SimilarityModel", data: sources.Dataset) -> None:
+def warn_of_spelling(index: Index | Gallery, data: sources.Dataset | Embedded) -> None:
     """Warn if no class of the data is in the index, though some differ in spelling only."""
-    indexed = [model.class_names[code] for code in _codes(model.index.labels)]
+    indexed = [index.class_names[code] for code in _codes(index.labels)]
     given = list(sources.items_per_class(data))
     if not set(given) & set(indexed) and (words := alike(given, indexed)):
         warnings.warn(
             f"No class of the data is in the index, so all items count as unknown. {words}.",
-            stacklevel=4,
+            stacklevel=3,
         )
 
 
@@ -263,7 +339,7 @@ def _codes(labels: Int[Tensor, " n"]) -> list[int]:
     return codes
 
 
-def translated(data: sources.Dataset, names: Sequence[str]) -> Int[Tensor, " n"]:
+def translated(data: sources.Dataset | Embedded, names: Sequence[str]) -> Int[Tensor, " n"]:
     """The labels of a dataset as positions in `names`; -1 where unlabeled, or not among them."""
     position = {name: code for code, name in enumerate(names)}
     codes = [position.get(name, -1) for name in data.class_names]
@@ -271,25 +347,24 @@ def translated(data: sources.Dataset, names: Sequence[str]) -> Int[Tensor, " n"]
 
 
 def _normalized(
-    model: "SimilarityModel",
     found: Neighbors,
     queries: Float[Tensor, "q d"],
-    home: Index | Gallery,
+    searched: Index | Gallery,
+    norm: AdaptiveNorm | None,
 ) -> Neighbors:
-    return found if model.norm is None else normalize_neighbors(found, queries, home, model.norm)
+    return found if norm is None else normalize_neighbors(found, queries, searched, norm)
 
 
-def _home(model: "SimilarityModel", rule: str | Rule) -> Index | Gallery:
+def _searched(index: Index | Gallery, rule: str | Rule) -> Index | Gallery:
     if rule not in ("center", center):
-        return model.index
-    index = model.index
+        return index
     while True:
         labels = index.labels  # one tensor as long as nothing changes
         made = _CENTERS.get(labels)
-        if made is not None and made.distance == model.distance:
+        if made is not None and made.distance == index.distance:
             return made
         embeddings, names = index.embeddings, index.class_names
         if index.labels is labels:  # else somebody wrote meanwhile
-            made = class_centers(embeddings, labels, distance=model.distance, class_names=names)
+            made = class_centers(embeddings, labels, distance=index.distance, class_names=names)
             _CENTERS[labels] = made
             return made

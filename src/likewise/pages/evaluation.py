@@ -5,16 +5,19 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor
 
 from likewise import data, plots
+from likewise.embedded import Embedded
 from likewise.errors import InputError
 from likewise.intervals import Estimate
 from likewise.journeys.opening import open_fitting
 from likewise.model import Evaluation, SimilarityModel
-from likewise.model.trials import PAIRS, labeled
+from likewise.model.trials import PAIRS, all_names, labeled, translated
 from likewise.pages import mistakes
+from likewise.pages.pictures import Pictures
 from likewise.pages.writing import Section, write_page
 
 MOST_POINTS = 1500  # in the embedding map; t-SNE of more takes longer than the rest together
@@ -26,40 +29,48 @@ SHEET_NEIGHBORS = 5
 def evaluation_page(
     path: str | Path,
     model: SimilarityModel,
-    examples: data.Dataset,
     found: Evaluation,
     *,
     title: str,
     source: str,
 ) -> Path:
-    """Write the report of `model.evaluate(examples)`.
+    """Write the report of what `model.evaluate` found; only the items shown are read again.
 
     Args:
         path: of the page.
         model: what was evaluated.
-        examples: the items it was evaluated on.
         found: what came out.
         title: of the page.
         source: what the examples are, for the foot of the page.
     """
     unit = f"{model.distance.name} distance"
-    few = _sample(labeled(model.new_items(examples)), MOST_COMPARED)
-    embeddings = model.embed(few)
-    names = list(dict.fromkeys([*model.class_names, *examples.class_names]))
+    examples = found.examples
+    few = _sample(labeled(examples), MOST_COMPARED)
+    pictures = Pictures(few)
+    names = all_names(model.class_names, examples)
+    of_pairs = model.calibrations.get(PAIRS)
     sections = [
-        *_matching(model, examples, found),
+        *_matching(model, few, pictures, found),
         _verification(model, found, unit),
         _retrieval(found),
-        *mistakes.sections(model, few, embeddings, found.retrieval, names),
-        *_map(model, few, embeddings, source),
+        *mistakes.sections(
+            few,
+            pictures,
+            found.retrieval,
+            names,
+            distance=model.compared_by,
+            threshold=None if of_pairs is None else of_pairs.threshold,
+            trained_on=model.trained_on,
+        ),
+        *_map(few, model.trained_on, source),
         *_training(model),
         Section(
             "Data",
-            f"{len(examples)} items were given, of which {found.left_out} were left out because "
-            "the model was trained on them or holds them in its index. "
+            f"{len(examples) + found.left_out} items were given, of which {found.left_out} were "
+            "left out because the model was trained on them or holds them in its index. "
             f"{found.calibrated_on} of the others were calibrated on."
             + (f" {found.unlabeled} without a label were left out." if found.unlabeled else ""),
-            figures=[plots.items_per_class(data.items_per_class(examples))],
+            figures=[plots.items_per_class(_given(examples))],
         ),
     ]
     settings = {
@@ -98,7 +109,15 @@ def _facts(model: SimilarityModel, found: Evaluation) -> list[tuple[str, Any]]:
     return [(label, value) for label, value in facts if value is not None]
 
 
-def _matching(model: SimilarityModel, examples: data.Dataset, found: Evaluation) -> list[Section]:
+def _given(examples: Embedded) -> dict[str, int]:
+    """Items by class, with those that were not encoded as they are known."""
+    whole = examples.source if examples.skipped else examples
+    return data.items_per_class(whole)
+
+
+def _matching(
+    model: SimilarityModel, examples: Embedded, pictures: Pictures, found: Evaluation
+) -> list[Section]:
     matching, matches = found.matching, found.matches
     if matching is None or matches is None:
         return []
@@ -106,7 +125,7 @@ def _matching(model: SimilarityModel, examples: data.Dataset, found: Evaluation)
     rows: list[Sequence[Any]] = [["", "value"]]
     rows += [[name.replace("_", " "), getattr(matching, name)] for name in names]
     figures: list[Any] = [plots.confusion(matching)]
-    sheet = _neighbor_sheet(model, examples, matches.threshold)
+    sheet = _neighbor_sheet(model, examples, pictures, matches.threshold)
     if sheet is not None:
         figures.append(sheet)
     per_class: list[Sequence[Any]] = [["class", "trained on", "accuracy"]]
@@ -196,15 +215,13 @@ def _retrieval(found: Evaluation) -> Section:
     return Section("Retrieval", text, table=rows)
 
 
-def _map(
-    model: SimilarityModel, examples: data.Dataset, embeddings: Tensor, source: str
-) -> list[Section]:
+def _map(examples: Embedded, trained_on: Sequence[str], source: str) -> list[Section]:
     if len(examples) < 2:
         return []
     kept = _chosen(len(examples), MOST_POINTS)
     labels = examples.labels[kept]
-    points, axis = plots.embedding_points(embeddings[kept])
-    unseen = [c for c, name in enumerate(examples.class_names) if name not in model.trained_on]
+    points, axis = plots.embedding_points(examples.embeddings[kept])
+    unseen = [c for c, name in enumerate(examples.class_names) if name not in trained_on]
     figure = plots.embedding_map(
         points, labels, examples.class_names, axis_title=axis, unseen=unseen
     )
@@ -225,21 +242,24 @@ def _training(model: SimilarityModel) -> list[Section]:
     return [Section("Training", text, figures=[plots.training_curves(history)])]
 
 
-def _neighbor_sheet(model: SimilarityModel, examples: data.Dataset, threshold: float) -> Any:
-    few = _sample(labeled(examples), SHEET_QUERIES)
+def _neighbor_sheet(
+    model: SimilarityModel, examples: Embedded, pictures: Pictures, threshold: float
+) -> Any:
+    chosen = _chosen(len(examples), SHEET_QUERIES)
+    few = examples.take(chosen)
     k = min(SHEET_NEIGHBORS, len(model.index))
     found = model.lookup(few, k=k)
-    pictures = _indexed_items(model, found.ids.flatten().tolist())
-    if pictures is None:
+    ids, place = np.unique(found.ids, return_inverse=True)
+    near = _indexed_items(model, ids.tolist())
+    if near is None:
         return None
-    names = list(dict.fromkeys([*model.class_names, *few.class_names]))
-    truth = [names.index(few.class_names[code]) for code in few.labels.tolist()]
+    names = all_names(model.class_names, few)
     return plots.neighbors(
-        data.items(few),
-        pictures.reshape(*found.labels.shape, *pictures.shape[1:]),
+        pictures(chosen.tolist()),
+        near[torch.from_numpy(place.reshape(found.ids.shape))],
         found,
         names,
-        query_labels=torch.tensor(truth),
+        query_labels=translated(few, names),
         threshold=threshold,
     )
 
@@ -260,10 +280,8 @@ def _indexed_items(model: SimilarityModel, ids: Sequence[Any]) -> Tensor | None:
         return None
 
 
-def _sample(examples: data.Dataset, most: int) -> data.Dataset:
-    if len(examples) <= most:
-        return examples
-    return data.Subset(examples, _chosen(len(examples), most))
+def _sample(examples: Embedded, most: int) -> Embedded:
+    return examples if len(examples) <= most else examples.take(_chosen(len(examples), most))
 
 
 def _chosen(count: int, most: int) -> Tensor:

@@ -16,8 +16,9 @@ from torch import Tensor
 from likewise import data, plots
 from likewise._checks import check_embeddings, check_finite, check_labels
 from likewise._files import write_whole
+from likewise.data.parts import paths_of
+from likewise.embedded import Embedded
 from likewise.errors import InputError, InputTypeError
-from likewise.journeys.opening import paths_of
 from likewise.pages.thumbnails import sheets, thumbnails
 from likewise.pages.writing import own_file, render
 from likewise.plots._style import check_items, name_of
@@ -142,38 +143,45 @@ def write_map_page(
 
 def map_page(
     path: Path,
-    model: Any,
-    examples: Any,
+    examples: Embedded,
     *,
     source: str,
     title: str,
-    method: str,
-    most: int,
-    seed: int,
-    progress: Any = None,
+    method: str = "auto",
+    seed: int = 0,
+    total: int | None = None,
+    trained_on: Sequence[str] = (),
 ) -> Path:
-    """Write the page of at most `most` of the examples."""
+    """Write the page of embedded items.
 
-    total = len(examples)
-    if total < 2:
-        raise InputError(f"must hold at least 2 items, got {total}. Add items.", argument="data")
-    if total > most:
-        chosen = torch.randperm(total, generator=torch.Generator().manual_seed(seed))[:most]
-        examples = data.Subset(examples, chosen.sort().values)
-    points, axis = plots.embedding_points(
-        model.embed(examples, progress=progress), method, seed=seed
-    )
+    Args:
+        path: of the page.
+        examples: the items shown, as `likewise.embed` gives them.
+        source: where they come from; files are named as seen from there.
+        title: of the page.
+        method: see `plots.embedding_points`.
+        seed: of the method.
+        total: how many items there are, of which these are shown.
+        trained_on: names of the classes trained on; others are drawn hollow.
+
+    Raises:
+        InputError: there are fewer than 2 items.
+    """
+    total = len(examples) if total is None else total
+    if len(examples) < 2:
+        raise InputError(
+            f"must hold at least 2 items, got {len(examples)}. Add items.", argument="data"
+        )
+    points, axis = plots.embedding_points(examples.embeddings, method, seed=seed)
     pictures = None
-    if len(examples.item_shape) > 1:  # large images never lie in memory all at once
-        rows = range(len(examples))
-        parts = (rows[at : at + 256] for at in range(0, len(rows), 256))
-        pictures = torch.cat([thumbnails(data.items(examples, part), side=64) for part in parts])
-    positions = getattr(examples, "source_indices", range(len(examples)))
+    whole = examples.source
+    if len(whole.item_shape) > 1:  # large images never lie in memory all at once
+        parts = torch.split(examples.rows, 256)
+        pictures = torch.cat([thumbnails(data.items(whole, p.tolist()), side=64) for p in parts])
+    positions = getattr(whole, "source_indices", torch.arange(len(whole)))[examples.rows]
     names = [_within(path, source) for path in paths_of(examples)]
     note = f"{len(examples):,} of {total:,}" if len(examples) < total else f"{total:,}"
-    unseen = {
-        code for code, name in enumerate(examples.class_names) if name not in model.trained_on
-    }
+    unseen = {code for code, name in enumerate(examples.class_names) if name not in trained_on}
     return write_map_page(
         path,
         points,
@@ -183,7 +191,7 @@ def map_page(
         names=names or [f"item {int(position)}" for position in positions],
         title=title,
         note=f"{note} items. {_NOTES[axis]}",
-        unseen=unseen if model.trained_on else (),
+        unseen=unseen if trained_on else (),
     )
 
 

@@ -4,10 +4,12 @@ from collections.abc import Sequence
 from typing import Any
 
 import torch
-from jaxtyping import Float, Int
+from jaxtyping import Int
 from torch import Tensor
 
-from likewise import data
+from likewise.data.parts import paths_of
+from likewise.distances import Distance
+from likewise.embedded import Embedded
 from likewise.evaluation import RetrievalResult
 from likewise.evaluation.mistakes import (
     FoundPairs,
@@ -16,9 +18,8 @@ from likewise.evaluation.mistakes import (
     nearest_others,
     nearest_wrong,
 )
-from likewise.journeys.opening import paths_of
-from likewise.model import SimilarityModel
-from likewise.model.trials import PAIRS, translated
+from likewise.model.trials import translated
+from likewise.pages.pictures import Pictures
 from likewise.pages.writing import Section
 from likewise.plots.mistakes import confused_classes as draw_confused
 from likewise.plots.mistakes import labeled_pairs
@@ -28,27 +29,32 @@ MOST_CLASSES = 50  # rows of the table
 
 
 def sections(
-    model: SimilarityModel,
-    examples: data.Dataset,
-    embeddings: Float[Tensor, "n d"],
+    examples: Embedded,
+    pictures: Pictures,
     retrieval: RetrievalResult | None,
     class_names: Sequence[str],
+    *,
+    distance: Distance,
+    threshold: float | None,
+    trained_on: Sequence[str],
 ) -> list[Section]:
     """The mistakes among the examples, and how well each class is found.
 
     Args:
-        model: what was evaluated.
-        examples: items that were.
-        embeddings: of these.
+        examples: items that were evaluated.
+        pictures: of these.
         retrieval: what came out of all items; None where no class has two.
         class_names: of the class codes of `retrieval`.
+        distance: compares.
+        threshold: of verification, if it is calibrated.
+        trained_on: names of the classes that were trained on.
     """
     if len(examples) < 2:
         return []
     labels = translated(examples, class_names)
-    nearest = nearest_others(embeddings, distance=model.compared_by)
+    nearest = nearest_others(examples.embeddings, distance=distance)
     answers = labels[nearest.items[:, 1]]
-    figures = _figures(model, examples, embeddings, labels, class_names, nearest)
+    figures = _figures(examples, pictures, labels, class_names, nearest, distance, threshold)
     wrong = int((answers != labels).sum())
     text = (
         f"The nearest other item of {wrong:,} of {len(labels):,} items is of another class. "
@@ -57,7 +63,7 @@ def sections(
     mistakes = Section("Mistakes", text, figures=figures)
     if retrieval is None:
         return [mistakes]
-    table = _table(model, retrieval, labels, answers, class_names)
+    table = _table(trained_on, retrieval, labels, answers, class_names)
     shown = len(table) - 1
     classes = len(torch.unique(retrieval.query_labels))
     order = "" if shown == classes else f" The {shown} hardest of {classes} classes."
@@ -66,27 +72,27 @@ def sections(
 
 
 def _figures(
-    model: SimilarityModel,
-    examples: data.Dataset,
-    embeddings: Tensor,
+    examples: Embedded,
+    pictures: Pictures,
     labels: Int[Tensor, " n"],
     class_names: Sequence[str],
     nearest: FoundPairs,
+    distance: Distance,
+    threshold: float | None,
 ) -> list[Any]:
     paths = paths_of(examples)
 
     def shown(found: FoundPairs) -> tuple[Tensor, Tensor, list[tuple[str, str]] | None]:
-        items = [data.items(examples, side) for side in found.items.T.tolist()]
+        items = [pictures(side) for side in found.items.T.tolist()]
         named = [(paths[a], paths[b]) for a, b in found.items.tolist()] if paths else None
         return items[0], items[1], named
 
     figures: list[Any] = []
-    point = model.calibrations.get(PAIRS)
     for title, find in (
         ("The nearest pairs of two classes", nearest_wrong),
         ("The farthest pairs of one class", farthest_right),
     ):
-        found = find(embeddings, labels, SHEET, distance=model.compared_by)
+        found = find(examples.embeddings, labels, SHEET, distance=distance)
         if len(found.items):
             left, right, names = shown(found)
             figures.append(
@@ -96,7 +102,7 @@ def _figures(
                     found.distances,
                     labels[found.items],
                     class_names,
-                    threshold=None if point is None else point.threshold,
+                    threshold=threshold,
                     names=names,
                     title=title,
                 )
@@ -113,7 +119,7 @@ def _figures(
 
 
 def _table(
-    model: SimilarityModel,
+    trained_on: Sequence[str],
     retrieval: RetrievalResult,
     labels: Int[Tensor, " n"],
     answers: Int[Tensor, " n"],
@@ -133,7 +139,7 @@ def _table(
     ]
     for code in hardest[:MOST_CLASSES]:
         name = class_names[code]
-        seen = "yes" if name in model.trained_on else "no"
+        seen = "yes" if name in trained_on else "no"
         rows.append(
             [name, seen, sizes[code], first[code], whole[code], taken_for.get(code, "none")]
         )

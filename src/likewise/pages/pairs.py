@@ -4,6 +4,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+import torch
 from jaxtyping import Int
 from torch import Tensor
 
@@ -95,9 +96,9 @@ def _sheet(model: SimilarityModel, pairs: Pairs, decided: Verified, chosen: Tens
     if model.preprocess is None:
         raise InputError("model must have a preprocess to read image files, got one without.")
     positions = pairs.positions[chosen]
-    left, right = (
-        model.preprocess.read([pairs.paths[row] for row in side]) for side in positions.T.tolist()
-    )
+    rows, place = torch.unique(positions, return_inverse=True)
+    pictures = model.preprocess.read([pairs.paths[row] for row in rows.tolist()])
+    left, right = pictures[place.T]
     return plots.pairs(
         left,
         right,
