@@ -37,7 +37,7 @@ def run(out: Path, *, seed: int = 0, device: str | None = None) -> tuple[dict[st
     indexed = journeys.index(model, "digits", None, PER_CLASS, seed)["added"]
     console.say(f"index: {PER_CLASS} examples of each of the ten digits")
     thresholds = journeys.calibrate(
-        model, "digits", split=None, goal=None, rule=None, k=1, seed=seed
+        model, "digits", split=None, goal="best-f1", rule=None, k=1, seed=seed
     )
     console.say("calibrate: on training images that were neither trained on nor indexed")
     model.save(out / "model")
