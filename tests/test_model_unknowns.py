@@ -227,3 +227,18 @@ def test_training_keeps_what_folds_said_of_left_out_classes(keep_aside):
     )
     assert alone.cross_fit is None
     assert alone.fingerprint == model.fingerprint  # folds change nothing of the model itself
+
+
+@pytest.mark.filterwarnings("ignore:.*of the unknowns are accepted")
+def test_goals_of_the_mix_count_the_queries_as_they_come():
+    model, data = indexed(8), blobs(240, 2, noise=1.2)
+    labels, distances = lw.matching.decide(model.lookup(data, k=1))
+    truth = [NAMES.index(data.class_names[code]) for code in data.labels.tolist()]
+    named = [NAMES.index(model.class_names[code]) for code in labels.tolist()]
+    same = torch.tensor([a == b for a, b in zip(truth, named, strict=True)])
+    known = torch.tensor(truth) < 8
+    for goal in (lw.best_f1, lw.best_accuracy, lw.at_least_precision(0.9)):
+        alone = lw.calibrate(distances, same, known=known, goal=goal, rule="nearest", k=1)
+        chosen = model.calibrate(data, goal=goal)
+        assert chosen.threshold == alone.threshold
+        assert chosen.unknowns[0].items == 240

@@ -55,6 +55,7 @@ class Trials:
     guarantee_for: str = "classes"
     counted: Unknowns | None = None  # of the whole that this is a part of
     kind: str = "given"  # of the unknowns
+    as_given: int | None = None  # the first so many are as the data has them, if not all
 
     @classmethod
     def of(
@@ -71,6 +72,7 @@ class Trials:
         guarantee_for: str = "classes",
         kind: str = "given",
         growth: float = 1.0,
+        as_given: int | None = None,
     ) -> "Trials":
         """Check and count. With a gallery size, a query without items is an item of its own."""
         distances, same, items, known, classes = as_tensors(
@@ -107,6 +109,7 @@ class Trials:
             classes=_checked_classes(classes, len(same)),
             guarantee_for=guarantee_for,
             kind=kind,
+            as_given=as_given,
         )
 
     def part(self, some: Bool[Tensor, " p"]) -> "Trials":
@@ -161,7 +164,7 @@ class Trials:
                 goal, counts, self.distances[unknown], classes[unknown], self._growth_with
             )
         else:
-            at = goal(counts)
+            at = self._by_mix(goal) if getattr(goal, "of_mix", False) else goal(counts)
         if not 0 <= at < len(counts.thresholds):
             raise InputError(
                 f"goal must return a position from 0 to {len(counts.thresholds) - 1}, got {at}."
@@ -181,6 +184,15 @@ class Trials:
             sample=self.sample,
             sweep=counts if keep_sweep else None,
         )
+
+    def _by_mix(self, goal: Goal) -> int:
+        """The position by a goal that depends on the mix: of the queries as the data has them."""
+        counts, first = self.counts, slice(self.as_given)
+        same = self.same[first]
+        if self.as_given is None or self.known is None or bool(same.all()) or not bool(same.any()):
+            return goal(counts)  # without a mistake nothing tells how far is too far
+        mix = sweep(self.distances[first], same, known=self.known[first])
+        return int(torch.searchsorted(counts.thresholds, mix.thresholds[goal(mix)]))
 
     def _growth_with(self, classes: int) -> float:
         """The growth if items of so many classes were judged without their own class."""

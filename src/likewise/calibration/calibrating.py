@@ -156,6 +156,7 @@ def calibrate_matching(
     guarantee_for: str = "classes",
     kind: str = "given",
     growth: float = 1.0,
+    as_given: int | None = None,
     given: GivenUnknowns | None = None,
     rule: str = "nearest",
     k: int = 1,
@@ -195,6 +196,10 @@ def calibrate_matching(
             leaves out the same.
         kind: where the unknown queries come from, see `UnknownsJudged`.
         growth: how many times as often an unknown is accepted in use, at least 1; see `Sweep`.
+        as_given: how many queries, the first ones, are as the data has them; the others are judged
+            a second time. Goals that depend on the mix of knowns and unknowns (`best_f1`,
+            `best_accuracy`, `at_least_precision`) count these only, unless all of them are right.
+            None: all.
         given: real unknowns beside the others. They give a second threshold, and the stricter of
             both is kept.
         rule: the name of the matching rule.
@@ -221,7 +226,14 @@ def calibrate_matching(
     goal = balanced() if goal is None else goal
 
     def trials(
-        kind: str, growth: float, distances: Any, same: Any, known: Any, items: Any, classes: Any
+        kind: str,
+        growth: float,
+        only: int | None,
+        distances: Any,
+        same: Any,
+        known: Any,
+        items: Any,
+        classes: Any,
     ) -> Trials:
         return Trials.of(
             distances,
@@ -235,15 +247,16 @@ def calibrate_matching(
             guarantee_for=guarantee_for,
             kind=kind,
             growth=growth,
+            as_given=only,
         )
 
-    made = trials(kind, growth, distances, same, known, items, classes)
+    made = trials(kind, growth, as_given, distances, same, known, items, classes)
     chosen = made.calibrated(goal, keep_sweep=keep_sweep)
     if given is None:
         return chosen
     if not bool(made.known.any() if made.known is not None else False):
         raise InputError("known must hold known queries beside given unknowns, got none.")
-    of_given = trials("given", 1.0, *_with_given(made, given))
+    of_given = trials("given", 1.0, None, *_with_given(made, given))
     other = of_given.calibrated(goal, keep_sweep=keep_sweep)
     if not chosen.unknowns:
         return other

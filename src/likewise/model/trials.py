@@ -54,6 +54,7 @@ class Trials(NamedTuple):
     guarantee_for: str = "items"
     labels: Int[Tensor, " p"] | None = None  # in matching, what the rule decides on
     kind: str = "given"  # in matching, where the unknowns come from
+    as_given: int | None = None  # in matching, the first so many are not judged a second time
     growth: float = 1.0  # in matching, how many times as often an unknown is accepted in use
 
 
@@ -158,6 +159,7 @@ def matching_trials(
         leave_out or "classes",
         both.labels,
         unknowns.kind,
+        len(new),
         unknowns.growth * max(1.0, size / len(index)),
     )
 
@@ -210,6 +212,7 @@ def calibrated(
         guarantee_for=trials.guarantee_for,
         kind=trials.kind,
         growth=trials.growth,
+        as_given=trials.as_given,
         given=given,
         rule=rule,
         k=k,
