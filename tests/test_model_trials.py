@@ -166,7 +166,7 @@ def test_a_guarantee_of_few_unknown_classes_is_named_for_their_items_or_refused(
         with pytest.raises(ValueError, match=message):
             model.calibrate(data, goal=goal, leave_out=leave_out)
     goal = lw.at_most_false_accepts(0.05, on_average=True)
-    with pytest.raises(ValueError, match="unknown classes must be at least 21 .* got 3: 18 more"):
+    with pytest.raises(ValueError, match=r"unknown classes must be at least 21 .* got 3: 18 more"):
         model.calibrate(data, goal=goal)
 
 
