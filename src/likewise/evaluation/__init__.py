@@ -1,5 +1,6 @@
 """What a model is worth: retrieval, matching and verification, every number with an interval."""
 
+from likewise.evaluation.baseline import Baseline, compare_with_baseline
 from likewise.evaluation.comparison import (
     Comparison,
     Difference,
@@ -31,6 +32,7 @@ from likewise.evaluation.retrieval import RetrievalResult, evaluate_retrieval
 from likewise.evaluation.verifying import VerificationResult, evaluate_verification
 
 __all__ = [
+    "Baseline",
     "Comparison",
     "ConfusedClasses",
     "Difference",
@@ -47,6 +49,7 @@ __all__ = [
     "compare",
     "compare_classes",
     "compare_runs",
+    "compare_with_baseline",
     "confused_classes",
     "evaluate_few_shot",
     "evaluate_folds",

@@ -44,6 +44,7 @@ from likewise.model.trials import (
 from likewise.normalization import AdaptiveNorm
 from likewise.probability import Probability, fit_logistic
 
+MOST_RAW = 20_000  # items whose raw input is kept: 240 MB of images in color
 Items = Any  # numbers (n, ...), images, a dataset, image paths, texts, or an Embedded of this model
 
 
@@ -168,6 +169,7 @@ class SimilarityModel:
         *,
         only_new: bool = False,
         keep_pictures: bool = False,
+        keep_raw: bool = False,
         batch_size: int | None = None,
         progress: Progress | None = None,
     ) -> Embedded:
@@ -177,6 +179,7 @@ class SimilarityModel:
             items: As for `embed`.
             only_new: Leave out the items that are indexed or were trained on; they are counted.
             keep_pictures: As for `likewise.embed`.
+            keep_raw: As for `likewise.embed`.
             batch_size: Items encoded at once.
             progress: Called as progress(done, total) after each batch.
 
@@ -200,6 +203,7 @@ class SimilarityModel:
             progress=progress,
             skip=self.known_prints() if only_new else None,
             keep_pictures=keep_pictures,
+            keep_raw=keep_raw,
             cache=self.cache,
         )
 
@@ -672,6 +676,9 @@ class SimilarityModel:
         and counted. Items that a threshold was calibrated on stay, and are counted too: at that
         threshold they do a little better than new ones.
 
+        Retrieval and verification of classes never trained on are also compared with the raw
+        input (see `encoders.RawInput`), in `baseline`, for up to 20,000 items.
+
         Args:
             data: a labeled dataset, or an `Embedded`.
             point: of matching; calibrated before, if anything is indexed.
@@ -683,7 +690,8 @@ class SimilarityModel:
             data = sources.as_dataset(data)
         if len(self.index):
             self._bound(point, None)  # refuses before the work rather than after it
-        all_new = self._new(data, progress)
+        compares = self.has_encoder and len(data) <= MOST_RAW
+        all_new = self._new(data, progress, keep_raw=compares)
         new = labeled(all_new)
         matches = None
         if len(self.index):
@@ -712,8 +720,14 @@ class SimilarityModel:
         stored, there, _ = self.index.fingerprints()
         return torch.cat([stored[there], self.trained_prints])
 
-    def _new(self, data: sources.Dataset | Embedded, progress: Progress | None) -> Embedded:
-        new = self.embedded(data, only_new=True, progress=progress)
+    def _new(
+        self,
+        data: sources.Dataset | Embedded,
+        progress: Progress | None,
+        *,
+        keep_raw: bool = False,
+    ) -> Embedded:
+        new = self.embedded(data, only_new=True, keep_raw=keep_raw, progress=progress)
         if not len(new):
             raise InputError(
                 "data must hold items that are neither indexed nor trained on, got "
