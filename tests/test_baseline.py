@@ -122,7 +122,7 @@ def test_an_evaluation_compares_on_classes_never_trained_on():
 
 
 def test_vectors_without_an_encoder_have_no_baseline():
-    noise, learned, labels = clustered()
+    _, learned, labels = clustered()
     model = lw.SimilarityModel(nn.Identity())
     assert model.evaluate(lw.data.ArrayDataset(learned, labels)).baseline is None
 
