@@ -20,6 +20,7 @@ from likewise.encoders.encoding import check_suits, encode_chosen
 from likewise.errors import InputError, InputTypeError
 from likewise.model.caching import Cache, content_of, content_of_text
 
+MOST_RAW = 20_000  # items whose raw input is kept: 240 MB of images in color
 Progress = Callable[[int, int], None]
 Preprocess = sources.Preprocess | Callable[[Tensor], Tensor] | None
 Keep = Callable[[Int[Tensor, " m"], Int[Tensor, " m"]], Bool[Tensor, " m"]]
@@ -175,11 +176,12 @@ def embed_kept(
     is_fresh = torch.ones(total, dtype=torch.bool)  # read now, and then also encoded
     of_texts = sources.is_text(source)
     keep_pictures = keep_pictures and not of_texts
-    if keep_raw:
+    files = [] if cache is None or keep_pictures else paths_of(source)
+    # A cache has both, lest a command that asks for raw input reads the files of another again.
+    if keep_raw or (files and len(files) <= MOST_RAW and not isinstance(encoder, nn.Identity)):
         shape = source.shape[1:] if isinstance(source, Tensor) else source.item_shape
         encoder = BesideRawInput(encoder, shape)
     store = None if cache is None or keep_pictures else Cache(cache, encoder, preprocess, source)
-    files = [] if store is None else paths_of(source)
     contents: list[bytes] = [content_of(path) for path in files]
     if store is not None and files:
         there, prints = store.fingerprints(contents)
@@ -235,7 +237,7 @@ def embed_kept(
     if isinstance(encoder, BesideRawInput):
         width = encoder.raw.embedding_dim
         raw, embeddings = embeddings[:, :width], embeddings[:, width:].contiguous()
-        raw = tf_idf(raw) if of_texts else raw
+        raw = None if not keep_raw else tf_idf(raw) if of_texts else raw
     labels = getattr(source, "labels", None)
     labels = torch.full((total,), -1) if labels is None else labels.long()
     return Embedded(

@@ -23,7 +23,7 @@ from likewise.errors import ArtifactError, GalleryError, InputError
 from likewise.index import Gallery, Index, MilvusGallery, Neighbors
 from likewise.matching import RULES, Matches, Rule, match, rule_name
 from likewise.model import saving
-from likewise.model.embedding import Progress, embed, embed_kept, opened
+from likewise.model.embedding import MOST_RAW, Progress, embed, embed_kept, opened
 from likewise.model.merging import Kept
 from likewise.model.rebuilding import encoder_fingerprint
 from likewise.model.results import Evaluation, Verified, evaluated, verified
@@ -44,7 +44,6 @@ from likewise.model.trials import (
 from likewise.normalization import AdaptiveNorm
 from likewise.probability import Probability, fit_logistic
 
-MOST_RAW = 20_000  # items whose raw input is kept: 240 MB of images in color
 Items = Any  # numbers (n, ...), images, a dataset, image paths, texts, or an Embedded of this model
 
 
@@ -677,7 +676,8 @@ class SimilarityModel:
         threshold they do a little better than new ones.
 
         Retrieval and verification of classes never trained on are also compared with the raw
-        input (see `encoders.RawInput`), in `baseline`, for up to 20,000 items.
+        input (see `encoders.RawInput`), in `baseline`, for up to 20,000 items. An `Embedded` must
+        have it, see `keep_raw`.
 
         Args:
             data: a labeled dataset, or an `Embedded`.
