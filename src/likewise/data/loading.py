@@ -52,6 +52,7 @@ from likewise.data.tables import (
     PART_OF,
     PATH_NAMES,
     SPLITS,
+    TABLES,
     Columns,
     find_columns,
     has_test_arrays,
@@ -68,7 +69,6 @@ from likewise.errors import InputError, InputTypeError, MissingFileError
 Source = Any  # a name, a path, a table, a list of files, or a pair of items and labels
 
 NAMES = ("digits", *HOMES)
-TABLES = (".csv", ".tsv")
 NAMED = (*TABLES, *RECORDS)  # tables whose columns have names
 FILES = (*NAMED, ".npz", ".npy")
 

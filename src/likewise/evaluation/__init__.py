@@ -16,6 +16,7 @@ from likewise.evaluation.few_shot import (
     evaluate_one_shot_runs,
 )
 from likewise.evaluation.folds import FoldsResult, evaluate_folds
+from likewise.evaluation.judged_search import SearchResult, evaluate_search
 from likewise.evaluation.matching import MatchingResult, evaluate_matching
 from likewise.evaluation.mistakes import (
     ConfusedClasses,
@@ -43,6 +44,7 @@ __all__ = [
     "OpenSetResult",
     "Repeated",
     "RetrievalResult",
+    "SearchResult",
     "VerificationResult",
     "compare",
     "compare_classes",
@@ -54,6 +56,7 @@ __all__ = [
     "evaluate_one_shot_runs",
     "evaluate_open_set",
     "evaluate_retrieval",
+    "evaluate_search",
     "evaluate_verification",
     "farthest_right",
     "nearest_others",

@@ -11,11 +11,11 @@ from torch import Tensor
 from likewise import data
 from likewise._checks import check_choice
 from likewise.data.framing import ImageSize
-from likewise.data.loading import NAMED, TABLES
+from likewise.data.loading import NAMED
 from likewise.data.pair_tables import read_pair_table
 from likewise.data.parts import paths_of
 from likewise.data.records import open_records
-from likewise.data.tables import read_header
+from likewise.data.tables import TABLES, read_header
 from likewise.embedded import Embedded
 from likewise.encoders import takes_texts
 from likewise.errors import InputError
