@@ -1,6 +1,6 @@
 """Which items are relevant to which queries, and how much: graded, or by labels in common."""
 
-from collections.abc import Collection, Iterable, Sequence
+from collections.abc import Callable, Collection, Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -121,6 +121,33 @@ class Relevance:
         keep = ~np.isin(self._key, own)
         made._set(self._key[keep], self._grades[keep])
         return made
+
+    def renamed(
+        self, query_of: Callable[[str], Sequence[str]], item_of: Callable[[str], Sequence[str]]
+    ) -> "Relevance":
+        """The same with other ids: for each query and item the ids it has elsewhere, one or more.
+
+        Raises:
+            InputError: a pair then has two grades.
+        """
+        queries, items = list(map(query_of, self.queries)), list(map(item_of, self.items))
+        rows, columns = np.divmod(self._key, len(self.items))
+        made = [
+            (query, item, grade)
+            for row, column, grade in zip(
+                rows.tolist(), columns.tolist(), self._grades.tolist(), strict=True
+            )
+            for query in queries[row]
+            for item in items[column]
+        ]
+        if not made:
+            raise InputError("relevance must hold a grade above 0, got none.")
+        return Relevance(*zip(*made, strict=True))
+
+    def relevant_items(self) -> list[str]:
+        """The items that are relevant to any query."""
+        columns = np.unique(self._key % len(self.items))
+        return [self.items[column] for column in columns.tolist()]
 
     def grades_of(self, queries: Sequence[str], found: _Array) -> Float[Tensor, "q k"]:
         """The grade of each item found for each query, 0 where there is no row.
