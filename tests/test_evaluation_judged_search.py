@@ -168,6 +168,8 @@ def test_numbers_and_text_are_one_id_and_padding_is_none():
     for found in ([[7], [8]], torch.tensor([[7, -1], [8, -1]]), np.array([["7", ""], ["8", ""]])):
         result = evaluate_search(found, relevance, ks=[1])
         assert result.hit_rate_at_k[1].value == 1
+    named_so = Relevance([0, 0], ["-1", "7"])
+    assert evaluate_search([[-1, 7]], named_so, ks=[1]).hit_rate_at_k[1].value == 0
 
 
 def test_relevant_from_counts_higher_grades_only_but_ndcg_all():

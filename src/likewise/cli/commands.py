@@ -487,6 +487,21 @@ def evaluate(
         Optional[Path],  # noqa: UP045
         typer.Option(help="Also write a page with all numbers and pictures."),
     ] = None,
+    relevance: Annotated[
+        Optional[Path],  # noqa: UP045
+        typer.Option(
+            help="Judge lookup alone, by a table with the columns query, item and grade (or qrels "
+            "of TREC). Items go by their file, text or id; queries by file, text or row of DATA.",
+        ),
+    ] = None,
+    ks: Annotated[
+        Optional[list[int]],  # noqa: UP045
+        typer.Option(
+            "-k",
+            help="With --relevance: a rank at which scores are told; may be given again.",
+            show_default="1, 5 and 10",
+        ),
+    ] = None,
     point: Point = None,
     rule: Annotated[str, typer.Option(help="The matching rule, calibrated before.")] = "nearest",
     gallery: GalleryFolder = None,
@@ -499,7 +514,10 @@ def evaluate(
     *,
     reading: Any,
 ) -> None:
-    """Judge matching, verification and retrieval on labeled items, with intervals."""
+    """Judge matching, verification and retrieval on labeled items, with intervals.
+
+    With --relevance judge instead how well the index answers the items of DATA as queries.
+    """
     from likewise.cli import answers, journeys
     from likewise.data import items_per_class
     from likewise.journeys.opening import open_fitting
@@ -509,8 +527,23 @@ def evaluate(
         from likewise._checks import check_file_target
 
         check_file_target("report", report)
+    if relevance is not None and (report, point) != (None, None):
+        raise InputError(
+            "must be given without --report and --point, which judge matching, got both.",
+            argument="relevance",
+        )
+    if ks and relevance is None:
+        raise InputError("must come with --relevance, got no table.", argument="ks")
     loaded = journeys.open_model(model, device, gallery, cache=cache, encoder_from=encoder_from)
     examples = open_fitting(loaded, source, split, default_split="test", reading=reading)
+    if relevance is not None:
+        from likewise.cli import search
+        from likewise.journeys.search import judge_search
+
+        with console.warnings_as_lines(), console.progress("searching") as show:
+            judged = judge_search(loaded, examples, relevance, ks=ks or None, progress=show)
+        console.finish(*search.answer(judged), as_json=as_json)
+        return
     with console.warnings_as_lines(), console.progress("evaluating") as show:
         found = loaded.evaluate(examples, point=point or rule, seed=seed, progress=show)
     result: dict[str, Any] = found.to_dict()

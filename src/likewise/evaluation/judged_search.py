@@ -307,10 +307,12 @@ def _checked_ks(ks: Iterable[int] | None, ranks: int) -> tuple[int, ...]:
     if not ks:
         raise InputError("ks must hold at least one rank, got none. Use e.g. ks=(1, 5).")
     for k in ks:
-        check_count("each of ks", k)
+        check_count("ks", k)
         if k > ranks:
             raise InputError(
-                f"ks must be at most {ranks}, the ranks that were found, got {k}. "
-                "Look up more neighbors."
+                f"must be at most {ranks}, the ranks that were found, got {k}.",
+                argument="ks",
+                remedy="Look up more neighbors.",
+                command="Index more items, or ask for a lower rank.",
             )
     return ks

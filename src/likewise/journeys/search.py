@@ -10,7 +10,7 @@ from typing import Any
 from likewise import _tables
 from likewise import data as sources
 from likewise.data.parts import paths_of
-from likewise.errors import InputError
+from likewise.errors import InputError, naming
 from likewise.evaluation import SearchResult, evaluate_search
 from likewise.model import SimilarityModel
 
@@ -52,22 +52,21 @@ class JudgedSearch:
 def judge_search(
     model: SimilarityModel,
     queries: sources.Dataset,
-    table: str | Path,
+    relevance: sources.Relevance | str | Path,
     *,
     ks: Iterable[int] | None = None,
     progress: Progress | None = None,
 ) -> JudgedSearch:
     """Look up queries in a model's index, and judge what is found by a table of relevance.
 
-    In the table, see `data.load_relevance`, an item goes by its file (relative to the table), by
-    its text, or by its id in the index; a query by its file, by its text, or by its position in
-    `queries`, from 0. The first of these that is known counts. Queries that are indexed or were
-    trained on are left out.
+    In the table an item goes by its file (relative to the table), by its text, or by its id in the
+    index; a query by its file, by its text, or by its position in `queries`, from 0. The first of
+    these that is known counts. Queries that are indexed or were trained on are left out.
 
     Args:
         model: has the known items; see `SimilarityModel.add`.
         queries: a dataset; its labels do not count.
-        table: the file with the table.
+        relevance: a table, or the file with one; see `data.load_relevance`.
         ks: ranks at which scores are wanted; without it those of 1, 5 and 10 that are there.
         progress: called as progress(done, total) while embedding.
 
@@ -77,22 +76,22 @@ def judge_search(
             the queries; a k larger than the index.
 
     Example:
-        >>> import tempfile
         >>> import likewise as lw
         >>> digits = lw.data.load("digits")
         >>> model = lw.SimilarityModel(lw.encoders.MLPEncoder(digits.item_shape))
         >>> ids = model.add(lw.data.sample_items(digits, per_class=1))
-        >>> with tempfile.TemporaryDirectory() as folder:
-        ...     file = Path(folder, "relevance.csv")
-        ...     _ = file.write_text("query,item,grade\\n0,0,2\\n0,1,1\\n")
-        ...     found = judge_search(model, lw.data.Subset(digits, [500]), file)
+        >>> relevance = lw.data.Relevance([0, 0], [0, 1], [2, 1])
+        >>> found = judge_search(model, lw.data.Subset(digits, [500]), relevance)
         >>> found.search.queries, found.not_indexed
         (1, 0)
     """
-    relevance = sources.load_relevance(table)
+    folder = Path.cwd()
+    if isinstance(relevance, (str, Path)):
+        folder = Path(relevance).expanduser().resolve().parent
+        with naming(path="relevance"):
+            relevance = sources.load_relevance(relevance)
     if not len(model.index):
         raise InputError("model must have known items to search, got none. Index some first.")
-    folder = Path(table).expanduser().resolve().parent
     of_index = _by_name(
         [str(each) for each in model.index.ids.tolist()],
         model.index.column("path")[0],
@@ -101,8 +100,9 @@ def judge_search(
     missing = [name for name in relevance.relevant_items() if not _known(of_index, name, folder)]
     if len(missing) == len(relevance.relevant_items()):
         raise InputError(
-            f"{str(table)!r} must name relevant items of the index, got {relevance.items[0]!r}, "
-            "which is none. Use their files, their texts or their ids."
+            f"must name relevant items of the index, got {relevance.items[0]!r}, which is none. "
+            "Use their files, their texts or their ids.",
+            argument="relevance",
         )
     new = model.embedded(sources.as_dataset(queries), only_new=True, progress=progress)
     if not len(new):
