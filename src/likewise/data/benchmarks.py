@@ -42,6 +42,11 @@ class Benchmark:
     is_at: Callable[[Path], bool]
     images: tuple[str, ...] = (".",)
 
+    @property
+    def has_gallery(self) -> bool:
+        """Whether queries search a gallery, and not each other."""
+        return self.read is _in_shop
+
 
 def benchmark_at(folder: Path) -> Benchmark | None:
     """The benchmark that a folder is laid out like, if any."""
@@ -126,7 +131,7 @@ def _products(folder: Path) -> dict[str, Listed]:
     for part in ("train", "test"):
         rows = _rows(folder / f"Ebay_{part}.txt", "an image, two classes and a file", 4, skip=1)
         parts[part] = [
-            (file, f"{file.partition('/')[0].removesuffix('_final')}/{number}")
+            (file, f"{file.rpartition('/')[0].removesuffix('_final')}/{number}")
             for _, number, _, file in rows
         ]
     return parts

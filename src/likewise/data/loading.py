@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 
 from likewise._checks import check_choice, check_exists
-from likewise.data.benchmarks import BENCHMARKS, PARTS, benchmark_at, benchmark_parts
+from likewise.data.benchmarks import BENCHMARKS, PARTS, Benchmark, benchmark_at, benchmark_parts
 from likewise.data.datasets import ArrayDataset, stored_items
 from likewise.data.downloads import (
     BY_HAND,
@@ -334,6 +334,26 @@ def has_splits(
             return False
         case _:
             return open_records(path).has("split") is not None
+
+
+def benchmark_of(source: str | Path) -> Benchmark:
+    """The retrieval benchmark of a name or a folder.
+
+    Raises:
+        InputError: it is none.
+        FileNotFoundError: it is not there.
+    """
+    found = None
+    if isinstance(source, (str, Path)) and (source not in NAMES or source in BENCHMARKS):
+        path = _find(source)
+        found = benchmark_at(path) if path.is_dir() else None
+    if found is None:
+        raise InputError(
+            f"must be one of {', '.join(BENCHMARKS)}, or a folder with the lists of one, got "
+            f"{str(source)!r}. Judge other data with evaluate_retrieval.",
+            argument="source",
+        )
+    return found
 
 
 def _find(source: str | Path) -> Path:

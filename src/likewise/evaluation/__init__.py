@@ -27,6 +27,7 @@ from likewise.evaluation.mistakes import (
     nearest_wrong,
 )
 from likewise.evaluation.open_set import OpenSetResult, evaluate_open_set
+from likewise.evaluation.protocols import evaluate_benchmark
 from likewise.evaluation.repetition import Repeated, repeat
 from likewise.evaluation.retrieval import RetrievalResult, evaluate_retrieval
 from likewise.evaluation.verifying import VerificationResult, evaluate_verification
@@ -50,6 +51,7 @@ __all__ = [
     "compare_classes",
     "compare_runs",
     "confused_classes",
+    "evaluate_benchmark",
     "evaluate_few_shot",
     "evaluate_folds",
     "evaluate_matching",
