@@ -160,7 +160,7 @@ def _naturalist(folder: Path) -> dict[str, Listed]:
 
 
 def _rows(file: Path, what: str, count: int, *, skip: int = 0) -> Iterable[list[str]]:
-    """The words of each line behind the first `skip`, so many in each."""
+    """The words of each line after the first `skip`, `count` in each."""
     check_exists("list of images", file)
     for where, words in islice(read_words(file), skip, None):
         if len(words) != count:

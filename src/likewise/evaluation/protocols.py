@@ -50,8 +50,8 @@ def evaluate_benchmark(
         preprocess: applied to each batch before the encoder. A `data.Preprocess`, such as
             `SimilarityModel.preprocess`, also says how images are read. A function that is given
             as encoder does its own.
-        image_size: as for `data.load`, unless `preprocess` says it.
-        channels: the same.
+        image_size: as for `data.load`; a `data.Preprocess` sets it.
+        channels: as for `data.load`; a `data.Preprocess` sets it.
         distance: what is compared.
         classes_as_sample: intervals for new classes instead of new queries.
         batch_size: items encoded at once, as by `encode`.
