@@ -275,3 +275,30 @@ def test_the_command_line_indexes_a_gallery_and_looks_up_queries(run, tmp_path):
         "lookup", tmp_path / "model", tmp_path / "shop", "--split", "query", "-k", 1, "--json"
     )
     assert (status, len(json.loads(out)["queries"])) == (0, 2)
+
+
+def test_the_command_line_tells_what_the_protocol_gives(run, tmp_path):
+    products(tmp_path / "sop")
+    train = load(tmp_path / "sop", split="train")
+    preprocess = lw.data.Preprocess((1, 4, 4), (0.0,), (1.0,))
+    encoder = lw.encoders.MLPEncoder((1, 4, 4))
+    lw.SimilarityModel(encoder, preprocess=preprocess, trained=train).save(tmp_path / "model")
+    expected = evaluate_benchmark(encoder, tmp_path / "sop", preprocess=preprocess)
+    command = ["evaluate", tmp_path / "model", tmp_path / "sop", "--protocol"]
+    status, out, err = run(*command, "--json")
+    assert status == 0, err
+    assert json.loads(out) == {**expected.to_dict(), "test_classes_trained_on": 0}
+    status, out, _ = run(*command)
+    assert f"recall at 1  {expected.recall_at_k[1]}" in out
+    assert "4 queries; 0 without an item to find" in out
+    tested = load(tmp_path / "sop", split="test")
+    lw.SimilarityModel(encoder, preprocess=preprocess, trained=tested).save(tmp_path / "model")
+    assert "2 of its test classes were trained on, as no paper does" in run(*command)[1]
+    for options, sentence in (
+        (["--split", "train"], "--protocol must be given without --split, got both."),
+        (["--relevance", "r.csv"], "--protocol must be given without --relevance, got both."),
+    ):
+        status, _, err = run(*command, *options)
+        assert (status, sentence in err) == (2, True)
+    status, _, err = run("evaluate", tmp_path / "model", "digits", "--protocol")
+    assert (status, "DATA must be one of cub-200-2011, " in err) == (2, True)

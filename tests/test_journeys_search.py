@@ -95,7 +95,10 @@ def test_texts_go_by_themselves(tmp_path):
         (["-k", "3"], "must come with --relevance, got no table."),
         (["--relevance", "r.csv", "-k", "9"], "-k must be at most 6, the ranks that were found"),
         (["--relevance", "r.csv", "-k", "0"], "must be at least 1, got 0"),
-        (["--relevance", "r.csv", "--report", "r.html"], "must be given without --report and"),
+        (
+            ["--relevance", "r.csv", "--report", "r.html"],
+            "--relevance must be given without --report",
+        ),
         (["--relevance", "no.csv"], "must name relevant items of the index, got 'zebra', which"),
         (["--relevance", "query.csv"], "relevance must hold a relevant item for some query"),
         (["--relevance", "zero.csv"], "must name relevant items of the index, got '0', which"),

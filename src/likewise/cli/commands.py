@@ -502,6 +502,14 @@ def evaluate(
             show_default="1, 5 and 10",
         ),
     ] = None,
+    protocol: Annotated[
+        bool,
+        typer.Option(
+            "--protocol",
+            help="Judge retrieval alone on a published benchmark, as papers report it: "
+            "cub-200-2011, cars196, stanford-online-products, in-shop, inaturalist-2018.",
+        ),
+    ] = False,
     point: Point = None,
     rule: Annotated[str, typer.Option(help="The matching rule, calibrated before.")] = "nearest",
     gallery: GalleryFolder = None,
@@ -516,7 +524,8 @@ def evaluate(
 ) -> None:
     """Judge matching, verification and retrieval on labeled items, with intervals.
 
-    With --relevance judge instead how well the index answers the items of DATA as queries.
+    With --relevance judge instead how well the index answers the items of DATA as queries; with
+    --protocol, how a published benchmark is reported.
     """
     from likewise.cli import answers, journeys
     from likewise.data import items_per_class
@@ -527,22 +536,21 @@ def evaluate(
         from likewise._checks import check_file_target
 
         check_file_target("report", report)
-    if relevance is not None and (report, point) != (None, None):
-        raise InputError(
-            "must be given without --report and --point, which judge matching, got both.",
-            argument="relevance",
-        )
-    if ks and relevance is None:
-        raise InputError("must come with --relevance, got no table.", argument="ks")
+    if relevance is not None or protocol or ks:
+        from likewise.cli import search
+
+        search.check_options(relevance, protocol, ks, report, point, split)
     loaded = journeys.open_model(model, device, gallery, cache=cache, encoder_from=encoder_from)
+    if protocol:
+        with console.warnings_as_lines(), console.progress("evaluating") as show:
+            told = search.benchmark_answer(loaded, source, show)
+        console.finish(*told, as_json=as_json)
+        return
     examples = open_fitting(loaded, source, split, default_split="test", reading=reading)
     if relevance is not None:
-        from likewise.cli import search
-        from likewise.journeys.search import judge_search
-
         with console.warnings_as_lines(), console.progress("searching") as show:
-            judged = judge_search(loaded, examples, relevance, ks=ks or None, progress=show)
-        console.finish(*search.answer(judged), as_json=as_json)
+            told = search.search_answer(loaded, examples, relevance, ks, show)
+        console.finish(*told, as_json=as_json)
         return
     with console.warnings_as_lines(), console.progress("evaluating") as show:
         found = loaded.evaluate(examples, point=point or rule, seed=seed, progress=show)
