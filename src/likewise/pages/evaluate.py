@@ -219,6 +219,7 @@ def _retrieval(found: Evaluation) -> Section:
     for k in result.recall_at_k:
         rows += [
             [f"recall at {k}", result.recall_at_k[k]],
+            [f"share found at {k}", result.share_found_at_k[k]],
             [f"precision at {k}", result.precision_at_k[k]],
             [f"nDCG at {k}", result.ndcg_at_k[k]],
         ]
