@@ -107,7 +107,8 @@ def opened(items: Any, preprocess: Preprocess, encoder: nn.Module) -> Any:
         InputError: They do not fit the preprocess, or the encoder, which may be none.
         InputTypeError: They are no items, or are texts where the encoder takes none.
     """
-    of_texts = takes_texts(encoder)
+    # `encode` refuses a tensor for an encoder of texts at once; to look twice takes long for one.
+    of_texts = not isinstance(items, Tensor) and takes_texts(encoder)
     if isinstance(items, (str, Path)):
         what = "text" if of_texts else "path"
         raise InputTypeError(

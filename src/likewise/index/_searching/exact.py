@@ -29,6 +29,7 @@ from likewise.index._searching.storage import dimension, unpack
 BLOCK = 2**22  # numbers in one intermediate tensor; a few of them live at once, about 64 MB
 CACHE = 2**17  # numbers of which a few copies stay in a core's own memory
 SPARE = 16  # candidates beyond k
+AT_ONCE = 2**16  # numbers in all pairs; up to here ranking all takes less than proposing some
 UNIT = 2**-21  # so near to 1 a length counts as 1; less than the bound of the rounding leaves
 
 # Searched by a matrix product. Keyed by the distance itself: a user's own that happens to be
@@ -57,12 +58,12 @@ def _about_one(query: Tensor, longest: float, value: Tensor) -> Tensor:
 class ExactSearch:
     """The k rows nearest to each query, exactly as a full sort by `distance.paired` has them.
 
-    A matrix product, FAISS for Manhattan, or `distance.matrix` for any other distance proposes a
-    few more candidates than k, and `distance.paired` ranks them, equals by position. What was
-    not proposed is at least as far as the last candidate, up to rounding. Where that leaves the
-    k-th place open (many near-equal rows), every row that rounding allows to be nearer than it
-    is ranked as well: at most the whole gallery once, by the definition, and no further than
-    the k-th distance of 0.
+    Few pairs are all ranked by `distance.paired`. Of more, a matrix product, FAISS for Manhattan,
+    or `distance.matrix` for any other distance proposes a few more candidates than k, and
+    `distance.paired` ranks them, equals by position. What was not proposed is at least as far as
+    the last candidate, up to rounding. Where that leaves the k-th place open (many near-equal
+    rows), every row that rounding allows to be nearer than it is ranked as well: at most the whole
+    gallery once, by the definition, and no further than the k-th distance of 0.
 
     Several threads may search at once.
 
@@ -93,7 +94,6 @@ class ExactSearch:
             search._all_unit = self._all_unit
         return search
 
-    @torch.no_grad()
     def nearest(
         self,
         queries: Float[Tensor, "q d"],
@@ -136,10 +136,12 @@ class ExactSearch:
                 self._catch_up(stored)
                 numbers, middle = torch.from_numpy(self._numbers.view[first:size]), self._middle
                 longest, all_unit = self._longest, self._all_unit
-            part = _Part(self._distance, stored[first:], numbers, longest, middle, all_unit)
+            rows = stored[first:] if first else stored
+            part = _Part(self._distance, rows, numbers, longest, middle, all_unit)
             may = None if allowed is None else allowed[first:]
             distances, positions = part.nearest(queries, found_count, may)
-        positions += first
+        if first:
+            positions += first
         if found_count < k:
             distances = F.pad(distances, (0, k - found_count), value=torch.inf)
             positions = F.pad(positions, (0, k - found_count), value=-1)
@@ -182,6 +184,8 @@ class _Part:
         self, queries: Tensor, k: int, allowed: Tensor | None
     ) -> tuple[Float[Tensor, "q k"], Int[Tensor, "q k"]]:
         count = min(k + SPARE, len(self.stored))
+        if allowed is None and queries.numel() * len(self.stored) <= AT_ONCE:
+            count = len(self.stored)
         parts = []
         for asked in chunks(queries, count * queries.shape[1]):
             proposed, beyond = self._propose(asked, count, allowed)
