@@ -257,7 +257,7 @@ def _fitting_batch(inputs: Any, device: torch.device) -> int:
 def _evaluating(modules: list[nn.Module]) -> Iterator[None]:
     """An encoder's modules in eval mode while this lasts, in any thread, and then as they were."""
     with _modes:
-        if not _in_use and not any([module.training for module in modules]):
+        if not _in_use and not any(module.training for module in modules):
             modules = []  # no other call has brought one there, so none has to be brought back
         for module in modules:
             _, users, mode = _in_use.get(id(module), (module, 0, module.training))

@@ -59,7 +59,8 @@ def embed(
         cache: A folder that keeps results for the next call. What is kept there is found by the
             encoder's class, settings and weights, the preprocessing, and the content of each file
             (or the numbers of each item), so an item that did not change is not encoded again, and
-            a file not even decoded. Code of your own that changes is not noticed.
+            a file not even decoded. Code of your own that changes is not noticed. A folder that
+            cannot be written, as on a full disk, is told by one warning.
 
     Returns:
         The items in the order of the source, those to skip left out.
@@ -67,7 +68,7 @@ def embed(
     Raises:
         InputError: The items do not fit the preprocess, or there are none.
         InputTypeError: The source is neither numbers, images nor a dataset.
-        OSError: The cache cannot be written.
+        OSError: The folder of the cache cannot be made.
 
     Example:
         >>> import likewise as lw
