@@ -184,8 +184,9 @@ class _Part:
         self, queries: Tensor, k: int, allowed: Tensor | None
     ) -> tuple[Float[Tensor, "q k"], Int[Tensor, "q k"]]:
         count = min(k + SPARE, len(self.stored))
-        if allowed is None and queries.numel() * len(self.stored) <= AT_ONCE:
-            count = len(self.stored)
+        is_small = allowed is None and queries.numel() * len(self.stored) <= AT_ONCE
+        if is_small or count == len(self.stored):
+            return self._all_ranked(queries, k)
         parts = []
         for asked in chunks(queries, count * queries.shape[1]):
             proposed, beyond = self._propose(asked, count, allowed)
@@ -195,20 +196,33 @@ class _Part:
         distances, positions, is_open = (
             parts[0] if len(parts) == 1 else map(torch.cat, zip(*parts, strict=True))
         )
-        if count < len(self.stored):
-            for chunk in chunks(is_open.nonzero().squeeze(1), CACHE):
-                limits = distances[chunk, -1]
-                near, at = self._settle(queries[chunk], k, limits, allowed)
-                distances[chunk], positions[chunk] = near, at
+        for chunk in chunks(is_open.nonzero().squeeze(1), CACHE):
+            limits = distances[chunk, -1]
+            near, at = self._settle(queries[chunk], k, limits, allowed)
+            distances[chunk], positions[chunk] = near, at
+        return distances, positions
+
+    def _all_ranked(
+        self, queries: Tensor, k: int
+    ) -> tuple[Float[Tensor, "q k"], Int[Tensor, "q k"]]:
+        stored, count = unpack(self.stored), len(self.stored)
+        ranked = []
+        for asked in chunks(queries, stored.numel()):
+            many = len(asked)
+            each = asked.expand(count, -1) if many == 1 else asked.repeat_interleave(count, dim=0)
+            near = stored if many == 1 else stored.repeat(many, 1)
+            exact = checked_paired(self.distance, each, near).view(many, count)
+            distances, positions = exact.sort(dim=1, stable=True)
+            ranked.append((distances[:, :k], positions[:, :k]))
+        if len(ranked) == 1:
+            return ranked[0]
+        distances, positions = map(torch.cat, zip(*ranked, strict=True))
         return distances, positions
 
     def _propose(
         self, queries: Tensor, count: int, allowed: Tensor | None
     ) -> tuple[Int[Tensor, "q c"], Float[Tensor, " q"]]:
         """Candidates of each query, and a distance below which nothing else lies."""
-        if count == len(self.stored):
-            everything = torch.arange(count).expand(len(queries), count)
-            return everything, queries.new_full((len(queries),), torch.inf)
         if self.distance in BY_PRODUCT:
             return self._propose_by_product(queries, count, allowed)
         if self.distance is MANHATTAN:
