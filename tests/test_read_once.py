@@ -216,7 +216,10 @@ def test_an_embedded_answers_as_its_data_does():
     digits = lw.data.load("digits", split="train")
     parts = lw.data.split_items(digits, [0.2, 0.8], seed=0)
     answers = []
-    for through in (lambda model, data: data, lambda model, data: model.embedded(data)):
+    for through in (
+        lambda model, data: data,
+        lambda model, data: model.embedded(data, keep_raw=True),
+    ):
         torch.manual_seed(0)
         model = lw.SimilarityModel(lw.encoders.MLPEncoder(digits.item_shape, embedding_dim=8))
         model.add_new(through(model, parts[0]))
