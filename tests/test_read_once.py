@@ -1,6 +1,9 @@
 """A command reads and encodes each item once, counted where files are decoded."""
 
+import errno
+import os
 from collections import Counter
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -139,6 +142,27 @@ def test_a_second_command_with_a_cache_decodes_and_encodes_nothing(
     status, _, said = run("evaluate", model, others, "--cache", changed, "--device", "cpu")
     assert status == 2
     assert str(changed) in said
+
+
+@pytest.mark.parametrize("fails", ["write", "folder"])
+def test_a_full_disk_costs_the_cache_and_nothing_else(tmp_path, monkeypatch, fails):
+    def full(*_, **__):
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    items, kept = torch.rand(5, 3, 4), tmp_path / "kept"
+    expected = lw.embed(torch.nn.Flatten(), items)
+    with monkeypatch.context() as patch:
+        patch.setattr(Path, "write_bytes" if fails == "write" else "mkdir", full)
+        with pytest.warns(UserWarning, match=r"cache .*kept' cannot be written \(No space") as said:
+            found = [lw.embed(torch.nn.Flatten(), items, cache=kept) for _ in range(2)]
+    assert len(said) == 1, "once for both"
+    for each in found:
+        torch.testing.assert_close(each.embeddings, expected.embeddings, rtol=0, atol=0)
+        assert (each.fingerprints == expected.fingerprints).all()
+    assert not list(tmp_path.rglob("*.safetensors*"))
+    (tmp_path / "file").touch()
+    with pytest.raises(OSError, match="file"):
+        lw.embed(torch.nn.Flatten(), items, cache=tmp_path / "file")
 
 
 def test_another_encoder_precision_or_preprocessing_has_another_cache(tmp_path):

@@ -62,7 +62,8 @@ def embed(
         cache: A folder that keeps results for the next call. What is kept there is found by the
             encoder's class, settings and weights, the preprocessing, and the content of each file
             (or the numbers of each item), so an item that did not change is not encoded again, and
-            a file not even decoded. Code of your own that changes is not noticed.
+            a file not even decoded. Code of your own that changes is not noticed. A folder that
+            cannot be written, as on a full disk, is told by one warning.
 
     Returns:
         The items in the order of the source, those to skip left out.
@@ -70,7 +71,7 @@ def embed(
     Raises:
         InputError: The items do not fit the preprocess, or there are none.
         InputTypeError: The source is neither numbers, images nor a dataset.
-        OSError: The cache cannot be written.
+        OSError: The folder of the cache cannot be made.
 
     Example:
         >>> import likewise as lw
@@ -111,7 +112,8 @@ def opened(items: Any, preprocess: Preprocess, encoder: nn.Module) -> Any:
         InputError: They do not fit the preprocess, or the encoder, which may be none.
         InputTypeError: They are no items, or are texts where the encoder takes none.
     """
-    of_texts = takes_texts(encoder)
+    # `encode` refuses a tensor for an encoder of texts at once; to look twice takes long for one.
+    of_texts = not isinstance(items, Tensor) and takes_texts(encoder)
     if isinstance(items, (str, Path)):
         what = "text" if of_texts else "path"
         raise InputTypeError(

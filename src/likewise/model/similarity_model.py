@@ -15,7 +15,7 @@ from likewise import data as sources
 from likewise._checks import check_choice, check_count
 from likewise.calibration import Calibration, ClassThresholds, CrossFit, Goal
 from likewise.data import GivenPairs, fingerprints
-from likewise.data.parts import label_names
+from likewise.data.parts import label_names, paths_of
 from likewise.distances import COSINE, Distance
 from likewise.embedded import Embedded
 from likewise.encoders import encode
@@ -348,6 +348,7 @@ class SimilarityModel:
 
         A gallery that `load` opened is opened for writing first. With `keep_pictures` a small
         picture of each image is kept as its payload, which `likewise.show` and reports draw.
+        Metadata tell the file of each item under "path" where items come from image files.
         """
         self._open_for_writing()
         found = self.embedded(items, keep_pictures=keep_pictures, progress=progress)
@@ -431,6 +432,8 @@ class SimilarityModel:
                 "metadata must leave the name fingerprint free, got it in use. It is how an "
                 "indexed item is known again."
             )
+        if not any("path" in fact for fact in facts) and (paths := paths_of(items)):
+            facts = [{**f, "path": p} for f, p in zip(facts, paths, strict=True)]
         prints = items.fingerprints.tolist()
         facts = [{**f, "fingerprint": p} for f, p in zip(facts, prints, strict=True)]
         is_labeled = bool((items.labels >= 0).any())
