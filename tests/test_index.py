@@ -640,3 +640,34 @@ def test_of_equal_keys_a_run_knows_the_last(keys):
     known, positions = _run(np.array(keys), np.arange(len(keys)))
     assert known.tolist() == sorted(last)
     assert dict(zip(known.tolist(), positions.tolist(), strict=True)) == last
+
+
+@pytest.mark.parametrize("kind", [Index, Gallery])
+def test_within_the_room_made_beforehand_nothing_is_copied(kind, tmp_path):
+    index = Index() if kind is Index else Gallery(tmp_path / "g")
+    for count in (50, 100):  # before there is a dimension, and after
+        index.reserve(count)
+        index.add(torch.ones(1, 4))
+        first = index.embeddings.data_ptr()
+        while len(index) < count:
+            index.add(torch.ones(7, 4)[: count - len(index)])
+        assert index.embeddings.data_ptr() == first
+    index.add(torch.ones(1, 4))
+    assert index.embeddings.data_ptr() != first
+    index.close()
+
+
+@pytest.mark.parametrize("count", [10**15, 2**70])
+def test_room_that_there_is_not_is_told(count):
+    index = Index()
+    index.add(torch.ones(2, 3))
+    with pytest.raises(MemoryError):
+        index.reserve(count)
+    assert index.add(torch.ones(1, 3)).tolist() == [2]
+
+
+def test_memory_of_rows_begins_where_products_are_fast():
+    index = Index()
+    for count in (1, 70, 700):
+        index.add(torch.ones(count, 3))
+        assert index.embeddings.data_ptr() % 64 == 0

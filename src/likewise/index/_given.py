@@ -184,10 +184,10 @@ def _next_ids(now: Known, count: int) -> Given:
             "Pass ids=, one new integer per item."
         )
     keys = np.arange(first, first + count, dtype=np.int64)
-    return Given(keys.tolist(), keys)
+    return Given(range(first, first + count), keys)
 
 
-def _check_kind(now: Known, ids: list[int] | list[str], count: int, rows: Integers) -> None:
+def _check_kind(now: Known, ids: Sequence[int] | Sequence[str], count: int, rows: Integers) -> None:
     """Refuse ids of another number than items or another kind than stored, or twice the same."""
     check_one_per_item("ids", len(ids), count)
     is_text, kind = bool(ids) and isinstance(ids[0], str), now.facts.kind
@@ -398,7 +398,7 @@ def _listed(name: str, values: object) -> list[Any]:
                 f"{name} must have one dimension, got shape {tuple(values.shape)}. "
                 "Take one row, or use .flatten()."
             )
-        values = values.tolist()
+        return list(values.tolist())
     if isinstance(values, (str, bytes, Mapping)) or not isinstance(values, Sequence):
         raise InputTypeError(f"{name} must be a list, array or tensor, got {values!r}.")
     return list(values)

@@ -274,6 +274,7 @@ class Columns:
         facts: say for how many items there is room, more are taken in as well, and how
             embeddings are kept.
         search: of the items.
+        room: for at least so many items; see `reserve`.
         arrays: the items, if they are there already; kept, not copied.
         metadata: of these, where memory keeps it.
         payloads: likewise.
@@ -283,16 +284,16 @@ class Columns:
         self,
         facts: Facts,
         search: Search,
+        room: int = 0,
         arrays: Arrays | None = None,
         metadata: Sequence[str] = (),
         payloads: Sequence[bytes | None] = (),
     ) -> None:
-        room = facts.items if arrays is None else 0
         dtype, width = row_format(facts.storage, facts.dimension)
-        self._positions = GrowingArray(NONE, room=room)
-        self._keys = GrowingArray(NONE, room=room)
-        self._labels = GrowingArray(NONE, room=room)
-        self._embeddings = GrowingArray(np.empty((0, width), dtype=dtype), room=room)
+        self._positions = GrowingArray(NONE)
+        self._keys = GrowingArray(NONE)
+        self._labels = GrowingArray(NONE)
+        self._embeddings = GrowingArray(np.empty((0, width), dtype=dtype))
         self._prints = GrowingArray(np.empty((0, 2), dtype=np.int64))
         self._ends = GrowingArray(NONE)
         self._text = GrowingArray(np.empty(0, dtype=np.uint8))
@@ -305,6 +306,12 @@ class Columns:
             held = [GrowingArray(array) for array in arrays]
             self._positions, self._keys, self._labels, self._embeddings = held[:4]
             self._prints, self._ends, self._text = held[4:]
+        self.reserve(max(room, facts.items))
+
+    def reserve(self, room: int) -> None:
+        """Make room for so many items in all, so that they are never copied to make some."""
+        for column in (self._positions, self._keys, self._labels, self._embeddings):
+            column.reserve(room)
 
     def snapshot(self, facts: Facts, class_names: Sequence[str]) -> Snapshot:
         """Everything there is, under these facts."""
@@ -399,6 +406,7 @@ class Held:
     ) -> None:
         self.lock = threading.RLock()
         self._distance, self._recall = distance, recall
+        self._room = 0
         self._columns: Columns
         self.current: Snapshot
         self.restart(facts, class_names)
@@ -409,6 +417,12 @@ class Held:
 
     def __exit__(self, *error: object) -> None:
         self.lock.release()
+
+    def reserve(self, room: int) -> None:
+        """Make room for so many items in all, also once their dimension is known."""
+        with self.lock:
+            self._columns.reserve(room)
+            self._room = room
 
     def restart(
         self,
@@ -430,7 +444,7 @@ class Held:
             payloads: likewise.
         """
         search = Search(self._distance, recall=self._recall)
-        columns = Columns(facts, search, arrays, metadata, payloads)
+        columns = Columns(facts, search, self._room, arrays, metadata, payloads)
         for chunk in chunks:
             columns.append(chunk)
         current = columns.snapshot(facts, class_names)
@@ -460,7 +474,7 @@ class Held:
         try:
             if facts.dimension != before.facts.dimension:
                 search = Search(self._distance, recall=self._recall)
-                self._columns = Columns(facts, search)
+                self._columns = Columns(facts, search, self._room)
             if len(changed):
                 self._columns.relabel(changed, labels)
             if len(removed):

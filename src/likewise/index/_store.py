@@ -20,7 +20,7 @@ NONE: Integers = np.empty(0, dtype=np.int64)
 class Given(NamedTuple):
     """Ids, and the numbers by which a store finds them."""
 
-    ids: list[int] | list[str]
+    ids: Sequence[int] | Sequence[str]
     keys: Integers
 
 
@@ -184,6 +184,9 @@ class Store(Protocol[V]):
             changed: rows of `now` that get other labels, each once.
             labels: these.
         """
+
+    def reserve(self, count: int) -> None:
+        """Make room for so many items in all, where the store keeps them in memory."""
 
     def clear(self, now: V) -> None:
         """Forget all items, of which there are some; only within `writing`."""

@@ -227,6 +227,27 @@ class Index:
             given = ids_to_add(now, ids, len(rows))
             return self._put(now, rows, given, labels, metadata, payloads, NONE)
 
+    def reserve(self, count: int) -> None:
+        """Make room for `count` items in all, where it is known before they are added in parts.
+
+        Adding beyond the room copies what is there, which for a moment takes its memory twice;
+        within it nothing is copied. Removing items gives the room back.
+
+        Raises:
+            MemoryError: there is less memory.
+
+        Example:
+            >>> import torch
+            >>> index = Index()
+            >>> index.reserve(30)
+            >>> for part in torch.randn(3, 10, 8):
+            ...     _ = index.add(part)
+            >>> len(index)
+            30
+        """
+        check_count("count", count)
+        self._store.reserve(count)
+
     def upsert(
         self,
         embeddings: Float[Tensor, "n d"] | Rows,

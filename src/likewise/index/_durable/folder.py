@@ -199,6 +199,11 @@ class InFolder:
         )
         self.database.acknowledge(facts)
 
+    def reserve(self, count: int) -> None:
+        """Make room in memory for so many items in all."""
+        self._check_open()
+        self.held.reserve(count)
+
     def clear(self, now: Snapshot) -> None:
         """Forget all items."""
         self.commit(now, class_names=now.class_names, removed=np.arange(len(now)))

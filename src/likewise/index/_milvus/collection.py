@@ -290,6 +290,9 @@ class InMilvus:
         if gone:
             self.collections.remove(sorted(gone))
 
+    def reserve(self, count: int) -> None:
+        """Milvus keeps the items, so there is no room to make."""
+
     def clear(self, now: CollectionView) -> None:
         """Forget all items."""
         self._remember(now.facts, now.class_names)
