@@ -57,6 +57,22 @@ def share_found(search, queries, stored, k=10, allowed=None):
     return float((found <= truth[:, -1:]).float().mean())
 
 
+# One query among few rows
+
+
+@every_distance
+@pytest.mark.parametrize("storage", ["float32", "int8"])
+def test_one_query_among_few_rows_is_answered_as_one_of_many(distance, storage):
+    stored = pack(torch.cat([gaussian(100, 5).round(decimals=1)] * 2), storage)  # ties
+    query = gaussian(1, 5, seed=1)
+    for k, first in ((1, 0), (30, 0), (3, 150), (60, 150)):
+        alone = ExactSearch(distance).nearest(query, stored, k, first=first)
+        many = ExactSearch(distance).nearest(query.repeat(2, 1), stored, k, first=first)
+        for one, other in zip(alone, many, strict=True):
+            assert one.shape == (1, k)
+            torch.testing.assert_close(one[0], other[0], rtol=1e-6, atol=1e-6)
+
+
 # The best of a product
 
 

@@ -15,7 +15,7 @@ from msgspec.structs import replace
 from torch import Tensor
 
 from likewise.distances import Distance
-from likewise.index._answers import Items, Neighbors
+from likewise.index._answers import Items
 from likewise.index._durable.checksums import Integers
 from likewise.index._durable.contract import Facts
 from likewise.index._given import (
@@ -30,7 +30,7 @@ from likewise.index._given import (
 from likewise.index._growing import GrowingArray
 from likewise.index._searching.approximate import Search
 from likewise.index._searching.storage import dimension, row_format, unpack
-from likewise.index._store import NONE, Added, Given
+from likewise.index._store import NONE, Added, Found, Given
 
 Run = tuple[Integers, Integers]  # keys, ascending, and their positions
 TAIL = 256  # keys that need not be in a run yet
@@ -202,14 +202,14 @@ class Snapshot:
 
     def nearest(
         self, queries: Float[Tensor, "q d"], k: int, allowed: Bool[Tensor, " n"] | None
-    ) -> Neighbors:
+    ) -> Found:
         """The k nearest items of each query; padded where fewer are allowed."""
         check_enough(k, len(self))
         distances, rows = self.searching.nearest(queries, self.packed, k, allowed)
         labels = self.labels[rows]
         if allowed is not None:
             labels[rows < 0] = UNLABELED
-        return Neighbors(self.ids_at(rows.numpy()), distances, labels)
+        return self.ids_at(rows.numpy()), distances, labels
 
     def wait(self) -> None:
         """Return when no approximate search is in training any more."""

@@ -10,11 +10,15 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from likewise.distances import Distance
-from likewise.index._answers import Items, Neighbors
+from likewise.index._answers import Items
 from likewise.index._durable.checksums import Integers
 from likewise.index._where import Condition
 
 NONE: Integers = np.empty(0, dtype=np.int64)
+
+
+# Ids, distances and labels, as `Neighbors` has them.
+Found = tuple[npt.NDArray[Any], Float[Tensor, "q k"], Int[Tensor, "q k"]]
 
 
 class Given(NamedTuple):
@@ -120,7 +124,7 @@ class View(Known, Protocol):
     def rows(self) -> Integers:
         """The row numbers of all items."""
 
-    def nearest(self, queries: Float[Tensor, "q d"], k: int, allowed: Any) -> Neighbors:
+    def nearest(self, queries: Float[Tensor, "q d"], k: int, allowed: Any) -> Found:
         """The k nearest items of each query, of those that `Store.chosen` allowed.
 
         Raises:

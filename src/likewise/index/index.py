@@ -5,7 +5,6 @@ import binascii
 import time
 from collections import deque
 from collections.abc import Mapping, Sequence
-from dataclasses import replace
 from types import TracebackType
 from typing import Any, TypeVar
 
@@ -438,7 +437,6 @@ class Index:
         prints = torch.from_numpy(now.fingerprints)
         return prints[:, 0], prints[:, 1] > 0, now.labels
 
-    @torch.no_grad()
     def lookup(
         self, queries: Float[Tensor, "q d"] | Rows, *, k: int = 5, where: Where | None = None
     ) -> Neighbors:
@@ -480,9 +478,9 @@ class Index:
         now, allowed = self._store.chosen(None if where is None else parsed(where))
         asked = checked_rows("queries", queries, now.facts.dimension)
         check_count("k", k)
-        found: Neighbors = now.nearest(asked, k, allowed)
+        ids, distances, labels = now.nearest(asked, k, allowed)
         self._seconds.append(time.perf_counter() - started)
-        return replace(found, class_names=now.class_names, index=self)
+        return Neighbors(ids, distances, labels, now.class_names, self)
 
     def summary(self) -> Summary:
         """What the index holds, how it searches and how long recent lookups took, in numbers."""

@@ -18,7 +18,7 @@ from torch import Tensor
 
 from likewise.distances import COSINE, Distance, by_name
 from likewise.errors import GalleryError, InputError, InputTypeError
-from likewise.index._answers import Items, Neighbors
+from likewise.index._answers import Items
 from likewise.index._asked import Asked
 from likewise.index._durable.checksums import Integers
 from likewise.index._given import (
@@ -47,7 +47,7 @@ from likewise.index._milvus.rows import (
     rows_of,
 )
 from likewise.index._milvus.search import nearest
-from likewise.index._store import NONE, Added, Given
+from likewise.index._store import NONE, Added, Found, Given
 from likewise.index._where import Condition, Test, as_json, folded, unknown_key
 
 
@@ -157,7 +157,7 @@ class CollectionView:
             return []
         return self.collections.everything(fields, self.facts)
 
-    def nearest(self, queries: Float[Tensor, "q d"], k: int, allowed: str) -> Neighbors:
+    def nearest(self, queries: Float[Tensor, "q d"], k: int, allowed: str) -> Found:
         """The k nearest items of each query, of those that an expression of Milvus leaves."""
         if k > MOST:
             raise InputError(
@@ -174,7 +174,7 @@ class CollectionView:
             has_strings=facts.kind == "strings",
         )
         # To count is another question to Milvus, so it is asked only where it may matter.
-        if len(queries) == 0 or bool(found.distances.isinf().any()):
+        if len(queries) == 0 or bool(found[1].isinf().any()):
             check_enough(k, len(self))
         return found
 

@@ -131,6 +131,12 @@ class ExactSearch:
         if not found_count or not asked:
             padded = queries.new_full((asked, k), torch.inf)
             return padded, torch.full((asked, k), -1)
+        if asked == 1 and allowed is None and count * queries.shape[1] <= CACHE:
+            # Few numbers are ranked sooner than candidates are proposed.
+            rows = unpack(stored[first:])
+            exact = checked_paired(self._distance, queries.expand(count, -1), rows)[None]
+            distances, positions = exact.sort(dim=1, stable=True)
+            return _padded(distances[:, :k], positions[:, :k] + first, k)
         with without_autocast(queries):
             with self._lock:
                 self._catch_up(stored)
@@ -139,11 +145,7 @@ class ExactSearch:
             part = _Part(self._distance, stored[first:], numbers, longest, middle, all_unit)
             may = None if allowed is None else allowed[first:]
             distances, positions = part.nearest(queries, found_count, may)
-        positions += first
-        if found_count < k:
-            distances = F.pad(distances, (0, k - found_count), value=torch.inf)
-            positions = F.pad(positions, (0, k - found_count), value=-1)
-        return distances, positions
+        return _padded(distances, positions + first, k)
 
     def _catch_up(self, stored: Tensor) -> None:
         step = max(1, BLOCK // dimension(stored))
@@ -301,6 +303,14 @@ class _Part:
         summed = _SUMMED_BY_MATRIX.get(self.distance, _about_one)
         norms = torch.linalg.vector_norm(queries, dim=1)
         return summed(norms, self.longest, values) * relative_error(queries)
+
+
+def _padded(distances: Tensor, positions: Tensor, k: int) -> tuple[Tensor, Tensor]:
+    missing = k - distances.shape[1]
+    if not missing:
+        return distances, positions
+    distances = F.pad(distances, (0, missing), value=torch.inf)
+    return distances, F.pad(positions, (0, missing), value=-1)
 
 
 def ranked_by(
