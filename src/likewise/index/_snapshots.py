@@ -71,7 +71,7 @@ def chunk_of(
         InputError: ids that UTF-8 cannot hold or that could not be told apart.
     """
     (ids, keys), texts = added.given, None
-    if isinstance(ids[0], str):
+    if added.given.are_text:
         texts = _texts(ids)
         check_apart(keys)
     positions = np.arange(first, first + len(ids), dtype=np.int64)
@@ -187,11 +187,10 @@ class Snapshot:
     def rows_of(self, given: Given) -> Integers:
         """The row of each id, -1 where it is not stored."""
         ids = given.ids
-        is_text = bool(ids) and isinstance(ids[0], str)
-        if not ids or not len(self) or is_text != (self.facts.kind == "strings"):
+        if not ids or not len(self) or given.are_text != (self.facts.kind == "strings"):
             return np.full(len(ids), -1, dtype=np.int64)
         rows = self._rows_of_keys(given.keys)
-        if is_text and (rows >= 0).any():
+        if given.are_text and (rows >= 0).any():
             at = np.flatnonzero(rows >= 0)
             check_same_text([ids[place] for place in at.tolist()], self.ids_at(rows[at]).tolist())
         return rows

@@ -27,6 +27,11 @@ class Given(NamedTuple):
     ids: Sequence[int] | Sequence[str]
     keys: Integers
 
+    @property
+    def are_text(self) -> bool:
+        """Whether they are strings; False of none."""
+        return bool(self.ids) and isinstance(self.ids[0], str)
+
 
 class Added(NamedTuple):
     """Items to be stored, checked already; one row each."""

@@ -15,7 +15,7 @@ from torch import Tensor
 
 from likewise._checks import check_choice, check_count
 from likewise.distances import COSINE, Distance
-from likewise.errors import InputError
+from likewise.errors import InputError, InputTypeError
 from likewise.index._answers import Items, Neighbors, Summary, per_class, percentiles
 from likewise.index._durable.checksums import Integers
 from likewise.index._given import (
@@ -312,14 +312,8 @@ class Index:
             rows = checked_rows("embeddings", embeddings, now.facts.dimension)
             emptied = Emptied(now, class_names)
             given = ids_to_add(emptied, ids, len(rows))
-            if not given.ids:
-                codes_of(emptied, labels, 0)
-                gone = now.rows()
-                self._store.commit(now, class_names=tuple(class_names), removed=gone)
-                return np.empty(0, dtype=np.int64)
-            return self._put(
-                now, rows, given, labels, metadata, payloads, now.rows(), among=emptied
-            )
+            gone = now.rows()
+            return self._put(now, rows, given, labels, metadata, payloads, gone, among=emptied)
 
     def relabel(self, ids: Values, labels: Values | None) -> int:
         """Give items other labels, and give back how many were asked for.
@@ -417,6 +411,8 @@ class Index:
             >>> index.column("year")
             ([1999, None], tensor([3, 4]))
         """
+        if not isinstance(key, str):
+            raise InputTypeError(f"key must be text, got {key!r}.")
         with self._store.reading() as now:
             return self._store.column(now, key)
 
@@ -546,6 +542,8 @@ class Index:
         index = Index(distance, class_names=state["class_names"], **kind)
         store: InMemory = index._store  # type: ignore[assignment]
         embeddings = state["embeddings"]
+        if not isinstance(embeddings, Tensor):  # one of an index without a dimension has no columns
+            embeddings = checked_rows("embeddings", embeddings, None)
         if len(embeddings):
             given = {name: state[name] for name in ("labels", "ids", "metadata")}
             index.add(embeddings, payloads=_decoded(state.get("payloads")), **given)
@@ -570,11 +568,14 @@ class Index:
         codes, names = codes_of(now if among is None else among, labels, count)
         texts = metadata_texts(metadata, count)
         parts = checked_payloads(payloads, count)
-        if not count:
-            return np.empty(0, dtype=np.int64)
-        packed = pack(embeddings, now.facts.storage)
-        added = Added(given, codes, packed, texts, parts, prints_of(metadata, count))
-        given_back = np.array(given.ids)  # what may fail comes before the commit
+        if not count and among is None:
+            return given.keys
+        added = None
+        if count:
+            packed = pack(embeddings, now.facts.storage)
+            added = Added(given, codes, packed, texts, parts, prints_of(metadata, count))
+        # What may fail comes before the commit.
+        given_back = np.array(given.ids) if given.are_text else given.keys.copy()
         self._store.commit(now, class_names=names, added=added, removed=gone)
         return given_back
 

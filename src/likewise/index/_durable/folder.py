@@ -241,9 +241,7 @@ class InFolder:
         """Say which encoder made the embeddings."""
         facts = replace(facts_after(self.facts, added=None, removed=0), encoder=encoder)
         names = self.current.class_names
-        self.database.commit(
-            facts, removed=[], rows=iter(()), labels=iter(()), names=(), changes=[]
-        )
+        self.database.commit(facts)
         self.held.take_in(facts, names)
         self.database.acknowledge(facts)
 

@@ -120,16 +120,15 @@ class CollectionView:
         """The row number of each id, -1 where it is not stored."""
         ids, keys = given.ids, given.keys.tolist()
         rows = np.full(len(ids), -1, dtype=np.int64)
-        is_text = bool(ids) and isinstance(ids[0], str)
         facts = self.facts
-        if not ids or facts.dimension is None or is_text != (facts.kind == "strings"):
+        if not ids or facts.dimension is None or given.are_text != (facts.kind == "strings"):
             return rows
         found = self.collections.rows(keys, ["text"])
         number_of = {key: len(self.keys) + n for n, key in enumerate(found)}
         self.keys += number_of
         there = [at for at, key in enumerate(keys) if key in found]
         rows[there] = [number_of[keys[at]] for at in there]
-        if is_text:
+        if given.are_text:
             texts = [found[keys[at]]["text"] for at in there]
             check_same_text([ids[at] for at in there], texts)
         return rows
@@ -336,7 +335,7 @@ class InMilvus:
         self, now: CollectionView, added: Added, names: Sequence[str], *, is_replacing: bool
     ) -> None:
         facts, (ids, keys), embeddings = now.facts, added.given, added.packed
-        is_text = isinstance(ids[0], str)
+        is_text = added.given.are_text
         if is_text:
             check_apart(keys)
         rows = rows_of(added, facts.next_position)
