@@ -11,6 +11,7 @@ from hypothesis import strategies as st
 from likewise.distances import COSINE, EUCLIDEAN, INNER_PRODUCT, MANHATTAN, NAMED
 from likewise.index import Index
 from likewise.index._searching import approximate as _approximate
+from likewise.index._searching import exact as _exact
 from likewise.index._searching.approximate import Search
 from likewise.index._searching.exact import ExactSearch, checked_paired
 from likewise.index._searching.scan import best_products
@@ -57,20 +58,34 @@ def share_found(search, queries, stored, k=10, allowed=None):
     return float((found <= truth[:, -1:]).float().mean())
 
 
-# One query among few rows
+@pytest.fixture(scope="module", autouse=True)
+def proposed():
+    """Few rows are searched as many are."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(_exact, "AT_ONCE", 0)
+        yield
 
 
 @every_distance
-@pytest.mark.parametrize("storage", ["float32", "int8"])
-def test_one_query_among_few_rows_is_answered_as_one_of_many(distance, storage):
-    stored = pack(torch.cat([gaussian(100, 5).round(decimals=1)] * 2), storage)  # ties
-    query = gaussian(1, 5, seed=1)
-    for k, first in ((1, 0), (30, 0), (3, 150), (60, 150)):
-        alone = ExactSearch(distance).nearest(query, stored, k, first=first)
-        many = ExactSearch(distance).nearest(query.repeat(2, 1), stored, k, first=first)
-        for one, other in zip(alone, many, strict=True):
-            assert one.shape == (1, k)
-            torch.testing.assert_close(one[0], other[0], rtol=1e-6, atol=1e-6)
+@pytest.mark.parametrize("storage", ["float32", "float16", "int8"])
+def test_few_pairs_are_all_ranked_with_the_answers_of_a_search(distance, storage, monkeypatch):
+    stored = pack(gaussian(200, 6).round(decimals=1), storage)
+    queries, allowed = gaussian(5, 6, seed=1).round(decimals=1), torch.arange(200) % 2 == 0
+    monkeypatch.setattr(_exact, "AT_ONCE", 5 * 6 * 200 - 1)
+    searched = [ExactSearch(distance).nearest(queries, stored, 9, may) for may in (None, allowed)]
+    monkeypatch.setattr(_exact, "AT_ONCE", 5 * 6 * 200)
+    calls = []
+    propose = _exact._Part._propose
+    monkeypatch.setattr(
+        _exact._Part,
+        "_propose",
+        lambda part, asked, count, may: calls.append(may) or propose(part, asked, count, may),
+    )
+    ranked = [ExactSearch(distance).nearest(queries, stored, 9, may) for may in (None, allowed)]
+    for (distances, positions), (expected, places) in zip(ranked, searched, strict=True):
+        assert (distances == expected).all()
+        assert (positions == places).all()
+    assert all(may is not None for may in calls), "only among some"
 
 
 # The best of a product

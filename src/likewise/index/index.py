@@ -433,6 +433,7 @@ class Index:
         prints = torch.from_numpy(now.fingerprints)
         return prints[:, 0], prints[:, 1] > 0, now.labels
 
+    @torch.no_grad()
     def lookup(
         self, queries: Float[Tensor, "q d"] | Rows, *, k: int = 5, where: Where | None = None
     ) -> Neighbors:
