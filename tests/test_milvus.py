@@ -5,6 +5,7 @@ import itertools
 import subprocess
 import sys
 import threading
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -53,11 +54,14 @@ def home(uri):
         one.close()
 
 
-# The contract itself, with this home.
+# The tests of every store, with this home: pytest finds them here by their names.
+of_every_store = [
+    *(test for _, test in inspect.getmembers(test_index_contract, inspect.isfunction)),
+    test_index_where.test_every_home_finds_what_the_definition_says,
+    test_index_where.test_what_was_read_of_removed_items_says_nothing_of_others,
+]
 globals().update(
-    (name, test)
-    for name, test in inspect.getmembers(test_index_contract, inspect.isfunction)
-    if name.startswith("test_")
+    {test.__name__: test for test in of_every_store if test.__name__.startswith("test_")}
 )
 
 
@@ -187,6 +191,13 @@ def test_a_collection_of_something_else_is_left_alone(home):
     assert client.has_collection(one._store.name)
     with pytest.raises(GalleryError, match="uri must lead to a Milvus server that does"):
         one.add(torch.ones(1, 2))
+
+
+def test_a_collection_of_another_version_is_refused_as_such(home):
+    one = home(dimension=2)
+    one._store.collections.put_facts(replace(one._store.facts, format=1))
+    with pytest.raises(GalleryError, match="must be of format 2, got format 1, which another"):
+        again(one)
 
 
 def test_a_beginning_that_was_interrupted_is_begun_again(home):
@@ -329,11 +340,6 @@ def test_more_than_milvus_finds_at_once_is_refused(home):
     one.add(torch.ones(3, 2))
     with pytest.raises(ValueError, match=r"k must be at most 16384, .* got 16385"):
         one.lookup(torch.ones(1, 2), k=16385)
-
-
-def test_filters_find_what_the_definition_says(home):
-    test_index_where.test_every_home_finds_what_the_definition_says(home)
-    test_index_where.test_what_was_read_of_removed_items_says_nothing_of_others(home)
 
 
 def test_filters_that_cannot_be_are_refused(home):

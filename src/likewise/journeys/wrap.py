@@ -95,6 +95,7 @@ def wrap(
         if gallery is not None:
             Gallery(gallery, distance=compare, class_names=names).close()
             model.use_gallery(gallery)
+        model.index.reserve(total)
         done = 0
         for cells in records.parts(columns.wanted, AT_ONCE if gallery is not None else total):
             items = vectors_in(records, columns.vectors, cells)
