@@ -1,6 +1,7 @@
 """What a caller gets who names no setting: defaults that others rely on, and bounds of settings."""
 
 import inspect
+import math
 
 import pytest
 import torch
@@ -100,6 +101,11 @@ MINERS = {
     "batch_easy_hard": {"positive": "hard", "negative": "hard"},
     "distance_weighted": {"nearest": 0.5, "farthest": 1.4},
     "multi_similarity": {"epsilon": 0.1},
+    "pair_margin": {"positive_margin": 0.2, "negative_margin": 0.8},
+    "within_range": {
+        "positive": (-math.inf, math.inf),
+        "negative": (-math.inf, math.inf),
+    },
 }
 PLAIN = (bool, int, float, str, tuple)
 

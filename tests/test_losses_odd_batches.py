@@ -41,6 +41,8 @@ PAIR_MINERS = {
     "balanced": miners.balanced_positive_pairs(rng()),
     "hard negatives": miners.hard_negative_pairs,
     "multi-similarity": miners.multi_similarity(0.1),
+    "pair margin": miners.pair_margin(),
+    "within a range": miners.within_range(miners.all_pairs, positive=(0.1, 9), negative=(0.2, 3)),
 }
 
 
