@@ -122,15 +122,12 @@ class ClassCenters(nn.Module):
             centers = self.weight[classes]
         else:
             own, centers = labels, self.weight
-        rows = centers.flatten(0, 1)
-        check_same_width(rows, embeddings, ("centers", "embeddings"))
-        distances = COSINE.matrix(embeddings, rows)
-        return ToCenters(
-            distances.view(len(embeddings), *centers.shape[:2]),
-            own,
-            centers,
-            labeled,
-        )
+        return ToCenters(_distances(embeddings, centers), own, centers, labeled)
+
+    def distances(self, embeddings: Float[Tensor, "n d"]) -> Float[Tensor, "n c k"]:
+        """Cosine distances to all centers."""
+        check_embeddings(embeddings)
+        return _distances(embeddings, self.weight)
 
     def get_extra_state(self) -> Tensor:
         """How often classes were drawn."""
@@ -151,6 +148,14 @@ class ClassCenters(nn.Module):
         own = 2.0 * (labels != UNLABELED)
         lots.scatter_reduce_(0, labels.clamp(min=0), own, "amax")
         return lots.topk(size).indices.sort().values
+
+
+def _distances(
+    embeddings: Float[Tensor, "n d"], centers: Float[Tensor, "c k d"]
+) -> Float[Tensor, "n c k"]:
+    rows = centers.flatten(0, 1)
+    check_same_width(rows, embeddings, ("centers", "embeddings"))
+    return COSINE.matrix(embeddings, rows).view(len(embeddings), *centers.shape[:2])
 
 
 def labeled_codes(labels: Tensor, count: int, class_count: int) -> Tensor | None:

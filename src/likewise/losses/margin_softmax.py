@@ -162,6 +162,13 @@ class ArcFaceLoss(nn.Module):
         value = _cross_entropy(nearest, to_own, compared, self.scale)
         return compared.shown(value)
 
+    def logits(self, embeddings: Float[Tensor, "n d"]) -> Float[Tensor, "n c"]:
+        """−s·d to every class, without the margin, (n, c).
+
+        For items without labels: the largest logit is the class predicted.
+        """
+        return self.centers.distances(embeddings).amin(dim=2) * -self.scale
+
 
 class CosFaceLoss(nn.Module):
     """Mean cross entropy of −s·d over the classes, d the cosine distance to a class's center.
@@ -232,6 +239,13 @@ class CosFaceLoss(nn.Module):
         to_own = compared.at_own(nearest) + self.margin
         value = _cross_entropy(nearest, to_own, compared, self.scale)
         return compared.shown(value)
+
+    def logits(self, embeddings: Float[Tensor, "n d"]) -> Float[Tensor, "n c"]:
+        """−s·d to every class, without the margin, (n, c).
+
+        For items without labels: the largest logit is the class predicted.
+        """
+        return self.centers.distances(embeddings).amin(dim=2) * -self.scale
 
 
 class SphereFaceLoss(nn.Module):
@@ -310,3 +324,12 @@ class SphereFaceLoss(nn.Module):
         lengths = torch.linalg.vector_norm(embeddings.to(nearest.dtype), dim=1)
         value = _cross_entropy(lengths[:, None] * nearest, lengths * to_own, compared, self.scale)
         return compared.shown(value)
+
+    def logits(self, embeddings: Float[Tensor, "n d"]) -> Float[Tensor, "n c"]:
+        """−s·|x|·d to every class, without the margin, (n, c).
+
+        For items without labels: the largest logit is the class predicted.
+        """
+        nearest = self.centers.distances(embeddings).amin(dim=2)
+        lengths = torch.linalg.vector_norm(embeddings.to(nearest.dtype), dim=1, keepdim=True)
+        return nearest * lengths * -self.scale

@@ -181,6 +181,13 @@ class ProxyNCALoss(nn.Module):
             value = mean_over(others - compared.at_own(logits), compared.labeled)
         return compared.shown(value)
 
+    def logits(self, embeddings: Float[Tensor, "n d"]) -> Float[Tensor, "n c"]:
+        """−2 d / T to every class, (n, c).
+
+        For items without labels: the largest logit is the class predicted.
+        """
+        return self.centers.distances(embeddings).amin(dim=2) * (-2 / self.temperature)
+
 
 class ProxyAnchorLoss(nn.Module):
     """`proxy_anchor_loss` of a batch: every proxy is an anchor, with the batch around it.
@@ -250,6 +257,13 @@ class ProxyAnchorLoss(nn.Module):
             labeled=compared.labeled,
         )
         return compared.shown(value)
+
+    def logits(self, embeddings: Float[Tensor, "n d"]) -> Float[Tensor, "n c"]:
+        """−α·d to every proxy, (n, c).
+
+        For items without labels: the largest logit is the class predicted.
+        """
+        return self.centers.distances(embeddings).amin(dim=2) * -self.alpha
 
 
 class SoftTripleLoss(nn.Module):
@@ -333,3 +347,12 @@ class SoftTripleLoss(nn.Module):
         if self.regularizer:
             value = value + self.regularizer * centers_apart(compared.centers)
         return compared.shown(value)
+
+    def logits(self, embeddings: Float[Tensor, "n d"]) -> Float[Tensor, "n c"]:
+        """−λ·d to every class, without the margin, (n, c).
+
+        For items without labels: the largest logit is the class predicted.
+        """
+        return (
+            soft_triple_distance(self.centers.distances(embeddings), gamma=self.gamma) * -self.scale
+        )

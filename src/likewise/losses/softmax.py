@@ -63,19 +63,23 @@ class SoftmaxLoss(nn.Module):
         reference_ids: Tensor | None = None,
     ) -> Float[Tensor, ""]:
         """Mean cross entropy; references play no part, since classes are compared, not items."""
-        check_embeddings(embeddings)
+        logits = self.logits(embeddings)
         labeled = labeled_codes(labels, len(embeddings), self.classify.out_features)
-        check_same_width(self.classify.weight, embeddings, ("weights", "embeddings"))
         labels = labels.long()
+        self.facts = _facts(logits.detach(), labels, labeled)
+        value = mean_cross_entropy(logits, labels, labeled)
+        return value if labeled is None else shown(value, logits, embeddings)
+
+    def logits(self, embeddings: Float[Tensor, "n d"]) -> Float[Tensor, "n c"]:
+        """What the layer says of every class, (n, c): the largest is the class predicted."""
+        check_embeddings(embeddings)
+        check_same_width(self.classify.weight, embeddings, ("weights", "embeddings"))
         weight, bias = self.classify.weight, self.classify.bias
         dtype = torch.promote_types(
             torch.promote_types(embeddings.dtype, weight.dtype), torch.float32
         )
         with without_autocast(embeddings):
-            logits = F.linear(embeddings.to(dtype), weight.to(dtype), bias.to(dtype))
-        self.facts = _facts(logits.detach(), labels, labeled)
-        value = mean_cross_entropy(logits, labels, labeled)
-        return value if labeled is None else shown(value, logits, embeddings)
+            return F.linear(embeddings.to(dtype), weight.to(dtype), bias.to(dtype))
 
 
 def _facts(logits: Tensor, labels: Tensor, labeled: Tensor | None) -> Mapping[str, Tensor]:
@@ -155,3 +159,10 @@ class NormalizedSoftmaxLoss(nn.Module):
         logits = nearest * (-1 / self.temperature)
         value = mean_cross_entropy(logits, compared.own, compared.labeled)
         return compared.shown(value)
+
+    def logits(self, embeddings: Float[Tensor, "n d"]) -> Float[Tensor, "n c"]:
+        """−d / T to every class, (n, c).
+
+        For items without labels: the largest logit is the class predicted.
+        """
+        return self.centers.distances(embeddings).amin(dim=2) * (-1 / self.temperature)
