@@ -147,6 +147,44 @@ def cases(dim: int = 64) -> list[Case]:
             lambda: ours.NormalizedSoftmaxLoss(dim, classes),
             lambda: losses.NormalizedSoftmaxLoss(**weighted),
         ),
+        (
+            "margin",
+            *(512, 16),
+            lambda: ours.MarginLoss(),
+            lambda: losses.MarginLoss(learn_beta=True, distance=euclidean),
+        ),
+        (
+            "margin, distance-weighted",
+            *(512, 16),
+            lambda: ours.MarginLoss(miner=lw.miners.distance_weighted(dim)),
+            lambda: with_miner(
+                losses.MarginLoss(learn_beta=True, distance=euclidean),
+                miners.DistanceWeightedMiner(),
+            ),
+        ),
+        (
+            "contrastive, pair margin",
+            *(512, 16),
+            lambda: ours.ContrastiveLoss(
+                squared=False, average="active", miner=lw.miners.pair_margin(1.2, 1.5)
+            ),
+            lambda: with_miner(
+                losses.ContrastiveLoss(distance=euclidean),
+                miners.PairMarginMiner(1.2, 1.5, distance=euclidean),
+            ),
+        ),
+        (
+            "intra-pair variance",
+            *(512, 16),
+            lambda: ours.IntraPairVarianceLoss(),
+            lambda: losses.IntraPairVarianceLoss(),
+        ),
+        (
+            "tuplet margin",
+            *(256, 8),  # at 512 / 16 the peer needs 8 GB
+            lambda: ours.TupletMarginLoss(),
+            lambda: losses.TupletMarginLoss(),
+        ),
         ("N-pairs", 512, 16, lambda: ours.NPairsLoss(), lambda: losses.NPairsLoss()),
         (
             "Proxy-Anchor",

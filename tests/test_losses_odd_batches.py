@@ -76,6 +76,8 @@ def of_pairs():
             f"contrastive, {name}": losses.ContrastiveLoss(margin=1.5, miner=miner)
             for name, miner in PAIR_MINERS.items()
         },
+        "margin of classes": losses.MarginLoss(class_count=CLASSES, nu=0.1).double(),
+        "margin, semi-hard": losses.MarginLoss(miner=miners.all_semi_hard(0.5)),
         "triplet swap": losses.TripletLoss(margin=0.5, swap=True),
         "angular": losses.AngularLoss(),
         "circle with constant weights": losses.CircleLoss(average="all"),

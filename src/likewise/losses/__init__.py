@@ -11,6 +11,7 @@ from likewise.losses.lifted import (
     generalized_lifted_loss,
     lifted_structure_loss,
 )
+from likewise.losses.margin import MarginLoss, margin_loss
 from likewise.losses.margin_softmax import (
     ArcFaceLoss,
     CosFaceLoss,
@@ -60,6 +61,12 @@ from likewise.losses.threshold_logits import (
     threshold_loss,
 )
 from likewise.losses.triplet import TripletLoss, all_triplets_hinge, triplet_loss
+from likewise.losses.tuplet_margin import (
+    IntraPairVarianceLoss,
+    TupletMarginLoss,
+    intra_pair_variance_loss,
+    tuplet_margin_loss,
+)
 from likewise.losses.two_views import (
     BarlowTwinsLoss,
     OnViews,
@@ -84,8 +91,10 @@ __all__ = [
     "GeneralizedLiftedLoss",
     "GivenPairsLoss",
     "GivenTripletsLoss",
+    "IntraPairVarianceLoss",
     "LearnedThreshold",
     "LiftedStructureLoss",
+    "MarginLoss",
     "MultiSimilarityLoss",
     "MultipleNegativesLoss",
     "NPairsLoss",
@@ -110,6 +119,7 @@ __all__ = [
     "ThresholdConsistencyLoss",
     "ThresholdLoss",
     "TripletLoss",
+    "TupletMarginLoss",
     "VICRegLoss",
     "all_triplets_hinge",
     "angular_loss",
@@ -122,7 +132,9 @@ __all__ = [
     "first_of_each_class",
     "fitting_center",
     "generalized_lifted_loss",
+    "intra_pair_variance_loss",
     "lifted_structure_loss",
+    "margin_loss",
     "multi_similarity_loss",
     "n_pairs_loss",
     "nt_xent_loss",
@@ -139,5 +151,6 @@ __all__ = [
     "threshold_logits",
     "threshold_loss",
     "triplet_loss",
+    "tuplet_margin_loss",
     "vicreg_terms",
 ]

@@ -21,10 +21,6 @@ def arcface_distance(
     never falls. With `easy_margin` the margin holds only below θ = π / 2, and beyond it the
     distance stays as it is.
 
-    There is no arc cosine in it: cos(θ + m) = cos θ cos m − sin θ sin m. The slope of sin θ,
-    infinite at θ = 0, is cut off where float rounding hides the angle, so that the gradient is
-    finite everywhere.
-
     Args:
         distances: cosine distances to the own center.
         margin: m, in radians, between 0 and π.
@@ -36,13 +32,23 @@ def arcface_distance(
         are those of the authors' code (insightface); the paper says nothing of them. At π − m
         the former jumps up by m sin m + cos m − 1.
     """
-    cosine = 1 - distances
-    floor = torch.finfo(distances.dtype).eps
-    sine = (distances * (1 + cosine)).clamp(min=floor).sqrt()
-    added = 1 - (cosine * math.cos(margin) - sine * math.sin(margin))
+    cosine, added = 1 - distances, turned(distances, margin)
     if easy_margin:
         return torch.where(cosine > 0, added, distances)
     return torch.where(cosine > -math.cos(margin), added, distances + margin * math.sin(margin))
+
+
+def turned(distances: Float[Tensor, "..."], angle: float) -> Float[Tensor, "..."]:
+    """1 − cos(θ + angle), where the cosine distance 1 − cos θ stood.
+
+    There is no arc cosine in it: cos(θ + m) = cos θ cos m − sin θ sin m. The slope of sin θ,
+    infinite at θ = 0, is cut off where float rounding hides the angle, so that the gradient is
+    finite everywhere.
+    """
+    cosine = 1 - distances
+    floor = torch.finfo(distances.dtype).eps
+    sine = (distances * (1 + cosine)).clamp(min=floor).sqrt()
+    return 1 - (cosine * math.cos(angle) - sine * math.sin(angle))
 
 
 def sphereface_distance(distances: Float[Tensor, "..."], *, margin: int) -> Float[Tensor, "..."]:
