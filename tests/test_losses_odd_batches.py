@@ -60,6 +60,9 @@ def of_centers():
         "proxy-nca of 2017": losses.ProxyNCALoss(DIM, CLASSES, own_below=False),
         "proxy-anchor": losses.ProxyAnchorLoss(DIM, CLASSES),
         "soft triple": losses.SoftTripleLoss(DIM, CLASSES, regularizer=0.0),
+        "class weighted arcface": losses.ClassWeighted(
+            losses.ArcFaceLoss(DIM, CLASSES, scale=4.0), [1.0, 2.0, 0.5, 3.0]
+        ),
     }
     return {name: loss.double() for name, loss in made.items()}
 
@@ -76,6 +79,10 @@ def of_pairs():
             f"contrastive, {name}": losses.ContrastiveLoss(margin=1.5, miner=miner)
             for name, miner in PAIR_MINERS.items()
         },
+        "class weighted contrastive": losses.ClassWeighted(
+            losses.ContrastiveLoss(margin=1.5), [1.0, 2.0, 0.5, 3.0]
+        ).double(),
+        "matryoshka": losses.MatryoshkaLoss(losses.CircleLoss(gamma=4.0), (3, 2), weights=(1, 0.5)),
         "margin of classes": losses.MarginLoss(class_count=CLASSES, nu=0.1).double(),
         "margin, semi-hard": losses.MarginLoss(miner=miners.all_semi_hard(0.5)),
         "triplet swap": losses.TripletLoss(margin=0.5, swap=True),

@@ -2,9 +2,12 @@
 
 from likewise.losses.angular import AngularLoss, angular_loss
 from likewise.losses.circle import CircleLoss, circle_loss
+from likewise.losses.class_weights import ClassWeighted
 from likewise.losses.combination import Sum
 from likewise.losses.contrastive import ContrastiveLoss, SNRContrastiveLoss, contrastive_loss
+from likewise.losses.distillation import DistillationLoss, distillation_loss
 from likewise.losses.fast_ap import FastAPLoss, fast_ap_loss
+from likewise.losses.graded_pairs import GradedPairsLoss, graded_pairs_loss
 from likewise.losses.lifted import (
     GeneralizedLiftedLoss,
     LiftedStructureLoss,
@@ -19,6 +22,7 @@ from likewise.losses.margin_softmax import (
     arcface_distance,
     sphereface_distance,
 )
+from likewise.losses.matryoshka import MatryoshkaLoss
 from likewise.losses.memory import CrossBatchMemory
 from likewise.losses.multi_similarity import (
     CENTERS,
@@ -84,17 +88,21 @@ __all__ = [
     "ArcFaceLoss",
     "BarlowTwinsLoss",
     "CircleLoss",
+    "ClassWeighted",
     "ContrastiveLoss",
     "CosFaceLoss",
     "CrossBatchMemory",
+    "DistillationLoss",
     "FastAPLoss",
     "GeneralizedLiftedLoss",
     "GivenPairsLoss",
     "GivenTripletsLoss",
+    "GradedPairsLoss",
     "IntraPairVarianceLoss",
     "LearnedThreshold",
     "LiftedStructureLoss",
     "MarginLoss",
+    "MatryoshkaLoss",
     "MultiSimilarityLoss",
     "MultipleNegativesLoss",
     "NPairsLoss",
@@ -128,10 +136,12 @@ __all__ = [
     "centers_apart",
     "circle_loss",
     "contrastive_loss",
+    "distillation_loss",
     "fast_ap_loss",
     "first_of_each_class",
     "fitting_center",
     "generalized_lifted_loss",
+    "graded_pairs_loss",
     "intra_pair_variance_loss",
     "lifted_structure_loss",
     "margin_loss",

@@ -110,7 +110,7 @@ class MarginLoss(nn.Module):
         batch = compared(
             embeddings, labels, references, reference_labels, ids=ids, reference_ids=reference_ids
         )
-        beta = self.beta
+        beta: Tensor = self.beta
         if self.class_count is not None:
             labeled_codes(labels, len(labels), self.class_count)
             beta = beta[labels.long().clamp(min=0)]

@@ -337,5 +337,5 @@ class SphereFaceLoss(nn.Module):
         For items without labels: the largest logit is the class predicted.
         """
         nearest = self.centers.distances(embeddings).amin(dim=2)
-        lengths = torch.linalg.vector_norm(embeddings.to(nearest.dtype), dim=1, keepdim=True)
+        lengths: Tensor = torch.linalg.vector_norm(embeddings.to(nearest.dtype), dim=1)[:, None]
         return nearest * lengths * -self.scale
