@@ -435,6 +435,30 @@ def test_every_loss_is_exported():
     assert {"ArcFaceLoss", "ProxyAnchorLoss", "proxy_anchor_loss"} <= set(losses.__all__)
 
 
+@EVERY
+def test_weights_of_items_give_the_weighted_mean_also_for_the_centers(make):
+    loss, points = with_weights(make()), embeddings()
+    if isinstance(loss, ProxyAnchorLoss):
+        return
+    loss.regularizer = 0.0
+    weights = torch.tensor([1.0, 2.0, 0.0, 0.5, 4.0, 1.0, 3.0], dtype=torch.float64)
+    labels = LABELS.clone()
+    labels[1] = -1  # counts as little as an item of weight 0
+    leaves = points, loss.centers.weight
+    found = loss(points, labels, weights=weights)
+    used = [i for i in range(7) if i != 1]
+    each = [weights[i] * loss(points[i : i + 1], labels[i : i + 1]) for i in used]
+    expected = sum(each) / weights[used].sum()
+    torch.testing.assert_close(found, expected)
+    slopes = (torch.autograd.grad(value, leaves) for value in (found, expected))
+    torch.testing.assert_close(*slopes)
+    assert loss(points, labels, weights=weights * 0) == 0
+    with pytest.raises(
+        ValueError, match=r"weights must have shape \(7,\), one per item, got \(7, 1"
+    ):
+        loss(points, LABELS, weights=weights[:, None])
+
+
 def loss_of_logits(loss, logits, labels):
     """What the loss makes of its logits, with a margin of next to nothing or none."""
     if isinstance(loss, ProxyAnchorLoss):

@@ -181,13 +181,36 @@ def labeled_codes(labels: Tensor, count: int, class_count: int) -> Tensor | None
 
 
 def mean_cross_entropy(
-    logits: Float[Tensor, "n c"], own: Int[Tensor, " n"], labeled: Bool[Tensor, " n"] | None
+    logits: Float[Tensor, "n c"],
+    own: Int[Tensor, " n"],
+    labeled: Bool[Tensor, " n"] | None,
+    weights: Float[Tensor, " n"] | None = None,
 ) -> Float[Tensor, ""]:
     """Mean of −log softmax at the own columns; 0 if none is labeled, where torch has no number."""
+    if weights is not None:
+        costs = F.cross_entropy(logits, own, ignore_index=UNLABELED, reduction="none")
+        return weighted_mean(costs, labeled, weights)
     if labeled is None:
         return F.cross_entropy(logits, own) if len(logits) else logits.sum()
     total = F.cross_entropy(logits, own, ignore_index=UNLABELED, reduction="sum")
     return total / labeled.sum().clamp(min=1)
+
+
+def weighted_mean(
+    costs: Float[Tensor, " n"],
+    labeled: Bool[Tensor, " n"] | None,
+    weights: Float[Tensor, " n"] | None,
+) -> Float[Tensor, ""]:
+    """Mean over the labeled items, by their weights if given; 0 if there are none."""
+    if weights is None:
+        return mean_over(costs, labeled)
+    if weights.shape != costs.shape:
+        raise InputError(
+            f"weights must have shape {tuple(costs.shape)}, one per item, got "
+            f"{tuple(weights.shape)}. Index the weights of the classes by the labels."
+        )
+    shares = weights.to(costs.dtype) if labeled is None else weights.to(costs.dtype) * labeled
+    return (shares * costs).sum() / shares.sum().clamp(min=torch.finfo(costs.dtype).tiny)
 
 
 @torch.no_grad()

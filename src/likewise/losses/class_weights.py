@@ -13,20 +13,22 @@ from likewise.losses._centers import labeled_codes
 from likewise.losses.facts import Told, spread
 from likewise.losses.n_pairs import NPairsLoss
 from likewise.losses.proxy import ProxyAnchorLoss
+from likewise.masks import UNLABELED
 
 
 class ClassWeighted(nn.Module):
     """Mean of a loss over the items of a batch, each item by the weight of its class.
 
-    The loss is taken class by class: the items of one class as anchors against the whole batch, or
-    the references. The mean of these values runs over the classes, each by weight × items. So for
-    losses with centers it is the weighted mean that `torch.nn.CrossEntropyLoss(weight=...)` takes,
-    and for means over anchors the weighted mean over anchors. Losses that are means over pairs or
-    triplets become means over those of each class. After each call `facts` holds the same means of
-    what the loss tells, and the spread.
+    For losses with centers it is the weighted mean that `torch.nn.CrossEntropyLoss(weight=...)`
+    takes. Any other loss is taken class by class: the items of one class as anchors against the
+    whole batch, or against the references. The mean of these values runs over the classes, each by
+    weight × items. For means over anchors that is the weighted mean over anchors. Losses that are
+    means over pairs or triplets become means over those of each class. After each call `facts`
+    holds what the loss tells; where it is taken class by class, the same means of that, and the
+    spread.
 
-    The loss is called once for each class of the batch, and a GPU is waited for once. With a
-    memory: `CrossBatchMemory(ClassWeighted(loss, weights), ...)`.
+    Class by class the loss is called once for each class of the batch, and a GPU is waited for
+    once. With a memory: `CrossBatchMemory(ClassWeighted(loss, weights), ...)`.
 
     Args:
         loss: Loss that takes references or none of them into account. `NPairsLoss` and
@@ -79,13 +81,17 @@ class ClassWeighted(nn.Module):
         """The weighted mean; 0 if no item of the batch has a label and a weight."""
         check_embeddings(embeddings)
         labeled_codes(labels, len(embeddings), len(self.weights))
+        if getattr(self.loss, "takes_weights", False):
+            value: Tensor = self.loss(embeddings, labels, weights=self._of(labels))
+            self.facts = getattr(self.loss, "facts", {})
+            return value
         if references is None and reference_labels is None:
             references, reference_labels = embeddings, labels
             ids = reference_ids = torch.arange(len(labels), device=labels.device)
         order = labels.argsort(stable=True)
         codes, counts = torch.unique_consecutive(labels[order], return_counts=True)
         sizes = counts.tolist()
-        shares = self.weights[codes.clamp(min=0)] * counts * (codes >= 0)
+        shares = self._of(codes) * counts
         values, facts = [], []
         for rows in torch.split(order, sizes) if sizes else [order]:
             values.append(
@@ -110,6 +116,9 @@ class ClassWeighted(nn.Module):
 
         self.facts = Told(told)
         return _mean(shares, values)
+
+    def _of(self, codes: Tensor) -> Tensor:
+        return self.weights[codes.long().clamp(min=0)] * (codes != UNLABELED)
 
 
 def _mean(shares: Tensor, values: list[Tensor]) -> Tensor:

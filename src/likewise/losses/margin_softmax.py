@@ -76,13 +76,17 @@ def sphereface_distance(distances: Float[Tensor, "..."], *, margin: int) -> Floa
 
 
 def _cross_entropy(
-    nearest: Tensor, own_distances: Tensor, compared: ToCenters, scale: float
+    nearest: Tensor,
+    own_distances: Tensor,
+    compared: ToCenters,
+    scale: float,
+    weights: Tensor | None,
 ) -> Tensor:
     # A softmax does not see what is added to a whole row, so −d serves as well as cos = 1 − d.
     own, labeled = compared.own, compared.labeled
     columns = own if labeled is None else own.clamp(min=0)
     logits = nearest.scatter(1, columns[:, None], own_distances[:, None]) * -scale
-    return mean_cross_entropy(logits, own, labeled)
+    return mean_cross_entropy(logits, own, labeled, weights)
 
 
 class ArcFaceLoss(nn.Module):
@@ -119,6 +123,8 @@ class ArcFaceLoss(nn.Module):
         >>> loss(torch.ones(4, 8), torch.tensor([1, 2, 3, 4])).ndim
         0
     """
+
+    takes_weights = True  # of the items
 
     def __init__(
         self,
@@ -157,15 +163,16 @@ class ArcFaceLoss(nn.Module):
         *,
         ids: Tensor | None = None,
         reference_ids: Tensor | None = None,
+        weights: Float[Tensor, " n"] | None = None,
     ) -> Float[Tensor, ""]:
-        """The mean over the batch; references play no part, since items meet centers only."""
+        """The mean over the batch, by the items' weights if given; references play no part."""
         compared: ToCenters = self.centers(embeddings, labels)
         nearest = compared.nearest
         self.facts = center_facts(embeddings, nearest, compared)
         to_own = arcface_distance(
             compared.at_own(nearest), margin=self.margin, easy_margin=self.easy_margin
         )
-        value = _cross_entropy(nearest, to_own, compared, self.scale)
+        value = _cross_entropy(nearest, to_own, compared, self.scale, weights)
         return compared.shown(value)
 
     def logits(self, embeddings: Float[Tensor, "n d"]) -> Float[Tensor, "n c"]:
@@ -207,6 +214,8 @@ class CosFaceLoss(nn.Module):
         0
     """
 
+    takes_weights = True  # of the items
+
     def __init__(
         self,
         embedding_dim: int,
@@ -237,13 +246,14 @@ class CosFaceLoss(nn.Module):
         *,
         ids: Tensor | None = None,
         reference_ids: Tensor | None = None,
+        weights: Float[Tensor, " n"] | None = None,
     ) -> Float[Tensor, ""]:
-        """The mean over the batch; references play no part, since items meet centers only."""
+        """The mean over the batch, by the items' weights if given; references play no part."""
         compared: ToCenters = self.centers(embeddings, labels)
         nearest = compared.nearest
         self.facts = center_facts(embeddings, nearest, compared)
         to_own = compared.at_own(nearest) + self.margin
-        value = _cross_entropy(nearest, to_own, compared, self.scale)
+        value = _cross_entropy(nearest, to_own, compared, self.scale, weights)
         return compared.shown(value)
 
     def logits(self, embeddings: Float[Tensor, "n d"]) -> Float[Tensor, "n c"]:
@@ -288,6 +298,8 @@ class SphereFaceLoss(nn.Module):
         0
     """
 
+    takes_weights = True  # of the items
+
     def __init__(
         self,
         embedding_dim: int,
@@ -318,8 +330,9 @@ class SphereFaceLoss(nn.Module):
         *,
         ids: Tensor | None = None,
         reference_ids: Tensor | None = None,
+        weights: Float[Tensor, " n"] | None = None,
     ) -> Float[Tensor, ""]:
-        """The mean over the batch; references play no part, since items meet centers only."""
+        """The mean over the batch, by the items' weights if given; references play no part."""
         compared: ToCenters = self.centers(embeddings, labels)
         nearest = compared.nearest
         self.facts = center_facts(embeddings, nearest, compared)
@@ -328,7 +341,9 @@ class SphereFaceLoss(nn.Module):
         if self.blend:
             to_own = (self.blend * plain + to_own) / (1 + self.blend)
         lengths = torch.linalg.vector_norm(embeddings.to(nearest.dtype), dim=1)
-        value = _cross_entropy(lengths[:, None] * nearest, lengths * to_own, compared, self.scale)
+        value = _cross_entropy(
+            lengths[:, None] * nearest, lengths * to_own, compared, self.scale, weights
+        )
         return compared.shown(value)
 
     def logits(self, embeddings: Float[Tensor, "n d"]) -> Float[Tensor, "n c"]:
