@@ -1,7 +1,10 @@
 """Pairs with grades of likeness: the order of the distances is that of the grades (CoSENT)."""
 
+import math
 from collections.abc import Mapping
+from typing import Any
 
+import numpy as np
 import torch
 from jaxtyping import Float, Num
 from torch import Tensor, nn
@@ -10,8 +13,11 @@ from likewise._checks import check_finite, check_positive, free_to_look
 from likewise.distances import COSINE, Distance
 from likewise.errors import InputError, InputTypeError
 from likewise.losses._shown import shown
+from likewise.losses._slopes import with_slopes
 from likewise.losses.facts import Told, spread
 from likewise.losses.sides import check_sides
+
+WIDEST = 600  # e^WIDEST and its inverse are numbers of float64
 
 
 def graded_pairs_loss(
@@ -31,6 +37,11 @@ def graded_pairs_loss(
         Huang, Peng, Zou, Liu, Li, Liu, Wu, Su & Yu, "CoSENT: Consistent Sentence Embedding via
         Similarity Ranking", IEEE/ACM TASLP 2024.
     """
+    if free_to_look(distances):
+        found = _value_and_slopes(distances.detach().numpy(), grades.numpy(), scale)
+        if found is not None:
+            value, slopes = found
+            return with_slopes(distances, distances.new_tensor(value), torch.from_numpy(slopes))
     grades, order = grades.sort()
     logits = distances[order] * scale
     # Of each pair, the sum over those graded lower.
@@ -39,6 +50,26 @@ def graded_pairs_loss(
     nothing = logits.new_full((1,), -torch.inf)
     costs = logits + torch.cat([nothing, sums])[lower]
     return torch.cat([costs, logits.new_zeros(1)]).logsumexp(dim=0)
+
+
+def _value_and_slopes(distances: Any, grades: Any, scale: float) -> tuple[float, Any] | None:
+    # Both from plain sums, in fewer steps than torch takes; None if float64 could not hold them.
+    order = np.argsort(grades, kind="stable")
+    ordered, logits = grades[order], scale * distances[order].astype(np.float64)
+    least, most = logits.min(initial=np.inf), logits.max(initial=-np.inf)
+    if not most - least < WIDEST:
+        return None
+    far, near = np.exp(logits - most), np.exp(least - logits)
+    lower = np.searchsorted(ordered, ordered)
+    higher = np.searchsorted(ordered, ordered, side="right")
+    # Of each pair the sum over those graded lower, and over those graded higher.
+    pulls = far * np.concatenate([[0], near.cumsum()])[lower]
+    pushes = near * np.concatenate([far[::-1].cumsum()[::-1], [0]])[higher]
+    reach = math.exp(most - least)
+    total = reach * pulls.sum()
+    slopes = np.empty_like(distances)
+    slopes[order] = (pulls - pushes) * (scale * reach / (1 + total))
+    return math.log1p(total), slopes
 
 
 class GradedPairsLoss(nn.Module):
