@@ -116,7 +116,7 @@ def test_facts_are_the_same_means_and_the_spread_is_of_the_batch():
         ),
         (
             lambda: MatryoshkaLoss(losses.TripletLoss(), (8, 4))(embeddings(), LABELS),
-            "dims must be at most the width of the embeddings, 4, got 8",
+            "dim must be at most the width of the embeddings, 4, got 8",
         ),
     ],
 )

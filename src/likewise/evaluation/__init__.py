@@ -8,6 +8,7 @@ from likewise.evaluation.comparison import (
     compare_runs,
     together,
 )
+from likewise.evaluation.dimensions import DimensionsResult, evaluate_dimensions
 from likewise.evaluation.during import EvaluateEpochs, seen_and_unseen
 from likewise.evaluation.few_shot import (
     FewShotResult,
@@ -34,6 +35,7 @@ __all__ = [
     "Comparison",
     "ConfusedClasses",
     "Difference",
+    "DimensionsResult",
     "EvaluateEpochs",
     "FewShotResult",
     "FoldsResult",
@@ -48,6 +50,7 @@ __all__ = [
     "compare_classes",
     "compare_runs",
     "confused_classes",
+    "evaluate_dimensions",
     "evaluate_few_shot",
     "evaluate_folds",
     "evaluate_matching",

@@ -9,7 +9,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from likewise._checks import check_count, check_positive
-from likewise.distances import unit
+from likewise.encoders import Truncate
 from likewise.errors import InputError
 from likewise.losses.combination import told_by
 
@@ -95,11 +95,4 @@ class MatryoshkaLoss(nn.Module):
     def _cut(self, given: Any, dim: int) -> Any:
         if not (isinstance(given, Tensor) and given.ndim == 2 and given.is_floating_point()):
             return given
-        if dim > given.shape[1]:
-            raise InputError(
-                f"dims must be at most the width of the embeddings, {given.shape[1]}, got {dim}."
-            )
-        short = given[:, :dim]
-        # Squares of float16 overflow.
-        wide = short.to(torch.promote_types(short.dtype, torch.float32))
-        return unit(wide) if self.normalize else short
+        return Truncate(dim, normalize=self.normalize)(given)
