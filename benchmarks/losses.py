@@ -9,6 +9,7 @@ their ratio. The distances are part of the time on both sides. Embeddings are un
 """
 
 import argparse
+import importlib.util
 import math
 import resource
 import statistics
@@ -50,12 +51,13 @@ def with_miner(loss: Any, miner: Any) -> Any:
 
 def cases(dim: int = 64) -> list[Case]:
     """Name, items, items per class, ours, and the peer's."""
-    from pytorch_metric_learning import distances, losses, miners
+    from pytorch_metric_learning import distances, losses, miners, reducers
 
     ours = lw.losses
     euclidean = distances.LpDistance(normalize_embeddings=False)
     classes = 512 // 16
     weighted = {"num_classes": classes, "embedding_size": dim}
+    weights = torch.rand(classes, generator=torch.Generator().manual_seed(0)) + 0.5
     plain = {"margin": 0.2, "distance": euclidean}
 
     def triplets(miner: Any) -> Any:
@@ -115,6 +117,12 @@ def cases(dim: int = 64) -> list[Case]:
             *(512, 16),
             lambda: ours.ArcFaceLoss(dim, classes, centers_per_class=3),
             lambda: losses.SubCenterArcFaceLoss(**weighted),
+        ),
+        (
+            "ArcFace, class weights",
+            *(512, 16),
+            lambda: ours.ClassWeighted(ours.ArcFaceLoss(dim, classes), weights),
+            lambda: losses.ArcFaceLoss(**weighted, reducer=reducers.ClassWeightedReducer(weights)),
         ),
         (
             "CosFace",
@@ -185,6 +193,7 @@ def cases(dim: int = 64) -> list[Case]:
             lambda: ours.TupletMarginLoss(),
             lambda: losses.TupletMarginLoss(),
         ),
+        *graded(),
         ("N-pairs", 512, 16, lambda: ours.NPairsLoss(), lambda: losses.NPairsLoss()),
         (
             "Proxy-Anchor",
@@ -230,6 +239,32 @@ def cases(dim: int = 64) -> list[Case]:
             lambda: ours.ThresholdConsistencyLoss(),
             lambda: losses.ThresholdConsistentMarginLoss(),
         ),
+    ]
+
+
+def graded() -> list[Case]:
+    """Graded pairs beside sentence-transformers, where that is installed: half the items a side."""
+    if importlib.util.find_spec("sentence_transformers") is None:
+        return []
+    from sentence_transformers.sentence_transformer.losses import CoSENTLoss
+
+    def of_sides(loss: Any) -> Any:
+        def call(points: torch.Tensor, labels: torch.Tensor) -> Any:
+            a, b = points.chunk(2)
+            return loss(a, b, torch.linspace(0, 1, len(a)))
+
+        return call
+
+    def peer(a: torch.Tensor, b: torch.Tensor, grades: torch.Tensor) -> Any:
+        return CoSENTLoss(None).compute_loss_from_embeddings([a, b], grades)
+
+    return [
+        (
+            "graded pairs (CoSENT)",
+            *(512, 16),
+            lambda: of_sides(lw.losses.GradedPairsLoss()),
+            lambda: of_sides(peer),
+        )
     ]
 
 
