@@ -115,7 +115,7 @@ class MarginLoss(nn.Module):
             labeled_codes(labels, len(labels), self.class_count)
             beta = beta[labels.long().clamp(min=0)]
         distances = self.distance.matrix(batch.anchors, batch.references)
-        selected = self.miner(distances, batch.is_positive, batch.is_negative)
+        selected = self.miner(distances, *batch.pairs)
         between = None
         if isinstance(selected, AllTriplets) and selected.rule is not None:
             between = self.distance.matrix(batch.references, batch.references)
@@ -137,8 +137,7 @@ class MarginLoss(nn.Module):
         self.facts = batch_facts(
             embeddings,
             distances,
-            batch.is_positive,
-            batch.is_negative,
+            *batch.pairs,
             active=lambda: count / times.sum().clamp(min=1),
             beta=self.beta.detach().mean(),
         )

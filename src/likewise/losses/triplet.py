@@ -362,7 +362,7 @@ class TripletLoss(nn.Module):
             embeddings, labels, references, reference_labels, ids=ids, reference_ids=reference_ids
         )
         distances = self.distance.matrix(batch.anchors, batch.references)
-        selected = self.miner(distances, batch.is_positive, batch.is_negative)
+        selected = self.miner(distances, *batch.pairs)
         between = None
         if self.swap or (isinstance(selected, AllTriplets) and selected.rule is not None):
             between = distances
@@ -373,11 +373,7 @@ class TripletLoss(nn.Module):
         else:
             total, active, count = self._chosen(distances, between, selected)
         self.facts = batch_facts(
-            embeddings,
-            distances,
-            batch.is_positive,
-            batch.is_negative,
-            active=lambda: active / count.clamp(min=1),
+            embeddings, distances, *batch.pairs, active=lambda: active / count.clamp(min=1)
         )
         divisor: Any = active if self.average == "active" else count
         mean = total / (max(int(divisor), 1) if free_to_look(divisor) else divisor.clamp(min=1))

@@ -92,9 +92,9 @@ class TupletMarginLoss(nn.Module):
             embeddings, labels, references, reference_labels, ids=ids, reference_ids=reference_ids
         )
         distances = self.distance.matrix(batch.anchors, batch.references)
-        pairs = self.miner(distances, batch.is_positive, batch.is_negative)
+        pairs = self.miner(distances, *batch.pairs)
         costs = tuplet_margin_loss(distances, pairs.negative, margin=self.margin, scale=self.scale)
-        self.facts = batch_facts(embeddings, distances, batch.is_positive, batch.is_negative)
+        self.facts = batch_facts(embeddings, distances, *batch.pairs)
         return shown(mean_where(costs, pairs.positive), distances, embeddings)
 
 
@@ -191,12 +191,12 @@ class IntraPairVarianceLoss(nn.Module):
             embeddings, labels, references, reference_labels, ids=ids, reference_ids=reference_ids
         )
         distances = self.distance.matrix(batch.anchors, batch.references)
-        pairs = self.miner(distances, batch.is_positive, batch.is_negative)
+        pairs = self.miner(distances, *batch.pairs)
         loss = intra_pair_variance_loss(
             distances,
             *pairs,
             positive_slack=self.positive_slack,
             negative_slack=self.negative_slack,
         )
-        self.facts = batch_facts(embeddings, distances, batch.is_positive, batch.is_negative)
+        self.facts = batch_facts(embeddings, distances, *batch.pairs)
         return shown(loss, distances, embeddings)
