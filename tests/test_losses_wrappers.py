@@ -1,5 +1,7 @@
 """Losses around other losses: class weights, and embeddings cut to several widths."""
 
+import sys
+
 import pytest
 import torch
 import torch.nn.functional as F
@@ -7,6 +9,7 @@ import torch.nn.functional as F
 from likewise import losses, miners
 from likewise.losses import ClassWeighted, MatryoshkaLoss
 from likewise.masks import masks
+from test_losses_memory import NothingWaits
 
 LABELS = torch.tensor([0, 2, 0, 1, 1, 1, 2, 0, 1])
 WEIGHTS = [0.5, 3.0, 1.25]
@@ -186,3 +189,37 @@ def test_cut_half_precision_is_scaled_in_float32():
     assert value.dtype == torch.float32
     assert value.isfinite()
     assert points.grad.isfinite().all()
+
+
+def as_on_a_gpu():
+    """Losses that have a way of their own where a number of the device must not be waited for."""
+    ids = torch.arange(9)
+    narrow = miners.within_range(miners.pair_margin(), positive=(0.0, 9.0))
+    teacher = losses.DistillationLoss(embeddings(9, seed=2, dim=2).detach())
+    weighted = ClassWeighted(losses.ArcFaceLoss(4, 3), WEIGHTS)
+    graded = losses.GradedPairsLoss()
+    return {
+        "margin": losses.MarginLoss(),
+        "margin of classes": losses.MarginLoss(class_count=3, nu=0.1),
+        "margin, batch hard": losses.MarginLoss(miner=miners.batch_hard),
+        "margin, semi-hard": losses.MarginLoss(miner=miners.all_semi_hard(0.5)),
+        "tuplet margin": losses.TupletMarginLoss(miner=narrow),
+        "intra-pair variance": losses.IntraPairVarianceLoss(),
+        "matryoshka": MatryoshkaLoss(losses.ContrastiveLoss(), (4, 2)),
+        "class weights": weighted.double(),
+        "distillation": lambda points, labels: teacher(points, labels, ids=ids),
+        "graded pairs": lambda points, labels: graded(points, points.roll(1, 0), labels),
+    }
+
+
+@pytest.mark.parametrize("name", as_on_a_gpu())
+def test_no_step_waits_for_the_device_and_all_are_as_on_a_cpu(monkeypatch, name):
+    points, loss = embeddings(), as_on_a_gpu()[name]
+    expected = both(loss(points, LABELS), points)
+    for module in [each for key, each in sys.modules.items() if key.startswith("likewise")]:
+        if hasattr(module, "free_to_look"):
+            monkeypatch.setattr(module, "free_to_look", lambda _: False)
+    with NothingWaits():
+        found = loss(points, LABELS)
+        found.backward()
+    torch.testing.assert_close((found.detach(), points.grad), expected)
