@@ -657,6 +657,14 @@ def test_the_boundary_of_a_class_moves_towards_what_its_anchors_need():
     assert (leaf.grad != 0).sum() > 2
     torch.testing.assert_close(loss.beta.grad, leaf.grad)
     assert float(loss.facts["beta"]) == float(BETAS.mean())
+    triplets = margin_triplets(distances, case.kinds())
+    costly = [
+        distance - sign * BETAS[case.labels[i]] + 0.4 > 0
+        for i, p, n in triplets
+        for sign, distance in ((1, distances[i, p]), (-1, -distances[i, n]))
+    ]
+    assert 0 < sum(costly) < len(costly)
+    assert float(loss.facts["active"]) == pytest.approx(float(sum(costly)) / len(costly))
     fixed = losses.MarginLoss(learn_beta=False)
     assert not fixed.beta.requires_grad
     with pytest.raises(ValueError, match=r"labels must lie in 0\.\.5, got 0\.\.6"):

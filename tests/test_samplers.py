@@ -217,6 +217,14 @@ def test_hierarchical_batches_are_filled_too():
     assert [len(batch) for batch in sampler] == [10] * 20
 
 
+def test_a_state_of_a_sampler_that_does_not_fill_is_refused():
+    for kind, filled in (("balanced", "filled"), ("hierarchical", "hierarchical, filled")):
+        state = of_every_kind()[filled].state_dict()
+        assert state["settings"]["fill"]
+        with pytest.raises(ValueError, match="state must come from a sampler with settings"):
+            of_every_kind()[kind].load_state_dict(state)
+
+
 def test_replacement_and_fill_exclude_each_other():
     with pytest.raises(ValueError, match="fill must be False with replacement, got both"):
         BalancedBatchSampler(

@@ -127,11 +127,10 @@ class MarginLoss(nn.Module):
             count = slopes.sum()
             share = 1 / count.clamp(min=1)
             value = costs.mul_(slopes).sum() * share
-            slopes = slopes.mul_(share)
-            slopes = torch.where(batch.is_positive, slopes, -slopes)
+            slopes = torch.where(batch.is_positive, slopes, -slopes).mul_(share)
         value = with_slopes(apart, value, slopes)
         if self.nu:
-            # A triplet has one positive, and any anchor costs nothing where no pair does.
+            # Each triplet has one positive pair, so that these sums count an anchor's triplets.
             triplets = torch.where(batch.is_positive, times, 0).sum(dim=1) * (share * (count > 0))
             value = value + self.nu * (triplets * beta.to(distances.dtype)).sum()
         self.facts = batch_facts(
