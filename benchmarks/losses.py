@@ -1,7 +1,7 @@
 """Losses and miners beside pytorch-metric-learning: forward and backward on the same batch.
 
     python benchmarks/losses.py            the table of times
-    python benchmarks/losses.py --small    batches of 32 to 256 items
+    python benchmarks/losses.py --small    batches of 32 to 512 items
     python benchmarks/losses.py --growth   time and memory from 256 to 8,192 items, with a plot
 
 Each row takes both in turn, so that a machine which slows down slows both, and gives medians and
@@ -27,7 +27,7 @@ import torch.nn.functional as F
 import likewise as lw
 
 LEAST_SECONDS = 2.0  # per row
-SMALL = [(32, 4, 64), (64, 8, 64), (64, 4, 128), (128, 8, 64), (256, 8, 128)]
+SMALL = [(32, 4, 64), (64, 8, 64), (64, 4, 128), (128, 8, 64), (256, 8, 128), (512, 16, 128)]
 Case = tuple[str, int, int, Callable[[], Any], Callable[[], Any]]
 
 

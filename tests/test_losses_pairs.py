@@ -665,6 +665,8 @@ def test_the_boundary_of_a_class_moves_towards_what_its_anchors_need():
     ]
     assert 0 < sum(costly) < len(costly)
     assert float(loss.facts["active"]) == pytest.approx(float(sum(costly)) / len(costly))
+    far = torch.tensor([[0.0], [0.1], [9.0]])
+    assert losses.MarginLoss(nu=1.0)(far, torch.tensor([0, 0, 1])) == 0  # no pair costs anything
     fixed = losses.MarginLoss(learn_beta=False)
     assert not fixed.beta.requires_grad
     with pytest.raises(ValueError, match=r"labels must lie in 0\.\.5, got 0\.\.6"):

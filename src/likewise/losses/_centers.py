@@ -210,7 +210,8 @@ def weighted_mean(
             f"{tuple(weights.shape)}. Index the weights of the classes by the labels."
         )
     shares = weights.to(costs.dtype) if labeled is None else weights.to(costs.dtype) * labeled
-    return (shares * costs).sum() / shares.sum().clamp(min=torch.finfo(costs.dtype).tiny)
+    # Divided beforehand, where no gradient passes.
+    return (shares / shares.sum().clamp(min=torch.finfo(costs.dtype).tiny) * costs).sum()
 
 
 @torch.no_grad()

@@ -80,9 +80,11 @@ class ClassWeighted(nn.Module):
     ) -> Float[Tensor, ""]:
         """The weighted mean; 0 if no item of the batch has a label and a weight."""
         check_embeddings(embeddings)
-        labeled_codes(labels, len(embeddings), len(self.weights))
+        labeled = labeled_codes(labels, len(embeddings), len(self.weights))
         if getattr(self.loss, "takes_weights", False):
-            value: Tensor = self.loss(embeddings, labels, weights=self._of(labels))
+            # An item without a label has any weight: the loss leaves it out.
+            codes = labels.long() if labeled is None else labels.long().clamp(min=0)
+            value: Tensor = self.loss(embeddings, labels, weights=self.weights[codes])
             self.facts = getattr(self.loss, "facts", {})
             return value
         if references is None and reference_labels is None:
@@ -91,7 +93,7 @@ class ClassWeighted(nn.Module):
         order = labels.argsort(stable=True)
         codes, counts = torch.unique_consecutive(labels[order], return_counts=True)
         sizes = counts.tolist()
-        shares = self._of(codes) * counts
+        shares = self.weights[codes.long().clamp(min=0)] * counts * (codes != UNLABELED)
         values, facts = [], []
         for rows in torch.split(order, sizes) if sizes else [order]:
             values.append(
@@ -116,9 +118,6 @@ class ClassWeighted(nn.Module):
 
         self.facts = Told(told)
         return _mean(shares, values)
-
-    def _of(self, codes: Tensor) -> Tensor:
-        return self.weights[codes.long().clamp(min=0)] * (codes != UNLABELED)
 
 
 def _mean(shares: Tensor, values: list[Tensor]) -> Tensor:
