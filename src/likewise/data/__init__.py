@@ -26,6 +26,7 @@ from likewise.data.open_set_split import split_open_set as split_open_set
 from likewise.data.pair_tables import load_pairs as load_pairs
 from likewise.data.pair_tables import load_triplets as load_triplets
 from likewise.data.pairs import GivenPairs as GivenPairs
+from likewise.data.pairs import GradedPairs as GradedPairs
 from likewise.data.pairs import PairBatch as PairBatch
 from likewise.data.pairs import PairDataset as PairDataset
 from likewise.data.parts import Subset as Subset

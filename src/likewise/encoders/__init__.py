@@ -7,6 +7,7 @@ from likewise.encoders.heads import (
     GeneralizedMeanPool2d,
     Normalize,
     SelectOutput,
+    Truncate,
 )
 from likewise.encoders.naming import by_name, preprocess_of
 from likewise.encoders.networks import ConvEncoder, MLPEncoder
@@ -30,6 +31,7 @@ __all__ = [
     "SentenceEncoder",
     "SiameseNet",
     "TripletNet",
+    "Truncate",
     "Whitening",
     "backbone",
     "by_name",
