@@ -16,7 +16,7 @@ from likewise.cli.options import (
     Point,
     Seed,
     Split,
-    reads_data,
+    reads_data_with_ids,
 )
 
 # Nothing heavy is imported up here: `likewise --help` must not wait for torch.
@@ -25,7 +25,7 @@ Sources = Annotated[
 ]
 
 
-@reads_data
+@reads_data_with_ids
 def index(
     model: Model,
     source: Data,
@@ -99,6 +99,8 @@ def index(
         parts.append(f"{told.already_there} were there already")
     if way == "sync":
         parts += [f"relabeled {told.relabeled}", f"moved {told.moved}"]
+    if told.changed:
+        parts.append(f"changed {told.changed}")
     if way != "add":
         parts.append(f"removed {told.removed}")
     lines = [f"{', '.join(parts)}; {place} holds {len(loaded.index)}"]
@@ -137,7 +139,7 @@ def remove(
     console.finish({"removed": removed, "indexed": len(loaded.index)}, lines, as_json=as_json)
 
 
-@reads_data
+@reads_data_with_ids
 def lookup(
     model: Model,
     sources: Sources,
@@ -161,7 +163,7 @@ def lookup(
     console.finish(*answers.neighbors(loaded, found, names), as_json=as_json)
 
 
-@reads_data
+@reads_data_with_ids
 def match(
     model: Model,
     sources: Sources,

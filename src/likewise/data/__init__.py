@@ -32,6 +32,7 @@ from likewise.data.parts import Subset as Subset
 from likewise.data.parts import check_trainable as check_trainable
 from likewise.data.parts import choose_classes as choose_classes
 from likewise.data.parts import fold_by_class as fold_by_class
+from likewise.data.parts import ids_of as ids_of
 from likewise.data.parts import items_per_class as items_per_class
 from likewise.data.parts import sample_items as sample_items
 from likewise.data.parts import split_by_class as split_by_class

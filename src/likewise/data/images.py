@@ -101,6 +101,8 @@ class ImageFiles(TorchDataset[tuple[Tensor, int]]):
         FileNotFoundError: a file is not there when it is looked at.
     """
 
+    ids: list[Any] | None = None  # as `ids_of` tells them
+
     def __init__(
         self,
         paths: Sequence[str | Path],

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from functools import partial
 from itertools import compress
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 import torch
@@ -37,7 +37,9 @@ from likewise.data.omniglot import omniglot_parts
 from likewise.data.parts import Subset, split_items
 from likewise.data.records import (
     RECORDS,
+    VECTOR_NAMES,
     Records,
+    ids_in,
     is_frame,
     labels_in,
     open_records,
@@ -56,6 +58,7 @@ from likewise.data.tables import (
     find_columns,
     has_test_arrays,
     image_path,
+    read_header,
     read_lines,
     read_npy,
     read_npz,
@@ -65,6 +68,7 @@ from likewise.data.tables import (
 from likewise.data.texts import TextDataset
 from likewise.errors import InputError, InputTypeError, MissingFileError
 
+_Read = TypeVar("_Read", ArrayDataset, ImageFiles, TextDataset)
 Source = Any  # a name, a path, a table, a list of files, or a pair of items and labels
 
 NAMES = ("digits", *HOMES)
@@ -98,6 +102,7 @@ class _Asked:
     label: str | None
     vectors: str | None
     path_column: str | None
+    id: str | None
     labels: str | Path | None
     skip_unreadable: bool
 
@@ -109,6 +114,7 @@ class _Asked:
             "label": self.label,
             "vectors": self.vectors,
             "path_column": self.path_column,
+            "id": self.id,
         }
         return {name: column for name, column in named.items() if column is not None}
 
@@ -131,6 +137,7 @@ def load(
     label: str | None = None,
     vectors: str | None = None,
     path_column: str | None = None,
+    id: str | None = None,
     labels: str | Path | None = None,
     skip_unreadable: bool = False,
 ) -> ArrayDataset | ImageFiles | TextDataset | Subset:
@@ -193,9 +200,12 @@ def load(
         text: the column of a table that holds texts, which are then the items.
         label: the column of a table that holds labels, if it is none of label, class, target,
             category and species.
-        vectors: the column of a table that holds lists of numbers, if there are several.
+        vectors: the column of a table that holds lists of numbers, if there are several; or a
+            pattern of columns of numbers, such as "v*". In a CSV a list is a text such as
+            "[0.1, 0.2]".
         path_column: the column of a table that names image files, if it is none of path, file,
             filename, image and image_path.
+        id: the column of a table that holds ids, texts or whole numbers; `ids_of` then tells them.
         labels: a file with the labels of an .npy, in its order: text with one in each line, or
             another .npy.
         skip_unreadable: leave out image files that cannot be read, with a warning that counts and
@@ -217,7 +227,7 @@ def load(
     size = check_image_size(image_size)
     check_channels(channels)
     asked = _Asked(
-        split, size, channels, text, label, vectors, path_column, labels, skip_unreadable
+        split, size, channels, text, label, vectors, path_column, id, labels, skip_unreadable
     )
     if is_frame(source):
         return _load_records(open_records(source), Path.cwd(), asked)
@@ -260,11 +270,13 @@ def load(
             return collected(Stream(TarShards(source), image_size=size, channels=channels))
         case "npy":
             return _load_npy(path, where, asked)
-        case "table" if text is None and vectors is None:
-            found = find_columns(path, path_column=path_column, label=label)
+        case "table" if text is None and not _holds_vectors(path, vectors):
+            found = find_columns(path, path_column=path_column, label=label, id=id)
             if found.path is not None:
                 return _load_path_table(path, found, where, asked)
-            return _load_number_table(path, found, where, split, size, channels)
+            return _load_number_table(path, found, where, asked)
+        case "table":
+            return _load_records(open_records(path, numbers=text is None), path.parent, asked)
         case "npz" if not asked.columns:
             arrays = read_npz(path)
             parts = {part: _Part(partial(np.asarray, x), y) for part, (x, y) in arrays.items()}
@@ -280,6 +292,7 @@ def has_splits(
     label: str | None = None,
     vectors: str | None = None,
     path_column: str | None = None,
+    id: str | None = None,
 ) -> bool:
     """Whether `load` can give the parts "train" and "test" of a source; reads next to nothing.
 
@@ -289,6 +302,7 @@ def has_splits(
         label: the column of labels.
         vectors: the column of lists of numbers.
         path_column: the column of image files.
+        id: the column of ids.
 
     Raises:
         FileNotFoundError: no such name or path.
@@ -311,10 +325,10 @@ def has_splits(
         case "folder":
             found = set(folder_parts(path))
             return "train" in found and bool(found & {"val", "test"})
-        case "table" if text is None and vectors is None:
-            return find_columns(path, path_column=path_column, label=label).split is not None
+        case "table" if text is None and not _holds_vectors(path, vectors):
+            return find_columns(path, path_column=path_column, label=label, id=id).split is not None
         case "npz":
-            return (label, vectors) == (None, None) and has_test_arrays(path)
+            return (label, vectors, id) == (None, None, None) and has_test_arrays(path)
         case "npy" | "image" | "tar":
             return False
         case _:
@@ -492,7 +506,8 @@ def _load_path_table(path: Path, columns: Columns, where: str, asked: _Asked) ->
     table = read_path_table(path, columns, check=not asked.skip_unreadable)
     codes, names = _encoded(table.labels or [None] * len(table.paths))
     keep = _kept(table.splits, len(table.paths), asked.split, where)
-    return asked.files(list(compress(table.paths, keep)), codes[torch.tensor(keep)], names)
+    files = asked.files(list(compress(table.paths, keep)), codes[torch.tensor(keep)], names)
+    return _named(files, _ids(open_records(path), asked, keep), list(compress(table.paths, keep)))
 
 
 def _load_records(
@@ -510,7 +525,8 @@ def _load_records(
     if text is not None or files is not None:
         items = [text or files or ""]
     else:
-        items = vector_columns(records, asked.vectors, (label, split))
+        id_ = None if asked.id is None else records.find("id", asked.id)
+        items = vector_columns(records, asked.vectors, (label, split, id_))
     cells = records.read([*items, *dict.fromkeys(filter(None, (label, split)))])
     count = len(cells[items[0]])
     if not count:
@@ -521,9 +537,10 @@ def _load_records(
     splits = None if split is None else parts_in(records, split, cells[split])
     keep = _kept(splits, count, asked.split, records.name)
     codes = codes[torch.tensor(keep)]
+    ids = _ids(records, asked, keep)
     if text is not None:
         texts = texts_in(records, text, cells[text])
-        return TextDataset(list(compress(texts, keep)), codes, names)
+        return _named(TextDataset(list(compress(texts, keep)), codes, names), ids)
     if files is not None:
         named = [str(cell) for cell in compress(cells[files], keep)]
         check = not asked.skip_unreadable
@@ -531,10 +548,32 @@ def _load_records(
             image_path(home / "-", cell, records.where(row), check=check)
             for row, cell in enumerate(named)
         ]
-        return asked.files(paths, codes, names)
+        return _named(asked.files(paths, codes, names), ids, paths)
     found = vectors_in(records, items, cells)
     parts = {"all": _Part(lambda: found if all(keep) else found[np.array(keep)], codes)}
-    return _in_memory(parts, records.name, None, asked.size, asked.channels, names)
+    return _named(_in_memory(parts, records.name, None, asked.size, asked.channels, names), ids)
+
+
+def _ids(records: Records, asked: _Asked, keep: Sequence[bool]) -> list[Any] | None:
+    """The ids of the rows that are kept, if a column of them is asked for."""
+    if asked.id is None:
+        return None
+    column = records.find("id", asked.id)
+    return list(compress(ids_in(records, column, records.read([column])[column]), keep))
+
+
+def _named(dataset: _Read, ids: list[Any] | None, paths: Sequence[str] = ()) -> _Read:
+    """The dataset with the ids of its items; of files, without the ids of those skipped."""
+    if ids is not None and isinstance(dataset, ImageFiles) and dataset.skipped:
+        skipped = set(dataset.skipped)
+        ids = [id_ for id_, path in zip(ids, paths, strict=True) if path not in skipped]
+    dataset.ids = ids
+    return dataset
+
+
+def _holds_vectors(path: Path, vectors: str | None) -> bool:
+    """Whether a CSV is asked for vectors, or has a column by the usual name of lists of them."""
+    return vectors is not None or not {*VECTOR_NAMES}.isdisjoint(read_header(path))
 
 
 def _load_npy(path: Path, where: str, asked: _Asked) -> ArrayDataset:
@@ -561,20 +600,14 @@ def _encoded(cells: Sequence[str | None]) -> tuple[Tensor, list[str]]:
     return codes, names
 
 
-def _load_number_table(
-    path: Path,
-    columns: Columns,
-    where: str,
-    split: str | None,
-    image_size: ImageSize | None,
-    channels: int | None,
-) -> ArrayDataset:
+def _load_number_table(path: Path, columns: Columns, where: str, asked: _Asked) -> ArrayDataset:
     table = read_number_table(path, columns)
     codes, names = encode_cells(table.labels)
-    keep = np.array(_kept(table.splits, len(codes), split, where))
+    keep = np.array(_kept(table.splits, len(codes), asked.split, where))
     items = table.items if keep.all() else table.items[keep]
     parts = {"all": _Part(partial(np.asarray, items), codes[torch.from_numpy(keep)])}
-    return _in_memory(parts, where, None, image_size, channels, names, table.scale)
+    made = _in_memory(parts, where, None, asked.size, asked.channels, names, table.scale)
+    return _named(made, _ids(open_records(path), asked, keep.tolist()))
 
 
 def _kept(splits: Sequence[str] | None, count: int, split: str | None, where: str) -> list[bool]:

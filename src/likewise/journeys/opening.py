@@ -22,6 +22,7 @@ from likewise.errors import InputError
 from likewise.model import SimilarityModel
 
 PLAIN = data.Reading()
+OPTIONAL = ("label", "id")  # columns that a table may lack
 SHOWN = 80  # characters of a text that is named
 
 
@@ -63,7 +64,7 @@ def open_fitting(
     """A part of a source, read as the model's items are; see `open_data`.
 
     A table is read by the columns that the model remembers, but for those that are named here;
-    one of labels that the table has not is left out, and its items are unlabeled.
+    one of labels or of ids that the table lacks is left out. Without labels, items are unlabeled.
 
     Raises:
         InputError: The model is over texts, and nothing says which column holds them.
@@ -84,12 +85,13 @@ def _as_remembered(
         return reading
     known = model.reading.columns
     if {"text", "vectors", "path_column"} & reading.columns.keys():
-        known = {"label": known["label"]} if "label" in known else {}
-    known = {**known, **reading.columns}
-    remembered = None if reading.label is not None else known.get("label")
-    if remembered is not None and open_records(path).has(remembered) is None:
-        del known["label"]
-    return data.Reading(**{**reading.given, **known})
+        known = {name: known[name] for name in OPTIONAL if name in known}
+    remembered = {name for name in OPTIONAL if name in known and name not in reading.columns}
+    if remembered:
+        table = open_records(path)
+        absent = {name for name in remembered if table.has(known[name]) is None}
+        known = {name: column for name, column in known.items() if name not in absent}
+    return data.Reading(**{**reading.given, **known, **reading.columns})
 
 
 def open_pairs(model: SimilarityModel, source: str | Path) -> data.GivenPairs:
@@ -208,7 +210,9 @@ def _parts_of_list(word: str) -> list[str]:
 
 
 def names_of(examples: Any) -> list[str]:
-    """What each item is called: its file, the start of its text, or its number."""
+    """What each item is called: its id, its file, the start of its text, or its number."""
+    if (ids := data.ids_of(examples)) is not None:
+        return list(map(str, ids))
     is_embedded = isinstance(examples, Embedded)
     whole, rows = (examples.source, examples.rows.tolist()) if is_embedded else (examples, None)
     if data.is_text(whole):
