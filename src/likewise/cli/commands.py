@@ -155,6 +155,16 @@ def train(
     workers: Annotated[
         int, typer.Option(rich_help_panel=DATA, help="Processes that read data.")
     ] = 0,
+    buffer: Annotated[
+        Optional[int],  # noqa: UP045
+        typer.Option(
+            rich_help_panel=DATA,
+            metavar="ITEMS",
+            min=2,
+            help="Go through DATA as a stream, with this many items in memory to mix: .tar shards, "
+            'as "train-{00..15}.tar", or a folder of Hugging Face datasets.',
+        ),
+    ] = None,
     pairs: Annotated[
         bool,
         typer.Option(
@@ -271,7 +281,9 @@ def train(
     from likewise.model.folders import check_target
 
     check_target(out)  # before the work rather than after it
-    checkpoint = training.checkpoint_of(out, resume=resume)
+    if buffer is not None and resume:
+        raise InputError("must be left out for a stream, got it with --buffer.", argument="resume")
+    checkpoint = None if buffer is not None else training.checkpoint_of(out, resume=resume)
     if track is not None and out.name == "runs":
         raise InputError(
             "must not be runs with --track, which logs there, got 'runs'.", argument="out"
@@ -287,13 +299,15 @@ def train(
         track=track,
         tracked=out.parent / "runs" / out.name,
         workers=workers,
+        buffer=buffer,
         device=device,
         reading=reading,
         checkpoint=checkpoint,
         weights=weights,
     )
     folder = model.save(out)
-    training.forget(checkpoint)
+    if checkpoint is not None:
+        training.forget(checkpoint)
     result, lines = training.answer(model, folder, source)
     console.finish(result, lines, as_json=as_json)
 

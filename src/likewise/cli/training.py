@@ -16,7 +16,7 @@ from likewise.cli import console
 from likewise.cli.answers import Answer
 from likewise.errors import InputError, naming
 from likewise.journeys.choosing import open_for_training
-from likewise.journeys.opening import PLAIN, is_pair_table, named_classes, open_data
+from likewise.journeys.opening import PLAIN, is_pair_table, named_classes, open_data, parts_of_list
 from likewise.journeys.train import ASIDE, selection_notes
 from likewise.model import SimilarityModel
 from likewise.training.checkpoints import MANIFEST, load_checkpoint
@@ -38,6 +38,7 @@ def train(
     track: str | None = None,
     tracked: Path | None = None,
     workers: int = 0,
+    buffer: int | None = None,
     device: str | None = None,
     reading: data.Reading = PLAIN,
     checkpoint: Path | None = None,
@@ -53,6 +54,26 @@ def train(
         where = tracked or Path("runs", "likewise")
         callbacks.insert(0, Track(track, folder=where.parent, run=where.name))
     recipe = lw.Recipe.from_dict(choices)
+    if buffer is not None:
+        _check_stream(evaluate=evaluate, workers=workers)
+        names = tuple(name for word in hold_out_classes for name in parts_of_list(word))
+        if names:
+            recipe = dataclasses.replace(recipe, hold_out_classes=names)
+        with console.warnings_as_lines(), console.progress("training") as show:
+            return lw.train_stream(
+                source,
+                recipe,
+                buffer=buffer,
+                split=split,
+                image_size=image_size,
+                channels=channels,
+                callbacks=callbacks,
+                progress=show,
+                device=device,
+                reading=reading,
+                weights=weights,
+                tell=console.say,
+            )
     given: Any
     if recipe.pairs and is_pair_table(source):
         given = data.load_pairs(
@@ -105,6 +126,15 @@ def train(
         if is_new and checkpoint is not None:  # what was refused cannot go on
             forget(checkpoint)
         raise
+
+
+def _check_stream(**arguments: Any) -> None:
+    for name, value in arguments.items():
+        if value:
+            raise InputError(
+                f"must be left out for a stream, got {value!r}. Leave it or --buffer out.",
+                argument=name,
+            )
 
 
 def checkpoint_of(out: Path, *, resume: bool) -> Path:

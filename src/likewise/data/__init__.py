@@ -42,10 +42,12 @@ from likewise.data.pictures import encode_pictures as encode_pictures
 from likewise.data.pictures import stack_pictures as stack_pictures
 from likewise.data.preprocessing import Preprocess as Preprocess
 from likewise.data.reading import Reading as Reading
+from likewise.data.saved_datasets import SavedDataset as SavedDataset
 from likewise.data.shards import TarShards as TarShards
 from likewise.data.streams import BalancedStream as BalancedStream
 from likewise.data.streams import Stream as Stream
 from likewise.data.streams import is_stream as is_stream
+from likewise.data.streams import open_stream as open_stream
 from likewise.data.texts import TextDataset as TextDataset
 from likewise.data.texts import is_text as is_text
 from likewise.data.triplets import GivenTriplets as GivenTriplets

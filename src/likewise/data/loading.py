@@ -48,6 +48,7 @@ from likewise.data.records import (
     vector_columns,
     vectors_in,
 )
+from likewise.data.saved_datasets import SavedDataset, is_saved_dataset, saved_parts
 from likewise.data.shards import TarShards, is_shards
 from likewise.data.streams import Stream, collected
 from likewise.data.tables import (
@@ -178,6 +179,8 @@ def load(
                             without y, unlabeled. With label= or vectors=, arrays of those names
     .npy                    items, mapped and not copied where they are float32; labels= has
                             their labels
+    folder of save_to_disk  a dataset of Hugging Face, read into memory; see `SavedDataset`. text=
+                            and vectors= name the column of items
     .tar                    a shard of WebDataset, or several as "train-{00..15}.tar", read into
                             memory; see `TarShards`
     (items, labels)         arrays or tensors; no parts
@@ -265,6 +268,13 @@ def load(
         case "image":
             _choose((), split, where)
             return asked.files([path], [-1], [])
+        case "saved":
+            chosen = None if split is None else _choose(saved_parts(path), split, where)[0]
+            item = text if text is not None else vectors
+            opened = SavedDataset(path, chosen)
+            return collected(
+                Stream(opened, item=item, label=label, image_size=size, channels=channels)
+            )
         case "tar":
             _choose((), split, where)
             return collected(Stream(TarShards(source), image_size=size, channels=channels))
@@ -329,6 +339,9 @@ def has_splits(
             return find_columns(path, path_column=path_column, label=label, id=id).split is not None
         case "npz":
             return (label, vectors, id) == (None, None, None) and has_test_arrays(path)
+        case "saved":
+            found = set(saved_parts(path))
+            return "train" in found and bool(found & {"val", "test"})
         case "npy" | "image" | "tar":
             return False
         case _:
@@ -357,7 +370,10 @@ def _are_paths(source: Sequence[Any]) -> bool:
 def _check_columns(asked: _Asked, path: Path | None) -> None:
     """Refuse columns for what is no table, and a file of labels for what brings its own."""
     suffix = "" if path is None else path.suffix.lower()
-    if asked.columns and (path is None or suffix not in (*NAMED, ".npz") or path.is_dir()):
+    is_table = path is not None and (
+        is_saved_dataset(path) if path.is_dir() else suffix in (*NAMED, ".npz")
+    )
+    if asked.columns and not is_table:
         raise InputError(
             "must be left out unless source is a table, got "
             f"{next(iter(asked.columns.values()))!r}. Leave it out.",
@@ -372,8 +388,10 @@ def _check_columns(asked: _Asked, path: Path | None) -> None:
 
 
 def _kind(path: Path) -> str:
-    """One of idx, folder, table, records, npz, npy, image."""
+    """One of idx, folder, saved, table, records, npz, npy, tar, image."""
     if path.is_dir():
+        if is_saved_dataset(path):
+            return "saved"
         return "idx" if idx_parts(path) else "folder"
     suffix = path.suffix.lower()
     if suffix in TABLES:

@@ -508,7 +508,12 @@ def _as_numbers(cells: list[Any]) -> Any:
         return cells
 
 
-def _arrow() -> Any:
+def pyarrow() -> Any:
+    """The library, which is an extra.
+
+    Raises:
+        MissingExtra: it is not installed.
+    """
     try:
         return importlib.import_module("pyarrow")
     except ModuleNotFoundError as error:
@@ -519,7 +524,7 @@ def _arrow() -> Any:
 
 
 def _frame_as_table(frame: Any) -> Any:
-    arrow = _arrow()
+    arrow = pyarrow()
     if isinstance(frame, arrow.Table):
         return frame
     try:
@@ -532,7 +537,7 @@ def _frame_as_table(frame: Any) -> Any:
 
 
 def _arrow_file(path: Path, suffix: str) -> Records:
-    arrow = _arrow()
+    arrow = pyarrow()
     name = repr(str(path))
     try:
         if suffix == ".parquet":

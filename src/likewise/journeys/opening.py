@@ -15,6 +15,7 @@ from likewise.data.loading import NAMED, TABLES
 from likewise.data.pair_tables import read_pair_table
 from likewise.data.parts import paths_of
 from likewise.data.records import open_records
+from likewise.data.saved_datasets import is_saved_dataset
 from likewise.data.tables import read_header
 from likewise.embedded import Embedded
 from likewise.encoders import takes_texts
@@ -81,6 +82,8 @@ def _as_remembered(
     model: SimilarityModel, source: str | Path, reading: data.Reading
 ) -> data.Reading:
     path = Path(source)
+    if is_saved_dataset(path):
+        return data.Reading(**{**reading.given, **model.reading.columns, **reading.columns})
     if path.suffix.lower() not in (*NAMED, ".npz") or not path.is_file():
         return reading
     known = model.reading.columns
@@ -188,7 +191,7 @@ def named_classes(
         if word in present:
             names.append(word)
         else:
-            names += _parts_of_list(word)
+            names += parts_of_list(word)
     absent = [name for name in names if name not in present]
     if absent or not names:
         few = ", ".join(map(repr, present[:12])) + (", …" if len(present) > 12 else "")
@@ -201,7 +204,8 @@ def named_classes(
     return names
 
 
-def _parts_of_list(word: str) -> list[str]:
+def parts_of_list(word: str) -> list[str]:
+    """The names in a list separated by commas; one that holds a comma is in double quotes."""
     try:
         (parts,) = csv.reader([word], skipinitialspace=True)
     except (csv.Error, ValueError):  # ends of lines, as in no list; or nothing at all
