@@ -7,11 +7,13 @@ import typer
 from likewise.cli import console
 from likewise.cli.options import (
     Cache,
+    Collection,
     Data,
     Device,
     EncoderFrom,
     GalleryFolder,
     Json,
+    Milvus,
     Model,
     Point,
     Seed,
@@ -49,6 +51,8 @@ def index(
         typer.Option("--except", help="All classes but these."),
     ] = None,
     gallery: GalleryFolder = None,
+    milvus: Milvus = None,
+    collection: Collection = None,
     replace: Annotated[
         bool,
         typer.Option("--replace", help="Put the data in place of all known items, in one step."),
@@ -81,7 +85,14 @@ def index(
         raise InputError(f"--sync must come without {other}, got both. Give either.")
     way = "replace" if replace else "sync" if sync else "add"
     loaded = journeys.open_model(
-        model, device, gallery, writing=True, cache=cache, encoder_from=encoder_from
+        model,
+        device,
+        gallery,
+        writing=True,
+        cache=cache,
+        encoder_from=encoder_from,
+        milvus=milvus,
+        collection=collection,
     )
     examples = open_fitting(loaded, source, split, default_split="train", reading=reading)
     if classes or except_:
@@ -94,6 +105,8 @@ def index(
         )
     loaded.save(model)
     place = "the index" if loaded.gallery is None else f"the gallery {loaded.gallery}"
+    if loaded.collection is not None:
+        place = f"{loaded.collection} of Milvus at {loaded.gallery}"
     parts = [f"added {told.added} items"]
     if told.already_there:
         parts.append(f"{told.already_there} were there already")

@@ -44,6 +44,18 @@ GalleryFolder = Annotated[
         "model remembers it.",
     ),
 ]
+Milvus = Annotated[
+    Optional[str],  # noqa: UP045
+    typer.Option(
+        metavar="URI",
+        help="Keep known items in Milvus instead, at http://host:19530 or in a file ending in .db; "
+        "the model remembers it. A token is read from LIKEWISE_MILVUS_TOKEN.",
+    ),
+]
+Collection = Annotated[
+    Optional[str],  # noqa: UP045
+    typer.Option(metavar="NAME", help="The collection there; made if it is not there."),
+]
 Cache = Annotated[
     Optional[Path],  # noqa: UP045
     typer.Option(

@@ -16,6 +16,7 @@ from likewise.cli import console
 from likewise.cli.answers import Answer
 from likewise.errors import InputError, naming
 from likewise.journeys.choosing import open_for_training
+from likewise.journeys.frozen import FEATURES
 from likewise.journeys.opening import PLAIN, is_pair_table, named_classes, open_data, parts_of_list
 from likewise.journeys.train import ASIDE, selection_notes
 from likewise.model import SimilarityModel
@@ -144,7 +145,7 @@ def checkpoint_of(out: Path, *, resume: bool) -> Path:
         InputError: one is kept there that is not to be resumed, or the other way around.
     """
     place = out.parent / f"{out.name}.checkpoint"
-    is_there = (place / MANIFEST).is_file()
+    is_there = (place / MANIFEST).is_file() or (place / FEATURES).is_dir()
     if is_there and not resume:
         raise InputError(
             f"must go on with the training that was interrupted, kept in {str(place)!r}, got no "
@@ -167,6 +168,8 @@ def tell_kept(checkpoint: Path, epochs: int) -> None:
         console.say(
             f"likewise: {done} of {epochs} epochs are kept in {checkpoint}; go on with --resume"
         )
+    elif any((checkpoint / FEATURES).rglob("*.safetensors")):
+        console.say(f"likewise: the features are kept in {checkpoint}; go on with --resume")
     else:
         forget(checkpoint)
         console.say("likewise: no epoch was finished, so nothing is kept")

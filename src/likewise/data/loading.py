@@ -525,7 +525,7 @@ def _load_path_table(path: Path, columns: Columns, where: str, asked: _Asked) ->
     codes, names = _encoded(table.labels or [None] * len(table.paths))
     keep = _kept(table.splits, len(table.paths), asked.split, where)
     files = asked.files(list(compress(table.paths, keep)), codes[torch.tensor(keep)], names)
-    return _named(files, _ids(open_records(path), asked, keep), list(compress(table.paths, keep)))
+    return _named(files, _ids(path, asked, keep), list(compress(table.paths, keep)))
 
 
 def _load_records(
@@ -572,10 +572,11 @@ def _load_records(
     return _named(_in_memory(parts, records.name, None, asked.size, asked.channels, names), ids)
 
 
-def _ids(records: Records, asked: _Asked, keep: Sequence[bool]) -> list[Any] | None:
+def _ids(table: Records | Path, asked: _Asked, keep: Sequence[bool]) -> list[Any] | None:
     """The ids of the rows that are kept, if a column of them is asked for."""
     if asked.id is None:
         return None
+    records = open_records(table) if isinstance(table, Path) else table
     column = records.find("id", asked.id)
     return list(compress(ids_in(records, column, records.read([column])[column]), keep))
 
@@ -625,7 +626,7 @@ def _load_number_table(path: Path, columns: Columns, where: str, asked: _Asked) 
     items = table.items if keep.all() else table.items[keep]
     parts = {"all": _Part(partial(np.asarray, items), codes[torch.from_numpy(keep)])}
     made = _in_memory(parts, where, None, asked.size, asked.channels, names, table.scale)
-    return _named(made, _ids(open_records(path), asked, keep.tolist()))
+    return _named(made, _ids(path, asked, keep.tolist()))
 
 
 def _kept(splits: Sequence[str] | None, count: int, split: str | None, where: str) -> list[bool]:

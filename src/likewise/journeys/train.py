@@ -88,7 +88,7 @@ def train(
         augment: Used instead of what the recipe names: a function of a batch of images, or a
             transform of torchvision or albumentations; see `fit`.
         checkpoint: A folder that is written after every epoch, and from which an interrupted
-            training goes on; see `fit`.
+            training goes on; see `fit`. Features of a frozen encoder are kept there too.
         weights: File with weights of a pretrained encoder, .safetensors or .pth.
         tell: Called with a line about what was decided, or will be fetched.
 
@@ -132,7 +132,8 @@ def train(
     if recipe.is_frozen:
         place = device or ("cuda" if torch.cuda.is_available() else "cpu")
         shown = progress if callable(progress) else None
-        features = frozen.Features(start.body, preprocess, place, shown, workers)
+        cache = None if checkpoint is None else Path(checkpoint) / frozen.FEATURES
+        features = frozen.Features(start.body, preprocess, place, shown, workers, cache)
     whole, kept, apart, seen = _parts(source, recipe, features)
     if recipe.is_small:
         preprocess = data.Preprocess.fit(kept, seed=recipe.seed)
