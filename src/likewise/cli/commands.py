@@ -22,8 +22,10 @@ from likewise.cli.options import (
     Model,
     Point,
     Precision,
+    Rule,
     Seed,
     Split,
+    Threshold,
     Trained,
     reads_data,
 )
@@ -411,10 +413,7 @@ def verify(
         Optional[Path],  # noqa: UP045
         typer.Option(help="A .csv with columns a, b and perhaps same (1 or 0)."),
     ] = None,
-    threshold: Annotated[
-        Optional[float],  # noqa: UP045
-        typer.Option(help="Used instead of the calibrated one."),
-    ] = None,
+    threshold: Threshold = None,
     point: Point = None,
     prior: Annotated[
         float, typer.Option(help="Share of such pairs that are the same, for the probability.")
@@ -481,7 +480,7 @@ def evaluate(
         typer.Option(help="Also write a page with all numbers and pictures."),
     ] = None,
     point: Point = None,
-    rule: Annotated[str, typer.Option(help="The matching rule, calibrated before.")] = "nearest",
+    rule: Rule = "nearest",
     gallery: GalleryFolder = None,
     split: Split = None,
     cache: Cache = None,

@@ -16,8 +16,10 @@ from likewise.cli.options import (
     Milvus,
     Model,
     Point,
+    Rule,
     Seed,
     Split,
+    Threshold,
     reads_data_with_ids,
 )
 
@@ -181,11 +183,8 @@ def match(
     model: Model,
     sources: Sources,
     point: Point = None,
-    rule: Annotated[str, typer.Option(help="The matching rule, calibrated before.")] = "nearest",
-    threshold: Annotated[
-        Optional[float],  # noqa: UP045
-        typer.Option(help="Used instead of a calibrated one."),
-    ] = None,
+    rule: Rule = "nearest",
+    threshold: Threshold = None,
     k: Annotated[int, typer.Option("-k", help="Neighbors, with --threshold.")] = 1,
     gallery: GalleryFolder = None,
     split: Split = None,

@@ -68,6 +68,11 @@ Point = Annotated[
     Optional[str],  # noqa: UP045
     typer.Option(help="The operating point, as it was named when calibrating."),
 ]
+Rule = Annotated[str, typer.Option(help="The matching rule, calibrated before.")]
+Threshold = Annotated[
+    Optional[float],  # noqa: UP045
+    typer.Option(help="Used instead of the calibrated one."),
+]
 
 
 _READING = "How DATA is read"

@@ -421,17 +421,18 @@ def _lies(image: Image.Image) -> bool:
 
 def _tells_no_exif(image: Image.Image) -> bool:
     """Whether a PNG has no EXIF, by the names of its chunks: Pillow decodes it all to know."""
-    if image.format != "PNG" or image.fp is None or not _EXIF.isdisjoint(image.info):
+    file: BinaryIO | None = getattr(image, "fp", None)
+    if image.format != "PNG" or file is None or not _EXIF.isdisjoint(image.info):
         return False
-    place = image.fp.tell()
-    image.fp.seek(8)
+    place = file.tell()
+    file.seek(8)
     name, seen_pixels, late = b"", False, False
-    while name != b"IEND" and not late and len(head := image.fp.read(8)) == 8:
+    while name != b"IEND" and not late and len(head := file.read(8)) == 8:
         length, name = struct.unpack(">I4s", head)
         seen_pixels = seen_pixels or name == b"IDAT"
         late = seen_pixels and name in (b"eXIf", b"tEXt", b"zTXt", b"iTXt")
-        image.fp.seek(length + 4, os.SEEK_CUR)
-    image.fp.seek(place)
+        file.seek(length + 4, os.SEEK_CUR)
+    file.seek(place)
     return not late
 
 
