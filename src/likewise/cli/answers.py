@@ -4,8 +4,10 @@ from collections import Counter
 from collections.abc import Sequence
 from typing import Any
 
+from likewise.calibration import Calibration
 from likewise.cli.console import columns, without
 from likewise.data.parts import label_names
+from likewise.evaluation import Baseline
 from likewise.index import Neighbors
 from likewise.matching import UNKNOWN, Matches
 from likewise.model import Evaluation, SimilarityModel
@@ -73,16 +75,50 @@ def matches(model: SimilarityModel, decided: Matches, names: Sequence[str], item
     return {**result, "queries": entries}, lines
 
 
+def calibration_lines(name: str, made: Calibration) -> list[str]:
+    """A threshold with what it costs; in matching the unknowns accepted come first."""
+    first = f"{name}: accept at distance <= {made.threshold:.4g} ({made.goal})"
+    if made.false_positive_rate is None:
+        lines = [
+            f"{first}: F1 {made.f1:.4f}, true accepts {made.true_accept_rate:.4f}, false accepts "
+            f"{made.false_accept_rate:.4f}, on {made.same_total} same and {made.different_total} "
+            "different"
+        ]
+    else:
+        lines = [
+            first,
+            f"  unknowns accepted (FPIR) {made.false_positive_rate}",
+            f"  knowns missed or confused (FNIR) {made.false_negative_rate}",
+            *(f"  {judged}" for judged in made.unknowns),
+        ]
+        if len(made.unknowns) > 1:
+            each = ", ".join(f"{one.threshold:.4g} by {one.kind}" for one in made.unknowns)
+            lines.append(f"  the stricter of {each}")
+    return lines + ([] if made.guaranteed is None else [f"  guaranteed: {made.guaranteed}"])
+
+
 def evaluation_lines(found: Evaluation) -> list[str]:
     """The headline numbers of an evaluation."""
     lines = columns([[name, str(value)] for name, value in found.headline()])
     lines += missing_lines(found)
+    if found.baseline is not None:
+        lines += baseline_lines(found.baseline)
     said = f"{found.items} items"
     if found.left_out:
         said += f"; {found.left_out} more left out, trained on or in the index"
     if found.calibrated_on:
         said += f"; {found.calibrated_on} were calibrated on, which flatters the threshold"
     return [*lines, said]
+
+
+def baseline_lines(found: Baseline) -> list[str]:
+    """The model beside a baseline, measure by measure, and the verdict."""
+    rows = [["", "this model", found.name, "difference"]]
+    rows += [
+        [f"  {name}", f"{one.a}", f"{one.b}", f"{one.difference}"]
+        for name, one in found.comparison.measures.items()
+    ]
+    return [f"beside {found.name}, on {found.on}", *columns(rows), found.verdict]
 
 
 def missing_lines(found: Evaluation) -> list[str]:

@@ -2,7 +2,7 @@
 
 import dataclasses
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -41,9 +41,12 @@ class Features:
     progress: Progress | None = None
     workers: int = 0
     cache: Path | None = None
+    done: dict[int, tuple[data.Dataset, data.Dataset]] = field(default_factory=dict, repr=False)
 
     def of(self, items: data.Dataset) -> data.Dataset:
-        """The features of a dataset, in memory, with its labels and class names."""
+        """The features of a dataset, in memory, with its labels and class names; made once."""
+        if id(items) in self.done:
+            return self.done[id(items)][1]
         home = next((weight.device for weight in self.encoder.parameters()), torch.device("cpu"))
         self.encoder.to(self.device)
         told: dict[str, Any] = {"progress": self.progress, "workers": self.workers}
@@ -53,7 +56,9 @@ class Features:
             apply = None if self.preprocess is None else self.preprocess.apply
             found = encoders.encode(self.encoder, items, preprocess=apply, **told)
         self.encoder.to(home)
-        return data.ArrayDataset(found, items.labels, list(items.class_names))
+        features = data.ArrayDataset(found, items.labels, list(items.class_names))
+        self.done[id(items)] = (items, features)  # kept, so that no other gets its id
+        return features
 
     def of_any(self, items: Any) -> Any:
         """As `of`, for given pairs too."""

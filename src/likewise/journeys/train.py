@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from likewise import augment as changes
 from likewise import data, distances, encoders, losses, training
@@ -16,12 +16,13 @@ from likewise._checks import check_choice
 from likewise.augment import presets
 from likewise.encoders.naming import small
 from likewise.errors import InputError, naming
+from likewise.evaluation.baseline import RAW_INPUT, Baseline, compare_with_baseline
 from likewise.evaluation.during import EvaluateEpochs, seen_and_unseen
-from likewise.journeys import frozen
+from likewise.journeys import cross_fitting, frozen
 from likewise.journeys.choosing import chosen, open_for_training, preprocess_for
 from likewise.journeys.opening import PLAIN
 from likewise.journeys.recipe import CLASS_LOSSES, Recipe
-from likewise.model import SimilarityModel
+from likewise.model import SimilarityModel, embed
 from likewise.training.following import KeepBest, StopEarly
 
 LOSSES: dict[str, Callable[..., nn.Module]] = {
@@ -93,8 +94,9 @@ def train(
         tell: Called with a line about what was decided, or will be fetched.
 
     Returns:
-        The model. `origin` holds the recipe, the history, what the best epoch was chosen by, and
-        as "decided" the line about a head that was tried.
+        The model. `origin` holds the recipe, the history, what the best epoch was chosen by, as
+        "decided" the line about a head that was tried, and as "baselines" how the model does on
+        held-out classes beside the raw input and beside the encoder before it was trained.
 
     Raises:
         InputError: The recipe does not fit the source, or the training diverges.
@@ -145,14 +147,24 @@ def train(
     if evaluate is not None:
         of_pairs = isinstance(source, data.GivenPairs)
         scores = _scores(evaluate, apart, kept, of_pairs, compare, preprocess, recipe, features)
+    unseen = None if scores is None else scores.parts.get("unseen")
+    before = None  # what a pretrained encoder gives as it is
+    if unseen is not None and features is None and not recipe.is_small:
+        apply = None if preprocess is None else preprocess.apply
+        before = encoders.encode(start.body, unseen.items, preprocess=apply)
 
+    batches = _batches(recipe, seen)
+    folds: cross_fitting.Plan | None = None  # planned once it is known what learns
     show: Any = progress
     if callable(progress):
 
         def show(epoch: int, batch: int, batches: int) -> None:
-            progress((epoch - 1) * batches + batch, recipe.epochs * batches)
+            each = batches + (0 if folds is None else sum(folds.batches))
+            progress((epoch - 1) * batches + batch, recipe.epochs * each)
 
-    def fit(module: nn.Module, part: Any, *, told: bool = True) -> training.History:
+    def fit(
+        module: nn.Module, part: Any, recipe: Recipe = recipe, *, told: bool = True
+    ) -> training.History:
         dim = dim_of(module)
         criterion = fitting_loss(recipe, compare, len(getattr(part, "class_names", ())), dim)
         apply = None if preprocess is None or features is not None else preprocess.apply
@@ -162,7 +174,7 @@ def train(
                 criterion,
                 part,
                 epochs=recipe.epochs,
-                batches=recipe.batches or max(FEWEST_BATCHES, len(part) // 128),
+                batches=_batches(recipe, part),
                 classes_per_batch=recipe.classes_per_batch,
                 items_per_class=recipe.items_per_class,
                 learning_rate=rate_of(recipe),
@@ -180,12 +192,14 @@ def train(
                 checkpoint=checkpoint if told else None,
             )
 
-    history, decided, encoder = training.History([]), None, start.whole
-    if features is None:
-        history = fit(encoder, seen)
-        trained: nn.Module | None = encoder
-    else:
-        head, trained = recipe.head, None
+    def fit_head(part: Any, recipe: Recipe = recipe, *, told: bool = True) -> _Fitted:
+        layers = frozen.head_for(dataclasses.replace(recipe, head=head), part)
+        history = None if head == "whitening" else fit(layers, part, recipe, told=told)
+        return _Fitted(layers, history)
+
+    head, decided = None, None
+    if features is not None:
+        head = recipe.head or ("linear" if recipe.train == "head" else None)
         if recipe.train is None and not isinstance(seen, data.ArrayDataset):
             head = None  # nothing is held out of pairs
         elif recipe.train is None:
@@ -193,21 +207,34 @@ def train(
             head, decided = trial.head, trial.line
             if tell is not None:
                 tell(decided)
-        elif recipe.train == "head":
-            head = recipe.head or "linear"
-        if head not in (None, "none"):
-            layers = frozen.head_for(dataclasses.replace(recipe, head=head), seen)
-            if head != "whitening":
-                history, trained = fit(layers, seen), layers
-            encoder = nn.Sequential(start.body, layers)
+        head = None if head == "none" else head
+    learns = features is None or head is not None
+    if learns and not isinstance(source, data.GivenPairs):
+        folds = cross_fitting.plan(kept, recipe, batches)
+        if folds is not None and tell is not None:
+            tell(str(folds))
+    encoder, done = start.whole, _Fitted(start.whole, None)
+    if features is None:
+        done = _Fitted(encoder, fit(encoder, seen))
+    elif head is not None:
+        done = fit_head(seen)
+        encoder = nn.Sequential(start.body, done.module)
+    history = done.history or training.History([])
+    baselines = []
+    if unseen is not None and learns:
+        baselines = _baselines(done.module, unseen.items, preprocess, compare, features, before)
+        if tell is not None:
+            for each in baselines:
+                tell(each.verdict)
     origin = {
         "data": name or type(source).__name__,
         "items": len(kept),
         "recipe": recipe.to_dict(),
         **({} if augment is None else {"augment": type(augment).__name__}),
         "evaluate": None if evaluate is None else scored_on or ASIDE,
-        **({} if trained is None else _selection(best, trained, scores)),
+        **({} if done.history is None else _selection(best, done.module, scores)),
         **({} if decided is None else {"decided": decided}),
+        "baselines": [each.to_dict() for each in baselines],
         "history": history.records,
     }
     some = data.Subset(kept, range(min(len(kept), CHECKED)))
@@ -217,13 +244,77 @@ def train(
         encoder,
         distance=compare,
         preprocess=preprocess,
-        trained=None if isinstance(source, data.GivenPairs) else kept,
+        trained=None if isinstance(source, data.GivenPairs) or not learns else kept,
         origin=origin,
         reading=reading,
     )
     if isinstance(source, data.GivenPairs):  # its files have no classes to name
         model.trained_prints = data.fingerprints(source.data)
+    if folds is not None:
+        choices = dataclasses.replace(recipe, epochs=len(history.records) or recipe.epochs)
+        offset = recipe.epochs * batches
+        total = offset + recipe.epochs * sum(folds.batches)
+
+        def embedder(part: data.Dataset, recipe: Recipe, show: Progress) -> cross_fitting.Embed:
+            if features is None:
+                shown = show if callable(progress) else progress
+                return train(
+                    part,
+                    recipe,
+                    progress=shown,
+                    workers=workers,
+                    device=device,
+                    augment=augment,
+                    weights=weights,
+                ).embed
+            drawn = data.PairDataset(part, seed=recipe.seed, fresh=True) if recipe.pairs else part
+            layers = fit_head(drawn, recipe, told=False).module
+            return lambda items: encoders.encode(layers, items)
+
+        aside = apart.get("seen")
+        if features is not None:
+            aside = None if aside is None else features.of(aside)
+        model.cross_fit = cross_fitting.fitted(
+            folds,
+            kept if features is None else seen.data if recipe.pairs else seen,
+            aside,
+            choices,
+            embedder,
+            distance=compare,
+            progress=lambda done: progress(offset + done, total) if callable(progress) else None,
+        )
     return model
+
+
+def _baselines(
+    encoder: nn.Module,
+    unseen: data.Dataset,
+    preprocess: data.Preprocess | None,
+    distance: distances.Distance,
+    features: frozen.Features | None,
+    before: Tensor | None,
+) -> list[Baseline]:
+    """The encoder, or a head on features, beside what it has to be ahead of, on new classes."""
+    if features is not None:
+        raw, before = None, data.items(unseen)
+        embeddings = encoders.encode(encoder, before)
+    else:
+        found = embed(encoder, unseen, preprocess, keep_raw=True)
+        raw, embeddings = found.raw, found.embeddings
+    given = {RAW_INPUT: raw, "the frozen encoder": before}
+    made = [
+        compare_with_baseline(embeddings, rows, unseen.labels, distance=distance, name=name)
+        for name, rows in given.items()
+        if rows is not None
+    ]
+    return [each for each in made if each is not None]
+
+
+class _Fitted(NamedTuple):
+    """What was trained, and how it went; None where nothing was to be learned in steps."""
+
+    module: nn.Module
+    history: training.History | None
 
 
 class Start(NamedTuple):
@@ -259,6 +350,10 @@ def start_of(
     )
     body = made if head == "none" else made[0]  # type: ignore[index]
     return Start(body, made, preprocess_for(body, item_shape))
+
+
+def _batches(recipe: Recipe, part: Any) -> int:
+    return recipe.batches or max(FEWEST_BATCHES, len(part) // 128)
 
 
 def rate_of(recipe: Recipe) -> float:

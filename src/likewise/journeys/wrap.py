@@ -12,7 +12,7 @@ import torch
 from likewise import data, distances
 from likewise._checks import check_exists
 from likewise.data.labels import encode_cells
-from likewise.data.loading import FILES, TABLES
+from likewise.data.loading import FILES
 from likewise.data.records import (
     Records,
     ids_in,
@@ -22,7 +22,7 @@ from likewise.data.records import (
     vector_columns,
     vectors_in,
 )
-from likewise.data.tables import read_lines, read_npy, written_number
+from likewise.data.tables import TABLES, read_lines, read_npy, written_number
 from likewise.errors import InputError, InputTypeError
 from likewise.index import Gallery, Index
 from likewise.model import SimilarityModel
