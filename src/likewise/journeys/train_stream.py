@@ -187,6 +187,7 @@ def train_stream(
             "recipe": recipe.to_dict(),
             **({} if augment is None else {"augment": type(augment).__name__}),
             "evaluate": None,
+            "baselines": [],
             **selected,
             "history": history.records,
         },
