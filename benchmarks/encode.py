@@ -170,6 +170,7 @@ def images(rounds: int) -> None:
 
 def main() -> None:
     """Print the tables."""
+    global clock, TEXTS, IMAGES
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--only", choices=("texts", "images"))
     parser.add_argument("--rounds", type=int, default=7)
@@ -179,7 +180,6 @@ def main() -> None:
         "--cpu", action="store_true", help="count seconds of processors, where other work runs"
     )
     asked = parser.parse_args()
-    global clock, TEXTS, IMAGES
     TEXTS, IMAGES = asked.texts, asked.images
     if asked.cpu:
         clock = seconds
