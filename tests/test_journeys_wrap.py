@@ -196,7 +196,7 @@ def test_a_faulty_table_of_vectors_is_named(tmp_path, more, asked, message):
         ("v.jsonl", b"", "must have a column"),
         ("v.npy", b"\x93NUMPY", "must hold one plain array"),
         ("v.npz", b"PK", "must be a whole .npz"),
-        ("v.csv", b"a,b\n1,2\n", "must be a .parquet, .feather"),
+        ("v.txt", b"a,b\n1,2\n", "must be a .csv, .tsv, .parquet, .feather"),
     ],
 )
 def test_a_damaged_file_of_vectors_is_refused(tmp_path, name, content, message):

@@ -415,3 +415,46 @@ def test_an_encoder_other_than_that_of_the_collection_is_refused(uri):
     other = lw.SimilarityModel(torch.nn.Linear(2, 2), distance=EUCLIDEAN)
     with pytest.raises(GalleryError, match="encoder must be"):
         other.use_milvus(uri, collection=name)
+
+
+def test_a_model_with_an_encoder_takes_no_collection_without_one_and_the_other_way_around(uri):
+    encoded = lw.SimilarityModel(torch.nn.Linear(2, 2), distance=EUCLIDEAN)
+    bare, name = f"bare_{next(numbers)}", f"made_{next(numbers)}"
+    MilvusGallery(uri, collection=bare, distance=EUCLIDEAN).close()
+    with pytest.raises(GalleryError, match="encoder must be"):
+        encoded.use_milvus(uri, collection=bare)
+    encoded.use_milvus(uri, collection=name).close()
+    with pytest.raises(GalleryError, match="must hold embeddings made elsewhere for a model witho"):
+        a_model().use_milvus(uri, collection=name)
+    with a_model().use_milvus(uri, collection=bare) as index:
+        assert len(index) == 0
+
+
+def test_a_model_is_read_without_its_encoder_where_its_items_are_in_milvus(uri, tmp_path):
+    model = lw.SimilarityModel(torch.nn.Linear(2, 2), distance=EUCLIDEAN)
+    with model.use_milvus(uri, collection=f"model_{next(numbers)}"):
+        model.add((torch.eye(2), ["a", "b"]))
+        model.save(tmp_path / "m")
+    left_out = lw.load(tmp_path / "m", without_encoder=True)
+    with left_out.index as index:
+        assert (len(index), left_out.class_names) == (2, ["a", "b"])
+        assert left_out.collection == model.collection
+
+
+def test_the_command_line_keeps_known_items_in_milvus(uri, tmp_path, run):
+    a_model().save(tmp_path / "m")
+    np.savez(tmp_path / "v.npz", x=np.eye(2), y=["a", "b"])
+    name = f"cli_{next(numbers)}"
+    index = ("index", tmp_path / "m", tmp_path / "v.npz", "--milvus", uri)
+    status, out, err = run(*index, "--collection", name)
+    assert status == 0, err
+    assert out == f"added 2 items; {name} of Milvus at {uri} holds 2\n"
+    status, out, err = run("lookup", tmp_path / "m", tmp_path / "v.npz", "-k", 1)
+    assert status == 0, err
+    assert out.splitlines()[1].split()[:2] == ["a", "0.0000"]
+    for more, message in (
+        ([], "--milvus must come with --collection"),
+        (["--collection", name, "--gallery", tmp_path / "g"], "left out with --gallery"),
+    ):
+        status, _, err = run(*index, *more)
+        assert (status, message in err) == (2, True), err
