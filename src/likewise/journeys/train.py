@@ -30,6 +30,7 @@ LOSSES: dict[str, Callable[..., nn.Module]] = {
     "contrastive": losses.ContrastiveLoss,
     "cosface": losses.CosFaceLoss,
     "multi-similarity": losses.MultiSimilarityLoss,
+    "normalized-softmax": losses.NormalizedSoftmaxLoss,
     "nt-xent": losses.NTXentLoss,
     "proxy-anchor": losses.ProxyAnchorLoss,
     "softmax": losses.SoftmaxLoss,
@@ -40,7 +41,10 @@ ASIDE = "aside"
 CHECKED = 64  # items encoded after training, as the last step may have broken the encoder
 SCORED = ("seen_", "unseen_", "pairs_")  # what the numbers of parts that are scored begin with
 FEWEST_BATCHES = 50  # per epoch
-SMALL_RATE, PRETRAINED_RATE = 1e-3, 1e-4  # learning rates
+SMALL_RATE, PRETRAINED_RATE, SENTENCES_RATE = 1e-3, 1e-4, 2e-4  # learning rates
+CENTERS_FASTER = 10  # times, as class centers begin at random and a pretrained encoder does not
+BATCH, SENTENCES_BATCH = 128, 64  # items
+OF_EACH = 16  # items of a class that tell where its center begins
 SMALL_DIM = 64
 Progress = Callable[[int, int], None]
 
@@ -152,19 +156,27 @@ def train(
             progress((epoch - 1) * batches + batch, recipe.epochs * batches)
 
     def fit(module: nn.Module, part: Any, *, told: bool = True) -> training.History:
-        dim = _dim(module)
-        criterion = fitting_loss(recipe, compare, len(getattr(part, "class_names", ())), dim)
         apply = None if preprocess is None or features is not None else preprocess.apply
+        count, dim = len(getattr(part, "class_names", ())), SMALL_DIM
+        if recipe.loss_name in CLASS_LOSSES:
+            one = data.Subset(part, [0])
+            dim = encoders.encode(module, one, preprocess=apply).shape[1]
+        criterion = fitting_loss(recipe, compare, count, dim)
+        if not recipe.is_small and not recipe.is_frozen and hasattr(criterion, "centers"):
+            some = _some_of_each(part)
+            criterion.centers.begin_at(encoders.encode(module, some, preprocess=apply), some.labels)
+        batch = _batch(recipe, part)
         with naming(by="keep_best"):
             return training.fit(
                 module,
                 criterion,
                 part,
                 epochs=recipe.epochs,
-                batches=recipe.batches or max(FEWEST_BATCHES, len(part) // 128),
-                classes_per_batch=recipe.classes_per_batch,
-                items_per_class=recipe.items_per_class,
+                batches=recipe.batches or max(FEWEST_BATCHES, len(part) // batch.items),
+                classes_per_batch=batch.classes,
+                items_per_class=batch.items_per_class,
                 learning_rate=_rate(recipe),
+                loss_learning_rate=_loss_rate(recipe),
                 clip_gradients=recipe.clip_gradients,
                 preprocess=apply,
                 augment=views,
@@ -259,19 +271,45 @@ def _start(
     return _Start(body, made, preprocess_for(body, item_shape))
 
 
+def _some_of_each(part: data.Dataset) -> data.Subset:
+    """The first items of each class, by which its center begins."""
+    labels = torch.as_tensor(part.labels)
+    ordered, rows = labels.sort(stable=True)
+    rank = torch.arange(len(rows)) - torch.searchsorted(ordered, ordered)
+    return data.Subset(part, rows[(rank < OF_EACH) & (ordered >= 0)].sort().values)
+
+
 def _rate(recipe: Recipe) -> float:
     if recipe.learning_rate is not None:
         return recipe.learning_rate
+    if recipe.trains_sentences:
+        return SENTENCES_RATE
     return SMALL_RATE if recipe.is_small or recipe.is_frozen else PRETRAINED_RATE
 
 
-def _dim(module: nn.Module) -> int:
-    """How many numbers an encoder of this library gives for an item."""
-    widths = [
-        getattr(each, "embedding_dim", None) or getattr(each, "config", {}).get("embedding_dim")
-        for each in module.modules()
-    ]
-    return int([width for width in widths if width is not None][-1])
+def _loss_rate(recipe: Recipe) -> float | None:
+    if recipe.loss_learning_rate is not None or not recipe.loss_has_weights:
+        return recipe.loss_learning_rate
+    return None if recipe.is_small or recipe.is_frozen else CENTERS_FASTER * _rate(recipe)
+
+
+class _Batch(NamedTuple):
+    """The items of a batch; None for what `fit` takes."""
+
+    classes: int | None
+    items_per_class: int | None
+    items: int = BATCH
+
+
+def _batch(recipe: Recipe, part: Any) -> _Batch:
+    given = _Batch(recipe.classes_per_batch, recipe.items_per_class)
+    if not recipe.trains_sentences or recipe.loss_name not in CLASS_LOSSES:
+        return given
+    # Class centers need no pairs within a batch, so that it holds as many classes as it can.
+    most = SENTENCES_BATCH // (given.items_per_class or 1)
+    classes = given.classes or max(1, min(most, len(data.items_per_class(part))))
+    each = given.items_per_class or max(1, SENTENCES_BATCH // classes)
+    return _Batch(classes, each, classes * each)
 
 
 def fitting_loss(
