@@ -31,7 +31,7 @@ from likewise.intervals import mean
 ENCODER = "sentence:all-MiniLM-L6-v2"
 TRAINED = {
     "head": lw.Recipe(encoder=ENCODER, train="head", head="linear", loss="normalized-softmax"),
-    "whole": lw.Recipe(encoder=ENCODER, train="all", epochs=6),
+    "whole": lw.Recipe(encoder=ENCODER, train="all", epochs=3),
 }
 ROWS = ("tfidf", "frozen", *TRAINED)
 RULE = "center"

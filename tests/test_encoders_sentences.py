@@ -15,6 +15,7 @@ from likewise import training
 from likewise.encoders import SentenceEncoder, by_name, sentence_encoder
 from likewise.encoders._torchvision import retried
 from likewise.errors import ArtifactError, InputError, MissingExtra
+from likewise.samplers import SimilarLengthBatchSampler
 from oracles import seal_model
 
 if importlib.util.find_spec("transformers") is None:
@@ -226,6 +227,15 @@ def fitted(monkeypatch):
     return calls
 
 
+def shape_of(call):
+    """Classes in a batch, items of each, and batches in an epoch, as `fit` was told."""
+    names = ("classes_per_batch", "items_per_class", "batches")
+    if "batch_sampler" not in call:
+        return tuple(call[name] for name in names)
+    assert type(call["batch_sampler"]) is SimilarLengthBatchSampler
+    return tuple(getattr(call["batch_sampler"].sampler, name) for name in names)
+
+
 def test_all_of_a_sentence_encoder_trains_to_class_centers_that_begin_at_its_classes(
     plain, asked, fitted
 ):
@@ -234,7 +244,7 @@ def test_all_of_a_sentence_encoder_trains_to_class_centers_that_begin_at_its_cla
     (call,) = fitted
     assert type(call["loss"]) is lw.losses.NormalizedSoftmaxLoss
     assert (call["learning_rate"], call["loss_learning_rate"]) == (2e-4, pytest.approx(2e-3))
-    assert (call["classes_per_batch"], call["items_per_class"]) == (3, 21)
+    assert shape_of(call) == (3, 21, 2)
     before = lw.encode(sentence_encoder(str(plain)), asked)
     units = torch.nn.functional.normalize(before, dim=1)
     means = torch.stack([units[asked.labels == code].mean(dim=0) for code in range(3)])
@@ -265,8 +275,7 @@ def test_batches_and_rates_fit_what_trains(
     with pytest.raises(ZeroDivisionError):
         lw.train(asked, recipe, device="cpu", progress=False)
     (call,) = fitted
-    assert (call["classes_per_batch"], call["items_per_class"]) == batch
-    assert call["batches"] == batches
+    assert shape_of(call) == (*batch, batches)
     assert (call["learning_rate"], call["loss_learning_rate"]) == pytest.approx(rates)
 
 

@@ -22,6 +22,8 @@ from likewise.journeys.choosing import chosen, open_for_training, preprocess_for
 from likewise.journeys.opening import PLAIN
 from likewise.journeys.recipe import CLASS_LOSSES, Recipe
 from likewise.model import SimilarityModel
+from likewise.samplers import SimilarLengthBatchSampler
+from likewise.training.batches import default_batches
 from likewise.training.following import KeepBest, StopEarly
 
 LOSSES: dict[str, Callable[..., nn.Module]] = {
@@ -165,16 +167,13 @@ def train(
         if not recipe.is_small and not recipe.is_frozen and hasattr(criterion, "centers"):
             some = _some_of_each(part)
             criterion.centers.begin_at(encoders.encode(module, some, preprocess=apply), some.labels)
-        batch = _batch(recipe, part)
         with naming(by="keep_best"):
             return training.fit(
                 module,
                 criterion,
                 part,
                 epochs=recipe.epochs,
-                batches=recipe.batches or max(FEWEST_BATCHES, len(part) // batch.items),
-                classes_per_batch=batch.classes,
-                items_per_class=batch.items_per_class,
+                **_batches(recipe, part),
                 learning_rate=_rate(recipe),
                 loss_learning_rate=_loss_rate(recipe),
                 clip_gradients=recipe.clip_gradients,
@@ -293,23 +292,26 @@ def _loss_rate(recipe: Recipe) -> float | None:
     return None if recipe.is_small or recipe.is_frozen else CENTERS_FASTER * _rate(recipe)
 
 
-class _Batch(NamedTuple):
-    """The items of a batch; None for what `fit` takes."""
-
-    classes: int | None
-    items_per_class: int | None
-    items: int = BATCH
-
-
-def _batch(recipe: Recipe, part: Any) -> _Batch:
-    given = _Batch(recipe.classes_per_batch, recipe.items_per_class)
+def _batches(recipe: Recipe, part: Any) -> dict[str, Any]:
+    """Which batches `fit` draws, as its arguments."""
+    classes, each = recipe.classes_per_batch, recipe.items_per_class
+    count = recipe.batches or max(FEWEST_BATCHES, len(part) // BATCH)
     if not recipe.trains_sentences or recipe.loss_name not in CLASS_LOSSES:
-        return given
-    # Class centers need no pairs within a batch, so that it holds as many classes as it can.
-    most = SENTENCES_BATCH // (given.items_per_class or 1)
-    classes = given.classes or max(1, min(most, len(data.items_per_class(part))))
-    each = given.items_per_class or max(1, SENTENCES_BATCH // classes)
-    return _Batch(classes, each, classes * each)
+        return {"classes_per_batch": classes, "items_per_class": each, "batches": count}
+    # Class centers need no pairs within a batch. So it holds as many classes as it can, and texts
+    # of similar length, which are padded less.
+    present = len(data.items_per_class(part))
+    classes = classes or max(1, min(SENTENCES_BATCH // (each or 1), present))
+    each = each or max(1, SENTENCES_BATCH // classes)
+    drawn = default_batches(
+        part,
+        classes_per_batch=classes,
+        items_per_class=each,
+        batches=recipe.batches or max(FEWEST_BATCHES, len(part) // (classes * each)),
+        seed=recipe.seed,
+    )
+    lengths = [len(text) for text in data.items(part)]
+    return {"batch_sampler": SimilarLengthBatchSampler(drawn, lengths, seed=recipe.seed)}
 
 
 def fitting_loss(
