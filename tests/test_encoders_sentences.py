@@ -279,6 +279,20 @@ def test_batches_and_rates_fit_what_trains(
     assert (call["learning_rate"], call["loss_learning_rate"]) == pytest.approx(rates)
 
 
+def test_a_training_of_sentences_goes_on_from_its_checkpoint(plain, asked, tmp_path):
+    recipe = lw.Recipe(encoder=f"sentence:{plain}", train="all", epochs=2, batches=2)
+
+    def stop(record, encoder):
+        if record["epoch"] == 2:
+            raise KeyboardInterrupt
+
+    settings = {"device": "cpu", "progress": False}
+    with pytest.raises(KeyboardInterrupt):
+        lw.train(asked, recipe, checkpoint=tmp_path / "kept", callbacks=[stop], **settings)
+    resumed = lw.train(asked, recipe, checkpoint=tmp_path / "kept", **settings)
+    assert resumed.fingerprint == lw.train(asked, recipe, **settings).fingerprint
+
+
 def test_a_class_loss_fits_the_head_behind_a_sentence_encoder(plain, asked):
     recipe = lw.Recipe(
         encoder=f"sentence:{plain}",
