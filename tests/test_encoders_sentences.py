@@ -212,6 +212,12 @@ def asked():
     return lw.data.TextDataset(texts, [word for word in WORDS[4:7] for _ in range(6)])
 
 
+def whole(folder, **wish):
+    """A recipe that trains all of the encoder in a folder, and no other beside it."""
+    usual = {"encoder": f"sentence:{folder}", "train": "all", "epochs": 1, "cross_fit": "off"}
+    return lw.Recipe(**{**usual, **wish})
+
+
 @pytest.fixture
 def fitted(monkeypatch):
     """What `fit` was called with by `lw.train`, with the centers that it began at."""
@@ -239,7 +245,7 @@ def shape_of(call):
 def test_all_of_a_sentence_encoder_trains_to_class_centers_that_begin_at_its_classes(
     plain, asked, fitted
 ):
-    recipe = lw.Recipe(encoder=f"sentence:{plain}", train="all", epochs=1, batches=2, keep_aside=0)
+    recipe = whole(plain, batches=2, keep_aside=0)
     model = lw.train(asked, recipe, device="cpu", progress=False)
     (call,) = fitted
     assert type(call["loss"]) is lw.losses.NormalizedSoftmaxLoss
@@ -271,7 +277,7 @@ def test_batches_and_rates_fit_what_trains(
     plain, asked, fitted, monkeypatch, wish, batch, batches, rates
 ):
     monkeypatch.setattr(training, "fit", lambda *_, **k: fitted.append(k) or 1 / 0)
-    recipe = lw.Recipe(encoder=f"sentence:{plain}", **{"train": "all", **wish})
+    recipe = whole(plain, **wish)
     with pytest.raises(ZeroDivisionError):
         lw.train(asked, recipe, device="cpu", progress=False)
     (call,) = fitted
@@ -280,7 +286,7 @@ def test_batches_and_rates_fit_what_trains(
 
 
 def test_a_training_of_sentences_goes_on_from_its_checkpoint(plain, asked, tmp_path):
-    recipe = lw.Recipe(encoder=f"sentence:{plain}", train="all", epochs=2, batches=2)
+    recipe = whole(plain, epochs=2, batches=2)
 
     def stop(record, encoder):
         if record["epoch"] == 2:
@@ -294,14 +300,7 @@ def test_a_training_of_sentences_goes_on_from_its_checkpoint(plain, asked, tmp_p
 
 
 def test_a_class_loss_fits_the_head_behind_a_sentence_encoder(plain, asked):
-    recipe = lw.Recipe(
-        encoder=f"sentence:{plain}",
-        train="all",
-        head="linear",
-        embedding_dim=5,
-        epochs=1,
-        batches=1,
-    )
+    recipe = whole(plain, head="linear", embedding_dim=5, batches=1)
     assert lw.train(asked, recipe, device="cpu", progress=False).embed(TEXTS[:2]).shape == (2, 5)
 
 
@@ -312,6 +311,7 @@ def test_the_command_line_trains_a_sentence_encoder(run, plain, asked, tmp_path)
     table.write_text("question,intent\n" + "".join(f"{t},{n}\n" for t, n in rows))
     options = ("--text", "question", "--label", "intent", "--encoder", f"sentence:{plain}")
     options += ("--train", "all", "--loss-learning-rate", 0.01, "--epochs", 1, "--batches", 1)
+    options += ("--cross-fit", "off")
     status, told, said = run("train", table, "--out", tmp_path / "m", *options, "--json")
     assert status == 0, said
     assert json.loads(told)["recipe"]["loss_learning_rate"] == 0.01
