@@ -4,6 +4,7 @@ import pytest
 import torch
 
 from likewise import data, losses, training
+from likewise.errors import InputError
 from likewise.losses import (
     ArcFaceLoss,
     CosFaceLoss,
@@ -498,3 +499,46 @@ def test_logits_of_the_softmax_are_those_of_its_layer_and_take_all_classes_where
 def test_embeddings_of_another_width_have_no_logits(make):
     with pytest.raises(ValueError, match=f"embeddings must have as many dimensions as .*, {DIM}"):
         make().logits(torch.zeros(2, DIM + 1))
+
+
+def test_centers_begin_at_the_mean_directions_of_their_classes():
+    x, loss = embeddings().detach(), with_weights(ArcFaceLoss(DIM, CLASSES))
+    before = loss.centers.weight.clone()
+    labels = torch.tensor([0, 0, 1, -1, 3, 0, 3])
+    loss.centers.begin_at(x * torch.rand(7, 1, dtype=torch.float64), labels)
+    for code in range(CLASSES):
+        own = [row for row, label in zip(x.tolist(), labels.tolist(), strict=True) if label == code]
+        units = [[v / math.hypot(*row) for v in row] for row in own]
+        total = [sum(column) for column in zip(*units, strict=True)]
+        expected = [v / math.hypot(*total) for v in total] if own else before[code, 0].tolist()
+        assert loss.centers.weight[code, 0].tolist() == pytest.approx(expected)
+    assert loss.centers.weight.requires_grad
+    assert float(loss(x, labels).detach()) < float(with_weights(loss)(x, labels).detach())
+
+
+def test_several_centers_of_a_class_begin_at_its_items_in_turn():
+    centers = SoftTripleLoss(DIM, CLASSES, centers_per_class=2).centers
+    before = centers.weight.detach().clone()
+    x = torch.eye(3)[[0, 1, 0, 1, 2]]
+    centers.begin_at(x, torch.tensor([1, 1, 1, 1, 3]))
+    assert torch.equal(centers.weight[1], torch.eye(3)[:2])
+    assert torch.equal(centers.weight[3], torch.stack([torch.eye(3)[2], before[3, 1]]))
+    assert torch.equal(centers.weight[[0, 2]], before[[0, 2]])
+
+
+@pytest.mark.parametrize(
+    ("x", "labels", "message"),
+    [
+        (torch.ones(2, DIM + 1), torch.tensor([0, 1]), "as many dimensions as centers"),
+        (torch.ones(2, DIM), torch.tensor([0, CLASSES]), "labels must lie in 0..3"),
+        (torch.ones(2, DIM), torch.tensor([0]), "labels"),
+        (torch.full((2, DIM), math.nan), torch.tensor([0, 1]), "embeddings must be finite|NaN"),
+        (torch.ones(DIM), torch.tensor([0]), "embeddings"),
+    ],
+)
+def test_what_centers_cannot_begin_at_is_refused(x, labels, message):
+    centers = ProxyNCALoss(DIM, CLASSES).centers
+    before = centers.weight.detach().clone()
+    with pytest.raises(InputError, match=message):
+        centers.begin_at(x, labels)
+    assert torch.equal(centers.weight, before)

@@ -1,3 +1,4 @@
+import itertools
 import json
 
 import numpy as np
@@ -8,10 +9,12 @@ from hypothesis import strategies as st
 from torch.utils.data import DataLoader
 
 from likewise.data import ArrayDataset
+from likewise.errors import InputError, InputTypeError
 from likewise.samplers import (
     BalancedBatchSampler,
     HierarchicalBatchSampler,
     ShuffledBatchSampler,
+    SimilarLengthBatchSampler,
 )
 
 
@@ -302,6 +305,9 @@ def of_every_kind(seed=0):
             seed=seed,
         ),
         "shuffled": ShuffledBatchSampler(29, batch_size=4, seed=seed),
+        "similar lengths": SimilarLengthBatchSampler(
+            BalancedBatchSampler(labels, **usual), range(29), together=3, seed=seed
+        ),
     }
 
 
@@ -410,3 +416,53 @@ def test_unlabeled_items_come_into_no_batch_and_are_told_of():
             items_per_class=2,
         )
     assert [sorted(labels[i] for i in batch) for batch in sampler] == [[0, 0, 1, 1, 2, 2]]
+
+
+@given(
+    st.lists(st.integers(0, 20), min_size=12, max_size=60),
+    st.integers(1, 5),
+    st.integers(1, 6),
+    st.integers(1, 9),
+)
+@settings(deadline=None, max_examples=50)
+def test_similar_lengths_come_together_and_what_is_drawn_stays(lengths, together, size, batches):
+    def other():
+        return ShuffledBatchSampler(len(lengths), batch_size=size, batches=batches, seed=3)
+
+    expected, sampler = (
+        list(other()),
+        SimilarLengthBatchSampler(other(), lengths, together=together, seed=1),
+    )
+    given_out = list(sampler)
+    assert len(sampler) == len(given_out) == batches
+    for start in range(0, batches, together):
+        those, these = (some[start : start + together] for some in (expected, given_out))
+        assert sorted(itertools.chain(*those)) == sorted(itertools.chain(*these))
+        assert [len(batch) for batch in these] == [size] * len(those)
+        spans = sorted((lengths[batch[0]], lengths[batch[-1]]) for batch in these)
+        assert all(low <= high for low, high in spans)
+        assert all(one[1] <= other[0] for one, other in itertools.pairwise(spans))
+
+
+def test_batches_of_similar_lengths_come_in_random_order():
+    other = ShuffledBatchSampler(400, batch_size=4, batches=100)
+    first = [batch[0] for batch in SimilarLengthBatchSampler(other, range(400), together=100)]
+    assert first != sorted(first)
+    assert sorted(first) == list(range(0, 400, 4))
+
+
+@pytest.mark.parametrize(
+    ("change", "error", "message"),
+    [
+        ({"sampler": [[0, 1]]}, InputTypeError, "sampler must be one of likewise.samplers, got li"),
+        ({"lengths": [1.5, 2.5]}, InputError, "lengths must be one whole number per item, got flo"),
+        ({"lengths": [[1], [2]]}, InputError, r"lengths must be .*of shape \(2, 1\)"),
+        ({"together": 0}, InputError, "together must be at least 1, got 0"),
+        ({"seed": -1}, InputError, "seed must be at least 0, got -1"),
+        ({"lengths": [1]}, InputError, "got 1 for a sampler that draws item 1"),
+    ],
+)
+def test_lengths_that_fit_no_sampler_are_named(change, error, message):
+    usual = {"sampler": ShuffledBatchSampler(2, batch_size=2), "lengths": [1, 2]}
+    with pytest.raises(error, match=message):
+        list(SimilarLengthBatchSampler(**{**usual, **change}))

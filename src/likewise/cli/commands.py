@@ -180,7 +180,8 @@ def train(
         Optional[Loss],  # noqa: UP045
         typer.Option(
             rich_help_panel=LOSS,
-            show_default="multi-similarity; contrastive with --pairs, which also takes threshold",
+            show_default="multi-similarity; normalized-softmax where a sentence encoder trains; "
+            "contrastive with --pairs, which also takes threshold",
             help="The loss.",
         ),
     ] = None,
@@ -218,10 +219,18 @@ def train(
         Optional[float],  # noqa: UP045
         typer.Option(
             rich_help_panel=SCHEDULE,
-            show_default="0.001; 0.0001 where a pretrained encoder trains",
+            show_default="0.001; 0.0001 where a pretrained encoder trains, 0.0002 one of sentences",
             help="The highest one.",
         ),
     ] = Recipe.learning_rate,
+    loss_learning_rate: Annotated[
+        Optional[float],  # noqa: UP045
+        typer.Option(
+            rich_help_panel=SCHEDULE,
+            show_default="the same; ten times it where a pretrained encoder trains",
+            help="That of the loss's own weights, such as class centers.",
+        ),
+    ] = Recipe.loss_learning_rate,
     clip_gradients: Annotated[
         Optional[float],  # noqa: UP045
         typer.Option(rich_help_panel=SCHEDULE, help="Largest norm of all gradients together."),

@@ -185,6 +185,7 @@ class Loss(StrEnum):
     CONTRASTIVE = "contrastive"
     COSFACE = "cosface"
     MULTI_SIMILARITY = "multi-similarity"
+    NORMALIZED_SOFTMAX = "normalized-softmax"
     NT_XENT = "nt-xent"
     PROXY_ANCHOR = "proxy-anchor"
     SOFTMAX = "softmax"

@@ -40,8 +40,8 @@ class DimensionsResult:
     def _table(self) -> _tables.Table:
         rows = [("dimensions", "accuracy", "less", "MAP@R", "less")]
         for width, result in self.results.items():
-            less = self.differences.get(width)
-            one, other = (f"{less[name].difference}" if less else "" for name in MEASURES)
+            less = self.differences.get(width, {})  # the widest has none
+            one, other = (f"{less[name].difference}" if name in less else "" for name in MEASURES)
             rows.append((f"{width}", f"{result.precision_at_1}", one, f"{result.map_at_r}", other))
         return _tables.Table("Retrieval on the first dimensions", rows, headings=True)
 

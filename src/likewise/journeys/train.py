@@ -23,6 +23,8 @@ from likewise.journeys.choosing import chosen, open_for_training, preprocess_for
 from likewise.journeys.opening import PLAIN
 from likewise.journeys.recipe import CLASS_LOSSES, Recipe
 from likewise.model import SimilarityModel, embed
+from likewise.samplers import SimilarLengthBatchSampler
+from likewise.training.batches import default_batches
 from likewise.training.following import KeepBest, StopEarly
 
 LOSSES: dict[str, Callable[..., nn.Module]] = {
@@ -31,6 +33,7 @@ LOSSES: dict[str, Callable[..., nn.Module]] = {
     "contrastive": losses.ContrastiveLoss,
     "cosface": losses.CosFaceLoss,
     "multi-similarity": losses.MultiSimilarityLoss,
+    "normalized-softmax": losses.NormalizedSoftmaxLoss,
     "nt-xent": losses.NTXentLoss,
     "proxy-anchor": losses.ProxyAnchorLoss,
     "softmax": losses.SoftmaxLoss,
@@ -41,7 +44,10 @@ ASIDE = "aside"
 CHECKED = 64  # items encoded after training, as the last step may have broken the encoder
 SCORED = ("seen_", "unseen_", "pairs_")  # what the numbers of parts that are scored begin with
 FEWEST_BATCHES = 50  # per epoch
-SMALL_RATE, PRETRAINED_RATE = 1e-3, 1e-4  # learning rates
+SMALL_RATE, PRETRAINED_RATE, SENTENCES_RATE = 1e-3, 1e-4, 2e-4  # learning rates
+CENTERS_FASTER = 10  # times, as class centers begin at random and a pretrained encoder does not
+BATCH, SENTENCES_BATCH = 128, 64  # items
+OF_EACH = 16  # items of a class that tell where its center begins
 SMALL_DIM = 64
 Progress = Callable[[int, int], None]
 
@@ -165,19 +171,25 @@ def train(
     def fit(
         module: nn.Module, part: Any, recipe: Recipe = recipe, *, told: bool = True
     ) -> training.History:
-        dim = dim_of(module)
-        criterion = fitting_loss(recipe, compare, len(getattr(part, "class_names", ())), dim)
         apply = None if preprocess is None or features is not None else preprocess.apply
+        count, dim = len(getattr(part, "class_names", ())), SMALL_DIM
+        if recipe.loss_name in CLASS_LOSSES:
+            one = data.Subset(part, [0])
+            dim = encoders.encode(module, one, preprocess=apply).shape[1]
+        criterion = fitting_loss(recipe, compare, count, dim)
+        centers = getattr(criterion, "centers", None)
+        if centers is not None and not recipe.is_small and not recipe.is_frozen:
+            some = _some_of_each(part)
+            centers.begin_at(encoders.encode(module, some, preprocess=apply), some.labels)
         with naming(by="keep_best"):
             return training.fit(
                 module,
                 criterion,
                 part,
                 epochs=recipe.epochs,
-                batches=_batches(recipe, part),
-                classes_per_batch=recipe.classes_per_batch,
-                items_per_class=recipe.items_per_class,
+                **_drawing(recipe, part),
                 learning_rate=rate_of(recipe),
+                loss_learning_rate=_loss_rate(recipe),
                 clip_gradients=recipe.clip_gradients,
                 preprocess=apply,
                 augment=views,
@@ -352,24 +364,69 @@ def start_of(
     return Start(body, made, preprocess_for(body, item_shape))
 
 
-def _batches(recipe: Recipe, part: Any) -> int:
-    return recipe.batches or max(FEWEST_BATCHES, len(part) // 128)
+def _some_of_each(part: data.Dataset) -> data.Subset:
+    """The first items of each class, by which its center begins."""
+    labels = torch.as_tensor(part.labels)
+    ordered, rows = labels.sort(stable=True)
+    rank = torch.arange(len(rows)) - torch.searchsorted(ordered, ordered)
+    return data.Subset(part, rows[(rank < OF_EACH) & (ordered >= 0)].sort().values)
 
 
 def rate_of(recipe: Recipe) -> float:
     """The highest learning rate."""
     if recipe.learning_rate is not None:
         return recipe.learning_rate
+    if recipe.trains_sentences:
+        return SENTENCES_RATE
     return SMALL_RATE if recipe.is_small or recipe.is_frozen else PRETRAINED_RATE
 
 
-def dim_of(module: nn.Module) -> int:
-    """How many numbers an encoder of this library gives for an item."""
-    widths = [
-        getattr(each, "embedding_dim", None) or getattr(each, "config", {}).get("embedding_dim")
-        for each in module.modules()
-    ]
-    return int([width for width in widths if width is not None][-1])
+def _loss_rate(recipe: Recipe) -> float | None:
+    if recipe.loss_learning_rate is not None or not recipe.loss_has_weights:
+        return recipe.loss_learning_rate
+    return None if recipe.is_small or recipe.is_frozen else CENTERS_FASTER * rate_of(recipe)
+
+
+class _Batch(NamedTuple):
+    """Classes in a batch and items of each; None for what `fit` takes."""
+
+    classes: int | None
+    each: int | None
+    size: int = BATCH  # by which a pass over the data is counted
+
+
+def _batch(recipe: Recipe, part: Any) -> _Batch:
+    classes, each = recipe.classes_per_batch, recipe.items_per_class
+    if not _has_similar_lengths(recipe):
+        return _Batch(classes, each)
+    classes = classes or min(SENTENCES_BATCH // (each or 1), len(data.items_per_class(part))) or 1
+    each = each or max(1, SENTENCES_BATCH // classes)
+    return _Batch(classes, each, classes * each)
+
+
+def _batches(recipe: Recipe, part: Any) -> int:
+    return recipe.batches or max(FEWEST_BATCHES, len(part) // _batch(recipe, part).size)
+
+
+def _drawing(recipe: Recipe, part: Any) -> dict[str, Any]:
+    """Which batches `fit` draws, as its arguments."""
+    batch = _batch(recipe, part)
+    drawn = {
+        "classes_per_batch": batch.classes,
+        "items_per_class": batch.each,
+        "batches": _batches(recipe, part),
+    }
+    if not _has_similar_lengths(recipe):
+        return drawn
+    sampler = default_batches(part, **drawn, seed=recipe.seed)
+    lengths = [len(text) for text in data.items(part)]
+    return {"batch_sampler": SimilarLengthBatchSampler(sampler, lengths, seed=recipe.seed)}
+
+
+def _has_similar_lengths(recipe: Recipe) -> bool:
+    # Class centers need no pairs within a batch. So it holds as many classes as it can, and texts
+    # of similar length, which are padded less.
+    return recipe.trains_sentences and recipe.loss_name in CLASS_LOSSES
 
 
 def fitting_loss(

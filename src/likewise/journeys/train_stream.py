@@ -23,7 +23,6 @@ from likewise.journeys.train import (
     CHECKED,
     SCORED,
     Progress,
-    dim_of,
     fitting_loss,
     following,
     is_photo,
@@ -152,7 +151,7 @@ def train_stream(
     with naming(by="keep_best"):
         history = training.fit(
             encoder,
-            fitting_loss(recipe, compare, 0, dim_of(encoder)),
+            fitting_loss(recipe, compare, 0),
             batches,
             epochs=recipe.epochs,
             learning_rate=rate_of(recipe),

@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from likewise._checks import (
     check_count,
     check_embeddings,
+    check_finite,
     check_labels,
     check_positive,
     check_rate,
@@ -128,6 +129,47 @@ class ClassCenters(nn.Module):
         """Cosine distances to all centers."""
         check_embeddings(embeddings)
         return _distances(embeddings, self.weight)
+
+    @torch.no_grad()
+    def begin_at(self, embeddings: Float[Tensor, "n d"], labels: Int[Tensor, " n"]) -> None:
+        """Put the centers where the items of their classes are, before an encoder trains further.
+
+        Centers at random would first pull a pretrained encoder away from what it knows. Each
+        center becomes the mean direction of its class; of several, each that of every K-th item.
+        Centers without an item stay as they are, and so do all for items with label -1.
+
+        Args:
+            embeddings: What the encoder makes of some items of each class.
+            labels: Their class codes.
+
+        Raises:
+            InputError: Wrong shapes, a width or a label that the centers do not have, or
+                embeddings that are not finite.
+
+        Example:
+            >>> centers = ClassCenters(embedding_dim=2, class_count=2)
+            >>> centers.begin_at(torch.tensor([[3.0, 0.0], [0.0, 2.0]]), torch.tensor([1, 0]))
+            >>> centers.weight.tolist()
+            [[[0.0, 1.0]], [[1.0, 0.0]]]
+        """
+        check_embeddings(embeddings)
+        check_finite(embeddings, "embeddings")
+        labeled = labeled_codes(labels, len(embeddings), self.class_count)
+        count, each, width = self.weight.shape
+        rows = self.weight.view(count * each, width)
+        check_same_width(rows, embeddings, ("centers", "embeddings"))
+        units = F.normalize(embeddings.detach().double(), dim=1).cpu()
+        codes = labels.long().cpu()
+        if labeled is not None:
+            units, codes = units[labeled.cpu()], codes[labeled.cpu()]
+        order = codes.sort(stable=True).indices
+        codes, units = codes[order], units[order]
+        first = torch.searchsorted(codes, codes)
+        place = codes * each + (torch.arange(len(codes)) - first) % each
+        sums = torch.zeros(count * each, width, dtype=torch.float64).index_add_(0, place, units)
+        has_items = sums.norm(dim=1) > 0
+        means = F.normalize(sums, dim=1)[has_items]
+        rows[has_items.to(rows.device)] = means.to(rows)
 
     def get_extra_state(self) -> Tensor:
         """How often classes were drawn."""
