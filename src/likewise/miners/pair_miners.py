@@ -1,6 +1,7 @@
 """Rules that select pairs."""
 
 from collections.abc import Callable
+from functools import partial
 from typing import NamedTuple
 
 import torch
@@ -55,13 +56,19 @@ def balanced_positive_pairs(generator: torch.Generator | None = None) -> PairMin
         >>> int(pairs.positive.sum()), int(pairs.negative.sum())
         (6, 6)
     """
+    return partial(_balanced_positive_pairs, generator=generator)
 
-    @torch.no_grad()
-    def mine(distances: Tensor, is_positive: Tensor, is_negative: Tensor) -> Pairs:
-        chance = torch.rand(distances.shape, generator=generator, device=distances.device)
-        return Pairs(is_positive, _smallest(chance, is_negative, is_positive.sum()))
 
-    return mine
+@torch.no_grad()
+def _balanced_positive_pairs(
+    distances: Tensor,
+    is_positive: Tensor,
+    is_negative: Tensor,
+    *,
+    generator: torch.Generator | None,
+) -> Pairs:
+    chance = torch.rand(distances.shape, generator=generator, device=distances.device)
+    return Pairs(is_positive, _smallest(chance, is_negative, is_positive.sum()))
 
 
 @torch.no_grad()
@@ -115,18 +122,20 @@ def multi_similarity(epsilon: float = 0.1) -> PairMiner:
         Deep Metric Learning", CVPR 2019, equations 7 and 8 (there for similarities).
     """
     check_at_least("epsilon", epsilon, 0)
+    return partial(_multi_similarity, epsilon=epsilon)
 
-    @torch.no_grad()
-    def mine(distances: Tensor, is_positive: Tensor, is_negative: Tensor) -> Pairs:
-        if not distances.numel():
-            return Pairs(is_positive, is_negative)
-        nearest = or_infinite(distances, is_negative).amin(dim=1, keepdim=True)
-        farthest = or_minus_infinite(distances, is_positive).amax(dim=1, keepdim=True)
-        return Pairs(
-            # An infinite bound means that the other kind is missing, and then nothing is hard.
-            # As "and not", for NaN is neither and must not be passed over.
-            is_positive > (distances <= nearest - epsilon),
-            is_negative > (distances >= farthest + epsilon),
-        )
 
-    return mine
+@torch.no_grad()
+def _multi_similarity(
+    distances: Tensor, is_positive: Tensor, is_negative: Tensor, *, epsilon: float
+) -> Pairs:
+    if not distances.numel():
+        return Pairs(is_positive, is_negative)
+    nearest = or_infinite(distances, is_negative).amin(dim=1, keepdim=True)
+    farthest = or_minus_infinite(distances, is_positive).amax(dim=1, keepdim=True)
+    return Pairs(
+        # An infinite bound means that the other kind is missing, and then nothing is hard.
+        # As "and not", for NaN is neither and must not be passed over.
+        is_positive > (distances <= nearest - epsilon),
+        is_negative > (distances >= farthest + epsilon),
+    )
