@@ -69,9 +69,11 @@ def of_classes(kind):
 
 
 MADE = {
-    "CrossBatchMemory": lambda: losses.CrossBatchMemory(losses.TripletLoss(), size=8, embedding_dim=DIM),
+    "CrossBatchMemory": lambda: losses.CrossBatchMemory(
+        losses.TripletLoss(), embedding_dim=DIM, copies=True
+    ),
     "LearnedThreshold": lambda: losses.LearnedThreshold(1.0),
-    "OnViews": lambda: losses.OnViews(losses.NTXentLoss()),
+    "OnViews": lambda: losses.OnViews(losses.SimCLRLoss()),
     "SimSiamLoss": lambda: losses.SimSiamLoss(nn.Linear(DIM, DIM)),
     "Sum": lambda: losses.Sum((0.5, losses.TripletLoss()), losses.ProxyNCALoss(DIM, CLASSES)),
 }
@@ -86,16 +88,19 @@ def called(name, loss):
     """The value and the gradients of a step."""
     embeddings = points().requires_grad_()
     if name == "LearnedThreshold":
-        value = loss(distances.COSINE.paired(embeddings[:6], embeddings[6:])).sum()
+        sides = torch.split(embeddings, 6)
+        value = loss(distances.COSINE.paired(*sides), torch.arange(6) % 2 == 0).sum()
     elif name.startswith("Given"):
         sides = torch.split(embeddings, 6 if name == "GivenPairsLoss" else 4)
         told = (torch.arange(6) % 2 == 0,) if len(sides) == 2 else ()
         value = loss(*sides, *told)
-    elif name in ("BarlowTwinsLoss", "OnViews", "SimCLRLoss", "SimSiamLoss", "VICRegLoss"):
+    elif name in ("BarlowTwinsLoss", "SimCLRLoss", "SimSiamLoss", "VICRegLoss"):
         value = loss(*torch.split(embeddings, 6))
+    elif name == "OnViews":
+        value = loss(embeddings, torch.arange(6).repeat(2))
     else:
         value = loss(embeddings, LABELS)
-    weights = [embeddings, *loss.parameters()]
+    weights = [embeddings, *(each for each in loss.parameters() if each.requires_grad)]
     return value, torch.autograd.grad(value, weights, allow_unused=True)
 
 
@@ -223,7 +228,7 @@ def test_an_index_answers_bit_for_bit_and_changes_alone(storage):
     again.remove(["item 5"])
     assert (len(index), len(again)) == (39, 39)
     assert index.class_names == ["cat", "dog", "owl"]
-    with pytest.raises(ValueError, match="is taken|taken"):
+    with pytest.raises(ValueError, match="ids must be new"):
         again.add(points(1), ids=["item 7"])
     assert again.recall == 0.9
 
@@ -306,7 +311,7 @@ def test_a_model_decides_bit_for_bit(take, tmp_path):
     for name in ("labels", "distances", "probabilities"):
         assert torch.equal(getattr(ours, name), getattr(theirs, name)), name
     assert torch.equal(pickled(ours).labels, ours.labels)
-    assert again.calibrations == model.calibrations
+    assert str(again.calibrations) == str(model.calibrations)  # some numbers in it are NaN
     again.index.clear()
     assert len(model.index) == 40
     model.save(tmp_path / "model")  # as always, which is no pickle

@@ -31,6 +31,7 @@ if TYPE_CHECKING:
         plots,
         probability,
         samplers,
+        sklearn,
         training,
         verification,
     )
@@ -114,6 +115,7 @@ __all__ = [
     "probability",
     "samplers",
     "show",
+    "sklearn",
     "train",
     "training",
     "verification",
