@@ -278,7 +278,7 @@ def _is_known(y: np.ndarray[Any, Any], unknown: Any) -> np.ndarray[Any, Any]:
     is_text = isinstance(unknown, str)
     if not np.isscalar(unknown) or is_text != isinstance(y[0], str):
         raise InputTypeError(
-            f"unknown must be a label of the kind that y holds, such as {y[0]!r}, got {unknown!r}."
+            f"unknown must be a label of the kind that y holds, such as {y[0]}, got {unknown!r}."
         )
     known: np.ndarray[Any, Any] = y != unknown
     return known
