@@ -112,7 +112,7 @@ class SimilarityTransformer(ClassNamePrefixFeaturesOutMixin, TransformerMixin, _
     def transform(self, X: Any) -> np.ndarray[Any, Any]:
         """The embeddings of rows, (n, embedding_dim), float32."""
         rows = _checked_rows(self, X)
-        return self.model_.embed(rows).numpy()  # type: ignore[no-any-return]
+        return self.model_.embed(rows).numpy()
 
     def __sklearn_tags__(self) -> Any:
         tags = super().__sklearn_tags__()
@@ -239,7 +239,7 @@ class SimilarityClassifier(ClassifierMixin, _ByRecipe):  # type: ignore[misc]
         apart = _by_class(self.model_.embed(rows), self.model_.index, self.rule)
         ratios = self._probability.log_likelihood_ratio(apart.flatten()).view(apart.shape)
         if self.unknown is None:
-            return torch.softmax(ratios, dim=1).float().numpy()  # type: ignore[no-any-return]
+            return torch.softmax(ratios, dim=1).float().numpy()
         # All distances of an unknown are distances between classes, so its ratio is 1.
         of_known = ratios + math.log((1 - UNKNOWNS) / UNKNOWNS / ratios.shape[1])
         chances = torch.softmax(torch.nn.functional.pad(of_known, (0, 1)), dim=1).float()

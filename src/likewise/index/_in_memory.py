@@ -190,12 +190,16 @@ def _made(parts: _Parts) -> InMemory:
 def _unpickled(*parts: Any) -> InMemory:
     of = _Parts(*parts)
     # joblib may map arrays that cannot be written to.
-    arrays = Arrays(*(each if each.flags.writeable else each.copy() for each in of.arrays))
+    arrays = Arrays(*map(_writeable, of.arrays))
     made = _made(of._replace(arrays=arrays))
     if of.facts.kind == "strings":  # hashes of another process
         now = made.newest()
         made = _made(of._replace(arrays=arrays._replace(keys=now.keys_for(now.ids.tolist()))))
     return made
+
+
+def _writeable(array: Any) -> Any:
+    return array if array.flags.writeable else array.copy()
 
 
 class _Texts:
