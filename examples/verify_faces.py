@@ -4,6 +4,7 @@
     python examples/verify_faces.py --three        37 train, 3 judge, ten splits; the first is the
                                                    seed's (people 5, 6, 7)
     python examples/verify_faces.py --summary      the tables, from the runs that are finished
+    python examples/verify_faces.py --save MODEL   the recipe as one model, for `likewise verify`
 
 Protocol. No person who is judged is trained on, and nothing is chosen by looking at them. The ten
 folds are five random halvings, each used both ways. For the people held out:
@@ -31,7 +32,7 @@ import json
 import os
 import time
 import zipfile
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -42,7 +43,7 @@ from PIL import Image
 from torch import Tensor, nn
 
 import likewise as lw
-from likewise.normalization import AdaptiveNorm
+from likewise.encoders import OverViews, SideBySide
 
 HOME = Path(os.environ.get("LIKEWISE_DATA", "../shared/data")) / "att-faces" / "att_faces.zip"
 Embed = Callable[[lw.data.Dataset], Tensor]
@@ -134,19 +135,27 @@ def seed_network(train: list[str], seed: int) -> tuple[Method, float, dict[str, 
 
 def likewise(train: list[str], seed: int) -> tuple[Method, float, dict[str, Any]]:
     """Encoders, pixels and a cohort; the threshold from people new to other such encoders."""
-    faces = photographs((56, 46))
-    drawn = [str(person) for person in np.random.default_rng(seed).permutation(train)]
+    model, made = trained_on(lw.data.choose_classes(photographs((56, 46)), train), seed)
+    return (model.embed, model.compared_by), made.threshold, {}
+
+
+def trained_on(people: lw.data.Dataset, seed: int) -> tuple[lw.SimilarityModel, lw.Calibration]:
+    """The model, and the calibration of one that was trained without 30% of the people."""
+    names = list(lw.data.items_per_class(people))
+    drawn = [str(name) for name in np.random.default_rng(seed).permutation(names)]
     cut = round(0.7 * len(drawn))
-    inner = train_encoders(lw.data.choose_classes(faces, drawn[:cut]), seed)
-    threshold = threshold_on(inner, lw.data.choose_classes(faces, drawn[cut:]))
-    return train_encoders(lw.data.choose_classes(faces, train), seed), threshold, {}
+    inner = train_encoders(lw.data.choose_classes(people, drawn[:cut]), seed)
+    found = balanced_pairs(
+        (inner.embed, inner.compared_by), lw.data.choose_classes(people, drawn[cut:])
+    )
+    return train_encoders(people, seed), lw.calibrate(*found, goal=lw.best_accuracy)
 
 
 METHODS = {"pixels": pixels, "seed": seed_network, "likewise": likewise}
 
 
-def train_encoders(people: lw.data.Dataset, seed: int) -> Method:
-    """Embeddings by encoders trained on `people`, next to the pixels; `people` are the cohort."""
+def train_encoders(people: lw.data.Dataset, seed: int) -> lw.SimilarityModel:
+    """Encoders trained on `people`, over views, next to the pixels; `people` are the cohort."""
     preprocess = lw.data.Preprocess.fit(people)
     encoders = []
     for number in range(ENCODERS):
@@ -170,29 +179,32 @@ def train_encoders(people: lw.data.Dataset, seed: int) -> Method:
         )
         encoders.append(encoder)
 
-    def embed(data: lw.data.Dataset) -> Tensor:
-        images = lw.data.items(data)
-        parts = []
-        for encoder in encoders:
-            seen = [lw.encode(encoder, v, preprocess=preprocess.apply) for v in views(images)]
-            parts.append(torch.stack(seen).sum(dim=0))
-        pixels = (images - images.mean(dim=(1, 2, 3), keepdim=True)).flatten(1)
-        unit = [nn.functional.normalize(part, dim=1) for part in (*parts, pixels)]
-        return torch.cat([*unit[:-1], WEIGHT * unit[-1]], dim=1)
-
-    norm = AdaptiveNorm(embed(people), lw.distances.COSINE, nearest=round(NEAREST * len(people)))
-    return embed, norm.as_distance()
+    model = lw.SimilarityModel(
+        SideBySide(
+            [*(OverViews(each) for each in encoders), centered_pixels(people.item_shape)],
+            weights=[1.0] * ENCODERS + [WEIGHT],
+        ),
+        preprocess=preprocess,
+        trained=people,
+    )
+    model.use_cohort(people, nearest=round(NEAREST * len(people)))
+    return model
 
 
-def views(images: Tensor) -> list[Tensor]:
-    """The images and their mirror images, as they are and moved by two pixels each way."""
-    height, width = images.shape[-2:]
-    moved = []
-    for side in (images, images.flip(-1)):
-        wide = nn.functional.pad(side, (2, 2, 2, 2), mode="replicate")
-        for down, right in ((2, 2), (0, 2), (4, 2), (2, 0), (2, 4)):
-            moved.append(wide[..., down : down + height, right : right + width])
-    return moved
+def centered_pixels(item_shape: Sequence[int]) -> nn.Module:
+    """An encoder that gives the pixels less their mean."""
+    return nn.Sequential(nn.LayerNorm(tuple(item_shape), elementwise_affine=False), nn.Flatten())
+
+
+def saved(folder: Path, seed: int = 0) -> None:
+    """The recipe as one model of the training people of the first fold, in a folder.
+
+    Its threshold for pairs is that of encoders to whom 30% of these people were new.
+    """
+    people = lw.data.choose_classes(photographs((56, 46)), halves(0)[0])
+    model, made = trained_on(people, seed)
+    model.calibrations[made.rule] = made
+    model.save(folder)
 
 
 def threshold_on(method: Method, people: lw.data.Dataset) -> float:
@@ -275,8 +287,12 @@ def main() -> None:
     parser.add_argument("--methods", nargs="+", choices=METHODS, default=list(METHODS))
     parser.add_argument("--folds", nargs="+", type=int, default=range(10))
     parser.add_argument("--summary", action="store_true", help="only print the tables")
+    parser.add_argument("--save", type=Path, metavar="MODEL", help="train and save one model")
     parser.add_argument("--out", type=Path, default=Path("out/verify-faces"))
     arguments = parser.parse_args()
+    if arguments.save is not None:
+        saved(arguments.save)
+        return
     arguments.out.mkdir(parents=True, exist_ok=True)
     split = "three" if arguments.three else "halves"
     if not arguments.summary:

@@ -2,6 +2,7 @@
 
 from likewise.encoders.backbones import Backbone, backbone
 from likewise.encoders.encoding import encode, takes_texts
+from likewise.encoders.ensembles import OverViews, SideBySide
 from likewise.encoders.heads import (
     GeneralizedMeanPool1d,
     GeneralizedMeanPool2d,
@@ -22,10 +23,12 @@ __all__ = [
     "GeneralizedMeanPool2d",
     "MLPEncoder",
     "Normalize",
+    "OverViews",
     "PrincipalComponents",
     "SelectOutput",
     "SentenceEncoder",
     "SiameseNet",
+    "SideBySide",
     "TripletNet",
     "Whitening",
     "backbone",
