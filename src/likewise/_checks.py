@@ -266,9 +266,10 @@ def check_rate(name: str, value: float) -> None:
 
 def check_choice(name: str, value: object, choices: Iterable[str]) -> None:
     """Refuse a word that is not among `choices`."""
-    known = sorted(choices)
+    known = tuple(choices)
     if value not in known:
-        raise InputError(f"must be one of {', '.join(known)}, got {value!r}.", argument=name)
+        listed = ", ".join(sorted(known))
+        raise InputError(f"must be one of {listed}, got {value!r}.", argument=name)
 
 
 def check_exists(name: str, path: Path) -> None:

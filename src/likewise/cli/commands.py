@@ -487,6 +487,29 @@ def evaluate(
         Optional[Path],  # noqa: UP045
         typer.Option(help="Also write a page with all numbers and pictures."),
     ] = None,
+    relevance: Annotated[
+        Optional[Path],  # noqa: UP045
+        typer.Option(
+            help="Judge lookup alone, by a table with the columns query, item and grade (or qrels "
+            "of TREC). Items go by their file, text or id; queries by file, text or row of DATA.",
+        ),
+    ] = None,
+    ks: Annotated[
+        Optional[list[int]],  # noqa: UP045
+        typer.Option(
+            "-k",
+            help="With --relevance: a rank at which scores are told; may be given again.",
+            show_default="1, 5 and 10",
+        ),
+    ] = None,
+    protocol: Annotated[
+        bool,
+        typer.Option(
+            "--protocol",
+            help="Judge retrieval alone on a published benchmark, as papers report it: "
+            "cub-200-2011, cars196, stanford-online-products, in-shop, inaturalist-2018.",
+        ),
+    ] = False,
     point: Point = None,
     rule: Annotated[str, typer.Option(help="The matching rule, calibrated before.")] = "nearest",
     gallery: GalleryFolder = None,
@@ -499,7 +522,11 @@ def evaluate(
     *,
     reading: Any,
 ) -> None:
-    """Judge matching, verification and retrieval on labeled items, with intervals."""
+    """Judge matching, verification and retrieval on labeled items, with intervals.
+
+    With --relevance judge instead how well the index answers the items of DATA as queries; with
+    --protocol, how a published benchmark is reported.
+    """
     from likewise.cli import answers, journeys
     from likewise.data import items_per_class
     from likewise.journeys.opening import open_fitting
@@ -509,8 +536,22 @@ def evaluate(
         from likewise._checks import check_file_target
 
         check_file_target("report", report)
+    if relevance is not None or protocol or ks:
+        from likewise.cli import search
+
+        search.check_options(relevance, protocol, ks, report, point, split)
     loaded = journeys.open_model(model, device, gallery, cache=cache, encoder_from=encoder_from)
+    if protocol:
+        with console.warnings_as_lines(), console.progress("evaluating") as show:
+            told = search.benchmark_answer(loaded, source, show)
+        console.finish(*told, as_json=as_json)
+        return
     examples = open_fitting(loaded, source, split, default_split="test", reading=reading)
+    if relevance is not None:
+        with console.warnings_as_lines(), console.progress("searching") as show:
+            told = search.search_answer(loaded, examples, relevance, ks, show)
+        console.finish(*told, as_json=as_json)
+        return
     with console.warnings_as_lines(), console.progress("evaluating") as show:
         found = loaded.evaluate(examples, point=point or rule, seed=seed, progress=show)
     result: dict[str, Any] = found.to_dict()

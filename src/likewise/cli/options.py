@@ -14,13 +14,16 @@ Data = Annotated[
     str,
     typer.Argument(
         metavar="DATA",
-        help="digits, mnist, fashion-mnist, omniglot, imagenette, lfw, a folder of images or of "
-        "idx files, a table (.csv, .tsv, .jsonl, .parquet, .feather, .arrow), an .npz or an .npy.",
+        help="digits, mnist, fashion-mnist, omniglot, imagenette, lfw, cub-200-2011, cars196, "
+        "stanford-online-products, in-shop, inaturalist-2018, a folder of images or of idx files, "
+        "a table (.csv, .tsv, .jsonl, .parquet, .feather, .arrow), an .npz or an .npy.",
     ),
 ]
 Split = Annotated[
     Optional[str],  # noqa: UP045  typer reads this at run time
-    typer.Option(help="train, val, test or all, where the data has parts."),
+    typer.Option(
+        help="train, val, test or all, where the data has parts; of in-shop also query or gallery."
+    ),
 ]
 Json = Annotated[bool, typer.Option("--json", help="One JSON document on standard output.")]
 Seed = Annotated[int, typer.Option(min=0, max=2**32 - 1, help="Of everything drawn at random.")]

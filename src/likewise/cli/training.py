@@ -169,7 +169,7 @@ def answer(model: SimilarityModel, folder: Path, source: str) -> Answer:
     """What came of a training, and what to do next."""
     history = model.origin["history"]
     seconds = sum(record["seconds"] for record in history)
-    of = f"of {len(model.trained_on)} classes" if model.trained_on else "in pairs"
+    of = "in pairs" if model.origin["recipe"]["pairs"] else f"of {len(model.trained_on)} classes"
     after = f"index {folder} {source} --per-class 20"
     if model.origin["recipe"]["pairs"]:
         after = f"calibrate {folder} {'OTHER_PAIRS.csv' if not model.trained_on else source}"
@@ -179,7 +179,7 @@ def answer(model: SimilarityModel, folder: Path, source: str) -> Answer:
         f"trained on {model.origin['items']} items {of}, {len(history)} epochs in {seconds:.1f} s"
     )
     if not history:
-        trained = f"encoder {encoder} as it is, for {model.origin['items']} items {of}"
+        trained = f"encoder {encoder} as it is: nothing was trained"
     lines = [
         trained,
         *([f"kept the encoder of epoch {chosen['selected_epoch']}"] if chosen else []),
@@ -190,6 +190,7 @@ def answer(model: SimilarityModel, folder: Path, source: str) -> Answer:
         "model": str(folder),
         "recipe": model.origin["recipe"],
         **({"decided": model.origin["decided"]} if "decided" in model.origin else {}),
+        "baselines": model.origin["baselines"],
         "trained_on": model.trained_on,
         "history": history,
         **chosen,

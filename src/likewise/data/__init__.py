@@ -41,6 +41,9 @@ from likewise.data.pictures import encode_pictures as encode_pictures
 from likewise.data.pictures import stack_pictures as stack_pictures
 from likewise.data.preprocessing import Preprocess as Preprocess
 from likewise.data.reading import Reading as Reading
+from likewise.data.relevance import Relevance as Relevance
+from likewise.data.relevance import load_relevance as load_relevance
+from likewise.data.relevance import relevance_of_labels as relevance_of_labels
 from likewise.data.shards import TarShards as TarShards
 from likewise.data.streams import BalancedStream as BalancedStream
 from likewise.data.streams import Stream as Stream

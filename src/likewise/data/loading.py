@@ -14,8 +14,10 @@ import torch
 from torch import Tensor
 
 from likewise._checks import check_choice, check_exists
+from likewise.data.benchmarks import BENCHMARKS, PARTS, Benchmark, benchmark_at, benchmark_parts
 from likewise.data.datasets import ArrayDataset, stored_items
 from likewise.data.downloads import (
+    BY_HAND,
     FASHION_CLASSES,
     HOMES,
     IMAGENETTE_CLASSES,
@@ -51,7 +53,7 @@ from likewise.data.streams import Stream, collected
 from likewise.data.tables import (
     PART_OF,
     PATH_NAMES,
-    SPLITS,
+    TABLES,
     Columns,
     find_columns,
     has_test_arrays,
@@ -67,8 +69,7 @@ from likewise.errors import InputError, InputTypeError, MissingFileError
 
 Source = Any  # a name, a path, a table, a list of files, or a pair of items and labels
 
-NAMES = ("digits", *HOMES)
-TABLES = (".csv", ".tsv")
+NAMES = ("digits", *HOMES, *BY_HAND)
 NAMED = (*TABLES, *RECORDS)  # tables whose columns have names
 FILES = (*NAMED, ".npz", ".npy")
 
@@ -152,6 +153,15 @@ def load(
                             train is the background set (964 characters of 30 alphabets), test
                             the evaluation set (659 of 20). Classes are "Greek/character01";
                             see `omniglot.alphabets` and `omniglot.one_shot_runs`
+    "cub-200-2011",         birds and cars: the first half of the classes is train, the other test,
+    "cars196"               as retrieval is reported; cars196 must be in the folder
+    "stanford-online-       products, as listed in Ebay_train.txt and Ebay_test.txt; classes are
+    products"               "bicycle/1"
+    "in-shop"               clothes; train, query and gallery, where test is these two together;
+                            must be in the folder
+    "inaturalist-2018"      species, split by species as in Inat_dataset_splits/; must be in the
+                            folder. See `evaluation.evaluate_benchmark` for all five
+    folder of one of these  the same, recognized by its lists
     folder of idx files     train-images-idx3-ubyte and so on, gzipped or not; t10k is test
     folder of images        every folder that holds images is a class, named by its path from
                             here, as "cat" or "animal/cat"; images directly in this folder are
@@ -185,8 +195,9 @@ def load(
     Args:
         source: a name, a path, a table, a list of image files, or a pair of arrays. Names win
             over paths: write "./mnist" for a folder of that name.
-        split: "train", "val" (also called "valid" or "validation"), "test", or all together. A
-            source with the parts train and val only has val as its test part.
+        split: "train", "val" (also called "valid" or "validation"), "test", or all together; of
+            "in-shop" also "query" and "gallery". A source with the parts train and val only has
+            val as its test part.
         image_size: (height, width) or one number for both; images are resized to it. A
             `Framing` also says how. See `ImageFiles` for what is done without.
         channels: 1 for gray, 3 for color; by default 3 if any image is in color.
@@ -213,7 +224,7 @@ def load(
     """
     if split is not None:
         split = PART_OF.get(split, split)
-        check_choice("split", split, SPLITS)
+        check_choice("split", split, PARTS)
     size = check_image_size(image_size)
     check_channels(channels)
     asked = _Asked(
@@ -252,6 +263,8 @@ def load(
             return _load_idx(path, where, split, size, channels)
         case "folder":
             return _load_folder(path, where, asked)
+        case "benchmark":
+            return _load_benchmark(path, where, asked)
         case "image":
             _choose((), split, where)
             return asked.files([path], [-1], [])
@@ -308,6 +321,8 @@ def has_splits(
     match _kind(path):
         case "idx":
             return set(idx_parts(path)) == {"train", "test"}
+        case "benchmark":
+            return True
         case "folder":
             found = set(folder_parts(path))
             return "train" in found and bool(found & {"val", "test"})
@@ -321,9 +336,36 @@ def has_splits(
             return open_records(path).has("split") is not None
 
 
+def benchmark_of(source: str | Path) -> Benchmark:
+    """The retrieval benchmark of a name or a folder.
+
+    Raises:
+        InputError: it is none.
+        FileNotFoundError: it is not there.
+    """
+    found = None
+    if isinstance(source, (str, Path)) and (source not in NAMES or source in BENCHMARKS):
+        path = _find(source)
+        found = benchmark_at(path) if path.is_dir() else None
+    if found is None:
+        raise InputError(
+            f"must be one of {', '.join(BENCHMARKS)}, or a folder with the lists of one, got "
+            f"{str(source)!r}. Judge other data with evaluate_retrieval.",
+            argument="source",
+        )
+    return found
+
+
 def _find(source: str | Path) -> Path:
-    if source in HOMES:
-        return unpacked(find_or_download(str(source)), str(source))
+    if source in (*HOMES, *BY_HAND):
+        folder = unpacked(find_or_download(str(source)), str(source))
+        if source in BENCHMARKS and not BENCHMARKS[str(source)].is_at(folder):
+            raise InputError(
+                f"must have the lists of {str(source)!r} in its folder, got none in "
+                f"{str(folder)!r}. Put there all that was published, as its archive has it.",
+                argument="source",
+            )
+        return folder
     path = Path(os.path.expanduser(source))  # which leaves users that it does not know
     if is_shards(path):  # perhaps a pattern
         return TarShards(path).shards[0]
@@ -358,7 +400,9 @@ def _check_columns(asked: _Asked, path: Path | None) -> None:
 
 
 def _kind(path: Path) -> str:
-    """One of idx, folder, table, records, npz, npy, image."""
+    """One of idx, benchmark, folder, table, records, npz, npy, tar, image."""
+    if path.is_dir() and benchmark_at(path) is not None:
+        return "benchmark"
     if path.is_dir():
         return "idx" if idx_parts(path) else "folder"
     suffix = path.suffix.lower()
@@ -386,7 +430,7 @@ def _choose(parts: Collection[str], split: str | None, where: str) -> list[str]:
     if split == "test" and "test" not in parts and {"train", "val"} <= set(parts):
         split = "val"  # the part to test on, where there are two
     if split not in parts:
-        known = [part for part in SPLITS if part in parts]
+        known = [part for part in PARTS if part in parts]
         raise InputError(
             f"must be left out, as {where} has no part {split!r}"
             + (
@@ -486,6 +530,17 @@ def _load_folder(path: Path, where: str, asked: _Asked) -> ImageFiles:
             paths += class_files
             labels += [code_of.get(name, -1)] * len(class_files)
     return asked.files(paths, labels, [readable.get(name, name) for name in names])
+
+
+def _load_benchmark(path: Path, where: str, asked: _Asked) -> ImageFiles:
+    parts = benchmark_parts(path)
+    both = [part for part in ("query", "gallery") if part in parts]
+    chosen = both if both and asked.split == "test" else _choose(parts, asked.split, where)
+    names = sorted({name for _, of in parts.values() for name in of}, key=natural_order)
+    code_of = {name: code for code, name in enumerate(names)}
+    files = [file for part in chosen for file in parts[part][0]]
+    labels = [code_of[name] for part in chosen for name in parts[part][1]]
+    return asked.files(files, labels, names)
 
 
 def _load_path_table(path: Path, columns: Columns, where: str, asked: _Asked) -> ImageFiles:

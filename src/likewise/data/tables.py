@@ -23,6 +23,7 @@ from likewise.data.images import KINDS, is_image_name
 from likewise.data.limits import check_unpacked
 from likewise.errors import InputError
 
+TABLES = (".csv", ".tsv")
 PATH_NAMES = ("path", "file", "filename", "image", "image_path")
 LABEL_NAMES = ("label", "class", "target", "category", "species")
 SPLITS = ("train", "val", "test")
@@ -212,6 +213,18 @@ def read_rows(path: Path) -> Iterator[tuple[str, dict[str, str]]]:
                     f"got {len(cells)}. Correct or remove the row."
                 )
             yield where, {name: cell.strip() for name, cell in zip(keys, cells, strict=True)}
+
+
+def read_words(path: Path) -> Iterator[tuple[str, list[str]]]:
+    """Each line of a text file that is not blank: where it stands, and its words.
+
+    Raises:
+        InputError: it is no UTF-8 text.
+    """
+    with _open(path) as lines:
+        for number, line in enumerate(lines, start=1):
+            if line.strip():
+                yield f"line {number} of {str(path)!r}", line.split()
 
 
 def image_path(table: Path, cell: str, where: str, *, check: bool = True) -> str:

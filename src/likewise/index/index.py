@@ -5,7 +5,6 @@ import binascii
 import time
 from collections import deque
 from collections.abc import Mapping, Sequence
-from dataclasses import replace
 from types import TracebackType
 from typing import Any, TypeVar
 
@@ -461,7 +460,7 @@ class Index:
         check_count("k", k)
         found: Neighbors = now.nearest(asked, k, allowed)
         self._seconds.append(time.perf_counter() - started)
-        return replace(found, class_names=now.class_names, index=self)
+        return Neighbors(found.ids, found.distances, found.labels, now.class_names, self)
 
     def summary(self) -> Summary:
         """What the index holds, how it searches and how long recent lookups took, in numbers."""

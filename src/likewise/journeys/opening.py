@@ -10,12 +10,13 @@ from torch import Tensor
 
 from likewise import data
 from likewise._checks import check_choice
+from likewise.data.benchmarks import PARTS
 from likewise.data.framing import ImageSize
-from likewise.data.loading import NAMED, TABLES
+from likewise.data.loading import NAMED
 from likewise.data.pair_tables import read_pair_table
 from likewise.data.parts import paths_of
 from likewise.data.records import open_records
-from likewise.data.tables import read_header
+from likewise.data.tables import TABLES, read_header
 from likewise.embedded import Embedded
 from likewise.encoders import takes_texts
 from likewise.errors import InputError
@@ -38,7 +39,7 @@ def open_data(
 
     Args:
         source: Anything that `data.load` reads.
-        split: "train", "val", "test" or "all".
+        split: "train", "val", "test" or "all"; of In-shop also "query" or "gallery".
         default_split: The part that is read where the source has parts and none is asked for.
         image_size: Side of the images, (height, width), or a `Framing`.
         channels: 1 for gray images, 3 for color.
@@ -47,7 +48,7 @@ def open_data(
     if split is None and data.has_splits(source, **reading.columns):
         split = default_split
     if split is not None:
-        check_choice("split", split, ("train", "val", "test", "all"))
+        check_choice("split", split, (*PARTS, "all"))
     part = None if split == "all" else split
     return data.load(source, split=part, image_size=image_size, channels=channels, **reading.given)
 

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from likewise import augment as changes
 from likewise import data, distances, encoders, losses, training
@@ -16,12 +16,13 @@ from likewise._checks import check_choice
 from likewise.augment import presets
 from likewise.encoders.naming import small
 from likewise.errors import InputError, naming
+from likewise.evaluation.baseline import RAW_INPUT, Baseline, compare_with_baseline
 from likewise.evaluation.during import EvaluateEpochs, seen_and_unseen
 from likewise.journeys import cross_fitting, frozen
 from likewise.journeys.choosing import chosen, open_for_training, preprocess_for
 from likewise.journeys.opening import PLAIN
 from likewise.journeys.recipe import CLASS_LOSSES, Recipe
-from likewise.model import SimilarityModel
+from likewise.model import SimilarityModel, embed
 from likewise.training.following import KeepBest, StopEarly
 
 LOSSES: dict[str, Callable[..., nn.Module]] = {
@@ -93,8 +94,9 @@ def train(
         tell: Called with a line about what was decided, or will be fetched.
 
     Returns:
-        The model. `origin` holds the recipe, the history, what the best epoch was chosen by, and
-        as "decided" the line about a head that was tried.
+        The model. `origin` holds the recipe, the history, what the best epoch was chosen by, as
+        "decided" the line about a head that was tried, and as "baselines" how the model does on
+        held-out classes beside the raw input and beside the encoder before it was trained.
 
     Raises:
         InputError: The recipe does not fit the source, or the training diverges.
@@ -144,6 +146,11 @@ def train(
     if evaluate is not None:
         of_pairs = isinstance(source, data.GivenPairs)
         scores = _scores(evaluate, apart, kept, of_pairs, compare, preprocess, recipe, features)
+    unseen = None if scores is None else scores.parts.get("unseen")
+    before = None  # what a pretrained encoder gives as it is
+    if unseen is not None and features is None and not recipe.is_small:
+        apply = None if preprocess is None else preprocess.apply
+        before = encoders.encode(start.body, unseen.items, preprocess=apply)
 
     batches = _batches(recipe, seen)
     folds: cross_fitting.Plan | None = None  # planned once it is known what learns
@@ -212,6 +219,12 @@ def train(
         done = fit_head(seen)
         encoder = nn.Sequential(start.body, done.module)
     history = done.history or training.History([])
+    baselines = []
+    if unseen is not None and learns:
+        baselines = _baselines(done.module, unseen.items, preprocess, compare, features, before)
+        if tell is not None:
+            for each in baselines:
+                tell(each.verdict)
     origin = {
         "data": name or type(source).__name__,
         "items": len(kept),
@@ -220,6 +233,7 @@ def train(
         "evaluate": None if evaluate is None else scored_on or ASIDE,
         **({} if done.history is None else _selection(best, done.module, scores)),
         **({} if decided is None else {"decided": decided}),
+        "baselines": [each.to_dict() for each in baselines],
         "history": history.records,
     }
     some = data.Subset(kept, range(min(len(kept), CHECKED)))
@@ -269,6 +283,30 @@ def train(
             progress=lambda done: progress(offset + done, total) if callable(progress) else None,
         )
     return model
+
+
+def _baselines(
+    encoder: nn.Module,
+    unseen: data.Dataset,
+    preprocess: data.Preprocess | None,
+    distance: distances.Distance,
+    features: frozen.Features | None,
+    before: Tensor | None,
+) -> list[Baseline]:
+    """The encoder, or a head on features, beside what it has to be ahead of, on new classes."""
+    if features is not None:
+        raw, before = None, data.items(unseen)
+        embeddings = encoders.encode(encoder, before)
+    else:
+        found = embed(encoder, unseen, preprocess, keep_raw=True)
+        raw, embeddings = found.raw, found.embeddings
+    given = {RAW_INPUT: raw, "the frozen encoder": before}
+    made = [
+        compare_with_baseline(embeddings, rows, unseen.labels, distance=distance, name=name)
+        for name, rows in given.items()
+        if rows is not None
+    ]
+    return [each for each in made if each is not None]
 
 
 class _Fitted(NamedTuple):
