@@ -3,8 +3,8 @@
     python examples/photo_pairs.py                     five seeds, and their table
     python examples/photo_pairs.py --summary           the table, from the seeds that are finished
 
-`journey` is the pair-matching notebook in fifteen lines: threshold only; cross entropy, which trains
-head and threshold together; contrastive, and then the threshold. EfficientNet-Lite0 stays frozen,
+`journey` is the pair-matching notebook in fifteen lines: threshold only; cross entropy, which
+trains head and threshold together; contrastive, and then the threshold. EfficientNet-Lite0 stays frozen,
 and each photograph is encoded once. What trains is a linear head behind it, which at first keeps
 the features as they are.
 

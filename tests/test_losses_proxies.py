@@ -433,3 +433,68 @@ def test_settings_out_of_range_are_named(make, message):
 
 def test_every_loss_is_exported():
     assert {"ArcFaceLoss", "ProxyAnchorLoss", "proxy_anchor_loss"} <= set(losses.__all__)
+
+
+@EVERY
+def test_weights_of_items_give_the_weighted_mean_also_for_the_centers(make):
+    loss, points = with_weights(make()), embeddings()
+    if isinstance(loss, ProxyAnchorLoss):
+        return
+    loss.regularizer = 0.0
+    weights = torch.tensor([1.0, 2.0, 0.0, 0.5, 4.0, 1.0, 3.0], dtype=torch.float64)
+    labels = LABELS.clone()
+    labels[1] = -1  # counts as little as an item of weight 0
+    leaves = points, loss.centers.weight
+    found = loss(points, labels, weights=weights)
+    used = [i for i in range(7) if i != 1]
+    each = [weights[i] * loss(points[i : i + 1], labels[i : i + 1]) for i in used]
+    expected = sum(each) / weights[used].sum()
+    torch.testing.assert_close(found, expected)
+    slopes = (torch.autograd.grad(value, leaves) for value in (found, expected))
+    torch.testing.assert_close(*slopes)
+    assert loss(points, labels, weights=weights * 0) == 0
+    with pytest.raises(
+        ValueError, match=r"weights must have shape \(7,\), one per item, got \(7, 1"
+    ):
+        loss(points, LABELS, weights=weights[:, None])
+
+
+def loss_of_logits(loss, logits, labels):
+    """What the loss makes of its logits, with a margin of next to nothing or none."""
+    if isinstance(loss, ProxyAnchorLoss):
+        own = torch.nn.functional.one_hot(labels, CLASSES).bool()
+        distances = logits / -loss.alpha
+        return losses.proxy_anchor_loss(distances, own, alpha=loss.alpha, margin=loss.margin)
+    if not getattr(loss, "own_below", True):
+        others = logits.scatter(1, labels[:, None], -torch.inf).logsumexp(dim=1)
+        return (others - logits.gather(1, labels[:, None])[:, 0]).mean()
+    return torch.nn.functional.cross_entropy(logits, labels)
+
+
+@EVERY
+def test_logits_are_those_that_the_loss_trains_by_without_its_margin(make):
+    loss, points = with_weights(make()), embeddings()
+    if isinstance(loss, SphereFaceLoss):
+        loss.margin = 1
+    elif isinstance(loss, (ArcFaceLoss, CosFaceLoss, SoftTripleLoss)):
+        loss.margin = 0.0
+    loss.regularizer = 0.0
+    logits = loss.logits(points)
+    assert logits.shape == (7, CLASSES)
+    torch.testing.assert_close(loss(points, LABELS), loss_of_logits(loss, logits, LABELS))
+    assert float(loss.facts["accuracy"]) == float((logits.argmax(dim=1) == LABELS).double().mean())
+
+
+def test_logits_of_the_softmax_are_those_of_its_layer_and_take_all_classes_where_a_loss_draws():
+    softmax = losses.SoftmaxLoss(DIM, CLASSES).double()
+    torch.testing.assert_close(softmax.logits(embeddings()), softmax.classify(embeddings()))
+    shared = NormalizedSoftmaxLoss(DIM, 40, class_share=0.25).double()
+    assert shared.logits(embeddings()).shape == (7, 40)
+    assert shared.logits(embeddings(0)).shape == (0, 40)
+    assert shared.centers.draws == 0
+
+
+@EVERY
+def test_embeddings_of_another_width_have_no_logits(make):
+    with pytest.raises(ValueError, match=f"embeddings must have as many dimensions as .*, {DIM}"):
+        make().logits(torch.zeros(2, DIM + 1))

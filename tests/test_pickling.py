@@ -69,6 +69,10 @@ def of_classes(kind):
 
 
 MADE = {
+    "ClassWeighted": lambda: losses.ClassWeighted(losses.TripletLoss(), [1.0, 2.0, 3.0]),
+    "DistillationLoss": lambda: losses.DistillationLoss(points(seed=7)),
+    "MarginLoss": lambda: losses.MarginLoss(class_count=CLASSES),
+    "MatryoshkaLoss": lambda: losses.MatryoshkaLoss(losses.NTXentLoss(), dims=(4, 2)),
     "CrossBatchMemory": lambda: losses.CrossBatchMemory(
         losses.TripletLoss(), embedding_dim=DIM, copies=True
     ),
@@ -90,6 +94,10 @@ def called(name, loss):
     if name == "LearnedThreshold":
         sides = torch.split(embeddings, 6)
         value = loss(distances.COSINE.paired(*sides), torch.arange(6) % 2 == 0).sum()
+    elif name == "GradedPairsLoss":
+        value = loss(*torch.split(embeddings, 6), torch.arange(6.0))
+    elif name == "DistillationLoss":
+        value = loss(embeddings, LABELS, ids=torch.arange(12))
     elif name.startswith("Given"):
         sides = torch.split(embeddings, 6 if name == "GivenPairsLoss" else 4)
         told = (torch.arange(6) % 2 == 0,) if len(sides) == 2 else ()
@@ -129,8 +137,10 @@ SETTINGS = {
     "batch_easy_hard": ["easy", "semi_hard"],
     "distance_weighted": [DIM],
     "multi_similarity": [0.2],
+    "pair_margin": [0.3, 1.5],
     "random_hard": [0.5, chance(3)],
     "random_semi_hard": [0.5, chance(3)],
+    "within_range": [miners.batch_hard],
 }
 EVERY_MINER = [name for name in miners.__all__ if inspect.isfunction(getattr(miners, name))]
 

@@ -177,6 +177,61 @@ def test_with_replacement_every_class_gives_its_share_and_items_repeat():
     assert any(np.bincount(batch, minlength=5)[1:4].max() == 4 for batch in batches)
 
 
+@given(samplers())
+@settings(deadline=None)
+def test_filled_batches_repeat_items_of_small_classes_only_and_these_evenly(drawn):
+    sizes, plain = drawn
+    labels, each = make_labels(sizes), plain.items_per_class
+    sampler = BalancedBatchSampler(
+        labels,
+        classes_per_batch=plain.classes_per_batch,
+        items_per_class=each,
+        batches=plain.batches,
+        fill=True,
+        seed=plain.seed,
+    )
+    uses = np.zeros(len(labels), int)
+    for batch in sampler:
+        assert len(batch) == plain.classes_per_batch * each
+        items, times = np.unique(batch, return_counts=True)
+        uses[items] += times
+        for code in np.unique(labels[items]):
+            of_class = times[labels[items] == code]
+            size = sizes[code // 3]
+            assert of_class.sum() == each
+            assert len(of_class) == min(size, each)
+            assert np.ptp(of_class) <= 1
+    assert max(np.ptp(uses[labels == 3 * code]) for code in range(len(sizes))) <= 1
+
+
+def test_hierarchical_batches_are_filled_too():
+    sampler = HierarchicalBatchSampler(
+        make_labels([1, 2, 7]),
+        make_labels([1, 2, 7]) // 6,
+        super_classes_per_batch=2,
+        classes_per_super_class=1,
+        items_per_class=5,
+        batches=20,
+        fill=True,
+    )
+    assert [len(batch) for batch in sampler] == [10] * 20
+
+
+def test_a_state_of_a_sampler_that_does_not_fill_is_refused():
+    for kind, filled in (("balanced", "filled"), ("hierarchical", "hierarchical, filled")):
+        state = of_every_kind()[filled].state_dict()
+        assert state["settings"]["fill"]
+        with pytest.raises(ValueError, match="state must come from a sampler with settings"):
+            of_every_kind()[kind].load_state_dict(state)
+
+
+def test_replacement_and_fill_exclude_each_other():
+    with pytest.raises(ValueError, match="fill must be False with replacement, got both"):
+        BalancedBatchSampler(
+            [0, 1], classes_per_batch=2, items_per_class=2, replacement=True, fill=True
+        )
+
+
 @pytest.mark.parametrize("power", [0.0, 0.5, 1.0])
 def test_classes_come_as_often_as_the_power_of_their_size_says(power):
     sizes = [1, 4, 16]
@@ -227,6 +282,7 @@ def of_every_kind(seed=0):
     return {
         "balanced": BalancedBatchSampler(labels, **usual),
         "replacement": BalancedBatchSampler(labels, **usual, replacement=True),
+        "filled": BalancedBatchSampler(labels, **usual, fill=True),
         "weighted": BalancedBatchSampler(labels, **usual, class_weights=0.5),
         "hierarchical": HierarchicalBatchSampler(
             labels,
@@ -234,6 +290,15 @@ def of_every_kind(seed=0):
             super_classes_per_batch=2,
             classes_per_super_class=2,
             items_per_class=2,
+            seed=seed,
+        ),
+        "hierarchical, filled": HierarchicalBatchSampler(
+            labels,
+            labels // 6,
+            super_classes_per_batch=2,
+            classes_per_super_class=2,
+            items_per_class=4,
+            fill=True,
             seed=seed,
         ),
         "shuffled": ShuffledBatchSampler(29, batch_size=4, seed=seed),

@@ -8,6 +8,7 @@ from likewise.encoders.heads import (
     GeneralizedMeanPool2d,
     Normalize,
     SelectOutput,
+    Truncate,
 )
 from likewise.encoders.naming import by_name, preprocess_of
 from likewise.encoders.networks import ConvEncoder, MLPEncoder
@@ -33,6 +34,7 @@ __all__ = [
     "SiameseNet",
     "SideBySide",
     "TripletNet",
+    "Truncate",
     "Whitening",
     "backbone",
     "by_name",

@@ -89,7 +89,7 @@ def train(
         augment: Used instead of what the recipe names: a function of a batch of images, or a
             transform of torchvision or albumentations; see `fit`.
         checkpoint: A folder that is written after every epoch, and from which an interrupted
-            training goes on; see `fit`.
+            training goes on; see `fit`. Features of a frozen encoder are kept there too.
         weights: File with weights of a pretrained encoder, .safetensors or .pth.
         tell: Called with a line about what was decided, or will be fetched.
 
@@ -115,7 +115,7 @@ def train(
     items = source.data if isinstance(source, data.GivenPairs) else source
     recipe = chosen(recipe, items, weights=weights)
     compare = distances.by_name(recipe.distance)
-    best, early = _following(recipe)
+    best, early = following(recipe)
     if recipe.evaluate_every is not None or (recipe.keep_best or "").startswith(SCORED):
         evaluate = ASIDE if evaluate is None else evaluate
     if recipe.is_frozen and recipe.made_classes != "none":
@@ -128,18 +128,19 @@ def train(
             f"must be left out for an encoder that does not train, got {type(augment).__name__}.",
             argument="augment",
         )
-    start = _start(recipe, items.item_shape, weights, tell)
+    start = start_of(recipe, items.item_shape, weights, tell)
     preprocess = start.preprocess
     features = None
     if recipe.is_frozen:
         place = device or ("cuda" if torch.cuda.is_available() else "cpu")
         shown = progress if callable(progress) else None
-        features = frozen.Features(start.body, preprocess, place, shown, workers)
+        cache = None if checkpoint is None else Path(checkpoint) / frozen.FEATURES
+        features = frozen.Features(start.body, preprocess, place, shown, workers, cache)
     whole, kept, apart, seen = _parts(source, recipe, features)
     if recipe.is_small:
         preprocess = data.Preprocess.fit(kept, seed=recipe.seed)
     views = augment
-    if views is None and features is None and _is_photo(whole.item_shape):
+    if views is None and features is None and is_photo(whole.item_shape):
         named = changes.by_name(recipe.augment)
         views = None if named is None else presets.fitted(named, whole.item_shape[0])
     scores = None
@@ -164,7 +165,7 @@ def train(
     def fit(
         module: nn.Module, part: Any, recipe: Recipe = recipe, *, told: bool = True
     ) -> training.History:
-        dim = _dim(module)
+        dim = dim_of(module)
         criterion = fitting_loss(recipe, compare, len(getattr(part, "class_names", ())), dim)
         apply = None if preprocess is None or features is not None else preprocess.apply
         with naming(by="keep_best"):
@@ -176,7 +177,7 @@ def train(
                 batches=_batches(recipe, part),
                 classes_per_batch=recipe.classes_per_batch,
                 items_per_class=recipe.items_per_class,
-                learning_rate=_rate(recipe),
+                learning_rate=rate_of(recipe),
                 clip_gradients=recipe.clip_gradients,
                 preprocess=apply,
                 augment=views,
@@ -316,7 +317,7 @@ class _Fitted(NamedTuple):
     history: training.History | None
 
 
-class _Start(NamedTuple):
+class Start(NamedTuple):
     """An encoder before it is trained: without its head and with it, and how it reads items."""
 
     body: nn.Module
@@ -324,16 +325,17 @@ class _Start(NamedTuple):
     preprocess: data.Preprocess | None
 
 
-def _start(
+def start_of(
     recipe: Recipe,
     item_shape: Sequence[int],
     weights: str | Path | None,
     tell: Callable[[str], None] | None,
-) -> _Start:
+) -> Start:
+    """The encoder of a recipe for items of a shape."""
     torch.manual_seed(recipe.seed)
     if recipe.is_small:
         made = small(item_shape, recipe.embedding_dim or SMALL_DIM)
-        return _Start(made, made, None)
+        return Start(made, made, None)
     head = "none" if recipe.is_frozen else recipe.head or "none"
     if head == "none" and recipe.embedding_dim is not None and not recipe.is_frozen:
         head = "linear"
@@ -347,20 +349,21 @@ def _start(
         tell=tell,
     )
     body = made if head == "none" else made[0]  # type: ignore[index]
-    return _Start(body, made, preprocess_for(body, item_shape))
+    return Start(body, made, preprocess_for(body, item_shape))
 
 
 def _batches(recipe: Recipe, part: Any) -> int:
     return recipe.batches or max(FEWEST_BATCHES, len(part) // 128)
 
 
-def _rate(recipe: Recipe) -> float:
+def rate_of(recipe: Recipe) -> float:
+    """The highest learning rate."""
     if recipe.learning_rate is not None:
         return recipe.learning_rate
     return SMALL_RATE if recipe.is_small or recipe.is_frozen else PRETRAINED_RATE
 
 
-def _dim(module: nn.Module) -> int:
+def dim_of(module: nn.Module) -> int:
     """How many numbers an encoder of this library gives for an item."""
     widths = [
         getattr(each, "embedding_dim", None) or getattr(each, "config", {}).get("embedding_dim")
@@ -481,7 +484,8 @@ def _hold_out(whole: data.Dataset, recipe: Recipe) -> tuple[data.Dataset, data.D
     return data.choose_classes(whole, kept_names), data.choose_classes(whole, held)
 
 
-def _following(recipe: Recipe) -> tuple[KeepBest | None, StopEarly | None]:
+def following(recipe: Recipe) -> tuple[KeepBest | None, StopEarly | None]:
+    """What keeps the best epoch, and what stops early, where the recipe asks for it."""
     if recipe.keep_best is None:
         return None, None
     try:
@@ -575,6 +579,7 @@ def _has_pairs(items: data.Dataset) -> bool:
     return len(counts) >= 2 and bool((counts >= 2).any())
 
 
-def _is_photo(shape: Sequence[int]) -> bool:
+def is_photo(shape: Sequence[int]) -> bool:
+    """Whether items of a shape are images large enough to be changed while training."""
     # On a handful of pixels turning and shifting would blur away what there is.
     return len(shape) == 3 and min(shape[1:]) >= 16

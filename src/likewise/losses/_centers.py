@@ -122,15 +122,12 @@ class ClassCenters(nn.Module):
             centers = self.weight[classes]
         else:
             own, centers = labels, self.weight
-        rows = centers.flatten(0, 1)
-        check_same_width(rows, embeddings, ("centers", "embeddings"))
-        distances = COSINE.matrix(embeddings, rows)
-        return ToCenters(
-            distances.view(len(embeddings), *centers.shape[:2]),
-            own,
-            centers,
-            labeled,
-        )
+        return ToCenters(_distances(embeddings, centers), own, centers, labeled)
+
+    def distances(self, embeddings: Float[Tensor, "n d"]) -> Float[Tensor, "n c k"]:
+        """Cosine distances to all centers."""
+        check_embeddings(embeddings)
+        return _distances(embeddings, self.weight)
 
     def get_extra_state(self) -> Tensor:
         """How often classes were drawn."""
@@ -151,6 +148,14 @@ class ClassCenters(nn.Module):
         own = 2.0 * (labels != UNLABELED)
         lots.scatter_reduce_(0, labels.clamp(min=0), own, "amax")
         return lots.topk(size).indices.sort().values
+
+
+def _distances(
+    embeddings: Float[Tensor, "n d"], centers: Float[Tensor, "c k d"]
+) -> Float[Tensor, "n c k"]:
+    rows = centers.flatten(0, 1)
+    check_same_width(rows, embeddings, ("centers", "embeddings"))
+    return COSINE.matrix(embeddings, rows).view(len(embeddings), *centers.shape[:2])
 
 
 def labeled_codes(labels: Tensor, count: int, class_count: int) -> Tensor | None:
@@ -176,13 +181,37 @@ def labeled_codes(labels: Tensor, count: int, class_count: int) -> Tensor | None
 
 
 def mean_cross_entropy(
-    logits: Float[Tensor, "n c"], own: Int[Tensor, " n"], labeled: Bool[Tensor, " n"] | None
+    logits: Float[Tensor, "n c"],
+    own: Int[Tensor, " n"],
+    labeled: Bool[Tensor, " n"] | None,
+    weights: Float[Tensor, " n"] | None = None,
 ) -> Float[Tensor, ""]:
     """Mean of −log softmax at the own columns; 0 if none is labeled, where torch has no number."""
+    if weights is not None:
+        costs = F.cross_entropy(logits, own, ignore_index=UNLABELED, reduction="none")
+        return weighted_mean(costs, labeled, weights)
     if labeled is None:
         return F.cross_entropy(logits, own) if len(logits) else logits.sum()
     total = F.cross_entropy(logits, own, ignore_index=UNLABELED, reduction="sum")
     return total / labeled.sum().clamp(min=1)
+
+
+def weighted_mean(
+    costs: Float[Tensor, " n"],
+    labeled: Bool[Tensor, " n"] | None,
+    weights: Float[Tensor, " n"] | None,
+) -> Float[Tensor, ""]:
+    """Mean over the labeled items, by their weights if given; 0 if there are none."""
+    if weights is None:
+        return mean_over(costs, labeled)
+    if weights.shape != costs.shape:
+        raise InputError(
+            f"weights must have shape {tuple(costs.shape)}, one per item, got "
+            f"{tuple(weights.shape)}. Index the weights of the classes by the labels."
+        )
+    shares = weights.to(costs.dtype) if labeled is None else weights.to(costs.dtype) * labeled
+    # Divided beforehand, where no gradient passes.
+    return (shares / shares.sum().clamp(min=torch.finfo(costs.dtype).tiny) * costs).sum()
 
 
 @torch.no_grad()
