@@ -4,9 +4,9 @@
     python examples/photo_pairs.py --summary           the table, from the seeds that are finished
 
 `journey` is the pair-matching notebook in fifteen lines: threshold only; cross entropy, which
-trains head and threshold together; contrastive, and then the threshold. EfficientNet-Lite0 stays frozen,
-and each photograph is encoded once. What trains is a linear head behind it, which at first keeps
-the features as they are.
+trains head and threshold together; contrastive, and then the threshold. EfficientNet-Lite0 stays
+frozen, and each photograph is encoded once. What trains is a linear head behind it, which at first
+keeps the features as they are.
 
 Protocol. photos-50: 50 kinds of things, 30 photographs of each. A seed draws 25 classes and 70% of
 their photographs to train on. Pairs are judged of the other photographs of these classes, and of
