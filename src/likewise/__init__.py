@@ -31,6 +31,7 @@ if TYPE_CHECKING:
         plots,
         probability,
         samplers,
+        sklearn,
         training,
         verification,
     )
@@ -115,6 +116,7 @@ __all__ = [
     "probability",
     "samplers",
     "show",
+    "sklearn",
     "train",
     "train_stream",
     "training",

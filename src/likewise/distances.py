@@ -47,6 +47,12 @@ class Distance:
     matrix: Callable[[Tensor, Tensor], Tensor]
     paired: Callable[[Tensor, Tensor], Tensor]
 
+    def __reduce__(self) -> str | tuple[Any, ...]:
+        # Pickled and copied by name, those of this module stay the very same objects.
+        if NAMED.get(self.name) == self:
+            return by_name, (self.name,)
+        return type(self), (self.name, self.matrix, self.paired)
+
 
 def by_name(name: str) -> Distance:
     """The distance of this module called `name`.

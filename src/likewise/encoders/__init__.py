@@ -2,6 +2,7 @@
 
 from likewise.encoders.backbones import Backbone, backbone
 from likewise.encoders.encoding import encode, takes_texts
+from likewise.encoders.ensembles import OverViews, SideBySide
 from likewise.encoders.heads import (
     GeneralizedMeanPool1d,
     GeneralizedMeanPool2d,
@@ -25,11 +26,13 @@ __all__ = [
     "GeneralizedMeanPool2d",
     "MLPEncoder",
     "Normalize",
+    "OverViews",
     "PrincipalComponents",
     "RawInput",
     "SelectOutput",
     "SentenceEncoder",
     "SiameseNet",
+    "SideBySide",
     "TripletNet",
     "Truncate",
     "Whitening",

@@ -2,6 +2,7 @@
 
 import math
 from collections.abc import Callable
+from functools import partial
 from typing import TypeVar
 
 import torch
@@ -53,14 +54,22 @@ def within_range(
                 f"{name} must be a smallest and a largest distance, got {low} and {high}. "
                 "Give the smaller one first."
             )
+    return partial(_within_range, miner=miner, positive=positive, negative=negative)
 
-    @torch.no_grad()
-    def mine(distances: Tensor, is_positive: Tensor, is_negative: Tensor) -> Selected:
-        positives, negatives = (
-            # What is not outside, for NaN is neither and must not be passed over.
-            mask > ((distances < low) | (distances > high))
-            for mask, (low, high) in ((is_positive, positive), (is_negative, negative))
-        )
-        return miner(distances, positives, negatives)
 
-    return mine
+@torch.no_grad()
+def _within_range(
+    distances: Tensor,
+    is_positive: Tensor,
+    is_negative: Tensor,
+    *,
+    miner: Callable[[Tensor, Tensor, Tensor], Selected],
+    positive: Range,
+    negative: Range,
+) -> Selected:
+    positives, negatives = (
+        # What is not outside, for NaN is neither and must not be passed over.
+        mask > ((distances < low) | (distances > high))
+        for mask, (low, high) in ((is_positive, positive), (is_negative, negative))
+    )
+    return miner(distances, positives, negatives)

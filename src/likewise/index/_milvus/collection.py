@@ -331,6 +331,12 @@ class InMilvus:
             "Use Index.from_state(index.distance, index.state())."
         )
 
+    def __reduce__(self) -> tuple[Any, ...]:
+        raise InputTypeError(
+            f"index must be in memory or in a folder to be pickled, got the collection "
+            f"{self.name!r}, an open connection. Open it where it is used, with MilvusGallery."
+        )
+
     def _put(
         self, now: CollectionView, added: Added, names: Sequence[str], *, is_replacing: bool
     ) -> None:
