@@ -20,8 +20,9 @@ $(READY): pyproject.toml constraints.txt
 demo: $(READY) ## the whole journey on bundled digits; writes out/demo/report.html
 	$(BIN)/likewise demo --out out/demo
 
+# A process for each core, which computes on one thread: OpenMP threads that wait for a core spin.
 test: $(READY) ## run all tests, warnings as errors
-	$(BIN)/python -m pytest
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest --numprocesses auto --dist loadfile
 
 lowest: $(LOWEST)/ready ## run all tests on the lowest versions that pyproject.toml allows
 	$(LOWEST)/bin/python -m pytest -W ignore::DeprecationWarning -W ignore::FutureWarning
