@@ -31,6 +31,7 @@ if TYPE_CHECKING:
         plots,
         probability,
         samplers,
+        service,
         training,
         verification,
     )
@@ -111,6 +112,7 @@ __all__ = [
     "plots",
     "probability",
     "samplers",
+    "service",
     "show",
     "train",
     "training",
