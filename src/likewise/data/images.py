@@ -13,7 +13,7 @@ from typing import Any, BinaryIO, NamedTuple
 import numpy as np
 import torch
 from jaxtyping import Float, UInt8
-from PIL import ExifTags, Image, ImageOps
+from PIL import ExifTags, Image, ImageOps, UnidentifiedImageError
 from torch import Tensor
 from torch.utils.data import Dataset as TorchDataset
 
@@ -282,7 +282,7 @@ def decode_image(
     *,
     channels: int,
     image_size: ImageSize | None = None,
-    formats: Sequence[str] | None = None,
+    formats: tuple[str, ...] | None = None,
     check: Callable[[int, int], None] | None = None,
 ) -> Float[Tensor, "c h w"]:
     """The image that a file in memory holds, as `read_image` gives it.
@@ -452,10 +452,10 @@ def _lies(image: Image.Image) -> bool:
 
 @contextmanager
 def _reading(
-    path: str | Path, content: BinaryIO | None = None, formats: Sequence[str] | None = None
+    path: str | Path, content: BinaryIO | None = None, formats: tuple[str, ...] | None = None
 ) -> Iterator[Image.Image]:
     """An image file, open; what its decoder raises becomes one sentence."""
-    name = repr(os.fspath(path))
+    name = repr(os.fspath(path)) if formats is None else os.fspath(path)
     suffix = os.path.splitext(path)[1].lower()
     if formats is None:
         formats = (*_FORMATS, *(each for each, known in _UNSIGNED.items() if suffix in known))
@@ -477,6 +477,8 @@ def _reading(
         raise
     except Exception as error:  # decoders raise whatever their parsers meet
         reason = re.sub(r"\s+", " ", str(error)) or type(error).__name__
+        if isinstance(error, UnidentifiedImageError) and content is not None:
+            reason = "of no known kind"  # else it would tell an address in memory
         raise InputError(
             f"{name} must be a whole {KINDS}, got a file that cannot be read ({reason}). "
             "Replace or remove it."

@@ -2,7 +2,6 @@
 
 import math
 import threading
-import time
 from collections import defaultdict
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
@@ -13,7 +12,6 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from likewise import drift
 from likewise.calibration import Calibration
 from likewise.data.fingerprints import item_fingerprints
 from likewise.data.pictures import encode_pictures
@@ -104,7 +102,9 @@ class Answerer:
                 answers[at] = embedded_of(job.ready, part)
         if searches:
             found = self._of_one_state(
-                lambda: self._searched([jobs[at] for at in searches], [parts[at] for at in searches])
+                lambda: self._searched(
+                    [jobs[at] for at in searches], [parts[at] for at in searches]
+                )
             )
             for at, answer in zip(searches, found, strict=True):
                 answers[at] = answer
@@ -137,7 +137,9 @@ class Answerer:
             if len(self._points) > 1000:
                 self._points.clear()
             made = self.model.calibrations[name]
-            kept = self._points[name, size] = operating_point(name, made, self._guarantee(name), size)
+            kept = self._points[name, size] = operating_point(
+                name, made, self._guarantee(name), size
+            )
         return kept
 
     def _guarantee(self, name: str) -> Any:
@@ -372,7 +374,7 @@ def operating_point(
         goal=made.goal,
         guarantee=guarantee,
         unknowns_accepted=None if pairs else _rate(made.false_positive_rate),
-        knowns_missed=None if pairs else _less(made.recall),
+        knowns_missed=None if pairs else _less(made.identification_rate),
         different_accepted=_rate(made.false_accept_rate) if pairs else None,
         same_rejected=_less(made.true_accept_rate) if pairs else None,
     )

@@ -131,7 +131,7 @@ class Application:
         if method in ("GET", "HEAD") and path in self._files:
             told["route"] = "page"
             return self._page(path)
-        endpoint = self._endpoint(method, path, request)
+        endpoint = self._endpoint("GET" if method == "HEAD" else method, path, request)
         told["route"] = endpoint.path
         client = self._client(request, endpoint)
         told["client"] = client
@@ -252,6 +252,7 @@ class Application:
     def _page(self, path: str) -> Response:
         kind, content = self._files[path]
         return Response(content, media_type=kind, headers=PAGE_SAFE)
+
 
 _DOCUMENT = Endpoint("GET", "/openapi.json", "openapi", "This document.", None, scope=None)
 

@@ -71,15 +71,14 @@ class Writer:
             InputError: The items do not fit those that are there.
         """
         self.check_open()
-        for facts in metadata:
-            if used := sorted(set(facts) & set(HIDDEN)):
+        for each in metadata:
+            if used := sorted(set(each) & set(HIDDEN)):
                 raise Refusal("invalid", f"metadata must leave {used[0]} free, got it in use.")
         with self.lock:
             if key is not None and (before := self.repeated(key, digest)) is not None:
                 return before
-            facts = [dict(each) for each in metadata]
-            if key is not None:
-                facts = [{**each, KEY: _mark(key, digest)} for each in facts]
+            mark = {} if key is None else {KEY: _mark(key, digest)}
+            facts = [{**each, **mark} for each in metadata]
             given = self._ids(ids)
             names = list(dict.fromkeys(label for label in labels if label is not None))
             known = self.index.class_names

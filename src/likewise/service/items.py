@@ -108,8 +108,7 @@ class Reader:
             if width * height > most:
                 raise Refusal(
                     "too_large",
-                    f"{name} must have at most {most:,} pixels, got {width} x {height}. "
-                    "Resize it.",
+                    f"{name} must have at most {most:,} pixels, got {width} x {height}. Resize it.",
                 )
             large = width * height > LARGE
             if large:

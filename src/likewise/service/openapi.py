@@ -269,7 +269,7 @@ def document(*, has_keys: bool) -> dict[str, Any]:
         >>> document(has_keys=False)["paths"]["/v1/match"]["post"]["operationId"]
         'match'
     """
-    structs = {Envelope}
+    structs: set[type] = {Envelope}
     for each in ENDPOINTS:
         structs |= {kind for kind in (each.asks, each.answers) if isinstance(kind, type)}
     ordered = sorted(structs, key=lambda kind: kind.__name__)
@@ -312,7 +312,7 @@ def _operation(endpoint: Endpoint, has_keys: bool) -> dict[str, Any]:
         "responses": _responses(endpoint),
     }
     if endpoint.asks is not None:
-        content = {"application/json": {"schema": _ref(endpoint.asks)}}
+        content: dict[str, Any] = {"application/json": {"schema": _ref(endpoint.asks)}}
         if endpoint.form is not None:
             content["multipart/form-data"] = {
                 "schema": {

@@ -46,8 +46,7 @@ def open_service(
         from likewise.service.routes import Routes
     except ImportError as error:
         raise MissingExtra(
-            f"{error.name} must be installed to serve a model, got none. "
-            "Install likewise[serve]."
+            f"{error.name} must be installed to serve a model, got none. Install likewise[serve]."
         ) from error
     from likewise.service.keys import Keys
 
@@ -94,8 +93,7 @@ def _move(model: SimilarityModel, gallery: str | Path) -> None:
     """Put a copy of the known items into a new gallery; thresholds stay, as the items do."""
     before = model.index
     kept = [
-        dict(each)
-        for each in (model.calibrations, model.class_thresholds, model.probabilities)
+        dict(each) for each in (model.calibrations, model.class_thresholds, model.probabilities)
     ]
     model.use_gallery(gallery)
     state = before.state()

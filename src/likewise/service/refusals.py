@@ -52,9 +52,7 @@ class Refusal(InputError):
         headers: Of the answer.
     """
 
-    def __init__(
-        self, code: str, sentence: str, *, headers: dict[str, str] | None = None
-    ) -> None:
+    def __init__(self, code: str, sentence: str, *, headers: dict[str, str] | None = None) -> None:
         super().__init__(sentence)
         self.code = code
         self.status = CODES[code][0]

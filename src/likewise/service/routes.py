@@ -99,6 +99,7 @@ class Routes:
         self.model.index.close()
 
     async def match(self, request: Request, content: bytes) -> Response:
+        """Answer `POST /v1/match`."""
         asked = await self._read(request, content, bodies.MatchRequest, _with_items)
         self._check_neighbors(asked.k)
         self.answerer.check_point(asked.point, pairs=False)
@@ -116,6 +117,7 @@ class Routes:
             self.queue.offer(decided)
 
     async def verify(self, request: Request, content: bytes) -> Response:
+        """Answer `POST /v1/verify`."""
         asked = await self._read(request, content, bodies.VerifyRequest, _with_pair)
         self.answerer.check_point(asked.point, pairs=True)
         self.reader.check_count(asked.pairs)
@@ -124,15 +126,18 @@ class Routes:
         return _json(await self._ask(Job(asked, items, names)))
 
     async def lookup(self, request: Request, content: bytes) -> Response:
+        """Answer `POST /v1/lookup`."""
         asked = await self._read(request, content, bodies.LookupRequest, _with_items)
         self._check_neighbors(asked.k)
         return _json(await self._ask(Job(asked, asked.items, _names(asked.items))))
 
     async def embed(self, request: Request, content: bytes) -> Response:
+        """Answer `POST /v1/embed`."""
         asked = await self._read(request, content, bodies.EmbedRequest, _with_items)
         return _json(await self._ask(Job(asked, asked.items, _names(asked.items))))
 
     async def add_items(self, request: Request, content: bytes) -> Response:
+        """Answer `POST /v1/items`."""
         self.writer.check_open()
         key = _idempotency(request)
         asked = await self._read(request, content, bodies.AddRequest, _with_new_items)
@@ -149,7 +154,7 @@ class Routes:
                 items,  # type: ignore[arg-type]
                 [item.label for item in asked.items],
                 [item.id for item in asked.items],
-                [item.metadata for item in asked.items],
+                [_facts(item) for item in asked.items],
                 key=key,
                 digest=digest,
             ),
@@ -157,6 +162,7 @@ class Routes:
         return _json(added, 201)
 
     async def list_items(self, request: Request, content: bytes) -> Response:
+        """Answer `GET /v1/items`."""
         page = _query(request, _Page)
         return _json(
             await self._run(
@@ -165,40 +171,43 @@ class Routes:
         )
 
     async def get_item(self, request: Request, content: bytes) -> Response:
+        """Answer `GET /v1/items/{id}`."""
         id_ = request.path_params["id"]
         return _json(await self._run(self._slow, lambda: self.writer.get(id_)))
 
     async def get_picture(self, request: Request, content: bytes) -> Response:
+        """Answer `GET /v1/items/{id}/picture`."""
         id_ = request.path_params["id"]
         return _picture(await self._run(self._slow, lambda: self.writer.picture(id_)))
 
     async def relabel_item(self, request: Request, content: bytes) -> Response:
+        """Answer `PATCH /v1/items/{id}`."""
         id_ = request.path_params["id"]
         self.writer.check_open()
         asked = await self._read(request, content, bodies.RelabelRequest, None)
-        return _json(
-            await self._run(self._writing, lambda: self.writer.relabel(id_, asked.label))
-        )
+        return _json(await self._run(self._writing, lambda: self.writer.relabel(id_, asked.label)))
 
     async def remove_item(self, request: Request, content: bytes) -> Response:
+        """Answer `DELETE /v1/items/{id}`."""
         id_ = request.path_params["id"]
         return _json(await self._run(self._writing, lambda: self.writer.remove(id_)))
 
     async def list_unknowns(self, request: Request, content: bytes) -> Response:
+        """Answer `GET /v1/unknowns`."""
         queue, page = self._queue(), _query(request, _Page)
         return _json(await self._run(self._slow, lambda: queue.listed(page.before, page.limit)))
 
     async def get_unknown_picture(self, request: Request, content: bytes) -> Response:
+        """Answer `GET /v1/unknowns/{id}/picture`."""
         queue, id_ = self._queue(), request.path_params["id"]
         return _picture(await self._run(self._slow, lambda: queue.picture(id_)))
 
     async def enroll_unknown(self, request: Request, content: bytes) -> Response:
+        """Answer `POST /v1/unknowns/{id}/enroll`."""
         queue, id_ = self._queue(), request.path_params["id"]
         self.writer.check_open()
         asked = await self._read(request, content, bodies.EnrollRequest, None)
-        return _json(
-            await self._run(self._writing, lambda: self._enrolled(queue, id_, asked)), 201
-        )
+        return _json(await self._run(self._writing, lambda: self._enrolled(queue, id_, asked)), 201)
 
     def _enrolled(self, queue: Queue, id_: str, asked: bodies.EnrollRequest) -> bodies.Added:
         items, facts = queue.taken(id_)
@@ -218,10 +227,12 @@ class Routes:
         return added
 
     async def remove_unknown(self, request: Request, content: bytes) -> Response:
+        """Answer `DELETE /v1/unknowns/{id}`."""
         queue, id_ = self._queue(), request.path_params["id"]
         return _json(await self._run(self._slow, lambda: queue.remove(id_)))
 
     async def model_card(self, request: Request, content: bytes) -> Response:
+        """Answer `GET /v1/model`."""
         return _json(await self._run(self._slow, self.card))
 
     def card(self) -> bodies.ModelCard:
@@ -263,6 +274,7 @@ class Routes:
         )
 
     async def drift(self, request: Request, content: bytes) -> Response:
+        """Answer `GET /v1/drift`."""
         asked = _query(request, _DriftQuery)
         made = self.answerer.check_point(asked.point, pairs=False)
         outgrown = made.outgrown(max(1, len(self.model.index)))
@@ -273,14 +285,17 @@ class Routes:
         return _json(report)
 
     async def health(self, request: Request, content: bytes) -> Response:
+        """Answer `GET /v1/health`."""
         return _json(bodies.Health("alive"))
 
     async def ready(self, request: Request, content: bytes) -> Response:
+        """Answer `GET /v1/ready`."""
         if not self.is_ready:
             raise Refusal("stopping", "service must not be about to stop, got that it is.")
         return _json(bodies.Health("ready"))
 
     async def metrics(self, request: Request, content: bytes) -> Response:
+        """Answer `GET /v1/metrics`."""
         text = await self._run(self._slow, self.watch.metrics)
         return Response(text, media_type="text/plain; version=0.0.4")
 
@@ -323,6 +338,11 @@ class Routes:
         most = self.settings.most_neighbors
         if k > most:
             raise Refusal("too_large", f"k must be at most {most}, got {k}.")
+
+
+def _facts(item: bodies.NewItem) -> dict[str, Any]:
+    """What is kept with an item; of a text also itself, as `likewise index` keeps it."""
+    return {"text": item.text, **item.metadata} if isinstance(item.text, str) else item.metadata
 
 
 def _names(items: list[Any]) -> list[str]:

@@ -25,9 +25,7 @@ SWITCH = 0.0005  # seconds after which a thread that computes lets the others ha
 NEAR = ("127.0.0.1", "localhost", "::1")
 
 
-def serve(
-    application: Application, listening: socket.socket, *, loop: str = "auto"
-) -> None:
+def serve(application: Application, listening: socket.socket, *, loop: str = "auto") -> None:
     """Answer until a signal says to stop; then finish what was begun.
 
     Args:
@@ -40,7 +38,7 @@ def serve(
         application,
         http=guarded(settings),
         ws="none",
-        loop=loop,  # type: ignore[arg-type]
+        loop=loop,
         lifespan="on",
         log_config=None,
         access_log=False,
