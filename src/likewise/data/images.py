@@ -22,7 +22,7 @@ from likewise._files import open_regular
 from likewise.data.datasets import Batch
 from likewise.data.framing import Framing, ImageSize
 from likewise.data.labels import Labels, encode_labels
-from likewise.data.limits import check_pixels, max_kept, max_pixels
+from likewise.data.limits import TooManyPixels, check_pixels, max_kept, max_pixels
 from likewise.errors import InputError
 
 # What Pillow knows by its first bytes and reads by itself, and the suffixes of its files. EPS is
@@ -469,7 +469,7 @@ def _reading(
             f"image {name} must exist, got no such file. Check the path."
         ) from error
     except (Image.DecompressionBombError, Image.DecompressionBombWarning) as error:
-        raise InputError(
+        raise TooManyPixels(
             f"{name} must have at most {limit:,} pixels, got more. "
             "Resize it, or set LIKEWISE_MAX_PIXELS to allow more."
         ) from error

@@ -13,6 +13,7 @@ from torch import Tensor
 
 from likewise import data as sources
 from likewise.data.images import decode_image
+from likewise.data.limits import TooManyPixels
 from likewise.encoders import takes_texts
 from likewise.model import SimilarityModel
 from likewise.service.bodies import Item
@@ -124,6 +125,10 @@ class Reader:
                 formats=FORMATS,
                 check=check,
             )
+        except TooManyPixels:
+            raise Refusal(
+                "too_large", f"{name} must have at most {most:,} pixels, got more. Resize it."
+            ) from None
         finally:
             if large:
                 self._large.release()
