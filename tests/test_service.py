@@ -183,8 +183,7 @@ def test_lookup_verify_and_embed_are_those_of_the_library(client, place):
     near = model.lookup(points, k=3)
     assert [[n["distance"] for n in each["neighbors"]] for each in told] == near.distances.tolist()
     pairs = [
-        {"a": {"vector": a.tolist()}, "b": {"vector": b.tolist()}}
-        for a, b in pairwise(points)
+        {"a": {"vector": a.tolist()}, "b": {"vector": b.tolist()}} for a, b in pairwise(points)
     ]
     told = client.post("/v1/verify", json={"pairs": pairs, "prior": 0.1}).json()
     decided = model.verify(points[:-1], points[1:], prior=0.1)

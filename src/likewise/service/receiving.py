@@ -84,9 +84,9 @@ async def receive_body(
         await _drain(receive, DRAINED * most)
         raise _too_long(most)
     parts: list[bytes] = []
+    more = True
     try:
         async with asyncio.timeout(settings.body_seconds):
-            more = True
             while more:
                 message = await receive()
                 if message["type"] == "http.disconnect":
@@ -107,7 +107,8 @@ async def receive_body(
     if held.taken > most:
         parts.clear()
         held.release()
-        await _drain(receive, DRAINED * most)
+        if more:
+            await _drain(receive, DRAINED * most)
         raise _too_long(most)
     held.content = parts[0] if len(parts) == 1 else b"".join(parts)
     return held.content

@@ -2,10 +2,14 @@
 
 import asyncio
 import logging
+import signal
 import socket
 import sys
+import threading
 import traceback
 import uuid
+from collections.abc import Iterator
+from contextlib import contextmanager
 from types import FrameType
 from typing import Any
 
@@ -22,6 +26,7 @@ HEAD_SECONDS = 10.0  # in which the head of a request must have come
 HEAD_BYTES = 65_536
 IDLE_SECONDS = 30  # that a connection stays open without a request
 SWITCH = 0.0005  # seconds after which a thread that computes lets the others have a turn
+STOP = (signal.SIGINT, signal.SIGTERM)
 NEAR = ("127.0.0.1", "localhost", "::1")
 
 
@@ -75,6 +80,7 @@ def listen(host: str, port: int, *, has_keys: bool) -> socket.socket:
             if sys.platform != "win32":
                 found.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
             found.bind(address)
+            found.listen(2048)  # who connects before the service has started waits for it
         except BaseException:
             found.close()
             raise
@@ -93,6 +99,19 @@ class _Server(uvicorn.Server):
     def __init__(self, config: uvicorn.Config, application: Application) -> None:
         super().__init__(config)
         self._application = application
+
+    @contextmanager
+    def capture_signals(self) -> Iterator[None]:
+        """Signals tell the service to stop while this lasts; to stop so is no failure."""
+        if threading.current_thread() is not threading.main_thread():
+            yield
+            return
+        before = {each: signal.signal(each, self.handle_exit) for each in STOP}
+        try:
+            yield
+        finally:
+            for each, handler in before.items():
+                signal.signal(each, handler)
 
     def handle_exit(self, sig: int, frame: FrameType | None) -> None:
         self._application.routes.is_ready = False
