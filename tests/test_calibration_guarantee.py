@@ -263,14 +263,14 @@ def test_in_search_every_query_is_an_item():
     chosen = calibrate(
         distances,
         same,
-        goal=at_most_false_accepts(0.01, 0.95),
+        goal=at_most_false_accepts(0.05, 0.95),
         items=torch.arange(len(same)) + 1000,
         known=known | same,
         rule="nearest",
         k=1,
     )
-    assert chosen.guarantee.holds_for == "items"
-    assert chosen.guarantee.negatives == 600
+    assert chosen.guarantee.holds_for == "unknown items"
+    assert chosen.guarantee.negatives == int((~(known | same)).sum()) > 100
     by_class = calibrate(
         distances, same, goal=at_most_false_accepts(0.1, 0.95), items=torch.arange(640) % 50
     )

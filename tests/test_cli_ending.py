@@ -281,7 +281,7 @@ def test_an_interrupt_while_starting_ends_without_a_traceback(delay):
     ("goal", "sentence"),
     [
         ("far=2", "--goal far= must be followed by a number between 0 and 1, got '2'. Write"),
-        ("nothing", "--goal must be one of f1, accuracy, equal-error, far=RATE"),
+        ("nothing", "--goal must be one of balanced, balanced=UNKNOWNS, best-f1, accuracy"),
         ("far=0@0.95", "--goal must be above 0 and below 1, got 0.0. Nothing is certain"),
         ("far=0.1@1", "--goal must be above 0 and below 1, got 1.0. Use e.g. 0.95."),
         ("cost=0", "--goal must be above 0 and below 1, got 0.0. Give the share of pairs"),

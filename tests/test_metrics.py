@@ -60,7 +60,12 @@ def test_the_sweep_agrees_with_counting_at_every_threshold(seed, levels):
         assert (int(counts.true_accepts[i]), int(counts.false_accepts[i])) == (tp, fp)
         assert float(counts.true_accept_rate[i]) == tp / (tp + fn)
         assert float(counts.false_reject_rate[i]) == fn / (tp + fn)
-        assert float(counts.false_accept_rate[i]) == fp / (fp + tn)
+        unknowns = [a for a, _, k in facts if not k]
+        assert int(counts.unknown_accepts[i]) == sum(unknowns) == int(counts.impostor_accepts[i])
+        assert float(counts.false_accept_rate[i]) == sum(unknowns) / len(unknowns)
+        assert float(counts.false_negative_rate[i]) == (of_known - tp) / of_known
+        as_pairs = metrics.sweep(distances, same)
+        assert float(as_pairs.false_accept_rate[i]) == fp / (fp + tn)
         at = [s for d, s in zip(distances.tolist(), same.tolist(), strict=True) if d == threshold]
         assert (int(counts.same_at[i]), int(counts.different_at[i])) == (sum(at), at.count(False))
         assert float(counts.accuracy[i]) == (tp + tn) / len(same)

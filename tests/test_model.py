@@ -112,7 +112,8 @@ def test_unknowns_are_judged_by_the_rule_that_is_calibrated():
     points = lw.data.ArrayDataset(items, ["a"] * 3 + ["b"] * 3 + ["a", "a", "b"])
     model = SimilarityModel(nn.Identity(), distance=lw.distances.EUCLIDEAN)
     model.add(lw.data.Subset(points, range(6)))
-    made = model.calibrate(points, rule="majority", k=3, goal=lw.at_most_false_accepts(1.0))
+    with pytest.warns(UserWarning, match="100% of the unknowns are accepted"):
+        made = model.calibrate(points, rule="majority", k=3, goal=lw.at_most_false_accepts(1.0))
     # The mean distance of 0.5 to 10, 11 and 12 is the largest there is: 10.5.
     assert made.threshold == 10.5
     assert (made.same_total, made.different_total) == (3, 3)

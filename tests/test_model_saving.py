@@ -373,7 +373,7 @@ def recipes():
 )
 def test_recipes_of_several_modules_come_back_whole(tmp_path, name):
     model = full_model(recipes()[name].eval(), distance=EUCLIDEAN)
-    model.calibrate(ASIDE)
+    model.calibrate(ASIDE, goal=lw.at_most_false_accepts(0.45))
     model.save(tmp_path / "m")
     again = lw.load(tmp_path / "m")
     assert_decides_alike(model, again)
@@ -410,7 +410,7 @@ def test_a_cohort_is_kept_and_used(tmp_path):
     plain = model.calibrate(ASIDE, k=3)
     model.use_cohort(lw.data.Subset(TEST, range(30)), nearest=10)
     assert model.calibrations == {}
-    normed = model.calibrate(ASIDE, k=3)
+    normed = model.calibrate(ASIDE, k=3, goal=lw.at_most_false_accepts(0.45))
     assert normed.threshold != plain.threshold
     model.calibrate(ASIDE, rule="pairs", per_item=1.0)
     a, b = lw.data.items(TEST, range(9)), lw.data.items(TEST, range(9, 18))

@@ -19,8 +19,17 @@ from likewise import _tables
 from likewise.intervals import Estimate
 
 NOT_RESULTS = {  # settings, and what is passed on between steps
-    *("Augment", "Distance", "Guarantee", "Nearest", "PairTable", "Pairs", "PathTable"),
-    *("Preprocess", "Section", "Trials"),
+    *(
+        "Augment",
+        "Distance",
+        "Guarantee",
+        "MeanGuarantee",
+        "Nearest",
+        "PairTable",
+        "Pairs",
+        "PathTable",
+    ),
+    *("CrossFit", "GivenUnknowns", "Preprocess", "Section", "Trials"),
     *("Contents", "Folder", "Fresh", "Kinds", "Reading", "Records"),
     *("Features", "Framing", "Trial"),
 }
@@ -74,7 +83,7 @@ def large(kind, name=""):
     if kind in (int, float, bool):
         return kind(123456789.123456789)
     if kind is str:
-        return LONG
+        return "given" if name == "kind" else LONG
     if dataclasses.is_dataclass(kind):
         return filled(kind)
     return LONG if kind is not typing.Any else None

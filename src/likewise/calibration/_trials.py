@@ -3,6 +3,7 @@
 import dataclasses
 from dataclasses import dataclass
 from functools import cached_property
+from typing import cast
 
 import numpy as np
 import torch
@@ -10,10 +11,24 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from likewise import intervals
-from likewise._checks import as_tensors, check_choice, check_count, check_labels
+from likewise._checks import (
+    as_tensors,
+    check_at_least,
+    check_choice,
+    check_count,
+    check_labels,
+)
 from likewise.calibration.calibrated import Calibration
 from likewise.calibration.goals import Goal, goal_name
-from likewise.calibration.guarantee import Guarantee, Unknowns, disjoint_rows, keep
+from likewise.calibration.guarantee import (
+    Guarantee,
+    MeanGuarantee,
+    Unknowns,
+    disjoint_rows,
+    keep,
+    keep_mean,
+)
+from likewise.calibration.unknowns import KINDS, UnknownsJudged
 from likewise.errors import InputError
 from likewise.intervals import A_RATE, FEWEST_GROUPS, Estimate
 from likewise.metrics import Sweep, sweep
@@ -39,6 +54,8 @@ class Trials:
     classes: Int[Tensor, " p"] | None = None
     guarantee_for: str = "classes"
     counted: Unknowns | None = None  # of the whole that this is a part of
+    kind: str = "given"  # of the unknowns
+    as_given: int | None = None  # the first so many are as the data has them, if not all
 
     @classmethod
     def of(
@@ -53,12 +70,17 @@ class Trials:
         gallery_size: int | None = None,
         classes: Int[Tensor, " p"] | None = None,
         guarantee_for: str = "classes",
+        kind: str = "given",
+        growth: float = 1.0,
+        as_given: int | None = None,
     ) -> "Trials":
         """Check and count. With a gallery size, a query without items is an item of its own."""
         distances, same, items, known, classes = as_tensors(
             distances=distances, same=same, items=items, known=known, classes=classes
         )
         check_choice("guarantee_for", guarantee_for, ("classes", "items"))
+        check_choice("kind", kind, KINDS)
+        check_at_least("growth", growth, 1)
         if k is not None:
             check_count("k", k)
         if gallery_size is not None:
@@ -68,7 +90,7 @@ class Trials:
                     "known must say which queries are of indexed classes where there is a "
                     "gallery_size, got None."
                 )
-        counts = _swept(distances, same, known, matching=gallery_size is not None)
+        counts = _swept(distances, same, known, growth, matching=gallery_size is not None)
         slots = None if items is None else intervals.checked_items(items, len(same))
         if slots is None and gallery_size is not None:
             slots = torch.arange(len(same))[:, None]
@@ -86,6 +108,8 @@ class Trials:
             sample=_sample(distances, slots),
             classes=_checked_classes(classes, len(same)),
             guarantee_for=guarantee_for,
+            kind=kind,
+            as_given=as_given,
         )
 
     def part(self, some: Bool[Tensor, " p"]) -> "Trials":
@@ -98,6 +122,10 @@ class Trials:
             rule=self.rule,
             k=self.k,
             gallery_size=self.gallery_size,
+            classes=None if self.classes is None else self.classes[some],
+            guarantee_for=self.guarantee_for,
+            kind=self.kind,
+            growth=self.counts.growth,
         )
         if self.unknowns is None:
             return part
@@ -107,23 +135,36 @@ class Trials:
 
     @cached_property
     def unknowns(self) -> Unknowns | None:
-        """The queries that a guarantee counts; None where there is no gallery."""
+        """The queries that a guarantee counts; None where it is not told which are known."""
         if self.counted is not None or self.is_unknown is None or self.slots is None:
             return self.counted
         return Unknowns.of(self.is_unknown, self.slots, self.classes, by=self.guarantee_for)
 
     @property
     def is_unknown(self) -> Bool[Tensor, " p"] | None:
-        """Queries of classes that are not indexed; None where there is no gallery."""
-        return None if self.gallery_size is None or self.known is None else ~self.known
+        """Queries of classes that are not indexed; None where it is not told which are known."""
+        return None if self.known is None else ~self.known
 
     def calibrated(self, goal: Goal, *, keep_sweep: bool = False) -> Calibration:
         """The threshold that a goal chooses, and what it costs."""
         counts, guarantee = self.counts, None
         if isinstance(goal, Guarantee) and self.slots is not None:
-            at, guarantee = keep(goal, counts, self.distances, self.same, self.slots, self.unknowns)
+            at, guarantee = keep(
+                goal,
+                counts,
+                self.distances,
+                self.same,
+                self.slots,
+                self.unknowns,
+                self._growth_with,
+            )
+        elif isinstance(goal, MeanGuarantee) and None not in (self.is_unknown, self.classes):
+            unknown, classes = cast(Tensor, self.is_unknown), cast(Tensor, self.classes)
+            at, guarantee = keep_mean(
+                goal, counts, self.distances[unknown], classes[unknown], self._growth_with
+            )
         else:
-            at = goal(counts)
+            at = self._by_mix(goal) if getattr(goal, "of_mix", False) else goal(counts)
         if not 0 <= at < len(counts.thresholds):
             raise InputError(
                 f"goal must return a position from 0 to {len(counts.thresholds) - 1}, got {at}."
@@ -139,35 +180,99 @@ class Trials:
             **{name: _here(estimate) for name, estimate in self._rates(at, threshold).items()},
             guarantee=guarantee,
             gallery_size=self.gallery_size,
+            unknowns=self._judged(threshold, threshold, goal),
             sample=self.sample,
             sweep=counts if keep_sweep else None,
         )
 
+    def _by_mix(self, goal: Goal) -> int:
+        """The position by a goal that depends on the mix: of the queries as the data has them."""
+        counts, first = self.counts, slice(self.as_given)
+        same = self.same[first]
+        if self.as_given is None or self.known is None or bool(same.all()) or not bool(same.any()):
+            return goal(counts)  # without a mistake nothing tells how far is too far
+        mix = sweep(self.distances[first], same, known=self.known[first])
+        return int(torch.searchsorted(counts.thresholds, mix.thresholds[goal(mix)]))
+
+    def _growth_with(self, classes: int) -> float:
+        """The growth if items of so many classes were judged without their own class."""
+        growth = self.counts.growth
+        if self.kind not in ("left out", "trained") or self.classes is None:
+            return growth
+        now = len(torch.unique(self.classes[cast(Tensor, self.is_unknown)]))
+        return growth * ((now - 1) / now) * (classes / max(1, classes - 1))
+
+    def judged(self, threshold: float, kept: float, goal: Goal) -> UnknownsJudged:
+        """These unknowns, which alone give one threshold, at the threshold that was kept."""
+        (judged,) = self._judged(threshold, kept, goal)
+        return judged
+
+    def _judged(self, threshold: float, kept: float, goal: Goal) -> tuple[UnknownsJudged, ...]:
+        unknown = self.is_unknown
+        if unknown is None or not bool(unknown.any()):
+            return ()
+        classes = None if self.classes is None else len(torch.unique(self.classes[unknown]))
+        return (
+            UnknownsJudged(
+                kind=self.kind,
+                items=int(unknown.sum()),
+                classes=classes,
+                threshold=threshold,
+                accepted=_here(self._unknowns_accepted(kept)),
+                asked=getattr(goal, "rate", None),
+            ),
+        )
+
+    def _unknowns_accepted(self, threshold: float) -> Estimate:
+        """Share of the unknowns accepted; its unit is the class, unless items are asked for."""
+        unknown = cast(Tensor, self.is_unknown)
+        accepted = (self.distances <= threshold)[unknown]
+        units = None if self.slots is None else self.slots[unknown]
+        if self.classes is not None and self.guarantee_for == "classes":
+            units = self.classes[unknown, None]
+        if units is None or _all_differ(units):
+            found = intervals.binomial(int(accepted.sum()), len(accepted))
+        elif units.shape[1] == 1 and bool((accepted == accepted[0]).all()):
+            number = len(torch.unique(units))  # alike in all units, which a jackknife cannot tell
+            found = intervals.binomial(number * int(accepted[0]), number)
+        else:
+            found = intervals.jackknife(
+                lambda kept: _share(accepted[kept]),
+                units,
+                most_groups=PARTS_OF_ITEMS,
+                fewest=FEWEST_GROUPS,
+                within=A_RATE,
+            )
+        growth = self.counts.growth
+        if growth == 1:
+            return found
+        value, low, high = (min(1.0, growth * x) for x in (found.value, found.low, found.high))
+        return Estimate(value, low, high, f"{found.method}; times {growth:.3g} for the gallery")
+
     def _rates(self, at: int, threshold: float) -> dict[str, Estimate]:
         accepted = self.distances <= threshold
-        of_unknowns = self.is_unknown is not None and bool(self.is_unknown.any())
         if not self.independent and self.slots is not None:
             rates = _leaving_out(self.slots, accepted, self.same, self.known)
-            if not of_unknowns:
-                del rates["false_positive_rate"]
-            if self.known is None:
-                del rates["identification_rate"]
-            return rates
-        # A known query that accepts a wrong neighbor is wrong and missed: one case, two errors.
-        both = 0 if self.known is None else int((accepted & self.known & ~self.same).sum())
-        rates = _independent(self.counts, at, both)
+        else:
+            # A known query that accepts a wrong neighbor is wrong and missed: one case, two errors.
+            both = 0 if self.known is None else int((accepted & self.known & ~self.same).sum())
+            rates = _independent(self.counts, at, both)
         if self.known is None:
             del rates["identification_rate"]
-        if of_unknowns and self.is_unknown is not None:
-            wrong, total = int((accepted & self.is_unknown).sum()), int(self.is_unknown.sum())
-            rates["false_positive_rate"] = intervals.binomial(wrong, total)
+        if self.is_unknown is not None and bool(self.is_unknown.any()):
+            rates["false_accept_rate"] = self._unknowns_accepted(threshold)
         return rates
+
+
+def _share(accepted: Bool[Tensor, " n"]) -> float:
+    return float(accepted.double().mean())  # nan of none
 
 
 def _swept(
     distances: Float[Tensor, " p"],
     same: Bool[Tensor, " p"],
     known: Bool[Tensor, " p"] | None,
+    growth: float,
     *,
     matching: bool,
 ) -> Sweep:
@@ -183,7 +288,7 @@ def _swept(
                     else "Add queries whose class is indexed."
                 )
             )
-    return sweep(distances, same, known=known)
+    return sweep(distances, same, known=known, growth=growth)
 
 
 def _checked_classes(classes: object, queries: int) -> Int[Tensor, " q"] | None:
@@ -252,7 +357,6 @@ def _leaving_out(
             "f1": 2 * hits / (hits + wrong + to_be_found),
             "f1_tensorflow_similarity": 2 * hits / (hits + wrong + same_total),
             "accuracy": (hits + different_total - wrong) / (same_total + different_total),
-            "false_positive_rate": count[0, :, 1].sum() / count[0].sum(),
         }
         return {name: float(share) for name, share in shares.items()}  # 0 / 0 is nan
 

@@ -13,8 +13,8 @@ from likewise import _tables
 from likewise._checks import as_tensors, check_count, check_labels
 from likewise.calibration._trials import Trials
 from likewise.calibration.calibrated import Calibration
-from likewise.calibration.goals import Goal, best_f1
-from likewise.calibration.guarantee import Guarantee, KeptGuarantee
+from likewise.calibration.goals import Goal, balanced
+from likewise.calibration.guarantee import Guarantee, KeptGuarantee, MeanGuarantee
 from likewise.errors import InputError
 from likewise.intervals import FEWEST_GROUPS
 
@@ -98,11 +98,13 @@ def calibrate_per_class(
     labels: Int[Tensor, " q"],
     *,
     gallery_size: int,
-    goal: Goal = best_f1,
+    goal: Goal | None = None,
     fewest: int = 30,
     items: Int[Tensor, " q"] | None = None,
     classes: Int[Tensor, " q"] | None = None,
     guarantee_for: str = "classes",
+    kind: str = "given",
+    growth: float = 1.0,
     rule: str = "nearest",
     k: int = 1,
 ) -> ClassThresholds:
@@ -125,11 +127,13 @@ def calibrate_per_class(
         known: whether the query's class is indexed.
         labels: the class code that the rule gives to the query, from `matching.decide`.
         gallery_size: how many items were indexed.
-        goal: chooses among the thresholds; it may refuse.
+        goal: chooses among the thresholds; it may refuse. None for `balanced()`.
         fewest: right answers, and wrong ones or unknowns, that a class must have.
         items: the items, or classes, that the queries are.
         classes: the true class code of each query; see `calibrate_matching`.
         guarantee_for: new unknown "classes", or new "items" of these.
+        kind: where the unknown queries come from, see `UnknownsJudged`.
+        growth: how many times as often an unknown is accepted in use; see `Sweep`.
         rule: the name of the matching rule.
         k: how many neighbors it looked at.
 
@@ -152,6 +156,12 @@ def calibrate_per_class(
         distances=distances, same=same, known=known, labels=labels, items=items
     )
     check_count("fewest", fewest)
+    goal = balanced() if goal is None else goal
+    if isinstance(goal, MeanGuarantee):
+        raise InputError(
+            f"goal must be one that several thresholds can keep together, got {goal.__name__}. "
+            "Use a confidence, or one threshold for all classes."
+        )
     check_labels(labels, len(same))
     everything = Trials.of(
         distances,
@@ -163,6 +173,8 @@ def calibrate_per_class(
         gallery_size=gallery_size,
         classes=classes,
         guarantee_for=guarantee_for,
+        kind=kind,
+        growth=growth,
     )
     labels = labels.cpu()
     own = _with_enough(labels, everything, fewest, goal)

@@ -8,6 +8,7 @@ from typing import Any, cast
 from likewise import _tables
 from likewise._checks import check_count, is_finite_number
 from likewise.calibration.guarantee import KeptGuarantee
+from likewise.calibration.unknowns import UnknownsJudged
 from likewise.errors import InputError
 from likewise.intervals import Estimate
 from likewise.metrics import Sweep
@@ -28,10 +29,10 @@ class Calibration:
         k: how many neighbors the rule looked at; None for pairs.
         same_total: pairs that are the same.
         different_total: pairs that are different.
-        true_accept_rate: share of the same pairs accepted: recall in verification. In search, the
-            share of the queries with a right nearest neighbor that are accepted, which is
-            TensorFlow Similarity's "recall".
-        false_accept_rate: share of the different pairs accepted.
+        true_accept_rate: share of the same pairs accepted. In search this is TensorFlow
+            Similarity's "recall".
+        false_accept_rate: share of the different pairs accepted; in matching, of the unknowns,
+            see `false_positive_rate`.
         precision: share of the accepted pairs that are the same.
         f1: of precision and the identification rate; for pairs, of precision and the true accept
             rate.
@@ -41,9 +42,9 @@ class Calibration:
             their class (TPIR); 1 less it is FNIR. A known query with a wrong neighbor is missed.
             None for pairs, and where `known` was not told.
         guarantee: on the true false accept rate, if the goal has a confidence.
-        gallery_size: how many items were indexed; None for pairs.
-        false_positive_rate: share of the unknowns accepted, that is of queries whose class is
-            not indexed; None where there were none, and for pairs.
+        gallery_size: the gallery that the rates are for, in items; None for pairs.
+        unknowns: the unknowns that it was judged on, by kind, the kind that gave the threshold
+            first; none for pairs.
         sample: distances of at most 1,000 independent pairs, drawn at random and ascending, for
             `drift.check_drift`.
         sweep: all thresholds, if asked to be kept; not saved.
@@ -64,12 +65,34 @@ class Calibration:
     identification_rate: Estimate | None = None
     guarantee: KeptGuarantee | None = None
     gallery_size: int | None = None
-    false_positive_rate: Estimate | None = None
+    unknowns: tuple[UnknownsJudged, ...] = ()
     sample: tuple[float, ...] = dataclasses.field(default=(), repr=False)
     sweep: Sweep | None = dataclasses.field(default=None, repr=False, compare=False)
 
     __repr__ = _tables.as_text
     _repr_html_ = _tables.as_html
+
+    def _table(self) -> _tables.Table:
+        rows = _tables.fields(self)
+        if self.false_positive_rate is not None:  # what matching costs comes first
+            rows[1:1] = [
+                ("unknowns accepted (FPIR)", _tables.value(self.false_positive_rate)),
+                ("knowns missed (FNIR)", _tables.value(self.false_negative_rate)),
+            ]
+        return _tables.Table("Calibration", rows)
+
+    @property
+    def false_positive_rate(self) -> Estimate | None:
+        """Share of the unknowns accepted (FPIR); None for pairs, and where there were none."""
+        return self.false_accept_rate if self.unknowns else None
+
+    @property
+    def false_negative_rate(self) -> Estimate | None:
+        """Share of the known queries rejected or confused (FNIR): 1 less `identification_rate`."""
+        found = self.identification_rate
+        if found is None:
+            return None
+        return Estimate(1 - found.value, 1 - found.high, 1 - found.low, found.method)
 
     @property
     def guaranteed(self) -> str | None:
@@ -104,7 +127,10 @@ class Calibration:
         return {
             name: value.to_dict() if isinstance(value, (Estimate, KeptGuarantee)) else value
             for name, value in fields.items()
-        } | {"sample": list(self.sample)}
+        } | {
+            "sample": list(self.sample),
+            "unknowns": [each.to_dict() for each in self.unknowns],
+        }
 
     @classmethod
     def from_dict(cls, fields: object) -> "Calibration":
@@ -170,6 +196,15 @@ def _read_sample(name: str, value: object) -> tuple[float, ...]:
     return tuple(_read_threshold(name, each) for each in value)
 
 
+def _read_unknowns(name: str, value: object) -> tuple[UnknownsJudged, ...]:
+    if not isinstance(value, (list, tuple)):
+        raise InputError(f"{name} of a calibration must be a list, got {value!r}.")
+    try:
+        return tuple(map(UnknownsJudged.from_dict, value))
+    except ValueError as error:
+        raise InputError(f"{name} of a calibration cannot be read: {error}") from error
+
+
 # How each saved field is read back.
 _FIELDS: dict[str, Callable[[str, object], Any]] = {
     "threshold": _read_threshold,
@@ -192,6 +227,6 @@ _FIELDS: dict[str, Callable[[str, object], Any]] = {
     "identification_rate": _or_none(_read_estimate),
     "guarantee": _or_none(_read_guarantee),
     "gallery_size": _or_none(_read_count),
-    "false_positive_rate": _or_none(_read_estimate),
+    "unknowns": _read_unknowns,
     "sample": _read_sample,
 }

@@ -1,13 +1,17 @@
 """`calibrate`: from pairs whose truth is known to a threshold and what it costs."""
 
+import dataclasses
 from collections.abc import Mapping
+from typing import Any, NamedTuple, cast
 
+import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
+from likewise._checks import as_tensors, check_labels
 from likewise.calibration._trials import Trials
 from likewise.calibration.calibrated import Calibration
-from likewise.calibration.goals import Goal, best_f1
+from likewise.calibration.goals import Goal, balanced, best_f1
 from likewise.errors import InputError
 
 
@@ -15,7 +19,7 @@ def calibrate(
     distances: Float[Tensor, " p"],
     same: Bool[Tensor, " p"],
     *,
-    goal: Goal = best_f1,
+    goal: Goal | None = None,
     items: Int[Tensor, "p *s"] | None = None,
     known: Bool[Tensor, " p"] | None = None,
     rule: str = "pairs",
@@ -40,7 +44,8 @@ def calibrate(
     Args:
         distances: one per pair; smaller is closer.
         same: whether the pair truly belongs together.
-        goal: chooses among the thresholds; it may refuse.
+        goal: chooses among the thresholds; it may refuse. None for `best_f1` of pairs, and for
+            `balanced()` of any other rule.
         items: the items (or classes) a pair holds, (p, 2), or (p,) where it is one, as the query
             in search (the index then being the one there will be); any integers.
         known: in search, whether the query's class is indexed; see `metrics.sweep`.
@@ -60,6 +65,8 @@ def calibrate(
         ('0.2', '1.000 [0.158, 1.000]')
     """
     trials = Trials.of(distances, same, items=items, known=known, rule=rule, k=k)
+    if goal is None:
+        goal = best_f1 if rule == "pairs" else balanced()
     return trials.calibrated(goal, keep_sweep=keep_sweep)
 
 
@@ -124,28 +131,47 @@ def calibrate_all(
     return points
 
 
+class GivenUnknowns(NamedTuple):
+    """Real unknowns, each with the distance that the rule makes of its neighbors.
+
+    Attributes:
+        distances: one per unknown, from `matching.decide`, (u,).
+        classes: their class codes, (u,); None if these are not known, and then a guarantee for
+            these holds for new items like them.
+    """
+
+    distances: Float[Tensor, " u"]
+    classes: Int[Tensor, " u"] | None = None
+
+
 def calibrate_matching(
     distances: Float[Tensor, " q"],
     same: Bool[Tensor, " q"],
     known: Bool[Tensor, " q"],
     *,
     gallery_size: int,
-    goal: Goal = best_f1,
+    goal: Goal | None = None,
     items: Int[Tensor, " q"] | None = None,
     classes: Int[Tensor, " q"] | None = None,
     guarantee_for: str = "classes",
+    kind: str = "given",
+    growth: float = 1.0,
+    as_given: int | None = None,
+    given: GivenUnknowns | None = None,
     rule: str = "nearest",
     k: int = 1,
     keep_sweep: bool = False,
 ) -> Calibration:
     """Choose a threshold for matching with a gallery, from queries whose truth is known.
 
-    A goal with a confidence is kept on unknown queries only: those of classes that are not
-    indexed, each with the distance that the rule makes of its neighbors in this very gallery.
-    So it counts that an unknown query has as many chances to be mistaken as there are items, and
-    it never assumes that these chances are independent, as 1 - (1 - rate)^n would. It holds for a
-    gallery that does not grow, see `Calibration.outgrown`. Goals without a confidence count every
-    wrong answer as a false accept, as `calibrate` does.
+    A query is *known* if its class is indexed, else *unknown*. A false accept is an unknown that
+    is accepted (FPIR); a known query that is rejected, or accepted as another class, is a miss
+    (FNIR). That holds for every goal, with and without a confidence.
+
+    A goal with a confidence counts unknown queries only, each with the distance that the rule makes
+    of its neighbors in this very gallery. So it counts that an unknown query has as many chances
+    to be mistaken as there are items, and it never assumes that these chances are independent, as
+    1 - (1 - rate)^n would. It holds for a gallery that does not grow, see `Calibration.outgrown`.
 
     Items of one class are alike, so a hundred items of five unknown classes tell little about a
     sixth. With `classes`, a guarantee counts one random item of each unknown class (always the
@@ -153,20 +179,29 @@ def calibrate_matching(
     With `guarantee_for="items"`, or without `classes`, every item counts, and the guarantee
     holds for new items of the very same unknown classes only.
 
-    Unknown queries made by leaving a query's own class out of the gallery have met fewer items:
-    `gallery_size` must then be that smaller number.
+    Unknown queries made by leaving a query's own class out of the gallery have met one of K
+    classes less. An unknown is accepted at most K / (K - 1) times as often by all K: `growth`.
 
     Args:
         distances: one per query, from `matching.decide`.
         same: whether the label decided on is the query's own.
         known: whether the query's class is indexed.
-        gallery_size: how many items were indexed.
-        goal: chooses among the thresholds; it may refuse.
+        gallery_size: how many items the gallery has where the threshold is used.
+        goal: chooses among the thresholds; it may refuse. None for `balanced()`.
         items: the items, or classes, that the queries are, any integers; without them every query
             is another item.
         classes: the true class code of each query, indexed or not.
         guarantee_for: what a goal with a confidence holds for, if `classes` are given: queries of
-            new unknown "classes", or new "items" of these.
+            new unknown "classes", or new "items" of these. The interval of the unknowns accepted
+            leaves out the same.
+        kind: where the unknown queries come from, see `UnknownsJudged`.
+        growth: how many times as often an unknown is accepted in use, at least 1; see `Sweep`.
+        as_given: how many queries, the first ones, are as the data has them; the others are judged
+            a second time. Goals that depend on the mix of knowns and unknowns (`best_f1`,
+            `best_accuracy`, `at_least_precision`) count these only, unless all of them are right.
+            None: all.
+        given: real unknowns beside the others. They give a second threshold, and the stricter of
+            both is kept.
         rule: the name of the matching rule.
         k: how many neighbors it looked at.
         keep_sweep: also keep the counts at every threshold, for plots.
@@ -188,15 +223,71 @@ def calibrate_matching(
         >>> kept.holds_for, kept.negatives, kept.accepted
         ('unknown classes', 100, 1)
     """
-    trials = Trials.of(
-        distances,
-        same,
-        items=items,
-        known=known,
-        rule=rule,
-        k=k,
-        gallery_size=gallery_size,
-        classes=classes,
-        guarantee_for=guarantee_for,
+    goal = balanced() if goal is None else goal
+
+    def trials(
+        kind: str,
+        growth: float,
+        only: int | None,
+        distances: Any,
+        same: Any,
+        known: Any,
+        items: Any,
+        classes: Any,
+    ) -> Trials:
+        return Trials.of(
+            distances,
+            same,
+            items=items,
+            known=known,
+            rule=rule,
+            k=k,
+            gallery_size=gallery_size,
+            classes=classes,
+            guarantee_for=guarantee_for,
+            kind=kind,
+            growth=growth,
+            as_given=only,
+        )
+
+    made = trials(kind, growth, as_given, distances, same, known, items, classes)
+    chosen = made.calibrated(goal, keep_sweep=keep_sweep)
+    if given is None:
+        return chosen
+    if not bool(made.known.any() if made.known is not None else False):
+        raise InputError("known must hold known queries beside given unknowns, got none.")
+    of_given = trials("given", 1.0, None, *_with_given(made, given))
+    other = of_given.calibrated(goal, keep_sweep=keep_sweep)
+    if not chosen.unknowns:
+        return other
+    limit = min(chosen.threshold, other.threshold)
+    both = [
+        each.judged(of.threshold, limit, goal) for each, of in ((made, chosen), (of_given, other))
+    ]
+    if other.threshold < chosen.threshold:
+        return dataclasses.replace(other, unknowns=tuple(reversed(both)))
+    return dataclasses.replace(chosen, unknowns=tuple(both))
+
+
+def _with_given(made: Trials, given: GivenUnknowns) -> tuple[Any, ...]:
+    """The known queries, and the unknowns that were given instead of the others."""
+    distances, classes = as_tensors(distances=given.distances, classes=given.classes)
+    if not isinstance(distances, Tensor) or distances.ndim != 1 or not len(distances):
+        raise InputError("given must hold the distance of each unknown, (u,), got none.")
+    known = cast(Tensor, made.known)
+    count, unknowns = int(known.sum()), len(distances)
+    no = torch.zeros(unknowns, dtype=torch.bool)
+    slots = torch.arange(len(known)) if made.slots is None else made.slots[:, 0]
+    new = int(slots.max()) + 1 + torch.arange(unknowns)
+    codes = None
+    if classes is not None:
+        check_labels(classes, unknowns, "classes")
+        of_known = torch.zeros(count, dtype=torch.int64)
+        codes = torch.cat([of_known, 1 + torch.as_tensor(classes).cpu().long()])
+    return (
+        torch.cat([made.distances[known], distances.detach().double().cpu()]),
+        torch.cat([made.same[known], no]),
+        torch.arange(count + unknowns) < count,
+        torch.cat([slots[known], new]),
+        codes,
     )
-    return trials.calibrated(goal, keep_sweep=keep_sweep)

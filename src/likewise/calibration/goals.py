@@ -6,7 +6,7 @@ from collections.abc import Callable
 import torch
 
 from likewise._checks import check_positive, check_rate
-from likewise.calibration.guarantee import Guarantee, check_inside
+from likewise.calibration.guarantee import Guarantee, MeanGuarantee, check_inside
 from likewise.errors import InputError
 from likewise.metrics import Sweep
 
@@ -24,6 +24,10 @@ def best_accuracy(counts: Sweep) -> int:
     return int(counts.accuracy.argmax())
 
 
+for _goal in (best_f1, best_accuracy):  # so many knowns and unknowns as there were
+    _goal.of_mix = True  # type: ignore[attr-defined]
+
+
 def equal_error(counts: Sweep) -> int:
     """The position where false accept and false reject rate differ least; the strictest of equals.
 
@@ -32,46 +36,104 @@ def equal_error(counts: Sweep) -> int:
     """
     # In whole numbers, so that equals are equal.
     false_rejects = counts.same_total - counts.true_accepts
-    gap = counts.false_accepts * counts.same_total - false_rejects * counts.different_total
+    gap = counts.impostor_accepts * counts.same_total - false_rejects * counts.impostor_total
     return int(gap.abs().argmin())
 
 
-def at_most_false_accepts(rate: float, confidence: float | None = None) -> Goal:
+def balanced(unknowns: float = 0.5) -> Goal:
+    """The threshold with the least mean of both error rates; the strictest of equals.
+
+    It minimizes unknowns · FPIR + (1 − unknowns) · FNIR: the share of the unknowns that are
+    accepted, and the share of the known queries that are rejected or confused with another class.
+    So how many of either the calibration holds does not matter. For pairs, FPIR is the false
+    accept rate and FNIR the false reject rate. The default for matching.
+
+    Args:
+        unknowns: Weight of the unknowns, between 0 and 1, exclusive: their share among the
+            queries to come, where both mistakes cost the same.
+
+    Raises:
+        InputError: `unknowns` is out of range.
+
+    Example:
+        >>> from likewise.metrics import sweep
+        >>> distances, known = torch.tensor([0.1, 0.2, 0.3, 0.4]), torch.tensor([1, 1, 0, 0]) > 0
+        >>> counts = sweep(distances, known, known=known)
+        >>> balanced()(counts), goal_name(balanced())
+        (1, 'balanced(0.5)')
+    """
+    check_inside("unknowns", unknowns, "Use e.g. 0.5.")
+
+    def goal(counts: Sweep) -> int:
+        # Over a common denominator, so that equals are equal.
+        missed = (counts.to_be_found - counts.true_accepts) * counts.impostor_total
+        accepted = (counts.impostor_accepts * counts.growth).clamp(max=counts.impostor_total)
+        accepted = accepted.double() * counts.to_be_found
+        return int((accepted * unknowns + missed.double() * (1 - unknowns)).argmin())
+
+    return _named(goal, "balanced", unknowns)
+
+
+def at_most_false_accepts(
+    rate: float,
+    confidence: float | None = None,
+    *,
+    on_average: bool = False,
+    cautious: bool = False,
+) -> Goal:
     """The loosest threshold whose false accept rate stays at or below `rate`.
 
-    Without a confidence that holds for the pairs at hand. On new pairs the rate is as often
-    above `rate` as below. With one it holds for new pairs too, see `Guarantee`; `calibrate` then
-    asks which items each pair holds. In matching it holds for queries of new unknown classes, see
+    A false accept is a different pair that is accepted, and in matching an unknown that is; a
+    known query accepted as another class is a miss there.
+
+    As it is, the rate holds for the calibrated pairs: on new ones it is as often above `rate` as
+    below. With a confidence it holds for new pairs too, see `Guarantee`; `calibrate` then asks
+    which items each pair holds. In matching it holds for queries of new unknown classes, see
     `calibrate_matching`.
 
     Args:
         rate: between 0 and 1; with a confidence exclusive.
         confidence: with which the true false accept rate is to be at most `rate`, between 0
             and 1, exclusive.
+        on_average: Whether, in matching, the mean over all calibrations that could have been
+            is at most `rate`, for new unknown classes, see `MeanGuarantee`. It takes fewer
+            classes than a confidence, and says less.
+        cautious: Whether half of `rate` is aimed at, which new classes seldom double.
 
     Raises:
-        InputError: if `rate` or `confidence` is out of range; by the goal, if every threshold
-            accepts more, or if there are too few independent negatives for the confidence.
+        InputError: if `rate` or `confidence` is out of range, or two of the other three are given;
+            by the goal, if every threshold accepts more, or if there are too few independent
+            negatives.
 
     Example:
         >>> goal_name(at_most_false_accepts(0.01, confidence=0.95))
         'at_most_false_accepts(0.01, confidence=0.95)'
     """
+    if (confidence is not None) + on_average + cautious > 1:
+        raise InputError(
+            "confidence, on_average and cautious must be given one at a time, got "
+            f"{confidence}, {on_average} and {cautious}."
+        )
+    if on_average:
+        return MeanGuarantee(rate)
     if confidence is not None:
         return Guarantee(rate, confidence)
     check_rate("rate", rate)
+    aim = rate / 2 if cautious else rate
 
     def goal(counts: Sweep) -> int:
-        allowed = int((counts.false_accept_rate <= rate).sum())  # it never falls
+        allowed = int((counts.false_accept_rate <= aim).sum())  # it never falls
         if allowed == 0:
             raise InputError(
-                f"no threshold keeps false accepts at or below {rate:.3g}: the closest pair of "
+                f"no threshold keeps false accepts at or below {aim:.3g}: the closest pair of "
                 "all is already a wrong one, and the strictest threshold has "
                 f"{float(counts.false_accept_rate[0]):.3g}. Raise the rate, or train further."
             )
         return allowed - 1
 
-    return _named(goal, "at_most_false_accepts", rate)
+    goal.__name__ = f"at_most_false_accepts({rate!r}{', cautious=True' if cautious else ''})"
+    goal.rate = rate  # type: ignore[attr-defined]  # what the answer says was asked for
+    return goal
 
 
 def least_cost(*, prior: float, miss_cost: float = 1.0, false_accept_cost: float = 1.0) -> Goal:
@@ -96,8 +158,8 @@ def least_cost(*, prior: float, miss_cost: float = 1.0, false_accept_cost: float
     def goal(counts: Sweep) -> int:
         misses = counts.same_total - counts.true_accepts
         # Over a common denominator and in whole numbers at first, so that equals are equal.
-        missed = (misses * counts.different_total).double() * (prior * miss_cost)
-        accepted = (counts.false_accepts * counts.same_total).double()
+        missed = (misses * counts.impostor_total).double() * (prior * miss_cost)
+        accepted = (counts.impostor_accepts * counts.same_total).double()
         return int((missed + accepted * ((1 - prior) * false_accept_cost)).argmin())
 
     goal.__name__ = (
@@ -129,6 +191,7 @@ def at_least_precision(precision: float) -> Goal:
             )
         return int(reached[-1])
 
+    goal.of_mix = True  # type: ignore[attr-defined]
     return _named(goal, "at_least_precision", precision)
 
 
@@ -167,8 +230,20 @@ def goal_name(goal: Goal) -> str:
     return str(getattr(goal, "__name__", type(goal).__name__))
 
 
-_PLAIN_GOALS = {"f1": best_f1, "accuracy": best_accuracy, "equal-error": equal_error}
+def _named(goal: Goal, factory: str, value: float) -> Goal:
+    goal.__name__ = f"{factory}({value!r})"
+    return goal
+
+
+_PLAIN_GOALS: dict[str, Goal] = {
+    "balanced": balanced(),
+    "best-f1": best_f1,
+    "f1": best_f1,
+    "accuracy": best_accuracy,
+    "equal-error": equal_error,
+}
 _RATED_GOALS: dict[str, Callable[[float], Goal]] = {
+    "balanced": balanced,
     "far": at_most_false_accepts,
     "precision": at_least_precision,
     "recall": at_least_recall,
@@ -180,8 +255,9 @@ def parse_goal(text: str) -> Goal:
     """The goal that a word of the command line means.
 
     Args:
-        text: f1, accuracy, equal-error, far=RATE, far=RATE@CONFIDENCE, precision=P, recall=R
-            or cost=PRIOR.
+        text: balanced, balanced=UNKNOWNS, best-f1 (or f1), accuracy, equal-error, far=RATE,
+            far=RATE@CONFIDENCE, far=RATE@average, far=RATE@cautious, precision=P, recall=R or
+            cost=PRIOR.
 
     Raises:
         InputError: for any other word, or a number that is none or out of range.
@@ -189,21 +265,28 @@ def parse_goal(text: str) -> Goal:
     Example:
         >>> goal_name(parse_goal("far=0.001@0.95"))
         'at_most_false_accepts(0.001, confidence=0.95)'
+        >>> goal_name(parse_goal("far=0.05@cautious"))
+        'at_most_false_accepts(0.05, cautious=True)'
     """
     if text in _PLAIN_GOALS:
         return _PLAIN_GOALS[text]
     word, equals, number = text.partition("=")
     if word not in _RATED_GOALS or not equals:
         raise InputError(
-            "must be one of f1, accuracy, equal-error, far=RATE, far=RATE@CONFIDENCE, "
-            f"precision=P, recall=R, cost=PRIOR, got {text!r}.",
+            "must be one of balanced, balanced=UNKNOWNS, best-f1, accuracy, equal-error, far=RATE, "
+            "far=RATE@CONFIDENCE, far=RATE@average, far=RATE@cautious, precision=P, recall=R, "
+            f"cost=PRIOR, got {text!r}.",
             argument="goal",
         )
-    number, at, confidence = number.partition("@") if word == "far" else (number, "", "")
+    number, at, kind = number.partition("@") if word == "far" else (number, "", "")
     value = _number(word, number)
-    if at:
-        return at_most_false_accepts(value, _number(word, confidence))
-    return _RATED_GOALS[word](value)
+    if not at:
+        return _RATED_GOALS[word](value)
+    if kind in ("average", "cautious"):
+        return at_most_false_accepts(
+            value, on_average=kind == "average", cautious=kind == "cautious"
+        )
+    return at_most_false_accepts(value, _number(word, kind))
 
 
 def _number(word: str, text: str) -> float:
@@ -218,8 +301,3 @@ def _number(word: str, text: str) -> float:
             argument="goal",
         )
     return value
-
-
-def _named(goal: Goal, factory: str, value: float) -> Goal:
-    goal.__name__ = f"{factory}({value!r})"
-    return goal

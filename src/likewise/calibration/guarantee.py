@@ -3,7 +3,7 @@
 import bisect
 import dataclasses
 import math
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import NamedTuple
 
@@ -18,6 +18,7 @@ from likewise._checks import check_count, check_rate
 from likewise.errors import InputError
 from likewise.metrics import Sweep
 
+Growth = Callable[[int], float]
 FOR = ("items", "classes", "groups", "unknown classes", "unknown items")
 
 
@@ -96,26 +97,34 @@ class Guarantee:
         *,
         kind: str = "different pairs that share no item",
         remedy: str = "Give more items, raise the rate, or lower the confidence.",
+        growth_with: Growth | None = None,
     ) -> int:
         """The loosest threshold of a sweep that these independent negatives allow.
 
         Args:
-            counts: of all pairs.
+            counts: of all pairs; the rate is divided by their growth.
             negatives: distances of different pairs that share nothing, chosen without looking
                 at distances, (n,).
             kind: what they are called, for the errors.
             remedy: what helps where they are too few.
+            growth_with: the growth if there were so many negatives; None if it stays.
 
         Raises:
             InputError: if there are too few negatives, or every threshold is too loose.
         """
         count = len(negatives)
-        looked_at = self.looked_at(count)
+        aim = Guarantee(self.rate / counts.growth, self.confidence)
+        looked_at = aim.looked_at(count)
         if looked_at == 0:
+            needed = _needed(
+                lambda growth: Guarantee(self.rate / growth, self.confidence).fewest,
+                growth_with or (lambda _: counts.growth),
+            )
             raise InputError(
-                f"{kind} must be at least {self.fewest:,} for at most {self.rate:.3g} false "
+                f"{kind} must be at least {needed:,} for at most {self.rate:.3g} false "
                 f"accepts with a confidence of {self.confidence:.3g}, got {count:,}: "
-                f"{self.fewest - count:,} more are needed{self._possible(count)}. {remedy}"
+                f"{needed - count:,} more are needed{self._possible(count, counts.growth)}. "
+                f"{remedy}"
             )
         limit = float(negatives.double().sort().values[looked_at - 1])
         at = int((counts.thresholds < limit).sum()) - 1
@@ -127,12 +136,99 @@ class Guarantee:
             )
         return at
 
-    def _possible(self, count: int) -> str:
+    def _possible(self, count: int, growth: float) -> str:
         if count == 0:
             return ""
-        least = 1 - (1 - self.confidence) ** (1 / count)
-        step = 10 ** (math.floor(math.log10(least)) - 2)
-        return f", or a rate of {math.ceil(least / step) * step:.3g} or more"
+        least = growth * (1 - (1 - self.confidence) ** (1 / count))
+        return f", or a rate of {_rounded_up(least):.3g} or more" if least < 1 else ""
+
+
+@dataclass(frozen=True)
+class MeanGuarantee:
+    """A goal for matching: the expected share of new unknown classes accepted is at most `rate`.
+
+    Expected over all calibrations that could have been, and all new classes: a single calibration
+    may accept more, in about half of all cases, which a `Guarantee` with a confidence rules out.
+    With n unknown classes, the threshold is the loosest at which (sum of their shares of accepted
+    items + 1) / (n + 1) is at most `rate`. A rate of 5% takes 19 classes.
+
+    Args:
+        rate: between 0 and 1, exclusive.
+
+    Source:
+        Angelopoulos, Bates, Fisch, Lei & Schuster, "Conformal Risk Control", ICLR 2024, theorem 1.
+
+    Example:
+        >>> MeanGuarantee(0.05).fewest, MeanGuarantee(0.01).fewest
+        (19, 99)
+    """
+
+    rate: float
+
+    def __post_init__(self) -> None:
+        check_inside("rate", self.rate, "Nothing is certain of queries to come.")
+
+    def __call__(self, counts: Sweep) -> int:
+        """Refuse: counts of queries do not tell which class they are of."""
+        raise InputError(
+            "classes must say which class each query is of where a goal holds on average, got "
+            "none. Use calibrate_matching(..., classes=...)."
+        )
+
+    @property
+    def __name__(self) -> str:
+        return f"at_most_false_accepts({self.rate!r}, on_average=True)"
+
+    @property
+    def fewest(self) -> int:
+        """How many unknown classes it takes, if no item of theirs is accepted."""
+        return math.ceil(1 / self.rate - 1e-9) - 1
+
+    def position(
+        self,
+        counts: Sweep,
+        negatives: Float[Tensor, " n"],
+        classes: Int[Tensor, " n"],
+        *,
+        growth_with: Growth | None = None,
+    ) -> int:
+        """The loosest threshold of a sweep that these unknown queries allow.
+
+        Args:
+            counts: of all queries; the rate is divided by their growth.
+            negatives: distances of unknown queries, (n,).
+            classes: their class codes, (n,).
+            growth_with: the growth if there were so many classes; None if it stays.
+
+        Raises:
+            InputError: if there are too few classes, or every threshold is too loose.
+        """
+        _, row, sizes = torch.unique(classes, return_inverse=True, return_counts=True)
+        aim = MeanGuarantee(self.rate / counts.growth)
+        if len(sizes) < aim.fewest:
+            possible = counts.growth / (len(sizes) + 1)
+            needed = _needed(
+                lambda growth: MeanGuarantee(self.rate / growth).fewest,
+                growth_with or (lambda _: counts.growth),
+            )
+            raise InputError(
+                f"unknown classes must be at least {needed:,} for at most {self.rate:.3g} "
+                f"false accepts on average, got {len(sizes):,}: "
+                f"{needed - len(sizes):,} more are needed, or a rate of "
+                f"{_rounded_up(possible):.3g} or more. Give queries of more classes."
+            )
+        ascending, order = negatives.double().sort()
+        shares = torch.cat([ascending.new_zeros(1), (1 / sizes.double())[row[order]].cumsum(0)])
+        accepted = shares[torch.searchsorted(ascending, counts.thresholds, right=True)]
+        # A hair more, as five fifths of a class must be a whole one.
+        at = int((accepted + 1 <= aim.rate * (len(sizes) + 1) + 1e-9).sum()) - 1
+        if at < 0:
+            raise InputError(
+                f"no threshold keeps false accepts at or below {self.rate:.3g} on average over "
+                f"{len(sizes):,} unknown classes: the closest query of all is one of these. Raise "
+                "the rate, or train further."
+            )
+        return at
 
 
 @dataclass(frozen=True)
@@ -141,7 +237,7 @@ class KeptGuarantee:
 
     Attributes:
         rate: the bound.
-        confidence: with which it holds.
+        confidence: with which it holds; None if on average, see `MeanGuarantee`.
         negatives: different pairs that share nothing, or unknown queries, on which it rests.
         accepted: how many of these the threshold accepts.
         holds_for: new "items", new "classes", new "groups" of whatever `items` named; or in
@@ -152,7 +248,7 @@ class KeptGuarantee:
     """
 
     rate: float
-    confidence: float
+    confidence: float | None
     negatives: int
     accepted: int
     holds_for: str
@@ -165,9 +261,12 @@ class KeptGuarantee:
         of = self.holds_for
         if of == "unknown items":
             of = f"items of these {'unknown' if self.classes is None else self.classes} classes"
+        how = "on average"
+        if self.confidence is not None:
+            how = f"with a confidence of {self.confidence:g}"
         return (
-            f"at most {self.rate:g} false accepts for new {of}, with a confidence of "
-            f"{self.confidence:g} ({self.accepted} of {self.negatives:,} accepted)"
+            f"at most {self.rate:g} false accepts for new {of}, {how} "
+            f"({self.accepted} of {self.negatives:,} accepted)"
         )
 
     def to_dict(self) -> dict[str, object]:
@@ -184,7 +283,10 @@ class KeptGuarantee:
         names = [field.name for field in dataclasses.fields(cls)]
         if not isinstance(fields, Mapping) or set(fields) | {"classes"} != set(names):
             raise InputError(f"a guarantee must be a dict of {', '.join(names)}, got {fields!r}.")
-        Guarantee(fields["rate"], fields["confidence"])
+        if fields["confidence"] is None:
+            MeanGuarantee(fields["rate"])
+        else:
+            Guarantee(fields["rate"], fields["confidence"])
         check_count("negatives", fields["negatives"])
         check_count("accepted", fields["accepted"], least=0)
         if fields.get("classes") is not None:
@@ -226,6 +328,35 @@ class Unknowns(NamedTuple):
         return cls(torch.zeros_like(unknown).index_fill(0, chosen, True), holds_for, count)
 
 
+def keep_mean(
+    guarantee: MeanGuarantee,
+    counts: Sweep,
+    negatives: Float[Tensor, " n"],
+    classes: Int[Tensor, " n"],
+    growth_with: Growth | None = None,
+) -> tuple[int, KeptGuarantee]:
+    """The position in the sweep that keeps the guarantee on average, and what it rests on."""
+    at = guarantee.position(counts, negatives, classes, growth_with=growth_with)
+    accepted = int((negatives <= counts.thresholds[at]).sum())
+    number = len(torch.unique(classes))
+    return at, KeptGuarantee(
+        guarantee.rate, None, len(negatives), accepted, "unknown classes", number
+    )
+
+
+def _needed(fewest: Callable[[float], int], growth_with: Growth) -> int:
+    """The least number n that is enough at the growth that there is with n."""
+    number = 1
+    while (least := fewest(max(1.0, growth_with(number)))) > number:
+        number += max(1, min(least - number, number // 16))
+    return number
+
+
+def _rounded_up(rate: float) -> float:
+    step = 10.0 ** (math.floor(math.log10(rate)) - 2)
+    return math.ceil(rate / step) * step
+
+
 def keep(
     guarantee: Guarantee,
     counts: Sweep,
@@ -233,6 +364,7 @@ def keep(
     same: Bool[Tensor, " p"],
     items: Int[Tensor, "p s"],
     unknowns: Unknowns | None = None,
+    growth_with: Growth | None = None,
 ) -> tuple[int, KeptGuarantee]:
     """The position in the sweep that keeps the guarantee, and what it rests on.
 
@@ -252,6 +384,7 @@ def keep(
             kind="unknown classes" if by_class else "unknown queries (of classes not indexed)",
             remedy="Give queries of more classes that are not indexed"
             + (", or ask for new items of these classes only." if by_class else "."),
+            growth_with=growth_with if by_class else None,
         )
     accepted = int((negatives <= counts.thresholds[at]).sum())
     return at, KeptGuarantee(

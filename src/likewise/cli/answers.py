@@ -4,6 +4,7 @@ from collections import Counter
 from collections.abc import Sequence
 from typing import Any
 
+from likewise.calibration import Calibration
 from likewise.cli.console import columns, without
 from likewise.data.parts import label_names
 from likewise.index import Neighbors
@@ -71,6 +72,28 @@ def matches(model: SimilarityModel, decided: Matches, names: Sequence[str], item
         if told:
             lines.append(f"named rightly: {right} of {len(told)} ({right / len(told):.2%})")
     return {**result, "queries": entries}, lines
+
+
+def calibration_lines(name: str, made: Calibration) -> list[str]:
+    """A threshold with what it costs; in matching the unknowns accepted come first."""
+    first = f"{name}: accept at distance <= {made.threshold:.4g} ({made.goal})"
+    if made.false_positive_rate is None:
+        lines = [
+            f"{first}: F1 {made.f1:.4f}, true accepts {made.true_accept_rate:.4f}, false accepts "
+            f"{made.false_accept_rate:.4f}, on {made.same_total} same and {made.different_total} "
+            "different"
+        ]
+    else:
+        lines = [
+            first,
+            f"  unknowns accepted (FPIR) {made.false_positive_rate}",
+            f"  knowns missed or confused (FNIR) {made.false_negative_rate}",
+            *(f"  {judged}" for judged in made.unknowns),
+        ]
+        if len(made.unknowns) > 1:
+            each = ", ".join(f"{one.threshold:.4g} by {one.kind}" for one in made.unknowns)
+            lines.append(f"  the stricter of {each}")
+    return lines + ([] if made.guaranteed is None else [f"  guaranteed: {made.guaranteed}"])
 
 
 def evaluation_lines(found: Evaluation) -> list[str]:

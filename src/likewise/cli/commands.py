@@ -242,6 +242,15 @@ def train(
         Optional[int],  # noqa: UP045
         typer.Option(rich_help_panel=SCORES, help="Stop after N scores without improvement."),
     ] = None,
+    cross_fit: Annotated[
+        str,
+        typer.Option(
+            rich_help_panel=SCHEDULE,
+            metavar="N|auto|off",
+            help="Also train N encoders, each without some of the classes, so that calibrate can "
+            "judge these as unknowns. auto: three, in about twice the training time.",
+        ),
+    ] = str(Recipe.cross_fit),
     track: Annotated[
         Optional[str],  # noqa: UP045
         typer.Option(
@@ -310,12 +319,16 @@ def calibrate(
     model: Model,
     source: Data,
     goal: Annotated[
-        str,
+        Optional[str],  # noqa: UP045
         typer.Option(
-            help="f1, accuracy, equal-error, far=0.001, far=0.001@0.95 (kept with a confidence of "
-            "0.95), precision=0.99, recall=0.95 or cost=0.01 (the least at that prior)."
+            show_default="balanced for matching, best-f1 for pairs",
+            help="balanced (unknowns accepted and knowns missed weigh alike), balanced=0.7 "
+            "(unknowns weigh 0.7), best-f1, accuracy, equal-error, far=0.05 (at most so many "
+            "unknowns accepted), far=0.05@cautious (aims at half), far=0.05@0.95 (kept with a "
+            "confidence of 0.95), far=0.05@average, precision=0.99, recall=0.95 or cost=0.01 (the "
+            "least at that prior).",
         ),
-    ] = "f1",
+    ] = None,
     rule: Annotated[
         Optional[str],  # noqa: UP045
         typer.Option(help="nearest, majority, … or pairs; nearest and pairs if left out."),
@@ -330,13 +343,26 @@ def calibrate(
         typer.Option("--per-class", help="Matching: a threshold for each class with data enough."),
     ] = False,
     holds_for: Annotated[
-        str,
+        Optional[str],  # noqa: UP045
         typer.Option(
+            show_default="classes for guarantees of matching, else items",
             help="What intervals and guarantees are for. items: new items of these classes "
             "(matching: of these unknown classes). classes: new classes (matching: new unknown "
-            "classes)."
+            "classes).",
         ),
-    ] = "items",
+    ] = None,
+    unknowns: Annotated[
+        Optional[str],  # noqa: UP045
+        typer.Option(
+            metavar="DATA",
+            help="Real unknowns, for matching: they give a second threshold, and the stricter of "
+            "both is kept.",
+        ),
+    ] = None,
+    for_gallery_of: Annotated[
+        Optional[int],  # noqa: UP045
+        typer.Option(help="Number of items that the index may grow to, for matching."),
+    ] = None,
     gallery: GalleryFolder = None,
     split: Split = None,
     cache: Cache = None,
@@ -352,7 +378,7 @@ def calibrate(
     DATA may also be a .csv of pairs, with columns a, b and same: of image files, of texts, or of
     ids of known items for a model over vectors.
     """
-    from likewise.cli import journeys
+    from likewise.cli import answers, journeys
 
     loaded = journeys.open_model(model, device, gallery, cache=cache, encoder_from=encoder_from)
     made = journeys.calibrate(
@@ -365,18 +391,13 @@ def calibrate(
         point=point,
         per_class=per_class,
         leave_out=holds_for,
+        unknowns=unknowns,
+        for_gallery_of=for_gallery_of,
         seed=seed,
         reading=reading,
     )
     loaded.save(model)
-    lines = [
-        f"{name}: accept at distance <= {each.threshold:.4g} "
-        f"(F1 {each.f1:.4f}, true accepts {each.true_accept_rate:.4f}, "
-        f"false accepts {each.false_accept_rate:.4f}, "
-        f"on {each.same_total} same and {each.different_total} different)"
-        + ("" if each.guaranteed is None else f"; guaranteed: {each.guaranteed}")
-        for name, each in made.items()
-    ]
+    lines = [line for name, each in made.items() for line in answers.calibration_lines(name, each)]
     lines += [
         f"{name}: {len(by_class.classes)} classes have thresholds of their own"
         for name, by_class in loaded.class_thresholds.items()

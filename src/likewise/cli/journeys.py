@@ -119,18 +119,20 @@ def calibrate(
     source: str,
     *,
     split: str | None,
-    goal: str,
+    goal: str | None,
     rule: str | None,
     k: int,
     point: str | None = None,
     per_class: bool = False,
-    leave_out: str = "items",
+    leave_out: str | None = None,
+    unknowns: str | None = None,
+    for_gallery_of: int | None = None,
     seed: int,
     reading: data.Reading = PLAIN,
 ) -> dict[str, calibration.Calibration]:
     """By operating point: for one rule, or for matching (if anything is indexed) and for pairs."""
     with naming(**dict.fromkeys(("rate", "confidence", "precision", "recall", "prior"), "goal")):
-        chosen = calibration.parse_goal(goal)
+        chosen = None if goal is None else calibration.parse_goal(goal)
     examples: Any
     if is_pair_table(source):
         examples = open_pairs(model, source)
@@ -144,9 +146,19 @@ def calibrate(
         raise InputError(
             f"must come with --rule, got {point!r} alone. Say what it is for.", argument="point"
         )
-    check_choice("leave_out", leave_out, LEAVE_OUT)
+    if leave_out is not None:
+        check_choice("leave_out", leave_out, LEAVE_OUT)
+    if rules == ["pairs"] and (unknowns is not None or for_gallery_of is not None):
+        raise InputError(
+            "must come with something indexed, or a rule for matching, got pairs.",
+            argument="for_gallery_of" if unknowns is None else "unknowns",
+        )
+    real = None
+    if unknowns is not None:
+        with naming(source="unknowns"):
+            real = open_fitting(model, unknowns, split, default_split="train")
     made = {}
-    with console.progress("calibrating") as show:
+    with console.warnings_as_lines(), console.progress("calibrating") as show:
         if len(rules) > 1:  # each item is read once for both
             check_some_indexed(model.index, examples)
             examples = model.embedded(examples, only_new=True, progress=show)
@@ -159,6 +171,8 @@ def calibrate(
                 point=point,
                 per_class=per_class and each != "pairs",
                 leave_out=leave_out,
+                unknowns=None if each == "pairs" else real,
+                for_gallery_of=None if each == "pairs" else for_gallery_of,
                 seed=seed,
                 progress=show,
             )

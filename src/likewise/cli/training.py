@@ -159,6 +159,9 @@ def choices_of(ctx: typer.Context, recipe: Path | None) -> dict[str, Any]:
             continue
         if was_given or field.name not in choices:
             choices[field.name] = str(value) if isinstance(value, StrEnum) else value
+    folds = choices.get("cross_fit")
+    if isinstance(folds, str) and folds.isdecimal() and len(folds) < 9:
+        choices["cross_fit"] = int(folds)
     return choices
 
 

@@ -2,7 +2,7 @@
 
 import dataclasses
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import torch
@@ -34,9 +34,12 @@ class Features:
     device: str
     progress: Progress | None = None
     workers: int = 0
+    done: dict[int, tuple[data.Dataset, data.Dataset]] = field(default_factory=dict, repr=False)
 
     def of(self, items: data.Dataset) -> data.Dataset:
-        """The features of a dataset, in memory, with its labels and class names."""
+        """The features of a dataset, in memory, with its labels and class names; made once."""
+        if id(items) in self.done:
+            return self.done[id(items)][1]
         home = next((weight.device for weight in self.encoder.parameters()), torch.device("cpu"))
         self.encoder.to(self.device)
         found = encoders.encode(
@@ -47,7 +50,9 @@ class Features:
             workers=self.workers,
         )
         self.encoder.to(home)
-        return data.ArrayDataset(found, items.labels, list(items.class_names))
+        features = data.ArrayDataset(found, items.labels, list(items.class_names))
+        self.done[id(items)] = (items, features)  # kept, so that no other gets its id
+        return features
 
     def of_any(self, items: Any) -> Any:
         """As `of`, for given pairs too."""

@@ -63,6 +63,10 @@ class Recipe:
             is scored.
         keep_best: The number by which the best epoch is kept, such as "unseen_map_at_r".
         patience: Stop after N scores without improvement of `keep_best`.
+        cross_fit: Encoders that are also trained without some of the classes, so that
+            `calibrate` can judge these as unknowns: a number of folds, "off", or "auto" for three,
+            which take about twice the time of the training itself. One class per fold up to ten
+            classes, else five folds, is the most that is used.
         seed: Seed of everything drawn at random.
 
     Raises:
@@ -97,6 +101,7 @@ class Recipe:
     evaluate_every: int | None = None
     keep_best: str | None = None
     patience: int | None = None
+    cross_fit: int | str = "auto"
     seed: int = 0
 
     __repr__ = _tables.as_text
@@ -127,6 +132,10 @@ class Recipe:
             raise InputTypeError(f"must be true or false, got {self.pairs!r}.", argument="pairs")
         check_choice("augment", self.augment, AUGMENTS)
         check_choice("made_classes", self.made_classes, MADE_CLASSES)
+        if isinstance(self.cross_fit, str):
+            check_choice("cross_fit", self.cross_fit, ("auto", "off"))
+        else:
+            check_count("cross_fit", self.cross_fit, 2)
         allowed = GIVEN_PAIRS_LOSSES if self.pairs else (*PAIR_LOSSES, *CLASS_LOSSES)
         if self.loss is not None:
             check_choice("loss", self.loss, allowed)

@@ -17,7 +17,7 @@ from likewise.augment import presets
 from likewise.encoders.naming import small
 from likewise.errors import InputError, naming
 from likewise.evaluation.during import EvaluateEpochs, seen_and_unseen
-from likewise.journeys import frozen
+from likewise.journeys import cross_fitting, frozen
 from likewise.journeys.choosing import chosen, open_for_training, preprocess_for
 from likewise.journeys.opening import PLAIN
 from likewise.journeys.recipe import CLASS_LOSSES, Recipe
@@ -145,13 +145,18 @@ def train(
         of_pairs = isinstance(source, data.GivenPairs)
         scores = _scores(evaluate, apart, kept, of_pairs, compare, preprocess, recipe, features)
 
+    batches = _batches(recipe, seen)
+    folds: cross_fitting.Plan | None = None  # planned once it is known what learns
     show: Any = progress
     if callable(progress):
 
         def show(epoch: int, batch: int, batches: int) -> None:
-            progress((epoch - 1) * batches + batch, recipe.epochs * batches)
+            each = batches + (0 if folds is None else sum(folds.batches))
+            progress((epoch - 1) * batches + batch, recipe.epochs * each)
 
-    def fit(module: nn.Module, part: Any, *, told: bool = True) -> training.History:
+    def fit(
+        module: nn.Module, part: Any, recipe: Recipe = recipe, *, told: bool = True
+    ) -> training.History:
         dim = _dim(module)
         criterion = fitting_loss(recipe, compare, len(getattr(part, "class_names", ())), dim)
         apply = None if preprocess is None or features is not None else preprocess.apply
@@ -161,7 +166,7 @@ def train(
                 criterion,
                 part,
                 epochs=recipe.epochs,
-                batches=recipe.batches or max(FEWEST_BATCHES, len(part) // 128),
+                batches=_batches(recipe, part),
                 classes_per_batch=recipe.classes_per_batch,
                 items_per_class=recipe.items_per_class,
                 learning_rate=_rate(recipe),
@@ -179,12 +184,14 @@ def train(
                 checkpoint=checkpoint if told else None,
             )
 
-    history, decided, encoder = training.History([]), None, start.whole
-    if features is None:
-        history = fit(encoder, seen)
-        trained: nn.Module | None = encoder
-    else:
-        head, trained = recipe.head, None
+    def fit_head(part: Any, recipe: Recipe = recipe, *, told: bool = True) -> _Fitted:
+        layers = frozen.head_for(dataclasses.replace(recipe, head=head), part)
+        history = None if head == "whitening" else fit(layers, part, recipe, told=told)
+        return _Fitted(layers, history)
+
+    head, decided = None, None
+    if features is not None:
+        head = recipe.head or ("linear" if recipe.train == "head" else None)
         if recipe.train is None and not isinstance(seen, data.ArrayDataset):
             head = None  # nothing is held out of pairs
         elif recipe.train is None:
@@ -192,20 +199,26 @@ def train(
             head, decided = trial.head, trial.line
             if tell is not None:
                 tell(decided)
-        elif recipe.train == "head":
-            head = recipe.head or "linear"
-        if head not in (None, "none"):
-            layers = frozen.head_for(dataclasses.replace(recipe, head=head), seen)
-            if head != "whitening":
-                history, trained = fit(layers, seen), layers
-            encoder = nn.Sequential(start.body, layers)
+        head = None if head == "none" else head
+    learns = features is None or head is not None
+    if learns and not isinstance(source, data.GivenPairs):
+        folds = cross_fitting.plan(kept, recipe, batches)
+        if folds is not None and tell is not None:
+            tell(str(folds))
+    encoder, done = start.whole, _Fitted(start.whole, None)
+    if features is None:
+        done = _Fitted(encoder, fit(encoder, seen))
+    elif head is not None:
+        done = fit_head(seen)
+        encoder = nn.Sequential(start.body, done.module)
+    history = done.history or training.History([])
     origin = {
         "data": name or type(source).__name__,
         "items": len(kept),
         "recipe": recipe.to_dict(),
         **({} if augment is None else {"augment": type(augment).__name__}),
         "evaluate": None if evaluate is None else scored_on or ASIDE,
-        **({} if trained is None else _selection(best, trained, scores)),
+        **({} if done.history is None else _selection(best, done.module, scores)),
         **({} if decided is None else {"decided": decided}),
         "history": history.records,
     }
@@ -216,13 +229,53 @@ def train(
         encoder,
         distance=compare,
         preprocess=preprocess,
-        trained=None if isinstance(source, data.GivenPairs) else kept,
+        trained=None if isinstance(source, data.GivenPairs) or not learns else kept,
         origin=origin,
         reading=reading,
     )
     if isinstance(source, data.GivenPairs):  # its files have no classes to name
         model.trained_prints = data.fingerprints(source.data)
+    if folds is not None:
+        choices = dataclasses.replace(recipe, epochs=len(history.records) or recipe.epochs)
+        offset = recipe.epochs * batches
+        total = offset + recipe.epochs * sum(folds.batches)
+
+        def embedder(part: data.Dataset, recipe: Recipe, show: Progress) -> cross_fitting.Embed:
+            if features is None:
+                shown = show if callable(progress) else progress
+                return train(
+                    part,
+                    recipe,
+                    progress=shown,
+                    workers=workers,
+                    device=device,
+                    augment=augment,
+                    weights=weights,
+                ).embed
+            drawn = data.PairDataset(part, seed=recipe.seed, fresh=True) if recipe.pairs else part
+            layers = fit_head(drawn, recipe, told=False).module
+            return lambda items: encoders.encode(layers, items)
+
+        aside = apart.get("seen")
+        if features is not None:
+            aside = None if aside is None else features.of(aside)
+        model.cross_fit = cross_fitting.fitted(
+            folds,
+            kept if features is None else seen.data if recipe.pairs else seen,
+            aside,
+            choices,
+            embedder,
+            distance=compare,
+            progress=lambda done: progress(offset + done, total) if callable(progress) else None,
+        )
     return model
+
+
+class _Fitted(NamedTuple):
+    """What was trained, and how it went; None where nothing was to be learned in steps."""
+
+    module: nn.Module
+    history: training.History | None
 
 
 class _Start(NamedTuple):
@@ -257,6 +310,10 @@ def _start(
     )
     body = made if head == "none" else made[0]  # type: ignore[index]
     return _Start(body, made, preprocess_for(body, item_shape))
+
+
+def _batches(recipe: Recipe, part: Any) -> int:
+    return recipe.batches or max(FEWEST_BATCHES, len(part) // 128)
 
 
 def _rate(recipe: Recipe) -> float:

@@ -3,6 +3,7 @@
 from likewise.matching.centers import class_centers
 from likewise.matching.deciding import Matches, match
 from likewise.matching.normalizing import normalize_neighbors
+from likewise.matching.own_class import lookup_without_own_class
 from likewise.matching.rules import (
     RULES,
     UNKNOWN,
@@ -23,6 +24,7 @@ __all__ = [
     "center",
     "class_centers",
     "decide",
+    "lookup_without_own_class",
     "majority",
     "match",
     "nearest",

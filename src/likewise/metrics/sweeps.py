@@ -30,6 +30,12 @@ class Sweep:
         known_total: pairs in which something right was there to be found; in search the
             queries whose class is indexed, whether or not their nearest neighbor has it.
             None stands for `same_total`.
+        unknown_accepts: in search, accepted queries whose class is not indexed, (t,) int64; None
+            for pairs.
+        unknown_total: in search, how many such queries there are; 0 for pairs.
+        growth: how many times as often an unknown is accepted where the threshold is used as it
+            was here, such as K / (K - 1) where each unknown met a gallery without one of its K
+            classes. The rates of unknowns are multiplied by it.
     """
 
     thresholds: Float[Tensor, " t"]
@@ -38,6 +44,21 @@ class Sweep:
     same_total: int
     different_total: int
     known_total: int | None = None
+    unknown_accepts: Int[Tensor, " t"] | None = None
+    unknown_total: int = 0
+    growth: float = 1.0
+
+    @property
+    def impostor_accepts(self) -> Int[Tensor, " t"]:
+        """Accepted unknowns; where there are none, accepted pairs that are different."""
+        if self.unknown_accepts is None or not self.unknown_total:
+            return self.false_accepts
+        return self.unknown_accepts
+
+    @property
+    def impostor_total(self) -> int:
+        """Unknowns; where there are none, pairs that are different."""
+        return self.unknown_total or self.different_total
 
     __repr__ = _tables.as_text
     _repr_html_ = _tables.as_html
@@ -73,8 +94,17 @@ class Sweep:
 
     @property
     def false_accept_rate(self) -> Float[Tensor, " t"]:
-        """Share of the different pairs that are accepted."""
-        return self.false_accepts.double() / self.different_total
+        """Share of the different pairs that are accepted; in search, of the unknowns (FPIR).
+
+        So a known query accepted as another class is no false accept but a miss, see
+        `false_negative_rate`. Only where a search has no unknowns, wrong answers stand for them.
+        """
+        return (self.impostor_accepts.double() / self.impostor_total * self.growth).clamp(max=1)
+
+    @property
+    def false_negative_rate(self) -> Float[Tensor, " t"]:
+        """Share of what was to be found that is rejected, or in search confused (FNIR)."""
+        return (self.to_be_found - self.true_accepts).double() / self.to_be_found
 
     @property
     def false_reject_rate(self) -> Float[Tensor, " t"]:
@@ -123,6 +153,7 @@ def sweep(
     same: Bool[Tensor, " p"],
     *,
     known: Bool[Tensor, " p"] | None = None,
+    growth: float = 1.0,
 ) -> Sweep:
     """Count accepts at every distinct distance, in O(p log p).
 
@@ -133,7 +164,9 @@ def sweep(
         distances: one per pair; smaller is closer; may be negative.
         same: whether the pair truly belongs together.
         known: in search, whether the query's class is indexed at all, so that a right
-            neighbor existed; it counts in recall. Without it, exactly where `same`.
+            neighbor existed; it counts in recall. Without it, exactly where `same`. A query that
+            is not known is an unknown.
+        growth: see `Sweep`.
 
     Raises:
         InputError: if all pairs are the same or all are different, as no threshold can be
@@ -171,7 +204,9 @@ def sweep(
             f"{same_total} same and {different_total} different. "
             "Draw pairs from at least two classes with two items each."
         )
-    ascending, same = _in_order(distances.detach().double().cpu(), same.cpu())
+    kind = same.cpu() if known is None else same.cpu() + 2 * (~known.cpu()).to(torch.uint8)
+    ascending, kind = _in_order(distances.detach().double().cpu(), kind)
+    same = kind == 1
     end_of_tie = torch.ones_like(same)
     end_of_tie[:-1] = ascending[1:] != ascending[:-1]
     (ends,) = torch.where(end_of_tie)
@@ -183,12 +218,15 @@ def sweep(
         same_total=same_total,
         different_total=different_total,
         known_total=known_total,
+        unknown_accepts=None if known is None else (kind == 2).cumsum(0)[ends],
+        unknown_total=0 if known is None else int((kind == 2).sum()),
+        growth=growth,
     )
 
 
-def _in_order(distances: Float[Tensor, " p"], same: Bool[Tensor, " p"]) -> tuple[Tensor, Tensor]:
+def _in_order(distances: Float[Tensor, " p"], kind: Tensor) -> tuple[Tensor, Tensor]:
     # A jackknife sweeps the same pairs a hundred times; looking costs far less than sorting.
     if bool((distances[1:] >= distances[:-1]).all()):
-        return distances, same
+        return distances, kind
     order = torch.from_numpy(np.argsort(distances.numpy()))  # several times as fast as torch's
-    return distances[order], same[order]
+    return distances[order], kind[order]

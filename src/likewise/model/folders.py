@@ -24,7 +24,7 @@ PATIENCE = 60.0  # seconds to wait for others that save, or to read between thei
 # What converting a value to a schema raises, that of a text which no encoding has among them.
 UNREADABLE = (msgspec.ValidationError, RecursionError, UnicodeEncodeError)
 
-_STEM = r"(?:calibrated|cohort|encoder|index|trained)-[0-9a-f]{12}\.(?:json|safetensors)"
+_STEM = r"(?:calibrated|cohort|cross_fit|encoder|index|trained)-[0-9a-f]{12}\.(?:json|safetensors)"
 _PART = re.compile(_STEM)
 _TEMPORARY = re.compile(rf"\.(?:model\.json|{_STEM})\.[0-9a-f]+\.part")
 _T = TypeVar("_T")

@@ -15,7 +15,8 @@ from torch import Tensor, nn
 import likewise
 from likewise import data as sources
 from likewise import distances as known
-from likewise.calibration import Calibration, ClassThresholds
+from likewise.calibration import Calibration, ClassThresholds, CrossFit
+from likewise.calibration.cross_fit import TENSORS
 from likewise.distances import Distance
 from likewise.errors import ArtifactError, InputError
 from likewise.index import Gallery, Index
@@ -40,12 +41,26 @@ LARGEST_TENSORS = 1 << 36  # bytes of embeddings
 
 _INDEX, _ORIGIN, _SEEN = "the index", "the origin", "the items calibrated on"
 _FILES = {
-    ENCODER: ("encoder.safetensors", "trained.safetensors", "cohort.safetensors"),
+    ENCODER: (
+        "encoder.safetensors",
+        "trained.safetensors",
+        "cohort.safetensors",
+        "cross_fit.safetensors",
+    ),
     _INDEX: ("index.safetensors", "index.json"),
     _SEEN: ("calibrated.safetensors",),
 }
 _FIELDS = {
-    ENCODER: ("encoder", "layouts", "distance", "preprocess", "reading", "trained_on", "cohort"),
+    ENCODER: (
+        "encoder",
+        "layouts",
+        "distance",
+        "preprocess",
+        "reading",
+        "trained_on",
+        "cohort",
+        "cross_fit",
+    ),
     _INDEX: ("gallery",),
     _ORIGIN: ("origin",),
 }
@@ -73,6 +88,7 @@ class Contents:
     probabilities: dict[str, Probability]
     norm: AdaptiveNorm | None
     reading: sources.Reading
+    cross_fit: CrossFit | None = None
     rules: dict[str, Rule] = field(default_factory=dict)
 
 
@@ -127,6 +143,7 @@ class _Manifest(msgspec.Struct, forbid_unknown_fields=True):
     reading: dict[Literal["text", "label", "vectors", "path_column"], str]
     trained_on: list[str]
     cohort: _Cohort | None
+    cross_fit: list[str] | None
     origin: dict[str, Any]
     gallery: Place | None
     calibrations: dict[str, dict[str, Any]]
@@ -227,6 +244,7 @@ def _described(contents: Contents, folder: Path) -> tuple[dict[str, Any], dict[s
         "reading": contents.reading.columns,
         "trained_on": contents.trained_on,
         "cohort": None if contents.norm is None else {"nearest": contents.norm.nearest},
+        "cross_fit": None if contents.cross_fit is None else list(contents.cross_fit.class_names),
         "origin": contents.origin,
         "gallery": None if place is None else msgspec.to_builtins(place),
         "calibrations": {name: made.to_dict() for name, made in contents.calibrations.items()},
@@ -244,6 +262,8 @@ def _described(contents: Contents, folder: Path) -> tuple[dict[str, Any], dict[s
     }
     if contents.norm is not None:
         parts["cohort.safetensors"] = rebuilding.packed({"cohort": contents.norm.cohort.float()})
+    if contents.cross_fit is not None:
+        parts["cross_fit.safetensors"] = rebuilding.packed(contents.cross_fit.tensors())
     for name, content in parts.items():
         most = LARGEST_TEXT if name.endswith(".json") else LARGEST_TENSORS
         if len(content) > most:
@@ -363,6 +383,13 @@ def _read(
     if manifest.cohort is not None:
         (cohort,) = _tensors(folder, "cohort.safetensors", cohort=(torch.float32, 2))
         norm = AdaptiveNorm(cohort, compared, nearest=manifest.cohort.nearest)
+    cross_fit = None
+    if manifest.cross_fit is not None:
+        kinds = {name: (kind, 1) for name, kind in TENSORS.items()}
+        tensors = _tensors(folder, "cross_fit.safetensors", **kinds)
+        cross_fit = CrossFit.from_tensors(
+            manifest.cross_fit, dict(zip(TENSORS, tensors, strict=True))
+        )
     (trained,) = _tensors(folder, "trained.safetensors", prints=(torch.int64, 1))
     (calibrated,) = _tensors(folder, "calibrated.safetensors", prints=(torch.int64, 1))
     calibrations = {
@@ -388,6 +415,7 @@ def _read(
         },
         norm=norm,
         reading=sources.Reading.from_columns(manifest.reading),  # type: ignore[arg-type]
+        cross_fit=cross_fit,
         rules=_rules(calibrations, rules),
     )
     return contents, Kept(manifest.key, _units(folder.manifest, folder.files, folder.path))

@@ -12,8 +12,8 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
 
 from likewise import data as sources
-from likewise._checks import check_choice
-from likewise.calibration import Calibration, ClassThresholds, Goal, best_f1
+from likewise._checks import check_choice, check_count
+from likewise.calibration import Calibration, ClassThresholds, CrossFit, Goal
 from likewise.data import GivenPairs, fingerprints
 from likewise.data.parts import label_names
 from likewise.distances import COSINE, Distance
@@ -33,10 +33,12 @@ from likewise.model.trials import (
     calibrated,
     calibrated_per_class,
     check_some_indexed,
+    given_unknowns,
     labeled,
     matching_trials,
     neighbors_for,
     pair_trials,
+    warn_of_many,
     warn_of_spelling,
 )
 from likewise.normalization import AdaptiveNorm
@@ -76,6 +78,7 @@ class SimilarityModel:
             the distance; made when calibrated.
         norm: what normalizes distances before they are judged; see `use_cohort`.
         rules: matching rules of the user's own that were calibrated for, by name.
+        cross_fit: what encoders said of classes that they were not trained on; made by `train`.
         trained_on: names of the classes that the encoder was trained on.
         trained_prints: `data.fingerprints` of the items that it was trained on.
         calibrated_prints: those of the items that any calibration saw.
@@ -117,6 +120,7 @@ class SimilarityModel:
         self._gallery_key: str | None = None
         self._may_write_gallery = False  # though it was opened read-only
         self._kept: dict[str, Kept] = {}  # by folder, what was last loaded or saved
+        self.cross_fit: CrossFit | None = None
         self.probabilities: dict[str, Probability] = {}
         self.trained_on: list[str] = []
         self.trained_prints = torch.empty(0, dtype=torch.int64)
@@ -448,29 +452,36 @@ class SimilarityModel:
         self,
         data: sources.Dataset | GivenPairs | Embedded,
         *,
-        goal: Goal = best_f1,
+        goal: Goal | None = None,
         rule: str | Rule = "nearest",
         k: int = 1,
         point: str | None = None,
         per_class: bool = False,
         fewest: int = 30,
         per_item: float = 10.0,
-        leave_out: str = "items",
+        leave_out: str | None = None,
+        unknowns: sources.Dataset | Embedded | None = None,
+        for_gallery_of: int | None = None,
         seed: int = 0,
         progress: Progress | None = None,
     ) -> Calibration:
         """Choose and keep the threshold for a matching rule, or with rule="pairs" for `verify`.
 
-        For matching every item is looked up, and "same" is whether the rule gives its own label.
-        Where it always does, every item is also asked about as an unknown, as if its own class were
-        not indexed, for without a mistake nothing tells how far is too far. For verification
-        pairs are drawn from the data, half same, half different, or come as `GivenPairs`. The
-        distances also make the probability of this operating point. Items that are in the index
-        themselves, or that the encoder was trained on, are left out.
+        For matching every item is judged twice: with its class known, where it is missed if it is
+        rejected or confused (FNIR), and as an unknown, where it must not be accepted (FPIR). For
+        the second, its own class is left out of the index if the encoder was not trained on it;
+        trained classes are judged by the encoders of a cross-fit. The answer's `unknowns` says
+        which, and what the rate rests on. Items of classes that are not indexed are unknowns as
+        they are.
+
+        For verification pairs are drawn from the data, half same, half different, or come as
+        `GivenPairs`. The distances also make the probability of this operating point. Items that
+        are in the index themselves, or that the encoder was trained on, are left out.
 
         Args:
             data: a labeled dataset, an `Embedded`, or for verification given pairs.
-            goal: what to choose for, such as `likewise.at_most_false_accepts(0.001)`.
+            goal: what to choose for, such as `likewise.at_most_false_accepts(0.001)`; None for
+                `balanced()`, or `best_f1` for pairs.
             rule: "pairs", or a rule of `likewise.matching`, such as "nearest" or "majority", or a
                 function like those, which a saved model is loaded with.
             k: how many neighbors decide, for matching.
@@ -480,22 +491,37 @@ class SimilarityModel:
             fewest: Right and wrong answers that such a class must have.
             per_item: pairs drawn per item, for verification.
             leave_out: What the intervals leave out, and what a goal with a confidence holds for.
-                For pairs, "items": new items of these classes; "classes": new classes. For
-                matching, "items": new items of the same unknown classes; "classes": new unknown
-                classes, of which one query each counts, so that many are needed.
+                For pairs, "items" (the default): new items of these classes; "classes": new
+                classes. For matching a goal with a confidence holds for new unknown classes, of
+                which one query each counts, unless "items" is given: new items of the same
+                unknown classes. "classes" leaves out classes for all intervals.
+            unknowns: Real unknowns, for matching: items of classes that are not indexed. They give
+                a second threshold, and the stricter of both is kept.
+            for_gallery_of: Number of items that the index may grow to, for matching: unknowns are
+                then accepted more often, at most in proportion.
             seed: of the pairs.
             progress: called as progress(done, total) while embedding.
 
         Raises:
             InputError: nothing is left to calibrate on, or the goal cannot be reached.
         """
-        check_choice("leave_out", leave_out, LEAVE_OUT)
+        if leave_out is not None:
+            check_choice("leave_out", leave_out, LEAVE_OUT)
+        if for_gallery_of is not None:
+            check_count("for_gallery_of", for_gallery_of)
         name = PAIRS if rule == PAIRS else rule_name(rule)
         is_own = not isinstance(rule, str) and RULES.get(name) is not rule
         if is_own and name in (*RULES, PAIRS):
             raise InputError(f"rule must have a name that is free, got {name!r}. Rename it.")
         if name == PAIRS and per_class:
             raise InputError("per_class must be False for pairs, got True. Name a rule.")
+        if name == PAIRS and (unknowns is not None or for_gallery_of is not None):
+            raise InputError(
+                "must be left out for pairs, which have no gallery. Name a rule for matching.",
+                argument="for_gallery_of" if unknowns is None else "unknowns",
+            )
+        if per_class and unknowns is not None:
+            raise InputError("unknowns must be left out with per_class, got both.")
         items: Any = data if isinstance(data, Embedded) else sources.as_dataset(data, pairs=True)
         given = items if isinstance(items, GivenPairs) else None
         if given is not None and name != PAIRS:
@@ -514,7 +540,7 @@ class SimilarityModel:
                 given,
                 per_item=per_item,
                 seed=seed,
-                leave_out=leave_out,
+                leave_out=leave_out or "items",
             )
         else:
             trials = matching_trials(
@@ -524,13 +550,26 @@ class SimilarityModel:
                 rule=rule if is_own else name,
                 k=k,
                 leave_out=leave_out,
+                trained_on=self.trained_on,
+                cross_fit=self.cross_fit,
+                for_gallery_of=for_gallery_of,
             )
-        thresholds = None
+        thresholds = real = None
+        if unknowns is not None:
+            told = unknowns if isinstance(unknowns, Embedded) else sources.as_dataset(unknowns)
+            real = given_unknowns(
+                self._new(told, progress),
+                self.index,
+                norm=self.norm,
+                rule=rule if is_own else name,
+                k=k,
+            )
         if per_class:
             thresholds = calibrated_per_class(trials, goal=goal, rule=name, k=k, fewest=fewest)
             chosen = thresholds.everywhere
         else:
-            chosen = calibrated(trials, goal=goal, rule=name, k=k)
+            chosen = calibrated(trials, goal=goal, rule=name, k=k, given=real)
+        warn_of_many(chosen, stacklevel=3)
         prior = 0.5 if name == PAIRS else float(trials.same.double().mean())
         point = point or name
         self._forget([point])
@@ -718,6 +757,7 @@ class SimilarityModel:
             probabilities=self.probabilities,
             norm=self.norm,
             reading=self.reading,
+            cross_fit=self.cross_fit,
         )
         return saving.write(contents, path, self._kept)
 
@@ -813,6 +853,7 @@ def load(
     model.calibrated_prints = contents.calibrated_prints
     model.index = contents.index
     model.norm = contents.norm
+    model.cross_fit = contents.cross_fit
     model.rules = contents.rules
     model.calibrations = contents.calibrations
     model.class_thresholds = contents.class_thresholds

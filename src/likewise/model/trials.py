@@ -4,7 +4,6 @@ import warnings
 from collections.abc import Mapping, MutableMapping, Sequence
 from typing import Any, NamedTuple
 
-import numpy as np
 import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
@@ -14,6 +13,8 @@ from likewise import data as sources
 from likewise.calibration import (
     Calibration,
     ClassThresholds,
+    CrossFit,
+    GivenUnknowns,
     Goal,
     calibrate,
     calibrate_matching,
@@ -26,10 +27,12 @@ from likewise.embedded import Embedded
 from likewise.errors import InputError
 from likewise.index import Index, Neighbors
 from likewise.matching import Rule, center, class_centers, decide, normalize_neighbors
+from likewise.model.as_unknowns import Queries, as_unknowns
 from likewise.normalization import AdaptiveNorm
 
 PAIRS = "pairs"  # the rule of a calibration for verification
 LEAVE_OUT = ("items", "classes")
+MANY = 0.5  # a share of unknowns accepted that is warned of
 # Of the items that a tensor of labels belongs to; they go with it.
 _CENTERS: MutableMapping[Tensor, Index] = WeakIdKeyDictionary()
 
@@ -50,6 +53,9 @@ class Trials(NamedTuple):
     classes: Int[Tensor, " p"] | None = None  # in matching, the query's own
     guarantee_for: str = "items"
     labels: Int[Tensor, " p"] | None = None  # in matching, what the rule decides on
+    kind: str = "given"  # in matching, where the unknowns come from
+    as_given: int | None = None  # in matching, the first so many are not judged a second time
+    growth: float = 1.0  # in matching, how many times as often an unknown is accepted in use
 
 
 def pair_trials(
@@ -100,53 +106,98 @@ def matching_trials(
     norm: AdaptiveNorm | None = None,
     rule: str | Rule,
     k: int,
-    leave_out: str,
+    leave_out: str | None,
+    trained_on: Sequence[str] = (),
+    cross_fit: CrossFit | None = None,
+    for_gallery_of: int | None = None,
 ) -> Trials:
     """New items as queries to the index, by a matching rule.
 
-    Where the rule names every item rightly, each is also asked about as an unknown one, as if its
-    own class were not indexed, for without a mistake nothing tells how far is too far. Unlabeled
-    items are left out.
+    Each item is judged twice: with its class known, and as an unknown, see `as_unknowns`.
+    Unlabeled items are left out.
 
     Raises:
         InputError: nothing is left, no class of the data is indexed, k is more than there is to
-            look up, or the index holds one class only and no mistake is made.
+            look up, or the index holds one class only and there is no unknown.
     """
     new = labeled(new)
     check_some_indexed(index, new)
     searched = _searched(index, rule)
     found = searched.lookup(new.embeddings, k=k)
     labels, distances = decide(_normalized(found, new.embeddings, searched, norm), rule)
-    truth = translated(new, all_names(index.class_names, new))
+    names = all_names(index.class_names, new)
+    truth = translated(new, names)
     known = torch.isin(truth, index.labels)
-    same = (labels == truth) & known
-    classes = truth
-    items = new.labels if leave_out == "classes" else torch.arange(len(new))
-    size = len(index)
-    if bool(same.all()):
-        taken_for, made = _as_unknowns(
-            searched, index.distance, norm, new.embeddings, truth, rule, k
-        )
-        labels, distances = torch.cat([labels, taken_for]), torch.cat([distances, made])
-        # Each has met the items of other classes only.
-        size -= int(torch.bincount(index.labels[index.labels >= 0]).max())
-        nothing = torch.zeros_like(same)
-        same, known = torch.cat([same, nothing]), torch.cat([known, nothing])
-        items, classes = items.repeat(2), classes.repeat(2)
+    queries = Queries(distances, labels, truth, known, torch.arange(len(new)))
+    unknowns = as_unknowns(
+        queries,
+        new.embeddings,
+        searched,
+        lambda near, of: decide(_normalized(near, of, searched, norm), rule),
+        distance=index.distance,
+        names=names,
+        trained_on=trained_on,
+        cross_fit=cross_fit,
+        k=k,
+    )
+    both = Queries(
+        *(torch.cat([a[known], b]) for a, b in zip(queries, unknowns.queries, strict=True))
+    )
+    items = both.truth
+    if leave_out != "classes":  # an item of a cross-fit is none of these
+        others = len(new) + torch.arange(len(both.rows))
+        items = both.rows.where(both.rows >= 0, others)
+    size = for_gallery_of or len(index)
     return Trials(
-        distances,
-        same,
+        both.distances,
+        (both.labels == both.truth) & both.known,
         items[:, None],
-        known,
+        both.known,
         new.fingerprints,
         size,
-        classes,
-        leave_out,
-        labels,
+        both.truth,
+        leave_out or "classes",
+        both.labels,
+        unknowns.kind,
+        len(new),
+        unknowns.growth * max(1.0, size / len(index)),
     )
 
 
-def calibrated(trials: Trials, *, goal: Goal, rule: str, k: int) -> Calibration:
+def given_unknowns(
+    new: Embedded,
+    index: Index,
+    *,
+    norm: AdaptiveNorm | None = None,
+    rule: str | Rule,
+    k: int,
+) -> GivenUnknowns:
+    """Real unknowns, with what a matching rule makes of their neighbors.
+
+    Raises:
+        InputError: there are none, or an item is of an indexed class.
+    """
+    if not len(new):
+        raise InputError("must hold items, got none that are new.", argument="unknowns")
+    names = sorted(sources.items_per_class(new))
+    indexed = {index.class_names[code] for code in _codes(index.labels)}
+    if both := [name for name in names if name in indexed]:
+        raise InputError(
+            f"must be of classes that are not indexed, got {_some(both)}.", argument="unknowns"
+        )
+    _, distances = decide(neighbors_for(index, new.embeddings, norm=norm, rule=rule, k=k), rule)
+    told = len(names) > 1 and bool((new.labels >= 0).all())
+    return GivenUnknowns(distances, new.labels if told else None)
+
+
+def calibrated(
+    trials: Trials,
+    *,
+    goal: Goal | None,
+    rule: str,
+    k: int,
+    given: GivenUnknowns | None = None,
+) -> Calibration:
     """The calibration for a rule; its intervals leave out items."""
     if trials.known is None:
         return calibrate(trials.distances, trials.same, goal=goal, items=trials.items, rule=PAIRS)
@@ -159,13 +210,28 @@ def calibrated(trials: Trials, *, goal: Goal, rule: str, k: int) -> Calibration:
         items=trials.items.flatten(),
         classes=trials.classes,
         guarantee_for=trials.guarantee_for,
+        kind=trials.kind,
+        growth=trials.growth,
+        as_given=trials.as_given,
+        given=given,
         rule=rule,
         k=k,
     )
 
 
+def warn_of_many(chosen: Calibration, *, stacklevel: int) -> None:
+    """Warn if most unknowns are accepted."""
+    rate = chosen.false_positive_rate
+    if rate is not None and rate.value > MANY:
+        warnings.warn(
+            f"{rate.value:.0%} of the unknowns are accepted by the goal {chosen.goal}. Use "
+            "balanced(), or at_most_false_accepts(rate), where there may be unknowns.",
+            stacklevel=stacklevel,
+        )
+
+
 def calibrated_per_class(
-    trials: Trials, *, goal: Goal, rule: str, k: int, fewest: int
+    trials: Trials, *, goal: Goal | None, rule: str, k: int, fewest: int
 ) -> ClassThresholds:
     """Thresholds by class for a rule; intervals leave out items."""
     if trials.known is None or trials.labels is None:
@@ -181,6 +247,8 @@ def calibrated_per_class(
         items=trials.items.flatten(),
         classes=trials.classes,
         guarantee_for=trials.guarantee_for,
+        kind=trials.kind,
+        growth=trials.growth,
         rule=rule,
         k=k,
     )
@@ -303,34 +371,3 @@ def _searched(index: Index, rule: str | Rule) -> Index:
             made = class_centers(embeddings, labels, distance=index.distance, class_names=names)
             _CENTERS[labels] = made
             return made
-
-
-def _as_unknowns(
-    searched: Index,
-    distance: Distance,
-    norm: AdaptiveNorm | None,
-    embeddings: Float[Tensor, "n d"],
-    labels: Int[Tensor, " n"],
-    rule: str | Rule,
-    k: int,
-) -> tuple[Int[Tensor, " n"], Float[Tensor, " n"]]:
-    # What the rule would judge by, were each item's own class not in the index.
-    k = min(k, len(searched))
-    stored, stored_labels, ids = searched.embeddings, searched.labels, searched.ids
-    padding = "" if ids.dtype.kind == "U" else -1
-    judged = []
-    for rows, own in zip(torch.split(embeddings, 1024), torch.split(labels, 1024), strict=True):
-        distances = distance.matrix(rows, stored)
-        itself = own[:, None] == stored_labels[None, :]
-        nearest, columns = distances.masked_fill_(itself, torch.inf).topk(k, largest=False)
-        found = stored_labels[columns].masked_fill_(nearest.isinf(), -1)
-        named = np.where(nearest.isinf().numpy(), padding, ids[columns.numpy()])
-        neighbors = Neighbors(named, nearest, found)
-        judged.append(decide(_normalized(neighbors, rows, searched, norm), rule))
-    taken_for, unknowns = (torch.cat(each) for each in zip(*judged, strict=True))
-    if bool(unknowns.isinf().any()):
-        raise InputError(
-            "index must hold at least two classes to calibrate matching, got one. "
-            "Add examples of another class, or give match a threshold."
-        )
-    return taken_for, unknowns

@@ -1,0 +1,126 @@
+"""Items of known classes, judged a second time as unknowns."""
+
+from collections.abc import Callable, Sequence
+from typing import NamedTuple
+
+import torch
+from jaxtyping import Bool, Float, Int
+from torch import Tensor
+
+from likewise.calibration import CrossFit
+from likewise.calibration.cross_fit import FEWEST_KNOWN
+from likewise.distances import Distance
+from likewise.errors import InputError
+from likewise.index import Index, Neighbors
+from likewise.matching import lookup_without_own_class
+
+Judge = Callable[[Neighbors, Float[Tensor, "q d"]], tuple[Tensor, Tensor]]
+
+
+class Queries(NamedTuple):
+    """Items of a calibration with what the rule makes of their neighbors.
+
+    `distances` and `labels` are the rule's, `truth` the items' own class codes, `known` whether
+    that class is indexed; `rows` are the items, -1 for one of a cross-fit.
+    """
+
+    distances: Float[Tensor, " q"]
+    labels: Int[Tensor, " q"]
+    truth: Int[Tensor, " q"]
+    known: Bool[Tensor, " q"]
+    rows: Int[Tensor, " q"]
+
+
+class Unknowns(NamedTuple):
+    """Queries that are all judged as unknown, of which kind, and how often more in use."""
+
+    queries: Queries
+    kind: str
+    growth: float
+
+
+def as_unknowns(
+    queries: Queries,
+    embeddings: Float[Tensor, "q d"],
+    searched: Index,
+    judge: Judge,
+    *,
+    distance: Distance,
+    names: Sequence[str],
+    trained_on: Sequence[str],
+    cross_fit: CrossFit | None,
+    k: int,
+) -> Unknowns:
+    """The unknowns of a calibration: real ones, and items judged as if their class was new.
+
+    Queries of classes that are not indexed are unknowns as they are. A query of an indexed class
+    is one where its own class is left out of the index, which is honest for a class that the
+    encoder was not trained on. For trained classes a cross-fit says how encoders judge them that
+    were not; without it, trained classes are left out only if there are no other unknowns, and
+    their rate is optimistic.
+
+    Args:
+        queries: Items with labels, judged against the whole index.
+        embeddings: Theirs.
+        searched: What the rule looks up in.
+        judge: The rule, from neighbors and the embeddings they are of.
+        distance: That of the index.
+        names: The classes that codes stand for.
+        trained_on: Names of the classes that the encoder was trained on.
+        cross_fit: Of these classes, if there is one.
+        k: Number of neighbors that the rule looks at.
+
+    Raises:
+        InputError: There are no unknowns, as the index holds one class only.
+    """
+    at = {name: code for code, name in enumerate(names)}
+    trained = torch.isin(queries.truth, torch.tensor([at.get(n, -2) for n in trained_on] or [-2]))
+    indexed = len(torch.unique(searched.labels[searched.labels >= 0]))
+    parts, kind, growth = [_taken(queries, ~queries.known)], "given", 1.0
+    of_trained = queries.distances[queries.known & trained]
+    folded = cross_fit is not None and len(of_trained) >= FEWEST_KNOWN
+    left_out = queries.known & ~trained
+    if not folded and not bool((left_out | ~queries.known).any()):
+        left_out = queries.known
+    if bool(left_out.any()) and indexed > 1:
+        kind = "trained" if bool((left_out & trained).any()) else "left out"
+        growth = indexed / (indexed - 1)
+        own = _taken(queries, left_out)
+        near = lookup_without_own_class(
+            embeddings[left_out], own.truth, searched, distance=distance, k=min(k, len(searched))
+        )
+        labels, distances = judge(near, embeddings[left_out])
+        farthest = distances[distances.isfinite()].max()  # nobody has a vote: never accepted
+        parts.append(own._replace(distances=distances.clamp(max=float(farthest)), labels=labels))
+    if folded and cross_fit is not None:
+        kind = "cross-fit"
+        held = len(cross_fit.class_names)
+        met = held - held / cross_fit.folds  # classes that an unknown was looked up among
+        growth = max(growth, indexed / met)
+        parts.append(_of_folds(cross_fit, of_trained, at, len(names)))
+    joined = Queries(*(torch.cat(each) for each in zip(*parts, strict=True)))
+    if not len(joined.distances):
+        raise InputError(
+            "index must hold at least two classes to calibrate matching, got one. "
+            "Add examples of another class, or give match a threshold."
+        )
+    return Unknowns(joined._replace(known=torch.zeros_like(joined.known)), kind, growth)
+
+
+def _taken(queries: Queries, some: Bool[Tensor, " q"]) -> Queries:
+    return Queries(*(each[some] for each in queries))
+
+
+def _of_folds(
+    cross_fit: CrossFit, known: Float[Tensor, " n"], at: dict[str, int], count: int
+) -> Queries:
+    # Classes of the training that are neither indexed nor in the data get codes behind the names.
+    codes = torch.tensor([at.get(n, count + i) for i, n in enumerate(cross_fit.class_names)])
+    distances = cross_fit.carried(known).to(known.dtype)
+    return Queries(
+        distances,
+        codes[cross_fit.taken_for],
+        codes[cross_fit.classes],
+        torch.zeros(len(distances), dtype=torch.bool),
+        torch.full((len(distances),), -1),
+    )
