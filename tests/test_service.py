@@ -166,6 +166,9 @@ def test_a_point_tells_what_it_guarantees(client, place):
     assert told["guarantee"]["outgrown"] is None
     assert told["threshold"] == made.threshold
     assert told["unknowns_accepted"]["value"] == made.false_positive_rate.value
+    assert told["knowns_missed"]["value"] == made.false_negative_rate.value
+    assert [each["sentence"] for each in told["unknowns"]] == list(map(str, made.unknowns))
+    assert told["unknowns"]
     assert 0 < told["knowns_missed"]["value"] < 1
     assert told["knowns_missed"]["low"] <= told["knowns_missed"]["value"]
     points, _ = vectors(1, 5)

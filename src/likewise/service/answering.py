@@ -374,14 +374,30 @@ def operating_point(
         goal=made.goal,
         guarantee=guarantee,
         unknowns_accepted=None if pairs else _rate(made.false_positive_rate),
-        knowns_missed=None if pairs else _less(made.identification_rate),
+        knowns_missed=None if pairs else _rate(made.false_negative_rate),
+        unknowns=[
+            bodies.UnknownsJudged(
+                sentence=str(each),
+                kind=each.kind,
+                items=each.items,
+                classes=each.classes,
+                accepted=_as_rate(each.accepted),
+                asked=each.asked,
+                expected=each.expected,
+            )
+            for each in made.unknowns
+        ],
         different_accepted=_rate(made.false_accept_rate) if pairs else None,
         same_rejected=_less(made.true_accept_rate) if pairs else None,
     )
 
 
 def _rate(told: Estimate | None) -> bodies.Rate | None:
-    return None if told is None else bodies.Rate(told.value, told.low, told.high, told.method)
+    return None if told is None else _as_rate(told)
+
+
+def _as_rate(told: Estimate) -> bodies.Rate:
+    return bodies.Rate(told.value, told.low, told.high, told.method)
 
 
 def _less(told: Estimate | None) -> bodies.Rate | None:

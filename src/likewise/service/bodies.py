@@ -140,6 +140,28 @@ class Guarantee(msgspec.Struct):
     outgrown: str | None
 
 
+class UnknownsJudged(msgspec.Struct):
+    """One kind of unknowns that an operating point was judged on.
+
+    Attributes:
+        sentence: What it says in words.
+        kind: "given", "left out", "cross-fit" or "trained", as in `Calibration.unknowns`.
+        items: How many there were.
+        classes: Of how many classes; null if that is not known.
+        accepted: Share accepted at the threshold.
+        asked: The rate that the goal asked for; null where it asked for none.
+        expected: The highest rate to expect for new classes; null likewise.
+    """
+
+    sentence: str
+    kind: str
+    items: int
+    classes: int | None
+    accepted: Rate
+    asked: float | None
+    expected: float | None
+
+
 class OperatingPoint(msgspec.Struct):
     """A threshold, and what it costs.
 
@@ -152,6 +174,7 @@ class OperatingPoint(msgspec.Struct):
         guarantee: What it guarantees; null for a goal without a confidence.
         unknowns_accepted: Share of unknowns accepted, as measured; null for pairs.
         knowns_missed: Share of known things rejected or confused; null for pairs.
+        unknowns: What the rate of unknowns rests on, by kind; empty for pairs.
         different_accepted: Share of different pairs accepted; null for matching.
         same_rejected: Share of same pairs rejected; null for matching.
     """
@@ -164,6 +187,7 @@ class OperatingPoint(msgspec.Struct):
     guarantee: Guarantee | None
     unknowns_accepted: Rate | None
     knowns_missed: Rate | None
+    unknowns: list[UnknownsJudged]
     different_accepted: Rate | None
     same_rejected: Rate | None
 
