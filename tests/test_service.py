@@ -18,7 +18,7 @@ import likewise as lw
 from likewise.calibration import at_most_false_accepts
 
 pytest.importorskip("starlette", reason="the extra serve is not installed")
-pytest.importorskip("httpx", reason="the test client of Starlette needs httpx")
+pytest.importorskip("httpx2", reason="the test client of Starlette needs httpx2")
 pytest.importorskip("prometheus_client", reason="the extra serve is not installed")
 
 from starlette.testclient import TestClient
