@@ -576,11 +576,12 @@ def test_the_queue_is_limited_in_number_and_age_and_survives_a_restart(place, tm
         (b'{"items": [{"vector": ["a"]}]}', "invalid"),
         (b'{"items": [{"vector": [NaN]}]}', "invalid"),
         (b'{"items": [{"vector": [1e999,1,1,1,1,1,1,1]}]}', "invalid"),
+        (b'{"items": [{"vector": [3.4028235e38,1,1,1,1,1,1,1]}]}', "invalid"),
         (b'{"items": [{"vector": [1,1]}]}', "invalid"),
         (b'{"items": [{"vector": [1,1,1,1,1,1,1,1]}], "other": 1}', "invalid"),
         (b'{"items": [{"vector": [1,1,1,1,1,1,1,1]}], "k": -1}', "invalid"),
         (b'{"items": [{"vector": [1,1,1,1,1,1,1,1]}], "k": 1.5}', "invalid"),
-        (b'{"items": [{"vector": [1,1,1,1,1,1,1,1]}], "k": 101}', "too_large"),
+        (b'{"items": [{"vector": [1,1,1,1,1,1,1,1]}], "k": 101}', "invalid"),
         (b'{"items": [{"vector": [1,1,1,1,1,1,1,1]}], "point": "other"}', "invalid"),
         (b'{"items": [{"vector": [1,1,1,1,1,1,1,1]}], "point": "pairs"}', "invalid"),
         (b'{"items": [{"vector": [1,1,1,1,1,1,1,1]}], "where": 3}', "invalid"),
@@ -890,7 +891,10 @@ def test_the_page_may_load_nothing_from_elsewhere(client):
 
 def test_the_document_names_every_endpoint_and_every_refusal(client):
     told = client.get("/openapi.json").json()
-    assert told == json.loads(json.dumps(document(has_keys=False)))
+    served = client.app.routes.served(has_keys=False)
+    assert told == json.loads(json.dumps(document(served)))
+    assert set(told["components"]["schemas"]["Item"]["properties"]) == {"vector", "embedding"}
+    assert told["components"]["schemas"]["Item"]["properties"]["vector"]["maxItems"] == 8
     for each in ENDPOINTS:
         operation = told["paths"][each.path][each.method.lower()]
         for code in each.codes:

@@ -397,13 +397,18 @@ def _rate(told: Estimate | None) -> bodies.Rate | None:
 
 
 def _as_rate(told: Estimate) -> bodies.Rate:
-    return bodies.Rate(told.value, told.low, told.high, told.method)
+    value, low, high = _finite(told.value), _finite(told.low), _finite(told.high)
+    return bodies.Rate(value, low, high, told.method)
+
+
+def _finite(value: float) -> float | None:
+    return value if math.isfinite(value) else None
 
 
 def _less(told: Estimate | None) -> bodies.Rate | None:
     if told is None:
         return None
-    return bodies.Rate(1 - told.value, 1 - told.high, 1 - told.low, told.method)
+    return _as_rate(Estimate(1 - told.value, 1 - told.high, 1 - told.low, told.method))
 
 
 def _first(found: Neighbors, rows: slice, k: int) -> Neighbors:

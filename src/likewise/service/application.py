@@ -70,7 +70,7 @@ class Application:
             if "{" in each.path
         ]
         self._files = _page_files()
-        self._document = msgspec.json.encode(document(has_keys=keys is not None))
+        self._document = msgspec.json.encode(document(routes.served(has_keys=keys is not None)))
         routes.watch.gauge(
             "likewise_requests_working", "Requests worked on now.", lambda: self._working
         )

@@ -112,11 +112,18 @@ class EnrollRequest(msgspec.Struct, forbid_unknown_fields=True):
 
 
 class Rate(msgspec.Struct):
-    """A share with its interval, as it was measured when calibrating."""
+    """A share with its interval, as it was measured when calibrating.
 
-    value: float
-    low: float
-    high: float
+    Attributes:
+        value: The share; null of nothing.
+        low: Where the interval begins; null where there are too few items for one.
+        high: Where it ends; null likewise.
+        method: Of the interval.
+    """
+
+    value: float | None
+    low: float | None
+    high: float | None
     method: str
 
 

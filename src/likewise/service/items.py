@@ -150,11 +150,9 @@ class Reader:
         numbers = np.array(values, dtype=np.float64)
         if width is not None and len(numbers) != width:
             raise Refusal("invalid", f"{name} must hold {width} numbers, got {len(numbers)}.")
-        with np.errstate(over="ignore"):
-            narrow = numbers.astype(np.float32)
-        if not np.isfinite(narrow).all():
+        if not (np.abs(numbers) <= np.finfo(np.float32).max).all():
             raise Refusal("invalid", f"{name} must hold finite numbers of float32, got others.")
-        return torch.from_numpy(narrow)
+        return torch.from_numpy(numbers.astype(np.float32))
 
 
 def kind_of(model: SimilarityModel) -> tuple[str, tuple[int, ...] | None]:

@@ -9,7 +9,9 @@ import msgspec
 import likewise
 from likewise.service import bodies
 from likewise.service.refusals import CODES, Envelope
+from likewise.service.settings import Settings
 
+LARGEST = 3.4028234663852886e38  # of float32
 REF = "#/components/schemas/{name}"
 ALWAYS = ("unauthorized", "forbidden", "too_many_requests", "internal", "busy", "stopping")
 OF_BODIES = ("too_slow", "too_large", "unsupported_media_type", "invalid")
@@ -259,24 +261,42 @@ ENDPOINTS = (
 )
 
 
-def document(*, has_keys: bool) -> dict[str, Any]:
-    """The OpenAPI document.
+@dataclass(frozen=True)
+class Served:
+    """What of a service its document tells.
 
-    Args:
+    Attributes:
         has_keys: Whether clients must give a key.
+        takes: "image", "text" or "vector".
+        width: Numbers of a vector, if it is known.
+        dimension: Numbers of an embedding, if it is known.
+        settings: Limits.
+    """
+
+    has_keys: bool
+    takes: str
+    width: int | None = None
+    dimension: int | None = None
+    settings: Settings = field(default_factory=Settings)
+
+
+def document(served: Served) -> dict[str, Any]:
+    """The OpenAPI document of a service.
 
     Example:
-        >>> document(has_keys=False)["paths"]["/v1/match"]["post"]["operationId"]
+        >>> told = document(Served(has_keys=False, takes="text"))
+        >>> told["paths"]["/v1/match"]["post"]["operationId"]
         'match'
+        >>> told["components"]["schemas"]["Item"]["oneOf"]
+        [{'required': ['text']}, {'required': ['embedding']}]
     """
+    has_keys = served.has_keys
     structs: set[type] = {Envelope}
     for each in ENDPOINTS:
         structs |= {kind for kind in (each.asks, each.answers) if isinstance(kind, type)}
     ordered = sorted(structs, key=lambda kind: kind.__name__)
     _, schemas = msgspec.json.schema_components(ordered, ref_template=REF)
-    for name in ("Item", "NewItem"):
-        kinds = ("image", "text", "vector", "embedding")
-        schemas[name]["oneOf"] = [{"required": [kind]} for kind in kinds]
+    _narrow(schemas, served)
     paths: dict[str, dict[str, Any]] = {}
     for each in ENDPOINTS:
         paths.setdefault(each.path, {})[each.method.lower()] = _operation(each, has_keys)
@@ -293,6 +313,32 @@ def document(*, has_keys: bool) -> dict[str, Any]:
         "paths": paths,
         "components": components,
     }
+
+
+def _narrow(schemas: dict[str, dict[str, Any]], served: Served) -> None:
+    """Tell what this model takes, and the limits of this service."""
+    settings = served.settings
+    kinds = (served.takes, "embedding")
+    for name in ("Item", "NewItem"):
+        fields = schemas[name]["properties"]
+        for kind in ("image", "text", "vector"):
+            if kind not in kinds:
+                del fields[kind]
+        schemas[name]["oneOf"] = [{"required": [kind]} for kind in kinds]
+        if "text" in fields:
+            fields["text"]["maxLength"] = settings.most_characters
+        for kind, width in (("vector", served.width), ("embedding", served.dimension)):
+            if kind in fields:
+                number = {"type": "number", "minimum": -LARGEST, "maximum": LARGEST}
+                fields[kind]["items"] = number
+                if width is not None:
+                    fields[kind] |= {"minItems": width, "maxItems": width}
+    for name in ("MatchRequest", "LookupRequest"):
+        schemas[name]["properties"]["k"]["maximum"] = settings.most_neighbors
+    for each in schemas.values():
+        for many in ("items", "pairs"):
+            if many in each.get("properties", {}) and "minItems" in each["properties"][many]:
+                each["properties"][many]["maxItems"] = settings.most_items
 
 
 def _operation(endpoint: Endpoint, has_keys: bool) -> dict[str, Any]:

@@ -2,6 +2,7 @@
 
 import asyncio
 import hashlib
+import math
 from collections import Counter
 from collections.abc import Callable, Mapping
 from concurrent.futures import ThreadPoolExecutor
@@ -21,6 +22,7 @@ from likewise.service.answering import Answerer, Decided, Job, label_of
 from likewise.service.batching import Batcher
 from likewise.service.enrolling import Writer, digest_of
 from likewise.service.items import Reader
+from likewise.service.openapi import Served
 from likewise.service.receiving import Part, converted, decoded, parts_of
 from likewise.service.refusals import Refusal
 from likewise.service.settings import Settings
@@ -88,6 +90,17 @@ class Routes:
         self.watch.gauge("likewise_items", "Known items.", lambda: len(model.index))
         if self.queue is not None:
             self.watch.gauge("likewise_unknowns", "Unknowns kept.", self.queue.__len__)
+
+    def served(self, *, has_keys: bool) -> Served:
+        """What the OpenAPI document tells of the service."""
+        shape = self.reader.item_shape
+        return Served(
+            has_keys,
+            self.reader.takes,
+            None if shape is None else math.prod(shape),
+            self.model.index.dimension,
+            self.settings,
+        )
 
     def close(self) -> None:
         """Finish what was begun; what was acknowledged is on disk before."""
@@ -337,7 +350,7 @@ class Routes:
     def _check_neighbors(self, k: int) -> None:
         most = self.settings.most_neighbors
         if k > most:
-            raise Refusal("too_large", f"k must be at most {most}, got {k}.")
+            raise Refusal("invalid", f"k must be at most {most}, got {k}.")
 
 
 def _facts(item: bodies.NewItem) -> dict[str, Any]:
