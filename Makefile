@@ -4,7 +4,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 READY := $(VENV)/ready
 LOWEST := .venv-lowest
-EXTRAS := backbones,milvus,tables,trackers
+EXTRAS := backbones,milvus,serve,tables,trackers
 
 help: ## list the targets
 	@grep -hE '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 10

@@ -16,6 +16,7 @@ import typer
 
 import likewise
 from likewise.cli import commands
+from likewise.service.openapi import ENDPOINTS
 
 PROJECT = Path(__file__).parents[1]
 ROOT = PROJECT / "src" / "likewise"
@@ -46,6 +47,7 @@ NO_NAMES = {
         "memory/loss",
     ),
     *("import torch", "import likewise", ".item()", ".nonzero()", "torch.save", "torch.load"),
+    *("Host", "Origin", "multipart/form-data", "enroll"),
     *("pickle", "DataLoader", "nn.Module", "main", "gradcheck", "OMP_NUM_THREADS=1"),
 }
 # Files of tests whose functions CONTRIBUTING.md names.
@@ -282,6 +284,25 @@ def is_command(text):
     return False
 
 
+def is_of_service(text):
+    """Whether it is an address of the service, its parameters, a metric, or a call of curl."""
+    paths = {each.path for each in ENDPOINTS} | {"/", "/openapi.json"}
+    calls = {f"{each.method} {each.path}" for each in ENDPOINTS}
+    if text in paths | calls or text == "lw_N2Y1…":
+        return True
+    if text.startswith("?"):
+        named = set(re.findall(r"(\w+)=", text))
+        return any(named <= {one.name for one in each.parameters} for each in ENDPOINTS)
+    if re.fullmatch(r"likewise_[a-z_]+", text):
+        name = text.removesuffix("_total")
+        sources = (ROOT / "service").glob("*.py")
+        return any(f'"{name}"' in source.read_text() for source in sources)
+    if text.startswith(("curl ", "http://")):
+        addresses = re.findall(r"http://[\w.]+:8000(/[^ ]*)?", text)
+        return bool(addresses) and all((each or "/") in paths for each in addresses)
+    return False
+
+
 def product(alternatives):
     if not alternatives:
         return [[]]
@@ -295,6 +316,7 @@ def is_there(text, extra=frozenset()):
         or text in defined() | extra
         or is_file(text)
         or is_command(text)
+        or is_of_service(text)
         or is_python(text, extra)
     )
 

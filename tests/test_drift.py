@@ -166,3 +166,10 @@ def test_a_calibration_without_a_sample_is_refused():
     without = dataclasses.replace(calibrated(torch.rand(20)), sample=())
     with pytest.raises(ValueError, match="calibration must keep a sample of its distances, got"):
         check_drift(without, torch.rand(3))
+
+
+def test_the_smallest_false_alarm_there_is_can_be_asked_for():
+    before = torch.arange(40.0)
+    calibration = calibrate(before, before < 20)
+    found = check_drift(calibration, before, false_alarm=5e-324)
+    assert (found.drifted, found.noticed) == (False, 1.0)

@@ -407,3 +407,11 @@ def test_an_evaluation_encodes_each_item_once(monkeypatch):
     )
     found = model.evaluate(TEST)
     assert seen == [found.items]
+
+
+def test_items_that_were_embedded_by_hand_have_no_source_and_can_be_added():
+    model = lw.SimilarityModel(None)
+    rows = torch.arange(2)
+    by_hand = lw.Embedded(torch.eye(2), torch.tensor([0, -1]), ["a"], rows, rows)
+    ids = model.add(by_hand)
+    assert model.index.get(ids).labels.tolist() == [0, -1]

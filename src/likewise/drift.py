@@ -131,7 +131,7 @@ def check_drift(
         gap=float(test.statistic),
         at=float(test.statistic_location),
         # Smirnov's bound for large samples.
-        noticed=min(1.0, math.sqrt(-math.log(false_alarm / 2) * (m + n) / (2 * m * n))),
+        noticed=min(1.0, math.sqrt((math.log(2) - math.log(false_alarm)) * (m + n) / (2 * m * n))),
         p_value=float(test.pvalue),
         false_alarm=float(false_alarm),
         before=m,

@@ -6,7 +6,7 @@ from typing import Annotated, Any, Optional
 
 import typer
 
-from likewise.cli import comparing, console, ending, gallery, known, maps, wrapping
+from likewise.cli import comparing, console, ending, gallery, known, maps, serving, wrapping
 from likewise.cli.options import (
     Augment,
     Cache,
@@ -590,6 +590,8 @@ def evaluate(
 
 
 app.command()(comparing.compare)
+app.command()(serving.serve)
+app.command()(serving.key)
 
 
 @app.command()

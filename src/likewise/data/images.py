@@ -14,7 +14,7 @@ from typing import Any, BinaryIO, NamedTuple
 import numpy as np
 import torch
 from jaxtyping import Float, UInt8
-from PIL import ExifTags, Image, ImageOps
+from PIL import ExifTags, Image, ImageOps, UnidentifiedImageError
 from torch import Tensor
 from torch.utils.data import Dataset as TorchDataset
 
@@ -23,7 +23,7 @@ from likewise._files import open_regular
 from likewise.data.datasets import Batch
 from likewise.data.framing import Framing, ImageSize
 from likewise.data.labels import Labels, encode_labels
-from likewise.data.limits import check_pixels, max_kept, max_pixels
+from likewise.data.limits import TooManyPixels, check_pixels, max_kept, max_pixels
 from likewise.errors import InputError
 
 # What Pillow knows by its first bytes and reads by itself, and the suffixes of its files. EPS is
@@ -280,6 +280,35 @@ def image_in(content: bytes, name: str) -> Image.Image:
         return _plain(image, repr(name))
 
 
+def decode_image(
+    content: bytes,
+    name: str,
+    *,
+    channels: int,
+    image_size: ImageSize | None = None,
+    formats: tuple[str, ...] | None = None,
+    check: Callable[[int, int], None] | None = None,
+) -> Float[Tensor, "c h w"]:
+    """The image that a file in memory holds, as `read_image` gives it.
+
+    Args:
+        content: The bytes of the file.
+        name: What a sentence about it calls it.
+        channels: 1 or 3.
+        image_size: What to resize to, as in `ImageFiles`; by default the size it has.
+        formats: Pillow's names of the formats to read; by default all that `ImageFiles` reads.
+        check: Called with width and height before anything is decoded; may refuse.
+
+    Raises:
+        InputError: It cannot be read as an image.
+    """
+    framing = check_image_size(image_size)
+    with _reading(name, io.BytesIO(content), formats) as image:
+        if check is not None:
+            check(*image.size)
+        return _scaled(_pixels(_upright(image, name, channels, framing), channels, framing))
+
+
 def fit_images(
     items: Tensor, image_size: ImageSize | None, channels: int | None
 ) -> Float[Tensor, "n c h w"]:
@@ -394,13 +423,19 @@ def _open(
     A JPEG that will be resized is decoded at the smallest scale that is large enough.
     """
     with _reading(path) as image:
-        if framing is not None and image.format in ("JPEG", "MPO"):
-            height, width = framing.decoded_at
-            image.draft(
-                "L" if channels == 1 else None,
-                (height, width) if _lies(image) else (width, height),
-            )
-        return _plain(image, repr(os.fspath(path)))
+        return _upright(image, repr(os.fspath(path)), channels, framing)
+
+
+def _upright(
+    image: Image.Image, name: str, channels: int | None, framing: Framing | None
+) -> Image.Image:
+    if framing is not None and image.format in ("JPEG", "MPO"):
+        height, width = framing.decoded_at
+        image.draft(
+            "L" if channels == 1 else None,
+            (height, width) if _lies(image) else (width, height),
+        )
+    return _plain(image, name)
 
 
 def _header(path: str | Path) -> tuple[tuple[int, int], bool]:
@@ -437,11 +472,14 @@ def _tells_no_exif(image: Image.Image) -> bool:
 
 
 @contextmanager
-def _reading(path: str | Path, content: BinaryIO | None = None) -> Iterator[Image.Image]:
+def _reading(
+    path: str | Path, content: BinaryIO | None = None, formats: tuple[str, ...] | None = None
+) -> Iterator[Image.Image]:
     """An image file, open; what its decoder raises becomes one sentence."""
-    name = repr(os.fspath(path))
+    name = repr(os.fspath(path)) if formats is None else os.fspath(path)
     suffix = os.path.splitext(path)[1].lower()
-    formats = (*_FORMATS, *(each for each, known in _UNSIGNED.items() if suffix in known))
+    if formats is None:
+        formats = (*_FORMATS, *(each for each, known in _UNSIGNED.items() if suffix in known))
     limit = max_pixels()
     try:
         with content or open_regular(path) as file, Image.open(file, formats=formats) as image:
@@ -452,7 +490,7 @@ def _reading(path: str | Path, content: BinaryIO | None = None) -> Iterator[Imag
             f"image {name} must exist, got no such file. Check the path."
         ) from error
     except (Image.DecompressionBombError, Image.DecompressionBombWarning) as error:
-        raise InputError(
+        raise TooManyPixels(
             f"{name} must have at most {limit:,} pixels, got more. "
             "Resize it, or set LIKEWISE_MAX_PIXELS to allow more."
         ) from error
@@ -460,6 +498,8 @@ def _reading(path: str | Path, content: BinaryIO | None = None) -> Iterator[Imag
         raise
     except Exception as error:  # decoders raise whatever their parsers meet
         reason = re.sub(r"\s+", " ", str(error)) or type(error).__name__
+        if isinstance(error, UnidentifiedImageError) and content is not None:
+            reason = "of no known kind"  # else it would tell an address in memory
         raise InputError(
             f"{name} must be a whole {KINDS}, got a file that cannot be read ({reason}). "
             "Replace or remove it."

@@ -25,15 +25,19 @@ _UNPACKED = _KEPT = 2**30
 _RATIO = 100  # honest arrays of bytes pack to a fifth, drawings to a thirtieth
 
 
+class TooManyPixels(InputError):
+    """An image of more pixels than allowed."""
+
+
 def check_pixels(name: str, width: int, height: int) -> None:
     """Refuse an image of more pixels than the limit, before it is decoded.
 
     Raises:
-        InputError: it has more.
+        TooManyPixels: it has more.
     """
     limit = max_pixels()
     if limit is not None and width * height > limit:
-        raise InputError(
+        raise TooManyPixels(
             f"{name} must have at most {limit:,} pixels, got {width} x {height}. "
             "Resize it, or set LIKEWISE_MAX_PIXELS to allow more."
         )

@@ -103,7 +103,7 @@ def paths_of(data: Any) -> list[str]:
         data: A dataset, a part of one, or an `Embedded`.
     """
     if isinstance(data, Embedded):
-        of_source = paths_of(data.source)
+        of_source = [] if data.source is None else paths_of(data.source)
         return [of_source[row] for row in data.rows.tolist()] if of_source else []
     whole = getattr(data, "data", data)
     rows = getattr(data, "source_indices", range(len(data)))

@@ -1,0 +1,134 @@
+"""The commands of the service: `serve`, and `key` for the keys of its clients."""
+
+from pathlib import Path
+from typing import Annotated, Optional
+
+import typer
+
+from likewise.cli import console
+from likewise.cli.options import Device, GalleryFolder, Json, Model
+from likewise.errors import InputError
+
+# Nothing heavy is imported up here: `likewise --help` must not wait for torch.
+LIMITS = "Limits"
+
+
+def serve(
+    model: Model,
+    gallery: GalleryFolder = None,
+    keep: Annotated[
+        Optional[Path],  # noqa: UP045
+        typer.Option(metavar="DIR", help="Keep items that were matched as unknown here."),
+    ] = None,
+    keys: Annotated[
+        Optional[Path],  # noqa: UP045
+        typer.Option(metavar="FILE", help="Ask clients for a key; likewise key makes them."),
+    ] = None,
+    host: Annotated[
+        str, typer.Option(help="Address to listen at; other machines only with --keys.")
+    ] = "127.0.0.1",
+    port: Annotated[int, typer.Option(min=0, max=65535, help="0 takes a free one.")] = 8000,
+    read_only: Annotated[
+        bool, typer.Option("--read-only", help="Change nothing; another process may.")
+    ] = False,
+    most_bytes: Annotated[
+        int, typer.Option(rich_help_panel=LIMITS, help="Bytes of a request.")
+    ] = 20 * 2**20,
+    most_pixels: Annotated[
+        int, typer.Option(rich_help_panel=LIMITS, help="Pixels of an image.")
+    ] = 25_000_000,
+    most_characters: Annotated[
+        int, typer.Option(rich_help_panel=LIMITS, help="Characters of a text.")
+    ] = 10_000,
+    most_items: Annotated[
+        int, typer.Option(rich_help_panel=LIMITS, help="Items of a request.")
+    ] = 256,
+    most_concurrent: Annotated[
+        int, typer.Option(rich_help_panel=LIMITS, help="Requests worked on at once.")
+    ] = 64,
+    most_connections: Annotated[
+        int, typer.Option(rich_help_panel=LIMITS, help="Open connections.")
+    ] = 1000,
+    most_per_second: Annotated[
+        Optional[float],  # noqa: UP045
+        typer.Option(
+            rich_help_panel=LIMITS, show_default="no limit", help="Requests of a client per second."
+        ),
+    ] = None,
+    batch: Annotated[
+        int, typer.Option(rich_help_panel=LIMITS, help="Items encoded together.")
+    ] = 32,
+    wait_ms: Annotated[
+        float,
+        typer.Option(
+            rich_help_panel=LIMITS, help="Milliseconds a batch waits for requests being read."
+        ),
+    ] = 2.0,
+    keep_most: Annotated[
+        int, typer.Option(rich_help_panel=LIMITS, help="Unknowns kept; the oldest go first.")
+    ] = 1000,
+    keep_days: Annotated[
+        float, typer.Option(rich_help_panel=LIMITS, help="Days for which unknowns are kept.")
+    ] = 7.0,
+    device: Device = None,
+) -> None:
+    """Answer over HTTP, with a page at /, until stopped; a JSON log on standard error."""
+    import sys
+
+    from likewise.cli import journeys
+    from likewise.service import Settings, open_service
+
+    settings = Settings(
+        most_bytes=most_bytes,
+        most_pixels=most_pixels,
+        most_characters=most_characters,
+        most_items=most_items,
+        most_concurrent=most_concurrent,
+        most_connections=most_connections,
+        most_per_second=most_per_second,
+        batch=batch,
+        wait_ms=wait_ms,
+        keep_most=keep_most,
+        keep_days=keep_days,
+    )
+    chosen = journeys.chosen_device(device)
+    application = open_service(
+        model,
+        gallery=gallery,
+        keep=keep,
+        keys=keys,
+        read_only=read_only,
+        device=chosen,
+        settings=settings,
+    )
+    from likewise.service import running
+
+    listening = running.listen(host, port, has_keys=keys is not None)
+    at, number = listening.getsockname()[:2]
+    shown = f"[{at}]" if ":" in at else at
+    console.write_out(f"http://{shown}:{number}\n")
+    running.log_to(sys.stderr)
+    running.serve(application, listening)
+
+
+def key(
+    file: Annotated[Path, typer.Argument(metavar="FILE", help="File of keys.")],
+    name: Annotated[str, typer.Argument(metavar="NAME", help="Of the client.")],
+    write: Annotated[
+        bool, typer.Option("--write", help="It may change known items, not only ask.")
+    ] = False,
+    remove: Annotated[bool, typer.Option("--remove", help="Take the client's key back.")] = False,
+    as_json: Json = False,
+) -> None:
+    """Make a key for a client of the service, and show it this once; the file keeps its hash."""
+    from likewise.service import make_key, remove_key
+
+    if remove:
+        if write:
+            raise InputError("--remove must come without --write, got both. Give either.")
+        remove_key(file, name)
+        console.finish({"removed": name}, [f"removed the key of {name}"], as_json=as_json)
+        return
+    scope = "write" if write else "read"
+    secret = make_key(file, name, "write" if write else "read")
+    console.finish({"name": name, "scope": scope, "key": secret}, [secret], as_json=as_json)

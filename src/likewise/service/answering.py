@@ -1,0 +1,480 @@
+"""Answers to match, lookup, verify and embed: many requests at once, each of one state."""
+
+import itertools
+import math
+import threading
+from collections import defaultdict
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from typing import Any, TypeVar
+
+import msgspec
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from likewise.calibration import Calibration
+from likewise.data.fingerprints import item_fingerprints
+from likewise.data.pictures import encode_pictures
+from likewise.embedded import Embedded
+from likewise.errors import InputError
+from likewise.index import MilvusGallery, Neighbors, name_of
+from likewise.intervals import Estimate
+from likewise.matching import UNKNOWN, Matches, match
+from likewise.model import SimilarityModel
+from likewise.model.trials import PAIRS, neighbors_for
+from likewise.service import bodies
+from likewise.service.items import Reader, Ready
+from likewise.service.refusals import Refusal
+
+HIDDEN = ("fingerprint", "idempotency", "source")  # metadata that is ours
+TRIES = 4  # to read while nobody writes, before writers are made to wait
+Fields = tuple[str | None, float | None, float, float | None]  # of a `MatchAnswer`
+_T = TypeVar("_T")
+
+
+@dataclass
+class Job:
+    """What one request asks.
+
+    Attributes:
+        asked: Its body.
+        items: Those to be encoded; the two sides of pairs one behind the other.
+        ready: The same, decoded.
+        whole: Whether fingerprints and pictures are asked for.
+    """
+
+    asked: Any
+    items: Sequence[bodies.Item]
+    names: Sequence[str]
+    whole: bool = False
+    ready: list[Ready] = field(default_factory=list)
+
+
+@dataclass(frozen=True)
+class Decided:
+    """The answer to a match, and what must be known to keep its unknowns."""
+
+    answers: bodies.MatchAnswers
+    embeddings: Float[Tensor, "n d"]
+    ready: Sequence[Ready]
+    point: str
+
+
+class Answerer:
+    """Answers jobs of any kind in batches.
+
+    Args:
+        model: Answers.
+        reader: Decodes items.
+        writing: Whoever changes known items holds it.
+    """
+
+    def __init__(
+        self, model: SimilarityModel, reader: Reader, writing: "threading.RLock | None" = None
+    ) -> None:
+        self.model, self.reader = model, reader
+        self.writing = writing or threading.RLock()
+        self.fingerprint = model.fingerprint  # which hashes all weights
+        self._points: dict[tuple[str, int], bodies.OperatingPoint] = {}
+
+    def prepare(self, job: Job) -> int:
+        """Decode the items of a job; how many there are."""
+        self.reader.check_count(job.items)
+        job.ready = [
+            self.reader.read(item, name) for item, name in zip(job.items, job.names, strict=True)
+        ]
+        return len(job.ready)
+
+    def answer(self, jobs: Sequence[Job]) -> list[object]:
+        """One answer per job."""
+        embeddings = self._embeddings([one for job in jobs for one in job.ready])
+        parts = torch.split(embeddings, [len(job.ready) for job in jobs])
+        answers: list[object] = [None] * len(jobs)
+        searches: list[int] = []
+        for at, (job, part) in enumerate(zip(jobs, parts, strict=True)):
+            asked = job.asked
+            if isinstance(asked, (bodies.MatchRequest, bodies.LookupRequest)):
+                searches.append(at)
+            elif isinstance(asked, bodies.VerifyRequest):
+                answers[at] = self._verified(asked, part)
+            elif isinstance(asked, bodies.EmbedRequest):
+                answers[at] = bodies.Embeddings(part.tolist(), self.fingerprint)
+            else:
+                answers[at] = embedded_of(job.ready, part)
+        if searches:
+            found = self._of_one_state(
+                lambda: self._searched(
+                    [jobs[at] for at in searches], [parts[at] for at in searches]
+                )
+            )
+            for at, answer in zip(searches, found, strict=True):
+                answers[at] = answer
+        return answers
+
+    def check_point(self, name: str, *, pairs: bool) -> Calibration:
+        """The operating point that a request names.
+
+        Raises:
+            Refusal: There is none of its name or of its kind.
+        """
+        made = self.model.calibrations.get(name)
+        if made is not None and (made.rule == PAIRS) == pairs:
+            return made
+        kind = "pairs" if pairs else "matching"
+        known = [n for n, each in self.model.calibrations.items() if (each.rule == PAIRS) == pairs]
+        if not known:
+            raise Refusal(
+                "not_calibrated",
+                f"model must be calibrated for {kind}, got no operating point. Run likewise "
+                "calibrate, then start the service again.",
+            )
+        raise Refusal("invalid", f"point must be one of {', '.join(sorted(known))}, got {name!r}.")
+
+    def point(self, name: str) -> bodies.OperatingPoint:
+        """An operating point with what it guarantees now."""
+        size = len(self.model.index)
+        kept = self._points.get((name, size))
+        if kept is None:
+            if len(self._points) > 1000:
+                self._points.clear()
+            made = self.model.calibrations[name]
+            kept = self._points[name, size] = operating_point(
+                name, made, self._guarantee(name), size
+            )
+        return kept
+
+    def _guarantee(self, name: str) -> Any:
+        by_class = self.model.class_thresholds.get(name)
+        return self.model.calibrations[name].guarantee if by_class is None else by_class.guarantee
+
+    def _embeddings(self, items: Sequence[Ready]) -> Float[Tensor, "n d"]:
+        by_shape: dict[object, list[int]] = defaultdict(list)
+        rows: list[Tensor | None] = [one.embedding for one in items]
+        for at, one in enumerate(items):
+            if isinstance(one.given, Tensor):
+                by_shape[tuple(one.given.shape)].append(at)
+            elif one.given is not None:
+                by_shape["text"].append(at)
+        for kind, places in by_shape.items():
+            given: Any = [items[at].given for at in places]
+            made = self.model.embed(given if kind == "text" else torch.stack(given))
+            if len(places) == len(items):
+                return made
+            for at, row in zip(places, made, strict=True):
+                rows[at] = row
+        widths = {len(row) for row in rows if row is not None}
+        if len(widths) > 1:
+            raise Refusal("invalid", f"embeddings must be of one length, got {sorted(widths)}.")
+        return torch.stack([row for row in rows if row is not None])
+
+    def _of_one_state(self, read: Callable[[], _T]) -> _T:
+        """What is read while nobody changes the known items.
+
+        Every change puts another tensor of labels in place, so the same one before and after
+        means that all that was read between is of one state.
+        """
+        index = self.model.index
+        if isinstance(index, MilvusGallery):  # which reads everything anew at each call
+            return read()
+        for _ in range(TRIES):
+            before = index.labels
+            try:
+                found = read()
+            except InputError:
+                if index.labels is before:
+                    raise
+                continue
+            if index.labels is before:
+                return found
+        with self.writing:
+            return read()
+
+    def _searched(self, jobs: Sequence[Job], parts: Sequence[Tensor]) -> list[object]:
+        answers: list[object] = [None] * len(jobs)
+        groups: dict[bytes, list[int]] = defaultdict(list)
+        for at, job in enumerate(jobs):
+            groups[msgspec.json.encode(job.asked.where)].append(at)
+        for places in groups.values():
+            where = jobs[places[0]].asked.where
+            asked = [jobs[at] for at in places]
+            rows = [parts[at] for at in places]
+            for at, answer in zip(places, self._looked_up(asked, rows, where), strict=True):
+                answers[at] = answer
+        return answers
+
+    def _looked_up(
+        self, jobs: Sequence[Job], parts: Sequence[Tensor], where: Mapping[str, Any] | None
+    ) -> list[object]:
+        """One lookup for all that ask among the same known items."""
+        model = self.model
+        size = len(model.index)
+        if not size:
+            raise Refusal("too_few_items", "gallery must hold items, got none. Add some first.")
+        asked = [job.asked for job in jobs]
+        wanted = [min(each.k, size) for each in asked]
+        points = [
+            self.check_point(each.point, pairs=False)
+            if isinstance(each, bodies.MatchRequest)
+            else None
+            for each in asked
+        ]
+        alone = [made is not None and self._needs_own_lookup(made) for made in points]
+        deciding = [
+            0 if made is None or apart else (made.k or 1)
+            for made, apart in zip(points, alone, strict=True)
+        ]
+        if max(deciding, default=0) > size:
+            raise Refusal(
+                "too_few_items",
+                f"gallery must hold at least {max(deciding)} items for this operating point, "
+                f"got {size}.",
+            )
+        most = max([*wanted, *deciding])
+        embeddings = torch.cat(list(parts))
+        found = model.index.lookup(embeddings, k=most, where=where) if most else None
+        starts = [0, *itertools.accumulate(len(part) for part in parts)]
+        shown = self._shown(found, starts, wanted)
+        decided = self._decided(found, parts, starts, asked, points, alone, where)
+        answers: list[object] = []
+        for at, each in enumerate(asked):
+            near = shown[starts[at] : starts[at + 1]]
+            if isinstance(each, bodies.LookupRequest):
+                told = bodies.LookupAnswers([bodies.LookupAnswer(one) for one in near])
+                answers.append(told)
+            else:
+                matched = [
+                    bodies.MatchAnswer(*fields, one)
+                    for fields, one in zip(decided[at], near, strict=True)
+                ]
+                whole = bodies.MatchAnswers(matched, self.point(each.point))
+                answers.append(Decided(whole, parts[at], jobs[at].ready, each.point))
+        return answers
+
+    def _decided(
+        self,
+        found: Neighbors | None,
+        parts: Sequence[Tensor],
+        starts: Sequence[int],
+        asked: Sequence[Any],
+        points: Sequence[Calibration | None],
+        alone: Sequence[bool],
+        where: Mapping[str, Any] | None,
+    ) -> dict[int, list[Fields]]:
+        """Label, distance, threshold and probability of each item; jobs of a point together."""
+        together: dict[str, list[int]] = defaultdict(list)
+        for at, made in enumerate(points):
+            if made is not None:
+                together[asked[at].point].append(at)
+        decided: dict[int, list[Fields]] = {}
+        for name, places in together.items():
+            made = self.model.calibrations[name]
+            rule, k = self.model.rules.get(made.rule, made.rule), made.k or 1
+            if alone[places[0]] or found is None:
+                embeddings = torch.cat([parts[at] for at in places])
+                near = neighbors_for(
+                    self.model.index, embeddings, norm=self.model.norm, rule=rule, k=k, where=where
+                )
+            else:
+                rows = [row for at in places for row in range(starts[at], starts[at + 1])]
+                near = _taken(found, rows, k)
+            fields = iter(_fields(self._matched(near, name, made)))
+            for at in places:
+                decided[at] = list(itertools.islice(fields, len(parts[at])))
+        return decided
+
+    def _needs_own_lookup(self, made: Calibration) -> bool:
+        # Centers are no items, and normalizing another number of neighbors gives other answers.
+        return made.rule == "center" or self.model.norm is not None
+
+    def _matched(self, near: Neighbors, name: str, made: Calibration) -> Matches:
+        return match(
+            near,
+            self.model.class_thresholds.get(name, made),
+            rule=self.model.rules.get(made.rule, made.rule),
+            probability=self.model.probabilities.get(name),
+        )
+
+    def _shown(
+        self, found: Neighbors | None, starts: Sequence[int], wanted: Sequence[int]
+    ) -> list[list[bodies.Neighbor]]:
+        """The neighbors of every item, as they are told."""
+        if found is None or not max(wanted):
+            return [[] for _ in range(starts[-1])]
+        most = max(wanted)
+        distances = found.distances[:, :most].tolist()
+        labels = found.labels[:, :most].tolist()
+        ids = found.ids[:, :most].tolist()
+        counts = [k for at, k in enumerate(wanted) for _ in range(starts[at + 1] - starts[at])]
+        places = [
+            (row, column)
+            for row, k in enumerate(counts)
+            for column in range(k)
+            if not math.isinf(distances[row][column])
+        ]
+        asked = list(dict.fromkeys(ids[row][column] for row, column in places))
+        facts = dict(zip(asked, self.model.index.metadata(asked), strict=True)) if asked else {}
+        told: list[list[bodies.Neighbor]] = [[] for _ in counts]
+        for row, column in places:
+            id_ = ids[row][column]
+            told[row].append(
+                bodies.Neighbor(
+                    str(id_),
+                    label_of(labels[row][column], found.class_names),
+                    distances[row][column],
+                    shown_metadata(facts[id_]),
+                )
+            )
+        return told
+
+    def _verified(
+        self, asked: bodies.VerifyRequest, sides: Float[Tensor, "n d"]
+    ) -> bodies.VerifyAnswers:
+        self.check_point(asked.point, pairs=True)
+        left, right = sides.view(2, len(asked.pairs), -1)
+        decided = self.model.verify(
+            _plain(left), _plain(right), point=asked.point, prior=asked.prior
+        )
+        chances: Sequence[float | None] = (
+            [None] * len(left) if decided.probabilities is None else decided.probabilities.tolist()
+        )
+        answers = [
+            bodies.VerifyAnswer(same, distance, decided.threshold, chance)
+            for same, distance, chance in zip(
+                decided.same.tolist(), decided.distances.tolist(), chances, strict=True
+            )
+        ]
+        return bodies.VerifyAnswers(answers, self.point(asked.point))
+
+
+def label_of(code: int, class_names: Sequence[str]) -> str | None:
+    """The name of a class; None of −1."""
+    return None if code < 0 else name_of(code, class_names, "")
+
+
+def shown_metadata(facts: Mapping[str, Any]) -> dict[str, Any]:
+    """Metadata as clients see it: without what is ours, and paths by their last part.
+
+    Example:
+        >>> shown_metadata({"fingerprint": 7, "path": "/data/till/1.png", "year": 1999})
+        {'path': '1.png', 'year': 1999}
+    """
+    told = {key: value for key, value in facts.items() if key not in HIDDEN}
+    if isinstance(told.get("path"), str):
+        told["path"] = told["path"].replace("\\", "/").rpartition("/")[2]
+    return told
+
+
+def operating_point(
+    name: str, made: Calibration, kept: Any, gallery_size: int
+) -> bodies.OperatingPoint:
+    """What is told of a calibration.
+
+    Args:
+        name: Of the point.
+        made: The calibration.
+        kept: Its guarantee, or that of all classes together.
+        gallery_size: Known items now.
+    """
+    pairs = made.rule == PAIRS
+    guarantee = None
+    if kept is not None:
+        whole = replace(made, guarantee=kept)
+        guarantee = bodies.Guarantee(
+            sentence=str(whole.guaranteed),
+            rate=kept.rate,
+            confidence=kept.confidence,
+            holds_for=kept.holds_for,
+            gallery_size=made.gallery_size,
+            outgrown=None if pairs else whole.outgrown(gallery_size),
+        )
+    return bodies.OperatingPoint(
+        name=name,
+        rule=made.rule,
+        k=made.k,
+        threshold=made.threshold,
+        goal=made.goal,
+        guarantee=guarantee,
+        unknowns_accepted=None if pairs else _rate(made.false_positive_rate),
+        knowns_missed=None if pairs else _rate(made.false_negative_rate),
+        unknowns=[
+            bodies.UnknownsJudged(
+                sentence=str(each),
+                kind=each.kind,
+                items=each.items,
+                classes=each.classes,
+                accepted=_as_rate(each.accepted),
+                asked=each.asked,
+                expected=each.expected,
+            )
+            for each in made.unknowns
+        ],
+        different_accepted=_rate(made.false_accept_rate) if pairs else None,
+        same_rejected=_less(made.true_accept_rate) if pairs else None,
+    )
+
+
+def _rate(told: Estimate | None) -> bodies.Rate | None:
+    return None if told is None else _as_rate(told)
+
+
+def _as_rate(told: Estimate) -> bodies.Rate:
+    value, low, high = _finite(told.value), _finite(told.low), _finite(told.high)
+    return bodies.Rate(value, low, high, told.method)
+
+
+def _finite(value: float) -> float | None:
+    return value if math.isfinite(value) else None
+
+
+def _less(told: Estimate | None) -> bodies.Rate | None:
+    if told is None:
+        return None
+    return _as_rate(Estimate(1 - told.value, 1 - told.high, 1 - told.low, told.method))
+
+
+def _taken(found: Neighbors, rows: Sequence[int], k: int) -> Neighbors:
+    if len(rows) == len(found.ids):
+        ids, distances, labels = found.ids, found.distances, found.labels
+    else:
+        ids, distances, labels = found.ids[rows], found.distances[rows], found.labels[rows]
+    return replace(found, ids=ids[:, :k], distances=distances[:, :k], labels=labels[:, :k])
+
+
+def _fields(decided: Matches) -> list[Fields]:
+    labels, distances = decided.labels.tolist(), decided.distances.tolist()
+    limits = [decided.threshold] * len(labels)
+    if decided.limits is not None:
+        limits = decided.limits.tolist()
+    chances: Sequence[float | None] = [None] * len(labels)
+    if decided.probabilities is not None:
+        chances = decided.probabilities.tolist()
+    names = decided.neighbors.class_names
+    return [
+        (
+            None if code == UNKNOWN else label_of(code, names),
+            distance if math.isfinite(distance) else None,
+            limit,
+            chance,
+        )
+        for code, distance, limit, chance in zip(labels, distances, limits, chances, strict=True)
+    ]
+
+
+def _plain(embeddings: Float[Tensor, "n d"]) -> Embedded:
+    rows = torch.arange(len(embeddings))
+    return Embedded(embeddings, torch.full_like(rows, -1), [], torch.zeros_like(rows), rows)
+
+
+def embedded_of(ready: Sequence[Ready], embeddings: Float[Tensor, "n d"]) -> Embedded:
+    """Items with fingerprints and small pictures, to be kept."""
+    prints, pictures = [], []
+    for one, row in zip(ready, embeddings, strict=True):
+        given = row if one.given is None else one.given
+        if isinstance(given, Tensor):
+            prints.append(item_fingerprints(given[None].float()))
+            pictures += encode_pictures(given[None])
+        else:
+            prints.append(item_fingerprints([given]))
+            pictures.append(None)
+    return replace(_plain(embeddings), fingerprints=torch.cat(prints), pictures=pictures)

@@ -1,0 +1,400 @@
+"""The OpenAPI document, made from the table of endpoints and the structs of their bodies."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import msgspec
+
+import likewise
+from likewise.service import bodies
+from likewise.service.refusals import CODES, Envelope
+from likewise.service.settings import Settings
+
+LARGEST = 3.4028234663852886e38  # of float32
+REF = "#/components/schemas/{name}"
+ALWAYS = ("unauthorized", "forbidden", "too_many_requests", "internal", "busy", "stopping")
+OF_BODIES = ("too_slow", "too_large", "unsupported_media_type", "invalid")
+
+
+@dataclass(frozen=True)
+class Parameter:
+    """A parameter of an address or a header.
+
+    Attributes:
+        name: Its name.
+        place: "path", "query" or "header".
+        schema: Its JSON schema.
+        sentence: What it is.
+    """
+
+    name: str
+    place: str
+    schema: Mapping[str, Any]
+    sentence: str
+
+
+@dataclass(frozen=True)
+class Endpoint:
+    """One address with one method.
+
+    Attributes:
+        method: GET, POST, PATCH or DELETE.
+        path: With parameters in braces.
+        name: Of the operation, and of the method of `Routes` that answers it.
+        sentence: What it does.
+        answers: The struct of its answer, or a media type.
+        asks: The struct of its body; None for none.
+        form: Fields of a form that says the same as the body; None where there is no form.
+        scope: "read", "write", or None for everybody.
+        status: Of the answer.
+        codes: Of refusals beyond those that any endpoint has.
+        parameters: Of the address and the headers.
+    """
+
+    method: str
+    path: str
+    name: str
+    sentence: str
+    answers: Any
+    asks: Any = None
+    form: Mapping[str, Any] | None = None
+    scope: str | None = "read"
+    status: int = 200
+    codes: Sequence[str] = ()
+    parameters: Sequence[Parameter] = field(default=())
+
+
+FILES = {"type": "array", "items": {"type": "string", "format": "binary"}}
+TEXTS = {"type": "array", "items": {"type": "string", "minLength": 1}}
+TEXT = {"type": "string", "minLength": 1}
+WHERE = {"type": "string", "description": "JSON."}
+ITEM_FIELDS = {"image": FILES, "text": TEXTS}
+ID = Parameter("id", "path", {"type": "string", "minLength": 1}, "The id.")
+LIMIT = Parameter(
+    "limit", "query", {"type": "integer", "minimum": 1, "maximum": 200, "default": 50}, "How many."
+)
+BEFORE = Parameter("before", "query", {"type": "string"}, "Only those before this id: `next`.")
+LABEL = Parameter("label", "query", {"type": "string"}, "Only those of this class.")
+IDEMPOTENCY = Parameter(
+    "Idempotency-Key",
+    "header",
+    {"type": "string", "minLength": 1, "maxLength": 255, "pattern": "^[!-~]+$"},
+    "Chosen by the client. A request that is sent again with the same key is carried out once.",
+)
+_K = {"type": "integer", "minimum": 0, "default": 5}
+
+ENDPOINTS = (
+    Endpoint(
+        "POST",
+        "/v1/match",
+        "match",
+        "Which known thing each item is, or that it is unknown.",
+        bodies.MatchAnswers,
+        bodies.MatchRequest,
+        {**ITEM_FIELDS, "point": TEXT, "k": _K, "where": WHERE},
+        codes=("not_calibrated", "too_few_items", "storage_failed"),
+    ),
+    Endpoint(
+        "POST",
+        "/v1/verify",
+        "verify",
+        "Whether the two items of each pair are the same.",
+        bodies.VerifyAnswers,
+        bodies.VerifyRequest,
+        {
+            "a": {"type": "string", "format": "binary"},
+            "b": {"type": "string", "format": "binary"},
+            "point": TEXT,
+            "prior": {"type": "number", "exclusiveMinimum": 0, "exclusiveMaximum": 1},
+        },
+        codes=("not_calibrated",),
+    ),
+    Endpoint(
+        "POST",
+        "/v1/lookup",
+        "lookup",
+        "The known items that are most like each item.",
+        bodies.LookupAnswers,
+        bodies.LookupRequest,
+        {**ITEM_FIELDS, "k": {**_K, "minimum": 1}, "where": WHERE},
+        codes=("too_few_items", "storage_failed"),
+    ),
+    Endpoint(
+        "POST",
+        "/v1/embed",
+        "embed",
+        "The embedding of each item.",
+        bodies.Embeddings,
+        bodies.EmbedRequest,
+        ITEM_FIELDS,
+    ),
+    Endpoint(
+        "POST",
+        "/v1/items",
+        "add_items",
+        "Add known items, all of them or none. They are on disk when this is answered.",
+        bodies.Added,
+        bodies.AddRequest,
+        {**ITEM_FIELDS, "label": TEXT, "metadata": WHERE},
+        scope="write",
+        status=201,
+        codes=("read_only", "id_taken", "key_reused", "storage_failed"),
+        parameters=(IDEMPOTENCY,),
+    ),
+    Endpoint(
+        "GET",
+        "/v1/items",
+        "list_items",
+        "Known items, newest first.",
+        bodies.KnownItems,
+        codes=("not_found", "invalid", "storage_failed"),
+        parameters=(LABEL, BEFORE, LIMIT),
+    ),
+    Endpoint(
+        "GET",
+        "/v1/items/{id}",
+        "get_item",
+        "A known item.",
+        bodies.KnownItem,
+        codes=("not_found", "storage_failed"),
+        parameters=(ID,),
+    ),
+    Endpoint(
+        "GET",
+        "/v1/items/{id}/picture",
+        "get_picture",
+        "The small picture of a known item.",
+        "image/*",
+        codes=("not_found", "storage_failed"),
+        parameters=(ID,),
+    ),
+    Endpoint(
+        "PATCH",
+        "/v1/items/{id}",
+        "relabel_item",
+        "Give a known item another label. It is on disk when this is answered.",
+        bodies.KnownItem,
+        bodies.RelabelRequest,
+        scope="write",
+        codes=("read_only", "not_found", "storage_failed"),
+        parameters=(ID,),
+    ),
+    Endpoint(
+        "DELETE",
+        "/v1/items/{id}",
+        "remove_item",
+        "Remove a known item. That is on disk when this is answered.",
+        bodies.Removed,
+        scope="write",
+        codes=("read_only", "not_found", "storage_failed"),
+        parameters=(ID,),
+    ),
+    Endpoint(
+        "GET",
+        "/v1/unknowns",
+        "list_unknowns",
+        "Items that were matched as unknown, newest first.",
+        bodies.Unknowns,
+        codes=("not_kept", "invalid", "storage_failed"),
+        parameters=(BEFORE, LIMIT),
+    ),
+    Endpoint(
+        "GET",
+        "/v1/unknowns/{id}/picture",
+        "get_unknown_picture",
+        "The small picture of an unknown.",
+        "image/*",
+        codes=("not_kept", "not_found", "storage_failed"),
+        parameters=(ID,),
+    ),
+    Endpoint(
+        "POST",
+        "/v1/unknowns/{id}/enroll",
+        "enroll_unknown",
+        "Add an unknown to the known items, and take it out of the queue.",
+        bodies.Added,
+        bodies.EnrollRequest,
+        scope="write",
+        status=201,
+        codes=("not_kept", "read_only", "not_found", "id_taken", "key_reused", "storage_failed"),
+        parameters=(ID,),
+    ),
+    Endpoint(
+        "DELETE",
+        "/v1/unknowns/{id}",
+        "remove_unknown",
+        "Take an unknown out of the queue.",
+        bodies.Removed,
+        scope="write",
+        codes=("not_kept", "not_found", "storage_failed"),
+        parameters=(ID,),
+    ),
+    Endpoint("GET", "/v1/model", "model_card", "What is served.", bodies.ModelCard),
+    Endpoint(
+        "GET",
+        "/v1/drift",
+        "drift",
+        "Whether today's distances look like those that were calibrated on.",
+        bodies.DriftReport,
+        codes=("not_calibrated", "invalid"),
+        parameters=(
+            Parameter("point", "query", {**TEXT, "default": "nearest"}, "The operating point."),
+            Parameter(
+                "false_alarm",
+                "query",
+                {
+                    "type": "number",
+                    "exclusiveMinimum": 0,
+                    "exclusiveMaximum": 1,
+                    "default": 0.01,
+                },
+                "Chance of an alarm where nothing has changed, at most.",
+            ),
+        ),
+    ),
+    Endpoint("GET", "/v1/health", "health", "That the service lives.", bodies.Health, scope=None),
+    Endpoint("GET", "/v1/ready", "ready", "That it answers.", bodies.Health, scope=None),
+    Endpoint(
+        "GET", "/v1/metrics", "metrics", "Numbers for Prometheus.", "text/plain; version=0.0.4"
+    ),
+)
+
+
+@dataclass(frozen=True)
+class Served:
+    """What of a service its document tells.
+
+    Attributes:
+        has_keys: Whether clients must give a key.
+        takes: "image", "text" or "vector".
+        width: Numbers of a vector, if it is known.
+        dimension: Numbers of an embedding, if it is known.
+        settings: Limits.
+    """
+
+    has_keys: bool
+    takes: str
+    width: int | None = None
+    dimension: int | None = None
+    settings: Settings = field(default_factory=Settings)
+
+
+def document(served: Served) -> dict[str, Any]:
+    """The OpenAPI document of a service.
+
+    Example:
+        >>> told = document(Served(has_keys=False, takes="text"))
+        >>> told["paths"]["/v1/match"]["post"]["operationId"]
+        'match'
+        >>> told["components"]["schemas"]["Item"]["oneOf"]
+        [{'required': ['text']}, {'required': ['embedding']}]
+    """
+    has_keys = served.has_keys
+    structs: set[type] = {Envelope}
+    for each in ENDPOINTS:
+        structs |= {kind for kind in (each.asks, each.answers) if isinstance(kind, type)}
+    ordered = sorted(structs, key=lambda kind: kind.__name__)
+    _, schemas = msgspec.json.schema_components(ordered, ref_template=REF)
+    _narrow(schemas, served)
+    paths: dict[str, dict[str, Any]] = {}
+    for each in ENDPOINTS:
+        paths.setdefault(each.path, {})[each.method.lower()] = _operation(each, has_keys)
+    components: dict[str, Any] = {"schemas": schemas}
+    if has_keys:
+        components["securitySchemes"] = {"key": {"type": "http", "scheme": "bearer"}}
+    return {
+        "openapi": "3.1.0",
+        "info": {
+            "title": "likewise",
+            "version": likewise.__version__,
+            "summary": "Which known thing an item is, with error rates that are guaranteed.",
+        },
+        "paths": paths,
+        "components": components,
+    }
+
+
+def _narrow(schemas: dict[str, dict[str, Any]], served: Served) -> None:
+    """Tell what this model takes, and the limits of this service."""
+    settings = served.settings
+    kinds = (served.takes, "embedding")
+    for name in ("Item", "NewItem"):
+        fields = schemas[name]["properties"]
+        for kind in ("image", "text", "vector"):
+            if kind not in kinds:
+                del fields[kind]
+        schemas[name]["oneOf"] = [{"required": [kind]} for kind in kinds]
+        if "text" in fields:
+            fields["text"]["maxLength"] = settings.most_characters
+        for kind, width in (("vector", served.width), ("embedding", served.dimension)):
+            if kind in fields:
+                number = {"type": "number", "minimum": -LARGEST, "maximum": LARGEST}
+                fields[kind]["items"] = number
+                if width is not None:
+                    fields[kind] |= {"minItems": width, "maxItems": width}
+    for name in ("MatchRequest", "LookupRequest"):
+        schemas[name]["properties"]["k"]["maximum"] = settings.most_neighbors
+    for each in schemas.values():
+        for many in ("items", "pairs"):
+            if many in each.get("properties", {}) and "minItems" in each["properties"][many]:
+                each["properties"][many]["maxItems"] = settings.most_items
+
+
+def _operation(endpoint: Endpoint, has_keys: bool) -> dict[str, Any]:
+    told: dict[str, Any] = {
+        "operationId": endpoint.name,
+        "summary": endpoint.sentence,
+        "parameters": [
+            {
+                "name": each.name,
+                "in": each.place,
+                "required": each.place == "path",
+                "schema": each.schema,
+                "description": each.sentence,
+            }
+            for each in endpoint.parameters
+        ],
+        "responses": _responses(endpoint),
+    }
+    if endpoint.asks is not None:
+        content: dict[str, Any] = {"application/json": {"schema": _ref(endpoint.asks)}}
+        if endpoint.form is not None:
+            content["multipart/form-data"] = {
+                "schema": {
+                    "type": "object",
+                    "properties": dict(endpoint.form),
+                    "additionalProperties": False,
+                }
+            }
+        told["requestBody"] = {"required": True, "content": content}
+    if has_keys and endpoint.scope is not None:
+        told["security"] = [{"key": []}]
+    return told
+
+
+def _responses(endpoint: Endpoint) -> dict[str, Any]:
+    if isinstance(endpoint.answers, str):
+        media = {endpoint.answers: {"schema": {"type": "string"}}}
+    else:
+        media = {"application/json": {"schema": _ref(endpoint.answers)}}
+    responses: dict[str, Any] = {
+        str(endpoint.status): {"description": endpoint.sentence, "content": media}
+    }
+    codes = [*ALWAYS, *endpoint.codes]
+    if endpoint.scope is None:
+        codes = ["internal", "stopping", "too_many_requests"]
+    if endpoint.asks is not None:
+        codes += OF_BODIES
+    for code in dict.fromkeys(codes):
+        status, sentence = CODES[code]
+        told = responses.setdefault(
+            str(status),
+            {"description": "", "content": {"application/json": {"schema": _ref(Envelope)}}},
+        )
+        told["description"] = f"{told['description']} `{code}`: {sentence}".strip()
+    return responses
+
+
+def _ref(kind: type) -> dict[str, str]:
+    return {"$ref": REF.format(name=kind.__name__)}

@@ -1,0 +1,452 @@
+"""What each endpoint does: a request in, an answer out."""
+
+import asyncio
+import hashlib
+import math
+from collections import Counter
+from collections.abc import Callable, Mapping
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Annotated, Any, TypeVar
+
+import msgspec
+from msgspec import Meta
+from starlette.requests import Request
+from starlette.responses import Response
+
+import likewise
+from likewise.index import Gallery
+from likewise.model import SimilarityModel
+from likewise.service import bodies
+from likewise.service.answering import Answerer, Decided, Job, label_of
+from likewise.service.batching import Batcher
+from likewise.service.enrolling import Writer, digest_of
+from likewise.service.items import Reader
+from likewise.service.openapi import Served
+from likewise.service.receiving import Part, converted, decoded, parts_of
+from likewise.service.refusals import Refusal
+from likewise.service.settings import Settings
+from likewise.service.unknowns import Queue
+from likewise.service.watching import Watch
+
+MOST_CLASSES = 1000  # that are listed
+SMALL = 65_536  # bytes of a body that is decoded where it arrives
+_T = TypeVar("_T")
+
+
+class _Page(msgspec.Struct, forbid_unknown_fields=True):
+    limit: Annotated[int, Meta(ge=1, le=200)] = 50
+    before: str | None = None
+    label: str | None = None
+
+
+class _DriftQuery(msgspec.Struct, forbid_unknown_fields=True):
+    point: bodies.Text = "nearest"
+    false_alarm: Annotated[float, Meta(gt=0, lt=1)] = 0.01
+
+
+class Routes:
+    """Answers requests over one model.
+
+    Args:
+        model: Is asked.
+        settings: Say what is allowed.
+        folder: Of the saved model; None for one that was made in this process.
+        keep: A folder for unknowns; None to keep none.
+        writes: Whether known items may be changed.
+    """
+
+    def __init__(
+        self,
+        model: SimilarityModel,
+        settings: Settings,
+        *,
+        folder: Path | None = None,
+        keep: Path | None = None,
+        writes: bool = False,
+    ) -> None:
+        self.model, self.settings = model, settings
+        self.watch = Watch()
+        self.reader = Reader(model, settings)
+        self.writer = Writer(model, is_open=writes)
+        self.answerer = Answerer(model, self.reader, self.writer.lock)
+        self.queue = (
+            None
+            if keep is None
+            else Queue(keep, model, most=settings.keep_most, days=settings.keep_days)
+        )
+        self.name = "model" if folder is None else folder.resolve().name
+        self.version = _version(folder)
+        self.batcher: Batcher[Job] = Batcher(
+            self.answerer.prepare,
+            self.answerer.answer,
+            most=settings.batch,
+            wait=settings.wait_ms / 1000,
+            told=self.watch.saw_batch,
+        )
+        self._writing = ThreadPoolExecutor(1, thread_name_prefix="likewise-write")
+        self._slow = ThreadPoolExecutor(2, thread_name_prefix="likewise-slow")
+        self.is_ready = True
+        self.watch.gauge("likewise_items", "Known items.", lambda: len(model.index))
+        if self.queue is not None:
+            self.watch.gauge("likewise_unknowns", "Unknowns kept.", self.queue.__len__)
+
+    def served(self, *, has_keys: bool) -> Served:
+        """What the OpenAPI document tells of the service."""
+        shape = self.reader.item_shape
+        return Served(
+            has_keys,
+            self.reader.takes,
+            None if shape is None else math.prod(shape),
+            self.model.index.dimension,
+            self.settings,
+        )
+
+    def close(self) -> None:
+        """Finish what was begun; what was acknowledged is on disk before."""
+        self.batcher.close()
+        self._writing.shutdown(wait=True)
+        self._slow.shutdown(wait=True)
+        if self.queue is not None:
+            self.queue.close()
+        self.model.index.close()
+
+    async def match(self, request: Request, content: bytes) -> Response:
+        """Answer `POST /v1/match`."""
+        asked = await self._read(request, content, bodies.MatchRequest, _with_items)
+        self._check_neighbors(asked.k)
+        self.answerer.check_point(asked.point, pairs=False)
+        decided = await self._ask(Job(asked, asked.items, _names(asked.items)))
+        if not isinstance(decided, Decided):
+            raise TypeError("a match must be decided")
+        answers = decided.answers.answers
+        self.watch.saw_matches(asked.point, answers)
+        if self.queue is not None and any(answer.label is None for answer in answers):
+            await self._run(self._slow, lambda: self._offer(decided))
+        return _json(decided.answers)
+
+    def _offer(self, decided: Decided) -> None:
+        if self.queue is not None:
+            self.queue.offer(decided)
+
+    async def verify(self, request: Request, content: bytes) -> Response:
+        """Answer `POST /v1/verify`."""
+        asked = await self._read(request, content, bodies.VerifyRequest, _with_pair)
+        self.answerer.check_point(asked.point, pairs=True)
+        self.reader.check_count(asked.pairs)
+        items = [pair.a for pair in asked.pairs] + [pair.b for pair in asked.pairs]
+        names = [f"pairs[{at}].{side}" for side in "ab" for at in range(len(asked.pairs))]
+        return _json(await self._ask(Job(asked, items, names)))
+
+    async def lookup(self, request: Request, content: bytes) -> Response:
+        """Answer `POST /v1/lookup`."""
+        asked = await self._read(request, content, bodies.LookupRequest, _with_items)
+        self._check_neighbors(asked.k)
+        return _json(await self._ask(Job(asked, asked.items, _names(asked.items))))
+
+    async def embed(self, request: Request, content: bytes) -> Response:
+        """Answer `POST /v1/embed`."""
+        asked = await self._read(request, content, bodies.EmbedRequest, _with_items)
+        return _json(await self._ask(Job(asked, asked.items, _names(asked.items))))
+
+    async def add_items(self, request: Request, content: bytes) -> Response:
+        """Answer `POST /v1/items`."""
+        self.writer.check_open()
+        key = _idempotency(request)
+        asked = await self._read(request, content, bodies.AddRequest, _with_new_items)
+        digest = ""
+        if key is not None:
+            digest = await self._run(self._slow, lambda: digest_of(asked))
+            before = self.writer.repeated(key, digest)
+            if before is not None:
+                return _json(before, 201)
+        items = await self._ask(Job(None, asked.items, _names(asked.items)))
+        added = await self._run(
+            self._writing,
+            lambda: self.writer.add(
+                items,  # type: ignore[arg-type]
+                [item.label for item in asked.items],
+                [item.id for item in asked.items],
+                [_facts(item) for item in asked.items],
+                key=key,
+                digest=digest,
+            ),
+        )
+        return _json(added, 201)
+
+    async def list_items(self, request: Request, content: bytes) -> Response:
+        """Answer `GET /v1/items`."""
+        page = _query(request, _Page)
+        return _json(
+            await self._run(
+                self._slow, lambda: self.writer.listed(page.label, page.before, page.limit)
+            )
+        )
+
+    async def get_item(self, request: Request, content: bytes) -> Response:
+        """Answer `GET /v1/items/{id}`."""
+        id_ = request.path_params["id"]
+        return _json(await self._run(self._slow, lambda: self.writer.get(id_)))
+
+    async def get_picture(self, request: Request, content: bytes) -> Response:
+        """Answer `GET /v1/items/{id}/picture`."""
+        id_ = request.path_params["id"]
+        return _picture(await self._run(self._slow, lambda: self.writer.picture(id_)))
+
+    async def relabel_item(self, request: Request, content: bytes) -> Response:
+        """Answer `PATCH /v1/items/{id}`."""
+        id_ = request.path_params["id"]
+        self.writer.check_open()
+        asked = await self._read(request, content, bodies.RelabelRequest, None)
+        return _json(await self._run(self._writing, lambda: self.writer.relabel(id_, asked.label)))
+
+    async def remove_item(self, request: Request, content: bytes) -> Response:
+        """Answer `DELETE /v1/items/{id}`."""
+        id_ = request.path_params["id"]
+        return _json(await self._run(self._writing, lambda: self.writer.remove(id_)))
+
+    async def list_unknowns(self, request: Request, content: bytes) -> Response:
+        """Answer `GET /v1/unknowns`."""
+        queue, page = self._queue(), _query(request, _Page)
+        return _json(await self._run(self._slow, lambda: queue.listed(page.before, page.limit)))
+
+    async def get_unknown_picture(self, request: Request, content: bytes) -> Response:
+        """Answer `GET /v1/unknowns/{id}/picture`."""
+        queue, id_ = self._queue(), request.path_params["id"]
+        return _picture(await self._run(self._slow, lambda: queue.picture(id_)))
+
+    async def enroll_unknown(self, request: Request, content: bytes) -> Response:
+        """Answer `POST /v1/unknowns/{id}/enroll`."""
+        queue, id_ = self._queue(), request.path_params["id"]
+        self.writer.check_open()
+        asked = await self._read(request, content, bodies.EnrollRequest, None)
+        return _json(await self._run(self._writing, lambda: self._enrolled(queue, id_, asked)), 201)
+
+    def _enrolled(self, queue: Queue, id_: str, asked: bodies.EnrollRequest) -> bodies.Added:
+        items, facts = queue.taken(id_)
+        metadata = dict(asked.metadata)
+        if facts.get("text") is not None:
+            metadata.setdefault("text", facts["text"])
+        # Where a crash comes between the two steps, enrolling again adds nothing twice.
+        added = self.writer.add(
+            items,
+            [asked.label],
+            [asked.id],
+            [metadata],
+            key=f"unknown {id_}",
+            digest=digest_of(asked),
+        )
+        queue.remove(id_)
+        return added
+
+    async def remove_unknown(self, request: Request, content: bytes) -> Response:
+        """Answer `DELETE /v1/unknowns/{id}`."""
+        queue, id_ = self._queue(), request.path_params["id"]
+        return _json(await self._run(self._slow, lambda: queue.remove(id_)))
+
+    async def model_card(self, request: Request, content: bytes) -> Response:
+        """Answer `GET /v1/model`."""
+        return _json(await self._run(self._slow, self.card))
+
+    def card(self) -> bodies.ModelCard:
+        """What is served."""
+        model, settings = self.model, self.settings
+        index = model.index
+        labels, names = index.labels, index.class_names
+        counts = Counter(labels[labels >= 0].tolist())
+        told = {str(label_of(code, names)): count for code, count in counts.items()}
+        name = getattr(model.encoder, "name", type(model.encoder).__name__)
+        shape = self.reader.item_shape
+        return bodies.ModelCard(
+            name=self.name,
+            version=self.version,
+            likewise=likewise.__version__,
+            takes=self.reader.takes,
+            item_shape=None if shape is None else list(shape),
+            encoder=bodies.Encoder(
+                name=str(name) if model.has_encoder else None,
+                fingerprint=self.answerer.fingerprint,
+                dimension=index.dimension,
+            ),
+            distance=model.distance.name,
+            points=[self.answerer.point(each) for each in model.calibrations],
+            indexed=len(labels),
+            classes=dict(sorted(told.items())[:MOST_CLASSES]),
+            class_count=len(told),
+            trained_on=model.trained_on[:MOST_CLASSES],
+            writes=self.writer.is_open,
+            keeps_unknowns=self.queue is not None,
+            limits=bodies.Limits(
+                settings.most_bytes,
+                settings.most_pixels,
+                settings.most_characters,
+                settings.most_items,
+                settings.most_neighbors,
+                settings.most_concurrent,
+            ),
+        )
+
+    async def drift(self, request: Request, content: bytes) -> Response:
+        """Answer `GET /v1/drift`."""
+        asked = _query(request, _DriftQuery)
+        made = self.answerer.check_point(asked.point, pairs=False)
+        outgrown = made.outgrown(max(1, len(self.model.index)))
+        report = await self._run(
+            self._slow,
+            lambda: self.watch.drift(asked.point, made, outgrown, asked.false_alarm),
+        )
+        return _json(report)
+
+    async def health(self, request: Request, content: bytes) -> Response:
+        """Answer `GET /v1/health`."""
+        return _json(bodies.Health("alive"))
+
+    async def ready(self, request: Request, content: bytes) -> Response:
+        """Answer `GET /v1/ready`."""
+        if not self.is_ready:
+            raise Refusal("stopping", "service must not be about to stop, got that it is.")
+        return _json(bodies.Health("ready"))
+
+    async def metrics(self, request: Request, content: bytes) -> Response:
+        """Answer `GET /v1/metrics`."""
+        text = await self._run(self._slow, self.watch.metrics)
+        return Response(text, media_type="text/plain; version=0.0.4")
+
+    async def _ask(self, job: Job) -> object:
+        return await self.batcher.ask(job)
+
+    async def _run(self, pool: ThreadPoolExecutor, call: Callable[[], _T]) -> _T:
+        return await asyncio.get_running_loop().run_in_executor(pool, call)
+
+    async def _read(
+        self,
+        request: Request,
+        content: bytes,
+        kind: type[_T],
+        form: "Callable[[list[Part], str], Mapping[str, Any]] | None",
+    ) -> _T:
+        typed = request.headers.get("content-type", "")
+        plain = typed.partition(";")[0].strip().lower()
+        if plain == "application/json":
+            if len(content) <= SMALL:
+                return decoded(content, kind)
+            return await self._run(self._slow, lambda: decoded(content, kind))
+        if plain == "multipart/form-data" and form is not None:
+            takes = self.reader.takes
+            return converted(form(parts_of(typed, content), takes), kind)
+        expected = "application/json" + (" or multipart/form-data" if form is not None else "")
+        raise Refusal(
+            "unsupported_media_type", f"Content-Type must be {expected}, got {typed[:80]!r}."
+        )
+
+    def _queue(self) -> Queue:
+        if self.queue is None:
+            raise Refusal(
+                "not_kept",
+                "unknowns must be kept to be seen, got none. Start the service with --keep DIR.",
+            )
+        return self.queue
+
+    def _check_neighbors(self, k: int) -> None:
+        most = self.settings.most_neighbors
+        if k > most:
+            raise Refusal("invalid", f"k must be at most {most}, got {k}.")
+
+
+def _facts(item: bodies.NewItem) -> dict[str, Any]:
+    """What is kept with an item; of a text also itself, as `likewise index` keeps it."""
+    return {"text": item.text, **item.metadata} if isinstance(item.text, str) else item.metadata
+
+
+def _names(items: list[Any]) -> list[str]:
+    return [f"items[{at}]" for at in range(len(items))]
+
+
+def _with_items(parts: list[Part], takes: str) -> dict[str, Any]:
+    """The fields of a form with items: files, or texts under the name "text"."""
+    fields: dict[str, Any] = {"items": []}
+    for part in parts:
+        if part.is_file:
+            fields["items"].append(_item_of(part))
+        elif part.name == "text":
+            fields["items"].append({"text": _text(part)})
+        elif part.name in ("items", "a", "b") or part.name in fields:
+            raise Refusal("invalid", f"form must have each field once, got {part.name[:40]!r}.")
+        else:
+            fields[part.name] = _text(part)
+    for name in ("where", "metadata"):
+        if name in fields:
+            fields[name] = decoded(fields[name].encode(), dict)
+    return fields
+
+
+def _with_new_items(parts: list[Part], takes: str) -> dict[str, Any]:
+    fields = _with_items(parts, takes)
+    shared = {name: fields.pop(name) for name in ("label", "metadata") if name in fields}
+    fields["items"] = [{**item, **shared} for item in fields["items"]]
+    return fields
+
+
+def _with_pair(parts: list[Part], takes: str) -> dict[str, Any]:
+    sides: dict[str, Any] = {}
+    fields: dict[str, Any] = {}
+    for part in parts:
+        if part.name in sides or part.name in fields or part.name == "pairs":
+            raise Refusal("invalid", f"form must have each field once, got {part.name[:40]!r}.")
+        if part.name in ("a", "b"):
+            is_text = takes == "text" and not part.is_file
+            sides[part.name] = {"text": _text(part)} if is_text else _item_of(part)
+        else:
+            fields[part.name] = _text(part)
+    return {**fields, "pairs": [sides]}
+
+
+def _item_of(part: Part) -> bodies.Item:
+    return {"image": part.content}  # type: ignore[return-value]
+
+
+def _text(part: Part) -> str:
+    try:
+        return part.content.decode()
+    except UnicodeDecodeError:
+        raise Refusal(
+            "invalid", f"field {part.name[:40]!r} must be UTF-8, got other bytes."
+        ) from None
+
+
+def _query(request: Request, kind: type[_T]) -> _T:
+    given = request.query_params.multi_items()
+    if len({name for name, _ in given}) < len(given):
+        raise Refusal("invalid", "parameters must be given once each, got one twice.")
+    return converted(dict(given), kind)
+
+
+def _idempotency(request: Request) -> str | None:
+    key = request.headers.get("idempotency-key")
+    if key is None:
+        return None
+    if not 1 <= len(key) <= 255 or not key.isascii() or not key.isprintable() or " " in key:
+        raise Refusal(
+            "invalid", "Idempotency-Key must have 1 to 255 visible characters of ASCII, got others."
+        )
+    return key
+
+
+def _json(answer: object, status: int = 200) -> Response:
+    return Response(msgspec.json.encode(answer), status, media_type="application/json")
+
+
+def _picture(content: bytes) -> Response:
+    kind = "image/png" if content.startswith(b"\x89PNG") else "image/jpeg"
+    return Response(content, media_type=kind, headers={"Cache-Control": "private, max-age=300"})
+
+
+def _version(folder: Path | None) -> str:
+    if folder is None:
+        return "unsaved"
+    return hashlib.sha256((folder / "model.json").read_bytes()).hexdigest()[:12]
+
+
+def is_writable(model: SimilarityModel) -> bool:
+    """Whether what is added to a model's index is on disk at once."""
+    return isinstance(model.index, Gallery) or model.collection is not None
