@@ -97,8 +97,8 @@ def test_with_one_negative_less_than_it_takes_the_guarantee_is_refused(rate, con
     distances[same] = -1
     message = (
         f"different pairs that share no item must be at least {fewest:,} for at most {rate:.3g} "
-        f"false accepts with a confidence of {confidence:.3g}, got {fewest - 1:,}: 1 more are "
-        "needed, or a rate of "
+        f"false accepts with a confidence of {confidence:.3g}, got {fewest - 1:,}: 1 more "
+        "would do, or a rate of "
     )
     with pytest.raises(ValueError, match=f"^{re.escape(message)}") as refused:
         calibrate(distances, same, goal=guarantee, items=torch.arange(len(same)))

@@ -28,7 +28,7 @@ def test_the_whole_journey_with_items_in_a_gallery(run, model, tmp_path):
         "added": 80,
         "already_there": 0,
         "as_another_class": 0,
-        **dict.fromkeys(("relabeled", "moved", "removed"), 0),
+        **dict.fromkeys(("relabeled", "changed", "moved", "removed"), 0),
         "indexed": 80,
         "gallery": str(folder),
     }
