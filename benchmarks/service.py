@@ -322,7 +322,7 @@ def throughput(folder, seconds, clients=32):
     (folder / "plain.py").write_text(PLAIN)
     rng = np.random.default_rng(1)
     pictures = [picture(rng) for _ in range(64)]
-    ours = serve(folder / "model", "--read-only")
+    ours = serve(folder / "model")
     plain = Server(folder / "plain.py", folder / "model")
     told = {}
     try:
@@ -341,10 +341,14 @@ def throughput(folder, seconds, clients=32):
         for _ in range(3):  # in turn
             for name, (server, path, fields) in ways.items():
                 sent = [upload(server.port, path, content, **fields) for content in pictures]
-                found[name].append(together(server.port, sent, clients, seconds))
+                used, began = server.cpu(), time.perf_counter()
+                rate, *rest = together(server.port, sent, clients, seconds)
+                count = rate * (time.perf_counter() - began)  # about, with the warming up
+                found[name].append((rate, *rest, 1000 * (server.cpu() - used) / count))
         for name, runs in found.items():
-            rate, p50, p99, bad = np.median(np.array(runs), axis=0)
+            rate, p50, p99, bad, used = np.median(np.array(runs), axis=0)
             told |= {f"{name}: per second": rate, f"{name}: p50 ms": p50, f"{name}: p99 ms": p99}
+            told[f"{name}: processor ms"] = used
             if bad:
                 told[f"{name}: refused"] = bad
     finally:

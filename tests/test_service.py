@@ -997,3 +997,36 @@ def test_every_answer_is_of_one_state_while_another_enrolls(tmp_path):
             reader.join()
     assert wrong == []
     assert len(seen) > 3
+
+
+def test_what_is_read_while_something_changes_is_read_again():
+    model = vector_model()
+    routes = Routes(model, Settings())
+    seen = []
+
+    def read(changes):
+        seen.append(len(model.index))
+        if len(seen) <= changes:
+            model.index.add(torch.ones(1, 8), labels=["more"])
+        return seen[-1]
+
+    assert routes.answerer._of_one_state(lambda: read(0)) == 25
+    seen.clear()
+    assert routes.answerer._of_one_state(lambda: read(2)) == 27
+    seen.clear()
+    found = routes.answerer._of_one_state(lambda: read(100))  # at last while writers wait
+    assert found == seen[-1]
+    assert len(seen) == 5
+    seen.clear()
+
+    def gone():
+        seen.append(1)
+        if len(seen) == 1:
+            model.index.remove([0])
+            raise lw.InputError("ids must all be in the index, got one that was removed.")
+        return "found"
+
+    assert routes.answerer._of_one_state(gone) == "found"
+    with pytest.raises(lw.InputError, match="of the caller"):
+        routes.answerer._of_one_state(lambda: (_ for _ in ()).throw(lw.InputError("of the caller")))
+    routes.close()

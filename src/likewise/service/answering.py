@@ -1,5 +1,6 @@
 """Answers to match, lookup, verify and embed: many requests at once, each of one state."""
 
+import itertools
 import math
 import threading
 from collections import defaultdict
@@ -28,6 +29,7 @@ from likewise.service.refusals import Refusal
 
 HIDDEN = ("fingerprint", "idempotency", "source")  # metadata that is ours
 TRIES = 4  # to read while nobody writes, before writers are made to wait
+Fields = tuple[str | None, float | None, float, float | None]  # of a `MatchAnswer`
 _T = TypeVar("_T")
 
 
@@ -231,35 +233,55 @@ class Answerer:
         most = max([*wanted, *deciding])
         embeddings = torch.cat(list(parts))
         found = model.index.lookup(embeddings, k=most, where=where) if most else None
-        starts = [0, *torch.tensor([len(part) for part in parts]).cumsum(0).tolist()]
-        answers: list[object] = []
+        starts = [0, *itertools.accumulate(len(part) for part in parts)]
         shown = self._shown(found, starts, wanted)
-        for at, (each, made) in enumerate(zip(asked, points, strict=True)):
-            rows = slice(starts[at], starts[at + 1])
-            if made is None:
-                answers.append(
-                    bodies.LookupAnswers([bodies.LookupAnswer(near) for near in shown[rows]])
-                )
-                continue
-            if alone[at] or found is None:
-                rule, k = model.rules.get(made.rule, made.rule), made.k or 1
+        decided = self._decided(found, parts, starts, asked, points, alone, where)
+        answers: list[object] = []
+        for at, each in enumerate(asked):
+            near = shown[starts[at] : starts[at + 1]]
+            if isinstance(each, bodies.LookupRequest):
+                told = bodies.LookupAnswers([bodies.LookupAnswer(one) for one in near])
+                answers.append(told)
+            else:
+                matched = [
+                    bodies.MatchAnswer(*fields, one)
+                    for fields, one in zip(decided[at], near, strict=True)
+                ]
+                whole = bodies.MatchAnswers(matched, self.point(each.point))
+                answers.append(Decided(whole, parts[at], jobs[at].ready, each.point))
+        return answers
+
+    def _decided(
+        self,
+        found: Neighbors | None,
+        parts: Sequence[Tensor],
+        starts: Sequence[int],
+        asked: Sequence[Any],
+        points: Sequence[Calibration | None],
+        alone: Sequence[bool],
+        where: Mapping[str, Any] | None,
+    ) -> dict[int, list[Fields]]:
+        """Label, distance, threshold and probability of each item; jobs of a point together."""
+        together: dict[str, list[int]] = defaultdict(list)
+        for at, made in enumerate(points):
+            if made is not None:
+                together[asked[at].point].append(at)
+        decided: dict[int, list[Fields]] = {}
+        for name, places in together.items():
+            made = self.model.calibrations[name]
+            rule, k = self.model.rules.get(made.rule, made.rule), made.k or 1
+            if alone[places[0]] or found is None:
+                embeddings = torch.cat([parts[at] for at in places])
                 near = neighbors_for(
-                    model.index, parts[at], norm=model.norm, rule=rule, k=k, where=where
+                    self.model.index, embeddings, norm=self.model.norm, rule=rule, k=k, where=where
                 )
             else:
-                near = _first(found, rows, made.k or 1)
-            decided = self._matched(near, each.point, made)
-            answers.append(
-                Decided(
-                    bodies.MatchAnswers(
-                        _match_answers(decided, shown[rows]), self.point(each.point)
-                    ),
-                    parts[at],
-                    jobs[at].ready,
-                    each.point,
-                )
-            )
-        return answers
+                rows = [row for at in places for row in range(starts[at], starts[at + 1])]
+                near = _taken(found, rows, k)
+            fields = iter(_fields(self._matched(near, name, made)))
+            for at in places:
+                decided[at] = list(itertools.islice(fields, len(parts[at])))
+        return decided
 
     def _needs_own_lookup(self, made: Calibration) -> bool:
         # Centers are no items, and normalizing another number of neighbors gives other answers.
@@ -411,18 +433,15 @@ def _less(told: Estimate | None) -> bodies.Rate | None:
     return _as_rate(Estimate(1 - told.value, 1 - told.high, 1 - told.low, told.method))
 
 
-def _first(found: Neighbors, rows: slice, k: int) -> Neighbors:
-    return replace(
-        found,
-        ids=found.ids[rows, :k],
-        distances=found.distances[rows, :k],
-        labels=found.labels[rows, :k],
-    )
+def _taken(found: Neighbors, rows: Sequence[int], k: int) -> Neighbors:
+    if len(rows) == len(found.ids):
+        ids, distances, labels = found.ids, found.distances, found.labels
+    else:
+        ids, distances, labels = found.ids[rows], found.distances[rows], found.labels[rows]
+    return replace(found, ids=ids[:, :k], distances=distances[:, :k], labels=labels[:, :k])
 
 
-def _match_answers(
-    decided: Matches, shown: Sequence[list[bodies.Neighbor]]
-) -> list[bodies.MatchAnswer]:
+def _fields(decided: Matches) -> list[Fields]:
     labels, distances = decided.labels.tolist(), decided.distances.tolist()
     limits = [decided.threshold] * len(labels)
     if decided.limits is not None:
@@ -432,16 +451,13 @@ def _match_answers(
         chances = decided.probabilities.tolist()
     names = decided.neighbors.class_names
     return [
-        bodies.MatchAnswer(
+        (
             None if code == UNKNOWN else label_of(code, names),
             distance if math.isfinite(distance) else None,
             limit,
             chance,
-            near,
         )
-        for code, distance, limit, chance, near in zip(
-            labels, distances, limits, chances, shown, strict=True
-        )
+        for code, distance, limit, chance in zip(labels, distances, limits, chances, strict=True)
     ]
 
 

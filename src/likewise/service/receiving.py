@@ -1,12 +1,12 @@
 """Bodies as they come: read within limits, and told apart by their type."""
 
 import asyncio
+import re
 from collections.abc import Awaitable, Callable, Mapping, MutableMapping
 from dataclasses import dataclass
 from typing import Any, NamedTuple, TypeVar
 
 import msgspec
-from python_multipart.multipart import MultipartParser, parse_options_header
 
 from likewise.service.refusals import Refusal
 from likewise.service.settings import Settings
@@ -17,6 +17,9 @@ DRAINED = 4  # times the limit that are read and thrown away, so that a sender h
 DRAIN_SECONDS = 2.0
 MOST_PARTS = 1000
 MOST_HEADER = 4096  # bytes of the headers of a part
+_BOUNDARY = re.compile(r';\s*boundary=(?:"([^"\r\n]{1,70})"|([^\s;"]{1,70}))(?=\s*(?:;|$))', re.I)
+_NAME = re.compile(rb';\s*name=(?:"([^"]*)"|([^\s;"]+))', re.I)
+_FILE = re.compile(rb";\s*filename\*?=", re.I)
 
 
 class Gone(Exception):
@@ -145,90 +148,45 @@ class Part(NamedTuple):
 
 
 def parts_of(content_type: str, content: bytes) -> list[Part]:
-    """The parts of a multipart/form-data body.
+    """The parts of a multipart/form-data body, by RFC 7578.
 
     Raises:
         Refusal: It is none.
+
+    Example:
+        >>> lines = (b"--b", b'Content-Disposition: form-data; name="k"', b"", b"5", b"--b--", b"")
+        >>> parts_of("multipart/form-data; boundary=b", bytes([13, 10]).join(lines))
+        [Part(name='k', content=b'5', is_file=False)]
     """
-    _, options = parse_options_header(content_type)
-    boundary = options.get(b"boundary", b"")
-    if not 1 <= len(boundary) <= 200:
-        raise Refusal("invalid", "form must have a boundary of 1 to 200 characters.")
-    parser = _Form(boundary)
-    return parser.parts_in(content)
+    found = _BOUNDARY.search(content_type)
+    if found is None:
+        raise Refusal("invalid", "form must have a boundary of 1 to 70 characters.")
+    delimiter = b"\r\n--" + (found[1] or found[2]).encode("latin-1")
+    # What comes before the first delimiter and behind the last one is no part.
+    pieces = (b"\r\n" + content).split(delimiter, MOST_PARTS + 1)
+    if len(pieces) > MOST_PARTS + 1:
+        raise Refusal("too_large", f"form must have at most {MOST_PARTS:,} parts, got more.")
+    if len(pieces) < 2 or pieces[-1].rstrip(b"\r\n\t ") != b"--":
+        raise Refusal("invalid", "form must end with its boundary, got one that is cut off.")
+    return [_part(piece) for piece in pieces[1:-1]]
 
 
-class _Form:
-    """Collects the parts that the parser of python-multipart meets."""
-
-    def __init__(self, boundary: bytes) -> None:
-        self.parts: list[Part] = []
-        self._headers: dict[str, bytes] = {}
-        self._field, self._value, self._header_bytes = bytearray(), bytearray(), 0
-        self._content = bytearray()
-        self._ended = False
-        self._parser = MultipartParser(
-            boundary,
-            {
-                "on_part_begin": self._begin,
-                "on_header_field": self._on_field,
-                "on_header_value": self._on_value,
-                "on_header_end": self._on_header,
-                "on_part_data": self._on_data,
-                "on_part_end": self._end_part,
-                "on_end": self._end,
-            },
-        )
-
-    def parts_in(self, content: bytes) -> list[Part]:
-        try:
-            self._parser.write(content)
-            self._parser.finalize()
-        except ValueError as error:  # of the parser, about what the client sent
-            if isinstance(error, Refusal):
-                raise
-            raise Refusal("invalid", f"form must be multipart/form-data, got: {error}.") from None
-        if not self._ended:
-            raise Refusal("invalid", "form must end with its boundary, got one that is cut off.")
-        return self.parts
-
-    def _begin(self) -> None:
-        self._headers, self._header_bytes = {}, 0
-        self._content = bytearray()
-        if len(self.parts) >= MOST_PARTS:
-            raise Refusal("too_large", f"form must have at most {MOST_PARTS:,} parts, got more.")
-
-    def _on_field(self, data: bytes, start: int, end: int) -> None:
-        self._field += data[start:end]
-        self._count(end - start)
-
-    def _on_value(self, data: bytes, start: int, end: int) -> None:
-        self._value += data[start:end]
-        self._count(end - start)
-
-    def _count(self, more: int) -> None:
-        self._header_bytes += more
-        if self._header_bytes > MOST_HEADER:
-            raise Refusal("too_large", "part of the form must have short headers, got long ones.")
-
-    def _on_header(self) -> None:
-        self._headers[self._field.decode("latin-1").lower()] = bytes(self._value)
-        self._field, self._value = bytearray(), bytearray()
-
-    def _on_data(self, data: bytes, start: int, end: int) -> None:
-        self._content += data[start:end]
-
-    def _end_part(self) -> None:
-        kind, options = parse_options_header(self._headers.get("content-disposition", b""))
-        name = options.get(b"name")
-        if kind != b"form-data" or name is None:
-            raise Refusal("invalid", "part of the form must have a name, got one without.")
-        typed = self._headers.get("content-type", b"").lower()
-        is_file = b"filename" in options or typed.startswith(b"image/")
-        self.parts.append(Part(name.decode("utf-8", "replace"), bytes(self._content), is_file))
-
-    def _end(self) -> None:
-        self._ended = True
+def _part(piece: bytes) -> Part:
+    head, found, content = piece.partition(b"\r\n\r\n")
+    if len(head) > MOST_HEADER:
+        raise Refusal("too_large", "part of the form must have short headers, got long ones.")
+    first, *lines = head.split(b"\r\n")
+    headers = {}
+    for line in lines:
+        field, _, value = line.partition(b":")
+        headers[field.strip().lower()] = value.strip()
+    told = headers.get(b"content-disposition", b"")
+    name = _NAME.search(told)
+    if first.strip() or not found or name is None or not told.lower().startswith(b"form-data"):
+        raise Refusal("invalid", "part of the form must have a name, got one without.")
+    plain = (name[1] if name[1] is not None else name[2]).decode("utf-8", "replace")
+    is_image = headers.get(b"content-type", b"").lower().startswith(b"image/")
+    return Part(plain, content, is_image or _FILE.search(told) is not None)
 
 
 def decoded(content: bytes, kind: type[_T]) -> _T:
