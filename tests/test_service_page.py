@@ -214,6 +214,9 @@ def test_an_unknown_is_enrolled_and_then_matches(page):
     upload(page, yellow)
     expect(answer(page)).to_have_text("UNKNOWN")
     expect(page.get_by_role("status")).to_contain_text("Unknown.")
+    page.reload()
+    upload(page, yellow)  # which the queue has already
+    expect(answer(page)).to_have_text("UNKNOWN")
     asked = page.get_by_label("What is it?")
     asked.fill("red")
     expect(page.locator(".enroll small")).to_contain_text("Known, with ")
@@ -225,6 +228,9 @@ def test_an_unknown_is_enrolled_and_then_matches(page):
     expect(page.locator(".answer .note").first).to_contain_text("Enrolled as “yellow”")
     upload(page, yellow, 5)
     expect(answer(page)).to_have_text("yellow")
+    visit(page, "Unknowns")
+    expect(page.get_by_role("status")).to_have_text(re.compile("matched nothing|Nothing was"))
+    expect(things(page)).to_have_count(0)
 
 
 def test_unknowns_are_listed_newest_first_and_enrolled_or_forgotten(page):
@@ -292,6 +298,67 @@ def test_two_items_are_compared(page):
     page.get_by_role("button", name="Compare").click()
     expect(answer(page)).to_have_text("DIFFERENT")
     expect(page.get_by_role("status")).to_contain_text("Different. Distance")
+
+
+class Lengths(nn.Module):
+    """An encoder of texts."""
+
+    takes_texts = True
+
+    def forward(self, texts):
+        return torch.tensor([[float(len(text)), float(text.count("e")), 1.0] for text in texts])
+
+
+def test_texts_are_typed(browser, tmp_path):
+    model = lw.SimilarityModel(Lengths())
+    model.use_gallery(tmp_path / "known")
+    model.add((["eee", "aaaa", "ee", "bbbbb"], ["e", "a", "e", "a"]))
+    model.calibrate((["eeee", "aaaaaaa", "eeeee", "bbbb"], ["e", "a", "e", "a"]))
+    with (
+        Running(model, tmp_path / "keep") as service,
+        opened(browser, service.url) as page,
+    ):
+        page.get_by_role("button", name="Match").click()
+        expect(page.get_by_role("alert").filter(has_text="A text must be given")).to_be_visible()
+        page.get_by_label("A text").fill("eee")
+        page.keyboard.press("Control+Enter")
+        expect(answer(page)).to_have_text("e")
+        page.get_by_text("Is this wrong?").click()
+        page.get_by_label("What is it really?").fill("three")
+        page.get_by_role("button", name="Add as this").click()
+        expect(page.locator(".answer .note").first).to_contain_text("Enrolled as “three”")
+        visit(page, "Known")
+        expect(things(page).first).to_contain_text("text: eee")
+        visit(page, "Compare")
+        expect(page.locator("section:not([hidden]) .note")).to_contain_text("not calibrated")
+
+
+def test_vectors_are_pasted_and_a_service_that_changes_nothing_says_so(browser):
+    model = lw.SimilarityModel(None)
+    model.index.add(
+        torch.eye(3).repeat(2, 1),
+        labels=["a", "b", "c"] * 2,
+        metadata=[{"shop": "north"}] * 3 + [{"shop": "south"}] * 3,
+    )
+    model.calibrate((torch.eye(3).repeat(4, 1) + 0.01, ["a", "b", "c"] * 4))
+    with Running(model, None, writes=False) as service, opened(browser, service.url) as page:
+        given = page.get_by_label("A vector")
+        given.fill("[1.0, one]")
+        page.get_by_role("button", name="Match").click()
+        expect(page.get_by_role("alert").filter(has_text="got “one”")).to_be_visible()
+        given.fill("[1.0, 2e-2]")
+        page.get_by_role("button", name="Match").click()
+        expect(page.get_by_role("alert").filter(has_text="must hold 3 numbers")).to_be_visible()
+        given.fill("1.0 2e-2; 0")
+        page.get_by_text("More").click()
+        page.get_by_label("Only among known items").fill('{"shop": "south"}')
+        page.get_by_role("button", name="Match").click()
+        expect(answer(page)).to_have_text("a")
+        expect(things(page)).to_have_count(3)
+        expect(page.locator(".answer")).to_contain_text("it changes nothing")
+        expect(page.get_by_role("button", name="Relabel")).to_have_count(0)
+        visit(page, "Unknowns")
+        expect(page.locator("section:not([hidden]) .note")).to_contain_text("--keep")
 
 
 def test_rates_and_drift_are_shown(page):

@@ -109,8 +109,7 @@ export function matchView(context) {
       question: isKnown ? "What is it really?" : "What is it?",
       button: isKnown ? "Add as this" : "Enroll",
       onLabel: async (label) => {
-        const path = found.unknown_id && `v1/unknowns/${encodeURIComponent(found.unknown_id)}/enroll`;
-        const added = path ? await ask("POST", path, { json: { label } }) : await addItem(item, label);
+        const added = (await enrollKept(found.unknown_id, label)) ?? (await addItem(item, label));
         await again(`Enrolled as ${named(label)}, item ${added.ids[0]}. ${count(added.indexed, "known item")} now.`);
         answer.querySelector("h3")?.focus();
       },
@@ -135,6 +134,17 @@ export function matchView(context) {
     element: make("section", { class: "two" }, heading, form, answer),
     take,
   };
+}
+
+/** Enroll an item out of the queue; null where it is not there, or not any more. */
+async function enrollKept(id, label) {
+  if (id === null) return null;
+  try {
+    return await ask("POST", `v1/unknowns/${encodeURIComponent(id)}/enroll`, { json: { label } });
+  } catch (error) {
+    if (error.code === "not_found") return null;
+    throw error;
+  }
 }
 
 function why({ distance }) {

@@ -5,6 +5,7 @@ import { attempt, clock, count, drawn, facts, make, number, refusalPlace, share 
 import { notCalibrated, pointChoice, pointsOf } from "./points.js";
 
 const HOUR = 3600;
+const AXIS = { month: "short", day: "numeric", hour: "numeric" };
 
 export function timeView(context) {
   const points = pointsOf(context.model, false);
@@ -40,7 +41,7 @@ export function timeView(context) {
 
 function verdictOf(drift) {
   if (drift.drifted === null) return "Not known yet.";
-  return drift.drifted ? "Drift." : "No drift.";
+  return drift.drifted ? "Drift." : "No drift is seen.";
 }
 
 function verdict(drift) {
@@ -141,8 +142,8 @@ function chart(title, values, most, top, line = null) {
     make(
       "div",
       { class: "ends quiet" },
-      make("span", {}, clock(last - wide)),
-      make("span", {}, clock(last)),
+      make("span", {}, clock(last - wide, AXIS)),
+      make("span", {}, clock(last, AXIS)),
     ),
   );
 }
