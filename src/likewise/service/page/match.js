@@ -48,7 +48,7 @@ export function matchView(context) {
     try {
       const fields = { point: point.select.value, k: k.valueAsNumber, where: filterOf(where.value) };
       const told = await ask("POST", "v1/match", { ...bodyOf(item, fields), signal: mine.signal });
-      if (mine === working) show(item, told, note);
+      show(item, told, note);
     } finally {
       if (mine === working) answer.removeAttribute("aria-busy");
     }
