@@ -14,6 +14,7 @@ import argparse
 import asyncio
 import io
 import json
+import math
 import os
 import random
 import signal
@@ -476,7 +477,7 @@ def states(folder, count, clients=8):
     """Clients look up while one enrolls; every answer is of a whole state, and a later one."""
     model = lw.SimilarityModel(None)
     model.use_gallery(folder / "known")
-    model.index.add(torch.tensor([[1.0, 1.0]]), labels=["0"], metadata=[{"number": "0"}])
+    model.index.add(torch.tensor([[0.0, 1.0]]), labels=["0"], metadata=[{"number": "0"}])
     model.save(folder / "model")
     model.index.close()
     server = serve(folder / "model", log=folder / "log")
@@ -510,7 +511,9 @@ def states(folder, count, clients=8):
         started = time.perf_counter()
         for number in range(1, count + 1):
             name = str(number)
-            item = {"vector": [1.0, 1 / (1 + number)], "label": name, "metadata": {"number": name}}
+            angle = math.pi / 2 - math.pi / 4 * number / count  # each nearer than all before
+            vector = [math.cos(angle), math.sin(angle)]
+            item = {"vector": vector, "label": name, "metadata": {"number": name}}
             status, told = line.tell("/v1/items", {"items": [item]})
             if status != 201:
                 faults.append(told)

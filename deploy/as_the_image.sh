@@ -18,7 +18,7 @@ env/bin/likewise serve model --gallery known --keep unknowns --keys keys.json --
     > address 2> log &
 service=$!
 trap 'kill $service 2> /dev/null || true' EXIT
-for _ in $(seq 300); do
+for _ in $(seq 1500); do
     [ -s address ] && break
     kill -0 $service
     sleep 0.2

@@ -125,6 +125,7 @@ def ranking_scores(hits, ks):
     }
     for k in ks:
         scores[f"recall_at_{k}"] = float(any(hits[:k]))
+        scores[f"share_found_at_{k}"] = sum(hits[:k]) / r
         scores[f"precision_at_{k}"] = sum(hits[:k]) / k
         scores[f"map_at_{k}"] = average(k)
         scores[f"ndcg_at_{k}"] = gain(hits[:k]) / gain(sorted(hits, reverse=True)[:k])

@@ -70,7 +70,7 @@ def test_too_few_unknowns_are_refused_and_one_more_will_do():
     few[(~known).nonzero()[0]] = True
     message = (
         "unknown queries (of classes not indexed) must be at least 59 for at most 0.05 false "
-        "accepts with a confidence of 0.95, got 58: 1 more are needed, or a rate of 0.0504 or more."
+        "accepts with a confidence of 0.95, got 58: 1 more would do, or a rate of 0.0504 or more."
     )
     with pytest.raises(ValueError, match=re.escape(message)):
         calibrate_matching(distances, same, few, gallery_size=9, goal=goal)
@@ -84,7 +84,7 @@ def test_where_all_are_known_no_share_of_unknowns_is_told():
     chosen = calibrate_matching(distances, same, known, gallery_size=9)
     assert chosen.false_positive_rate is None
     goal = at_most_false_accepts(0.01, confidence=0.95)
-    with pytest.raises(ValueError, match=r"at least 299 .* got 0: 299 more are needed\. Give"):
+    with pytest.raises(ValueError, match=r"at least 299 .* got 0: 299 more would do\. Give"):
         calibrate_matching(distances, same, known, gallery_size=9, goal=goal)
 
 
@@ -168,7 +168,7 @@ def test_too_few_unknown_classes_are_refused_with_what_is_missing_and_what_is_po
             continue
         message = (
             "unknown classes must be at least 59 for at most 0.05 false accepts with a confidence "
-            "of 0.95, got 58: 1 more are needed, or a rate of 0.0504 or more. Give queries of more "
+            "of 0.95, got 58: 1 more would do, or a rate of 0.0504 or more. Give queries of more "
             "classes that are not indexed, or ask for new items of these classes only."
         )
         with pytest.raises(ValueError, match=re.escape(message)):

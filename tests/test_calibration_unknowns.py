@@ -251,7 +251,7 @@ def test_a_mean_guarantee_takes_19_classes_for_5_percent():
             continue
         message = (
             "unknown classes must be at least 19 for at most 0.05 false accepts on average, got "
-            "18: 1 more are needed, or a rate of 0.0527 or more."
+            "18: 1 more would do, or a rate of 0.0527 or more."
         )
         with pytest.raises(ValueError, match=re.escape(message)):
             calibrate_matching(distances, right, known, **options)

@@ -599,7 +599,12 @@ def test_a_pair_of_arrays(kind):
         (__file__, {}, ValueError, r"source must be a folder, an image or a \.csv"),
         (7, {}, TypeError, "source must be a name, a path, a table, .* got int"),
         (IMAGES, {}, TypeError, "source must be a name, .* got ndarray"),
-        ("digits", {"split": "dev"}, ValueError, "one of test, train, val, got 'dev'"),
+        (
+            "digits",
+            {"split": "dev"},
+            ValueError,
+            "one of gallery, query, test, train, val, got 'dev'",
+        ),
         ("digits", {"split": "val"}, ValueError, "no part 'val' but only 'train' and 'test'"),
         ("digits", {"label": "y"}, ValueError, "label must be left out unless source is a table"),
         ((IMAGES, LABELS), {"path_column": "y"}, ValueError, "must be left out unless source is"),

@@ -6,6 +6,7 @@ import http.server
 import io
 import tarfile
 import threading
+import zipfile
 
 import pytest
 from PIL import Image
@@ -217,3 +218,52 @@ def test_links_and_other_folders_of_an_archive_are_left_out(tmp_path):
     assert not (tmp_path / "elsewhere").exists()
     with pytest.raises(ValueError, match="must hold the folder 'other', got an archive without"):
         downloads.unpack(path, tmp_path, "other")
+
+
+def test_the_archives_of_benchmarks_are_checked_unpacked_and_read(
+    served, hashes, tmp_path, monkeypatch
+):
+    folder, base_url = served
+    lists = b"image_id class_id super_class_id path\n1 1 1 bicycle_final/a.JPG\n"
+    with zipfile.ZipFile(folder / "Stanford_Online_Products.zip", "w") as packed:
+        packed.mkdir("Stanford_Online_Products")
+        for name, content in (
+            ("Ebay_train.txt", lists),
+            ("Ebay_test.txt", lists),
+            ("bicycle_final/a.JPG", picture()),
+        ):
+            packed.writestr(f"Stanford_Online_Products/{name}", content)
+        packed.writestr("__MACOSX/._Ebay_test.txt", "x")
+        link = zipfile.ZipInfo("Stanford_Online_Products/link.JPG")
+        link.external_attr = 0o120777 << 16
+        packed.writestr(link, "/etc/passwd")
+    birds = {
+        "images.txt": b"1 001.Auk/a.jpg\n2 101.Owl/b.jpg\n",
+        "image_class_labels.txt": b"1 1\n2 101\n",
+        "images/001.Auk/a.jpg": picture(),
+        "images/101.Owl/b.jpg": picture(),
+    }
+    files = {f"CUB_200_2011/{name}": content for name, content in birds.items()}
+    archive(folder / "CUB_200_2011.tgz", {**files, "attributes.txt": b"x"})
+    for name, file, class_names in (
+        ("stanford-online-products", "Stanford_Online_Products.zip", ["bicycle/1"]),
+        ("cub-200-2011", "CUB_200_2011.tgz", ["001.Auk", "101.Owl"]),
+    ):
+        assert list(downloads.SHA256[name]) == [file]
+        hashes(name, [(file, folder / file)])
+        made = downloads.download(name, base_url=base_url, cache=tmp_path / "cache")
+        assert [path.name for path in made.iterdir()] == [file.partition(".")[0]]
+        assert not list(made.rglob("link*"))
+        monkeypatch.setenv("LIKEWISE_DATA", str(tmp_path / "cache"))
+        data = load(name, split="test")
+        assert (len(data), data.class_names) == (1, class_names)
+    hashes("cub-200-2011", [("CUB_200_2011.tgz", folder / "Stanford_Online_Products.zip")])
+    with pytest.raises(ValueError, match="which was not kept"):
+        downloads.download("cub-200-2011", base_url=base_url, cache=tmp_path / "again")
+
+
+def test_a_zip_with_a_path_out_of_it_is_refused(tmp_path):
+    with zipfile.ZipFile(tmp_path / "a.zip", "w") as packed:
+        packed.writestr("in/../../evil.txt", "x")
+    with pytest.raises(ValueError, match=r"must hold paths within it, got 'in/\.\./\.\./evil.txt'"):
+        downloads.unpack(tmp_path / "a.zip", tmp_path / "to", "in")

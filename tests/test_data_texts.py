@@ -122,6 +122,30 @@ def test_texts_are_encoded_however_given(given):
         torch.testing.assert_close(found, encoder(questions))
 
 
+def test_a_module_may_tell_in_any_way_that_it_takes_texts():
+    class ByProperty(nn.Module):
+        @property
+        def takes_texts(self):
+            return True
+
+    class ByAsking(nn.Module):
+        def __getattr__(self, name):
+            return True if name == "takes_texts" else super().__getattr__(name)
+
+    by_itself, shared = nn.Linear(2, 2), nn.ReLU()
+    by_itself.takes_texts = True
+    for module in (ByProperty(), ByAsking(), by_itself):
+        assert takes_texts(nn.Sequential(shared, nn.Sequential(module, shared)))
+    assert not takes_texts(nn.Sequential(nn.Linear(2, 2), shared))
+
+
+def test_a_tensor_is_refused_by_an_encoder_of_texts(model):
+    verify = functools.partial(model.verify, torch.ones(2, 3), threshold=0.5)
+    for ask in (model.embed, model.embedded, model.lookup, verify):
+        with pytest.raises(ValueError, match="items must be texts for this encoder, got numbers"):
+            ask(torch.ones(2, 3))
+
+
 class Foreign(torch.utils.data.Dataset):
     def __init__(self, questions, intents):
         self.questions, self.labels = questions, intents
@@ -360,3 +384,22 @@ def test_train_says_that_its_network_takes_no_texts(run, table, tmp_path):
         *("train", table, "--text", "question", "--label", "intent", "--out", tmp_path / "m")
     )
     assert (status, "for texts, got none. Use --encoder sentence:" in err) == (2, True), err
+
+
+def test_texts_are_encoded_once_with_a_cache(tmp_path):
+    seen = []
+
+    class Counted(Bag):
+        def forward(self, given):
+            seen.extend(given)
+            return super().forward(given)
+
+    encoder = Counted()
+    given = ["a card", "my PIN", "a card"]
+    first = lw.embed(encoder, given, cache=tmp_path)
+    seen.clear()
+    again = lw.embed(encoder, [*given[::-1], "something new"], cache=tmp_path)
+    assert seen == ["something new"]
+    torch.testing.assert_close(again.embeddings[:3], first.embeddings.flip(0))
+    torch.testing.assert_close(again.embeddings, lw.encode(encoder, [*given[::-1], seen[0]]))
+    assert torch.equal(again.fingerprints[:3], first.fingerprints.flip(0))

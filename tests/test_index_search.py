@@ -11,6 +11,7 @@ from hypothesis import strategies as st
 from likewise.distances import COSINE, EUCLIDEAN, INNER_PRODUCT, MANHATTAN, NAMED
 from likewise.index import Index
 from likewise.index._searching import approximate as _approximate
+from likewise.index._searching import exact as _exact
 from likewise.index._searching.approximate import Search
 from likewise.index._searching.exact import ExactSearch, checked_paired
 from likewise.index._searching.scan import best_products
@@ -55,6 +56,36 @@ def share_found(search, queries, stored, k=10, allowed=None):
     truth, _ = ExactSearch(search._distance).nearest(queries, stored, k, allowed)
     found, _ = search.nearest(queries, stored, k, allowed)
     return float((found <= truth[:, -1:]).float().mean())
+
+
+@pytest.fixture(scope="module", autouse=True)
+def proposed():
+    """Few rows are searched as many are."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(_exact, "AT_ONCE", 0)
+        yield
+
+
+@every_distance
+@pytest.mark.parametrize("storage", ["float32", "float16", "int8"])
+def test_few_pairs_are_all_ranked_with_the_answers_of_a_search(distance, storage, monkeypatch):
+    stored = pack(gaussian(200, 6).round(decimals=1), storage)
+    queries, allowed = gaussian(5, 6, seed=1).round(decimals=1), torch.arange(200) % 2 == 0
+    monkeypatch.setattr(_exact, "AT_ONCE", 5 * 6 * 200 - 1)
+    searched = [ExactSearch(distance).nearest(queries, stored, 9, may) for may in (None, allowed)]
+    monkeypatch.setattr(_exact, "AT_ONCE", 5 * 6 * 200)
+    calls = []
+    propose = _exact._Part._propose
+    monkeypatch.setattr(
+        _exact._Part,
+        "_propose",
+        lambda part, asked, count, may: calls.append(may) or propose(part, asked, count, may),
+    )
+    ranked = [ExactSearch(distance).nearest(queries, stored, 9, may) for may in (None, allowed)]
+    for (distances, positions), (expected, places) in zip(ranked, searched, strict=True):
+        assert (distances == expected).all()
+        assert (positions == places).all()
+    assert all(may is not None for may in calls), "only among some"
 
 
 # The best of a product

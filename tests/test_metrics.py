@@ -344,6 +344,11 @@ def test_scores_at_k_agree_with_loops(seed):
         for n in range(1, k + 1):
             average = metrics.average_precision_at(relevant, total, n)[query]
             assert float(average) == pytest.approx(expected[f"map_at_{n}"])
+            share = metrics.share_found_at(relevant, total, n)[query]
+            assert float(share) == pytest.approx(expected[f"share_found_at_{n}"])
+            whole = metrics.average_precision_of_ranking(relevant[:, :n], total)[query]
+            summed = sum(sum(row[: i + 1]) / (i + 1) for i in range(n) if row[i])
+            assert float(whole) == pytest.approx(summed / int(total[query]))
             gain = metrics.ndcg_at(relevant, total, n)[query]
             assert float(gain) == pytest.approx(expected[f"ndcg_at_{n}"])
         rank = float(metrics.first_relevant_rank(relevant)[query])
@@ -359,6 +364,23 @@ def test_gain_agrees_with_scikit_learn_where_everything_is_ranked(seed):
         ours = metrics.ndcg_at(relevant, relevant.sum(dim=1), k).mean()
         theirs = sklearn_metrics.ndcg_score(relevant.double().numpy(), scores, k=k)
         assert 0.1 < float(ours) == pytest.approx(theirs)
+
+
+@pytest.mark.parametrize("seed", range(5))
+def test_graded_gain_agrees_with_scikit_learn_and_of_grades_0_and_1_with_the_plain_one(seed):
+    rng = np.random.default_rng(seed)
+    gains = torch.from_numpy(rng.choice([0.0, 1.0, 2.5], (20, 12)))
+    scores = -np.arange(12.0)[None].repeat(20, axis=0)
+    for k in (1, 4, 12):
+        ours = metrics.graded_ndcg_at(gains, gains, k)
+        theirs = sklearn_metrics.ndcg_score(gains.numpy(), scores, k=k)
+        assert 0.1 < float(ours.mean()) == pytest.approx(theirs)
+    relevant, total = ranking(seed)
+    ideal = (torch.arange(int(total.max())) < total[:, None]).double()
+    for k in (1, 3, 7):
+        plain = metrics.ndcg_at(relevant, total, k)
+        torch.testing.assert_close(metrics.graded_ndcg_at(relevant.double(), ideal, k), plain)
+    assert metrics.graded_ndcg_at([[0.0, 0.0]], [[0.0]], 2).isnan().all()
 
 
 def test_at_k_of_r_the_two_average_precisions_are_one():
@@ -426,6 +448,34 @@ def test_a_query_with_nothing_to_find_is_nan():
         (
             lambda r, t: metrics.average_precision_at(r, t * 0, 7),
             "relevant_total must be at least the number of relevant items found",
+        ),
+        (
+            lambda r, t: metrics.share_found_at(r, t * 0, 7),
+            "relevant_total must be at least the number of relevant items found",
+        ),
+        (
+            lambda r, t: metrics.average_precision_of_ranking(r, t * 0),
+            "relevant_total must be at least the number of relevant items found",
+        ),
+        (
+            lambda r, t: metrics.graded_ndcg_at(r.double(), r.double(), 8),
+            "k must be at most the 7 ranks given, got 8. Look up more neighbors.",
+        ),
+        (
+            lambda r, t: metrics.graded_ndcg_at(r.double() + 1, r.double(), 3),
+            "ideal_gains must hold the gains of all relevant items, got a query whose items found",
+        ),
+        (
+            lambda r, t: metrics.graded_ndcg_at(r.double(), r.double()[:3], 3),
+            "ideal_gains must have one row per query, 9, got 3.",
+        ),
+        (
+            lambda r, t: metrics.graded_ndcg_at(r.double() - 1, r.double(), 3),
+            "gains must be at least 0, got -1. Use 0 for items that are not relevant.",
+        ),
+        (
+            lambda r, t: metrics.graded_ndcg_at(t, t, 3),
+            "gains must be numbers of shape (q, k), got torch.int64 of shape (9,).",
         ),
         (
             lambda r, t: metrics.first_relevant_rank(r[:, :0]),

@@ -161,7 +161,7 @@ def test_a_guarantee_of_few_unknown_classes_is_named_for_their_items_or_refused(
     assert (kept.holds_for, kept.classes, kept.negatives) == ("unknown items", 3, 800)
     assert "for new items of these 3 classes, with" in str(kept)
     # 60 and not 59, as each has met one class less than there is.
-    message = "unknown classes must be at least 60 .* got 3: 57 more are needed, or a rate of 0.948"
+    message = "unknown classes must be at least 60 .* got 3: 57 more would do, or a rate of 0.948"
     for leave_out in (None, "classes"):
         with pytest.raises(ValueError, match=message):
             model.calibrate(data, goal=goal, leave_out=leave_out)

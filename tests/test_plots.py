@@ -362,6 +362,16 @@ def test_training_curves_leave_gaps_out_and_show_the_last_value():
     assert loss.get_xlim() == recall.get_xlim()
 
 
+@pytest.mark.parametrize(("facts", "size", "columns"), [(6, (5, 6.5), 2), (13, (10, 8.5), 4)])
+def test_many_training_curves_fit_a_screen(facts, size, columns):
+    figure = plots.training_curves([{f"number {i}": 1.0 for i in range(facts)}])
+    assert len(figure.axes) == facts
+    assert len({round(axes.get_position().x0, 1) for axes in figure.axes}) == columns
+    assert (figure.get_size_inches() <= size).all()
+    runs = plots.training_curves({"one": [{f"number {i}": 1.0 for i in range(facts)}]})
+    assert runs.get_size_inches()[0] == size[0]
+
+
 def test_training_curves_of_nothing_are_refused():
     with pytest.raises(ValueError, match="records must hold at least one epoch, got none"):
         plots.training_curves([])

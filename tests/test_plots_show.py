@@ -1,4 +1,5 @@
 import dataclasses
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -152,6 +153,34 @@ def test_neighbors_may_come_with_their_items_or_from_their_files(tmp_path):
     pixels = [axes.images[0].get_array() for axes in figure.axes]
     assert pixels[0].shape == (96, 96, 3)
     assert [each.max() for each in pixels] == [0.0, 1.0], "black, and white where there is none"
+
+
+def test_neighbors_of_image_files_are_read_from_them_while_they_last(tmp_path):
+    from PIL import Image
+
+    for name in ("cat", "dog"):
+        (tmp_path / name).mkdir()
+        Image.new("RGB", (8, 8), (0, 0, 0) if name == "cat" else (200, 200, 200)).save(
+            tmp_path / name / "1.png"
+        )
+    images = lw.data.load(tmp_path, image_size=(4, 4))
+    model = lw.SimilarityModel(torch.nn.Flatten(), distance=lw.distances.EUCLIDEAN)
+    model.add(images)
+    model.add_new(images)
+    own = model.add(images, metadata=[{"path": "elsewhere"}, {"year": 1999}])
+    found = model.lookup(images, k=1)
+    paths = [fact["path"] for (fact,) in found.metadata]
+    assert paths == [str((tmp_path / name / "1.png").resolve()) for name in ("cat", "dog")]
+    figure = lw.show(found)
+    assert [round(float(axes.images[0].get_array().max()), 2) for axes in figure.axes] == [0, 0.78]
+    facts = [
+        {k: v for k, v in fact.items() if k != "fingerprint"} for fact in model.index.metadata(own)
+    ]
+    assert facts == [{"path": "elsewhere"}, {"year": 1999}], "those who tell paths are left alone"
+    for path in paths:
+        Path(path).unlink()
+    with pytest.raises(ValueError, match=r"got none\. Give items=, or keep them with add\(.*True"):
+        lw.show(found)
 
 
 def test_verified_pairs_are_drawn_with_their_truth_if_it_is_given():

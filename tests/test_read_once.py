@@ -1,6 +1,9 @@
 """A command reads and encodes each item once, counted where files are decoded."""
 
+import errno
+import os
 from collections import Counter
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -141,6 +144,27 @@ def test_a_second_command_with_a_cache_decodes_and_encodes_nothing(
     assert str(changed) in said
 
 
+@pytest.mark.parametrize("fails", ["write", "folder"])
+def test_a_full_disk_costs_the_cache_and_nothing_else(tmp_path, monkeypatch, fails):
+    def full(*_, **__):
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    items, kept = torch.rand(5, 3, 4), tmp_path / "kept"
+    expected = lw.embed(torch.nn.Flatten(), items)
+    with monkeypatch.context() as patch:
+        patch.setattr(Path, "write_bytes" if fails == "write" else "mkdir", full)
+        with pytest.warns(UserWarning, match=r"cache .*kept' cannot be written \(No space") as said:
+            found = [lw.embed(torch.nn.Flatten(), items, cache=kept) for _ in range(2)]
+    assert len(said) == 1, "once for both"
+    for each in found:
+        torch.testing.assert_close(each.embeddings, expected.embeddings, rtol=0, atol=0)
+        assert (each.fingerprints == expected.fingerprints).all()
+    assert not list(tmp_path.rglob("*.safetensors*"))
+    (tmp_path / "file").touch()
+    with pytest.raises(OSError, match="file"):
+        lw.embed(torch.nn.Flatten(), items, cache=tmp_path / "file")
+
+
 def test_another_encoder_precision_or_preprocessing_has_another_cache(tmp_path):
     items = torch.rand(6, 4, generator=torch.Generator().manual_seed(0))
     encoder, other, double = (torch.nn.Linear(4, 2) for _ in range(3))
@@ -192,7 +216,10 @@ def test_an_embedded_answers_as_its_data_does():
     digits = lw.data.load("digits", split="train")
     parts = lw.data.split_items(digits, [0.2, 0.8], seed=0)
     answers = []
-    for through in (lambda model, data: data, lambda model, data: model.embedded(data)):
+    for through in (
+        lambda model, data: data,
+        lambda model, data: model.embedded(data, keep_raw=True),
+    ):
         torch.manual_seed(0)
         model = lw.SimilarityModel(lw.encoders.MLPEncoder(digits.item_shape, embedding_dim=8))
         model.add_new(through(model, parts[0]))

@@ -29,6 +29,7 @@ class Embedded:
             `data.items(embedded.source, embedded.rows[:3])`.
         skipped: How many items of the source were left out, as their fingerprints were known.
         pictures: A small picture of each item, None for one that has none; None if not kept.
+        raw: The items without any learning, (n, r), see `encoders.RawInput`; None if not kept.
 
     Raises:
         InputError: The sizes differ.
@@ -52,6 +53,7 @@ class Embedded:
     source: Any = field(default=None)
     skipped: int = 0
     pictures: Sequence[bytes | None] | None = None
+    raw: Float[Tensor, "n r"] | None = None
 
     def __post_init__(self) -> None:
         for name in ("labels", "fingerprints", "rows"):
@@ -91,6 +93,7 @@ class Embedded:
             self.rows[at],
             self.source,
             pictures=None if pictures is None else [pictures[row] for row in at.tolist()],
+            raw=None if self.raw is None else self.raw[at],
         )
 
     def without(self, fingerprints: Int[Tensor, " p"]) -> "Embedded":

@@ -98,7 +98,7 @@ def at_most_false_accepts(
         on_average: Whether, in matching, the mean over all calibrations that could have been
             is at most `rate`, for new unknown classes, see `MeanGuarantee`. It takes fewer
             classes than a confidence, and says less.
-        cautious: Whether half of `rate` is aimed at, which new classes seldom double.
+        cautious: Whether half of `rate` is aimed at, which new classes exceed twofold less often.
 
     Raises:
         InputError: if `rate` or `confidence` is out of range, or two of the other three are given;

@@ -123,7 +123,7 @@ class Guarantee:
             raise InputError(
                 f"{kind} must be at least {needed:,} for at most {self.rate:.3g} false "
                 f"accepts with a confidence of {self.confidence:.3g}, got {count:,}: "
-                f"{needed - count:,} more are needed{self._possible(count, counts.growth)}. "
+                f"{needed - count:,} more would do{self._possible(count, counts.growth)}. "
                 f"{remedy}"
             )
         limit = float(negatives.double().sort().values[looked_at - 1])
@@ -214,7 +214,7 @@ class MeanGuarantee:
             raise InputError(
                 f"unknown classes must be at least {needed:,} for at most {self.rate:.3g} "
                 f"false accepts on average, got {len(sizes):,}: "
-                f"{needed - len(sizes):,} more are needed, or a rate of "
+                f"{needed - len(sizes):,} more would do, or a rate of "
                 f"{_rounded_up(possible):.3g} or more. Give queries of more classes."
             )
         ascending, order = negatives.double().sort()

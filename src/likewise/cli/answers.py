@@ -7,6 +7,7 @@ from typing import Any
 from likewise.calibration import Calibration
 from likewise.cli.console import columns, without
 from likewise.data.parts import label_names
+from likewise.evaluation import Baseline
 from likewise.index import Neighbors
 from likewise.matching import UNKNOWN, Matches
 from likewise.model import Evaluation, SimilarityModel
@@ -100,12 +101,24 @@ def evaluation_lines(found: Evaluation) -> list[str]:
     """The headline numbers of an evaluation."""
     lines = columns([[name, str(value)] for name, value in found.headline()])
     lines += missing_lines(found)
+    if found.baseline is not None:
+        lines += baseline_lines(found.baseline)
     said = f"{found.items} items"
     if found.left_out:
         said += f"; {found.left_out} more left out, trained on or in the index"
     if found.calibrated_on:
         said += f"; {found.calibrated_on} were calibrated on, which flatters the threshold"
     return [*lines, said]
+
+
+def baseline_lines(found: Baseline) -> list[str]:
+    """The model beside a baseline, measure by measure, and the verdict."""
+    rows = [["", "this model", found.name, "difference"]]
+    rows += [
+        [f"  {name}", f"{one.a}", f"{one.b}", f"{one.difference}"]
+        for name, one in found.comparison.measures.items()
+    ]
+    return [f"beside {found.name}, on {found.on}", *columns(rows), found.verdict]
 
 
 def missing_lines(found: Evaluation) -> list[str]:

@@ -22,8 +22,10 @@ from likewise.cli.options import (
     Model,
     Point,
     Precision,
+    Rule,
     Seed,
     Split,
+    Threshold,
     Trained,
     reads_data,
 )
@@ -155,6 +157,16 @@ def train(
     workers: Annotated[
         int, typer.Option(rich_help_panel=DATA, help="Processes that read data.")
     ] = 0,
+    buffer: Annotated[
+        Optional[int],  # noqa: UP045
+        typer.Option(
+            rich_help_panel=DATA,
+            metavar="ITEMS",
+            min=2,
+            help="Go through DATA as a stream, with this many items in memory to mix: .tar shards, "
+            'as "train-{00..15}.tar", or a folder of Hugging Face datasets.',
+        ),
+    ] = None,
     pairs: Annotated[
         bool,
         typer.Option(
@@ -168,7 +180,8 @@ def train(
         Optional[Loss],  # noqa: UP045
         typer.Option(
             rich_help_panel=LOSS,
-            show_default="multi-similarity; contrastive with --pairs, which also takes threshold",
+            show_default="multi-similarity; normalized-softmax where a sentence encoder trains; "
+            "contrastive with --pairs, which also takes threshold",
             help="The loss.",
         ),
     ] = None,
@@ -206,10 +219,18 @@ def train(
         Optional[float],  # noqa: UP045
         typer.Option(
             rich_help_panel=SCHEDULE,
-            show_default="0.001; 0.0001 where a pretrained encoder trains",
+            show_default="0.001; 0.0001 where a pretrained encoder trains, 0.0002 one of sentences",
             help="The highest one.",
         ),
     ] = Recipe.learning_rate,
+    loss_learning_rate: Annotated[
+        Optional[float],  # noqa: UP045
+        typer.Option(
+            rich_help_panel=SCHEDULE,
+            show_default="the same; ten times it where a pretrained encoder trains",
+            help="That of the loss's own weights, such as class centers.",
+        ),
+    ] = Recipe.loss_learning_rate,
     clip_gradients: Annotated[
         Optional[float],  # noqa: UP045
         typer.Option(rich_help_panel=SCHEDULE, help="Largest norm of all gradients together."),
@@ -280,7 +301,9 @@ def train(
     from likewise.model.folders import check_target
 
     check_target(out)  # before the work rather than after it
-    checkpoint = training.checkpoint_of(out, resume=resume)
+    if buffer is not None and resume:
+        raise InputError("must be left out for a stream, got it with --buffer.", argument="resume")
+    checkpoint = None if buffer is not None else training.checkpoint_of(out, resume=resume)
     if track is not None and out.name == "runs":
         raise InputError(
             "must not be runs with --track, which logs there, got 'runs'.", argument="out"
@@ -296,13 +319,15 @@ def train(
         track=track,
         tracked=out.parent / "runs" / out.name,
         workers=workers,
+        buffer=buffer,
         device=device,
         reading=reading,
         checkpoint=checkpoint,
         weights=weights,
     )
     folder = model.save(out)
-    training.forget(checkpoint)
+    if checkpoint is not None:
+        training.forget(checkpoint)
     result, lines = training.answer(model, folder, source)
     console.finish(result, lines, as_json=as_json)
 
@@ -418,10 +443,7 @@ def verify(
         Optional[Path],  # noqa: UP045
         typer.Option(help="A .csv with columns a, b and perhaps same (1 or 0)."),
     ] = None,
-    threshold: Annotated[
-        Optional[float],  # noqa: UP045
-        typer.Option(help="Used instead of the calibrated one."),
-    ] = None,
+    threshold: Threshold = None,
     point: Point = None,
     prior: Annotated[
         float, typer.Option(help="Share of such pairs that are the same, for the probability.")
@@ -487,8 +509,31 @@ def evaluate(
         Optional[Path],  # noqa: UP045
         typer.Option(help="Also write a page with all numbers and pictures."),
     ] = None,
+    relevance: Annotated[
+        Optional[Path],  # noqa: UP045
+        typer.Option(
+            help="Judge lookup alone, by a table with the columns query, item and grade (or qrels "
+            "of TREC). Items go by their file, text or id; queries by file, text or row of DATA.",
+        ),
+    ] = None,
+    ks: Annotated[
+        Optional[list[int]],  # noqa: UP045
+        typer.Option(
+            "-k",
+            help="With --relevance: a rank at which scores are told; may be given again.",
+            show_default="1, 5 and 10",
+        ),
+    ] = None,
+    protocol: Annotated[
+        bool,
+        typer.Option(
+            "--protocol",
+            help="Judge retrieval alone on a published benchmark, as papers report it: "
+            "cub-200-2011, cars196, stanford-online-products, in-shop, inaturalist-2018.",
+        ),
+    ] = False,
     point: Point = None,
-    rule: Annotated[str, typer.Option(help="The matching rule, calibrated before.")] = "nearest",
+    rule: Rule = "nearest",
     gallery: GalleryFolder = None,
     split: Split = None,
     cache: Cache = None,
@@ -499,7 +544,11 @@ def evaluate(
     *,
     reading: Any,
 ) -> None:
-    """Judge matching, verification and retrieval on labeled items, with intervals."""
+    """Judge matching, verification and retrieval on labeled items, with intervals.
+
+    With --relevance judge instead how well the index answers the items of DATA as queries; with
+    --protocol, how a published benchmark is reported.
+    """
     from likewise.cli import answers, journeys
     from likewise.data import items_per_class
     from likewise.journeys.opening import open_fitting
@@ -509,8 +558,22 @@ def evaluate(
         from likewise._checks import check_file_target
 
         check_file_target("report", report)
+    if relevance is not None or protocol or ks:
+        from likewise.cli import search
+
+        search.check_options(relevance, protocol, ks, report, point, split)
     loaded = journeys.open_model(model, device, gallery, cache=cache, encoder_from=encoder_from)
+    if protocol:
+        with console.warnings_as_lines(), console.progress("evaluating") as show:
+            told = search.benchmark_answer(loaded, source, show)
+        console.finish(*told, as_json=as_json)
+        return
     examples = open_fitting(loaded, source, split, default_split="test", reading=reading)
+    if relevance is not None:
+        with console.warnings_as_lines(), console.progress("searching") as show:
+            told = search.search_answer(loaded, examples, relevance, ks, show)
+        console.finish(*told, as_json=as_json)
+        return
     with console.warnings_as_lines(), console.progress("evaluating") as show:
         found = loaded.evaluate(examples, point=point or rule, seed=seed, progress=show)
     result: dict[str, Any] = found.to_dict()

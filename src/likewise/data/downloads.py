@@ -2,10 +2,14 @@
 
 import os
 import shutil
+import stat
 import tarfile
+import zipfile
+from collections.abc import Iterator
 from pathlib import Path, PurePosixPath
+from typing import IO
 
-from likewise.errors import InputError
+from likewise.errors import InputError, MissingFileError
 
 FASHION_CLASSES = [
     "T-shirt/top",
@@ -42,6 +46,18 @@ HOMES = {
     "imagenette-160": _FAST_AI,
     "lfw": "https://ndownloader.figshare.com/files/",  # a mirror; the home at UMass is gone
     "omniglot": "https://github.com/brendenlake/omniglot/raw/master/python/",
+    "cub-200-2011": "https://data.caltech.edu/records/65de6-vp158/files/",
+    "stanford-online-products": "http://ftp.cs.stanford.edu/cs/cvgl/",
+}
+
+# Data sets that are not downloaded, as no checksum or no open home of them is known; and what of
+# them must be put into a folder.
+BY_HAND = {
+    "cars196": "cars_annos.mat with car_ims/, or devkit/, cars_test_annos_withlabels.mat, "
+    "cars_train/ and cars_test/",
+    "in-shop": "Eval/list_eval_partition.txt and img/, of the In-shop Clothes Retrieval Benchmark "
+    "of DeepFashion",
+    "inaturalist-2018": "Inat_dataset_splits/ and train_val2018/",
 }
 
 # The folder that an archive holds, for those that are archives.
@@ -50,6 +66,8 @@ _INSIDE = {
     "imagenette-320": "imagenette2-320",
     "imagenette-160": "imagenette2-160",
     "lfw": "lfw_funneled",
+    "cub-200-2011": "CUB_200_2011",
+    "stanford-online-products": "Stanford_Online_Products",
 }
 
 # Where a file is under its home, if not by its name: some homes have numbers, some folders.
@@ -64,6 +82,7 @@ _PLACES = {
 _CONTENTS = {
     "lfw": "a folder per person, pairs.txt, pairsDevTrain.txt and pairsDevTest.txt",
     **dict.fromkeys(("imagenette", "imagenette-320", "imagenette-160"), "its train/ and val/"),
+    **dict.fromkeys(("cub-200-2011", "stanford-online-products"), "what its archive holds"),
 }
 
 SHA256 = {
@@ -118,6 +137,15 @@ SHA256 = {
         "images_evaluation.zip": "1f61a8f3366785b057fc117d9228e78a16e3d976c8953b2a10fcc74cf0609cee",
         "all_runs.zip": "437c1eeab0af8484112e1b4cc0f3d541ec727f7c47b9b202da738af9dfd6c325",
     },
+    # As TensorFlow Datasets lists them, of mirrors; not fetched by us.
+    "cub-200-2011": {
+        "CUB_200_2011.tgz": "0c685df5597a8b24909f6a7c9db6d11e008733779a671760afef78feb49bf081",
+    },
+    "stanford-online-products": {
+        "Stanford_Online_Products.zip": (
+            "b04fa78210e69fab050ce73939550e1cd0f96890bdd98ec9fee732c3b756ef48"
+        ),
+    },
 }
 
 
@@ -126,9 +154,20 @@ def find_or_download(name: str) -> Path:
 
     That is $LIKEWISE_DATA/<name> (by default ../shared/data/<name>) where it exists, else a
     folder in the user's cache, into which missing files are downloaded.
+
+    Raises:
+        FileNotFoundError: it is not there, and is one that is not downloaded.
     """
     local = Path(os.environ.get("LIKEWISE_DATA", "../shared/data")) / name
-    return local if local.is_dir() else download(name)
+    if local.is_dir():
+        return local
+    if name in BY_HAND:
+        raise MissingFileError(
+            f"must be a folder for {name!r}, which is not downloaded, got none at "
+            f"{str(local)!r}. Put there {BY_HAND[name]}; or give the folder where they are.",
+            argument="source",
+        )
+    return download(name)
 
 
 def unpacked(folder: Path, name: str) -> Path:
@@ -140,7 +179,7 @@ def unpacked(folder: Path, name: str) -> Path:
 def download(name: str, *, base_url: str | None = None, cache: Path | None = None) -> Path:
     """The folder in the cache with the files of a named data set, each of the known hash.
 
-    Archives of the kind .tgz are unpacked and not kept.
+    Archives of one folder are unpacked and not kept.
 
     Args:
         name: a key of `HOMES`.
@@ -156,7 +195,7 @@ def download(name: str, *, base_url: str | None = None, cache: Path | None = Non
     folder = (cache or Path(pooch.os_cache("likewise"))) / name
     base_url = base_url or HOMES[name]
     for file, sha256 in SHA256[name].items():
-        archive = file.endswith(".tgz")
+        archive = name in _INSIDE and file.endswith((".tgz", ".zip"))
         if archive and (folder / _INSIDE[name]).is_dir():
             continue
         url = base_url + _PLACES.get(file, file)
@@ -180,7 +219,7 @@ def download(name: str, *, base_url: str | None = None, cache: Path | None = Non
 
 
 def unpack(archive: Path, folder: Path, inside: str) -> None:
-    """Put the folder `inside` of a tar archive into `folder`, whole or not at all.
+    """Put the folder `inside` of a tar or zip archive into `folder`, whole or not at all.
 
     Only its regular files are written: no links, no devices, no file elsewhere.
 
@@ -189,21 +228,19 @@ def unpack(archive: Path, folder: Path, inside: str) -> None:
     """
     part = folder / f".{inside}.{os.getpid()}.part"
     try:
-        with tarfile.open(archive) as tar:
-            for member in tar:
-                path = PurePosixPath(member.name)
-                if path.is_absolute() or ".." in path.parts:
-                    raise InputError(
-                        f"{str(archive)!r} must hold paths within it, got {member.name!r}. "
-                        "Fetch it from its home."
-                    )
-                source = tar.extractfile(member) if member.isfile() else None
-                if source is None or path.parts[:1] != (inside,):
-                    continue
-                target = part.joinpath(*path.parts[1:])
-                target.parent.mkdir(parents=True, exist_ok=True)
-                with source, target.open("wb") as file:
-                    shutil.copyfileobj(source, file)
+        for name, source in _members(archive):
+            path = PurePosixPath(name)
+            if path.is_absolute() or ".." in path.parts:
+                raise InputError(
+                    f"{str(archive)!r} must hold paths within it, got {name!r}. "
+                    "Fetch it from its home."
+                )
+            if source is None or path.parts[:1] != (inside,):
+                continue
+            target = part.joinpath(*path.parts[1:])
+            target.parent.mkdir(parents=True, exist_ok=True)
+            with source, target.open("wb") as file:
+                shutil.copyfileobj(source, file)
         if not part.is_dir():
             raise InputError(
                 f"{str(archive)!r} must hold the folder {inside!r}, got an archive without. "
@@ -212,3 +249,18 @@ def unpack(archive: Path, folder: Path, inside: str) -> None:
         os.replace(part, folder / inside)
     finally:
         shutil.rmtree(part, ignore_errors=True)
+
+
+def _members(archive: Path) -> Iterator[tuple[str, IO[bytes] | None]]:
+    """The name of each member, and what reads it if it is a regular file."""
+    if archive.suffix == ".zip":
+        with zipfile.ZipFile(archive) as packed:
+            for entry in packed.infolist():
+                # Unix keeps the kind of a file in the upper half, where links have one as well.
+                is_link = stat.S_ISLNK(entry.external_attr >> 16)
+                plain = not entry.is_dir() and not is_link
+                yield entry.filename, packed.open(entry) if plain else None
+        return
+    with tarfile.open(archive) as tar:
+        for member in tar:
+            yield member.name, tar.extractfile(member) if member.isfile() else None

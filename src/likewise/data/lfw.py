@@ -1,18 +1,17 @@
 """Labeled Faces in the Wild: the published pairs, as data."""
 
 import os
-from collections.abc import Iterator
 from itertools import combinations
 from pathlib import Path
 from typing import Literal, overload
 
 from likewise._checks import check_choice, check_exists
-from likewise._files import read_regular
 from likewise.data.downloads import find_or_download, unpacked
 from likewise.data.framing import ImageSize
 from likewise.data.images import ImageFiles
 from likewise.data.labels import natural_order
 from likewise.data.pairs import GivenPairs
+from likewise.data.tables import read_words
 from likewise.errors import InputError
 
 _FILES = {
@@ -103,7 +102,7 @@ def lfw_pairs(
 
 def _read_folds(file: Path, *, has_folds: bool) -> list[list[tuple[_Image, _Image]]]:
     """Pairs of (person, number) in each fold: half the same, then half different."""
-    lines = _lines(file)
+    lines = read_words(file)
     where, cells = next(lines, (f"{str(file)!r}", []))
     numbers = [int(cell) for cell in cells if cell.isdigit() and int(cell) > 0]
     if len(numbers) != len(cells) or len(cells) != (2 if has_folds else 1):
@@ -128,13 +127,6 @@ def _read_folds(file: Path, *, has_folds: bool) -> list[list[tuple[_Image, _Imag
             "Fetch the file again."
         )
     return folds
-
-
-def _lines(file: Path) -> Iterator[tuple[str, list[str]]]:
-    """Where each line that is not blank stands, and its cells."""
-    for number, line in enumerate(read_regular(file).decode().splitlines(), start=1):
-        if line.strip():
-            yield f"line {number} of {str(file)!r}", line.split()
 
 
 def _pair(where: str, cells: list[str], *, same: bool) -> tuple[_Image, _Image]:

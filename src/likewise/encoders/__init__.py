@@ -7,26 +7,31 @@ from likewise.encoders.heads import (
     GeneralizedMeanPool2d,
     Normalize,
     SelectOutput,
+    Truncate,
 )
 from likewise.encoders.naming import by_name, preprocess_of
 from likewise.encoders.networks import ConvEncoder, MLPEncoder
 from likewise.encoders.principal_components import PrincipalComponents
+from likewise.encoders.raw_input import BesideRawInput, RawInput, tf_idf
 from likewise.encoders.sentences import SentenceEncoder, sentence_encoder
 from likewise.encoders.towers import SiameseNet, TripletNet
 from likewise.encoders.whitening import Whitening
 
 __all__ = [
     "Backbone",
+    "BesideRawInput",
     "ConvEncoder",
     "GeneralizedMeanPool1d",
     "GeneralizedMeanPool2d",
     "MLPEncoder",
     "Normalize",
     "PrincipalComponents",
+    "RawInput",
     "SelectOutput",
     "SentenceEncoder",
     "SiameseNet",
     "TripletNet",
+    "Truncate",
     "Whitening",
     "backbone",
     "by_name",
@@ -34,4 +39,5 @@ __all__ = [
     "preprocess_of",
     "sentence_encoder",
     "takes_texts",
+    "tf_idf",
 ]

@@ -33,6 +33,7 @@ class Items(Protocol):
 
 LARGEST_BATCH = 256
 _CPU_NUMBERS = 1 << 20  # in a batch on a CPU: 6 photographs of 224 pixels a side
+_NO_PARAMETER = torch.empty(0)  # tells the device and type of an encoder that has none
 
 # Modules that some call of `encode` has in eval mode now, by their id: the module, how many calls
 # use it, and the mode that it is given back in. Encoders may share submodules.
@@ -122,13 +123,12 @@ def encode_chosen(
     elif hasattr(inputs, "__array__") and not isinstance(inputs, (Tensor, np.ndarray)):
         inputs = np.asarray(inputs)
     total = _length(inputs)
-    of_texts = takes_texts(encoder)
+    modules = _modules_of(encoder)
+    of_texts = _some_take_texts(modules)
     embeddings: list[Tensor] = []
     waiting: list[Any] = []
     done = 0
-    modules = list(encoder.modules())
-    own = (weight for module in modules for weight in module.parameters(recurse=False))
-    first = next(own, torch.empty(0))
+    first = next((w for m in modules for w in m.parameters(recurse=False)), _NO_PARAMETER)
     batch_size = batch_size or _fitting_batch(inputs, first.device)
     with _evaluating(modules):
         for batch in _batches(inputs, batch_size, workers):
@@ -195,7 +195,35 @@ def takes_texts(encoder: nn.Module) -> bool:
         tensor([[1., 1.],
                 [4., 1.]])
     """
-    return any(getattr(module, "takes_texts", False) is True for module in encoder.modules())
+    return _some_take_texts(_modules_of(encoder))
+
+
+def _modules_of(encoder: nn.Module) -> list[nn.Module]:
+    """As `encoder.modules()`, which makes names too and takes three times as long."""
+    found: dict[nn.Module, None] = {}
+
+    def visit(module: nn.Module) -> None:
+        found[module] = None
+        for child in module._modules.values():
+            if child is not None and child not in found:
+                visit(child)
+
+    visit(encoder)
+    return list(found)
+
+
+def _some_take_texts(modules: Sequence[nn.Module]) -> bool:
+    # A module takes long to find that it lacks an attribute; its class tells it once for all.
+    silent = {
+        kind
+        for kind in {type(module) for module in modules}
+        if kind.__getattr__ is nn.Module.__getattr__ and not hasattr(kind, "takes_texts")
+    }
+    return any(
+        getattr(module, "takes_texts", False) is True
+        for module in modules
+        if type(module) not in silent or "takes_texts" in vars(module)
+    )
 
 
 def check_suits(of_texts: bool, items: Any) -> None:
@@ -229,6 +257,8 @@ def _fitting_batch(inputs: Any, device: torch.device) -> int:
 def _evaluating(modules: list[nn.Module]) -> Iterator[None]:
     """An encoder's modules in eval mode while this lasts, in any thread, and then as they were."""
     with _modes:
+        if not _in_use and not any(module.training for module in modules):
+            modules = []  # no other call has brought one there, so none has to be brought back
         for module in modules:
             _, users, mode = _in_use.get(id(module), (module, 0, module.training))
             _in_use[id(module)] = (module, users + 1, mode)
@@ -248,6 +278,8 @@ def _evaluating(modules: list[nn.Module]) -> Iterator[None]:
 
 
 def _length(inputs: Any) -> int | None:
+    if isinstance(inputs, Tensor) and inputs.ndim and len(inputs):
+        return len(inputs)
     if isinstance(inputs, IterableDataset):
         return None
     unsuited = isinstance(inputs, (list, tuple, dict, str)) and not _are_texts(inputs)
@@ -264,12 +296,12 @@ def _length(inputs: Any) -> int | None:
 
 
 def _batches(inputs: Any, batch_size: int, workers: int) -> Iterator[Any]:
+    if isinstance(inputs, Tensor):
+        yield from torch.split(inputs, batch_size)
+        return
     if _are_texts(inputs):
         for start in range(0, len(inputs), batch_size):
             yield list(inputs[start : start + batch_size])
-        return
-    if isinstance(inputs, Tensor):
-        yield from torch.split(inputs, batch_size)
         return
     if isinstance(inputs, IterableDataset):
         stream = iter(inputs)

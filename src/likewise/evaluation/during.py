@@ -20,7 +20,7 @@ from likewise.data import (
 )
 from likewise.data.parts import labeled_items
 from likewise.distances import COSINE, Distance, check_distance
-from likewise.encoders import SiameseNet, TripletNet, encode
+from likewise.encoders import RawInput, SiameseNet, TripletNet, encode
 from likewise.errors import InputError, InputTypeError
 from likewise.evaluation.retrieval import RetrievalResult, evaluate_retrieval
 
@@ -51,6 +51,8 @@ class EvaluateEpochs:
         distance: what is compared; smaller is closer.
         preprocess: the same that `fit` gets.
         every: score each so many epochs.
+        raw: also score the raw input, see `encoders.RawInput`: the same numbers in every record,
+            as `<part>_raw_map_at_r`. An encoder that does not pass them has not helped.
         most: items of a part that are scored at most, at least 5, in an order drawn once: a few
             of each class, as many of each as far as there are.
         per_item: pairs per item.
@@ -80,6 +82,7 @@ class EvaluateEpochs:
         distance: Distance = COSINE,
         preprocess: Callable[[Tensor], Tensor] | None = None,
         every: int = 1,
+        raw: bool = False,
         most: int = 2000,
         per_item: float = 10.0,
         seed: int = 0,
@@ -94,6 +97,8 @@ class EvaluateEpochs:
         self.distance = distance
         self.preprocess = preprocess
         self.every = every
+        self.raw = raw
+        self._of_raw: dict[str, float] = {}
         self.parts = {
             name: _given(name, part, most, seed)
             if isinstance(part, GivenPairs)
@@ -117,19 +122,27 @@ class EvaluateEpochs:
         if record["epoch"] != 1 and record["epoch"] % self.every:
             return
         one = encoder.encoder if isinstance(encoder, (SiameseNet, TripletNet)) else encoder
-        gallery = None
+        record.update(self._scores(one, ""))
+        if self.raw and not self._of_raw:
+            items = next(iter(self.parts.values())).items
+            self._of_raw = self._scores(RawInput(items.item_shape), "raw_")
+        record.update(self._of_raw)
+
+    def _scores(self, encoder: nn.Module, which: str) -> dict[str, float]:
+        scores, gallery = {}, None
         if self.gallery is not None:
-            gallery = encode(one, self.gallery, preprocess=self.preprocess)
+            gallery = encode(encoder, self.gallery, preprocess=self.preprocess)
         for name, part in self.parts.items():
-            embeddings = encode(one, part.items, preprocess=self.preprocess)
+            embeddings = encode(encoder, part.items, preprocess=self.preprocess)
             if part.retrieval:
                 found = self._retrieval(embeddings, part.items, gallery)
                 for number in OF_RETRIEVAL:
-                    record[f"{name}_{number}"] = float(getattr(found, number))
+                    scores[f"{name}_{which}{number}"] = float(getattr(found, number))
             a, b = part.pairs.T
             counts = metrics.sweep(self.distance.paired(embeddings[a], embeddings[b]), part.same)
-            record[f"{name}_roc_auc"] = metrics.roc_auc(counts)
-            record[f"{name}_equal_error_rate"] = metrics.equal_error_rate(counts)
+            scores[f"{name}_{which}roc_auc"] = metrics.roc_auc(counts)
+            scores[f"{name}_{which}equal_error_rate"] = metrics.equal_error_rate(counts)
+        return scores
 
     def _retrieval(
         self, embeddings: Tensor, queries: Dataset, gallery: Tensor | None

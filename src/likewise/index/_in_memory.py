@@ -103,6 +103,10 @@ class InMemory:
             added=[] if chunk is None else [chunk],
         )
 
+    def reserve(self, count: int) -> None:
+        """Make room for so many items in all."""
+        self.held.reserve(count)
+
     def clear(self, now: Snapshot) -> None:
         """Forget all items."""
         self.commit(now, class_names=now.class_names, removed=np.arange(len(now)))

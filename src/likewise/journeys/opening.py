@@ -10,18 +10,21 @@ from torch import Tensor
 
 from likewise import data
 from likewise._checks import check_choice
+from likewise.data.benchmarks import PARTS
 from likewise.data.framing import ImageSize
-from likewise.data.loading import NAMED, TABLES
+from likewise.data.loading import NAMED
 from likewise.data.pair_tables import read_pair_table
 from likewise.data.parts import paths_of
 from likewise.data.records import open_records
-from likewise.data.tables import read_header
+from likewise.data.saved_datasets import is_saved_dataset
+from likewise.data.tables import TABLES, read_header
 from likewise.embedded import Embedded
 from likewise.encoders import takes_texts
 from likewise.errors import InputError
 from likewise.model import SimilarityModel
 
 PLAIN = data.Reading()
+OPTIONAL = ("label", "id")  # columns that a table may lack
 SHOWN = 80  # characters of a text that is named
 
 
@@ -38,7 +41,7 @@ def open_data(
 
     Args:
         source: Anything that `data.load` reads.
-        split: "train", "val", "test" or "all".
+        split: "train", "val", "test" or "all"; of In-shop also "query" or "gallery".
         default_split: The part that is read where the source has parts and none is asked for.
         image_size: Side of the images, (height, width), or a `Framing`.
         channels: 1 for gray images, 3 for color.
@@ -47,7 +50,7 @@ def open_data(
     if split is None and data.has_splits(source, **reading.columns):
         split = default_split
     if split is not None:
-        check_choice("split", split, ("train", "val", "test", "all"))
+        check_choice("split", split, (*PARTS, "all"))
     part = None if split == "all" else split
     return data.load(source, split=part, image_size=image_size, channels=channels, **reading.given)
 
@@ -63,7 +66,7 @@ def open_fitting(
     """A part of a source, read as the model's items are; see `open_data`.
 
     A table is read by the columns that the model remembers, but for those that are named here;
-    one of labels that the table has not is left out, and its items are unlabeled.
+    one of labels or of ids that the table lacks is left out. Without labels, items are unlabeled.
 
     Raises:
         InputError: The model is over texts, and nothing says which column holds them.
@@ -80,16 +83,19 @@ def _as_remembered(
     model: SimilarityModel, source: str | Path, reading: data.Reading
 ) -> data.Reading:
     path = Path(source)
+    if is_saved_dataset(path):
+        return data.Reading(**{**reading.given, **model.reading.columns, **reading.columns})
     if path.suffix.lower() not in (*NAMED, ".npz") or not path.is_file():
         return reading
     known = model.reading.columns
     if {"text", "vectors", "path_column"} & reading.columns.keys():
-        known = {"label": known["label"]} if "label" in known else {}
-    known = {**known, **reading.columns}
-    remembered = None if reading.label is not None else known.get("label")
-    if remembered is not None and open_records(path).has(remembered) is None:
-        del known["label"]
-    return data.Reading(**{**reading.given, **known})
+        known = {name: known[name] for name in OPTIONAL if name in known}
+    remembered = {name for name in OPTIONAL if name in known and name not in reading.columns}
+    if remembered:
+        table = open_records(path)
+        absent = {name for name in remembered if table.has(known[name]) is None}
+        known = {name: column for name, column in known.items() if name not in absent}
+    return data.Reading(**{**reading.given, **known, **reading.columns})
 
 
 def open_pairs(model: SimilarityModel, source: str | Path) -> data.GivenPairs:
@@ -186,7 +192,7 @@ def named_classes(
         if word in present:
             names.append(word)
         else:
-            names += _parts_of_list(word)
+            names += parts_of_list(word)
     absent = [name for name in names if name not in present]
     if absent or not names:
         few = ", ".join(map(repr, present[:12])) + (", …" if len(present) > 12 else "")
@@ -199,7 +205,8 @@ def named_classes(
     return names
 
 
-def _parts_of_list(word: str) -> list[str]:
+def parts_of_list(word: str) -> list[str]:
+    """The names in a list separated by commas; one that holds a comma is in double quotes."""
     try:
         (parts,) = csv.reader([word], skipinitialspace=True)
     except (csv.Error, ValueError):  # ends of lines, as in no list; or nothing at all
@@ -208,7 +215,9 @@ def _parts_of_list(word: str) -> list[str]:
 
 
 def names_of(examples: Any) -> list[str]:
-    """What each item is called: its file, the start of its text, or its number."""
+    """What each item is called: its id, its file, the start of its text, or its number."""
+    if (ids := data.ids_of(examples)) is not None:
+        return list(map(str, ids))
     is_embedded = isinstance(examples, Embedded)
     whole, rows = (examples.source, examples.rows.tolist()) if is_embedded else (examples, None)
     if data.is_text(whole):

@@ -108,13 +108,14 @@ def decide(
         >>> decide(found, "majority")
         (tensor([1]), tensor([0.3000]))
     """
-    if free_to_look(neighbors.distances):
-        good = neighbors.distances > -torch.inf  # and no NaN
-        if not bool(good.all()):
-            raise InputError(
-                "distances of neighbors must be finite, or inf for padding, got "
-                f"{int((~good).sum())} NaN or minus infinity. Look queries up again."
-            )
+    distances = neighbors.distances
+    # The least of numbers with NaN is NaN, and is found in one step.
+    if free_to_look(distances) and distances.numel() and not float(distances.min()) > -torch.inf:
+        bad = int((~(distances > -torch.inf)).sum())
+        raise InputError(
+            "distances of neighbors must be finite, or inf for padding, got "
+            f"{bad} NaN or minus infinity. Look queries up again."
+        )
     elect = RULES[rule_name(rule)] if isinstance(rule, str) else rule
     labels, distances = elect(neighbors)
     count = len(neighbors.labels)

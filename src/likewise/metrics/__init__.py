@@ -20,12 +20,15 @@ from likewise.metrics.probabilities import (
 from likewise.metrics.ranking import (
     average_precision_at,
     average_precision_at_r,
+    average_precision_of_ranking,
     first_relevant_rank,
+    graded_ndcg_at,
     mean_by_class,
     ndcg_at,
     precision_at,
     r_precision,
     recall_at,
+    share_found_at,
 )
 from likewise.metrics.sweeps import Sweep, sweep
 
@@ -34,6 +37,7 @@ __all__ = [
     "average_precision",
     "average_precision_at",
     "average_precision_at_r",
+    "average_precision_of_ranking",
     "brier_score",
     "cllr",
     "cluster",
@@ -41,6 +45,7 @@ __all__ = [
     "equal_error_rate",
     "expected_calibration_error",
     "first_relevant_rank",
+    "graded_ndcg_at",
     "mean_by_class",
     "min_cllr",
     "min_detection_cost",
@@ -52,6 +57,7 @@ __all__ = [
     "reliability",
     "roc_auc",
     "roc_curve",
+    "share_found_at",
     "sweep",
     "true_accept_rate_at",
 ]

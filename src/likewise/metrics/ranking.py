@@ -35,8 +35,9 @@ def precision_at(relevant: Bool[Tensor, "q k"], k: int) -> Float[Tensor, " q"]:
 def recall_at(relevant: Bool[Tensor, "q k"], k: int) -> Float[Tensor, " q"]:
     """Per query, 1 if any of its k nearest items is relevant, else 0.
 
-    The field's recall@k and the hit rate at k are this one number: it does not ask how many
-    relevant items were missed. In face and person search it is called CMC.
+    Metric learning calls the hit rate at k recall@k: it does not ask how many relevant items were
+    missed, as the recall of information retrieval does, which is `share_found_at`. In face and
+    person search the hit rate is called CMC.
 
     Args:
         relevant: whether the item at each rank is relevant to the query, nearest first.
@@ -48,6 +49,33 @@ def recall_at(relevant: Bool[Tensor, "q k"], k: int) -> Float[Tensor, " q"]:
     relevant = as_tensor(relevant, "relevant")
     _check_ranks(relevant, k)
     return relevant[:, :k].any(dim=1).double()
+
+
+def share_found_at(
+    relevant: Bool[Tensor, "q k"], relevant_total: Int[Tensor, " q"], k: int
+) -> Float[Tensor, " q"]:
+    """Per query, the share of its relevant items that are among the k nearest.
+
+    This is the recall@k of information retrieval, `recall_k` in trec_eval. Metric learning uses
+    the name recall@k for the hit rate, which is `recall_at`. With k below R it cannot reach 1.
+
+    Args:
+        relevant: whether the item at each rank is relevant to the query, nearest first.
+        relevant_total: R, how many relevant items exist for the query. The result is nan where R
+            is 0.
+        k: at most as many ranks as `relevant` has.
+
+    Raises:
+        InputError: if `k` is less than 1 or larger than the number of ranks, or more of the k
+            are relevant than R.
+
+    Example:
+        >>> share_found_at(torch.tensor([[True, False, True]]), torch.tensor([4]), 3)
+        tensor([0.5000], dtype=torch.float64)
+    """
+    relevant, relevant_total = as_tensors(relevant=relevant, relevant_total=relevant_total)
+    _check_totals(relevant, relevant_total, k)
+    return relevant[:, :k].sum(dim=1).double() / relevant_total
 
 
 def r_precision(
@@ -124,6 +152,30 @@ def average_precision_at(
     return _summed_precision(relevant[:, :k]) / relevant_total.clamp(max=k)
 
 
+def average_precision_of_ranking(
+    relevant: Bool[Tensor, "q k"], relevant_total: Int[Tensor, " q"]
+) -> Float[Tensor, " q"]:
+    """Per query, the sum of precision_at(i) over the relevant ranks i, divided by R.
+
+    Its mean over queries is `map` in trec_eval. A relevant item beyond the ranks given counts 0.
+
+    Args:
+        relevant: whether the item at each rank is relevant to the query, nearest first.
+        relevant_total: R. The result is nan where R is 0.
+
+    Raises:
+        InputError: if more items are relevant than R.
+
+    Example:
+        >>> average_precision_of_ranking(torch.tensor([[False, True, True]]), torch.tensor([5]))
+        tensor([0.2333], dtype=torch.float64)
+    """
+    relevant, relevant_total = as_tensors(relevant=relevant, relevant_total=relevant_total)
+    _check_totals(relevant, relevant_total, 1)
+    _check_totals(relevant, relevant_total, relevant.shape[1])
+    return _summed_precision(relevant) / relevant_total
+
+
 def ndcg_at(
     relevant: Bool[Tensor, "q k"], relevant_total: Int[Tensor, " q"], k: int
 ) -> Float[Tensor, " q"]:
@@ -160,6 +212,49 @@ def ndcg_at(
     ideal = torch.nn.functional.pad(gain.cumsum(0), (1, 0))[relevant_total.clamp(max=k)]
     # Summed in another order a perfect list may come out an ulp above 1.
     return ((relevant[:, :k] * gain).sum(dim=1) / ideal).clamp(max=1)
+
+
+def graded_ndcg_at(
+    gains: Float[Tensor, "q k"], ideal_gains: Float[Tensor, "q r"], k: int
+) -> Float[Tensor, " q"]:
+    """Per query, the discounted gain of its k nearest items as a share of the most possible.
+
+    The item at rank i counts its gain / log2(i + 1). A gain is the grade of the item for the
+    query, as in trec_eval, or 2**grade - 1, which weighs high grades more. With gains of 0 and 1
+    this is `ndcg_at`.
+
+    Args:
+        gains: the gain of the item at each rank, nearest first; finite, at least 0.
+        ideal_gains: the gains of all relevant items of each query in any order, or at least the k
+            largest, filled up with 0. The result is nan where all are 0.
+        k: at most as many ranks as `gains` has.
+
+    Raises:
+        InputError: if `k` is less than 1 or larger than the number of ranks, for gains below 0 or
+            not finite, or if the items found gain more than the ideal order.
+
+    Source:
+        Järvelin & Kekäläinen, "Cumulated Gain-Based Evaluation of IR Techniques", ACM TOIS 2002,
+        with the discount of base 2 from the first rank on. Burges et al., "Learning to Rank using
+        Gradient Descent", ICML 2005 (gains of 2**grade - 1).
+
+    Example:
+        >>> graded_ndcg_at(torch.tensor([[1.0, 3.0]]), torch.tensor([[3.0, 1.0, 1.0]]), 2)
+        tensor([0.7967], dtype=torch.float64)
+    """
+    gains, ideal_gains = as_tensors(gains=gains, ideal_gains=ideal_gains)
+    _check_gains(gains, "gains")
+    _check_gains(ideal_gains, "ideal_gains", len(gains))
+    _check_k(k, gains.shape[1])
+    best = ideal_gains.double().sort(dim=1, descending=True).values[:, :k]
+    found, ideal = _discounted(gains[:, :k].double()), _discounted(best)
+    if bool((found > ideal * (1 + 1e-9)).any()):
+        raise InputError(
+            "ideal_gains must hold the gains of all relevant items, got a query whose items found "
+            "gain more. Count those found too."
+        )
+    # Summed in another order a perfect list may come out an ulp above 1.
+    return (found / ideal).clamp(max=1)
 
 
 def first_relevant_rank(relevant: Bool[Tensor, "q k"]) -> Float[Tensor, " q"]:
@@ -218,6 +313,32 @@ def _summed_precision(relevant: Tensor) -> Tensor:
     return (hits * relevant / rank).sum(dim=1)
 
 
+def _discounted(gains: Tensor) -> Tensor:
+    rank = torch.arange(1, gains.shape[1] + 1, device=gains.device, dtype=torch.float64)
+    return (gains / (rank + 1).log2()).sum(dim=1)
+
+
+def _check_gains(gains: object, name: str, count: int | None = None) -> None:
+    if not isinstance(gains, Tensor) or gains.ndim != 2 or gains.is_complex():
+        got = (
+            f"{gains.dtype} of shape {tuple(gains.shape)}"
+            if isinstance(gains, Tensor)
+            else type(gains).__name__
+        )
+        raise InputError(f"{name} must be numbers of shape (q, k), got {got}.")
+    if count is not None and len(gains) != count:
+        raise InputError(
+            f"{name} must have one row per query, {count}, got {len(gains)}. "
+            "Give both for the same queries."
+        )
+    check_finite(gains, name)
+    if bool((gains < 0).any()):
+        raise InputError(
+            f"{name} must be at least 0, got {float(gains.min()):g}. Use 0 for items that are not "
+            "relevant."
+        )
+
+
 def _check_totals(relevant: Tensor, relevant_total: Tensor, k: int) -> None:
     _check_ranks(relevant, k)
     check_labels(relevant_total, len(relevant), "relevant_total")
@@ -252,9 +373,12 @@ def _check_ranks(relevant: object, k: int) -> None:
             f"relevant must be a boolean tensor of shape (q, k), got {got}. "
             "Compare labels, e.g. neighbors.labels == labels[:, None]."
         )
+    _check_k(k, relevant.shape[1])
+
+
+def _check_k(k: int, ranks: int) -> None:
     check_count("k", k)
-    if k > relevant.shape[1]:
+    if k > ranks:
         raise InputError(
-            f"k must be at most the {relevant.shape[1]} ranks given, got {k}. "
-            "Look up more neighbors."
+            f"k must be at most the {ranks} ranks given, got {k}. Look up more neighbors."
         )

@@ -7,7 +7,7 @@ import torch
 from jaxtyping import Bool, Float
 from torch import Tensor
 
-from likewise._checks import check_at_least
+from likewise._checks import check_at_least, check_number
 from likewise.miners.anchor_rows import or_infinite, or_minus_infinite, sorted_values
 
 
@@ -127,6 +127,38 @@ def multi_similarity(epsilon: float = 0.1) -> PairMiner:
             # As "and not", for NaN is neither and must not be passed over.
             is_positive > (distances <= nearest - epsilon),
             is_negative > (distances >= farthest + epsilon),
+        )
+
+    return mine
+
+
+def pair_margin(positive_margin: float = 0.2, negative_margin: float = 0.8) -> PairMiner:
+    """A miner of positive pairs beyond one margin and of negative pairs within another.
+
+    Args:
+        positive_margin: Distance up to which positive pairs are left out.
+        negative_margin: Distance from which negative pairs are left out.
+
+    Source:
+        pytorch-metric-learning, PairMarginMiner, whose defaults these are; there distances are
+        Euclidean, between unit vectors.
+
+    Example:
+        >>> from likewise.masks import masks
+        >>> distances = torch.tensor([[0.0, 0.1, 0.5], [0.1, 0.0, 0.9], [0.5, 0.9, 0.0]])
+        >>> pairs = pair_margin()(distances, *masks(torch.tensor([0, 0, 1])))
+        >>> int(pairs.positive.sum()), pairs.negative.nonzero().tolist()
+        (0, [[0, 2], [2, 0]])
+    """
+    check_number("positive_margin", positive_margin)
+    check_number("negative_margin", negative_margin)
+
+    @torch.no_grad()
+    def mine(distances: Tensor, is_positive: Tensor, is_negative: Tensor) -> Pairs:
+        # As "and not", for NaN is neither and must not be passed over.
+        return Pairs(
+            is_positive > (distances <= positive_margin),
+            is_negative > (distances >= negative_margin),
         )
 
     return mine

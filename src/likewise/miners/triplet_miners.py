@@ -194,7 +194,6 @@ def random_hard(margin: float, generator: torch.Generator | None = None) -> Trip
     Source:
         Bielski, "siamese-triplet", 2018, RandomNegativeTripletSelector.
     """
-    check_positive("margin", margin)
     return _random_up_to(margin, generator, beyond_positive=False)
 
 
@@ -212,13 +211,14 @@ def random_semi_hard(margin: float, generator: torch.Generator | None = None) ->
     Source:
         Bielski, "siamese-triplet", 2018, SemihardNegativeTripletSelector.
     """
-    check_positive("margin", margin)
     return _random_up_to(margin, generator, beyond_positive=True)
 
 
 def _random_up_to(
     margin: float, generator: torch.Generator | None, *, beyond_positive: bool
 ) -> TripletMiner:
+    check_positive("margin", margin)
+
     @torch.no_grad()
     def mine(distances: Tensor, is_positive: Tensor, is_negative: Tensor) -> Triplets:
         columns, valid = positive_columns(is_positive)

@@ -1,7 +1,9 @@
 """Embeddings kept in a folder from one command to the next, found again by content."""
 
+import errno
 import hashlib
 import json
+import warnings
 from collections.abc import Sequence
 from contextlib import suppress
 from pathlib import Path
@@ -19,6 +21,8 @@ from likewise.errors import InputError
 from likewise.model.rebuilding import encoder_fingerprint, packed, unpacked
 
 _DIGEST = 32  # bytes of a sha256
+_FULL = {errno.ENOSPC, errno.EDQUOT}
+_told: set[Path] = set()  # folders that were said to be full or not writable
 
 
 def content_of(item: str | Tensor) -> bytes:
@@ -41,7 +45,8 @@ class Cache:
 
     Each call that encoded something adds a file, whose name is the checksum of its bytes. A file
     that is damaged is ignored and removed; what it held is encoded and written again. Two commands
-    that write at once keep both files.
+    that write at once keep both files. Where none can be written, as on a full disk, a warning says
+    so once for each folder, and nothing is kept.
 
     Args:
         folder: Of all caches; made if it is not there.
@@ -51,7 +56,7 @@ class Cache:
 
     Raises:
         InputError: The preprocess has no fingerprint.
-        OSError: The folder cannot be made.
+        OSError: The folder cannot be made, for another reason than a full disk.
     """
 
     def __init__(
@@ -77,7 +82,12 @@ class Cache:
         ]
         key = hashlib.sha256(json.dumps(made_by).encode()).hexdigest()[:_DIGEST]
         self._folder = Path(folder) / key
-        self._folder.mkdir(parents=True, exist_ok=True)
+        try:
+            self._folder.mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            if error.errno not in _FULL:
+                raise
+            self._tell(error)
         self._prints: dict[bytes, int] = {}
         self._row: dict[bytes, int] = {}
         parts: list[Tensor] = []
@@ -167,7 +177,22 @@ class Cache:
             }
         )
         name = hashlib.sha256(content).hexdigest()
-        write_whole(self._folder / f"{name}.safetensors", content)
+        try:
+            write_whole(self._folder / f"{name}.safetensors", content)
+        except OSError as error:
+            self._tell(error)
+
+    def _tell(self, error: OSError) -> None:
+        folder = self._folder.parent
+        if folder in _told:
+            return
+        _told.add(folder)
+        reason = error.__cause__ if isinstance(error.__cause__, OSError) else error
+        warnings.warn(
+            f"The cache {str(folder)!r} cannot be written ({reason.strerror or reason}), so these "
+            "embeddings are not kept for the next time.",
+            stacklevel=2,
+        )
 
 
 def _read(path: Path) -> tuple[list[bytes], list[int], list[int], Tensor] | None:

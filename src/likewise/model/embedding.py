@@ -15,11 +15,12 @@ from likewise.data.fingerprints import item_fingerprints
 from likewise.data.parts import paths_of
 from likewise.data.texts import are_texts
 from likewise.embedded import Embedded
-from likewise.encoders import takes_texts
+from likewise.encoders import BesideRawInput, takes_texts, tf_idf
 from likewise.encoders.encoding import check_suits, encode_chosen
 from likewise.errors import InputError, InputTypeError
 from likewise.model.caching import Cache, content_of, content_of_text
 
+MOST_RAW = 20_000  # items whose raw input is kept: 240 MB of images in color
 Progress = Callable[[int, int], None]
 Preprocess = sources.Preprocess | Callable[[Tensor], Tensor] | None
 Keep = Callable[[Int[Tensor, " m"], Int[Tensor, " m"]], Bool[Tensor, " m"]]
@@ -35,6 +36,7 @@ def embed(
     workers: int = 0,
     skip: Int[Tensor, " s"] | None = None,
     keep_pictures: bool = False,
+    keep_raw: bool = False,
     cache: str | Path | None = None,
 ) -> Embedded:
     """Items read and encoded once: embeddings, labels, fingerprints and where each item stands.
@@ -56,10 +58,12 @@ def embed(
         skip: Fingerprints of items to leave out. They are read, but not encoded.
         keep_pictures: Keep a small picture of each image, in `pictures`. All are then read,
             whatever the cache holds.
+        keep_raw: Keep the items without any learning, in `raw`, to compare the encoder with.
         cache: A folder that keeps results for the next call. What is kept there is found by the
             encoder's class, settings and weights, the preprocessing, and the content of each file
             (or the numbers of each item), so an item that did not change is not encoded again, and
-            a file not even decoded. Code of your own that changes is not noticed.
+            a file not even decoded. Code of your own that changes is not noticed. A folder that
+            cannot be written, as on a full disk, is told by one warning.
 
     Returns:
         The items in the order of the source, those to skip left out.
@@ -67,7 +71,7 @@ def embed(
     Raises:
         InputError: The items do not fit the preprocess, or there are none.
         InputTypeError: The source is neither numbers, images nor a dataset.
-        OSError: The cache cannot be written.
+        OSError: The folder of the cache cannot be made.
 
     Example:
         >>> import likewise as lw
@@ -94,6 +98,7 @@ def embed(
         progress=progress,
         workers=workers,
         keep_pictures=keep_pictures,
+        keep_raw=keep_raw,
         cache=cache,
     )
 
@@ -107,7 +112,8 @@ def opened(items: Any, preprocess: Preprocess, encoder: nn.Module) -> Any:
         InputError: They do not fit the preprocess, or the encoder, which may be none.
         InputTypeError: They are no items, or are texts where the encoder takes none.
     """
-    of_texts = takes_texts(encoder)
+    # `encode` refuses a tensor for an encoder of texts at once; to look twice takes long for one.
+    of_texts = not isinstance(items, Tensor) and takes_texts(encoder)
     if isinstance(items, (str, Path)):
         what = "text" if of_texts else "path"
         raise InputTypeError(
@@ -162,6 +168,7 @@ def embed_kept(
     progress: Progress | None = None,
     workers: int = 0,
     keep_pictures: bool = False,
+    keep_raw: bool = False,
     cache: str | Path | None = None,
 ) -> Embedded:
     """As `embed`, of what is `opened`, for the items that `keep(rows, fingerprints)` is true of."""
@@ -171,8 +178,12 @@ def embed_kept(
     is_fresh = torch.ones(total, dtype=torch.bool)  # read now, and then also encoded
     of_texts = sources.is_text(source)
     keep_pictures = keep_pictures and not of_texts
+    files = [] if cache is None or keep_pictures else paths_of(source)
+    # A cache has both, lest a command that asks for raw input reads the files of another again.
+    if keep_raw or (files and len(files) <= MOST_RAW and not isinstance(encoder, nn.Identity)):
+        shape = source.shape[1:] if isinstance(source, Tensor) else source.item_shape
+        encoder = BesideRawInput(encoder, shape)
     store = None if cache is None or keep_pictures else Cache(cache, encoder, preprocess, source)
-    files = [] if store is None else paths_of(source)
     contents: list[bytes] = [content_of(path) for path in files]
     if store is not None and files:
         there, prints = store.fingerprints(contents)
@@ -224,6 +235,11 @@ def embed_kept(
     embeddings = made
     if store is not None:
         embeddings = store.completed(contents, prints, kept, is_fresh, made)
+    raw = None
+    if isinstance(encoder, BesideRawInput):
+        width = encoder.raw.embedding_dim
+        raw, embeddings = embeddings[:, :width], embeddings[:, width:].contiguous()
+        raw = None if not keep_raw else tf_idf(raw) if of_texts else raw
     labels = getattr(source, "labels", None)
     labels = torch.full((total,), -1) if labels is None else labels.long()
     return Embedded(
@@ -235,4 +251,5 @@ def embed_kept(
         source,
         total - len(kept),
         pictures if keep_pictures else None,
+        raw,
     )

@@ -28,6 +28,7 @@ from likewise.encoders import (
     PrincipalComponents,
     SelectOutput,
     SentenceEncoder,
+    Truncate,
     Whitening,
 )
 from likewise.errors import ArtifactError, InputError
@@ -167,6 +168,7 @@ _KINDS: dict[type[nn.Module], _Kind] = {
     GeneralizedMeanPool1d: _pooling(GeneralizedMeanPool1d),
     GeneralizedMeanPool2d: _pooling(GeneralizedMeanPool2d),
     Normalize: _by_attributes(Normalize),
+    Truncate: _by_attributes(Truncate, dim=Size, normalize=bool),
     PrincipalComponents: _projection(PrincipalComponents),
     Whitening: _projection(Whitening),
     nn.AdaptiveAvgPool2d: _by_attributes(nn.AdaptiveAvgPool2d, output_size=Sizes),

@@ -1,5 +1,6 @@
 """What a model answers to `verify` and `evaluate`, and how it comes about."""
 
+import functools
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -14,9 +15,11 @@ from likewise.data.pairs import draw_pairs
 from likewise.distances import Distance
 from likewise.embedded import Embedded
 from likewise.evaluation import (
+    Baseline,
     MatchingResult,
     RetrievalResult,
     VerificationResult,
+    compare_with_baseline,
     evaluate_matching,
     evaluate_retrieval,
     evaluate_verification,
@@ -61,7 +64,8 @@ class Evaluation:
     """What `SimilarityModel.evaluate` found on `items` items, which are the labeled `examples`.
 
     `matching` is None without an index, `verification` where the items form no pairs of both kinds,
-    and `retrieval` where no class has two of them.
+    and `retrieval` where no class has two of them. `baseline` is the raw input beside the model on
+    the classes never trained on, or on all if there are none; None where it was not kept.
     """
 
     items: int
@@ -73,6 +77,7 @@ class Evaluation:
     verification: VerificationResult | None
     retrieval: RetrievalResult | None
     examples: Embedded  # all that are neither indexed nor trained on
+    baseline: Baseline | None = None
 
     __repr__ = _tables.as_text
     _repr_html_ = _tables.as_html
@@ -130,6 +135,7 @@ class Evaluation:
             "unlabeled": self.unlabeled,
             "calibrated_on": self.calibrated_on,
             **{name: None if one is None else one.to_dict() for name, one in judged.items()},
+            "baseline": None if self.baseline is None else self.baseline.to_dict(),
         }
 
 
@@ -221,4 +227,31 @@ def evaluated(
         verification=verification,
         retrieval=retrieval,
         examples=examples,
+        baseline=beside_raw_input(
+            new, distance=distance, trained_on=trained_on, per_item=per_item, seed=seed
+        ),
     )
+
+
+def beside_raw_input(
+    new: Embedded,
+    *,
+    distance: Distance,
+    trained_on: Sequence[str] = (),
+    per_item: float = 10.0,
+    seed: int = 0,
+) -> Baseline | None:
+    """The raw input beside the embeddings, on the classes never trained on, or else on all."""
+    if new.raw is None:
+        return None
+    trained = set(trained_on)
+    is_new = torch.tensor([name not in trained for name in new.class_names], dtype=torch.bool)
+    some = new.take(is_new[new.labels])
+    beside = functools.partial(
+        compare_with_baseline, distance=distance, per_item=per_item, seed=seed
+    )
+    if len(some) and some.raw is not None:
+        found = beside(some.embeddings, some.raw, some.labels)
+        if found is not None:
+            return found
+    return beside(new.embeddings, new.raw, new.labels, are_new=False)

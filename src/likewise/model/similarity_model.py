@@ -15,7 +15,7 @@ from likewise import data as sources
 from likewise._checks import check_choice, check_count
 from likewise.calibration import Calibration, ClassThresholds, CrossFit, Goal
 from likewise.data import GivenPairs, fingerprints
-from likewise.data.parts import label_names
+from likewise.data.parts import label_names, paths_of
 from likewise.distances import COSINE, Distance
 from likewise.embedded import Embedded
 from likewise.encoders import encode
@@ -23,7 +23,7 @@ from likewise.errors import ArtifactError, GalleryError, InputError
 from likewise.index import Gallery, Index, MilvusGallery, Neighbors
 from likewise.matching import RULES, Matches, Rule, match, rule_name
 from likewise.model import saving
-from likewise.model.embedding import Progress, embed, embed_kept, opened
+from likewise.model.embedding import MOST_RAW, Progress, embed, embed_kept, opened
 from likewise.model.merging import Kept
 from likewise.model.rebuilding import encoder_fingerprint
 from likewise.model.results import Evaluation, Verified, evaluated, verified
@@ -168,6 +168,7 @@ class SimilarityModel:
         *,
         only_new: bool = False,
         keep_pictures: bool = False,
+        keep_raw: bool = False,
         batch_size: int | None = None,
         progress: Progress | None = None,
     ) -> Embedded:
@@ -177,6 +178,7 @@ class SimilarityModel:
             items: As for `embed`.
             only_new: Leave out the items that are indexed or were trained on; they are counted.
             keep_pictures: As for `likewise.embed`.
+            keep_raw: As for `likewise.embed`.
             batch_size: Items encoded at once.
             progress: Called as progress(done, total) after each batch.
 
@@ -200,6 +202,7 @@ class SimilarityModel:
             progress=progress,
             skip=self.known_prints() if only_new else None,
             keep_pictures=keep_pictures,
+            keep_raw=keep_raw,
             cache=self.cache,
         )
 
@@ -345,6 +348,7 @@ class SimilarityModel:
 
         A gallery that `load` opened is opened for writing first. With `keep_pictures` a small
         picture of each image is kept as its payload, which `likewise.show` and reports draw.
+        Metadata tell the file of each item under "path" where items come from image files.
         """
         self._open_for_writing()
         found = self.embedded(items, keep_pictures=keep_pictures, progress=progress)
@@ -428,6 +432,8 @@ class SimilarityModel:
                 "metadata must leave the name fingerprint free, got it in use. It is how an "
                 "indexed item is known again."
             )
+        if not any("path" in fact for fact in facts) and (paths := paths_of(items)):
+            facts = [{**f, "path": p} for f, p in zip(facts, paths, strict=True)]
         prints = items.fingerprints.tolist()
         facts = [{**f, "fingerprint": p} for f, p in zip(facts, prints, strict=True)]
         is_labeled = bool((items.labels >= 0).any())
@@ -672,6 +678,10 @@ class SimilarityModel:
         and counted. Items that a threshold was calibrated on stay, and are counted too: at that
         threshold they do a little better than new ones.
 
+        Retrieval and verification of classes never trained on are also compared with the raw
+        input (see `encoders.RawInput`), in `baseline`, for up to 20,000 items. An `Embedded` must
+        have it, see `keep_raw`.
+
         Args:
             data: a labeled dataset, or an `Embedded`.
             point: of matching; calibrated before, if anything is indexed.
@@ -683,7 +693,8 @@ class SimilarityModel:
             data = sources.as_dataset(data)
         if len(self.index):
             self._bound(point, None)  # refuses before the work rather than after it
-        all_new = self._new(data, progress)
+        compares = self.has_encoder and len(data) <= MOST_RAW
+        all_new = self._new(data, progress, keep_raw=compares)
         new = labeled(all_new)
         matches = None
         if len(self.index):
@@ -712,8 +723,14 @@ class SimilarityModel:
         stored, there, _ = self.index.fingerprints()
         return torch.cat([stored[there], self.trained_prints])
 
-    def _new(self, data: sources.Dataset | Embedded, progress: Progress | None) -> Embedded:
-        new = self.embedded(data, only_new=True, progress=progress)
+    def _new(
+        self,
+        data: sources.Dataset | Embedded,
+        progress: Progress | None,
+        *,
+        keep_raw: bool = False,
+    ) -> Embedded:
+        new = self.embedded(data, only_new=True, keep_raw=keep_raw, progress=progress)
         if not len(new):
             raise InputError(
                 "data must hold items that are neither indexed nor trained on, got "

@@ -53,6 +53,7 @@ def evaluation_page(
         *_matching(model, few, pictures, found),
         _verification(model, found, unit),
         _retrieval(found),
+        *_baseline(found),
         *mistake_sections.sections(
             few,
             pictures,
@@ -107,6 +108,16 @@ def _facts(model: SimilarityModel, found: Evaluation) -> list[tuple[str, Any]]:
     for rule, made in model.calibrations.items():
         facts.append((f"threshold for {rule}", f"{made.threshold:.4g}"))
     return [(label, value) for label, value in facts if value is not None]
+
+
+def _baseline(found: Evaluation) -> list[Section]:
+    baseline = found.baseline
+    if baseline is None:
+        return []
+    rows: list[list[Any]] = [["measure", "this model", baseline.name, "difference"]]
+    rows += [[name, d.a, d.b, d.difference] for name, d in baseline.comparison.measures.items()]
+    verdict = baseline.verdict[0].upper() + baseline.verdict[1:]
+    return [Section(f"Beside {baseline.name}", f"{verdict}.", table=rows)]
 
 
 def _given(examples: Embedded) -> dict[str, int]:
@@ -208,6 +219,7 @@ def _retrieval(found: Evaluation) -> Section:
     for k in result.recall_at_k:
         rows += [
             [f"recall at {k}", result.recall_at_k[k]],
+            [f"share found at {k}", result.share_found_at_k[k]],
             [f"precision at {k}", result.precision_at_k[k]],
             [f"nDCG at {k}", result.ndcg_at_k[k]],
         ]

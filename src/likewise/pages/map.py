@@ -14,7 +14,6 @@ from markupsafe import Markup
 from torch import Tensor
 
 from likewise import data, plots
-from likewise._checks import check_embeddings, check_finite, check_labels
 from likewise._files import write_whole
 from likewise.data.parts import paths_of
 from likewise.embedded import Embedded
@@ -22,7 +21,7 @@ from likewise.errors import InputError, InputTypeError
 from likewise.journeys.opening import names_of
 from likewise.pages.thumbnails import sheets, thumbnails
 from likewise.pages.writing import own_file, render
-from likewise.plots.embedding_maps import class_look
+from likewise.plots.embedding_maps import check_points, class_look
 from likewise.plots.style import check_items, name_of
 
 _SIDES = ((1500, 64), (6000, 48))  # of at most so many items, thumbnails of this side
@@ -84,15 +83,8 @@ def write_map_page(
         'map.html'
     """
     path = Path(path)
-    check_embeddings(points, "points")
+    check_points(points, labels)
     n = len(points)
-    if n == 0 or points.shape[1] != 2:
-        raise InputError(
-            f"points must have shape (n, 2) with n >= 1, got {tuple(points.shape)}. "
-            "Make them with plots.embedding_points()."
-        )
-    check_finite(points, "points")
-    check_labels(labels, n)
     for argument, given in (("items", items), ("names", names)):
         if given is not None and len(given) != n:
             raise InputError(

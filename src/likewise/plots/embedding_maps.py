@@ -190,16 +190,25 @@ class _Part(NamedTuple):
     given: int
 
 
-def _chosen(points: Tensor, labels: Tensor, most: int, seed: int) -> _Part:
+def check_points(points: Tensor, labels: Tensor) -> None:
+    """Refuse anything but finite points (n, 2) of a map, with a label for each.
+
+    Raises:
+        InputError: another shape, NaN or infinity.
+    """
     check_embeddings(points, "points")
-    n = len(points)
-    if n == 0 or points.shape[1] != 2:
+    if len(points) == 0 or points.shape[1] != 2:
         raise InputError(
             f"points must have shape (n, 2) with n >= 1, got {tuple(points.shape)}. "
-            "Make them with embedding_points()."
+            "Make them with plots.embedding_points()."
         )
     check_finite(points, "points")
-    check_labels(labels, n)
+    check_labels(labels, len(points))
+
+
+def _chosen(points: Tensor, labels: Tensor, most: int, seed: int) -> _Part:
+    check_points(points, labels)
+    n = len(points)
     check_count("most", most)
     chosen = torch.arange(n)
     if n > most:

@@ -88,8 +88,8 @@ def show(shown: Any, *, queries: Any = None, items: Any = None, most: int | None
             whose labels then mark what is right.
         items: For neighbors and matches, the items found, (q, k, ...); by default the pictures
             kept with them (`add(..., keep_pictures=True)`), or else the files that their
-            metadata names by "path". For verified pairs, both sides (a, b), or `GivenPairs`,
-            whose truth is then told.
+            metadata names by "path", as long as these are there. For verified pairs, both sides
+            (a, b), or `GivenPairs`, whose truth is then told.
         most: Rows, pairs or items drawn.
 
     Returns:

@@ -20,6 +20,7 @@ from likewise.plots.style import (
     SAME,
     TEXT_SIZE,
     THIRD,
+    WIDTH,
     canvas,
     fit,
     number,
@@ -27,6 +28,7 @@ from likewise.plots.style import (
 )
 
 _COLORS = (SAME, DIFFERENT, THIRD, *CLASS_COLORS)  # of runs
+_MOST_IN_PAIRS = 6  # panels; more stand in four columns, so that all are seen at once
 
 
 @styled
@@ -114,7 +116,7 @@ def training_curves(
     facts = list(dict.fromkeys(fact for _, found in runs.values() for fact in found))
     facts.sort(key=lambda fact: fact != "loss")  # loss first, then as recorded
 
-    columns = 1 if len(facts) == 1 else 2
+    columns = 1 if len(facts) == 1 else 2 if len(facts) <= _MOST_IN_PAIRS else 4
     rows = -(-len(facts) // columns)
     count = max(len(epochs) for epochs, _ in runs.values())
     title = f"Training, {count} epoch{'s' * (count != 1)}"
@@ -123,8 +125,8 @@ def training_curves(
         title = f"Training, {len(runs)} run{'s' * (len(runs) != 1)} of up to {title[10:]}"
         note = ""
     height = 2.9 if columns == 1 else 1.95 * rows
-    height += legend_height(len(runs), 2) if several else 0.0
-    figure = canvas(height, title, note)
+    height += legend_height(len(runs), max(2, columns)) if several else 0.0
+    figure = canvas(height, title, note, width=WIDTH * max(1, columns / 2))
     panels = list(figure.subplots(rows, columns, squeeze=False).flat)
     ends = [epoch for epochs, _ in runs.values() for epoch in (min(epochs), max(epochs))]
     room = max(0.5, 0.04 * (max(ends) - min(ends)))
@@ -155,7 +157,7 @@ def training_curves(
     for axes in panels[len(facts) :]:
         axes.remove()
     if several:
-        legend_of_all(figure, panels[0], height, 2)
+        legend_of_all(figure, panels[0], height, max(2, columns))
     return figure
 
 

@@ -15,6 +15,7 @@ from likewise.errors import InputError, InputTypeError
 from likewise.evaluation._labeled import kept, labeled
 from likewise.evaluation.comparison import paired
 from likewise.evaluation.comparison.comparison_result import Comparison, Found, finished
+from likewise.evaluation.judged_search import SearchResult
 from likewise.evaluation.matching import MatchingResult
 from likewise.evaluation.repetition import Repeated
 from likewise.evaluation.retrieval import RetrievalResult
@@ -27,7 +28,7 @@ SMALLER_IS_BETTER = frozenset(
     | {"rank", "rank.mean", "rank.median", "rank.worst"}
 )
 Scores = Mapping[str, Num[Tensor, " q"]]
-Judged = RetrievalResult | MatchingResult | VerificationResult | Scores
+Judged = RetrievalResult | SearchResult | MatchingResult | VerificationResult | Scores
 Runs = Repeated | Mapping[str, Sequence[float]] | Sequence[float]
 
 
@@ -60,8 +61,9 @@ def compare(
     goes by p-values adjusted for their number (Holm).
 
     Args:
-        a: results of `evaluate_retrieval`, `evaluate_matching` or `evaluate_verification`, or
-            numbers of your own, a tensor (q,) by name with one for each query.
+        a: results of `evaluate_retrieval`, `evaluate_search`, `evaluate_matching` or
+            `evaluate_verification`, or numbers of your own, a tensor (q,) by name with one for
+            each query.
         b: the same of the other model.
         names: what the two go by in the verdict.
         measures: those to compare; all that both have if None. Fewer leave each a smaller
@@ -197,6 +199,8 @@ def _queries(result: object, labels: Tensor | None) -> _Queries:
         return _Queries(
             result.per_query, result.counted, result.query_labels, result.without_classes
         )
+    if isinstance(result, SearchResult):
+        return _Queries(result.per_query, result.counted)
     if isinstance(result, MatchingResult):
         return _Queries({"accuracy": result.right.double()}, None, result.truth)
     if not isinstance(result, Mapping) or not result:

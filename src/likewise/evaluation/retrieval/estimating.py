@@ -29,6 +29,7 @@ def scores_of(
     }
     for k in ks:
         found[f"recall_at_{k}"] = metrics.recall_at(relevant, k)
+        found[f"share_found_at_{k}"] = metrics.share_found_at(relevant, relevant_total, k)
         found[f"precision_at_{k}"] = metrics.precision_at(relevant, k)
         found[f"map_at_{k}"] = metrics.average_precision_at(relevant, relevant_total, k)
         found[f"ndcg_at_{k}"] = metrics.ndcg_at(relevant, relevant_total, k)

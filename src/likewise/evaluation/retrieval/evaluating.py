@@ -69,8 +69,8 @@ def evaluate_retrieval(
             a class that no query has.
         groups: any integers, (q,). Without references also the groups of what is found.
         reference_groups: the same of the references, (m,).
-        ks: ranks at which recall, precision, MAP and nDCG are wanted; without it those of 1, 5
-            and 10 that every query has references for.
+        ks: ranks at which recall, share found, precision, MAP and nDCG are wanted; without it
+            those of 1, 5 and 10 that every query has references for.
         classes_as_sample: intervals for new classes instead of new queries; with fewer than 10
             classes there are none.
         clustering: also NMI and AMI of as many k-means clusters of the queries as they have
@@ -186,6 +186,7 @@ def evaluate_retrieval(
         map_at_r=means["map_at_r"],
         mean_reciprocal_rank=means["reciprocal_rank"],
         recall_at_k={k: means[f"recall_at_{k}"] for k in ks},
+        share_found_at_k={k: means[f"share_found_at_{k}"] for k in ks},
         precision_at_k={k: means[f"precision_at_{k}"] for k in ks},
         map_at_k={k: means[f"map_at_{k}"] for k in ks},
         ndcg_at_k={k: means[f"ndcg_at_{k}"] for k in ks},

@@ -23,6 +23,8 @@ class RetrievalResult:
         mean_reciprocal_rank: mean of 1 / rank of the nearest item of the class.
         recall_at_k: by k, share of queries with any item of their class among the k nearest; the
             field's recall@k, which is the hit rate.
+        share_found_at_k: by k, mean share of the R items of the class that are among the k
+            nearest; the recall@k of information retrieval.
         precision_at_k: by k, share of the k nearest that are of the class.
         map_at_k: by k, mean average precision among the k nearest, divided by min(k, R).
         ndcg_at_k: by k, the discounted gain of the k nearest, as a share of the ideal order's.
@@ -34,8 +36,8 @@ class RetrievalResult:
         left_out: queries that were not, as no item they may find is of their class.
         unlabeled: queries and references that had no label, and are left out of everything.
         per_query: the scores of each counted query by name ("precision_at_1", "r_precision",
-            "map_at_r", "reciprocal_rank", "recall_at_5", "precision_at_5", "map_at_5", "ndcg_at_5",
-            ..., "rank"), (q,) float64.
+            "map_at_r", "reciprocal_rank", "recall_at_5", "share_found_at_5", "precision_at_5",
+            "map_at_5", "ndcg_at_5", ..., "rank"), (q,) float64.
         counted: which of the queries given were counted, ascending, (q,).
         query_labels: their class codes, (q,).
         without_classes: by the names of `per_query`, the mean without each of the parts that the
@@ -50,6 +52,7 @@ class RetrievalResult:
     map_at_r: Estimate
     mean_reciprocal_rank: Estimate
     recall_at_k: dict[int, Estimate]
+    share_found_at_k: dict[int, Estimate]
     precision_at_k: dict[int, Estimate]
     map_at_k: dict[int, Estimate]
     ndcg_at_k: dict[int, Estimate]
@@ -87,6 +90,7 @@ class RetrievalResult:
             "map_at_r",
             "mean_reciprocal_rank",
             "recall_at_k",
+            "share_found_at_k",
             "precision_at_k",
             "map_at_k",
             "ndcg_at_k",

@@ -199,6 +199,11 @@ class InFolder:
         )
         self.database.acknowledge(facts)
 
+    def reserve(self, count: int) -> None:
+        """Make room in memory for so many items in all."""
+        self._check_open()
+        self.held.reserve(count)
+
     def clear(self, now: Snapshot) -> None:
         """Forget all items."""
         self.commit(now, class_names=now.class_names, removed=np.arange(len(now)))
@@ -236,9 +241,7 @@ class InFolder:
         """Say which encoder made the embeddings."""
         facts = replace(facts_after(self.facts, added=None, removed=0), encoder=encoder)
         names = self.current.class_names
-        self.database.commit(
-            facts, removed=[], rows=iter(()), labels=iter(()), names=(), changes=[]
-        )
+        self.database.commit(facts)
         self.held.take_in(facts, names)
         self.database.acknowledge(facts)
 

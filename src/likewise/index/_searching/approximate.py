@@ -98,7 +98,6 @@ class Search:
             with self._lock:
                 self._take_over()
 
-    @torch.no_grad()
     def nearest(
         self,
         queries: Float[Tensor, "q d"],

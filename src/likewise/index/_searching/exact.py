@@ -29,6 +29,7 @@ from likewise.index._searching.storage import dimension, unpack
 BLOCK = 2**22  # numbers in one intermediate tensor; a few of them live at once, about 64 MB
 CACHE = 2**17  # numbers of which a few copies stay in a core's own memory
 SPARE = 16  # candidates beyond k
+AT_ONCE = 2**16  # numbers in all pairs; up to here ranking all takes less than proposing some
 UNIT = 2**-21  # so near to 1 a length counts as 1; less than the bound of the rounding leaves
 
 # Searched by a matrix product. Keyed by the distance itself: a user's own that happens to be
@@ -57,12 +58,12 @@ def _about_one(query: Tensor, longest: float, value: Tensor) -> Tensor:
 class ExactSearch:
     """The k rows nearest to each query, exactly as a full sort by `distance.paired` has them.
 
-    A matrix product, FAISS for Manhattan, or `distance.matrix` for any other distance proposes a
-    few more candidates than k, and `distance.paired` ranks them, equals by position. What was
-    not proposed is at least as far as the last candidate, up to rounding. Where that leaves the
-    k-th place open (many near-equal rows), every row that rounding allows to be nearer than it
-    is ranked as well: at most the whole gallery once, by the definition, and no further than
-    the k-th distance of 0.
+    Few pairs are all ranked by `distance.paired`. Of more, a matrix product, FAISS for Manhattan,
+    or `distance.matrix` for any other distance proposes a few more candidates than k, and
+    `distance.paired` ranks them, equals by position. What was not proposed is at least as far as
+    the last candidate, up to rounding. Where that leaves the k-th place open (many near-equal
+    rows), every row that rounding allows to be nearer than it is ranked as well: at most the whole
+    gallery once, by the definition, and no further than the k-th distance of 0.
 
     Several threads may search at once.
 
@@ -93,7 +94,6 @@ class ExactSearch:
             search._all_unit = self._all_unit
         return search
 
-    @torch.no_grad()
     def nearest(
         self,
         queries: Float[Tensor, "q d"],
@@ -136,10 +136,12 @@ class ExactSearch:
                 self._catch_up(stored)
                 numbers, middle = torch.from_numpy(self._numbers.view[first:size]), self._middle
                 longest, all_unit = self._longest, self._all_unit
-            part = _Part(self._distance, stored[first:], numbers, longest, middle, all_unit)
+            rows = stored[first:] if first else stored
+            part = _Part(self._distance, rows, numbers, longest, middle, all_unit)
             may = None if allowed is None else allowed[first:]
             distances, positions = part.nearest(queries, found_count, may)
-        positions += first
+        if first:
+            positions += first
         if found_count < k:
             distances = F.pad(distances, (0, k - found_count), value=torch.inf)
             positions = F.pad(positions, (0, k - found_count), value=-1)
@@ -182,6 +184,9 @@ class _Part:
         self, queries: Tensor, k: int, allowed: Tensor | None
     ) -> tuple[Float[Tensor, "q k"], Int[Tensor, "q k"]]:
         count = min(k + SPARE, len(self.stored))
+        is_small = allowed is None and queries.numel() * len(self.stored) <= AT_ONCE
+        if is_small or count == len(self.stored):
+            return self._all_ranked(queries, k)
         parts = []
         for asked in chunks(queries, count * queries.shape[1]):
             proposed, beyond = self._propose(asked, count, allowed)
@@ -191,20 +196,33 @@ class _Part:
         distances, positions, is_open = (
             parts[0] if len(parts) == 1 else map(torch.cat, zip(*parts, strict=True))
         )
-        if count < len(self.stored):
-            for chunk in chunks(is_open.nonzero().squeeze(1), CACHE):
-                limits = distances[chunk, -1]
-                near, at = self._settle(queries[chunk], k, limits, allowed)
-                distances[chunk], positions[chunk] = near, at
+        for chunk in chunks(is_open.nonzero().squeeze(1), CACHE):
+            limits = distances[chunk, -1]
+            near, at = self._settle(queries[chunk], k, limits, allowed)
+            distances[chunk], positions[chunk] = near, at
+        return distances, positions
+
+    def _all_ranked(
+        self, queries: Tensor, k: int
+    ) -> tuple[Float[Tensor, "q k"], Int[Tensor, "q k"]]:
+        stored, count = unpack(self.stored), len(self.stored)
+        ranked = []
+        for asked in chunks(queries, stored.numel()):
+            many = len(asked)
+            each = asked.expand(count, -1) if many == 1 else asked.repeat_interleave(count, dim=0)
+            near = stored if many == 1 else stored.repeat(many, 1)
+            exact = checked_paired(self.distance, each, near).view(many, count)
+            distances, positions = exact.sort(dim=1, stable=True)
+            ranked.append((distances[:, :k], positions[:, :k]))
+        if len(ranked) == 1:
+            return ranked[0]
+        distances, positions = map(torch.cat, zip(*ranked, strict=True))
         return distances, positions
 
     def _propose(
         self, queries: Tensor, count: int, allowed: Tensor | None
     ) -> tuple[Int[Tensor, "q c"], Float[Tensor, " q"]]:
         """Candidates of each query, and a distance below which nothing else lies."""
-        if count == len(self.stored):
-            everything = torch.arange(count).expand(len(queries), count)
-            return everything, queries.new_full((len(queries),), torch.inf)
         if self.distance in BY_PRODUCT:
             return self._propose_by_product(queries, count, allowed)
         if self.distance is MANHATTAN:
