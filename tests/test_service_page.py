@@ -173,10 +173,6 @@ def things(page):
     return page.locator("section:not([hidden]) .thing")
 
 
-def focused(page):
-    return page.evaluate("document.activeElement.outerHTML")
-
-
 def test_an_upload_is_matched_and_the_answer_told_whole(page):
     upload(page, COLORS["red"], 77)
     expect(answer(page)).to_have_text("red")
@@ -252,7 +248,7 @@ def test_unknowns_are_listed_newest_first_and_enrolled_or_forgotten(page):
     rows.first.get_by_role("button", name="Enroll").click()
     expect(rows).to_have_count(1)
     expect(page.get_by_role("status")).to_contain_text("Enrolled as “pink”")
-    assert "<input" in focused(page)
+    expect(page.locator(".thing input")).to_be_focused()
     rows.first.get_by_role("button", name="Forget").click()
     expect(rows).to_have_count(0)
     expect(page.get_by_role("heading", level=2)).to_be_focused()
@@ -403,7 +399,7 @@ def test_the_keyboard_is_enough(page):
     page.keyboard.type("amber")
     page.keyboard.press("Enter")
     expect(answer(page)).to_have_text("amber")
-    assert "Relabel" in focused(page)
+    expect(things(page).first.get_by_role("button", name="Relabel")).to_be_focused()
 
 
 @pytest.mark.parametrize("width", WIDTHS.values(), ids=WIDTHS)
