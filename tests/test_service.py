@@ -514,7 +514,7 @@ def test_an_unknown_is_kept_enrolled_and_then_known(images, tmp_path):
         assert told["label"] is None
         id_ = told["unknown_id"]
         again = client.post("/v1/match", files=upload).json()["answers"][0]
-        assert (again["label"], again["unknown_id"]) == (None, None)  # there once
+        assert (again["label"], again["unknown_id"]) == (None, id_)  # there once
         (kept,) = client.get("/v1/unknowns").json()["unknowns"]
         assert (kept["id"], kept["distance"], kept["picture"]) == (id_, told["distance"], True)
         assert kept["nearest"] == told["neighbors"][0]["label"]

@@ -61,7 +61,8 @@ class Queue:
         self._is_open = True
         self._pruned = 0.0
         prints, there, _ = self.gallery.fingerprints()
-        self._prints = set(prints[there].tolist())
+        kept = self.gallery.ids[there.numpy()].tolist() if bool(there.any()) else []
+        self._ids: dict[int, str] = dict(zip(prints[there].tolist(), kept, strict=True))
         self._thread = threading.Thread(target=self._run, name="likewise-unknowns", daemon=True)
         self._thread.start()
 
@@ -71,7 +72,7 @@ class Queue:
     def offer(self, decided: Decided) -> None:
         """Keep the unknowns of an answer, which then tells their ids.
 
-        An item that is there already is not kept a second time.
+        An item that is there already is not kept a second time, and has the id of the first.
         """
         answers = decided.answers.answers
         rows = [row for row, answer in enumerate(answers) if answer.label is None]
@@ -83,10 +84,11 @@ class Queue:
             answer, print_ = answers[row], int(found.fingerprints[at])
             given = decided.ready[row].given
             with self._lock:
-                if print_ in self._prints:
+                answer.unknown_id = self._ids.get(print_)
+                if answer.unknown_id is not None:
                     continue
-                self._prints.add(print_)
                 answer.unknown_id = f"{int(now * 1000):012x}{uuid.uuid4().hex[:12]}"
+                self._ids[print_] = answer.unknown_id
                 facts = {
                     "fingerprint": print_,
                     "time": now,
@@ -185,7 +187,7 @@ class Queue:
 
     def _forget(self, ids: Sequence[str]) -> None:
         for facts in self.gallery.metadata(ids):
-            self._prints.discard(facts["fingerprint"])
+            self._ids.pop(facts["fingerprint"], None)
         self.gallery.remove(ids)
 
     def _check(self, id_: str) -> None:
