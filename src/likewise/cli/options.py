@@ -140,19 +140,23 @@ def reads_data(command: Callable[..., None]) -> Callable[..., None]:
 
 
 class Loss(StrEnum):
-    """Losses by name; `threshold` with --pairs only."""
+    """Losses by name; `threshold` with --pairs only, and four with --no-labels only."""
 
     ARCFACE = "arcface"
+    BARLOW_TWINS = "barlow-twins"
     CIRCLE = "circle"
     CONTRASTIVE = "contrastive"
     COSFACE = "cosface"
     MULTI_SIMILARITY = "multi-similarity"
     NT_XENT = "nt-xent"
     PROXY_ANCHOR = "proxy-anchor"
+    SIMCLR = "simclr"
+    SIMSIAM = "simsiam"
     SOFTMAX = "softmax"
     SUPERVISED_CONTRASTIVE = "supervised-contrastive"
     THRESHOLD = "threshold"
     TRIPLET = "triplet"
+    VICREG = "vicreg"
 
 
 class Augment(StrEnum):
@@ -162,6 +166,7 @@ class Augment(StrEnum):
     LIGHT = "light"
     PHOTOS = "photos"
     STRONG = "strong"
+    VIEWS = "views"
 
 
 class MadeClasses(StrEnum):
@@ -200,6 +205,14 @@ class Head(StrEnum):
     LINEAR = "linear"
     MLP = "mlp"
     WHITENING = "whitening"
+
+
+class Projection(StrEnum):
+    """What becomes of the layers behind the encoder."""
+
+    DROP = "drop"
+    KEEP = "keep"
+    NONE = "none"
 
 
 class Precision(StrEnum):
