@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from jaxtyping import Float
@@ -146,7 +147,7 @@ class ViewAugment:
         return sample(images, places, "border")
 
 
-def _still(**changes: float) -> Augment:
+def _still(**changes: Any) -> Augment:
     """Changes that move no pixel."""
     return Augment(degrees=0.0, translate=0.0, scale=(1.0, 1.0), **changes)
 

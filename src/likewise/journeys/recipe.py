@@ -165,9 +165,11 @@ class Recipe:
         else:
             check_count("cross_fit", self.cross_fit, 2)
         self._check_labels()
-        allowed = GIVEN_PAIRS_LOSSES if self.pairs else (*PAIR_LOSSES, *CLASS_LOSSES)
+        allowed: tuple[str, ...] = (*PAIR_LOSSES, *CLASS_LOSSES)
         if not self.labels:
             allowed = VIEW_LOSSES
+        elif self.pairs:
+            allowed = GIVEN_PAIRS_LOSSES
         if self.loss is not None:
             check_choice("loss", self.loss, allowed)
         if self.margin is not None:
