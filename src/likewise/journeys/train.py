@@ -234,7 +234,7 @@ def train(
     if features is None:
         done = _Fitted(encoder, fit(encoder, seen))
         if layers is not None and recipe.projection == "keep":
-            encoder = nn.Sequential(start.whole, unlabeled.kept_layers(layers))
+            encoder = nn.Sequential(start.whole, layers, encoders.Normalize()).eval()
     elif head is not None:
         done = fit_head(seen)
         encoder = nn.Sequential(start.body, done.module)

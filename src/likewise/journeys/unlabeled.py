@@ -44,19 +44,25 @@ def batches_of(recipe: Recipe, items: int, batches: int) -> ShuffledBatchSampler
     return ShuffledBatchSampler(items, batch_size=size, batches=batches, seed=recipe.seed)
 
 
-def projector(recipe: Recipe, dim: int) -> MLPEncoder | None:
-    """The layers behind an encoder of `dim` numbers, if the recipe has any."""
+def projector(recipe: Recipe, dim: int) -> nn.Module | None:
+    """The layers behind an encoder of `dim` numbers, if the recipe has any.
+
+    For SimSiam they end in a batch normalization, as in its paper: without, fewer dimensions vary.
+    """
     if recipe.projection == "none":
         return None
-    return MLPEncoder(
-        (dim,),
-        hidden=(HIDDEN,),
-        embedding_dim=DIMS.get(recipe.loss_name, HIDDEN),
-        normalize=False,
-    )
+    width = _compared(recipe, dim)
+    made = MLPEncoder((dim,), hidden=(HIDDEN,), embedding_dim=width, normalize=False)
+    if recipe.loss_name == "simsiam":
+        return nn.Sequential(made, nn.BatchNorm1d(width, affine=False))
+    return made
 
 
-def criterion(recipe: Recipe, layers: MLPEncoder | None, dim: int) -> losses.OnViews:
+def _compared(recipe: Recipe, dim: int) -> int:
+    return dim if recipe.projection == "none" else DIMS.get(recipe.loss_name, HIDDEN)
+
+
+def criterion(recipe: Recipe, layers: nn.Module | None, dim: int) -> losses.OnViews:
     """The loss that the recipe names, with the layers that are left out of the model.
 
     Args:
@@ -64,7 +70,7 @@ def criterion(recipe: Recipe, layers: MLPEncoder | None, dim: int) -> losses.OnV
         layers: What `projector` made.
         dim: Numbers of the encoder.
     """
-    compared = dim if layers is None else int(layers.config["embedding_dim"])
+    compared = _compared(recipe, dim)
     made: nn.Module
     if recipe.loss_name == "simsiam":
         hidden = max(1, compared // NARROWER)
@@ -79,13 +85,6 @@ def criterion(recipe: Recipe, layers: MLPEncoder | None, dim: int) -> losses.OnV
             "vicreg": losses.VICRegLoss,
         }[recipe.loss_name]()
     return losses.OnViews(made, projector=layers if recipe.projection == "drop" else None)
-
-
-def kept_layers(layers: MLPEncoder) -> MLPEncoder:
-    """The same layers with embeddings of unit length."""
-    made = MLPEncoder(**{**layers.config, "normalize": True})
-    made.load_state_dict(layers.state_dict())
-    return made.to(next(layers.parameters()).device).eval()
 
 
 def has_labels(source: data.Dataset) -> bool:
