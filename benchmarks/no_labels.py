@@ -10,7 +10,8 @@ the same items, views, batch size, steps and schedule. Ours is `likewise.train` 
 Judged by the share of test items whose nearest training item has their label: Fashion-MNIST (5,000
 training items, 2,000 test items, drawn once) and photos-50 at 64 pixels (every third photograph of
 a class is a test item). The interval of the difference is that of a mean over test items,
-each with its mean over the seeds. Needs lightly: `pip install --no-deps lightly==1.6.0 lightly-utils`.
+each with its mean over the seeds. Needs lightly:
+`pip install --no-deps lightly==1.6.0 lightly-utils`.
 """
 
 import argparse
@@ -23,7 +24,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 import likewise as lw
 from likewise import data
@@ -35,22 +36,22 @@ HOME = Path(os.environ.get("LIKEWISE_DATA", "../shared/data"))
 SEEDS, BATCH, HIDDEN, COMPARED, RATE = (0, 1, 2), 128, 512, 128, 1e-3
 
 
-def fashion(seed: int = 0) -> tuple[data.Dataset, data.Dataset]:
+def fashion(items: int, seed: int = 0) -> tuple[data.Dataset, data.Dataset]:
     """Some of Fashion-MNIST to train on, and some to judge on."""
     parts = []
-    for split, count in (("train", 5000), ("test", 2000)):
+    for split, count in (("train", items), ("test", 2000)):
         whole = data.load(HOME / "fashion-mnist", split=split)
         rows = torch.randperm(len(whole), generator=torch.Generator().manual_seed(seed))[:count]
         parts.append(_read(data.Subset(whole, rows.tolist())))
     return parts[0], parts[1]
 
 
-def photographs() -> tuple[data.Dataset, data.Dataset]:
+def photographs(side: int) -> tuple[data.Dataset, data.Dataset]:
     """Two thirds of the photographs of each class, and the others."""
     with tempfile.TemporaryDirectory() as folder:
         with zipfile.ZipFile(HOME / "photos-50" / "photos_50_classes.zip") as files:
             files.extractall(folder)
-        whole = data.load(folder, image_size=64, channels=3)
+        whole = data.load(folder, image_size=side, channels=3)
         test = torch.zeros(len(whole), dtype=torch.bool)
         for code in whole.labels.unique():
             test[(whole.labels == code).nonzero().flatten()[::3]] = True
@@ -133,13 +134,16 @@ def main() -> None:
     words.add_argument("--epochs", type=int, default=30)
     words.add_argument("--photo-epochs", type=int, default=100)
     words.add_argument("--device", default="cpu")
+    words.add_argument("--items", type=int, default=5000)
+    words.add_argument("--side", type=int, default=64)
+    words.add_argument("--only", nargs="+", default=VIEW_LOSSES)
     words.add_argument("--seeds", type=int, default=len(SEEDS))
     words.add_argument("--out", type=Path, default=Path("no_labels.json"))
     given = words.parse_args()
     told: dict[str, Any] = {}
     for name, read, epochs in (
-        ("fashion-mnist", fashion, given.epochs),
-        ("photos-50", photographs, given.photo_epochs),
+        ("fashion-mnist", lambda: fashion(given.items), given.epochs),
+        ("photos-50", lambda: photographs(given.side), given.photo_epochs),
     ):
         train, test = read()
         rows: dict[str, list[Tensor]] = {}
@@ -147,7 +151,7 @@ def main() -> None:
             made = {
                 "untrained": untrained(train, seed),
                 "lightly simclr": theirs(train, epochs, seed, given.device),
-                **{loss: ours(train, loss, epochs, seed, given.device) for loss in VIEW_LOSSES},
+                **{loss: ours(train, loss, epochs, seed, given.device) for loss in given.only},
             }
             for row, model in made.items():
                 rows.setdefault(row, []).append(right(model, train, test))
