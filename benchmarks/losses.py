@@ -1,7 +1,7 @@
 """Losses and miners beside pytorch-metric-learning: forward and backward on the same batch.
 
     python benchmarks/losses.py            the table of times
-    python benchmarks/losses.py --small    batches of 32 to 256 items
+    python benchmarks/losses.py --small    batches of 32 to 512 items
     python benchmarks/losses.py --growth   time and memory from 256 to 8,192 items, with a plot
 
 Each row takes both in turn, so that a machine which slows down slows both, and gives medians and
@@ -9,6 +9,7 @@ their ratio. The distances are part of the time on both sides. Embeddings are un
 """
 
 import argparse
+import importlib.util
 import math
 import resource
 import statistics
@@ -26,7 +27,7 @@ import torch.nn.functional as F
 import likewise as lw
 
 LEAST_SECONDS = 2.0  # per row
-SMALL = [(32, 4, 64), (64, 8, 64), (64, 4, 128), (128, 8, 64), (256, 8, 128)]
+SMALL = [(32, 4, 64), (64, 8, 64), (64, 4, 128), (128, 8, 64), (256, 8, 128), (512, 16, 128)]
 Case = tuple[str, int, int, Callable[[], Any], Callable[[], Any]]
 
 
@@ -50,12 +51,13 @@ def with_miner(loss: Any, miner: Any) -> Any:
 
 def cases(dim: int = 64) -> list[Case]:
     """Name, items, items per class, ours, and the peer's."""
-    from pytorch_metric_learning import distances, losses, miners
+    from pytorch_metric_learning import distances, losses, miners, reducers
 
     ours = lw.losses
     euclidean = distances.LpDistance(normalize_embeddings=False)
     classes = 512 // 16
     weighted = {"num_classes": classes, "embedding_size": dim}
+    weights = torch.rand(classes, generator=torch.Generator().manual_seed(0)) + 0.5
     plain = {"margin": 0.2, "distance": euclidean}
 
     def triplets(miner: Any) -> Any:
@@ -117,6 +119,12 @@ def cases(dim: int = 64) -> list[Case]:
             lambda: losses.SubCenterArcFaceLoss(**weighted),
         ),
         (
+            "ArcFace, class weights",
+            *(512, 16),
+            lambda: ours.ClassWeighted(ours.ArcFaceLoss(dim, classes), weights),
+            lambda: losses.ArcFaceLoss(**weighted, reducer=reducers.ClassWeightedReducer(weights)),
+        ),
+        (
             "CosFace",
             *(512, 16),
             lambda: ours.CosFaceLoss(dim, classes),
@@ -147,6 +155,45 @@ def cases(dim: int = 64) -> list[Case]:
             lambda: ours.NormalizedSoftmaxLoss(dim, classes),
             lambda: losses.NormalizedSoftmaxLoss(**weighted),
         ),
+        (
+            "margin",
+            *(512, 16),
+            lambda: ours.MarginLoss(),
+            lambda: losses.MarginLoss(learn_beta=True, distance=euclidean),
+        ),
+        (
+            "margin, distance-weighted",
+            *(512, 16),
+            lambda: ours.MarginLoss(miner=lw.miners.distance_weighted(dim)),
+            lambda: with_miner(
+                losses.MarginLoss(learn_beta=True, distance=euclidean),
+                miners.DistanceWeightedMiner(),
+            ),
+        ),
+        (
+            "contrastive, pair margin",
+            *(512, 16),
+            lambda: ours.ContrastiveLoss(
+                squared=False, average="active", miner=lw.miners.pair_margin(1.2, 1.5)
+            ),
+            lambda: with_miner(
+                losses.ContrastiveLoss(distance=euclidean),
+                miners.PairMarginMiner(1.2, 1.5, distance=euclidean),
+            ),
+        ),
+        (
+            "intra-pair variance",
+            *(512, 16),
+            lambda: ours.IntraPairVarianceLoss(),
+            lambda: losses.IntraPairVarianceLoss(),
+        ),
+        (
+            "tuplet margin",
+            *(128, 8),  # at 512 / 16 one matrix of the peer's takes 8 GB
+            lambda: ours.TupletMarginLoss(),
+            lambda: losses.TupletMarginLoss(),
+        ),
+        *graded(),
         ("N-pairs", 512, 16, lambda: ours.NPairsLoss(), lambda: losses.NPairsLoss()),
         (
             "Proxy-Anchor",
@@ -192,6 +239,32 @@ def cases(dim: int = 64) -> list[Case]:
             lambda: ours.ThresholdConsistencyLoss(),
             lambda: losses.ThresholdConsistentMarginLoss(),
         ),
+    ]
+
+
+def graded() -> list[Case]:
+    """Graded pairs beside sentence-transformers, where that is installed: half the items a side."""
+    if importlib.util.find_spec("sentence_transformers") is None:
+        return []
+    from sentence_transformers.sentence_transformer.losses import CoSENTLoss
+
+    def of_sides(loss: Any) -> Any:
+        def call(points: torch.Tensor, labels: torch.Tensor) -> Any:
+            a, b = points.chunk(2)
+            return loss(a, b, torch.linspace(0, 1, len(a)))
+
+        return call
+
+    def peer(a: torch.Tensor, b: torch.Tensor, grades: torch.Tensor) -> Any:
+        return CoSENTLoss(None).compute_loss_from_embeddings([a, b], grades)
+
+    return [
+        (
+            "graded pairs (CoSENT)",
+            *(512, 16),
+            lambda: of_sides(lw.losses.GradedPairsLoss()),
+            lambda: of_sides(peer),
+        )
     ]
 
 
@@ -257,7 +330,8 @@ def small(only: str, pairs: int) -> None:
     for size, per_class, dim in SMALL:
         for name, _, _, make_ours, make_peer in cases(dim):
             # At 256 items the peer takes 12 s for a step of NT-Xent, 25 s of lifted structure.
-            if only not in name or (size > 64 and name in ("NT-Xent", "lifted structure")):
+            slow = ("NT-Xent", "lifted structure", "tuplet margin")
+            if only not in name or (size > 64 and name in slow):
                 continue
             points, labels = batch(size, per_class, dim)
             sides = make_ours(), make_peer()

@@ -196,7 +196,7 @@ def test_tensorboard_gets_the_scores_of_every_epoch(train, tmp_path):
         (("--evaluate", "nowhere"), "--evaluate must be one of digits, mnist, "),
         (("--evaluate", ""), "or a path that exists, got ''"),
         (("--evaluate-every", 0), "--evaluate-every must be at least 1, got 0"),
-        (("--split", "foo"), "split must be one of all, test, train, val, got 'foo'"),
+        (("--split", "foo"), "split must be one of all, gallery, query, test, train, val, got"),
         (("--track", "paper"), "--track must be one of mlflow, tensorboard, wandb, got 'paper'"),
     ],
 )

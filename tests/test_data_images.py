@@ -1,9 +1,11 @@
 import pickle
+import struct
+import zlib
 
 import numpy as np
 import pytest
 import torch
-from PIL import Image, ImageOps
+from PIL import Image, ImageFile, ImageOps
 from torch.utils.data import DataLoader
 
 from likewise.data import ImageFiles, Preprocess, images, items
@@ -442,3 +444,28 @@ def test_no_more_is_kept_than_the_limit_allows(tmp_path, decoded, monkeypatch):
     monkeypatch.setenv("LIKEWISE_MAX_KEPT", "-1")
     with pytest.raises(InputError, match="LIKEWISE_MAX_KEPT must be a whole number of at least 0"):
         ImageFiles(paths, list("abab"))
+
+
+@pytest.mark.parametrize("late", [None, "exif", "text"])
+def test_the_header_of_a_png_is_read_without_its_pixels(tmp_path, monkeypatch, late):
+    path = tmp_path / "a.png"
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    noise = np.random.default_rng(0).integers(0, 255, (20, 30, 3)).astype(np.uint8)
+    Image.fromarray(noise).save(path)
+    if late is not None:  # behind the pixels, where some cameras and editors put it
+        content = path.read_bytes()
+        body = exif.tobytes().removeprefix(b"Exif\0\0") if late == "exif" else b"Comment\0x"
+        name = b"eXIf" if late == "exif" else b"tEXt"
+        chunk = name + body
+        added = struct.pack(">I", len(body)) + chunk + struct.pack(">I", zlib.crc32(chunk))
+        path.write_bytes(content[:-12] + added + content[-12:])
+    decoded = []
+    real = ImageFile.ImageFile.load
+    monkeypatch.setattr(
+        ImageFile.ImageFile, "load", lambda self: decoded.append(path) or real(self)
+    )
+    found = ImageFiles([path], [0])
+    assert found.item_shape == ((3, 30, 20) if late == "exif" else (3, 20, 30))
+    assert bool(decoded) == (late is not None)
+    assert found[0][0].shape == found.item_shape

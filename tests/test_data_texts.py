@@ -384,3 +384,22 @@ def test_train_says_that_its_network_takes_no_texts(run, table, tmp_path):
         *("train", table, "--text", "question", "--label", "intent", "--out", tmp_path / "m")
     )
     assert (status, "for texts, got none. Use --encoder sentence:" in err) == (2, True), err
+
+
+def test_texts_are_encoded_once_with_a_cache(tmp_path):
+    seen = []
+
+    class Counted(Bag):
+        def forward(self, given):
+            seen.extend(given)
+            return super().forward(given)
+
+    encoder = Counted()
+    given = ["a card", "my PIN", "a card"]
+    first = lw.embed(encoder, given, cache=tmp_path)
+    seen.clear()
+    again = lw.embed(encoder, [*given[::-1], "something new"], cache=tmp_path)
+    assert seen == ["something new"]
+    torch.testing.assert_close(again.embeddings[:3], first.embeddings.flip(0))
+    torch.testing.assert_close(again.embeddings, lw.encode(encoder, [*given[::-1], seen[0]]))
+    assert torch.equal(again.fingerprints[:3], first.fingerprints.flip(0))

@@ -11,9 +11,11 @@ import pytest
 import torch
 
 import likewise as lw
+from likewise import training
 from likewise.encoders import SentenceEncoder, by_name, sentence_encoder
 from likewise.encoders._torchvision import retried
 from likewise.errors import ArtifactError, InputError, MissingExtra
+from likewise.samplers import SimilarLengthBatchSampler
 from oracles import seal_model
 
 if importlib.util.find_spec("transformers") is None:
@@ -201,6 +203,122 @@ def test_what_trains_and_what_stays_in_evaluation(folder):
     encoder = sentence_encoder(str(folder), trainable="partial").train()
     encoder(TEXTS).sum().backward()
     assert all(w.grad is not None for w in encoder.parameters() if w.requires_grad)
+
+
+@pytest.fixture
+def asked():
+    """Texts of three classes, six of each."""
+    texts = [word + " " + other for word in WORDS[4:7] for other in (*WORDS[3:8], "red red")]
+    return lw.data.TextDataset(texts, [word for word in WORDS[4:7] for _ in range(6)])
+
+
+def whole(folder, **wish):
+    """A recipe that trains all of the encoder in a folder, and no other beside it."""
+    usual = {"encoder": f"sentence:{folder}", "train": "all", "epochs": 1, "cross_fit": "off"}
+    return lw.Recipe(**{**usual, **wish})
+
+
+@pytest.fixture
+def fitted(monkeypatch):
+    """What `fit` was called with by `lw.train`, with the centers that it began at."""
+    calls, real = [], training.fit
+
+    def fit(encoder, loss, part, **options):
+        centers = getattr(loss, "centers", None)
+        begun = None if centers is None else centers.weight.detach().clone()
+        calls.append({"encoder": encoder, "loss": loss, "centers": begun, **options})
+        return real(encoder, loss, part, **options)
+
+    monkeypatch.setattr(training, "fit", fit)
+    return calls
+
+
+def shape_of(call):
+    """Classes in a batch, items of each, and batches in an epoch, as `fit` was told."""
+    names = ("classes_per_batch", "items_per_class", "batches")
+    if "batch_sampler" not in call:
+        return tuple(call[name] for name in names)
+    assert type(call["batch_sampler"]) is SimilarLengthBatchSampler
+    return tuple(getattr(call["batch_sampler"].sampler, name) for name in names)
+
+
+def test_all_of_a_sentence_encoder_trains_to_class_centers_that_begin_at_its_classes(
+    plain, asked, fitted
+):
+    recipe = whole(plain, batches=2, keep_aside=0)
+    model = lw.train(asked, recipe, device="cpu", progress=False)
+    (call,) = fitted
+    assert type(call["loss"]) is lw.losses.NormalizedSoftmaxLoss
+    assert (call["learning_rate"], call["loss_learning_rate"]) == (2e-4, pytest.approx(2e-3))
+    assert shape_of(call) == (3, 21, 2)
+    before = lw.encode(sentence_encoder(str(plain)), asked)
+    units = torch.nn.functional.normalize(before, dim=1)
+    means = torch.stack([units[asked.labels == code].mean(dim=0) for code in range(3)])
+    expected = torch.nn.functional.normalize(means, dim=1)
+    torch.testing.assert_close(call["centers"][:, 0], expected, atol=1e-5, rtol=1e-5)
+    assert not torch.equal(model.embed(asked), before)
+
+
+@pytest.mark.parametrize(
+    ("wish", "batch", "batches", "rates"),
+    [
+        ({}, (3, 21), 50, (2e-4, 2e-3)),
+        ({"train": "last"}, (3, 21), 50, (2e-4, 2e-3)),
+        ({"classes_per_batch": 2}, (2, 32), 50, (2e-4, 2e-3)),
+        ({"items_per_class": 40}, (1, 40), 50, (2e-4, 2e-3)),
+        ({"items_per_class": 1, "batches": 2}, (3, 1), 2, (2e-4, 2e-3)),
+        ({"learning_rate": 1e-5, "loss": "arcface"}, (3, 21), 50, (1e-5, 1e-4)),
+        ({"loss_learning_rate": 0.5, "loss": "softmax"}, (3, 21), 50, (2e-4, 0.5)),
+        ({"loss": "triplet"}, (None, None), 50, (2e-4, None)),
+        ({"train": "head", "loss": "softmax"}, (None, None), 50, (1e-3, None)),
+    ],
+)
+def test_batches_and_rates_fit_what_trains(
+    plain, asked, fitted, monkeypatch, wish, batch, batches, rates
+):
+    monkeypatch.setattr(training, "fit", lambda *_, **k: fitted.append(k) or 1 / 0)
+    recipe = whole(plain, **wish)
+    with pytest.raises(ZeroDivisionError):
+        lw.train(asked, recipe, device="cpu", progress=False)
+    (call,) = fitted
+    assert shape_of(call) == (*batch, batches)
+    assert (call["learning_rate"], call["loss_learning_rate"]) == pytest.approx(rates)
+
+
+def test_a_training_of_sentences_goes_on_from_its_checkpoint(plain, asked, tmp_path):
+    recipe = whole(plain, epochs=2, batches=2)
+
+    def stop(record, encoder):
+        if record["epoch"] == 2:
+            raise KeyboardInterrupt
+
+    settings = {"device": "cpu", "progress": False}
+    with pytest.raises(KeyboardInterrupt):
+        lw.train(asked, recipe, checkpoint=tmp_path / "kept", callbacks=[stop], **settings)
+    resumed = lw.train(asked, recipe, checkpoint=tmp_path / "kept", **settings)
+    assert resumed.fingerprint == lw.train(asked, recipe, **settings).fingerprint
+
+
+def test_a_class_loss_fits_the_head_behind_a_sentence_encoder(plain, asked):
+    recipe = whole(plain, head="linear", embedding_dim=5, batches=1)
+    assert lw.train(asked, recipe, device="cpu", progress=False).embed(TEXTS[:2]).shape == (2, 5)
+
+
+def test_the_command_line_trains_a_sentence_encoder(run, plain, asked, tmp_path):
+    table = tmp_path / "asked.csv"
+    names = [asked.class_names[code] for code in asked.labels]
+    rows = zip(asked.texts, names, strict=True)
+    table.write_text("question,intent\n" + "".join(f"{t},{n}\n" for t, n in rows))
+    options = ("--text", "question", "--label", "intent", "--encoder", f"sentence:{plain}")
+    options += ("--train", "all", "--loss-learning-rate", 0.01, "--epochs", 1, "--batches", 1)
+    options += ("--cross-fit", "off")
+    status, told, said = run("train", table, "--out", tmp_path / "m", *options, "--json")
+    assert status == 0, said
+    assert json.loads(told)["recipe"]["loss_learning_rate"] == 0.01
+    status, _, said = run("index", tmp_path / "m", table)
+    assert status == 0, said
+    status, _, said = run("train", table, "--out", tmp_path / "n", *options, "--loss", "circle")
+    assert (status, "--loss-learning-rate must be left out for circle" in said) == (2, True)
 
 
 def hostile(manifest, settings=None, **config):

@@ -323,6 +323,8 @@ def test_a_mapped_file_that_is_old_or_altered_is_not_used(tmp_path, monkeypatch)
         ("positions", lambda part: part + 1),  # the last is none that was given out
         ("positions", lambda part: part - 1),
         ("positions", lambda part: part[::-1].copy()),
+        ("positions", lambda part: part[[0, 2, 1, *range(3, len(part))]]),
+        ("positions", lambda part: part[[0, 1, 1, *range(3, len(part))]]),
         ("labels", lambda part: part - 2),
         ("labels", lambda part: part + 2),
         ("keys", lambda part: part - 1),
@@ -333,6 +335,28 @@ def test_a_mapped_file_of_numbers_that_cannot_be_is_not_used(tmp_path, monkeypat
     monkeypatch.setattr(mapped, "LEAST", 1)
     with filled(tmp_path / "g") as gallery:
         gallery.upsert(torch.ones(1, 4), ids=[3], metadata=[{"fingerprint": 7}])
+        snapshot = gallery._store.current
+    assert mapped.read_mapped(tmp_path / "g", snapshot.facts) is not None
+    (tmp_path / "g" / mapped.MAPPED).unlink()
+    arrays = snapshot.arrays._replace(**{name: change(getattr(snapshot.arrays, name))})
+    mapped.write_mapped(tmp_path / "g", SimpleNamespace(facts=snapshot.facts, arrays=arrays))
+    assert mapped.read_mapped(tmp_path / "g", snapshot.facts) is None
+
+
+@pytest.mark.parametrize(
+    ("name", "change"),
+    [
+        ("ends", lambda part: part[[0, 2, 1, *range(3, len(part))]]),
+        ("ends", lambda part: part[[0, 1, 1, *range(3, len(part))]]),  # an empty id
+        ("ends", lambda part: part - [0, 1, *[0] * (len(part) - 2)]),  # in the midst of a letter
+        ("ends", lambda part: part + (np.arange(len(part)) == len(part) - 1)),
+        ("text", lambda part: part | 0x80),
+    ],
+)
+def test_a_mapped_file_of_strings_that_cannot_be_is_not_used(tmp_path, monkeypatch, name, change):
+    monkeypatch.setattr(mapped, "LEAST", 1)
+    with Gallery(tmp_path / "g") as gallery:
+        gallery.add(gaussian(5, 4), ids=["aé", "bé", "cé", "dé", "e"])
         snapshot = gallery._store.current
     assert mapped.read_mapped(tmp_path / "g", snapshot.facts) is not None
     (tmp_path / "g" / mapped.MAPPED).unlink()

@@ -3,11 +3,13 @@
 import json
 import os
 import random
+import re
 import socket
 import sqlite3
 import sys
 import tracemalloc
 import zlib
+from functools import partial
 from pathlib import Path
 
 import msgspec
@@ -78,7 +80,6 @@ WRONG = [
     {"key": None},
     {"items": True},
     {"more": 1},
-    {"format": 2},
     {"next_id": 2**64},
 ]
 
@@ -104,7 +105,22 @@ def test_facts_that_are_rewritten_with_a_right_checksum_are_refused(gallery, cha
 @pytest.mark.parametrize("text", [b"[]", b"null", b"\xff", b"[" * 3000, b"{}", b'{"key": 1}', b""])
 def test_facts_that_are_none_are_refused(text):
     with pytest.raises(InputError):
-        Facts.of_text(text)
+        Facts.of_text(text, Path("g"))
+
+
+@pytest.mark.parametrize("written", [1, 3])
+def test_a_gallery_of_another_version_is_refused_as_such_and_left_alone(gallery, written):
+    facts = msgspec.structs.replace(last_acknowledged(gallery), format=written)
+    rewritten(gallery, format=written)
+    create_acknowledged(gallery, facts)
+    before = (gallery / "gallery.sqlite").read_bytes()
+    sentence = f"'{gallery}' must be of format 2, got format {written}, which another version of"
+    for look in (Gallery, partial(Gallery, read_only=True), check_gallery, repair_gallery):
+        with pytest.raises(GalleryError, match=f"^gallery {re.escape(sentence)}"):
+            look(gallery)
+    assert Gallery.is_at(gallery)
+    assert (gallery / "gallery.sqlite").read_bytes() == before
+    assert not [*gallery.glob("damaged-*")]
 
 
 def test_the_file_of_what_was_acknowledged_may_hold_anything(gallery):

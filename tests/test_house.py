@@ -23,7 +23,7 @@ FLOORS = [
     ["plots"],
     ["model"],
     ["journeys"],
-    ["pages"],
+    ["pages", "sklearn"],
     ["cli"],
 ]
 FLOOR_OF = {module: floor for floor, modules in enumerate(FLOORS) for module in modules}

@@ -18,6 +18,7 @@ from likewise.distances import (
     SQUARED_EUCLIDEAN,
     Distance,
 )
+from likewise.errors import InputTypeError
 from likewise.index import Gallery, Index
 from likewise.index._searching import exact as _search
 from likewise.index._snapshots import _run
@@ -648,3 +649,61 @@ def test_of_equal_keys_a_run_knows_the_last(keys):
     known, positions = _run(np.array(keys), np.arange(len(keys)))
     assert known.tolist() == sorted(last)
     assert dict(zip(known.tolist(), positions.tolist(), strict=True)) == last
+
+
+@pytest.mark.parametrize("kind", [Index, Gallery])
+def test_within_the_room_made_beforehand_nothing_is_copied(kind, tmp_path):
+    index = Index() if kind is Index else Gallery(tmp_path / "g")
+    for count in (50, 100):  # before there is a dimension, and after
+        index.reserve(count)
+        index.add(torch.ones(1, 4))
+        first = index.embeddings.data_ptr()
+        while len(index) < count:
+            index.add(torch.ones(7, 4)[: count - len(index)])
+        assert index.embeddings.data_ptr() == first
+    index.add(torch.ones(1, 4))
+    assert index.embeddings.data_ptr() != first
+    index.close()
+
+
+@pytest.mark.parametrize("count", [10**15, 2**70])
+def test_room_that_there_is_not_is_told(count):
+    index = Index()
+    index.add(torch.ones(2, 3))
+    with pytest.raises(MemoryError):
+        index.reserve(count)
+    assert index.add(torch.ones(1, 3)).tolist() == [2]
+
+
+def test_memory_of_rows_begins_where_products_are_fast():
+    index = Index()
+    for count in (1, 70, 700):
+        index.add(torch.ones(count, 3))
+        assert index.embeddings.data_ptr() % 64 == 0
+
+
+@pytest.mark.parametrize("names", [None, 5, "abc", [1, 2], ["a", None]])
+def test_class_names_are_a_list_of_strings(names):
+    index = Index(class_names=["a"])
+    for give in (
+        lambda: Index(class_names=names),
+        lambda: index.name_classes(names),
+        lambda: index.replace(torch.ones(1, 2), class_names=names),
+        lambda: Index.from_state(COSINE, {**index.state(), "class_names": names}),
+    ):
+        with pytest.raises(InputTypeError, match="class_names must be a list of strings, got"):
+            give()
+    assert index.class_names == ["a"]
+
+
+def test_a_state_is_checked_as_what_is_added():
+    index = Index()
+    index.add(torch.eye(2))
+    state = index.state()
+    assert (
+        Index.from_state(COSINE, {**state, "embeddings": [[1.0, 0.0], [0.0, 1.0]]}).dimension == 2
+    )
+    with pytest.raises(InputTypeError, match="embeddings must be"):
+        Index.from_state(COSINE, {**state, "embeddings": None})
+    with pytest.raises(InputTypeError, match="key must be text, got 5"):
+        index.column(5)

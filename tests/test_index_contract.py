@@ -28,6 +28,7 @@ class Reader:
             "clear",
             "name_classes",
             "replace",
+            "reserve",
             "backup",
         )
         return getattr(self.writer if name in writes else self.reader, name)
@@ -67,6 +68,16 @@ def filled(home, **options):
     one = home()
     one.add(torch.tensor([[0.0, 0.0], [3.0, 4.0], [6.0, 8.0]]), **options)
     return one
+
+
+def test_room_made_beforehand_changes_no_item(home):
+    one, parts = home(), gaussian(3, 10, 4)
+    one.reserve(25)
+    for part in parts:
+        one.add(part)
+    one.reserve(5)
+    assert one.ids.tolist() == list(range(30))
+    torch.testing.assert_close(one.embeddings, parts.flatten(0, 1), rtol=0, atol=0)
 
 
 def test_all_homes_answer_alike(home):

@@ -2,6 +2,7 @@
 
 import importlib.util
 import json
+import warnings
 
 import numpy as np
 import pytest
@@ -312,3 +313,55 @@ def test_a_model_without_its_encoder_tells_what_it_holds_and_embeds_nothing(tmp_
     model.index.close()
     folder = model.save(tmp_path / "model")
     assert len(lw.load(folder, without_encoder=True).index) == 96
+
+
+def test_an_interrupted_training_of_a_head_encodes_nothing_again(
+    run, tmp_path, random_weights, monkeypatch
+):
+    photographs(tmp_path / "photos")
+    monkeypatch.chdir(tmp_path)
+    words = ("train", "photos", "--encoder", TINY, "--epochs", 1, "--batches", 2, "--device", "cpu")
+    seen = []
+    real, tried = naming.Backbone.forward, frozen.tried
+
+    def counted(self, images):
+        seen.append(len(images))
+        return real(self, images)
+
+    def stopped(*arguments):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(naming.Backbone, "forward", counted)
+    monkeypatch.setattr(frozen, "tried", stopped)
+    status, _, err = run(*words, "--out", "m")
+    assert (status, sum(seen)) == (130, 24)
+    assert "the features are kept in m.checkpoint; go on with --resume" in err
+    monkeypatch.setattr(frozen, "tried", tried)
+    assert "--resume must go on with" in run(*words, "--out", "m")[2]
+    seen.clear()
+    status, _, err = run(*words, "--out", "m", "--resume")
+    assert status == 0, err
+    assert sum(seen) == 24, "only what is checked at the end"
+    assert not (tmp_path / "m.checkpoint").exists()
+    status, _, err = run(*words, "--out", "whole")
+    assert status == 0, err
+    files = sorted((tmp_path / "photos").rglob("*.png"))[:3]
+    assert torch.equal(lw.load("m").embed(files), lw.load("whole").embed(files))
+
+
+def test_changes_of_items_are_refused_for_a_frozen_encoder(tmp_path, random_weights):
+    photographs(tmp_path / "photos", per_class=4)
+    with pytest.raises(InputError, match="augment must be left out for an encoder that does not"):
+        lw.train(
+            tmp_path / "photos", lw.Recipe(encoder=TINY), augment=lambda images: images.flip(-1)
+        )
+
+
+def test_several_sizes_are_no_news_where_the_encoder_says_the_size(tmp_path, random_weights):
+    photographs(tmp_path / "photos", per_class=4)  # in which no two of a class have one size
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        framed, _ = open_for_training(tmp_path / "photos", lw.Recipe(encoder=TINY))
+    assert framed.item_shape != (3, 64, 64)
+    with pytest.warns(UserWarning, match="images have several sizes"):
+        open_for_training(tmp_path / "photos", lw.Recipe(encoder="small"))

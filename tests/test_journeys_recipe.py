@@ -51,6 +51,9 @@ def test_a_recipe_comes_back_from_a_dict_and_from_toml(tmp_path_factory, choices
         ({"seed": -1}, "seed must be at least 0, got -1"),
         ({"learning_rate": 0.0}, "learning_rate must be a finite number above 0"),
         ({"learning_rate": float("nan")}, "learning_rate must be a finite number above 0"),
+        ({"loss": "arcface", "loss_learning_rate": 0.0}, "loss_learning_rate must be a finite"),
+        ({"loss_learning_rate": 0.1}, "loss_learning_rate must be left out for multi-similarity"),
+        ({"pairs": True, "loss_learning_rate": 0.1}, "loss_learning_rate must be left out for con"),
         ({"keep_aside": 1.5}, "keep_aside must be between 0 and 1"),
         ({"keep_aside": 1}, "keep_aside must be below 1, got 1"),
         (
@@ -73,6 +76,25 @@ def test_a_recipe_comes_back_from_a_dict_and_from_toml(tmp_path_factory, choices
 def test_what_cannot_be_is_refused_when_the_recipe_is_made(choices, sentence):
     with pytest.raises(lw.InputError, match=sentence):
         lw.Recipe(**choices)
+
+
+@pytest.mark.parametrize(
+    ("choices", "name", "has_weights"),
+    [
+        ({}, "multi-similarity", False),
+        ({"encoder": "timm:resnet18", "train": "all"}, "multi-similarity", False),
+        ({"encoder": "sentence:a/b"}, "multi-similarity", False),
+        ({"encoder": "sentence:a/b", "train": "head"}, "multi-similarity", False),
+        ({"encoder": "sentence:a/b", "train": "last"}, "normalized-softmax", True),
+        ({"encoder": "sentence:a/b", "train": "all"}, "normalized-softmax", True),
+        ({"encoder": "sentence:a/b", "train": "all", "loss": "circle"}, "circle", False),
+        ({"encoder": "sentence:a/b", "train": "all", "pairs": True}, "contrastive", False),
+        ({"pairs": True, "loss": "threshold", "loss_learning_rate": 0.1}, "threshold", True),
+    ],
+)
+def test_the_loss_follows_what_trains(choices, name, has_weights):
+    recipe = lw.Recipe(**choices)
+    assert (recipe.loss_name, recipe.loss_has_weights) == (name, has_weights)
 
 
 def test_a_choice_that_is_not_there_is_named_with_the_nearest():

@@ -1,5 +1,6 @@
 import json
 import shutil
+import tracemalloc
 
 import numpy as np
 import pytest
@@ -8,6 +9,7 @@ import torch
 import likewise as lw
 from likewise import data
 from likewise.errors import GalleryError, InputError, InputTypeError
+from likewise.index._durable import mapped
 from likewise.journeys import wrap as wrapping
 
 ROWS = 60
@@ -131,6 +133,23 @@ def test_many_vectors_go_into_a_gallery_beside_the_model(tmp_path, monkeypatch):
         lw.wrap(write(tmp_path, "v.parquet"), tmp_path / "in" / "M", id="key")
 
 
+def test_vectors_are_in_memory_once_while_they_are_wrapped(tmp_path, monkeypatch):
+    monkeypatch.setattr(wrapping, "LARGE", 50)
+    monkeypatch.setattr(wrapping, "AT_ONCE", 500)
+    monkeypatch.setattr(mapped, "LEAST", 50)
+    vectors = np.ones((6000, 512), dtype=np.float32)
+    np.save(tmp_path / "v.npy", vectors)
+    np.save(tmp_path / "few.npy", vectors[:60])
+    lw.wrap(tmp_path / "few.npy", tmp_path / "F").index.close()  # imports take memory, too
+    tracemalloc.start()
+    try:
+        lw.wrap(tmp_path / "v.npy", tmp_path / "M").index.close()
+        peak = tracemalloc.get_traced_memory()[1]
+    finally:
+        tracemalloc.stop()
+    assert peak < 1.8 * vectors.nbytes
+
+
 def test_what_fails_midway_leaves_no_gallery(tmp_path, monkeypatch):
     monkeypatch.setattr(wrapping, "AT_ONCE", 16)
     bad = VECTORS.copy()
@@ -177,7 +196,7 @@ def test_a_faulty_table_of_vectors_is_named(tmp_path, more, asked, message):
         ("v.jsonl", b"", "must have a column"),
         ("v.npy", b"\x93NUMPY", "must hold one plain array"),
         ("v.npz", b"PK", "must be a whole .npz"),
-        ("v.csv", b"a,b\n1,2\n", "must be a .parquet, .feather"),
+        ("v.txt", b"a,b\n1,2\n", "must be a .csv, .tsv, .parquet, .feather"),
     ],
 )
 def test_a_damaged_file_of_vectors_is_refused(tmp_path, name, content, message):

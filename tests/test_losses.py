@@ -49,6 +49,10 @@ def every_loss():
         "sigmoid": losses.SigmoidPairsLoss(),
         "threshold consistency": losses.ThresholdConsistencyLoss(),
         "threshold": losses.ThresholdLoss(),
+        "margin": losses.MarginLoss(),
+        "margin, batch hard": losses.MarginLoss(miner=miners.batch_hard, learn_beta=False),
+        "tuplet margin": losses.TupletMarginLoss(scale=8.0),
+        "intra-pair variance": losses.IntraPairVarianceLoss(),
     }
 
 

@@ -1,6 +1,7 @@
 """What a caller gets who names no setting: defaults that others rely on, and bounds of settings."""
 
 import inspect
+import math
 
 import pytest
 import torch
@@ -41,9 +42,14 @@ LOSSES = {
         "together": False,
     },
     "FastAPLoss": {"bins": 10, "farthest": 2.0},
+    "DistillationLoss": {"temperature": 0.05},
     "GeneralizedLiftedLoss": {"margin": 1.0},
+    "GradedPairsLoss": {"scale": 20.0},
+    "IntraPairVarianceLoss": {"positive_slack": 0.01, "negative_slack": 0.01},
     "LearnedThreshold": {"threshold": 0.5, "scale": 2.0, "learn_scale": False},
     "LiftedStructureLoss": {"margin": 1.0, "squared": True},
+    "MarginLoss": {"margin": 0.2, "beta": 1.2, "learn_beta": True, "nu": 0.0},
+    "MatryoshkaLoss": {"normalize": True},
     "MultiSimilarityLoss": {"alpha": 2.0, "beta": 50.0},
     "MultipleNegativesLoss": {"temperature": 0.05, "symmetric": False},
     "NPairsLoss": {"length_weight": 0.0},
@@ -86,6 +92,7 @@ LOSSES = {
         "negative_weight": 1.0,
     },
     "TripletLoss": {"margin": 0.2, "average": "active", "swap": False},
+    "TupletMarginLoss": {"margin": 0.1, "scale": 64.0},
     "VICRegLoss": {"invariance": 25.0, "variance": 25.0, "covariance": 1.0, "epsilon": 0.0001},
     "arcface_distance": {"easy_margin": False},
     "circle_loss": {"constant_weights": True, "coupled": True},
@@ -100,6 +107,11 @@ MINERS = {
     "batch_easy_hard": {"positive": "hard", "negative": "hard"},
     "distance_weighted": {"nearest": 0.5, "farthest": 1.4},
     "multi_similarity": {"epsilon": 0.1},
+    "pair_margin": {"positive_margin": 0.2, "negative_margin": 0.8},
+    "within_range": {
+        "positive": (-math.inf, math.inf),
+        "negative": (-math.inf, math.inf),
+    },
 }
 PLAIN = (bool, int, float, str, tuple)
 

@@ -41,6 +41,8 @@ PAIR_MINERS = {
     "balanced": miners.balanced_positive_pairs(rng()),
     "hard negatives": miners.hard_negative_pairs,
     "multi-similarity": miners.multi_similarity(0.1),
+    "pair margin": miners.pair_margin(),
+    "within a range": miners.within_range(miners.all_pairs, positive=(0.1, 9), negative=(0.2, 3)),
 }
 
 
@@ -58,6 +60,9 @@ def of_centers():
         "proxy-nca of 2017": losses.ProxyNCALoss(DIM, CLASSES, own_below=False),
         "proxy-anchor": losses.ProxyAnchorLoss(DIM, CLASSES),
         "soft triple": losses.SoftTripleLoss(DIM, CLASSES, regularizer=0.0),
+        "class weighted arcface": losses.ClassWeighted(
+            losses.ArcFaceLoss(DIM, CLASSES, scale=4.0), [1.0, 2.0, 0.5, 3.0]
+        ),
     }
     return {name: loss.double() for name, loss in made.items()}
 
@@ -74,6 +79,12 @@ def of_pairs():
             f"contrastive, {name}": losses.ContrastiveLoss(margin=1.5, miner=miner)
             for name, miner in PAIR_MINERS.items()
         },
+        "class weighted contrastive": losses.ClassWeighted(
+            losses.ContrastiveLoss(margin=1.5), [1.0, 2.0, 0.5, 3.0]
+        ).double(),
+        "matryoshka": losses.MatryoshkaLoss(losses.CircleLoss(gamma=4.0), (3, 2), weights=(1, 0.5)),
+        "margin of classes": losses.MarginLoss(class_count=CLASSES, nu=0.1).double(),
+        "margin, semi-hard": losses.MarginLoss(miner=miners.all_semi_hard(0.5)),
         "triplet swap": losses.TripletLoss(margin=0.5, swap=True),
         "angular": losses.AngularLoss(),
         "circle with constant weights": losses.CircleLoss(average="all"),

@@ -223,6 +223,65 @@ def multi_similarity(d, kinds, alpha, beta, center, epsilon):
     return total / len(kinds)
 
 
+def margin_triplets(d, kinds, rule=lambda near, far: True):
+    return [
+        (i, p, n)
+        for i, (ps, ns) in enumerate(kinds)
+        for p in ps
+        for n in ns
+        if rule(d[i, p], d[i, n])
+    ]
+
+
+def margin(d, triplets, case, beta, alpha, nu=0.0):
+    total, count = EMPTY, 0
+    for i, p, n in triplets:
+        boundary = beta[case.labels[i]] if beta.ndim else beta
+        for cost in (d[i, p] - boundary + alpha, boundary - d[i, n] + alpha):
+            total, count = total + cost.relu(), count + int(cost > 0)
+        total = total + nu * boundary
+    return total / count if count else EMPTY
+
+
+def batch_hard_of(d, kinds):
+    return [
+        (i, max(ps, key=lambda p: d.detach()[i, p]), min(ns, key=lambda n: d.detach()[i, n]))
+        for i, (ps, ns) in enumerate(kinds)
+        if ps and ns
+    ]
+
+
+def far_enough(distances, is_positive, is_negative):
+    rule = lambda positive, negative, _: negative > 0.5 * positive  # noqa: E731
+    return miners.AllTriplets(is_positive, is_negative, rule=rule)
+
+
+BETAS = torch.tensor([1.0, 2.0, 3.0, 2.5, 4.0, 1.5], dtype=torch.float64)
+
+
+def margin_of_classes():
+    loss = losses.MarginLoss(margin=0.4, class_count=6, nu=0.05).double()
+    with torch.no_grad():
+        loss.beta.copy_(BETAS)
+    return loss
+
+
+def tuplet_margin(d, kinds, angle, scale):
+    costs = []
+    for i, (ps, ns) in enumerate(kinds):
+        for p in ps:
+            near = torch.cos(torch.acos((1 - d[i, p]).clamp(-1, 1 - 1e-15)) - angle)
+            costs.append((1 + sum([(scale * (1 - d[i, n] - near)).exp() for n in ns], EMPTY)).log())
+    return mean(costs)
+
+
+def intra_pair_variance(d, kinds, low, high):
+    near = [1 - d[i, p] for i, (ps, _) in enumerate(kinds) for p in ps]
+    far = [1 - d[i, n] for i, (_, ns) in enumerate(kinds) for n in ns]
+    pull = mean([((1 - low) * mean(near) - s).relu() ** 2 for s in near])
+    return pull + mean([(s - (1 + high) * mean(far)).relu() ** 2 for s in far])
+
+
 def sigmoid_loss():
     loss = losses.SigmoidPairsLoss(bias=-2.0).double()
     with torch.no_grad():
@@ -296,6 +355,46 @@ def checked():
                     d, k, 2.0, *a
                 ),
             )
+    two = torch.tensor(2.0, dtype=torch.float64)
+    yield (
+        "margin",
+        losses.MarginLoss(margin=0.4, beta=2.0),
+        lambda d, k, case: margin(d, margin_triplets(d, k), case, two, 0.4),
+    )
+    yield (
+        "margin of classes",
+        margin_of_classes(),
+        lambda d, k, case: margin(d, margin_triplets(d, k), case, BETAS, 0.4, 0.05),
+    )
+    yield (
+        "margin, batch hard",
+        losses.MarginLoss(margin=0.4, beta=2.0, miner=miners.batch_hard),
+        lambda d, k, case: margin(d, batch_hard_of(d, k), case, two, 0.4),
+    )
+    yield (
+        "margin, semi-hard",
+        losses.MarginLoss(margin=0.4, beta=2.0, miner=miners.all_semi_hard(1.0)),
+        lambda d, k, case: margin(
+            d, margin_triplets(d, k, lambda near, far: near < far < near + 1), case, two, 0.4
+        ),
+    )
+    yield (
+        "margin, a rule",
+        losses.MarginLoss(margin=0.4, beta=2.0, miner=far_enough),
+        lambda d, k, case: margin(
+            d, margin_triplets(d, k, lambda near, far: far > 0.5 * near), case, two, 0.4
+        ),
+    )
+    yield (
+        "tuplet margin",
+        losses.TupletMarginLoss(margin=0.2, scale=6.0),
+        lambda d, k, _: tuplet_margin(d, k, 0.2, 6.0),
+    )
+    yield (
+        "intra-pair variance",
+        losses.IntraPairVarianceLoss(positive_slack=0.1, negative_slack=0.2),
+        lambda d, k, _: intra_pair_variance(d, k, 0.1, 0.2),
+    )
     yield (
         "contrastive, hinge on squared distance",
         losses.ContrastiveLoss(margin=6.0, squared=False, distance=SQUARED_EUCLIDEAN),
@@ -355,7 +454,11 @@ def test_gradient_is_the_slope(loss):
 
 def test_gradient_of_references_is_the_slope():
     case = cases()["memory"]
-    for loss in (losses.LiftedStructureLoss(), losses.MultipleNegativesLoss(symmetric=True)):
+    for loss in (
+        losses.LiftedStructureLoss(),
+        losses.MultipleNegativesLoss(symmetric=True),
+        losses.MarginLoss(beta=2.0, miner=far_enough),
+    ):
         assert torch.autograd.gradcheck(
             lambda stored, loss=loss: loss(case.points, case.labels, stored, case.reference_labels),
             case.references.clone().requires_grad_(),
@@ -394,9 +497,10 @@ def test_loss_and_gradient_are_finite_at_duplicates_and_large_scale(loss, dtype,
 def test_the_miner_decides_which_pairs_count(loss):
     if not hasattr(loss, "miner"):
         return
+    selected = miners.AllTriplets if isinstance(loss, losses.MarginLoss) else miners.Pairs
 
     def nothing(distances, is_positive, is_negative):
-        return miners.Pairs(is_positive & False, is_negative & False)
+        return selected(is_positive & False, is_negative & False)
 
     usual, loss.miner = loss.miner, nothing
     try:
@@ -541,3 +645,29 @@ def test_nt_xent_of_many_positives_needs_no_cube():
 def test_settings_out_of_range_are_refused(make, message):
     with pytest.raises(ValueError, match=message):
         make()
+
+
+def test_the_boundary_of_a_class_moves_towards_what_its_anchors_need():
+    case, loss = cases()["batch"], margin_of_classes()
+    loss.nu = 0.0
+    case.call(loss, case.points).backward()
+    leaf = BETAS.clone().requires_grad_()
+    distances = case.distances(EUCLIDEAN, case.points)
+    margin(distances, margin_triplets(distances, case.kinds()), case, leaf, 0.4).backward()
+    assert (leaf.grad != 0).sum() > 2
+    torch.testing.assert_close(loss.beta.grad, leaf.grad)
+    assert float(loss.facts["beta"]) == float(BETAS.mean())
+    triplets = margin_triplets(distances, case.kinds())
+    costly = [
+        distance - sign * BETAS[case.labels[i]] + 0.4 > 0
+        for i, p, n in triplets
+        for sign, distance in ((1, distances[i, p]), (-1, -distances[i, n]))
+    ]
+    assert 0 < sum(costly) < len(costly)
+    assert float(loss.facts["active"]) == pytest.approx(float(sum(costly)) / len(costly))
+    far = torch.tensor([[0.0], [0.1], [9.0]])
+    assert losses.MarginLoss(nu=1.0)(far, torch.tensor([0, 0, 1])) == 0  # no pair costs anything
+    fixed = losses.MarginLoss(learn_beta=False)
+    assert not fixed.beta.requires_grad
+    with pytest.raises(ValueError, match=r"labels must lie in 0\.\.5, got 0\.\.6"):
+        loss(case.points, case.labels * 2)

@@ -4,6 +4,7 @@ import pytest
 import torch
 
 from likewise import data, losses, training
+from likewise.errors import InputError
 from likewise.losses import (
     ArcFaceLoss,
     CosFaceLoss,
@@ -433,3 +434,111 @@ def test_settings_out_of_range_are_named(make, message):
 
 def test_every_loss_is_exported():
     assert {"ArcFaceLoss", "ProxyAnchorLoss", "proxy_anchor_loss"} <= set(losses.__all__)
+
+
+@EVERY
+def test_weights_of_items_give_the_weighted_mean_also_for_the_centers(make):
+    loss, points = with_weights(make()), embeddings()
+    if isinstance(loss, ProxyAnchorLoss):
+        return
+    loss.regularizer = 0.0
+    weights = torch.tensor([1.0, 2.0, 0.0, 0.5, 4.0, 1.0, 3.0], dtype=torch.float64)
+    labels = LABELS.clone()
+    labels[1] = -1  # counts as little as an item of weight 0
+    leaves = points, loss.centers.weight
+    found = loss(points, labels, weights=weights)
+    used = [i for i in range(7) if i != 1]
+    each = [weights[i] * loss(points[i : i + 1], labels[i : i + 1]) for i in used]
+    expected = sum(each) / weights[used].sum()
+    torch.testing.assert_close(found, expected)
+    slopes = (torch.autograd.grad(value, leaves) for value in (found, expected))
+    torch.testing.assert_close(*slopes)
+    assert loss(points, labels, weights=weights * 0) == 0
+    with pytest.raises(
+        ValueError, match=r"weights must have shape \(7,\), one per item, got \(7, 1"
+    ):
+        loss(points, LABELS, weights=weights[:, None])
+
+
+def loss_of_logits(loss, logits, labels):
+    """What the loss makes of its logits, with a margin of next to nothing or none."""
+    if isinstance(loss, ProxyAnchorLoss):
+        own = torch.nn.functional.one_hot(labels, CLASSES).bool()
+        distances = logits / -loss.alpha
+        return losses.proxy_anchor_loss(distances, own, alpha=loss.alpha, margin=loss.margin)
+    if not getattr(loss, "own_below", True):
+        others = logits.scatter(1, labels[:, None], -torch.inf).logsumexp(dim=1)
+        return (others - logits.gather(1, labels[:, None])[:, 0]).mean()
+    return torch.nn.functional.cross_entropy(logits, labels)
+
+
+@EVERY
+def test_logits_are_those_that_the_loss_trains_by_without_its_margin(make):
+    loss, points = with_weights(make()), embeddings()
+    if isinstance(loss, SphereFaceLoss):
+        loss.margin = 1
+    elif isinstance(loss, (ArcFaceLoss, CosFaceLoss, SoftTripleLoss)):
+        loss.margin = 0.0
+    loss.regularizer = 0.0
+    logits = loss.logits(points)
+    assert logits.shape == (7, CLASSES)
+    torch.testing.assert_close(loss(points, LABELS), loss_of_logits(loss, logits, LABELS))
+    assert float(loss.facts["accuracy"]) == float((logits.argmax(dim=1) == LABELS).double().mean())
+
+
+def test_logits_of_the_softmax_are_those_of_its_layer_and_take_all_classes_where_a_loss_draws():
+    softmax = losses.SoftmaxLoss(DIM, CLASSES).double()
+    torch.testing.assert_close(softmax.logits(embeddings()), softmax.classify(embeddings()))
+    shared = NormalizedSoftmaxLoss(DIM, 40, class_share=0.25).double()
+    assert shared.logits(embeddings()).shape == (7, 40)
+    assert shared.logits(embeddings(0)).shape == (0, 40)
+    assert shared.centers.draws == 0
+
+
+@EVERY
+def test_embeddings_of_another_width_have_no_logits(make):
+    with pytest.raises(ValueError, match=f"embeddings must have as many dimensions as .*, {DIM}"):
+        make().logits(torch.zeros(2, DIM + 1))
+
+
+def test_centers_begin_at_the_mean_directions_of_their_classes():
+    x, loss = embeddings().detach(), with_weights(ArcFaceLoss(DIM, CLASSES))
+    before = loss.centers.weight.clone()
+    labels = torch.tensor([0, 0, 1, -1, 3, 0, 3])
+    loss.centers.begin_at(x * torch.rand(7, 1, dtype=torch.float64), labels)
+    for code in range(CLASSES):
+        own = [row for row, label in zip(x.tolist(), labels.tolist(), strict=True) if label == code]
+        units = [[v / math.hypot(*row) for v in row] for row in own]
+        total = [sum(column) for column in zip(*units, strict=True)]
+        expected = [v / math.hypot(*total) for v in total] if own else before[code, 0].tolist()
+        assert loss.centers.weight[code, 0].tolist() == pytest.approx(expected)
+    assert loss.centers.weight.requires_grad
+    assert float(loss(x, labels).detach()) < float(with_weights(loss)(x, labels).detach())
+
+
+def test_several_centers_of_a_class_begin_at_its_items_in_turn():
+    centers = SoftTripleLoss(DIM, CLASSES, centers_per_class=2).centers
+    before = centers.weight.detach().clone()
+    x = torch.eye(3)[[0, 1, 0, 1, 2]]
+    centers.begin_at(x, torch.tensor([1, 1, 1, 1, 3]))
+    assert torch.equal(centers.weight[1], torch.eye(3)[:2])
+    assert torch.equal(centers.weight[3], torch.stack([torch.eye(3)[2], before[3, 1]]))
+    assert torch.equal(centers.weight[[0, 2]], before[[0, 2]])
+
+
+@pytest.mark.parametrize(
+    ("x", "labels", "message"),
+    [
+        (torch.ones(2, DIM + 1), torch.tensor([0, 1]), "as many dimensions as centers"),
+        (torch.ones(2, DIM), torch.tensor([0, CLASSES]), "labels must lie in 0..3"),
+        (torch.ones(2, DIM), torch.tensor([0]), "labels"),
+        (torch.full((2, DIM), math.nan), torch.tensor([0, 1]), "embeddings must be finite|NaN"),
+        (torch.ones(DIM), torch.tensor([0]), "embeddings"),
+    ],
+)
+def test_what_centers_cannot_begin_at_is_refused(x, labels, message):
+    centers = ProxyNCALoss(DIM, CLASSES).centers
+    before = centers.weight.detach().clone()
+    with pytest.raises(InputError, match=message):
+        centers.begin_at(x, labels)
+    assert torch.equal(centers.weight, before)

@@ -5,6 +5,7 @@ import itertools
 import subprocess
 import sys
 import threading
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -53,11 +54,14 @@ def home(uri):
         one.close()
 
 
-# The contract itself, with this home.
+# The tests of every store, with this home: pytest finds them here by their names.
+of_every_store = [
+    *(test for _, test in inspect.getmembers(test_index_contract, inspect.isfunction)),
+    test_index_where.test_every_home_finds_what_the_definition_says,
+    test_index_where.test_what_was_read_of_removed_items_says_nothing_of_others,
+]
 globals().update(
-    (name, test)
-    for name, test in inspect.getmembers(test_index_contract, inspect.isfunction)
-    if name.startswith("test_")
+    {test.__name__: test for test in of_every_store if test.__name__.startswith("test_")}
 )
 
 
@@ -187,6 +191,13 @@ def test_a_collection_of_something_else_is_left_alone(home):
     assert client.has_collection(one._store.name)
     with pytest.raises(GalleryError, match="uri must lead to a Milvus server that does"):
         one.add(torch.ones(1, 2))
+
+
+def test_a_collection_of_another_version_is_refused_as_such(home):
+    one = home(dimension=2)
+    one._store.collections.put_facts(replace(one._store.facts, format=1))
+    with pytest.raises(GalleryError, match="must be of format 2, got format 1, which another"):
+        again(one)
 
 
 def test_a_beginning_that_was_interrupted_is_begun_again(home):
@@ -331,11 +342,6 @@ def test_more_than_milvus_finds_at_once_is_refused(home):
         one.lookup(torch.ones(1, 2), k=16385)
 
 
-def test_filters_find_what_the_definition_says(home):
-    test_index_where.test_every_home_finds_what_the_definition_says(home)
-    test_index_where.test_what_was_read_of_removed_items_says_nothing_of_others(home)
-
-
 def test_filters_that_cannot_be_are_refused(home):
     one = home()
     one.add(torch.zeros(2, 1), metadata=[{"camera": "x"}, {}])
@@ -409,3 +415,46 @@ def test_an_encoder_other_than_that_of_the_collection_is_refused(uri):
     other = lw.SimilarityModel(torch.nn.Linear(2, 2), distance=EUCLIDEAN)
     with pytest.raises(GalleryError, match="encoder must be"):
         other.use_milvus(uri, collection=name)
+
+
+def test_a_model_with_an_encoder_takes_no_collection_without_one_and_the_other_way_around(uri):
+    encoded = lw.SimilarityModel(torch.nn.Linear(2, 2), distance=EUCLIDEAN)
+    bare, name = f"bare_{next(numbers)}", f"made_{next(numbers)}"
+    MilvusGallery(uri, collection=bare, distance=EUCLIDEAN).close()
+    with pytest.raises(GalleryError, match="encoder must be"):
+        encoded.use_milvus(uri, collection=bare)
+    encoded.use_milvus(uri, collection=name).close()
+    with pytest.raises(GalleryError, match="must hold embeddings made elsewhere for a model witho"):
+        a_model().use_milvus(uri, collection=name)
+    with a_model().use_milvus(uri, collection=bare) as index:
+        assert len(index) == 0
+
+
+def test_a_model_is_read_without_its_encoder_where_its_items_are_in_milvus(uri, tmp_path):
+    model = lw.SimilarityModel(torch.nn.Linear(2, 2), distance=EUCLIDEAN)
+    with model.use_milvus(uri, collection=f"model_{next(numbers)}"):
+        model.add((torch.eye(2), ["a", "b"]))
+        model.save(tmp_path / "m")
+    left_out = lw.load(tmp_path / "m", without_encoder=True)
+    with left_out.index as index:
+        assert (len(index), left_out.class_names) == (2, ["a", "b"])
+        assert left_out.collection == model.collection
+
+
+def test_the_command_line_keeps_known_items_in_milvus(uri, tmp_path, run):
+    a_model().save(tmp_path / "m")
+    np.savez(tmp_path / "v.npz", x=np.eye(2), y=["a", "b"])
+    name = f"cli_{next(numbers)}"
+    index = ("index", tmp_path / "m", tmp_path / "v.npz", "--milvus", uri)
+    status, out, err = run(*index, "--collection", name)
+    assert status == 0, err
+    assert out == f"added 2 items; {name} of Milvus at {uri} holds 2\n"
+    status, out, err = run("lookup", tmp_path / "m", tmp_path / "v.npz", "-k", 1)
+    assert status == 0, err
+    assert out.splitlines()[1].split()[:2] == ["a", "0.0000"]
+    for more, message in (
+        ([], "--milvus must come with --collection"),
+        (["--collection", name, "--gallery", tmp_path / "g"], "left out with --gallery"),
+    ):
+        status, _, err = run(*index, *more)
+        assert (status, message in err) == (2, True), err

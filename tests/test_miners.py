@@ -407,3 +407,68 @@ def test_positives_of_one_column_or_none_are_side_by_side_too(looks, monkeypatch
     assert valid.tolist() == [[True], [True], [False]]
     columns, valid = anchor_rows.positive_columns(torch.zeros(3, 0, dtype=torch.bool))
     assert columns.shape == valid.shape == (3, 0)
+
+
+@pytest.mark.parametrize("seed", range(6))
+def test_pair_margin_agrees_with_the_loops(seed):
+    distances, labels = batch(seed, ties=True)
+    size = range(len(labels))
+    low, high = 2**0.5, 2.0
+    pairs = miners.pair_margin(low, high)(distances, *masks(labels))
+    positive = {(a, p) for a in size for p in oracles.positives(labels, a) if distances[a, p] > low}
+    negative = {
+        (a, n) for a in size for n in oracles.negatives(labels, a) if distances[a, n] < high
+    }
+    assert 0 < len(positive) < int(masks(labels)[0].sum())
+    assert 0 < len(negative) < int(masks(labels)[1].sum())
+    assert (distances == high).any(), "a tie at a margin"
+    assert (chosen(pairs.positive), chosen(pairs.negative)) == (positive, negative)
+
+
+@pytest.mark.parametrize("seed", range(6))
+def test_within_a_range_batch_hard_takes_the_hardest_of_the_range(seed):
+    distances, labels = batch(seed, ties=True)
+    mine = miners.within_range(miners.batch_hard, positive=(1.0, 2.0), negative=(1.0, 9.0))
+    expected = []
+    for a in range(len(labels)):
+        near = [p for p in oracles.positives(labels, a) if 1 <= distances[a, p] <= 2]
+        far = [n for n in oracles.negatives(labels, a) if 1 <= distances[a, n] <= 9]
+        if near and far:
+            positive = max(near, key=lambda i: float(distances[a, i]))
+            expected.append((a, positive, min(far, key=lambda i: float(distances[a, i]))))
+    assert expected
+    found = kept(mine(distances, *masks(labels)))
+    assert found == expected
+    assert found != oracles.batch_hard(distances, labels)
+
+
+def test_an_unbounded_range_leaves_everything_and_pairs_keep_what_is_no_number():
+    distances, labels = batch(0)
+    everything = miners.within_range(miners.all_pairs)(distances, *masks(labels))
+    assert torch.equal(everything.positive, masks(labels)[0])
+    distances[0] = torch.nan
+    narrow = miners.within_range(miners.all_pairs, positive=(0, 0), negative=(0, 0))
+    for mine in (narrow, miners.pair_margin(9.0, 0.0)):
+        pairs = mine(distances, *masks(labels))
+        assert torch.equal((pairs.positive | pairs.negative)[0], torch.arange(12) != 0)
+        assert not (pairs.positive | pairs.negative)[1:].any()
+
+
+@pytest.mark.parametrize(
+    ("make", "message"),
+    [
+        (lambda: miners.pair_margin(torch.nan), "positive_margin must be a finite number, got nan"),
+        (lambda: miners.pair_margin(negative_margin="1"), "negative_margin must be a number, got"),
+        (
+            lambda: miners.within_range(miners.all_pairs, negative=(2, 1)),
+            "negative must be a smallest and a largest distance, got 2 and 1",
+        ),
+        (
+            lambda: miners.within_range(miners.all_pairs, positive=(torch.nan, 1)),
+            "positive must be a number, got nan",
+        ),
+    ],
+)
+def test_bounds_that_are_none_are_named(make, message):
+    with pytest.raises(ValueError, match=message):
+        make()

@@ -1,3 +1,4 @@
+import itertools
 import json
 
 import numpy as np
@@ -8,10 +9,12 @@ from hypothesis import strategies as st
 from torch.utils.data import DataLoader
 
 from likewise.data import ArrayDataset
+from likewise.errors import InputError, InputTypeError
 from likewise.samplers import (
     BalancedBatchSampler,
     HierarchicalBatchSampler,
     ShuffledBatchSampler,
+    SimilarLengthBatchSampler,
 )
 
 
@@ -177,6 +180,61 @@ def test_with_replacement_every_class_gives_its_share_and_items_repeat():
     assert any(np.bincount(batch, minlength=5)[1:4].max() == 4 for batch in batches)
 
 
+@given(samplers())
+@settings(deadline=None)
+def test_filled_batches_repeat_items_of_small_classes_only_and_these_evenly(drawn):
+    sizes, plain = drawn
+    labels, each = make_labels(sizes), plain.items_per_class
+    sampler = BalancedBatchSampler(
+        labels,
+        classes_per_batch=plain.classes_per_batch,
+        items_per_class=each,
+        batches=plain.batches,
+        fill=True,
+        seed=plain.seed,
+    )
+    uses = np.zeros(len(labels), int)
+    for batch in sampler:
+        assert len(batch) == plain.classes_per_batch * each
+        items, times = np.unique(batch, return_counts=True)
+        uses[items] += times
+        for code in np.unique(labels[items]):
+            of_class = times[labels[items] == code]
+            size = sizes[code // 3]
+            assert of_class.sum() == each
+            assert len(of_class) == min(size, each)
+            assert np.ptp(of_class) <= 1
+    assert max(np.ptp(uses[labels == 3 * code]) for code in range(len(sizes))) <= 1
+
+
+def test_hierarchical_batches_are_filled_too():
+    sampler = HierarchicalBatchSampler(
+        make_labels([1, 2, 7]),
+        make_labels([1, 2, 7]) // 6,
+        super_classes_per_batch=2,
+        classes_per_super_class=1,
+        items_per_class=5,
+        batches=20,
+        fill=True,
+    )
+    assert [len(batch) for batch in sampler] == [10] * 20
+
+
+def test_a_state_of_a_sampler_that_does_not_fill_is_refused():
+    for kind, filled in (("balanced", "filled"), ("hierarchical", "hierarchical, filled")):
+        state = of_every_kind()[filled].state_dict()
+        assert state["settings"]["fill"]
+        with pytest.raises(ValueError, match="state must come from a sampler with settings"):
+            of_every_kind()[kind].load_state_dict(state)
+
+
+def test_replacement_and_fill_exclude_each_other():
+    with pytest.raises(ValueError, match="fill must be False with replacement, got both"):
+        BalancedBatchSampler(
+            [0, 1], classes_per_batch=2, items_per_class=2, replacement=True, fill=True
+        )
+
+
 @pytest.mark.parametrize("power", [0.0, 0.5, 1.0])
 def test_classes_come_as_often_as_the_power_of_their_size_says(power):
     sizes = [1, 4, 16]
@@ -227,6 +285,7 @@ def of_every_kind(seed=0):
     return {
         "balanced": BalancedBatchSampler(labels, **usual),
         "replacement": BalancedBatchSampler(labels, **usual, replacement=True),
+        "filled": BalancedBatchSampler(labels, **usual, fill=True),
         "weighted": BalancedBatchSampler(labels, **usual, class_weights=0.5),
         "hierarchical": HierarchicalBatchSampler(
             labels,
@@ -236,7 +295,19 @@ def of_every_kind(seed=0):
             items_per_class=2,
             seed=seed,
         ),
+        "hierarchical, filled": HierarchicalBatchSampler(
+            labels,
+            labels // 6,
+            super_classes_per_batch=2,
+            classes_per_super_class=2,
+            items_per_class=4,
+            fill=True,
+            seed=seed,
+        ),
         "shuffled": ShuffledBatchSampler(29, batch_size=4, seed=seed),
+        "similar lengths": SimilarLengthBatchSampler(
+            BalancedBatchSampler(labels, **usual), range(29), together=3, seed=seed
+        ),
     }
 
 
@@ -345,3 +416,53 @@ def test_unlabeled_items_come_into_no_batch_and_are_told_of():
             items_per_class=2,
         )
     assert [sorted(labels[i] for i in batch) for batch in sampler] == [[0, 0, 1, 1, 2, 2]]
+
+
+@given(
+    st.lists(st.integers(0, 20), min_size=12, max_size=60),
+    st.integers(1, 5),
+    st.integers(1, 6),
+    st.integers(1, 9),
+)
+@settings(deadline=None, max_examples=50)
+def test_similar_lengths_come_together_and_what_is_drawn_stays(lengths, together, size, batches):
+    def other():
+        return ShuffledBatchSampler(len(lengths), batch_size=size, batches=batches, seed=3)
+
+    expected, sampler = (
+        list(other()),
+        SimilarLengthBatchSampler(other(), lengths, together=together, seed=1),
+    )
+    given_out = list(sampler)
+    assert len(sampler) == len(given_out) == batches
+    for start in range(0, batches, together):
+        those, these = (some[start : start + together] for some in (expected, given_out))
+        assert sorted(itertools.chain(*those)) == sorted(itertools.chain(*these))
+        assert [len(batch) for batch in these] == [size] * len(those)
+        spans = sorted((lengths[batch[0]], lengths[batch[-1]]) for batch in these)
+        assert all(low <= high for low, high in spans)
+        assert all(one[1] <= other[0] for one, other in itertools.pairwise(spans))
+
+
+def test_batches_of_similar_lengths_come_in_random_order():
+    other = ShuffledBatchSampler(400, batch_size=4, batches=100)
+    first = [batch[0] for batch in SimilarLengthBatchSampler(other, range(400), together=100)]
+    assert first != sorted(first)
+    assert sorted(first) == list(range(0, 400, 4))
+
+
+@pytest.mark.parametrize(
+    ("change", "error", "message"),
+    [
+        ({"sampler": [[0, 1]]}, InputTypeError, "sampler must be one of likewise.samplers, got li"),
+        ({"lengths": [1.5, 2.5]}, InputError, "lengths must be one whole number per item, got flo"),
+        ({"lengths": [[1], [2]]}, InputError, r"lengths must be .*of shape \(2, 1\)"),
+        ({"together": 0}, InputError, "together must be at least 1, got 0"),
+        ({"seed": -1}, InputError, "seed must be at least 0, got -1"),
+        ({"lengths": [1]}, InputError, "got 1 for a sampler that draws item 1"),
+    ],
+)
+def test_lengths_that_fit_no_sampler_are_named(change, error, message):
+    usual = {"sampler": ShuffledBatchSampler(2, batch_size=2), "lengths": [1, 2]}
+    with pytest.raises(error, match=message):
+        list(SimilarLengthBatchSampler(**{**usual, **change}))

@@ -19,6 +19,7 @@ from likewise import _tables
 from likewise.intervals import Estimate
 
 NOT_RESULTS = {  # settings, and what is passed on between steps
+    "Benchmark",
     *(
         "Augment",
         "Distance",

@@ -31,6 +31,7 @@ if TYPE_CHECKING:
         plots,
         probability,
         samplers,
+        sklearn,
         training,
         verification,
     )
@@ -53,6 +54,7 @@ if TYPE_CHECKING:
     from likewise.intervals import Estimate
     from likewise.journeys.recipe import Recipe
     from likewise.journeys.train import train
+    from likewise.journeys.train_stream import train_stream
     from likewise.journeys.wrap import wrap
     from likewise.matching import UNKNOWN, Matches, match
     from likewise.model import SimilarityModel, embed, load
@@ -114,7 +116,9 @@ __all__ = [
     "probability",
     "samplers",
     "show",
+    "sklearn",
     "train",
+    "train_stream",
     "training",
     "verification",
     "wrap",
@@ -151,6 +155,7 @@ _MODULE_OF = {  # the other names of __all__ are modules themselves
     "match": "matching",
     "show": "plots",
     "train": "journeys.train",
+    "train_stream": "journeys.train_stream",
     "wrap": "journeys.wrap",
 }
 

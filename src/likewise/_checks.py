@@ -12,7 +12,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from likewise.errors import InputError, InputTypeError, MissingFileError
+from likewise.errors import ArtifactError, InputError, InputTypeError, MissingFileError
 
 
 def free_to_look(values: Tensor) -> bool:
@@ -276,6 +276,24 @@ def check_exists(name: str, path: Path) -> None:
     """Refuse a path at which there is nothing."""
     if not path.exists():
         raise MissingFileError(f"must exist, got {str(path)!r}. Check the spelling.", argument=name)
+
+
+def check_format(
+    what: str, written: object, read: int, error: type[InputError] = ArtifactError
+) -> None:
+    """Refuse what another version of likewise saved in another format.
+
+    Args:
+        what: Name of the kind of thing, and where it is.
+        written: Number of the format it says it has.
+        read: Number of the only format that this version reads.
+        error: Class of what is raised.
+    """
+    if written != read:
+        raise error(
+            f"{what} must be of format {read}, got format {written!r}, which another version of "
+            "likewise wrote. Read it with that version, or make it anew."
+        )
 
 
 def check_file_target(name: str, path: Path) -> None:

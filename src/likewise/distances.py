@@ -47,6 +47,12 @@ class Distance:
     matrix: Callable[[Tensor, Tensor], Tensor]
     paired: Callable[[Tensor, Tensor], Tensor]
 
+    def __reduce__(self) -> str | tuple[Any, ...]:
+        # Pickled and copied by name, those of this module stay the very same objects.
+        if NAMED.get(self.name) == self:
+            return by_name, (self.name,)
+        return type(self), (self.name, self.matrix, self.paired)
+
 
 def by_name(name: str) -> Distance:
     """The distance of this module called `name`.
@@ -162,6 +168,30 @@ class _Cosine(torch.autograd.Function):
         return (
             _across(slopes @ b, a, length_a) if ctx.needs_input_grad[0] else None,
             _across(slopes.T @ a, b, length_b) if ctx.needs_input_grad[1] else None,
+        )
+
+
+def _cosine_paired(a: Tensor, b: Tensor) -> Tensor:
+    paired: Tensor = _CosinePaired.apply(a, b)  # type: ignore[no-untyped-call]
+    return paired
+
+
+class _CosinePaired(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, a: Tensor, b: Tensor) -> Tensor:
+        to_a, to_b = _unit_and_length(a), _unit_and_length(b)
+        ctx.save_for_backward(*to_a, *to_b)
+        distances: Tensor = torch.linalg.vecdot(to_a[0], to_b[0]).neg_().add_(1).clamp_(min=0)
+        return distances
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, slopes: Tensor) -> tuple[Tensor | None, Tensor | None]:
+        a, length_a, b, length_b = ctx.saved_tensors
+        each = slopes[:, None]
+        return (
+            _across(each * b, a, length_a) if ctx.needs_input_grad[0] else None,
+            _across(each * a, b, length_b) if ctx.needs_input_grad[1] else None,
         )
 
 
@@ -414,7 +444,7 @@ def _squares(a: Tensor, b: Tensor) -> Tensor:
 COSINE = _distance(
     "cosine",
     _cosine_matrix,
-    lambda a, b: (1 - (unit(a) * unit(b)).sum(dim=1)).clamp(min=0),
+    _cosine_paired,
 )  # 1 - cos, in [0, 2]; lengths do not matter, and a zero vector is 1 away from everything
 EUCLIDEAN = _distance("euclidean", _euclidean_matrix, _euclidean_paired)  # in [0, inf)
 SQUARED_EUCLIDEAN = _distance(

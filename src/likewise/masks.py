@@ -22,6 +22,11 @@ class Compared(NamedTuple):
     is_negative: Bool[Tensor, "n m"]
     labeled: Bool[Tensor, " n"] | None  # which anchors have a label; None if known to be all
 
+    @property
+    def pairs(self) -> tuple[Bool[Tensor, "n m"], Bool[Tensor, "n m"]]:
+        """Both masks, as miners and facts take them."""
+        return self.is_positive, self.is_negative
+
 
 def masks(
     labels: Int[Tensor, " n"],

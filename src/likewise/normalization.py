@@ -125,16 +125,15 @@ class AdaptiveNorm:
 
     def as_distance(self) -> Distance:
         """The normalized distance, named e.g. "as_norm(cosine)": any number, smaller is closer."""
+        return Distance(f"as_norm({self.distance.name})", self._matrix, self._paired)
 
-        def matrix(a: Tensor, b: Tensor) -> Tensor:
-            of_a, of_b = self.facts(a), self.facts(b, second=True)
-            return normalize(
-                self.distance.matrix(a, b),
-                CohortFacts(of_a.mean[:, None], of_a.spread[:, None]),
-                of_b,
-            )
+    def _matrix(self, a: Tensor, b: Tensor) -> Tensor:
+        of_a, of_b = self.facts(a), self.facts(b, second=True)
+        return normalize(
+            self.distance.matrix(a, b),
+            CohortFacts(of_a.mean[:, None], of_a.spread[:, None]),
+            of_b,
+        )
 
-        def paired(a: Tensor, b: Tensor) -> Tensor:
-            return normalize(self.distance.paired(a, b), self.facts(a), self.facts(b, second=True))
-
-        return Distance(f"as_norm({self.distance.name})", matrix, paired)
+    def _paired(self, a: Tensor, b: Tensor) -> Tensor:
+        return normalize(self.distance.paired(a, b), self.facts(a), self.facts(b, second=True))

@@ -2,6 +2,7 @@
 
 import math
 from collections.abc import Callable
+from functools import partial
 
 import torch
 
@@ -63,15 +64,15 @@ def balanced(unknowns: float = 0.5) -> Goal:
         (1, 'balanced(0.5)')
     """
     check_inside("unknowns", unknowns, "Use e.g. 0.5.")
+    return _named(partial(_balanced, unknowns=unknowns), f"balanced({unknowns!r})")
 
-    def goal(counts: Sweep) -> int:
-        # Over a common denominator, so that equals are equal.
-        missed = (counts.to_be_found - counts.true_accepts) * counts.impostor_total
-        accepted = (counts.impostor_accepts * counts.growth).clamp(max=counts.impostor_total)
-        accepted = accepted.double() * counts.to_be_found
-        return int((accepted * unknowns + missed.double() * (1 - unknowns)).argmin())
 
-    return _named(goal, "balanced", unknowns)
+def _balanced(counts: Sweep, *, unknowns: float) -> int:
+    # Over a common denominator, so that equals are equal.
+    missed = (counts.to_be_found - counts.true_accepts) * counts.impostor_total
+    accepted = (counts.impostor_accepts * counts.growth).clamp(max=counts.impostor_total)
+    accepted = accepted.double() * counts.to_be_found
+    return int((accepted * unknowns + missed.double() * (1 - unknowns)).argmin())
 
 
 def at_most_false_accepts(
@@ -119,21 +120,21 @@ def at_most_false_accepts(
     if confidence is not None:
         return Guarantee(rate, confidence)
     check_rate("rate", rate)
-    aim = rate / 2 if cautious else rate
-
-    def goal(counts: Sweep) -> int:
-        allowed = int((counts.false_accept_rate <= aim).sum())  # it never falls
-        if allowed == 0:
-            raise InputError(
-                f"no threshold keeps false accepts at or below {aim:.3g}: the closest pair of "
-                "all is already a wrong one, and the strictest threshold has "
-                f"{float(counts.false_accept_rate[0]):.3g}. Raise the rate, or train further."
-            )
-        return allowed - 1
-
-    goal.__name__ = f"at_most_false_accepts({rate!r}{', cautious=True' if cautious else ''})"
+    name = f"at_most_false_accepts({rate!r}{', cautious=True' if cautious else ''})"
+    goal = _named(partial(_at_most_false_accepts, aim=rate / 2 if cautious else rate), name)
     goal.rate = rate  # type: ignore[attr-defined]  # what the answer says was asked for
     return goal
+
+
+def _at_most_false_accepts(counts: Sweep, *, aim: float) -> int:
+    allowed = int((counts.false_accept_rate <= aim).sum())  # it never falls
+    if allowed == 0:
+        raise InputError(
+            f"no threshold keeps false accepts at or below {aim:.3g}: the closest pair of "
+            "all is already a wrong one, and the strictest threshold has "
+            f"{float(counts.false_accept_rate[0]):.3g}. Raise the rate, or train further."
+        )
+    return allowed - 1
 
 
 def least_cost(*, prior: float, miss_cost: float = 1.0, false_accept_cost: float = 1.0) -> Goal:
@@ -154,19 +155,20 @@ def least_cost(*, prior: float, miss_cost: float = 1.0, false_accept_cost: float
     check_inside("prior", prior, "Give the share of pairs that are the same where it is used.")
     check_positive("miss_cost", miss_cost)
     check_positive("false_accept_cost", false_accept_cost)
-
-    def goal(counts: Sweep) -> int:
-        misses = counts.same_total - counts.true_accepts
-        # Over a common denominator and in whole numbers at first, so that equals are equal.
-        missed = (misses * counts.impostor_total).double() * (prior * miss_cost)
-        accepted = (counts.impostor_accepts * counts.same_total).double()
-        return int((missed + accepted * ((1 - prior) * false_accept_cost)).argmin())
-
-    goal.__name__ = (
+    goal = partial(_least_cost, missed=prior * miss_cost, accepted=(1 - prior) * false_accept_cost)
+    return _named(
+        goal,
         f"least_cost(prior={prior!r}, miss_cost={miss_cost!r}, "
-        f"false_accept_cost={false_accept_cost!r})"
+        f"false_accept_cost={false_accept_cost!r})",
     )
-    return goal
+
+
+def _least_cost(counts: Sweep, *, missed: float, accepted: float) -> int:
+    misses = counts.same_total - counts.true_accepts
+    # Over a common denominator and in whole numbers at first, so that equals are equal.
+    of_misses = (misses * counts.impostor_total).double() * missed
+    of_accepts = (counts.impostor_accepts * counts.same_total).double() * accepted
+    return int((of_misses + of_accepts).argmin())
 
 
 def at_least_precision(precision: float) -> Goal:
@@ -181,18 +183,20 @@ def at_least_precision(precision: float) -> Goal:
         InputError: if `precision` is outside [0, 1]; by the goal, if no threshold reaches it.
     """
     check_rate("precision", precision)
-
-    def goal(counts: Sweep) -> int:
-        reached = torch.nonzero(counts.precision >= precision)
-        if len(reached) == 0:
-            raise InputError(
-                f"no threshold reaches a precision of {precision:.3g}: the highest is "
-                f"{float(counts.precision.max()):.3g}. Ask for less, or train further."
-            )
-        return int(reached[-1])
-
+    name = f"at_least_precision({precision!r})"
+    goal = _named(partial(_at_least_precision, precision=precision), name)
     goal.of_mix = True  # type: ignore[attr-defined]
-    return _named(goal, "at_least_precision", precision)
+    return goal
+
+
+def _at_least_precision(counts: Sweep, *, precision: float) -> int:
+    reached = torch.nonzero(counts.precision >= precision)
+    if len(reached) == 0:
+        raise InputError(
+            f"no threshold reaches a precision of {precision:.3g}: the highest is "
+            f"{float(counts.precision.max()):.3g}. Ask for less, or train further."
+        )
+    return int(reached[-1])
 
 
 def at_least_recall(recall: float) -> Goal:
@@ -208,18 +212,18 @@ def at_least_recall(recall: float) -> Goal:
             happens in search, where a known query can have a wrong nearest neighbor.
     """
     check_rate("recall", recall)
+    return _named(partial(_at_least_recall, recall=recall), f"at_least_recall({recall!r})")
 
-    def goal(counts: Sweep) -> int:
-        reached = torch.nonzero(counts.recall >= recall)
-        if len(reached) == 0:
-            raise InputError(
-                f"no threshold reaches a recall of {recall:.3g}: the highest is "
-                f"{float(counts.recall[-1]):.3g}, as other known queries have a wrong nearest "
-                "neighbor. Ask for less, or train further."
-            )
-        return int(reached[0])
 
-    return _named(goal, "at_least_recall", recall)
+def _at_least_recall(counts: Sweep, *, recall: float) -> int:
+    reached = torch.nonzero(counts.recall >= recall)
+    if len(reached) == 0:
+        raise InputError(
+            f"no threshold reaches a recall of {recall:.3g}: the highest is "
+            f"{float(counts.recall[-1]):.3g}, as other known queries have a wrong nearest "
+            "neighbor. Ask for less, or train further."
+        )
+    return int(reached[0])
 
 
 def goal_name(goal: Goal) -> str:
@@ -230,8 +234,8 @@ def goal_name(goal: Goal) -> str:
     return str(getattr(goal, "__name__", type(goal).__name__))
 
 
-def _named(goal: Goal, factory: str, value: float) -> Goal:
-    goal.__name__ = f"{factory}({value!r})"
+def _named(goal: Goal, name: str) -> Goal:
+    goal.__name__ = name
     return goal
 
 

@@ -23,8 +23,10 @@ from likewise.cli.options import (
     Point,
     Precision,
     Projection,
+    Rule,
     Seed,
     Split,
+    Threshold,
     Trained,
     reads_data,
 )
@@ -158,6 +160,16 @@ def train(
     workers: Annotated[
         int, typer.Option(rich_help_panel=DATA, help="Processes that read data.")
     ] = 0,
+    buffer: Annotated[
+        Optional[int],  # noqa: UP045
+        typer.Option(
+            rich_help_panel=DATA,
+            metavar="ITEMS",
+            min=2,
+            help="Go through DATA as a stream, with this many items in memory to mix: .tar shards, "
+            'as "train-{00..15}.tar", or a folder of Hugging Face datasets.',
+        ),
+    ] = None,
     use_labels: Annotated[
         bool,
         typer.Option(
@@ -181,8 +193,9 @@ def train(
         Optional[Loss],  # noqa: UP045
         typer.Option(
             rich_help_panel=LOSS,
-            show_default="multi-similarity; contrastive with --pairs, which also takes "
-            "threshold; simclr with --no-labels, which takes barlow-twins, simsiam and vicreg",
+            show_default="multi-similarity; normalized-softmax where a sentence encoder trains; "
+            "contrastive with --pairs, which also takes threshold; simclr with --no-labels, which "
+            "takes barlow-twins, simsiam and vicreg",
             help="The loss.",
         ),
     ] = None,
@@ -233,10 +246,18 @@ def train(
         Optional[float],  # noqa: UP045
         typer.Option(
             rich_help_panel=SCHEDULE,
-            show_default="0.001; 0.0001 where a pretrained encoder trains",
+            show_default="0.001; 0.0001 where a pretrained encoder trains, 0.0002 one of sentences",
             help="The highest one.",
         ),
     ] = Recipe.learning_rate,
+    loss_learning_rate: Annotated[
+        Optional[float],  # noqa: UP045
+        typer.Option(
+            rich_help_panel=SCHEDULE,
+            show_default="the same; ten times it where a pretrained encoder trains",
+            help="That of the loss's own weights, such as class centers.",
+        ),
+    ] = Recipe.loss_learning_rate,
     clip_gradients: Annotated[
         Optional[float],  # noqa: UP045
         typer.Option(rich_help_panel=SCHEDULE, help="Largest norm of all gradients together."),
@@ -307,7 +328,9 @@ def train(
     from likewise.model.folders import check_target
 
     check_target(out)  # before the work rather than after it
-    checkpoint = training.checkpoint_of(out, resume=resume)
+    if buffer is not None and resume:
+        raise InputError("must be left out for a stream, got it with --buffer.", argument="resume")
+    checkpoint = None if buffer is not None else training.checkpoint_of(out, resume=resume)
     if track is not None and out.name == "runs":
         raise InputError(
             "must not be runs with --track, which logs there, got 'runs'.", argument="out"
@@ -323,13 +346,15 @@ def train(
         track=track,
         tracked=out.parent / "runs" / out.name,
         workers=workers,
+        buffer=buffer,
         device=device,
         reading=reading,
         checkpoint=checkpoint,
         weights=weights,
     )
     folder = model.save(out)
-    training.forget(checkpoint)
+    if checkpoint is not None:
+        training.forget(checkpoint)
     result, lines = training.answer(model, folder, source)
     console.finish(result, lines, as_json=as_json)
 
@@ -445,10 +470,7 @@ def verify(
         Optional[Path],  # noqa: UP045
         typer.Option(help="A .csv with columns a, b and perhaps same (1 or 0)."),
     ] = None,
-    threshold: Annotated[
-        Optional[float],  # noqa: UP045
-        typer.Option(help="Used instead of the calibrated one."),
-    ] = None,
+    threshold: Threshold = None,
     point: Point = None,
     prior: Annotated[
         float, typer.Option(help="Share of such pairs that are the same, for the probability.")
@@ -538,7 +560,7 @@ def evaluate(
         ),
     ] = False,
     point: Point = None,
-    rule: Annotated[str, typer.Option(help="The matching rule, calibrated before.")] = "nearest",
+    rule: Rule = "nearest",
     gallery: GalleryFolder = None,
     split: Split = None,
     cache: Cache = None,

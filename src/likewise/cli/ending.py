@@ -38,7 +38,6 @@ _ALSO = {
     "tracker": ("track",),
     "path": ("model", "out", "source", "gallery"),
     "source": ("sources",),
-    "train": ("train_",),
 }
 
 

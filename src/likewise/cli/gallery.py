@@ -6,6 +6,7 @@ from typing import Annotated, Any
 import typer
 
 from likewise.cli import console
+from likewise.cli.options import Json, Model
 
 # Nothing heavy is imported up here: `likewise --help` must not wait for torch.
 app = typer.Typer(
@@ -15,7 +16,6 @@ app = typer.Typer(
 )
 
 Folder = Annotated[Path, typer.Argument(metavar="GALLERY", help="Folder of a gallery.")]
-Json = Annotated[bool, typer.Option("--json", help="One JSON document on standard output.")]
 
 
 @app.command()
@@ -110,7 +110,7 @@ def import_(
 @app.command()
 def adopt(
     gallery: Folder,
-    model: Annotated[str, typer.Argument(metavar="MODEL", help="Folder of a saved model.")],
+    model: Model,
     as_json: Json = False,
 ) -> None:
     """Say that the encoder of MODEL made the embeddings of a gallery that does not tell."""

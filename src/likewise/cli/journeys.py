@@ -21,6 +21,8 @@ from likewise.journeys.opening import PLAIN, is_pair_table, names_of, open_fitti
 from likewise.model import SimilarityModel
 from likewise.model.trials import LEAVE_OUT, check_some_indexed
 
+TOKEN = "LIKEWISE_MILVUS_TOKEN"
+
 
 def open_model(
     path: str,
@@ -30,19 +32,35 @@ def open_model(
     cache: Path | None = None,
     writing: bool = False,
     encoder_from: str | None = None,
+    milvus: str | None = None,
+    collection: str | None = None,
 ) -> SimilarityModel:
-    """A saved model with its encoder on the device asked for, and its gallery if it has one."""
+    """A saved model with its encoder on the device asked for, and its gallery if it has one.
+
+    What Milvus asks for before it lets anybody in is in the environment, as `TOKEN`: words of a
+    command can be read by others.
+    """
+    if (milvus is None) != (collection is None):
+        raise InputError(
+            f"must come with {'--milvus' if milvus is None else '--collection'}, got none.",
+            argument="collection" if milvus is None else "milvus",
+        )
+    if milvus is not None and gallery is not None:
+        raise InputError("must be left out with --gallery, got both.", argument="milvus")
+    token = os.environ.get(TOKEN)
     if gallery is not None and not writing:
         check_exists("gallery", gallery)
     encoder = None
     if encoder_from is not None:
         # Of two models that are compared, one may have an encoder of the library's.
-        left_out = lw.load(path, gallery=gallery, read_only=True, without_encoder=True)
+        left_out = lw.load(path, gallery=gallery, read_only=True, token=token, without_encoder=True)
         if isinstance(left_out.index, lw.Gallery):
             left_out.index.close()
         if getattr(left_out.encoder, "own", False):
             encoder = made_encoder(encoder_from)
-    model = lw.load(path, gallery=gallery, read_only=not writing, encoder=encoder)
+    model = lw.load(path, gallery=gallery, read_only=not writing, encoder=encoder, token=token)
+    if milvus is not None and collection is not None:
+        model.use_milvus(milvus, collection=collection, token=token)
     model.encoder.to(chosen_device(device))
     model.cache = cache
     return model

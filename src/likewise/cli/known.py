@@ -7,16 +7,20 @@ import typer
 from likewise.cli import console
 from likewise.cli.options import (
     Cache,
+    Collection,
     Data,
     Device,
     EncoderFrom,
     GalleryFolder,
     Json,
+    Milvus,
     Model,
     Point,
+    Rule,
     Seed,
     Split,
-    reads_data,
+    Threshold,
+    reads_data_with_ids,
 )
 
 # Nothing heavy is imported up here: `likewise --help` must not wait for torch.
@@ -25,7 +29,7 @@ Sources = Annotated[
 ]
 
 
-@reads_data
+@reads_data_with_ids
 def index(
     model: Model,
     source: Data,
@@ -49,6 +53,8 @@ def index(
         typer.Option("--except", help="All classes but these."),
     ] = None,
     gallery: GalleryFolder = None,
+    milvus: Milvus = None,
+    collection: Collection = None,
     replace: Annotated[
         bool,
         typer.Option("--replace", help="Put the data in place of all known items, in one step."),
@@ -81,7 +87,14 @@ def index(
         raise InputError(f"--sync must come without {other}, got both. Give either.")
     way = "replace" if replace else "sync" if sync else "add"
     loaded = journeys.open_model(
-        model, device, gallery, writing=True, cache=cache, encoder_from=encoder_from
+        model,
+        device,
+        gallery,
+        writing=True,
+        cache=cache,
+        encoder_from=encoder_from,
+        milvus=milvus,
+        collection=collection,
     )
     examples = open_fitting(loaded, source, split, default_split="train", reading=reading)
     if classes or except_:
@@ -94,11 +107,15 @@ def index(
         )
     loaded.save(model)
     place = "the index" if loaded.gallery is None else f"the gallery {loaded.gallery}"
+    if loaded.collection is not None:
+        place = f"{loaded.collection} of Milvus at {loaded.gallery}"
     parts = [f"added {told.added} items"]
     if told.already_there:
         parts.append(f"{told.already_there} were there already")
     if way == "sync":
         parts += [f"relabeled {told.relabeled}", f"moved {told.moved}"]
+    if told.changed:
+        parts.append(f"changed {told.changed}")
     if way != "add":
         parts.append(f"removed {told.removed}")
     lines = [f"{', '.join(parts)}; {place} holds {len(loaded.index)}"]
@@ -137,7 +154,7 @@ def remove(
     console.finish({"removed": removed, "indexed": len(loaded.index)}, lines, as_json=as_json)
 
 
-@reads_data
+@reads_data_with_ids
 def lookup(
     model: Model,
     sources: Sources,
@@ -161,16 +178,13 @@ def lookup(
     console.finish(*answers.neighbors(loaded, found, names), as_json=as_json)
 
 
-@reads_data
+@reads_data_with_ids
 def match(
     model: Model,
     sources: Sources,
     point: Point = None,
-    rule: Annotated[str, typer.Option(help="The matching rule, calibrated before.")] = "nearest",
-    threshold: Annotated[
-        Optional[float],  # noqa: UP045
-        typer.Option(help="Used instead of a calibrated one."),
-    ] = None,
+    rule: Rule = "nearest",
+    threshold: Threshold = None,
     k: Annotated[int, typer.Option("-k", help="Neighbors, with --threshold.")] = 1,
     gallery: GalleryFolder = None,
     split: Split = None,

@@ -47,6 +47,18 @@ GalleryFolder = Annotated[
         "model remembers it.",
     ),
 ]
+Milvus = Annotated[
+    Optional[str],  # noqa: UP045
+    typer.Option(
+        metavar="URI",
+        help="Keep known items in Milvus instead, at http://host:19530 or in a file ending in .db; "
+        "the model remembers it. A token is read from LIKEWISE_MILVUS_TOKEN.",
+    ),
+]
+Collection = Annotated[
+    Optional[str],  # noqa: UP045
+    typer.Option(metavar="NAME", help="The collection there; made if it is not there."),
+]
 Cache = Annotated[
     Optional[Path],  # noqa: UP045
     typer.Option(
@@ -59,9 +71,49 @@ Point = Annotated[
     Optional[str],  # noqa: UP045
     typer.Option(help="The operating point, as it was named when calibrating."),
 ]
+Rule = Annotated[str, typer.Option(help="The matching rule, calibrated before.")]
+Threshold = Annotated[
+    Optional[float],  # noqa: UP045
+    typer.Option(help="Used instead of the calibrated one."),
+]
 
 
 _READING = "How DATA is read"
+Id = Annotated[
+    Optional[str],  # noqa: UP045
+    typer.Option(
+        "--id",
+        metavar="COLUMN",
+        rich_help_panel=_READING,
+        help="The column of a table with ids of its items; without, they are numbered.",
+    ),
+]
+Label = Annotated[
+    Optional[str],  # noqa: UP045
+    typer.Option(
+        "--label",
+        "--label-column",
+        metavar="COLUMN",
+        rich_help_panel=_READING,
+        help="The column of a table with labels; default label, class, target, category or "
+        "species.",
+    ),
+]
+Vectors = Annotated[
+    Optional[str],  # noqa: UP045
+    typer.Option(
+        metavar="COLUMN",
+        rich_help_panel=_READING,
+        help="The column of a table with lists of numbers, if there are several, or a pattern of "
+        'columns of numbers, as "v*".',
+    ),
+]
+Labels = Annotated[
+    Optional[Path],  # noqa: UP045
+    typer.Option(
+        metavar="FILE", rich_help_panel=_READING, help="The labels of an .npy, one in a line."
+    ),
+]
 _READS: dict[str, Any] = {
     "text": Annotated[
         Optional[str],  # noqa: UP045
@@ -69,25 +121,8 @@ _READS: dict[str, Any] = {
             metavar="COLUMN", rich_help_panel=_READING, help="The column of a table with texts."
         ),
     ],
-    "label": Annotated[
-        Optional[str],  # noqa: UP045
-        typer.Option(
-            "--label",
-            "--label-column",
-            metavar="COLUMN",
-            rich_help_panel=_READING,
-            help="The column of a table with labels; default label, class, target, category or "
-            "species.",
-        ),
-    ],
-    "vectors": Annotated[
-        Optional[str],  # noqa: UP045
-        typer.Option(
-            metavar="COLUMN",
-            rich_help_panel=_READING,
-            help="The column of a table with lists of numbers, if there are several.",
-        ),
-    ],
+    "label": Label,
+    "vectors": Vectors,
     "path_column": Annotated[
         Optional[str],  # noqa: UP045
         typer.Option(
@@ -97,12 +132,7 @@ _READS: dict[str, Any] = {
             "image or image_path.",
         ),
     ],
-    "labels": Annotated[
-        Optional[Path],  # noqa: UP045
-        typer.Option(
-            metavar="FILE", rich_help_panel=_READING, help="The labels of an .npy, one in a line."
-        ),
-    ],
+    "labels": Labels,
     "skip_unreadable": Annotated[
         bool,
         typer.Option(
@@ -114,29 +144,37 @@ _READS: dict[str, Any] = {
 }
 
 
-def reads_data(command: Callable[..., None]) -> Callable[..., None]:
-    """Give a command the options that say how DATA is read; it gets them as one `reading`."""
+def _reads(options: dict[str, Any]) -> Callable[[Callable[..., None]], Callable[..., None]]:
+    """What gives a command these options; it gets them together, as its `reading`."""
 
-    @functools.wraps(command)
-    def reading_command(**arguments: Any) -> None:
-        from likewise.data.reading import Reading
+    def decorator(command: Callable[..., None]) -> Callable[..., None]:
+        @functools.wraps(command)
+        def reading_command(**arguments: Any) -> None:
+            from likewise.data.reading import Reading
 
-        reading = Reading(**{name: arguments.pop(name) for name in _READS})
-        command(**arguments, reading=reading)
+            reading = Reading(**{name: arguments.pop(name) for name in options})
+            command(**arguments, reading=reading)
 
-    own = inspect.signature(command)
-    parameters = [each for name, each in own.parameters.items() if name != "reading"]
-    parameters += [
-        inspect.Parameter(
-            name,
-            inspect.Parameter.KEYWORD_ONLY,
-            default=False if name == "skip_unreadable" else None,
-            annotation=kind,
-        )
-        for name, kind in _READS.items()
-    ]
-    reading_command.__signature__ = own.replace(parameters=parameters)  # type: ignore[attr-defined]
-    return reading_command
+        own = inspect.signature(command)
+        parameters = [each for name, each in own.parameters.items() if name != "reading"]
+        parameters += [
+            inspect.Parameter(
+                name,
+                inspect.Parameter.KEYWORD_ONLY,
+                default=False if name == "skip_unreadable" else None,
+                annotation=kind,
+            )
+            for name, kind in options.items()
+        ]
+        signature = own.replace(parameters=parameters)
+        reading_command.__signature__ = signature  # type: ignore[attr-defined]
+        return reading_command
+
+    return decorator
+
+
+reads_data = _reads(_READS)
+reads_data_with_ids = _reads({**_READS, "id": Id})
 
 
 class Loss(StrEnum):
@@ -148,6 +186,7 @@ class Loss(StrEnum):
     CONTRASTIVE = "contrastive"
     COSFACE = "cosface"
     MULTI_SIMILARITY = "multi-similarity"
+    NORMALIZED_SOFTMAX = "normalized-softmax"
     NT_XENT = "nt-xent"
     PROXY_ANCHOR = "proxy-anchor"
     SIMCLR = "simclr"

@@ -16,7 +16,8 @@ from likewise.cli import console
 from likewise.cli.answers import Answer
 from likewise.errors import InputError, naming
 from likewise.journeys.choosing import open_for_training
-from likewise.journeys.opening import PLAIN, is_pair_table, named_classes, open_data
+from likewise.journeys.frozen import FEATURES
+from likewise.journeys.opening import PLAIN, is_pair_table, named_classes, open_data, parts_of_list
 from likewise.journeys.train import ASIDE, selection_notes
 from likewise.model import SimilarityModel
 from likewise.training.checkpoints import MANIFEST, load_checkpoint
@@ -38,6 +39,7 @@ def train(
     track: str | None = None,
     tracked: Path | None = None,
     workers: int = 0,
+    buffer: int | None = None,
     device: str | None = None,
     reading: data.Reading = PLAIN,
     checkpoint: Path | None = None,
@@ -53,6 +55,26 @@ def train(
         where = tracked or Path("runs", "likewise")
         callbacks.insert(0, Track(track, folder=where.parent, run=where.name))
     recipe = lw.Recipe.from_dict(choices)
+    if buffer is not None:
+        _check_stream(evaluate=evaluate, workers=workers)
+        names = tuple(name for word in hold_out_classes for name in parts_of_list(word))
+        if names:
+            recipe = dataclasses.replace(recipe, hold_out_classes=names)
+        with console.warnings_as_lines(), console.progress("training") as show:
+            return lw.train_stream(
+                source,
+                recipe,
+                buffer=buffer,
+                split=split,
+                image_size=image_size,
+                channels=channels,
+                callbacks=callbacks,
+                progress=show,
+                device=device,
+                reading=reading,
+                weights=weights,
+                tell=console.say,
+            )
     given: Any
     if recipe.pairs and is_pair_table(source):
         given = data.load_pairs(
@@ -107,6 +129,15 @@ def train(
         raise
 
 
+def _check_stream(**arguments: Any) -> None:
+    for name, value in arguments.items():
+        if value:
+            raise InputError(
+                f"must be left out for a stream, got {value!r}. Leave it or --buffer out.",
+                argument=name,
+            )
+
+
 def checkpoint_of(out: Path, *, resume: bool) -> Path:
     """Where a training is kept until its model is saved in `out`.
 
@@ -114,7 +145,7 @@ def checkpoint_of(out: Path, *, resume: bool) -> Path:
         InputError: one is kept there that is not to be resumed, or the other way around.
     """
     place = out.parent / f"{out.name}.checkpoint"
-    is_there = (place / MANIFEST).is_file()
+    is_there = (place / MANIFEST).is_file() or (place / FEATURES).is_dir()
     if is_there and not resume:
         raise InputError(
             f"must go on with the training that was interrupted, kept in {str(place)!r}, got no "
@@ -137,6 +168,8 @@ def tell_kept(checkpoint: Path, epochs: int) -> None:
         console.say(
             f"likewise: {done} of {epochs} epochs are kept in {checkpoint}; go on with --resume"
         )
+    elif any((checkpoint / FEATURES).rglob("*.safetensors")):
+        console.say(f"likewise: the features are kept in {checkpoint}; go on with --resume")
     else:
         forget(checkpoint)
         console.say("likewise: no epoch was finished, so nothing is kept")

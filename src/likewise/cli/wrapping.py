@@ -6,7 +6,7 @@ from typing import Annotated, Optional
 import typer
 
 from likewise.cli import console
-from likewise.cli.options import DistanceName, GalleryFolder, Json
+from likewise.cli.options import DistanceName, GalleryFolder, Id, Json, Label, Labels, Vectors
 
 
 # Nothing heavy is imported up here: `likewise --help` must not wait for torch.
@@ -14,21 +14,13 @@ def wrap(
     source: Annotated[
         str,
         typer.Argument(
-            metavar="VECTORS", help="A .parquet, .feather, .arrow, .jsonl, .npz or .npy file."
+            metavar="VECTORS",
+            help="A .csv, .tsv, .parquet, .feather, .arrow, .jsonl, .npz or .npy file.",
         ),
     ],
     out: Annotated[Path, typer.Option(help="Folder for the model.")],
-    id_: Annotated[
-        Optional[str],  # noqa: UP045
-        typer.Option("--id", metavar="COLUMN", help="The column of ids; numbers if left out."),
-    ] = None,
-    label: Annotated[
-        Optional[str],  # noqa: UP045
-        typer.Option(
-            metavar="COLUMN",
-            help="The column of labels; default label, class, target, category or species.",
-        ),
-    ] = None,
+    id_: Id = None,
+    label: Label = None,
     metadata: Annotated[
         Optional[list[str]],  # noqa: UP045
         typer.Option(
@@ -36,14 +28,8 @@ def wrap(
             help='Kept with each item; may be given again. "*": all other columns.',
         ),
     ] = None,
-    vectors: Annotated[
-        Optional[str],  # noqa: UP045
-        typer.Option(metavar="COLUMN", help="The column of vectors, if there are several."),
-    ] = None,
-    labels: Annotated[
-        Optional[Path],  # noqa: UP045
-        typer.Option(metavar="FILE", help="The labels of an .npy, one in a line."),
-    ] = None,
+    vectors: Vectors = None,
+    labels: Labels = None,
     distance: Annotated[
         DistanceName, typer.Option(help="How embeddings are compared.")
     ] = DistanceName.COSINE,
@@ -68,9 +54,11 @@ def wrap(
         )
     count, classes = len(model.index), len(model.class_names)
     where = "" if model.gallery is None else f", in the gallery {model.gallery}"
+    of = f"of {classes} classes" if classes else "without classes"
+    after = f"calibrate {out} LABELED" if classes else f"lookup {out} VECTORS"
     lines = [
-        f"{count:,} items of {classes} classes, {model.index.dimension} numbers each{where}",
-        f"model saved in {out}; next: likewise calibrate {out} LABELED",
+        f"{count:,} items {of}, {model.index.dimension} numbers each{where}",
+        f"model saved in {out}; next: likewise {after}",
     ]
     result = {
         "model": str(out),

@@ -26,12 +26,14 @@ from likewise.data.open_set_split import split_open_set as split_open_set
 from likewise.data.pair_tables import load_pairs as load_pairs
 from likewise.data.pair_tables import load_triplets as load_triplets
 from likewise.data.pairs import GivenPairs as GivenPairs
+from likewise.data.pairs import GradedPairs as GradedPairs
 from likewise.data.pairs import PairBatch as PairBatch
 from likewise.data.pairs import PairDataset as PairDataset
 from likewise.data.parts import Subset as Subset
 from likewise.data.parts import check_trainable as check_trainable
 from likewise.data.parts import choose_classes as choose_classes
 from likewise.data.parts import fold_by_class as fold_by_class
+from likewise.data.parts import ids_of as ids_of
 from likewise.data.parts import items_per_class as items_per_class
 from likewise.data.parts import sample_items as sample_items
 from likewise.data.parts import split_by_class as split_by_class
@@ -44,10 +46,12 @@ from likewise.data.reading import Reading as Reading
 from likewise.data.relevance import Relevance as Relevance
 from likewise.data.relevance import load_relevance as load_relevance
 from likewise.data.relevance import relevance_of_labels as relevance_of_labels
+from likewise.data.saved_datasets import SavedDataset as SavedDataset
 from likewise.data.shards import TarShards as TarShards
 from likewise.data.streams import BalancedStream as BalancedStream
 from likewise.data.streams import Stream as Stream
 from likewise.data.streams import is_stream as is_stream
+from likewise.data.streams import open_stream as open_stream
 from likewise.data.texts import TextDataset as TextDataset
 from likewise.data.texts import is_text as is_text
 from likewise.data.triplets import GivenTriplets as GivenTriplets

@@ -3,6 +3,7 @@
 import io
 import os
 import re
+import struct
 import warnings
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -51,6 +52,7 @@ _UNSIGNED = {"TGA": (".tga", ".icb", ".vda", ".vst")}  # has no first bytes: by 
 _SUFFIXES = {suffix for known in (_FORMATS, _UNSIGNED) for s in known.values() for suffix in s}
 LOOKED_AT = 1000  # of the headers; of more files an even choice, so that opening stays quick
 DEFAULT_SIZE = (64, 64)
+_EXIF = {"exif", "Raw profile type exif", "xmp", "XML:com.adobe.xmp"}  # in what Pillow has read
 _TOLD = 20  # of the files passed over
 KINDS = "PNG, JPEG, WebP, TIFF, GIF, BMP, PGM or other common image"
 
@@ -100,6 +102,8 @@ class ImageFiles(TorchDataset[tuple[Tensor, int]]):
             fetched: an image that cannot be read.
         FileNotFoundError: a file is not there when it is looked at.
     """
+
+    ids: list[Any] | None = None  # as `ids_of` tells them
 
     def __init__(
         self,
@@ -405,7 +409,7 @@ def _header(path: str | Path) -> tuple[tuple[int, int], bool]:
         if image.mode == "P":  # where the palette stands differs by format
             image.load()
         # Pillow tells the upright size of a TIFF already.
-        turned = image.format != "TIFF" and _lies(image)
+        turned = image.format != "TIFF" and not _tells_no_exif(image) and _lies(image)
         size = image.size if turned else image.size[::-1]
         return (size[0], size[1]), _is_gray(image)
 
@@ -413,6 +417,23 @@ def _header(path: str | Path) -> tuple[tuple[int, int], bool]:
 def _lies(image: Image.Image) -> bool:
     """Whether width and height change places where the image is brought upright."""
     return image.getexif().get(ExifTags.Base.Orientation, 1) in (5, 6, 7, 8)
+
+
+def _tells_no_exif(image: Image.Image) -> bool:
+    """Whether a PNG has no EXIF, by the names of its chunks: Pillow decodes it all to know."""
+    file: BinaryIO | None = getattr(image, "fp", None)
+    if image.format != "PNG" or file is None or not _EXIF.isdisjoint(image.info):
+        return False
+    place = file.tell()
+    file.seek(8)
+    name, seen_pixels, late = b"", False, False
+    while name != b"IEND" and not late and len(head := file.read(8)) == 8:
+        length, name = struct.unpack(">I4s", head)
+        seen_pixels = seen_pixels or name == b"IDAT"
+        late = seen_pixels and name in (b"eXIf", b"tEXt", b"zTXt", b"iTXt")
+        file.seek(length + 4, os.SEEK_CUR)
+    file.seek(place)
+    return not late
 
 
 @contextmanager

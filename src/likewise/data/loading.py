@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from functools import partial
 from itertools import compress
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 import torch
@@ -39,7 +39,9 @@ from likewise.data.omniglot import omniglot_parts
 from likewise.data.parts import Subset, split_items
 from likewise.data.records import (
     RECORDS,
+    VECTOR_NAMES,
     Records,
+    ids_in,
     is_frame,
     labels_in,
     open_records,
@@ -48,6 +50,7 @@ from likewise.data.records import (
     vector_columns,
     vectors_in,
 )
+from likewise.data.saved_datasets import SavedDataset, is_saved_dataset, saved_parts
 from likewise.data.shards import TarShards, is_shards
 from likewise.data.streams import Stream, collected
 from likewise.data.tables import (
@@ -58,6 +61,7 @@ from likewise.data.tables import (
     find_columns,
     has_test_arrays,
     image_path,
+    read_header,
     read_lines,
     read_npy,
     read_npz,
@@ -67,6 +71,7 @@ from likewise.data.tables import (
 from likewise.data.texts import TextDataset
 from likewise.errors import InputError, InputTypeError, MissingFileError
 
+_Read = TypeVar("_Read", ArrayDataset, ImageFiles, TextDataset)
 Source = Any  # a name, a path, a table, a list of files, or a pair of items and labels
 
 NAMES = ("digits", *HOMES, *BY_HAND)
@@ -99,6 +104,7 @@ class _Asked:
     label: str | None
     vectors: str | None
     path_column: str | None
+    id: str | None
     labels: str | Path | None
     skip_unreadable: bool
 
@@ -110,6 +116,7 @@ class _Asked:
             "label": self.label,
             "vectors": self.vectors,
             "path_column": self.path_column,
+            "id": self.id,
         }
         return {name: column for name, column in named.items() if column is not None}
 
@@ -132,6 +139,7 @@ def load(
     label: str | None = None,
     vectors: str | None = None,
     path_column: str | None = None,
+    id: str | None = None,
     labels: str | Path | None = None,
     skip_unreadable: bool = False,
 ) -> ArrayDataset | ImageFiles | TextDataset | Subset:
@@ -181,6 +189,8 @@ def load(
                             without y, unlabeled. With label= or vectors=, arrays of those names
     .npy                    items, mapped and not copied where they are float32; labels= has
                             their labels
+    folder of save_to_disk  a dataset of Hugging Face, read into memory; see `SavedDataset`. text=
+                            and vectors= name the column of items
     .tar                    a shard of WebDataset, or several as "train-{00..15}.tar", read into
                             memory; see `TarShards`
     (items, labels)         arrays or tensors; no parts
@@ -204,9 +214,12 @@ def load(
         text: the column of a table that holds texts, which are then the items.
         label: the column of a table that holds labels, if it is none of label, class, target,
             category and species.
-        vectors: the column of a table that holds lists of numbers, if there are several.
+        vectors: the column of a table that holds lists of numbers, if there are several; or a
+            pattern of columns of numbers, such as "v*". In a CSV a list is a text such as
+            "[0.1, 0.2]".
         path_column: the column of a table that names image files, if it is none of path, file,
             filename, image and image_path.
+        id: the column of a table that holds ids, texts or whole numbers; `ids_of` then tells them.
         labels: a file with the labels of an .npy, in its order: text with one in each line, or
             another .npy.
         skip_unreadable: leave out image files that cannot be read, with a warning that counts and
@@ -228,7 +241,7 @@ def load(
     size = check_image_size(image_size)
     check_channels(channels)
     asked = _Asked(
-        split, size, channels, text, label, vectors, path_column, labels, skip_unreadable
+        split, size, channels, text, label, vectors, path_column, id, labels, skip_unreadable
     )
     if is_frame(source):
         return _load_records(open_records(source), Path.cwd(), asked)
@@ -268,16 +281,25 @@ def load(
         case "image":
             _choose((), split, where)
             return asked.files([path], [-1], [])
+        case "saved":
+            chosen = None if split is None else _choose(saved_parts(path), split, where)[0]
+            item = text if text is not None else vectors
+            opened = SavedDataset(path, chosen)
+            return collected(
+                Stream(opened, item=item, label=label, image_size=size, channels=channels)
+            )
         case "tar":
             _choose((), split, where)
             return collected(Stream(TarShards(source), image_size=size, channels=channels))
         case "npy":
             return _load_npy(path, where, asked)
-        case "table" if text is None and vectors is None:
-            found = find_columns(path, path_column=path_column, label=label)
+        case "table" if text is None and not _holds_vectors(path, vectors):
+            found = find_columns(path, path_column=path_column, label=label, id=id)
             if found.path is not None:
                 return _load_path_table(path, found, where, asked)
-            return _load_number_table(path, found, where, split, size, channels)
+            return _load_number_table(path, found, where, asked)
+        case "table":
+            return _load_records(open_records(path, numbers=text is None), path.parent, asked)
         case "npz" if not asked.columns:
             arrays = read_npz(path)
             parts = {part: _Part(partial(np.asarray, x), y) for part, (x, y) in arrays.items()}
@@ -293,6 +315,7 @@ def has_splits(
     label: str | None = None,
     vectors: str | None = None,
     path_column: str | None = None,
+    id: str | None = None,
 ) -> bool:
     """Whether `load` can give the parts "train" and "test" of a source; reads next to nothing.
 
@@ -302,6 +325,7 @@ def has_splits(
         label: the column of labels.
         vectors: the column of lists of numbers.
         path_column: the column of image files.
+        id: the column of ids.
 
     Raises:
         FileNotFoundError: no such name or path.
@@ -326,10 +350,13 @@ def has_splits(
         case "folder":
             found = set(folder_parts(path))
             return "train" in found and bool(found & {"val", "test"})
-        case "table" if text is None and vectors is None:
-            return find_columns(path, path_column=path_column, label=label).split is not None
+        case "table" if text is None and not _holds_vectors(path, vectors):
+            return find_columns(path, path_column=path_column, label=label, id=id).split is not None
         case "npz":
-            return (label, vectors) == (None, None) and has_test_arrays(path)
+            return (label, vectors, id) == (None, None, None) and has_test_arrays(path)
+        case "saved":
+            found = set(saved_parts(path))
+            return "train" in found and bool(found & {"val", "test"})
         case "npy" | "image" | "tar":
             return False
         case _:
@@ -385,7 +412,10 @@ def _are_paths(source: Sequence[Any]) -> bool:
 def _check_columns(asked: _Asked, path: Path | None) -> None:
     """Refuse columns for what is no table, and a file of labels for what brings its own."""
     suffix = "" if path is None else path.suffix.lower()
-    if asked.columns and (path is None or suffix not in (*NAMED, ".npz") or path.is_dir()):
+    is_table = path is not None and (
+        is_saved_dataset(path) if path.is_dir() else suffix in (*NAMED, ".npz")
+    )
+    if asked.columns and not is_table:
         raise InputError(
             "must be left out unless source is a table, got "
             f"{next(iter(asked.columns.values()))!r}. Leave it out.",
@@ -400,10 +430,12 @@ def _check_columns(asked: _Asked, path: Path | None) -> None:
 
 
 def _kind(path: Path) -> str:
-    """One of idx, benchmark, folder, table, records, npz, npy, tar, image."""
+    """One of idx, benchmark, folder, saved, table, records, npz, npy, tar, image."""
     if path.is_dir() and benchmark_at(path) is not None:
         return "benchmark"
     if path.is_dir():
+        if is_saved_dataset(path):
+            return "saved"
         return "idx" if idx_parts(path) else "folder"
     suffix = path.suffix.lower()
     if suffix in TABLES:
@@ -547,7 +579,8 @@ def _load_path_table(path: Path, columns: Columns, where: str, asked: _Asked) ->
     table = read_path_table(path, columns, check=not asked.skip_unreadable)
     codes, names = _encoded(table.labels or [None] * len(table.paths))
     keep = _kept(table.splits, len(table.paths), asked.split, where)
-    return asked.files(list(compress(table.paths, keep)), codes[torch.tensor(keep)], names)
+    files = asked.files(list(compress(table.paths, keep)), codes[torch.tensor(keep)], names)
+    return _named(files, _ids(path, asked, keep), list(compress(table.paths, keep)))
 
 
 def _load_records(
@@ -565,7 +598,8 @@ def _load_records(
     if text is not None or files is not None:
         items = [text or files or ""]
     else:
-        items = vector_columns(records, asked.vectors, (label, split))
+        id_ = None if asked.id is None else records.find("id", asked.id)
+        items = vector_columns(records, asked.vectors, (label, split, id_))
     cells = records.read([*items, *dict.fromkeys(filter(None, (label, split)))])
     count = len(cells[items[0]])
     if not count:
@@ -576,9 +610,10 @@ def _load_records(
     splits = None if split is None else parts_in(records, split, cells[split])
     keep = _kept(splits, count, asked.split, records.name)
     codes = codes[torch.tensor(keep)]
+    ids = _ids(records, asked, keep)
     if text is not None:
         texts = texts_in(records, text, cells[text])
-        return TextDataset(list(compress(texts, keep)), codes, names)
+        return _named(TextDataset(list(compress(texts, keep)), codes, names), ids)
     if files is not None:
         named = [str(cell) for cell in compress(cells[files], keep)]
         check = not asked.skip_unreadable
@@ -586,10 +621,33 @@ def _load_records(
             image_path(home / "-", cell, records.where(row), check=check)
             for row, cell in enumerate(named)
         ]
-        return asked.files(paths, codes, names)
+        return _named(asked.files(paths, codes, names), ids, paths)
     found = vectors_in(records, items, cells)
     parts = {"all": _Part(lambda: found if all(keep) else found[np.array(keep)], codes)}
-    return _in_memory(parts, records.name, None, asked.size, asked.channels, names)
+    return _named(_in_memory(parts, records.name, None, asked.size, asked.channels, names), ids)
+
+
+def _ids(table: Records | Path, asked: _Asked, keep: Sequence[bool]) -> list[Any] | None:
+    """The ids of the rows that are kept, if a column of them is asked for."""
+    if asked.id is None:
+        return None
+    records = open_records(table) if isinstance(table, Path) else table
+    column = records.find("id", asked.id)
+    return list(compress(ids_in(records, column, records.read([column])[column]), keep))
+
+
+def _named(dataset: _Read, ids: list[Any] | None, paths: Sequence[str] = ()) -> _Read:
+    """The dataset with the ids of its items; of files, without the ids of those skipped."""
+    if ids is not None and isinstance(dataset, ImageFiles) and dataset.skipped:
+        skipped = set(dataset.skipped)
+        ids = [id_ for id_, path in zip(ids, paths, strict=True) if path not in skipped]
+    dataset.ids = ids
+    return dataset
+
+
+def _holds_vectors(path: Path, vectors: str | None) -> bool:
+    """Whether a CSV is asked for vectors, or has a column by the usual name of lists of them."""
+    return vectors is not None or not {*VECTOR_NAMES}.isdisjoint(read_header(path))
 
 
 def _load_npy(path: Path, where: str, asked: _Asked) -> ArrayDataset:
@@ -616,20 +674,14 @@ def _encoded(cells: Sequence[str | None]) -> tuple[Tensor, list[str]]:
     return codes, names
 
 
-def _load_number_table(
-    path: Path,
-    columns: Columns,
-    where: str,
-    split: str | None,
-    image_size: ImageSize | None,
-    channels: int | None,
-) -> ArrayDataset:
+def _load_number_table(path: Path, columns: Columns, where: str, asked: _Asked) -> ArrayDataset:
     table = read_number_table(path, columns)
     codes, names = encode_cells(table.labels)
-    keep = np.array(_kept(table.splits, len(codes), split, where))
+    keep = np.array(_kept(table.splits, len(codes), asked.split, where))
     items = table.items if keep.all() else table.items[keep]
     parts = {"all": _Part(partial(np.asarray, items), codes[torch.from_numpy(keep)])}
-    return _in_memory(parts, where, None, image_size, channels, names, table.scale)
+    made = _in_memory(parts, where, None, asked.size, asked.channels, names, table.scale)
+    return _named(made, _ids(path, asked, keep.tolist()))
 
 
 def _kept(splits: Sequence[str] | None, count: int, split: str | None, where: str) -> list[bool]:

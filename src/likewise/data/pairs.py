@@ -10,7 +10,7 @@ from torch import Tensor
 from torch.utils.data import Dataset as TorchDataset
 from torch.utils.data._utils.collate import default_collate_fn_map
 
-from likewise._checks import check_count, check_positive, check_same
+from likewise._checks import as_tensor, check_count, check_finite, check_positive, check_same
 from likewise.data.datasets import Dataset, fetch
 from likewise.errors import InputError, InputTypeError
 from likewise.masks import UNLABELED
@@ -20,10 +20,10 @@ class PairBatch(NamedTuple):
     """Pairs as a DataLoader yields them: `(a, b), same = batch`."""
 
     items: tuple[Any, Any]  # Float[Tensor, "p ..."] each, or list[str]
-    same: Bool[Tensor, " p"]
+    same: Bool[Tensor, " p"]  # or grades, Float[Tensor, " p"]
 
 
-class GivenPairs(TorchDataset[tuple[tuple[Tensor, Tensor], bool]]):
+class GivenPairs(TorchDataset[tuple[tuple[Tensor, Tensor], bool | float]]):
     """Pairs of a dataset's items that are known, each with its truth.
 
     `pairs` (p, 2) are positions in `data`, `same` (p,) is True where both are the same. The
@@ -62,15 +62,56 @@ class GivenPairs(TorchDataset[tuple[tuple[Tensor, Tensor], bool]]):
     def __len__(self) -> int:
         return len(self.pairs)
 
-    def __getitem__(self, index: int) -> tuple[tuple[Tensor, Tensor], bool]:
+    def __getitem__(self, index: int) -> tuple[tuple[Tensor, Tensor], bool | float]:
         first, second = self.pairs[index].tolist()
-        return (self.data[first][0], self.data[second][0]), bool(self.same[index])
+        return (self.data[first][0], self.data[second][0]), self.same[index].item()
 
     def __getitems__(self, indices: Sequence[int]) -> list[PairBatch]:
         rows = torch.as_tensor(indices, dtype=torch.int64)
         sides = fetch(self.data, self.pairs[rows].T.flatten().tolist()).items
         first, second = sides[: len(rows)], sides[len(rows) :]  # a tensor's, or a list's of texts
         return [PairBatch((first, second), self.same[rows])]
+
+
+class GradedPairs(GivenPairs):
+    """Pairs of a dataset's items with a grade each: how alike they are, larger is more alike.
+
+    For `losses.GradedPairsLoss`, which `fit` trains with: `lw.fit(encoder, loss, pairs)`. What asks
+    whether two items are the same, such as calibration, refuses grades; give it
+    `GivenPairs(data, pairs, grades > limit)`.
+
+    Args:
+        data: Dataset that the items come from.
+        pairs: Positions in `data`, (p, 2).
+        grades: Finite numbers, (p,).
+
+    Raises:
+        InputTypeError: Positions that are no integers, grades that are no numbers.
+        InputError: Other shapes, a grade that is not finite, and what `GivenPairs` refuses.
+
+    Example:
+        >>> from likewise.data import ArrayDataset
+        >>> pairs = GradedPairs(ArrayDataset(np.eye(3), [0, 1, 2]), [[0, 1], [2, 1]], [4.5, 0.5])
+        >>> (a, b), grade = pairs[1]
+        >>> grade
+        0.5
+    """
+
+    def __init__(
+        self,
+        data: Dataset,
+        pairs: Tensor | np.ndarray | Sequence[Sequence[int]],
+        grades: Tensor | np.ndarray | Sequence[float],
+    ) -> None:
+        numbers: Tensor = as_tensor(grades, "grades")
+        super().__init__(data, pairs, torch.ones(len(numbers), dtype=torch.bool))
+        if numbers.ndim != 1:
+            raise InputError(
+                f"grades must have shape ({len(self.pairs)},), one per pair, got "
+                f"{tuple(numbers.shape)}. Use .flatten()."
+            )
+        self.same = numbers.cpu().float()
+        check_finite(self.same, "grades")
 
 
 class PairDataset(GivenPairs):

@@ -111,6 +111,30 @@ def paths_of(data: Any) -> list[str]:
     return [] if paths is None else [str(Path(paths[int(row)]).resolve()) for row in rows]
 
 
+def ids_of(data: Any) -> list[Any] | None:
+    """The id of each item as its table has it; None if no column of ids was asked for.
+
+    Args:
+        data: A dataset, a part of one, or an `Embedded`.
+
+    Example:
+        >>> import numpy, tempfile
+        >>> from likewise import data
+        >>> with tempfile.TemporaryDirectory() as folder:
+        ...     numpy.savez(f"{folder}/v.npz", x=numpy.eye(3), key=["k1", "k2", "k3"])
+        ...     points = data.load(f"{folder}/v.npz", vectors="x", id="key")
+        >>> ids_of(data.Subset(points, [2, 0]))
+        ['k3', 'k1']
+    """
+    if isinstance(data, Embedded):
+        of_source = ids_of(data.source)
+        return None if of_source is None else [of_source[row] for row in data.rows.tolist()]
+    whole = getattr(data, "data", data)
+    rows = getattr(data, "source_indices", range(len(data)))
+    ids = getattr(whole, "ids", None)
+    return ids if ids is None else [ids[int(row)] for row in rows]
+
+
 def labeled_items(data: Dataset) -> Dataset:
     """The items that have a class; the data itself where all have one."""
     rows = np.flatnonzero(data.labels.numpy() != UNLABELED)

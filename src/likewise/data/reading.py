@@ -5,7 +5,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-COLUMNS = ("text", "label", "vectors", "path_column")
+COLUMNS = ("text", "label", "vectors", "path_column", "id")
 
 
 @dataclass(frozen=True)
@@ -15,8 +15,9 @@ class Reading:
     Args:
         text: the column of texts.
         label: the column of labels.
-        vectors: the column of lists of numbers.
+        vectors: the column of lists of numbers, or a pattern of columns of numbers.
         path_column: the column of image files.
+        id: the column of ids.
         labels: a file with the labels of an .npy.
         skip_unreadable: whether image files that cannot be read are left out.
 
@@ -30,6 +31,7 @@ class Reading:
     label: str | None = None
     vectors: str | None = None
     path_column: str | None = None
+    id: str | None = None
     labels: str | Path | None = None
     skip_unreadable: bool = False
 
@@ -46,5 +48,5 @@ class Reading:
     @classmethod
     def from_columns(cls, columns: Mapping[str, str]) -> "Reading":
         """The reading of these columns; names that are none are left out."""
-        text, label, vectors, path = (columns.get(name) for name in COLUMNS)
-        return cls(text, label, vectors, path)
+        text, label, vectors, path, id_ = (columns.get(name) for name in COLUMNS)
+        return cls(text, label, vectors, path, id_)

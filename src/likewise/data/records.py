@@ -1,10 +1,12 @@
 """Tables whose columns have names: CSV, JSON lines, Parquet, Arrow, .npz, pandas frames."""
 
+import fnmatch
 import importlib
 import json
+import re
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
-from itertools import chain
+from itertools import chain, islice
 from pathlib import Path
 from typing import Any
 
@@ -19,12 +21,14 @@ from likewise.data.tables import (
     read_header,
     read_npy,
     read_rows,
+    written_number,
 )
 from likewise.errors import InputError, InputTypeError, MissingExtra
 
 JSON_LINES = (".jsonl", ".ndjson")
 ARROW = (".parquet", ".feather", ".arrow")
 RECORDS = (*JSON_LINES, *ARROW)  # beside CSV, which may also have no header
+LOOKED_AT = 1000  # rows of a CSV, which say which of its columns hold numbers
 VECTOR_NAMES = ("embedding", "embeddings", "vector", "vectors")
 
 _SHOWN = 12  # columns named in a sentence
@@ -38,22 +42,25 @@ class Records:
     Attributes:
         name: what a sentence calls it.
         columns: their names, as the table has them.
-        numbers: which of them hold numbers, and which lists of numbers, where the table tells
-            before it is read; None for CSV, where all is text.
+        kinds: which of them hold numbers, and which lists of numbers; none of a CSV that was not
+            asked for them.
         read: the cells of some columns: a list, or for numbers an array, (n,) or (n, d).
         where: what a sentence calls a row, by its position.
-        rows: how many there are; None for CSV, which must be read to know.
+        rows: how many there are; None for such a CSV, which must be read to know.
         in_parts: the cells of some columns by so many rows at a time, so that a table may be larger
             than memory where its file allows; None where all is in memory anyway.
+        as_numbers: the cells of a column of numbers as an array, from the position of the first,
+            where `read` gives texts.
     """
 
     name: str
     columns: list[str]
-    numbers: "Kinds | None"
+    kinds: "Kinds"
     read: Callable[[Sequence[str]], dict[str, Any]]
     where: Callable[[int], str]
     rows: int | None = None
     in_parts: Callable[[Sequence[str], int], Iterator[dict[str, Any]]] | None = None
+    as_numbers: Callable[[str, Sequence[str], int], np.ndarray[Any, Any]] | None = None
     label_names: Sequence[str] = LABEL_NAMES
 
     def parts(self, names: Sequence[str], size: int) -> Iterator[dict[str, Any]]:
@@ -108,8 +115,13 @@ def is_frame(source: object) -> bool:
     )
 
 
-def open_records(source: Any) -> Records:
+def open_records(source: Any, *, numbers: bool = False) -> Records:
     """The table in a file, or a pandas frame or Arrow table.
+
+    Args:
+        source: the file, frame or table.
+        numbers: whether cells of a CSV may be numbers and lists of them, as "[0.1, 0.2]"; the file
+            is then gone through once to count its rows.
 
     Raises:
         InputError: it cannot be read as what its name says, or names a column twice.
@@ -126,7 +138,9 @@ def open_records(source: Any) -> Records:
         return _npz(path)
     if suffix == ".npy":
         return _npy(path)
-    return _json_lines(path) if suffix in JSON_LINES else _csv(path)
+    if suffix in JSON_LINES:
+        return _json_lines(path)
+    return _csv_of_numbers(path) if numbers else _csv(path)
 
 
 def texts_in(records: Records, column: str, cells: Sequence[Any]) -> list[str]:
@@ -168,6 +182,22 @@ def labels_in(records: Records, column: str, cells: Sequence[Any]) -> list[str |
     return labels
 
 
+def ids_in(records: Records, column: str, cells: Sequence[Any] | np.ndarray[Any, Any]) -> list[Any]:
+    """The cells of a column as ids: texts or whole numbers.
+
+    Raises:
+        InputError: one is another thing, or missing.
+    """
+    ids = cells.tolist() if isinstance(cells, np.ndarray) else list(cells)
+    for row, each in enumerate(ids):
+        if not (isinstance(each, str) and each) and (type(each) is not int or each < 0):
+            raise InputError(
+                f"{records.where(row)} must have a text or a whole number as {column}, got "
+                f"{each!r}. Correct or remove the row."
+            )
+    return ids
+
+
 def parts_in(records: Records, column: str, cells: Sequence[Any]) -> list[str]:
     """The cells of a column as "train", "val" or "test".
 
@@ -188,18 +218,25 @@ def vector_columns(records: Records, asked: str | None, besides: Sequence[str | 
 
     Args:
         records: the table.
-        asked: its name, if it is told.
+        asked: its name, if it is told, or a pattern of names of columns of numbers, as "v*".
         besides: columns that hold something else.
 
     Raises:
         InputError: there are none, or several columns of lists.
     """
-    if records.numbers is None:
-        raise InputError(f"{records.name} must hold numbers, got texts.")
     single, lists = (
         [name for name in names if name not in besides]
-        for names in (records.numbers.single, records.numbers.lists)
+        for names in (records.kinds.single, records.kinds.lists)
     )
+    if asked is not None and records.has(asked) is None and "*" in asked:
+        matching = [name for name in single if fnmatch.fnmatchcase(name.lower(), asked.lower())]
+        if not matching:
+            raise InputError(
+                f"must match columns of numbers in {records.name} ({_named(single) or 'none'}), "
+                f"got {asked!r}.",
+                argument="vectors",
+            )
+        return matching
     if asked is not None:
         found = records.find("vectors", asked)
         if found not in (*single, *lists):
@@ -226,14 +263,23 @@ def vector_columns(records: Records, asked: str | None, besides: Sequence[str | 
 
 
 def vectors_in(
-    records: Records, columns: Sequence[str], cells: dict[str, Any]
+    records: Records, columns: Sequence[str], cells: dict[str, Any], first: int = 0
 ) -> np.ndarray[Any, Any]:
     """The numbers of some columns, (n, d) float32.
+
+    Args:
+        records: the table.
+        columns: those of numbers, or one of lists.
+        cells: theirs, of all rows or of some that follow each other.
+        first: the position of the first of these rows.
 
     Raises:
         InputError: lists of several lengths, or a number missing.
     """
-    arrays = [np.asarray(cells[name]) for name in columns]
+    if records.as_numbers is not None:
+        arrays = [records.as_numbers(name, cells[name], first) for name in columns]
+    else:
+        arrays = [np.asarray(cells[name]) for name in columns]
     for name, array in zip(columns, arrays, strict=True):
         if array.dtype.kind not in "fiub":
             raise InputError(
@@ -264,8 +310,89 @@ def _csv(path: Path) -> Records:
         return cells
 
     return Records(
-        repr(str(path)), [name for name in header if name], None, read, lines.__getitem__
+        repr(str(path)), [name for name in header if name], Kinds([], []), read, lines.__getitem__
     )
+
+
+def _csv_of_numbers(path: Path) -> Records:
+    """A CSV whose columns hold numbers, or lists of them, if the first rows do."""
+    plain = _csv(path)
+    name = plain.name
+    numbered = [each for each in plain.columns if written_number(each) is not None]
+    # What pandas writes of an array has its columns numbered from 0.
+    if len(numbered) >= len(plain.columns) - 1 and numbered != [
+        str(number) for number in range(len(numbered))
+    ]:
+        raise InputError(
+            f"{name} must name its columns in the first row, got {_named(plain.columns)}. Add a "
+            "header."
+        )
+    columns = [each for each in plain.columns if each != "unnamed: 0"]  # row numbers of pandas
+    lines: list[str] = []
+    looks: dict[str, list[str]] = {each: [] for each in columns}
+    for where, row in read_rows(path):
+        if len(lines) < LOOKED_AT:
+            for each, cells in looks.items():
+                if row[each]:
+                    cells.append(row[each])
+        lines.append(where)
+    kinds = Kinds(
+        [each for each in columns if looks[each] and all(map(_is_plain_number, looks[each]))],
+        [
+            each
+            for each in columns
+            if looks[each] and all(_written_list(cell) is not None for cell in looks[each])
+        ],
+    )
+
+    def as_numbers(column: str, cells: Sequence[str], first: int) -> np.ndarray[Any, Any]:
+        convert = _one_number if column in kinds.single else _written_list
+        found = [convert(cell) for cell in cells]
+        width = len(found[0] or ()) if found else 0
+        for row, (cell, numbers) in enumerate(zip(cells, found, strict=True), first):
+            if numbers is None or len(numbers) != width:
+                what = "a number" if column in kinds.single else f"{width} numbers"
+                raise InputError(
+                    f"{lines[row]} must have {what} as {column}, got {cell[:40] or 'none'}.",
+                    remedy="Correct it, or say by vectors= which columns hold the numbers.",
+                    command="Correct it, or say by --vectors which columns hold the numbers.",
+                )
+        made = np.array(found, dtype=np.float32)
+        return made[:, 0] if column in kinds.single else made
+
+    def in_parts(names: Sequence[str], size: int) -> Iterator[dict[str, Any]]:
+        rows = (row for _, row in read_rows(path))
+        while part := list(islice(rows, size)):
+            yield {each: [row[each] for row in part] for each in names}
+
+    return Records(
+        name,
+        plain.columns,
+        kinds,
+        plain.read,
+        lines.__getitem__,
+        rows=len(lines),
+        in_parts=in_parts,
+        as_numbers=as_numbers,
+    )
+
+
+def _one_number(cell: str) -> list[float] | None:
+    number = written_number(cell)
+    return None if number is None else [number]
+
+
+def _is_plain_number(cell: str) -> bool:
+    """Whether a cell is a number, and no code such as 00417."""
+    return written_number(cell) is not None and not re.match(r"-?0\d", cell)
+
+
+def _written_list(cell: str) -> list[float] | None:
+    """The numbers of a cell such as "[0.1, 0.2]", also with spaces only, as NumPy writes them."""
+    if not (cell.startswith("[") and cell.endswith("]")):
+        return None
+    numbers = [written_number(each) for each in cell[1:-1].replace(",", " ").split()]
+    return None if None in numbers or not numbers else numbers  # type: ignore[return-value]
 
 
 def _npz(path: Path) -> Records:
@@ -381,7 +508,12 @@ def _as_numbers(cells: list[Any]) -> Any:
         return cells
 
 
-def _arrow() -> Any:
+def pyarrow() -> Any:
+    """The library, which is an extra.
+
+    Raises:
+        MissingExtra: it is not installed.
+    """
     try:
         return importlib.import_module("pyarrow")
     except ModuleNotFoundError as error:
@@ -392,7 +524,7 @@ def _arrow() -> Any:
 
 
 def _frame_as_table(frame: Any) -> Any:
-    arrow = _arrow()
+    arrow = pyarrow()
     if isinstance(frame, arrow.Table):
         return frame
     try:
@@ -405,7 +537,7 @@ def _frame_as_table(frame: Any) -> Any:
 
 
 def _arrow_file(path: Path, suffix: str) -> Records:
-    arrow = _arrow()
+    arrow = pyarrow()
     name = repr(str(path))
     try:
         if suffix == ".parquet":

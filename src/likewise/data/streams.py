@@ -1,7 +1,8 @@
 """Labeled items that come one after another: streams, and balanced batches drawn from them."""
 
 from collections.abc import Iterator, Sequence
-from typing import Any
+from pathlib import Path
+from typing import Any, Protocol
 
 import numpy as np
 import torch
@@ -14,6 +15,8 @@ from likewise.data.datasets import ArrayDataset, Batch, stored_items
 from likewise.data.framing import ImageSize
 from likewise.data.images import check_channels, check_image_size, pixels_of
 from likewise.data.limits import max_kept
+from likewise.data.saved_datasets import SavedDataset, is_saved_dataset, saved_parts
+from likewise.data.shards import TarShards, is_shards
 from likewise.data.tables import LABEL_NAMES
 from likewise.data.texts import TEXT_SHAPE, TextDataset
 from likewise.errors import InputError, InputTypeError
@@ -91,7 +94,9 @@ class Stream(IterableDataset[tuple[Any, str | None]]):
             if shape != self._shape:
                 raise InputError(
                     f"items of the stream must have the shape of the first, {self._shape}, got "
-                    f"{shape} for item {position}. Give image_size= to resize images."
+                    f"{shape} for item {position}.",
+                    remedy="Give image_size= to resize images.",
+                    command="Give --image-size to resize images.",
                 )
             yield item, label
 
@@ -136,6 +141,57 @@ class Stream(IterableDataset[tuple[Any, str | None]]):
         )
 
 
+def open_stream(
+    source: Any,
+    *,
+    split: str | None = None,
+    item: str | None = None,
+    label: str | None = None,
+    image_size: ImageSize | None = None,
+    channels: int | None = None,
+) -> Stream:
+    """A source as a stream, of which nothing is kept.
+
+    Args:
+        source: .tar shards, as "train-{00..15}.tar", a folder that Hugging Face's `save_to_disk`
+            wrote, or anything that `Stream` takes.
+        split: "train", "val" or "test", for a folder that has them; train if None.
+        item: as for `Stream`, like the rest.
+        label: the key of the label.
+        image_size: the size that images are resized to.
+        channels: 1 for gray, 3 for color.
+
+    Raises:
+        InputError: a path that is none of these, or arguments for a `Stream`, which has them.
+        FileNotFoundError: a shard is not there.
+    """
+    if isinstance(source, Stream):
+        if (split, item, label, image_size, channels) != (None,) * 5:
+            raise InputError(
+                "source must be no Stream with split, item, label, image_size or channels, got "
+                "one. Give them to the Stream."
+            )
+        return source
+    given = source
+    if isinstance(source, (str, Path)):
+        path = Path(source).expanduser()
+        if is_shards(source) and split is None:
+            given = TarShards(source)
+        elif is_saved_dataset(path):
+            parts = saved_parts(path)
+            given = SavedDataset(path, split or ("train" if "train" in parts else None))
+        else:
+            raise InputError(
+                "must be .tar shards, or a folder that save_to_disk of Hugging Face datasets "
+                f"wrote, to be gone through as a stream, got {str(source)!r}"
+                + (f" with the split {split!r}." if is_shards(source) else "."),
+                argument="source",
+                remedy="Read it with lw.data.load.",
+                command="Leave --buffer out.",
+            )
+    return Stream(given, item=item, label=label, image_size=image_size, channels=channels)
+
+
 def is_stream(data: Any) -> bool:
     """Whether data can only be gone through: it is iterable, without a length or positions."""
     if isinstance(data, IterableDataset):
@@ -173,6 +229,18 @@ def collected(stream: Stream) -> ArrayDataset | TextDataset:
     return ArrayDataset(torch.stack(items), codes, names)
 
 
+class Labeled(Protocol):
+    """What gives items with the names of their labels, as `Stream` does."""
+
+    def __iter__(self) -> Iterator[tuple[Any, str | None]]:
+        """Each item with its label."""
+        ...
+
+    def set_epoch(self, epoch: int) -> None:
+        """Learn which pass begins."""
+        ...
+
+
 class BalancedStream:
     """Balanced batches from a stream that may be larger than memory, through a buffer.
 
@@ -186,7 +254,7 @@ class BalancedStream:
         class_names: names of the classes seen so far, in the order in which they came.
 
     Args:
-        stream: items with labels; unlabeled ones are passed over.
+        stream: items with labels, a `Stream` or one like it; unlabeled ones are passed over.
         classes_per_batch: P, at most; 16 if None.
         items_per_class: K; as many as make a batch of about 128, at least 4, if None.
         batches: how many an epoch has.
@@ -196,7 +264,7 @@ class BalancedStream:
 
     def __init__(
         self,
-        stream: Stream,
+        stream: "Labeled",
         *,
         classes_per_batch: int | None = None,
         items_per_class: int | None = None,

@@ -83,7 +83,11 @@ class NumberTable(NamedTuple):
 
 
 def find_columns(
-    path: Path, *, path_column: str | None = None, label: str | None = None
+    path: Path,
+    *,
+    path_column: str | None = None,
+    label: str | None = None,
+    id: str | None = None,
 ) -> Columns:
     """What the first row of a CSV says about its columns, in upper or lower case.
 
@@ -98,13 +102,14 @@ def find_columns(
         path: the table.
         path_column: the header of the column of image files, if it has another name.
         label: the header of the column of labels, if it has another name.
+        id: the header of the column of ids, which are no numbers of an item.
 
     Raises:
         InputError: a header that names no label, or several; a name that comes twice.
     """
     delimiter, first = _first_row(path)
     header = [cell.strip().lower() for cell in first]
-    asked = path_column is not None or label is not None
+    asked = (path_column, label, id) != (None, None, None)
     if not asked and not _is_header(header):
         return Columns(delimiter, [], 0)
     check_once(path, header)
@@ -122,7 +127,12 @@ def find_columns(
     split = header.index("split") if "split" in header else None
     if files is not None:
         return Columns(delimiter, header, at, files, split)
-    left_out = {at, split, *(i for i, name in enumerate(header) if _is_unnamed(name))}
+    left_out = {
+        at,
+        split,
+        _column(path, header, "id", id, ()),
+        *(i for i, name in enumerate(header) if _is_unnamed(name)),
+    }
     numbers = [i for i in range(len(header)) if i not in left_out]
     if not numbers:
         raise InputError(
@@ -484,7 +494,7 @@ def _is_header(cells: Sequence[str]) -> bool:
         return False
     if cells[0] in _FIRST_LABELS or set(cells[1:]) & {*PATH_NAMES, *LABEL_NAMES}:
         return True
-    return all(_number(cell) is None for cell in cells[1:])
+    return all(written_number(cell) is None for cell in cells[1:])
 
 
 def _is_unnamed(name: str) -> bool:
@@ -606,7 +616,7 @@ def _first_fault(path: Path, rows: list[_Row], width: int, columns: Columns) -> 
             model = "header" if columns.header else "first row"
             return _wrong_width(path, row.number, width + others, model, len(cells) + others)
         for place, cell in zip(places, cells, strict=True):
-            number = _number(cell)
+            number = written_number(cell)
             if number is None or not abs(number) <= _LARGEST:  # NaN is not either
                 remedy = "Correct or remove the row."
                 if columns.header and is_image_name(cell.strip()):
@@ -628,8 +638,8 @@ def _wrong_width(path: Path, row: int, width: int, model: str, got: int) -> Inpu
     )
 
 
-def _number(cell: str) -> float | None:
-    """The number that a cell holds, if any."""
+def written_number(cell: str) -> float | None:
+    """The number that a cell of text holds, if any."""
     try:
         # Python reads 1_000, numpy and other readers of tables do not.
         return None if "_" in cell else float(cell.strip(' "'))

@@ -2,11 +2,13 @@
 
 from likewise.encoders.backbones import Backbone, backbone
 from likewise.encoders.encoding import encode, takes_texts
+from likewise.encoders.ensembles import OverViews, SideBySide
 from likewise.encoders.heads import (
     GeneralizedMeanPool1d,
     GeneralizedMeanPool2d,
     Normalize,
     SelectOutput,
+    Truncate,
 )
 from likewise.encoders.naming import by_name, preprocess_of
 from likewise.encoders.networks import ConvEncoder, MLPEncoder
@@ -24,12 +26,15 @@ __all__ = [
     "GeneralizedMeanPool2d",
     "MLPEncoder",
     "Normalize",
+    "OverViews",
     "PrincipalComponents",
     "RawInput",
     "SelectOutput",
     "SentenceEncoder",
     "SiameseNet",
+    "SideBySide",
     "TripletNet",
+    "Truncate",
     "Whitening",
     "backbone",
     "by_name",

@@ -8,7 +8,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from likewise._checks import check_positive
+from likewise._checks import check_count, check_positive
 from likewise.errors import InputError, InputTypeError
 
 
@@ -34,6 +34,45 @@ class Normalize(nn.Module):
         norm = torch.linalg.vector_norm(embeddings, dim=-1, keepdim=True)
         unit: Tensor = embeddings / norm.clamp(min=1)
         return unit
+
+
+class Truncate(nn.Module):
+    """The first `dim` numbers of each embedding, scaled to unit length.
+
+    For an encoder trained with `losses.MatryoshkaLoss`: shorter embeddings need less memory and
+    search time. `evaluation.evaluate_dimensions` measures what they cost in accuracy.
+
+    Args:
+        dim: Count of the numbers kept.
+        normalize: Whether rows are scaled to unit length.
+
+    Raises:
+        InputError: When called, if the embeddings are shorter.
+
+    Source:
+        Kusupati, Bhatt, Rege, Wallingford, Sinha, Ramanujan, Howard-Snyder, Chen, Kakade, Jain &
+        Farhadi, "Matryoshka Representation Learning", NeurIPS 2022.
+
+    Example:
+        >>> Truncate(2)(torch.tensor([[3.0, 4.0, 12.0]])).tolist()
+        [[0.600..., 0.800...]]
+    """
+
+    def __init__(self, dim: int, *, normalize: bool = True) -> None:
+        super().__init__()
+        check_count("dim", dim)
+        self.dim = dim
+        self.normalize = normalize
+
+    def forward(self, embeddings: Float[Tensor, "n d"]) -> Float[Tensor, "n k"]:
+        """The shortened embeddings."""
+        if embeddings.shape[-1] < self.dim:
+            raise InputError(
+                f"dim must be at most the width of the embeddings, {embeddings.shape[-1]}, got "
+                f"{self.dim}. Use a smaller one."
+            )
+        short = embeddings[..., : self.dim]
+        return Normalize()(short) if self.normalize else short
 
 
 class GeneralizedMeanPool1d(nn.Module):

@@ -9,6 +9,7 @@ from likewise.evaluation.comparison import (
     compare_runs,
     together,
 )
+from likewise.evaluation.dimensions import DimensionsResult, evaluate_dimensions
 from likewise.evaluation.during import EvaluateEpochs, seen_and_unseen
 from likewise.evaluation.few_shot import (
     FewShotResult,
@@ -38,6 +39,7 @@ __all__ = [
     "Comparison",
     "ConfusedClasses",
     "Difference",
+    "DimensionsResult",
     "EvaluateEpochs",
     "FewShotResult",
     "FoldsResult",
@@ -55,6 +57,7 @@ __all__ = [
     "compare_with_baseline",
     "confused_classes",
     "evaluate_benchmark",
+    "evaluate_dimensions",
     "evaluate_few_shot",
     "evaluate_folds",
     "evaluate_matching",

@@ -119,7 +119,7 @@ def ids_to_add(now: Known, ids: Values | None, count: int) -> Given:
         return _next_ids(now, count)
     given = given_ids(now, ids)
     rows = now.rows_of(given)
-    _check_kind(now, given.ids, count, rows)
+    _check_kind(now, given, count, rows)
     if taken := [given.ids[at] for at in np.flatnonzero(rows >= 0).tolist()]:
         raise InputError(
             f"ids must be new, got {taken[0]!r}{_and_more(taken)} already in the index. "
@@ -137,7 +137,7 @@ def ids_to_put(now: Known, ids: Values, count: int) -> tuple[Given, Integers]:
     """
     given = given_ids(now, ids)
     rows = now.rows_of(given)
-    _check_kind(now, given.ids, count, rows)
+    _check_kind(now, given, count, rows)
     return given, np.unique(rows[rows >= 0])
 
 
@@ -184,14 +184,14 @@ def _next_ids(now: Known, count: int) -> Given:
             "Pass ids=, one new integer per item."
         )
     keys = np.arange(first, first + count, dtype=np.int64)
-    return Given(keys.tolist(), keys)
+    return Given(range(first, first + count), keys)
 
 
-def _check_kind(now: Known, ids: list[int] | list[str], count: int, rows: Integers) -> None:
+def _check_kind(now: Known, given: Given, count: int, rows: Integers) -> None:
     """Refuse ids of another number than items or another kind than stored, or twice the same."""
+    ids, kind = given.ids, now.facts.kind
     check_one_per_item("ids", len(ids), count)
-    is_text, kind = bool(ids) and isinstance(ids[0], str), now.facts.kind
-    if ids and is_text != (kind == "strings") and not (rows >= 0).any() and len(now):
+    if ids and given.are_text != (kind == "strings") and not (rows >= 0).any() and len(now):
         raise InputTypeError(
             f"ids must be {kind}, as those in the index are, got {ids[0]!r}. "
             "Use one kind for all items."
@@ -322,7 +322,13 @@ def check_apart(keys: Integers) -> None:
 
 
 def check_class_names(class_names: Sequence[str]) -> None:
-    """Refuse names of which two are alike, or that UTF-8 cannot hold."""
+    """Refuse what is no list of names, two that are alike, or one that UTF-8 cannot hold."""
+    if (
+        isinstance(class_names, str)
+        or not isinstance(class_names, (Sequence, np.ndarray))
+        or not all(isinstance(name, str) for name in class_names)
+    ):
+        raise InputTypeError(f"class_names must be a list of strings, got {class_names!r}.")
     if len(set(class_names)) != len(class_names):
         raise InputError(f"class_names must all differ, got {list(class_names)}.")
     for name in class_names:
@@ -398,7 +404,7 @@ def _listed(name: str, values: object) -> list[Any]:
                 f"{name} must have one dimension, got shape {tuple(values.shape)}. "
                 "Take one row, or use .flatten()."
             )
-        values = values.tolist()
+        return list(values.tolist())
     if isinstance(values, (str, bytes, Mapping)) or not isinstance(values, Sequence):
         raise InputTypeError(f"{name} must be a list, array or tensor, got {values!r}.")
     return list(values)

@@ -1,10 +1,13 @@
 """An array that grows at its end."""
 
+import math
+import sys
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
-import torch
+
+ALIGNED = 64  # bytes
 
 
 class GrowingArray:
@@ -20,9 +23,7 @@ class GrowingArray:
     def __init__(self, rows: npt.NDArray[Any], *, room: int = 0) -> None:
         self._buffer = rows
         self._count = len(rows)
-        if room > len(rows):
-            self._buffer = self._empty(room)
-            self._buffer[: len(rows)] = rows
+        self.reserve(room)
 
     def __len__(self) -> int:
         return self._count
@@ -36,11 +37,16 @@ class GrowingArray:
         """Copy `rows` behind those there are."""
         count = self._count + len(rows)
         if count > len(self._buffer):
-            grown = self._empty(max(count, 2 * len(self._buffer)))
-            grown[: self._count] = self.view
-            self._buffer = grown
+            self.reserve(max(count, 2 * len(self._buffer)))
         self._buffer[self._count : count] = rows
         self._count = count
+
+    def reserve(self, room: int) -> None:
+        """Make room for so many rows in all."""
+        if room > len(self._buffer):
+            grown = self._empty(room)
+            grown[: self._count] = self.view
+            self._buffer = grown
 
     def keep(self, chosen: npt.NDArray[np.bool_]) -> None:
         """Leave only the rows that `chosen`, one boolean each, marks."""
@@ -50,8 +56,11 @@ class GrowingArray:
         self._buffer, self._count = kept, len(at)
 
     def _empty(self, count: int) -> npt.NDArray[Any]:
-        # Memory of torch lies so that its products are fast.
-        empty: npt.NDArray[Any] = (
-            torch.from_numpy(self._buffer).new_empty(count, *self._buffer.shape[1:]).numpy()
-        )
-        return empty
+        # Memory that begins at such an address makes torch's products fast.
+        shape = count, *self._buffer.shape[1:]
+        size = math.prod(shape) * self._buffer.itemsize
+        if size > sys.maxsize - ALIGNED:  # where NumPy speaks of a dimension
+            raise MemoryError(f"{size} bytes")
+        room = np.empty(size + ALIGNED, dtype=np.uint8)
+        start = -room.ctypes.data % ALIGNED
+        return room[start : start + size].view(self._buffer.dtype).reshape(shape)

@@ -3,7 +3,7 @@
 import json
 from collections.abc import Sequence
 from contextlib import AbstractContextManager, nullcontext
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -103,6 +103,10 @@ class InMemory:
             added=[] if chunk is None else [chunk],
         )
 
+    def reserve(self, count: int) -> None:
+        """Make room for so many items in all."""
+        self.held.reserve(count)
+
     def clear(self, now: Snapshot) -> None:
         """Forget all items."""
         self.commit(now, class_names=now.class_names, removed=np.arange(len(now)))
@@ -133,17 +137,13 @@ class InMemory:
     def copied(self, *, deep: bool) -> "InMemory":
         """Another that shares memory with this one, or none if `deep`, and changes alone."""
         # Rows are only ever written behind those that are there, and each has room of its own.
-        now = self.held.current
-        arrays = Arrays(*map(np.copy, now.arrays)) if deep else now.arrays
-        copied = InMemory(self.distance, (), recall=self.recall, storage=now.facts.storage)
-        copied.held.restart(
-            now.facts,
-            now.class_names,
-            arrays=arrays,
-            metadata=now.metadata[: len(now)],
-            payloads=now.payloads[: len(now)],
-        )
-        return copied
+        made_of = _parts(self)
+        if deep:
+            made_of = made_of._replace(arrays=Arrays(*map(np.copy, made_of.arrays)))
+        return _made(made_of)
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return _unpickled, tuple(_parts(self))
 
     def go_on(self, next_id: int, dimension: int | None) -> None:
         """Hand out ids from `next_id` on; of this dimension where there is no item yet."""
@@ -154,6 +154,56 @@ class InMemory:
 
     def close(self) -> None:
         """Nothing is held open."""
+
+
+class _Parts(NamedTuple):
+    distance: Distance
+    recall: float | None
+    facts: Facts
+    class_names: tuple[str, ...]
+    arrays: Arrays
+    metadata: list[str]
+    payloads: list[bytes | None]
+
+
+def _parts(store: InMemory) -> _Parts:
+    now = store.held.current
+    return _Parts(
+        store.distance,
+        store.recall,
+        now.facts,
+        tuple(now.class_names),
+        now.arrays,
+        now.metadata[: len(now)],
+        now.payloads[: len(now)],
+    )
+
+
+def _made(parts: _Parts) -> InMemory:
+    made = InMemory(parts.distance, (), recall=parts.recall, storage=parts.facts.storage)
+    made.held.restart(
+        parts.facts,
+        parts.class_names,
+        arrays=parts.arrays,
+        metadata=parts.metadata,
+        payloads=parts.payloads,
+    )
+    return made
+
+
+def _unpickled(*parts: Any) -> InMemory:
+    of = _Parts(*parts)
+    # joblib may map arrays that cannot be written to.
+    arrays = Arrays(*map(_writeable, of.arrays))
+    made = _made(of._replace(arrays=arrays))
+    if of.facts.kind == "strings":  # hashes of another process
+        now = made.newest()
+        made = _made(of._replace(arrays=arrays._replace(keys=now.keys_for(now.ids.tolist()))))
+    return made
+
+
+def _writeable(array: Any) -> Any:
+    return array if array.flags.writeable else array.copy()
 
 
 class _Texts:

@@ -15,7 +15,7 @@ from msgspec.structs import replace
 from torch import Tensor
 
 from likewise.distances import Distance
-from likewise.index._answers import Items, Neighbors
+from likewise.index._answers import Items
 from likewise.index._durable.checksums import Integers
 from likewise.index._durable.contract import Facts
 from likewise.index._given import (
@@ -30,7 +30,7 @@ from likewise.index._given import (
 from likewise.index._growing import GrowingArray
 from likewise.index._searching.approximate import Search
 from likewise.index._searching.storage import dimension, row_format, unpack
-from likewise.index._store import NONE, Added, Given
+from likewise.index._store import NONE, Added, Found, Given
 
 Run = tuple[Integers, Integers]  # keys, ascending, and their positions
 TAIL = 256  # keys that need not be in a run yet
@@ -71,7 +71,7 @@ def chunk_of(
         InputError: ids that UTF-8 cannot hold or that could not be told apart.
     """
     (ids, keys), texts = added.given, None
-    if isinstance(ids[0], str):
+    if added.given.are_text:
         texts = _texts(ids)
         check_apart(keys)
     positions = np.arange(first, first + len(ids), dtype=np.int64)
@@ -187,11 +187,10 @@ class Snapshot:
     def rows_of(self, given: Given) -> Integers:
         """The row of each id, -1 where it is not stored."""
         ids = given.ids
-        is_text = bool(ids) and isinstance(ids[0], str)
-        if not ids or not len(self) or is_text != (self.facts.kind == "strings"):
+        if not ids or not len(self) or given.are_text != (self.facts.kind == "strings"):
             return np.full(len(ids), -1, dtype=np.int64)
         rows = self._rows_of_keys(given.keys)
-        if is_text and (rows >= 0).any():
+        if given.are_text and (rows >= 0).any():
             at = np.flatnonzero(rows >= 0)
             check_same_text([ids[place] for place in at.tolist()], self.ids_at(rows[at]).tolist())
         return rows
@@ -202,14 +201,14 @@ class Snapshot:
 
     def nearest(
         self, queries: Float[Tensor, "q d"], k: int, allowed: Bool[Tensor, " n"] | None
-    ) -> Neighbors:
+    ) -> Found:
         """The k nearest items of each query; padded where fewer are allowed."""
         check_enough(k, len(self))
         distances, rows = self.searching.nearest(queries, self.packed, k, allowed)
         labels = self.labels[rows]
         if allowed is not None:
             labels[rows < 0] = UNLABELED
-        return Neighbors(self.ids_at(rows.numpy()), distances, labels)
+        return self.ids_at(rows.numpy()), distances, labels
 
     def wait(self) -> None:
         """Return when no approximate search is in training any more."""
@@ -274,6 +273,7 @@ class Columns:
         facts: say for how many items there is room, more are taken in as well, and how
             embeddings are kept.
         search: of the items.
+        room: for at least so many items; see `reserve`.
         arrays: the items, if they are there already; kept, not copied.
         metadata: of these, where memory keeps it.
         payloads: likewise.
@@ -283,16 +283,16 @@ class Columns:
         self,
         facts: Facts,
         search: Search,
+        room: int = 0,
         arrays: Arrays | None = None,
         metadata: Sequence[str] = (),
         payloads: Sequence[bytes | None] = (),
     ) -> None:
-        room = facts.items if arrays is None else 0
         dtype, width = row_format(facts.storage, facts.dimension)
-        self._positions = GrowingArray(NONE, room=room)
-        self._keys = GrowingArray(NONE, room=room)
-        self._labels = GrowingArray(NONE, room=room)
-        self._embeddings = GrowingArray(np.empty((0, width), dtype=dtype), room=room)
+        self._positions = GrowingArray(NONE)
+        self._keys = GrowingArray(NONE)
+        self._labels = GrowingArray(NONE)
+        self._embeddings = GrowingArray(np.empty((0, width), dtype=dtype))
         self._prints = GrowingArray(np.empty((0, 2), dtype=np.int64))
         self._ends = GrowingArray(NONE)
         self._text = GrowingArray(np.empty(0, dtype=np.uint8))
@@ -305,6 +305,12 @@ class Columns:
             held = [GrowingArray(array) for array in arrays]
             self._positions, self._keys, self._labels, self._embeddings = held[:4]
             self._prints, self._ends, self._text = held[4:]
+        self.reserve(max(room, facts.items))
+
+    def reserve(self, room: int) -> None:
+        """Make room for so many items in all, so that they are never copied to make some."""
+        for column in (self._positions, self._keys, self._labels, self._embeddings):
+            column.reserve(room)
 
     def snapshot(self, facts: Facts, class_names: Sequence[str]) -> Snapshot:
         """Everything there is, under these facts."""
@@ -399,6 +405,7 @@ class Held:
     ) -> None:
         self.lock = threading.RLock()
         self._distance, self._recall = distance, recall
+        self._room = 0
         self._columns: Columns
         self.current: Snapshot
         self.restart(facts, class_names)
@@ -409,6 +416,12 @@ class Held:
 
     def __exit__(self, *error: object) -> None:
         self.lock.release()
+
+    def reserve(self, room: int) -> None:
+        """Make room for so many items in all, also once their dimension is known."""
+        with self.lock:
+            self._columns.reserve(room)
+            self._room = room
 
     def restart(
         self,
@@ -430,7 +443,7 @@ class Held:
             payloads: likewise.
         """
         search = Search(self._distance, recall=self._recall)
-        columns = Columns(facts, search, arrays, metadata, payloads)
+        columns = Columns(facts, search, self._room, arrays, metadata, payloads)
         for chunk in chunks:
             columns.append(chunk)
         current = columns.snapshot(facts, class_names)
@@ -460,7 +473,7 @@ class Held:
         try:
             if facts.dimension != before.facts.dimension:
                 search = Search(self._distance, recall=self._recall)
-                self._columns = Columns(facts, search)
+                self._columns = Columns(facts, search, self._room)
             if len(changed):
                 self._columns.relabel(changed, labels)
             if len(removed):

@@ -10,18 +10,27 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from likewise.distances import Distance
-from likewise.index._answers import Items, Neighbors
+from likewise.index._answers import Items
 from likewise.index._durable.checksums import Integers
 from likewise.index._where import Condition
 
 NONE: Integers = np.empty(0, dtype=np.int64)
 
 
+# Ids, distances and labels, as `Neighbors` has them.
+Found = tuple[npt.NDArray[Any], Float[Tensor, "q k"], Int[Tensor, "q k"]]
+
+
 class Given(NamedTuple):
     """Ids, and the numbers by which a store finds them."""
 
-    ids: list[int] | list[str]
+    ids: Sequence[int] | Sequence[str]
     keys: Integers
+
+    @property
+    def are_text(self) -> bool:
+        """Whether they are strings; False of none."""
+        return bool(self.ids) and isinstance(self.ids[0], str)
 
 
 class Added(NamedTuple):
@@ -120,7 +129,7 @@ class View(Known, Protocol):
     def rows(self) -> Integers:
         """The row numbers of all items."""
 
-    def nearest(self, queries: Float[Tensor, "q d"], k: int, allowed: Any) -> Neighbors:
+    def nearest(self, queries: Float[Tensor, "q d"], k: int, allowed: Any) -> Found:
         """The k nearest items of each query, of those that `Store.chosen` allowed.
 
         Raises:
@@ -184,6 +193,9 @@ class Store(Protocol[V]):
             changed: rows of `now` that get other labels, each once.
             labels: these.
         """
+
+    def reserve(self, count: int) -> None:
+        """Make room for so many items in all, where the store keeps them in memory."""
 
     def clear(self, now: V) -> None:
         """Forget all items, of which there are some; only within `writing`."""

@@ -15,7 +15,7 @@ from torch import Tensor
 
 from likewise._checks import check_choice, check_count
 from likewise.distances import COSINE, Distance
-from likewise.errors import InputError
+from likewise.errors import InputError, InputTypeError
 from likewise.index._answers import Items, Neighbors, Summary, per_class, percentiles
 from likewise.index._durable.checksums import Integers
 from likewise.index._given import (
@@ -226,6 +226,27 @@ class Index:
             given = ids_to_add(now, ids, len(rows))
             return self._put(now, rows, given, labels, metadata, payloads, NONE)
 
+    def reserve(self, count: int) -> None:
+        """Make room for `count` items in all, where it is known before they are added in parts.
+
+        Adding beyond the room copies what is there, which for a moment takes its memory twice;
+        within it nothing is copied. Removing items gives the room back.
+
+        Raises:
+            MemoryError: there is less memory.
+
+        Example:
+            >>> import torch
+            >>> index = Index()
+            >>> index.reserve(30)
+            >>> for part in torch.randn(3, 10, 8):
+            ...     _ = index.add(part)
+            >>> len(index)
+            30
+        """
+        check_count("count", count)
+        self._store.reserve(count)
+
     def upsert(
         self,
         embeddings: Float[Tensor, "n d"] | Rows,
@@ -291,14 +312,8 @@ class Index:
             rows = checked_rows("embeddings", embeddings, now.facts.dimension)
             emptied = Emptied(now, class_names)
             given = ids_to_add(emptied, ids, len(rows))
-            if not given.ids:
-                codes_of(emptied, labels, 0)
-                gone = now.rows()
-                self._store.commit(now, class_names=tuple(class_names), removed=gone)
-                return np.empty(0, dtype=np.int64)
-            return self._put(
-                now, rows, given, labels, metadata, payloads, now.rows(), among=emptied
-            )
+            gone = now.rows()
+            return self._put(now, rows, given, labels, metadata, payloads, gone, among=emptied)
 
     def relabel(self, ids: Values, labels: Values | None) -> int:
         """Give items other labels, and give back how many were asked for.
@@ -396,6 +411,8 @@ class Index:
             >>> index.column("year")
             ([1999, None], tensor([3, 4]))
         """
+        if not isinstance(key, str):
+            raise InputTypeError(f"key must be text, got {key!r}.")
         with self._store.reading() as now:
             return self._store.column(now, key)
 
@@ -458,9 +475,9 @@ class Index:
         now, allowed = self._store.chosen(None if where is None else parsed(where))
         asked = checked_rows("queries", queries, now.facts.dimension)
         check_count("k", k)
-        found: Neighbors = now.nearest(asked, k, allowed)
+        ids, distances, labels = now.nearest(asked, k, allowed)
         self._seconds.append(time.perf_counter() - started)
-        return Neighbors(found.ids, found.distances, found.labels, now.class_names, self)
+        return Neighbors(ids, distances, labels, now.class_names, self)
 
     def summary(self) -> Summary:
         """What the index holds, how it searches and how long recent lookups took, in numbers."""
@@ -526,6 +543,8 @@ class Index:
         index = Index(distance, class_names=state["class_names"], **kind)
         store: InMemory = index._store  # type: ignore[assignment]
         embeddings = state["embeddings"]
+        if not isinstance(embeddings, Tensor):  # one of an index without a dimension has no columns
+            embeddings = checked_rows("embeddings", embeddings, None)
         if len(embeddings):
             given = {name: state[name] for name in ("labels", "ids", "metadata")}
             index.add(embeddings, payloads=_decoded(state.get("payloads")), **given)
@@ -550,11 +569,14 @@ class Index:
         codes, names = codes_of(now if among is None else among, labels, count)
         texts = metadata_texts(metadata, count)
         parts = checked_payloads(payloads, count)
-        if not count:
-            return np.empty(0, dtype=np.int64)
-        packed = pack(embeddings, now.facts.storage)
-        added = Added(given, codes, packed, texts, parts, prints_of(metadata, count))
-        given_back = np.array(given.ids)  # what may fail comes before the commit
+        if not count and among is None:
+            return given.keys
+        added = None
+        if count:
+            packed = pack(embeddings, now.facts.storage)
+            added = Added(given, codes, packed, texts, parts, prints_of(metadata, count))
+        # What may fail comes before the commit.
+        given_back = np.array(given.ids) if given.are_text else given.keys.copy()
         self._store.commit(now, class_names=names, added=added, removed=gone)
         return given_back
 

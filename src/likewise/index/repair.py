@@ -198,7 +198,7 @@ def _facts(folder: Path, connection: sqlite3.Connection | None) -> Facts:
     with suppress(sqlite3.Error, TypeError, ValueError):
         if connection is not None:
             ((text, checksum),) = connection.execute(FACTS).fetchall()
-            facts = Facts.of_text(text)
+            facts = Facts.of_text(text, folder)
             if zlib.crc32(text) == checksum:
                 other = acknowledged is not None and acknowledged.key == facts.key
                 if acknowledged is None or not other or facts.batches >= acknowledged.batches:

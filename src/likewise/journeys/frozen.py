@@ -3,6 +3,7 @@
 import dataclasses
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -15,10 +16,12 @@ from likewise.evaluation import evaluate_retrieval
 from likewise.evaluation.comparison import compare
 from likewise.intervals import FEWEST_GROUPS
 from likewise.journeys.recipe import Recipe
+from likewise.model import embed
 
 FOLDS = 3  # of classes, each held out once
 FEWEST_CLASSES = 6  # two for each fold
 LEVEL = 0.05  # of all tests together
+FEATURES = "features"  # the folder of a checkpoint that keeps them
 SHRINKAGE = 10.0  # of a whitening: few classes tell little about the directions of many
 TRIED = ("whitening", "linear")
 Progress = Callable[[int, int], None]
@@ -27,13 +30,17 @@ Trained = Callable[[nn.Module, data.Dataset], Any]
 
 @dataclass(frozen=True)
 class Features:
-    """Turns datasets of items into datasets of what a frozen encoder makes of them."""
+    """Turns datasets of items into datasets of what a frozen encoder makes of them.
+
+    With `cache`, a folder, they are found there again after an interruption.
+    """
 
     encoder: nn.Module
     preprocess: data.Preprocess | None
     device: str
     progress: Progress | None = None
     workers: int = 0
+    cache: Path | None = None
     done: dict[int, tuple[data.Dataset, data.Dataset]] = field(default_factory=dict, repr=False)
 
     def of(self, items: data.Dataset) -> data.Dataset:
@@ -42,13 +49,12 @@ class Features:
             return self.done[id(items)][1]
         home = next((weight.device for weight in self.encoder.parameters()), torch.device("cpu"))
         self.encoder.to(self.device)
-        found = encoders.encode(
-            self.encoder,
-            items,
-            preprocess=None if self.preprocess is None else self.preprocess.apply,
-            progress=self.progress,
-            workers=self.workers,
-        )
+        told: dict[str, Any] = {"progress": self.progress, "workers": self.workers}
+        if self.cache is not None and not isinstance(self.encoder, nn.Identity):
+            found = embed(self.encoder, items, self.preprocess, cache=self.cache, **told).embeddings
+        else:
+            apply = None if self.preprocess is None else self.preprocess.apply
+            found = encoders.encode(self.encoder, items, preprocess=apply, **told)
         self.encoder.to(home)
         features = data.ArrayDataset(found, items.labels, list(items.class_names))
         self.done[id(items)] = (items, features)  # kept, so that no other gets its id

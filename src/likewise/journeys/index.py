@@ -1,6 +1,6 @@
 """Known items taken from data: added, put in place of all others, or kept the same as a folder."""
 
-from collections import defaultdict
+from collections import Counter, defaultdict
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -13,7 +13,8 @@ from torch import Tensor
 from likewise import _tables
 from likewise import data as sources
 from likewise._checks import check_choice
-from likewise.data.parts import label_names, paths_of
+from likewise.data.parts import ids_of, label_names, paths_of
+from likewise.errors import InputError
 from likewise.model import SimilarityModel
 from likewise.model.embedding import embed_kept, opened
 
@@ -32,6 +33,7 @@ class Indexed:
         relabeled: items that moved to another class, and kept their id.
         moved: items whose file moved within its class, and kept their id.
         removed: items that are gone.
+        changed: items with another content under the same id, where the data bring ids.
     """
 
     added: int = 0
@@ -40,6 +42,7 @@ class Indexed:
     relabeled: int = 0
     moved: int = 0
     removed: int = 0
+    changed: int = 0
 
     __repr__ = _tables.as_text
     _repr_html_ = _tables.as_html
@@ -47,7 +50,7 @@ class Indexed:
     @property
     def has_changed(self) -> bool:
         """Whether any answer may differ from before."""
-        return bool(self.added or self.relabeled or self.removed)
+        return bool(self.added or self.relabeled or self.removed or self.changed)
 
     def to_dict(self) -> dict[str, int]:
         """As plain values."""
@@ -65,14 +68,16 @@ def index(
 ) -> Indexed:
     """Take the items of a dataset into the index of a model, each of them once.
 
-    An item is known again by its fingerprint and its class, so doing it twice changes nothing.
+    An item is known again by its id where the data bring ids (`data.ids_of`), and else by its
+    fingerprint and its class, so doing it twice changes nothing.
 
     - "add" adds what is not there.
     - "replace" puts the data in place of all that is there, in one step: whoever looks meanwhile
       finds all old or all new items (in Milvus, for a moment, both).
     - "sync" makes the items that came from `source` the same as the data: what is new is added,
       what is gone is removed, and an item that is now of another class is relabeled. Items from
-      elsewhere are left alone. Where it was interrupted, doing it again completes it.
+      elsewhere are left alone. Where it was interrupted, doing it again completes it. With ids,
+      an item that is there takes on the content that the data have under its id.
 
     Args:
         model: its index changes; save it afterwards, unless the items are in a gallery.
@@ -82,6 +87,10 @@ def index(
             to be the same each time.
         keep_pictures: keep a small picture of each image that is added, as its payload.
         progress: called as progress(done, total) while embedding.
+
+    Raises:
+        InputError: an id comes twice, is of another kind than those indexed, or, with "add", is
+            that of an indexed item with another content or class.
 
     Example:
         >>> import torch
@@ -98,7 +107,8 @@ def index(
     data = sources.as_dataset(data)
     place = _place(source)
     facts = _whereabouts(data, place)
-    if way == "add":
+    own = _as_indexed(ids_of(data), model)
+    if way == "add" and own is None:
         ids = model.add_new(data, metadata=facts, keep_pictures=keep_pictures, progress=progress)
         return Indexed(
             added=len(ids),
@@ -109,13 +119,15 @@ def index(
         model, data, facts, is_all=way == "replace", keep_pictures=keep_pictures, progress=progress
     )
     if way == "replace":
-        removed, rows = len(model.index), list(wanted.first.values())
-        added = wanted.given(model, rows)
+        rows = list(wanted.first.values()) if own is None else list(range(len(data)))
+        removed, added = len(model.index), wanted.given(model, rows)
         names = list(sources.items_per_class(data))
-        model.index.replace(**added, class_names=names)
+        model.index.replace(**added, ids=own, class_names=names)
         return Indexed(
             added=len(rows), removed=removed, as_another_class=_doubtful(model, len(rows))
         )
+    if own is not None:
+        return _put_by_id(model, wanted, place, own, is_sync=way == "sync")
     return _synced(model, wanted, place)
 
 
@@ -241,6 +253,80 @@ def _synced(model: SimilarityModel, wanted: _Wanted, place: str | None) -> Index
         moved=moved,
         removed=len(gone),
     )
+
+
+def _put_by_id(
+    model: SimilarityModel, wanted: _Wanted, place: str | None, own: list[Any], *, is_sync: bool
+) -> Indexed:
+    """Items put under their own ids; with `is_sync` also those that are there already."""
+    known = dict(zip(model.index.ids.tolist(), model.indexed_prints(), strict=True))
+    paths = dict(zip(known, model.index.column("path")[0], strict=True))
+    origins = dict(zip(known, model.index.column("source")[0], strict=True))
+    new, changed, relabeled, moved = [], [], [], []
+    for row, id_ in enumerate(own):
+        print_, name = known.get(id_, (None, None))
+        if id_ not in known:
+            new.append(row)
+        elif print_ != wanted.prints[row]:
+            changed.append(row)
+        elif name != wanted.names[row]:
+            relabeled.append(row)
+        elif wanted.facts[row].get("path") not in (None, paths[id_]):
+            moved.append(row)
+    if not is_sync and (changed or relabeled):
+        row = (changed or relabeled)[0]
+        raise InputError(
+            f"must be new or of the same item, got {own[row]!r}, which is in the index with "
+            f"another {'content' if changed else 'class'}.",
+            argument="id",
+            remedy='Use way="sync" to put the data in its place.',
+            command="Use --sync to put the data in its place.",
+        )
+    gone = []
+    if is_sync:
+        _move(model, wanted, [own[row] for row in relabeled + moved], relabeled + moved)
+        gone = [
+            id_
+            for id_ in known.keys() - set(own)
+            if _is_from(place, origins[id_], paths[id_] if isinstance(paths[id_], str) else None)
+        ]
+    if new or changed:
+        if not known:
+            model.index.name_classes(list(sources.items_per_class(wanted.data)))
+        put = changed + new
+        model.index.upsert(**wanted.given(model, put), ids=[own[row] for row in put])
+    doubtful = _doubtful(model, len(new))
+    if gone:
+        model.index.remove(gone)
+    there = len(own) - len(new) - len(changed) - len(relabeled) - len(moved)
+    return Indexed(
+        added=len(new),
+        already_there=there if is_sync else len(own) - len(new),
+        as_another_class=doubtful,
+        relabeled=len(relabeled) if is_sync else 0,
+        moved=len(moved) if is_sync else 0,
+        removed=len(gone),
+        changed=len(changed),
+    )
+
+
+def _as_indexed(own: list[Any] | None, model: SimilarityModel) -> list[Any] | None:
+    """Ids of a table as those indexed are: a CSV has texts only, where others have numbers."""
+    if own is None:
+        return None
+    if len(set(own)) < len(own):
+        twice = Counter(own).most_common(1)[0][0]
+        raise InputError(
+            f"must name a column whose ids all differ, got {twice!r} more than once. Correct or "
+            "remove a row.",
+            argument="id",
+        )
+    if not len(model.index):
+        return own
+    if model.index.ids.dtype.kind == "U":
+        return list(map(str, own))
+    is_whole = all(isinstance(id_, int) or (len(id_) < 19 and id_.isdecimal()) for id_ in own)
+    return list(map(int, own)) if is_whole else own
 
 
 def _move(model: SimilarityModel, wanted: _Wanted, ids: list[Any], rows: list[int]) -> None:

@@ -16,6 +16,7 @@ from likewise.data.loading import NAMED
 from likewise.data.pair_tables import read_pair_table
 from likewise.data.parts import paths_of
 from likewise.data.records import open_records
+from likewise.data.saved_datasets import is_saved_dataset
 from likewise.data.tables import TABLES, read_header
 from likewise.embedded import Embedded
 from likewise.encoders import takes_texts
@@ -23,6 +24,7 @@ from likewise.errors import InputError
 from likewise.model import SimilarityModel
 
 PLAIN = data.Reading()
+OPTIONAL = ("label", "id")  # columns that a table may lack
 SHOWN = 80  # characters of a text that is named
 
 
@@ -64,7 +66,7 @@ def open_fitting(
     """A part of a source, read as the model's items are; see `open_data`.
 
     A table is read by the columns that the model remembers, but for those that are named here;
-    one of labels that the table has not is left out, and its items are unlabeled.
+    one of labels or of ids that the table lacks is left out. Without labels, items are unlabeled.
 
     Raises:
         InputError: The model is over texts, and nothing says which column holds them.
@@ -81,16 +83,19 @@ def _as_remembered(
     model: SimilarityModel, source: str | Path, reading: data.Reading
 ) -> data.Reading:
     path = Path(source)
+    if is_saved_dataset(path):
+        return data.Reading(**{**reading.given, **model.reading.columns, **reading.columns})
     if path.suffix.lower() not in (*NAMED, ".npz") or not path.is_file():
         return reading
     known = model.reading.columns
     if {"text", "vectors", "path_column"} & reading.columns.keys():
-        known = {"label": known["label"]} if "label" in known else {}
-    known = {**known, **reading.columns}
-    remembered = None if reading.label is not None else known.get("label")
-    if remembered is not None and open_records(path).has(remembered) is None:
-        del known["label"]
-    return data.Reading(**{**reading.given, **known})
+        known = {name: known[name] for name in OPTIONAL if name in known}
+    remembered = {name for name in OPTIONAL if name in known and name not in reading.columns}
+    if remembered:
+        table = open_records(path)
+        absent = {name for name in remembered if table.has(known[name]) is None}
+        known = {name: column for name, column in known.items() if name not in absent}
+    return data.Reading(**{**reading.given, **known, **reading.columns})
 
 
 def open_pairs(model: SimilarityModel, source: str | Path) -> data.GivenPairs:
@@ -187,7 +192,7 @@ def named_classes(
         if word in present:
             names.append(word)
         else:
-            names += _parts_of_list(word)
+            names += parts_of_list(word)
     absent = [name for name in names if name not in present]
     if absent or not names:
         few = ", ".join(map(repr, present[:12])) + (", …" if len(present) > 12 else "")
@@ -200,7 +205,8 @@ def named_classes(
     return names
 
 
-def _parts_of_list(word: str) -> list[str]:
+def parts_of_list(word: str) -> list[str]:
+    """The names in a list separated by commas; one that holds a comma is in double quotes."""
     try:
         (parts,) = csv.reader([word], skipinitialspace=True)
     except (csv.Error, ValueError):  # ends of lines, as in no list; or nothing at all
@@ -209,7 +215,9 @@ def _parts_of_list(word: str) -> list[str]:
 
 
 def names_of(examples: Any) -> list[str]:
-    """What each item is called: its file, the start of its text, or its number."""
+    """What each item is called: its id, its file, the start of its text, or its number."""
+    if (ids := data.ids_of(examples)) is not None:
+        return list(map(str, ids))
     is_embedded = isinstance(examples, Embedded)
     whole, rows = (examples.source, examples.rows.tolist()) if is_embedded else (examples, None)
     if data.is_text(whole):

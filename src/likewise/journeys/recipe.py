@@ -20,7 +20,13 @@ PAIR_LOSSES = (
     "supervised-contrastive",
     "triplet",
 )
-CLASS_LOSSES = ("arcface", "cosface", "proxy-anchor", "softmax")  # with weights of their own
+CLASS_LOSSES = (  # with weights of their own
+    "arcface",
+    "cosface",
+    "normalized-softmax",
+    "proxy-anchor",
+    "softmax",
+)
 GIVEN_PAIRS_LOSSES = ("contrastive", "threshold")
 VIEW_LOSSES = ("barlow-twins", "simclr", "simsiam", "vicreg")  # without labels
 AUGMENTS = ("none", "light", "photos", "strong", "views")
@@ -59,8 +65,8 @@ class Recipe:
             labels, images below 16 pixels a side, and other items, never are.
         made_classes: New classes from old ones: "none", "turned", "mirrored" or "both".
         pairs: Whether pairs are trained on instead of classes.
-        loss: A loss by name; None for "multi-similarity", "contrastive" with pairs, or "simclr"
-            without labels.
+        loss: A loss by name; None for "contrastive" with pairs, for "simclr" without labels, for
+            "normalized-softmax" where a sentence encoder trains, and else for "multi-similarity".
         distance: A distance by name.
         margin: Margin of the triplet or contrastive loss; None for its default.
         projection: Layers behind the encoder that the loss of a training without labels is
@@ -68,11 +74,15 @@ class Recipe:
             layers.
         epochs: Number of epochs.
         batches: Batches per epoch; None for about one pass over the data, at least 50.
-        classes_per_batch: Classes in a balanced batch; None for the default of `fit`.
-        items_per_class: Items of each class in a batch; None for the default of `fit`.
+        classes_per_batch: Classes in a balanced batch; None for the default of `fit`, or 64 where
+            a sentence encoder trains with a loss that has class centers.
+        items_per_class: Items of each class in a batch; None for the default of `fit`, or as many
+            as make 64 items where a sentence encoder trains with a loss that has class centers.
         batch_size: Items in a batch without labels; None for 128.
-        learning_rate: The highest learning rate of the schedule; None for 0.001, or 0.0001 where
-            a pretrained encoder trains.
+        learning_rate: The highest learning rate of the schedule; None for 0.001, for 0.0001 where
+            a pretrained encoder trains, and for 0.0002 where that is one of sentences.
+        loss_learning_rate: That of the loss's own weights, such as class centers; None for ten
+            times the other where a pretrained encoder trains, and else for the same.
         clip_gradients: Largest norm of all gradients together; None clips nothing.
         precision: "float32", "bfloat16" or "float16".
         hold_out_classes: Classes that are not trained on: their names, or their share, such as
@@ -118,6 +128,7 @@ class Recipe:
     items_per_class: int | None = None
     batch_size: int | None = None
     learning_rate: float | None = None
+    loss_learning_rate: float | None = None
     clip_gradients: float | None = None
     precision: str = "float32"
     hold_out_classes: float | tuple[str, ...] | None = None
@@ -145,6 +156,8 @@ class Recipe:
         check_count("seed", self.seed, 0)
         if self.learning_rate is not None:
             check_positive("learning_rate", self.learning_rate)
+        if self.loss_learning_rate is not None:
+            check_positive("loss_learning_rate", self.loss_learning_rate)
         if self.clip_gradients is not None:
             check_positive("clip_gradients", self.clip_gradients)
         check_rate("keep_aside", self.keep_aside)
@@ -180,6 +193,12 @@ class Recipe:
                     "triplet and contrastive losses.",
                     argument="margin",
                 )
+        if self.loss_learning_rate is not None and not self.loss_has_weights:
+            raise InputError(
+                f"must be left out for {self.loss_name}, got {self.loss_learning_rate}. It is for "
+                "losses with weights of their own.",
+                argument="loss_learning_rate",
+            )
         object.__setattr__(self, "hold_out_classes", _classes(self.hold_out_classes))
         self._check_encoder()
         if self.patience is not None and self.keep_best is None:
@@ -193,9 +212,20 @@ class Recipe:
     @property
     def loss_name(self) -> str:
         """The name of the loss that is used."""
+        if self.loss is not None:
+            return self.loss
         if not self.labels:
-            return self.loss or "simclr"
-        return self.loss or ("contrastive" if self.pairs else "multi-similarity")
+            return "simclr"
+        if self.pairs:
+            return "contrastive"
+        return "normalized-softmax" if self.trains_sentences else "multi-similarity"
+
+    @property
+    def loss_has_weights(self) -> bool:
+        """Whether the loss has weights of its own, such as class centers."""
+        if not self.labels:
+            return self.projection == "drop" or self.loss_name == "simsiam"
+        return self.loss_name in (*CLASS_LOSSES, "threshold")
 
     @property
     def augment_name(self) -> str:
@@ -259,6 +289,11 @@ class Recipe:
                 "changed images.",
                 argument="encoder",
             )
+
+    @property
+    def trains_sentences(self) -> bool:
+        """Whether layers of a sentence encoder train, and not a head alone."""
+        return str(self.encoder).startswith("sentence:") and not self.is_frozen
 
     def _check_encoder(self) -> None:
         from likewise._checks import check_choice

@@ -23,6 +23,8 @@ from likewise.journeys.choosing import chosen, open_for_training, preprocess_for
 from likewise.journeys.opening import PLAIN
 from likewise.journeys.recipe import CLASS_LOSSES, Recipe
 from likewise.model import SimilarityModel, embed
+from likewise.samplers import SimilarLengthBatchSampler
+from likewise.training.batches import default_batches
 from likewise.training.following import KeepBest, StopEarly
 
 LOSSES: dict[str, Callable[..., nn.Module]] = {
@@ -31,6 +33,7 @@ LOSSES: dict[str, Callable[..., nn.Module]] = {
     "contrastive": losses.ContrastiveLoss,
     "cosface": losses.CosFaceLoss,
     "multi-similarity": losses.MultiSimilarityLoss,
+    "normalized-softmax": losses.NormalizedSoftmaxLoss,
     "nt-xent": losses.NTXentLoss,
     "proxy-anchor": losses.ProxyAnchorLoss,
     "softmax": losses.SoftmaxLoss,
@@ -41,7 +44,10 @@ ASIDE = "aside"
 CHECKED = 64  # items encoded after training, as the last step may have broken the encoder
 SCORED = ("seen_", "unseen_", "pairs_")  # what the numbers of parts that are scored begin with
 FEWEST_BATCHES = 50  # per epoch
-SMALL_RATE, PRETRAINED_RATE = 1e-3, 1e-4  # learning rates
+SMALL_RATE, PRETRAINED_RATE, SENTENCES_RATE = 1e-3, 1e-4, 2e-4  # learning rates
+CENTERS_FASTER = 10  # times, as class centers begin at random and a pretrained encoder does not
+BATCH, SENTENCES_BATCH = 128, 64  # items
+OF_EACH = 16  # items of a class that tell where its center begins
 SMALL_DIM = 64
 Progress = Callable[[int, int], None]
 
@@ -89,7 +95,7 @@ def train(
         augment: Used instead of what the recipe names: a function of a batch of images, or a
             transform of torchvision or albumentations; see `fit`.
         checkpoint: A folder that is written after every epoch, and from which an interrupted
-            training goes on; see `fit`.
+            training goes on; see `fit`. Features of a frozen encoder are kept there too.
         weights: File with weights of a pretrained encoder, .safetensors or .pth.
         tell: Called with a line about what was decided, or will be fetched.
 
@@ -120,7 +126,7 @@ def train(
     items = source.data if isinstance(source, data.GivenPairs) else source
     recipe = chosen(recipe, items, weights=weights)
     compare = distances.by_name(recipe.distance)
-    best, early = _following(recipe)
+    best, early = following(recipe)
     if recipe.evaluate_every is not None or (recipe.keep_best or "").startswith(SCORED):
         evaluate = ASIDE if evaluate is None else evaluate
     if recipe.is_frozen and recipe.made_classes != "none":
@@ -133,20 +139,21 @@ def train(
             f"must be left out for an encoder that does not train, got {type(augment).__name__}.",
             argument="augment",
         )
-    start = _start(recipe, items.item_shape, weights, tell)
+    start = start_of(recipe, items.item_shape, weights, tell)
     preprocess = start.preprocess
     features = None
     if recipe.is_frozen:
         place = device or ("cuda" if torch.cuda.is_available() else "cpu")
         shown = progress if callable(progress) else None
-        features = frozen.Features(start.body, preprocess, place, shown, workers)
+        cache = None if checkpoint is None else Path(checkpoint) / frozen.FEATURES
+        features = frozen.Features(start.body, preprocess, place, shown, workers, cache)
     whole, kept, apart, seen = _parts(source, recipe, features)
     if recipe.is_small:
         preprocess = data.Preprocess.fit(kept, seed=recipe.seed)
     views = augment
     if not recipe.labels:
         _check_views(recipe, whole.item_shape, augment)
-    if views is None and features is None and _is_changed(recipe, whole.item_shape):
+    if views is None and features is None and is_changed(recipe, whole.item_shape):
         named = changes.by_name(recipe.augment_name)
         views = None if named is None else presets.fitted(named, whole.item_shape[0])
     scores = None
@@ -159,7 +166,12 @@ def train(
         apply = None if preprocess is None else preprocess.apply
         before = encoders.encode(start.body, unseen.items, preprocess=apply)
 
-    layers = None if recipe.labels else unlabeled.projector(recipe, _dim(start.whole))
+    width, layers = 0, None
+    if not recipe.labels:
+        apply = None if preprocess is None else preprocess.apply
+        one = data.Subset(kept, [0])
+        width = encoders.encode(start.whole, one, preprocess=apply).shape[1]
+        layers = unlabeled.projector(recipe, width)
     batches = _batches(recipe, seen)
     folds: cross_fitting.Plan | None = None  # planned once it is known what learns
     show: Any = progress
@@ -172,26 +184,29 @@ def train(
     def fit(
         module: nn.Module, part: Any, recipe: Recipe = recipe, *, told: bool = True
     ) -> training.History:
-        criterion: nn.Module
-        sampler = None
-        if recipe.labels:
-            classes = len(getattr(part, "class_names", ()))
-            criterion = fitting_loss(recipe, compare, classes, _dim(module))
-        else:
-            criterion = unlabeled.criterion(recipe, layers, _dim(start.whole))
-            sampler = unlabeled.batches_of(recipe, len(part), _batches(recipe, part))
         apply = None if preprocess is None or features is not None else preprocess.apply
+        criterion: nn.Module
+        if recipe.labels:
+            count, dim = len(getattr(part, "class_names", ())), SMALL_DIM
+            if recipe.loss_name in CLASS_LOSSES:
+                one = data.Subset(part, [0])
+                dim = encoders.encode(module, one, preprocess=apply).shape[1]
+            criterion = fitting_loss(recipe, compare, count, dim)
+        else:
+            criterion = unlabeled.criterion(recipe, layers, width)
+        centers = getattr(criterion, "centers", None)
+        if centers is not None and not recipe.is_small and not recipe.is_frozen:
+            some = _some_of_each(part)
+            centers.begin_at(encoders.encode(module, some, preprocess=apply), some.labels)
         with naming(by="keep_best"):
             return training.fit(
                 module,
                 criterion,
                 part,
                 epochs=recipe.epochs,
-                batches=None if sampler is not None else _batches(recipe, part),
-                batch_sampler=sampler,
-                classes_per_batch=recipe.classes_per_batch,
-                items_per_class=recipe.items_per_class,
-                learning_rate=_rate(recipe),
+                **_drawing(recipe, part),
+                learning_rate=rate_of(recipe),
+                loss_learning_rate=_loss_rate(recipe),
                 clip_gradients=recipe.clip_gradients,
                 preprocess=apply,
                 augment=views,
@@ -337,7 +352,7 @@ class _Fitted(NamedTuple):
     history: training.History | None
 
 
-class _Start(NamedTuple):
+class Start(NamedTuple):
     """An encoder before it is trained: without its head and with it, and how it reads items."""
 
     body: nn.Module
@@ -345,16 +360,17 @@ class _Start(NamedTuple):
     preprocess: data.Preprocess | None
 
 
-def _start(
+def start_of(
     recipe: Recipe,
     item_shape: Sequence[int],
     weights: str | Path | None,
     tell: Callable[[str], None] | None,
-) -> _Start:
+) -> Start:
+    """The encoder of a recipe for items of a shape."""
     torch.manual_seed(recipe.seed)
     if recipe.is_small:
         made = small(item_shape, recipe.embedding_dim or SMALL_DIM)
-        return _Start(made, made, None)
+        return Start(made, made, None)
     head = "none" if recipe.is_frozen else recipe.head or "none"
     if head == "none" and recipe.embedding_dim is not None and not recipe.is_frozen:
         head = "linear"
@@ -368,27 +384,77 @@ def _start(
         tell=tell,
     )
     body = made if head == "none" else made[0]  # type: ignore[index]
-    return _Start(body, made, preprocess_for(body, item_shape))
+    return Start(body, made, preprocess_for(body, item_shape))
 
 
-def _batches(recipe: Recipe, part: Any) -> int:
-    size = 128 if recipe.labels else unlabeled.batch_size(recipe, len(part))
-    return recipe.batches or max(FEWEST_BATCHES, len(part) // size)
+def _some_of_each(part: data.Dataset) -> data.Subset:
+    """The first items of each class, by which its center begins."""
+    labels = torch.as_tensor(part.labels)
+    ordered, rows = labels.sort(stable=True)
+    rank = torch.arange(len(rows)) - torch.searchsorted(ordered, ordered)
+    return data.Subset(part, rows[(rank < OF_EACH) & (ordered >= 0)].sort().values)
 
 
-def _rate(recipe: Recipe) -> float:
+def rate_of(recipe: Recipe) -> float:
+    """The highest learning rate."""
     if recipe.learning_rate is not None:
         return recipe.learning_rate
+    if recipe.trains_sentences:
+        return SENTENCES_RATE
     return SMALL_RATE if recipe.is_small or recipe.is_frozen else PRETRAINED_RATE
 
 
-def _dim(module: nn.Module) -> int:
-    """How many numbers an encoder of this library gives for an item."""
-    widths = [
-        getattr(each, "embedding_dim", None) or getattr(each, "config", {}).get("embedding_dim")
-        for each in module.modules()
-    ]
-    return int([width for width in widths if width is not None][-1])
+def _loss_rate(recipe: Recipe) -> float | None:
+    if recipe.loss_learning_rate is not None or not recipe.loss_has_weights:
+        return recipe.loss_learning_rate
+    return None if recipe.is_small or recipe.is_frozen else CENTERS_FASTER * rate_of(recipe)
+
+
+class _Batch(NamedTuple):
+    """Classes in a batch and items of each; None for what `fit` takes."""
+
+    classes: int | None
+    each: int | None
+    size: int = BATCH  # by which a pass over the data is counted
+
+
+def _batch(recipe: Recipe, part: Any) -> _Batch:
+    classes, each = recipe.classes_per_batch, recipe.items_per_class
+    if not recipe.labels:
+        return _Batch(None, None, unlabeled.batch_size(recipe, len(part)))
+    if not _has_similar_lengths(recipe):
+        return _Batch(classes, each)
+    classes = classes or min(SENTENCES_BATCH // (each or 1), len(data.items_per_class(part))) or 1
+    each = each or max(1, SENTENCES_BATCH // classes)
+    return _Batch(classes, each, classes * each)
+
+
+def _batches(recipe: Recipe, part: Any) -> int:
+    return recipe.batches or max(FEWEST_BATCHES, len(part) // _batch(recipe, part).size)
+
+
+def _drawing(recipe: Recipe, part: Any) -> dict[str, Any]:
+    """Which batches `fit` draws, as its arguments."""
+    if not recipe.labels:
+        batches = _batches(recipe, part)
+        return {"batch_sampler": unlabeled.batches_of(recipe, len(part), batches)}
+    batch = _batch(recipe, part)
+    drawn = {
+        "classes_per_batch": batch.classes,
+        "items_per_class": batch.each,
+        "batches": _batches(recipe, part),
+    }
+    if not _has_similar_lengths(recipe):
+        return drawn
+    sampler = default_batches(part, **drawn, seed=recipe.seed)
+    lengths = [len(text) for text in data.items(part)]
+    return {"batch_sampler": SimilarLengthBatchSampler(sampler, lengths, seed=recipe.seed)}
+
+
+def _has_similar_lengths(recipe: Recipe) -> bool:
+    # Class centers need no pairs within a batch. So it holds as many classes as it can, and texts
+    # of similar length, which are padded less.
+    return recipe.trains_sentences and recipe.loss_name in CLASS_LOSSES
 
 
 def fitting_loss(
@@ -508,7 +574,8 @@ def _hold_out(whole: data.Dataset, recipe: Recipe) -> tuple[data.Dataset, data.D
     return data.choose_classes(whole, kept_names), data.choose_classes(whole, held)
 
 
-def _following(recipe: Recipe) -> tuple[KeepBest | None, StopEarly | None]:
+def following(recipe: Recipe) -> tuple[KeepBest | None, StopEarly | None]:
+    """What keeps the best epoch, and what stops early, where the recipe asks for it."""
     if recipe.keep_best is None:
         return None, None
     try:
@@ -621,7 +688,8 @@ def _check_views(recipe: Recipe, shape: Sequence[int], augment: Any) -> None:
         )
 
 
-def _is_changed(recipe: Recipe, shape: Sequence[int]) -> bool:
+def is_changed(recipe: Recipe, shape: Sequence[int]) -> bool:
+    """Whether items of a shape are images that are changed while training."""
     if len(shape) != 3:
         return False
     # On a handful of pixels turning and shifting would blur away what there is.

@@ -12,16 +12,17 @@ import torch
 from likewise import data, distances
 from likewise._checks import check_exists
 from likewise.data.labels import encode_cells
+from likewise.data.loading import FILES
 from likewise.data.records import (
-    RECORDS,
     Records,
+    ids_in,
     is_frame,
     labels_in,
     open_records,
     vector_columns,
     vectors_in,
 )
-from likewise.data.tables import read_lines, read_npy
+from likewise.data.tables import TABLES, read_lines, read_npy, written_number
 from likewise.errors import InputError, InputTypeError
 from likewise.index import Gallery, Index
 from likewise.model import SimilarityModel
@@ -51,13 +52,16 @@ def wrap(
     new items are vectors of the same kind.
 
     Args:
-        source: a .parquet, .feather, .arrow, .jsonl, .npz or .npy file, a pandas frame or an Arrow
-            table, with a column of lists of numbers or columns of numbers.
+        source: a .csv, .tsv, .parquet, .feather, .arrow, .jsonl, .npz or .npy file, a pandas frame
+            or an Arrow table, with a column of lists of numbers or columns of numbers. Lists in a
+            CSV are texts such as "[0.1, 0.2]".
         out: the folder that the model is saved in, if it is.
-        id: the column of ids, strings or integers; numbered from 0 if None.
+        id: the column of ids, strings or integers, which in a CSV are strings; numbered from 0 if
+            None.
         label: the column of labels, if it is none of label, class, target, category and species.
         metadata: columns that are kept with each item; "*" for all others.
-        vectors: the column of vectors, if there are several.
+        vectors: the column of vectors, if there are several; or a pattern of columns of numbers,
+            such as "v*". All columns of numbers but those named here if None.
         labels: a file with the labels of an .npy: text with one in each line, or another .npy.
         distance: a distance by name.
         gallery: a new folder for the known items. By default they are in the model, and of more
@@ -88,21 +92,24 @@ def wrap(
         check_target(Path(out))
     if gallery is None and out is not None and total > LARGE:
         gallery = f"{str(out).rstrip('/')}.gallery"
-    reading = data.Reading(label=columns.label, vectors=vectors)
+    if vectors is None and records.as_numbers is not None:  # a CSV is else read by other rules
+        vectors = columns.vectors[0] if columns.vectors[0] in records.kinds.lists else ALL
+    reading = data.Reading(label=columns.label, vectors=vectors, id=columns.id)
     origin = {"wrapped": source if isinstance(source, str) else str(records.name), "items": total}
     model = SimilarityModel(None, distance=compare, origin=origin, reading=reading)
     with _new(gallery):
         if gallery is not None:
             Gallery(gallery, distance=compare, class_names=names).close()
             model.use_gallery(gallery)
+        model.index.reserve(total)
         done = 0
         for cells in records.parts(columns.wanted, AT_ONCE if gallery is not None else total):
-            items = vectors_in(records, columns.vectors, cells)
+            items = vectors_in(records, columns.vectors, cells, done)
             rows = slice(done, done + len(items))
             model.add(
                 data.ArrayDataset(items, codes[rows], names),
                 ids=None if ids is None else ids[rows],
-                metadata=_metadata(columns.metadata, cells, len(items)),
+                metadata=_metadata(records, columns.metadata, cells, len(items)),
             )
             done += len(items)
             if progress is not None:
@@ -156,27 +163,21 @@ def _opened(source: Any, labels: str | Path | None) -> Records:
         )
     path = Path(source).expanduser()
     check_exists("source", path)
-    if suffix not in (*RECORDS, ".npz", ".npy"):
+    if suffix not in FILES:
         raise InputError(
-            "must be a .parquet, .feather, .arrow, .jsonl, .npz or .npy file of vectors, got "
-            f"{str(source)!r}.",
+            "must be a .csv, .tsv, .parquet, .feather, .arrow, .jsonl, .npz or .npy file of "
+            f"vectors, got {str(source)!r}.",
             argument="source",
         )
-    return open_records(path)
+    return open_records(path, numbers=suffix in TABLES)
 
 
 def _ids(records: Records, column: str | None) -> list[Any] | None:
     if column is None:
         return None
-    cells = records.read([column])[column]
-    ids = cells.tolist() if isinstance(cells, np.ndarray) else list(cells)
+    ids = ids_in(records, column, records.read([column])[column])
     seen: set[Any] = set()
     for row, each in enumerate(ids):
-        if not (isinstance(each, str) and each) and (type(each) is not int or each < 0):
-            raise InputError(
-                f"{records.where(row)} must have a text or a whole number as {column}, got "
-                f"{each!r}. Correct or remove the row."
-            )
         if each in seen:
             raise InputError(
                 f"{records.where(row)} must have an id of its own, got {each!r}, which an earlier "
@@ -209,14 +210,17 @@ def _labels(
 
 
 def _metadata(
-    columns: Sequence[str], cells: dict[str, Any], count: int
+    records: Records, columns: Sequence[str], cells: dict[str, Any], count: int
 ) -> list[dict[str, Any]] | None:
     if not columns:
         return None
-    told = [
-        [_plain(each) for each in (c.tolist() if isinstance(c, np.ndarray) else c)]
-        for c in (cells[name] for name in columns)
-    ]
+    told = []
+    for name in columns:
+        column = cells[name]
+        if records.as_numbers is not None:  # else the table has types of its own
+            column = [_typed(cell, name in records.kinds.single) for cell in column]
+        values = column.tolist() if isinstance(column, np.ndarray) else column
+        told.append([_plain(value) for value in values])
     return [
         {
             name: column[row]
@@ -225,6 +229,14 @@ def _metadata(
         }
         for row in range(count)
     ]
+
+
+def _typed(cell: str, is_number: bool) -> int | float | str | None:
+    """A cell of a CSV as a number, where its column holds them; None where it is empty."""
+    number = written_number(cell) if is_number else None
+    if number is None:
+        return cell or None
+    return int(cell) if cell.removeprefix("-").isdecimal() else number
 
 
 def _plain(value: Any) -> Any:

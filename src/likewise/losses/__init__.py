@@ -2,15 +2,19 @@
 
 from likewise.losses.angular import AngularLoss, angular_loss
 from likewise.losses.circle import CircleLoss, circle_loss
+from likewise.losses.class_weights import ClassWeighted
 from likewise.losses.combination import Sum
 from likewise.losses.contrastive import ContrastiveLoss, SNRContrastiveLoss, contrastive_loss
+from likewise.losses.distillation import DistillationLoss, distillation_loss
 from likewise.losses.fast_ap import FastAPLoss, fast_ap_loss
+from likewise.losses.graded_pairs import GradedPairsLoss, graded_pairs_loss
 from likewise.losses.lifted import (
     GeneralizedLiftedLoss,
     LiftedStructureLoss,
     generalized_lifted_loss,
     lifted_structure_loss,
 )
+from likewise.losses.margin import MarginLoss, margin_loss
 from likewise.losses.margin_softmax import (
     ArcFaceLoss,
     CosFaceLoss,
@@ -18,6 +22,7 @@ from likewise.losses.margin_softmax import (
     arcface_distance,
     sphereface_distance,
 )
+from likewise.losses.matryoshka import MatryoshkaLoss
 from likewise.losses.memory import CrossBatchMemory
 from likewise.losses.multi_similarity import (
     CENTERS,
@@ -60,6 +65,12 @@ from likewise.losses.threshold_logits import (
     threshold_loss,
 )
 from likewise.losses.triplet import TripletLoss, all_triplets_hinge, triplet_loss
+from likewise.losses.tuplet_margin import (
+    IntraPairVarianceLoss,
+    TupletMarginLoss,
+    intra_pair_variance_loss,
+    tuplet_margin_loss,
+)
 from likewise.losses.two_views import (
     BarlowTwinsLoss,
     OnViews,
@@ -77,15 +88,21 @@ __all__ = [
     "ArcFaceLoss",
     "BarlowTwinsLoss",
     "CircleLoss",
+    "ClassWeighted",
     "ContrastiveLoss",
     "CosFaceLoss",
     "CrossBatchMemory",
+    "DistillationLoss",
     "FastAPLoss",
     "GeneralizedLiftedLoss",
     "GivenPairsLoss",
     "GivenTripletsLoss",
+    "GradedPairsLoss",
+    "IntraPairVarianceLoss",
     "LearnedThreshold",
     "LiftedStructureLoss",
+    "MarginLoss",
+    "MatryoshkaLoss",
     "MultiSimilarityLoss",
     "MultipleNegativesLoss",
     "NPairsLoss",
@@ -110,6 +127,7 @@ __all__ = [
     "ThresholdConsistencyLoss",
     "ThresholdLoss",
     "TripletLoss",
+    "TupletMarginLoss",
     "VICRegLoss",
     "all_triplets_hinge",
     "angular_loss",
@@ -118,11 +136,15 @@ __all__ = [
     "centers_apart",
     "circle_loss",
     "contrastive_loss",
+    "distillation_loss",
     "fast_ap_loss",
     "first_of_each_class",
     "fitting_center",
     "generalized_lifted_loss",
+    "graded_pairs_loss",
+    "intra_pair_variance_loss",
     "lifted_structure_loss",
+    "margin_loss",
     "multi_similarity_loss",
     "n_pairs_loss",
     "nt_xent_loss",
@@ -139,5 +161,6 @@ __all__ = [
     "threshold_logits",
     "threshold_loss",
     "triplet_loss",
+    "tuplet_margin_loss",
     "vicreg_terms",
 ]

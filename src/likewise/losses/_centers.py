@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from likewise._checks import (
     check_count,
     check_embeddings,
+    check_finite,
     check_labels,
     check_positive,
     check_rate,
@@ -122,15 +123,53 @@ class ClassCenters(nn.Module):
             centers = self.weight[classes]
         else:
             own, centers = labels, self.weight
-        rows = centers.flatten(0, 1)
+        return ToCenters(_distances(embeddings, centers), own, centers, labeled)
+
+    def distances(self, embeddings: Float[Tensor, "n d"]) -> Float[Tensor, "n c k"]:
+        """Cosine distances to all centers."""
+        check_embeddings(embeddings)
+        return _distances(embeddings, self.weight)
+
+    @torch.no_grad()
+    def begin_at(self, embeddings: Float[Tensor, "n d"], labels: Int[Tensor, " n"]) -> None:
+        """Put the centers where the items of their classes are, before an encoder trains further.
+
+        Centers at random would first pull a pretrained encoder away from what it knows. Each
+        center becomes the mean direction of its class; of several, each that of every K-th item.
+        Centers without an item stay as they are, and so do all for items with label -1.
+
+        Args:
+            embeddings: What the encoder makes of some items of each class.
+            labels: Their class codes.
+
+        Raises:
+            InputError: Wrong shapes, a width or a label that the centers do not have, or
+                embeddings that are not finite.
+
+        Example:
+            >>> centers = ClassCenters(embedding_dim=2, class_count=2)
+            >>> centers.begin_at(torch.tensor([[3.0, 0.0], [0.0, 2.0]]), torch.tensor([1, 0]))
+            >>> centers.weight.tolist()
+            [[[0.0, 1.0]], [[1.0, 0.0]]]
+        """
+        check_embeddings(embeddings)
+        check_finite(embeddings, "embeddings")
+        labeled = labeled_codes(labels, len(embeddings), self.class_count)
+        count, each, width = self.weight.shape
+        rows = self.weight.view(count * each, width)
         check_same_width(rows, embeddings, ("centers", "embeddings"))
-        distances = COSINE.matrix(embeddings, rows)
-        return ToCenters(
-            distances.view(len(embeddings), *centers.shape[:2]),
-            own,
-            centers,
-            labeled,
-        )
+        units = F.normalize(embeddings.detach().double(), dim=1).cpu()
+        codes = labels.long().cpu()
+        if labeled is not None:
+            units, codes = units[labeled.cpu()], codes[labeled.cpu()]
+        order = codes.sort(stable=True).indices
+        codes, units = codes[order], units[order]
+        first = torch.searchsorted(codes, codes)
+        place = codes * each + (torch.arange(len(codes)) - first) % each
+        sums = torch.zeros(count * each, width, dtype=torch.float64).index_add_(0, place, units)
+        has_items = sums.norm(dim=1) > 0
+        means = F.normalize(sums, dim=1)[has_items]
+        rows[has_items.to(rows.device)] = means.to(rows)
 
     def get_extra_state(self) -> Tensor:
         """How often classes were drawn."""
@@ -151,6 +190,14 @@ class ClassCenters(nn.Module):
         own = 2.0 * (labels != UNLABELED)
         lots.scatter_reduce_(0, labels.clamp(min=0), own, "amax")
         return lots.topk(size).indices.sort().values
+
+
+def _distances(
+    embeddings: Float[Tensor, "n d"], centers: Float[Tensor, "c k d"]
+) -> Float[Tensor, "n c k"]:
+    rows = centers.flatten(0, 1)
+    check_same_width(rows, embeddings, ("centers", "embeddings"))
+    return COSINE.matrix(embeddings, rows).view(len(embeddings), *centers.shape[:2])
 
 
 def labeled_codes(labels: Tensor, count: int, class_count: int) -> Tensor | None:
@@ -176,13 +223,37 @@ def labeled_codes(labels: Tensor, count: int, class_count: int) -> Tensor | None
 
 
 def mean_cross_entropy(
-    logits: Float[Tensor, "n c"], own: Int[Tensor, " n"], labeled: Bool[Tensor, " n"] | None
+    logits: Float[Tensor, "n c"],
+    own: Int[Tensor, " n"],
+    labeled: Bool[Tensor, " n"] | None,
+    weights: Float[Tensor, " n"] | None = None,
 ) -> Float[Tensor, ""]:
     """Mean of −log softmax at the own columns; 0 if none is labeled, where torch has no number."""
+    if weights is not None:
+        costs = F.cross_entropy(logits, own, ignore_index=UNLABELED, reduction="none")
+        return weighted_mean(costs, labeled, weights)
     if labeled is None:
         return F.cross_entropy(logits, own) if len(logits) else logits.sum()
     total = F.cross_entropy(logits, own, ignore_index=UNLABELED, reduction="sum")
     return total / labeled.sum().clamp(min=1)
+
+
+def weighted_mean(
+    costs: Float[Tensor, " n"],
+    labeled: Bool[Tensor, " n"] | None,
+    weights: Float[Tensor, " n"] | None,
+) -> Float[Tensor, ""]:
+    """Mean over the labeled items, by their weights if given; 0 if there are none."""
+    if weights is None:
+        return mean_over(costs, labeled)
+    if weights.shape != costs.shape:
+        raise InputError(
+            f"weights must have shape {tuple(costs.shape)}, one per item, got "
+            f"{tuple(weights.shape)}. Index the weights of the classes by the labels."
+        )
+    shares = weights.to(costs.dtype) if labeled is None else weights.to(costs.dtype) * labeled
+    # Divided beforehand, where no gradient passes.
+    return (shares / shares.sum().clamp(min=torch.finfo(costs.dtype).tiny) * costs).sum()
 
 
 @torch.no_grad()

@@ -147,11 +147,10 @@ class AngularLoss(nn.Module):
         total = angular_loss(
             distances,
             between,
-            batch.is_positive,
-            batch.is_negative,
+            *batch.pairs,
             degrees=self.degrees,
             most_positives=self.most_positives,
         )
-        self.facts = batch_facts(embeddings, distances, batch.is_positive, batch.is_negative)
+        self.facts = batch_facts(embeddings, distances, *batch.pairs)
         mean = total / batch.is_positive.sum().clamp(min=1)
         return shown(mean, distances, embeddings)

@@ -125,7 +125,7 @@ class CircleLoss(nn.Module):
             embeddings, labels, references, reference_labels, ids=ids, reference_ids=reference_ids
         )
         distances = self.distance.matrix(batch.anchors, batch.references)
-        pairs = self.miner(distances, batch.is_positive, batch.is_negative)
+        pairs = self.miner(distances, *batch.pairs)
         costs = circle_loss(
             distances,
             *pairs,
@@ -136,11 +136,7 @@ class CircleLoss(nn.Module):
         )
         active, labeled = costs.detach() > 0, batch.labeled
         self.facts = batch_facts(
-            embeddings,
-            distances,
-            batch.is_positive,
-            batch.is_negative,
-            active=lambda: mean_over(active, labeled),
+            embeddings, distances, *batch.pairs, active=lambda: mean_over(active, labeled)
         )
         mean = mean_over(costs, active if self.average == "active" else batch.labeled)
         return shown(mean, distances, embeddings)

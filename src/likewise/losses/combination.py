@@ -82,10 +82,16 @@ class Sum(nn.Module):
                 options = {}  # ids only tell older copies among references
             value = part(embeddings, labels, *against, **options)
             total = total + weight * value
-            self.facts[f"{name}/loss"] = value.detach()
-            for fact, told in getattr(part, "facts", {}).items():
-                self.facts[fact if fact == "spread" else f"{name}/{fact}"] = told
+            self.facts |= told_by(part, value, name)
         return total
+
+
+def told_by(part: nn.Module, value: Tensor, name: str) -> dict[str, Tensor]:
+    """The value and the facts of a part under its name; the spread without."""
+    told = {f"{name}/loss": value.detach()}
+    for fact, number in getattr(part, "facts", {}).items():
+        told[fact if fact == "spread" else f"{name}/{fact}"] = number
+    return told
 
 
 def _names(parts: nn.ModuleList) -> list[str]:

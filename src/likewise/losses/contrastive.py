@@ -133,7 +133,7 @@ class ContrastiveLoss(nn.Module):
             embeddings, labels, references, reference_labels, ids=ids, reference_ids=reference_ids
         )
         distances = self.distance.matrix(batch.anchors, batch.references)
-        pairs = self.miner(distances, batch.is_positive, batch.is_negative)
+        pairs = self.miner(distances, *batch.pairs)
         value, active = _mean(
             distances,
             pairs,
@@ -144,13 +144,7 @@ class ContrastiveLoss(nn.Module):
             halved=self.halved,
             average=self.average,
         )
-        self.facts = batch_facts(
-            embeddings,
-            distances,
-            batch.is_positive,
-            batch.is_negative,
-            active=active,
-        )
+        self.facts = batch_facts(embeddings, distances, *batch.pairs, active=active)
         return shown(value, distances, embeddings)
 
 

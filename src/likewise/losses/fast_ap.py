@@ -140,11 +140,10 @@ class FastAPLoss(nn.Module):
             embeddings, labels, references, reference_labels, ids=ids, reference_ids=reference_ids
         )
         distances = self.distance.matrix(batch.anchors, batch.references)
-        self.facts = batch_facts(embeddings, distances, batch.is_positive, batch.is_negative)
+        self.facts = batch_facts(embeddings, distances, *batch.pairs)
         values = fast_ap_loss(
             distances,
-            batch.is_positive,
-            batch.is_negative,
+            *batch.pairs,
             bins=self.bins,
             farthest=self.farthest,
         )

@@ -128,14 +128,13 @@ class LiftedStructureLoss(nn.Module):
             embeddings, labels, references, reference_labels, ids=ids, reference_ids=reference_ids
         )
         distances = self.distance.matrix(batch.anchors, batch.references)
-        pairs = self.miner(distances, batch.is_positive, batch.is_negative)
+        pairs = self.miner(distances, *batch.pairs)
         above = F.relu(lifted_structure_loss(distances, pairs.negative, margin=self.margin))
         above_0 = above.detach() > 0
         self.facts = batch_facts(
             embeddings,
             distances,
-            batch.is_positive,
-            batch.is_negative,
+            *batch.pairs,
             active=lambda: mean_where(above_0.float(), pairs.positive),
         )
         mean = mean_where(above.square() if self.squared else above, pairs.positive) / 2
@@ -194,18 +193,14 @@ class GeneralizedLiftedLoss(nn.Module):
             embeddings, labels, references, reference_labels, ids=ids, reference_ids=reference_ids
         )
         distances = self.distance.matrix(batch.anchors, batch.references)
-        pairs = self.miner(distances, batch.is_positive, batch.is_negative)
+        pairs = self.miner(distances, *batch.pairs)
         found = _mean_of_few(distances, pairs, self.margin)
         if found is None:
             costs = generalized_lifted_loss(distances, *pairs, margin=self.margin)
             found = mean_over(costs, batch.labeled), costs.detach() > 0
         (mean, costly), labeled = found, batch.labeled
         self.facts = batch_facts(
-            embeddings,
-            distances,
-            batch.is_positive,
-            batch.is_negative,
-            active=lambda: mean_over(costly, labeled),
+            embeddings, distances, *batch.pairs, active=lambda: mean_over(costly, labeled)
         )
         return shown(mean, distances, embeddings)
 

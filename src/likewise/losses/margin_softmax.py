@@ -21,10 +21,6 @@ def arcface_distance(
     never falls. With `easy_margin` the margin holds only below θ = π / 2, and beyond it the
     distance stays as it is.
 
-    There is no arc cosine in it: cos(θ + m) = cos θ cos m − sin θ sin m. The slope of sin θ,
-    infinite at θ = 0, is cut off where float rounding hides the angle, so that the gradient is
-    finite everywhere.
-
     Args:
         distances: cosine distances to the own center.
         margin: m, in radians, between 0 and π.
@@ -36,13 +32,23 @@ def arcface_distance(
         are those of the authors' code (insightface); the paper says nothing of them. At π − m
         the former jumps up by m sin m + cos m − 1.
     """
-    cosine = 1 - distances
-    floor = torch.finfo(distances.dtype).eps
-    sine = (distances * (1 + cosine)).clamp(min=floor).sqrt()
-    added = 1 - (cosine * math.cos(margin) - sine * math.sin(margin))
+    cosine, added = 1 - distances, turned(distances, margin)
     if easy_margin:
         return torch.where(cosine > 0, added, distances)
     return torch.where(cosine > -math.cos(margin), added, distances + margin * math.sin(margin))
+
+
+def turned(distances: Float[Tensor, "..."], angle: float) -> Float[Tensor, "..."]:
+    """1 − cos(θ + angle), where the cosine distance 1 − cos θ stood.
+
+    There is no arc cosine in it: cos(θ + m) = cos θ cos m − sin θ sin m. The slope of sin θ,
+    infinite at θ = 0, is cut off where float rounding hides the angle, so that the gradient is
+    finite everywhere.
+    """
+    cosine = 1 - distances
+    floor = torch.finfo(distances.dtype).eps
+    sine = (distances * (1 + cosine)).clamp(min=floor).sqrt()
+    return 1 - (cosine * math.cos(angle) - sine * math.sin(angle))
 
 
 def sphereface_distance(distances: Float[Tensor, "..."], *, margin: int) -> Float[Tensor, "..."]:
@@ -70,13 +76,17 @@ def sphereface_distance(distances: Float[Tensor, "..."], *, margin: int) -> Floa
 
 
 def _cross_entropy(
-    nearest: Tensor, own_distances: Tensor, compared: ToCenters, scale: float
+    nearest: Tensor,
+    own_distances: Tensor,
+    compared: ToCenters,
+    scale: float,
+    weights: Tensor | None,
 ) -> Tensor:
     # A softmax does not see what is added to a whole row, so −d serves as well as cos = 1 − d.
     own, labeled = compared.own, compared.labeled
     columns = own if labeled is None else own.clamp(min=0)
     logits = nearest.scatter(1, columns[:, None], own_distances[:, None]) * -scale
-    return mean_cross_entropy(logits, own, labeled)
+    return mean_cross_entropy(logits, own, labeled, weights)
 
 
 class ArcFaceLoss(nn.Module):
@@ -113,6 +123,8 @@ class ArcFaceLoss(nn.Module):
         >>> loss(torch.ones(4, 8), torch.tensor([1, 2, 3, 4])).ndim
         0
     """
+
+    takes_weights = True  # of the items
 
     def __init__(
         self,
@@ -151,16 +163,24 @@ class ArcFaceLoss(nn.Module):
         *,
         ids: Tensor | None = None,
         reference_ids: Tensor | None = None,
+        weights: Float[Tensor, " n"] | None = None,
     ) -> Float[Tensor, ""]:
-        """The mean over the batch; references play no part, since items meet centers only."""
+        """The mean over the batch, by the items' weights if given; references play no part."""
         compared: ToCenters = self.centers(embeddings, labels)
         nearest = compared.nearest
         self.facts = center_facts(embeddings, nearest, compared)
         to_own = arcface_distance(
             compared.at_own(nearest), margin=self.margin, easy_margin=self.easy_margin
         )
-        value = _cross_entropy(nearest, to_own, compared, self.scale)
+        value = _cross_entropy(nearest, to_own, compared, self.scale, weights)
         return compared.shown(value)
+
+    def logits(self, embeddings: Float[Tensor, "n d"]) -> Float[Tensor, "n c"]:
+        """−s·d to every class, without the margin, (n, c).
+
+        For items without labels: the largest logit is the class predicted.
+        """
+        return self.centers.distances(embeddings).amin(dim=2) * -self.scale
 
 
 class CosFaceLoss(nn.Module):
@@ -194,6 +214,8 @@ class CosFaceLoss(nn.Module):
         0
     """
 
+    takes_weights = True  # of the items
+
     def __init__(
         self,
         embedding_dim: int,
@@ -224,14 +246,22 @@ class CosFaceLoss(nn.Module):
         *,
         ids: Tensor | None = None,
         reference_ids: Tensor | None = None,
+        weights: Float[Tensor, " n"] | None = None,
     ) -> Float[Tensor, ""]:
-        """The mean over the batch; references play no part, since items meet centers only."""
+        """The mean over the batch, by the items' weights if given; references play no part."""
         compared: ToCenters = self.centers(embeddings, labels)
         nearest = compared.nearest
         self.facts = center_facts(embeddings, nearest, compared)
         to_own = compared.at_own(nearest) + self.margin
-        value = _cross_entropy(nearest, to_own, compared, self.scale)
+        value = _cross_entropy(nearest, to_own, compared, self.scale, weights)
         return compared.shown(value)
+
+    def logits(self, embeddings: Float[Tensor, "n d"]) -> Float[Tensor, "n c"]:
+        """−s·d to every class, without the margin, (n, c).
+
+        For items without labels: the largest logit is the class predicted.
+        """
+        return self.centers.distances(embeddings).amin(dim=2) * -self.scale
 
 
 class SphereFaceLoss(nn.Module):
@@ -268,6 +298,8 @@ class SphereFaceLoss(nn.Module):
         0
     """
 
+    takes_weights = True  # of the items
+
     def __init__(
         self,
         embedding_dim: int,
@@ -298,8 +330,9 @@ class SphereFaceLoss(nn.Module):
         *,
         ids: Tensor | None = None,
         reference_ids: Tensor | None = None,
+        weights: Float[Tensor, " n"] | None = None,
     ) -> Float[Tensor, ""]:
-        """The mean over the batch; references play no part, since items meet centers only."""
+        """The mean over the batch, by the items' weights if given; references play no part."""
         compared: ToCenters = self.centers(embeddings, labels)
         nearest = compared.nearest
         self.facts = center_facts(embeddings, nearest, compared)
@@ -308,5 +341,16 @@ class SphereFaceLoss(nn.Module):
         if self.blend:
             to_own = (self.blend * plain + to_own) / (1 + self.blend)
         lengths = torch.linalg.vector_norm(embeddings.to(nearest.dtype), dim=1)
-        value = _cross_entropy(lengths[:, None] * nearest, lengths * to_own, compared, self.scale)
+        value = _cross_entropy(
+            lengths[:, None] * nearest, lengths * to_own, compared, self.scale, weights
+        )
         return compared.shown(value)
+
+    def logits(self, embeddings: Float[Tensor, "n d"]) -> Float[Tensor, "n c"]:
+        """−s·|x|·d to every class, without the margin, (n, c).
+
+        For items without labels: the largest logit is the class predicted.
+        """
+        nearest = self.centers.distances(embeddings).amin(dim=2)
+        lengths: Tensor = torch.linalg.vector_norm(embeddings.to(nearest.dtype), dim=1)[:, None]
+        return nearest * lengths * -self.scale

@@ -135,17 +135,13 @@ class MultiSimilarityLoss(nn.Module):
             embeddings, labels, references, reference_labels, ids=ids, reference_ids=reference_ids
         )
         distances = self.distance.matrix(batch.anchors, batch.references)
-        pairs = self.miner(distances, batch.is_positive, batch.is_negative)
+        pairs = self.miner(distances, *batch.pairs)
         costs = multi_similarity_loss(
             distances, *pairs, alpha=self.alpha, beta=self.beta, center=self.center
         )
-        possible = Pairs(batch.is_positive, batch.is_negative)
+        possible = Pairs(*batch.pairs)
         self.facts = batch_facts(
-            embeddings,
-            distances,
-            batch.is_positive,
-            batch.is_negative,
-            active=lambda: _share(pairs, possible),
+            embeddings, distances, *batch.pairs, active=lambda: _share(pairs, possible)
         )
         return shown(mean_over(costs, batch.labeled), distances, embeddings)
 

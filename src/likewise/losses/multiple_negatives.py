@@ -75,5 +75,5 @@ class MultipleNegativesLoss(nn.Module):
         if self.symmetric:
             back = nt_xent_loss(distances.T, batch.is_negative.T, temperature=self.temperature)
             costs = torch.lerp(costs, back.T, 0.5)
-        self.facts = batch_facts(embeddings, distances, batch.is_positive, batch.is_negative)
+        self.facts = batch_facts(embeddings, distances, *batch.pairs)
         return shown(mean_where(costs, batch.is_positive), distances, embeddings)

@@ -141,11 +141,10 @@ class NPairsLoss(nn.Module):
         else:
             mean = n_pairs_loss(
                 self.distance.matrix(batch.anchors, batch.references),
-                batch.is_positive,
-                batch.is_negative,
+                *batch.pairs,
                 chosen,
             )
-        self.facts = batch_facts(embeddings, distances, batch.is_positive, batch.is_negative)
+        self.facts = batch_facts(embeddings, distances, *batch.pairs)
         mean = shown(mean, distances, embeddings)
         if not self.length_weight:
             return mean

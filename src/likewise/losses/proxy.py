@@ -11,9 +11,14 @@ from torch.autograd.function import once_differentiable
 
 from likewise._checks import check_at_least, check_count, check_positive
 from likewise.distances import unit
-from likewise.losses._centers import ClassCenters, ToCenters, center_facts, mean_cross_entropy
+from likewise.losses._centers import (
+    ClassCenters,
+    ToCenters,
+    center_facts,
+    mean_cross_entropy,
+    weighted_mean,
+)
 from likewise.losses._log_sum_exp import log_sum_exp
-from likewise.losses.facts import mean_over
 
 
 def proxy_anchor_loss(
@@ -142,6 +147,8 @@ class ProxyNCALoss(nn.Module):
         0
     """
 
+    takes_weights = True  # of the items
+
     def __init__(
         self,
         embedding_dim: int,
@@ -168,18 +175,26 @@ class ProxyNCALoss(nn.Module):
         *,
         ids: Tensor | None = None,
         reference_ids: Tensor | None = None,
+        weights: Float[Tensor, " n"] | None = None,
     ) -> Float[Tensor, ""]:
-        """The mean over the batch; references play no part, since items meet proxies only."""
+        """The mean over the batch, by the items' weights if given; references play no part."""
         compared: ToCenters = self.centers(embeddings, labels)
         nearest = compared.nearest
         self.facts = center_facts(embeddings, nearest, compared)
         logits = nearest * (-2 / self.temperature)
         if self.own_below:
-            value = mean_cross_entropy(logits, compared.own, compared.labeled)
+            value = mean_cross_entropy(logits, compared.own, compared.labeled, weights)
         else:
             others = logits.masked_fill(compared.is_own, -torch.inf).logsumexp(dim=1)
-            value = mean_over(others - compared.at_own(logits), compared.labeled)
+            value = weighted_mean(others - compared.at_own(logits), compared.labeled, weights)
         return compared.shown(value)
+
+    def logits(self, embeddings: Float[Tensor, "n d"]) -> Float[Tensor, "n c"]:
+        """−2 d / T to every class, (n, c).
+
+        For items without labels: the largest logit is the class predicted.
+        """
+        return self.centers.distances(embeddings).amin(dim=2) * (-2 / self.temperature)
 
 
 class ProxyAnchorLoss(nn.Module):
@@ -251,6 +266,13 @@ class ProxyAnchorLoss(nn.Module):
         )
         return compared.shown(value)
 
+    def logits(self, embeddings: Float[Tensor, "n d"]) -> Float[Tensor, "n c"]:
+        """−α·d to every proxy, (n, c).
+
+        For items without labels: the largest logit is the class predicted.
+        """
+        return self.centers.distances(embeddings).amin(dim=2) * -self.alpha
+
 
 class SoftTripleLoss(nn.Module):
     """Mean cross entropy of −λ·d over the classes, d softened over the class's centers.
@@ -285,6 +307,8 @@ class SoftTripleLoss(nn.Module):
         >>> loss(torch.ones(4, 8), torch.tensor([1, 2, 3, 4])).ndim
         0
     """
+
+    takes_weights = True  # of the items
 
     def __init__(
         self,
@@ -323,13 +347,23 @@ class SoftTripleLoss(nn.Module):
         *,
         ids: Tensor | None = None,
         reference_ids: Tensor | None = None,
+        weights: Float[Tensor, " n"] | None = None,
     ) -> Float[Tensor, ""]:
-        """Mean over the batch and regulariser; references play no part."""
+        """Mean over the batch, by weights if given, and regularizer; references play no part."""
         compared: ToCenters = self.centers(embeddings, labels)
         softened = soft_triple_distance(compared.distances, gamma=self.gamma)
         self.facts = center_facts(embeddings, softened, compared)
         logits = (softened + self.margin * compared.is_own) * -self.scale
-        value = mean_cross_entropy(logits, compared.own, compared.labeled)
+        value = mean_cross_entropy(logits, compared.own, compared.labeled, weights)
         if self.regularizer:
             value = value + self.regularizer * centers_apart(compared.centers)
         return compared.shown(value)
+
+    def logits(self, embeddings: Float[Tensor, "n d"]) -> Float[Tensor, "n c"]:
+        """−λ·d to every class, without the margin, (n, c).
+
+        For items without labels: the largest logit is the class predicted.
+        """
+        return (
+            soft_triple_distance(self.centers.distances(embeddings), gamma=self.gamma) * -self.scale
+        )

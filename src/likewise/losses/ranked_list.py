@@ -125,15 +125,14 @@ class RankedListLoss(nn.Module):
         distances = self.distance.matrix(batch.anchors, batch.references)
         costs = ranked_list_loss(
             distances,
-            batch.is_positive,
-            batch.is_negative,
+            *batch.pairs,
             margin=self.margin,
             boundary=self.boundary,
             balance=self.balance,
             positive_temperature=self.positive_temperature,
             negative_temperature=self.negative_temperature,
         )
-        apart, (_, _, positive, negative, _) = distances.detach(), batch
+        apart, (positive, negative) = distances.detach(), batch.pairs
         margin, boundary = self.margin, self.boundary
 
         def active() -> Tensor:
@@ -141,11 +140,5 @@ class RankedListLoss(nn.Module):
             costly = torch.where(positive, apart, -apart) + bounds > 0
             return mean_where(costly.float(), positive | negative)
 
-        self.facts = batch_facts(
-            embeddings,
-            distances,
-            batch.is_positive,
-            batch.is_negative,
-            active=active,
-        )
+        self.facts = batch_facts(embeddings, distances, *batch.pairs, active=active)
         return shown(mean_over(costs, batch.labeled), distances, embeddings)

@@ -52,7 +52,7 @@ class GivenPairsLoss(nn.Module):
         self, a: Float[Tensor, "p d"], b: Float[Tensor, "p d"], same: Bool[Tensor, " p"]
     ) -> Float[Tensor, ""]:
         """The mean over the pairs; 0 if there is none."""
-        _check_sides(a=a, b=b)
+        check_sides(a=a, b=b)
         check_same(same, len(a))
         distances = self.distance.paired(a, b)
         costs = self.cost(distances, same)
@@ -105,7 +105,7 @@ class GivenTripletsLoss(nn.Module):
         negative: Float[Tensor, "t d"],
     ) -> Float[Tensor, ""]:
         """The mean over the triplets; 0 if there is none."""
-        _check_sides(anchor=anchor, positive=positive, negative=negative)
+        check_sides(anchor=anchor, positive=positive, negative=negative)
         to_positive = self.distance.paired(anchor, positive)
         to_negative = self.distance.paired(anchor, negative)
         costs = self.cost(to_positive, to_negative)
@@ -120,7 +120,8 @@ class GivenTripletsLoss(nn.Module):
         return shown(costs.sum() / count, torch.cat([to_positive, to_negative]), anchor)
 
 
-def _check_sides(**sides: Tensor) -> None:
+def check_sides(**sides: Tensor) -> None:
+    """Refuse sides that are no embeddings (n, d) of the same n and d."""
     (first, reference), *others = sides.items()
     check_embeddings(reference, first)
     for name, side in others:

@@ -93,14 +93,13 @@ class SigmoidPairsLoss(nn.Module):
             embeddings, labels, references, reference_labels, ids=ids, reference_ids=reference_ids
         )
         distances = self.distance.matrix(batch.anchors, batch.references)
-        pairs = self.miner(distances, batch.is_positive, batch.is_negative)
+        pairs = self.miner(distances, *batch.pairs)
         scale = self.log_scale.exp()
         costs = sigmoid_pairs_loss((self.center - distances) * scale + self.bias, *pairs)
         self.facts = batch_facts(
             embeddings,
             distances,
-            batch.is_positive,
-            batch.is_negative,
+            *batch.pairs,
             scale=scale.detach(),
             bias=self.bias.detach().clone(),
         )

@@ -164,11 +164,10 @@ class SmoothAPLoss(nn.Module):
             embeddings, labels, references, reference_labels, ids=ids, reference_ids=reference_ids
         )
         distances = self.distance.matrix(batch.anchors, batch.references)
-        self.facts = batch_facts(embeddings, distances, batch.is_positive, batch.is_negative)
+        self.facts = batch_facts(embeddings, distances, *batch.pairs)
         among_positives, among_all, ranked = smooth_ranks(
             distances,
-            batch.is_positive,
-            batch.is_negative,
+            *batch.pairs,
             temperature=self.temperature,
             most=self.most,
         )
@@ -244,11 +243,10 @@ class RecallAtKLoss(nn.Module):
             embeddings, labels, references, reference_labels, ids=ids, reference_ids=reference_ids
         )
         distances = self.distance.matrix(batch.anchors, batch.references)
-        self.facts = batch_facts(embeddings, distances, batch.is_positive, batch.is_negative)
+        self.facts = batch_facts(embeddings, distances, *batch.pairs)
         _, ranks, ranked = smooth_ranks(
             distances,
-            batch.is_positive,
-            batch.is_negative,
+            *batch.pairs,
             temperature=self.temperature,
             most=self.most,
         )

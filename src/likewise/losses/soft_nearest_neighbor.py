@@ -105,8 +105,8 @@ class SoftNearestNeighborLoss(nn.Module):
             embeddings, labels, references, reference_labels, ids=ids, reference_ids=reference_ids
         )
         distances = self.distance.matrix(batch.anchors, batch.references)
-        pairs = self.miner(distances, batch.is_positive, batch.is_negative)
-        self.facts = batch_facts(embeddings, distances, batch.is_positive, batch.is_negative)
+        pairs = self.miner(distances, *batch.pairs)
+        self.facts = batch_facts(embeddings, distances, *batch.pairs)
         mean = _mean_of_few(distances, pairs, self.temperature)
         if mean is None:
             costs = soft_nearest_neighbor_loss(distances, *pairs, temperature=self.temperature)

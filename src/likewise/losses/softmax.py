@@ -45,6 +45,8 @@ class SoftmaxLoss(nn.Module):
         0
     """
 
+    takes_weights = True  # of the items
+
     def __init__(self, embedding_dim: int, class_count: int) -> None:
         super().__init__()
         check_count("embedding_dim", embedding_dim)
@@ -61,21 +63,26 @@ class SoftmaxLoss(nn.Module):
         *,
         ids: Tensor | None = None,
         reference_ids: Tensor | None = None,
+        weights: Float[Tensor, " n"] | None = None,
     ) -> Float[Tensor, ""]:
-        """Mean cross entropy; references play no part, since classes are compared, not items."""
-        check_embeddings(embeddings)
+        """Mean cross entropy, by the weights of the items if given; references play no part."""
+        logits = self.logits(embeddings)
         labeled = labeled_codes(labels, len(embeddings), self.classify.out_features)
-        check_same_width(self.classify.weight, embeddings, ("weights", "embeddings"))
         labels = labels.long()
+        self.facts = _facts(logits.detach(), labels, labeled)
+        value = mean_cross_entropy(logits, labels, labeled, weights)
+        return value if labeled is None else shown(value, logits, embeddings)
+
+    def logits(self, embeddings: Float[Tensor, "n d"]) -> Float[Tensor, "n c"]:
+        """What the layer says of every class, (n, c): the largest is the class predicted."""
+        check_embeddings(embeddings)
+        check_same_width(self.classify.weight, embeddings, ("weights", "embeddings"))
         weight, bias = self.classify.weight, self.classify.bias
         dtype = torch.promote_types(
             torch.promote_types(embeddings.dtype, weight.dtype), torch.float32
         )
         with without_autocast(embeddings):
-            logits = F.linear(embeddings.to(dtype), weight.to(dtype), bias.to(dtype))
-        self.facts = _facts(logits.detach(), labels, labeled)
-        value = mean_cross_entropy(logits, labels, labeled)
-        return value if labeled is None else shown(value, logits, embeddings)
+            return F.linear(embeddings.to(dtype), weight.to(dtype), bias.to(dtype))
 
 
 def _facts(logits: Tensor, labels: Tensor, labeled: Tensor | None) -> Mapping[str, Tensor]:
@@ -123,6 +130,8 @@ class NormalizedSoftmaxLoss(nn.Module):
         0
     """
 
+    takes_weights = True  # of the items
+
     def __init__(
         self,
         embedding_dim: int,
@@ -147,11 +156,19 @@ class NormalizedSoftmaxLoss(nn.Module):
         *,
         ids: Tensor | None = None,
         reference_ids: Tensor | None = None,
+        weights: Float[Tensor, " n"] | None = None,
     ) -> Float[Tensor, ""]:
-        """The mean over the batch; references play no part, since items meet centers only."""
+        """The mean over the batch, by the items' weights if given; references play no part."""
         compared: ToCenters = self.centers(embeddings, labels)
         nearest = compared.nearest
         self.facts = center_facts(embeddings, nearest, compared)
         logits = nearest * (-1 / self.temperature)
-        value = mean_cross_entropy(logits, compared.own, compared.labeled)
+        value = mean_cross_entropy(logits, compared.own, compared.labeled, weights)
         return compared.shown(value)
+
+    def logits(self, embeddings: Float[Tensor, "n d"]) -> Float[Tensor, "n c"]:
+        """−d / T to every class, (n, c).
+
+        For items without labels: the largest logit is the class predicted.
+        """
+        return self.centers.distances(embeddings).amin(dim=2) * (-1 / self.temperature)

@@ -100,9 +100,9 @@ class SupervisedContrastiveLoss(nn.Module):
             embeddings, labels, references, reference_labels, ids=ids, reference_ids=reference_ids
         )
         distances = self.distance.matrix(batch.anchors, batch.references)
-        pairs = self.miner(distances, batch.is_positive, batch.is_negative)
+        pairs = self.miner(distances, *batch.pairs)
         costs = supervised_contrastive_loss(distances, *pairs, temperature=self.temperature)
-        self.facts = batch_facts(embeddings, distances, batch.is_positive, batch.is_negative)
+        self.facts = batch_facts(embeddings, distances, *batch.pairs)
         counted = has_any(pairs.positive)
         mean = mean_over(costs, counted if self.average == "active" else batch.labeled)
         return shown(mean, distances, embeddings)

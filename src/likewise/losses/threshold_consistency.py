@@ -110,7 +110,7 @@ class ThresholdConsistencyLoss(nn.Module):
             embeddings, labels, references, reference_labels, ids=ids, reference_ids=reference_ids
         )
         distances = self.distance.matrix(batch.anchors, batch.references)
-        pairs = self.miner(distances, batch.is_positive, batch.is_negative)
+        pairs = self.miner(distances, *batch.pairs)
         loss = threshold_consistency_loss(
             distances,
             *pairs,
@@ -126,11 +126,5 @@ class ThresholdConsistencyLoss(nn.Module):
             selected = pairs.positive | pairs.negative
             return (hard & selected).sum() / selected.sum().clamp(min=1)
 
-        self.facts = batch_facts(
-            embeddings,
-            distances,
-            batch.is_positive,
-            batch.is_negative,
-            active=active,
-        )
+        self.facts = batch_facts(embeddings, distances, *batch.pairs, active=active)
         return shown(loss, distances, embeddings)

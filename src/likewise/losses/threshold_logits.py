@@ -171,14 +171,12 @@ class ThresholdLoss(nn.Module):
             embeddings, labels, references, reference_labels, ids=ids, reference_ids=reference_ids
         )
         distances = self.distance.matrix(batch.anchors, batch.references)
-        pairs = self.miner(distances, batch.is_positive, batch.is_negative)
+        pairs = self.miner(distances, *batch.pairs)
         costs = self.threshold(distances, batch.is_positive)
         with torch.no_grad():
             accepted = (distances <= self.threshold.value).to(distances.dtype)
             hits, wrong = (mean_where(accepted, kind) for kind in pairs)
         of_pairs = {**self.threshold.facts, "accuracy": (hits + 1 - wrong) / 2}
-        self.facts = batch_facts(
-            embeddings, distances, batch.is_positive, batch.is_negative, **of_pairs
-        )
+        self.facts = batch_facts(embeddings, distances, *batch.pairs, **of_pairs)
         mean = (mean_where(costs, pairs.positive) + mean_where(costs, pairs.negative)) / 2
         return shown(mean, distances, embeddings)

@@ -1,5 +1,6 @@
 """The triplet loss: a positive nearer than a negative by a margin."""
 
+import math
 from collections.abc import Mapping
 from typing import Any
 
@@ -254,6 +255,39 @@ def _cost_and_slope(gaps: Tensor, margin: float | None) -> tuple[Tensor, Tensor]
     return costs, (costs > 0).to(costs.dtype)
 
 
+@torch.no_grad()
+def triplets_of_pairs(
+    distances: Float[Tensor, "n m"],
+    between: Float[Tensor, "m m"] | None,
+    selected: Triplets | AllTriplets,
+) -> Float[Tensor, "n m"]:
+    """How many of the selected triplets each pair is in, its positive ones and its negative ones.
+
+    Args:
+        distances: From every anchor to every reference.
+        between: From every reference to every reference; only a rule of triplets needs it.
+        selected: What a miner selected.
+    """
+    if isinstance(selected, Triplets):
+        counts, starts = torch.zeros_like(distances), selected.anchor * distances.shape[1]
+        for columns in (selected.positive, selected.negative):
+            counts.view(-1).index_add_(0, starts + columns, selected.keep.to(counts.dtype))
+        return counts
+    positive, negative, within, rule = selected
+    if within is None and rule is None:
+        of_negative = torch.where(negative, positive.sum(dim=1, keepdim=True), 0)
+        counts = torch.where(positive, negative.sum(dim=1, keepdim=True), of_negative)
+        return counts.to(distances.dtype)
+    # Where every triplet costs something, its pairs have the slopes 1 and -1.
+    with torch.enable_grad():
+        leaf = distances.detach().requires_grad_()
+        total, _, _ = _ListedInBlocks.apply(  # type: ignore[no-untyped-call]
+            leaf, between, selected, math.inf, False, None
+        )
+        (slopes,) = torch.autograd.grad(total, leaf)
+    return slopes.abs()
+
+
 class TripletLoss(nn.Module):
     """Mean of `triplet_loss` over the selected triplets of a batch.
 
@@ -328,7 +362,7 @@ class TripletLoss(nn.Module):
             embeddings, labels, references, reference_labels, ids=ids, reference_ids=reference_ids
         )
         distances = self.distance.matrix(batch.anchors, batch.references)
-        selected = self.miner(distances, batch.is_positive, batch.is_negative)
+        selected = self.miner(distances, *batch.pairs)
         between = None
         if self.swap or (isinstance(selected, AllTriplets) and selected.rule is not None):
             between = distances
@@ -339,11 +373,7 @@ class TripletLoss(nn.Module):
         else:
             total, active, count = self._chosen(distances, between, selected)
         self.facts = batch_facts(
-            embeddings,
-            distances,
-            batch.is_positive,
-            batch.is_negative,
-            active=lambda: active / count.clamp(min=1),
+            embeddings, distances, *batch.pairs, active=lambda: active / count.clamp(min=1)
         )
         divisor: Any = active if self.average == "active" else count
         mean = total / (max(int(divisor), 1) if free_to_look(divisor) else divisor.clamp(min=1))

@@ -7,7 +7,9 @@ from likewise.miners.pair_miners import (
     balanced_positive_pairs,
     hard_negative_pairs,
     multi_similarity,
+    pair_margin,
 )
+from likewise.miners.ranges import within_range
 from likewise.miners.sets import (
     AllTriplets,
     TripletMiner,
@@ -45,7 +47,9 @@ __all__ = [
     "hard_negative_pairs",
     "hardest_negative",
     "multi_similarity",
+    "pair_margin",
     "random_hard",
     "random_semi_hard",
     "semi_hard",
+    "within_range",
 ]

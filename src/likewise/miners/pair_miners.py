@@ -1,13 +1,14 @@
 """Rules that select pairs."""
 
 from collections.abc import Callable
+from functools import partial
 from typing import NamedTuple
 
 import torch
 from jaxtyping import Bool, Float
 from torch import Tensor
 
-from likewise._checks import check_at_least
+from likewise._checks import check_at_least, check_number
 from likewise.miners.anchor_rows import or_infinite, or_minus_infinite, sorted_values
 
 
@@ -55,13 +56,19 @@ def balanced_positive_pairs(generator: torch.Generator | None = None) -> PairMin
         >>> int(pairs.positive.sum()), int(pairs.negative.sum())
         (6, 6)
     """
+    return partial(_balanced_positive_pairs, generator=generator)
 
-    @torch.no_grad()
-    def mine(distances: Tensor, is_positive: Tensor, is_negative: Tensor) -> Pairs:
-        chance = torch.rand(distances.shape, generator=generator, device=distances.device)
-        return Pairs(is_positive, _smallest(chance, is_negative, is_positive.sum()))
 
-    return mine
+@torch.no_grad()
+def _balanced_positive_pairs(
+    distances: Tensor,
+    is_positive: Tensor,
+    is_negative: Tensor,
+    *,
+    generator: torch.Generator | None,
+) -> Pairs:
+    chance = torch.rand(distances.shape, generator=generator, device=distances.device)
+    return Pairs(is_positive, _smallest(chance, is_negative, is_positive.sum()))
 
 
 @torch.no_grad()
@@ -115,18 +122,59 @@ def multi_similarity(epsilon: float = 0.1) -> PairMiner:
         Deep Metric Learning", CVPR 2019, equations 7 and 8 (there for similarities).
     """
     check_at_least("epsilon", epsilon, 0)
+    return partial(_multi_similarity, epsilon=epsilon)
 
-    @torch.no_grad()
-    def mine(distances: Tensor, is_positive: Tensor, is_negative: Tensor) -> Pairs:
-        if not distances.numel():
-            return Pairs(is_positive, is_negative)
-        nearest = or_infinite(distances, is_negative).amin(dim=1, keepdim=True)
-        farthest = or_minus_infinite(distances, is_positive).amax(dim=1, keepdim=True)
-        return Pairs(
-            # An infinite bound means that the other kind is missing, and then nothing is hard.
-            # As "and not", for NaN is neither and must not be passed over.
-            is_positive > (distances <= nearest - epsilon),
-            is_negative > (distances >= farthest + epsilon),
-        )
 
-    return mine
+@torch.no_grad()
+def _multi_similarity(
+    distances: Tensor, is_positive: Tensor, is_negative: Tensor, *, epsilon: float
+) -> Pairs:
+    if not distances.numel():
+        return Pairs(is_positive, is_negative)
+    nearest = or_infinite(distances, is_negative).amin(dim=1, keepdim=True)
+    farthest = or_minus_infinite(distances, is_positive).amax(dim=1, keepdim=True)
+    return Pairs(
+        # An infinite bound means that the other kind is missing, and then nothing is hard.
+        # As "and not", for NaN is neither and must not be passed over.
+        is_positive > (distances <= nearest - epsilon),
+        is_negative > (distances >= farthest + epsilon),
+    )
+
+
+def pair_margin(positive_margin: float = 0.2, negative_margin: float = 0.8) -> PairMiner:
+    """A miner of positive pairs beyond one margin and of negative pairs within another.
+
+    Args:
+        positive_margin: Distance up to which positive pairs are left out.
+        negative_margin: Distance from which negative pairs are left out.
+
+    Source:
+        pytorch-metric-learning, PairMarginMiner, whose defaults these are; there distances are
+        Euclidean, between unit vectors.
+
+    Example:
+        >>> from likewise.masks import masks
+        >>> distances = torch.tensor([[0.0, 0.1, 0.5], [0.1, 0.0, 0.9], [0.5, 0.9, 0.0]])
+        >>> pairs = pair_margin()(distances, *masks(torch.tensor([0, 0, 1])))
+        >>> int(pairs.positive.sum()), pairs.negative.nonzero().tolist()
+        (0, [[0, 2], [2, 0]])
+    """
+    check_number("positive_margin", positive_margin)
+    check_number("negative_margin", negative_margin)
+    return partial(_pair_margin, positive_margin=positive_margin, negative_margin=negative_margin)
+
+
+@torch.no_grad()
+def _pair_margin(
+    distances: Tensor,
+    is_positive: Tensor,
+    is_negative: Tensor,
+    *,
+    positive_margin: float,
+    negative_margin: float,
+) -> Pairs:
+    # As "and not", for NaN is neither and must not be passed over.
+    return Pairs(
+        is_positive > (distances <= positive_margin),
+        is_negative > (distances >= negative_margin),
+    )

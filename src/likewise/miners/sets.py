@@ -2,6 +2,7 @@
 
 import math
 from collections.abc import Callable
+from functools import partial
 from typing import NamedTuple
 
 from jaxtyping import Bool, Float, Int
@@ -108,11 +109,13 @@ def all_semi_hard(margin: float) -> TripletMiner:
         tensor(0.2500)
     """
     check_positive("margin", margin)
+    return partial(_all_semi_hard, margin=margin)
 
-    def mine(distances: Tensor, is_positive: Tensor, is_negative: Tensor) -> AllTriplets:
-        return AllTriplets(is_positive, is_negative, within=margin)
 
-    return mine
+def _all_semi_hard(
+    distances: Tensor, is_positive: Tensor, is_negative: Tensor, *, margin: float
+) -> AllTriplets:
+    return AllTriplets(is_positive, is_negative, within=margin)
 
 
 def angular(degrees: float = 20.0) -> TripletMiner:
@@ -133,12 +136,15 @@ def angular(degrees: float = 20.0) -> TripletMiner:
     if degrees >= 90:
         raise InputError(f"degrees must be below 90, got {degrees}. 20 to 45 are usual.")
     slope = 2 * math.tan(math.radians(degrees))
+    return partial(_angular, slope=slope)
 
-    def wide(positive: Tensor, negative: Tensor, between: Tensor) -> Tensor:
-        squares = (negative.square() + between.square()) / 2 - positive.square() / 4
-        return positive > slope * squares.clamp_(min=0).sqrt_()
 
-    def mine(distances: Tensor, is_positive: Tensor, is_negative: Tensor) -> AllTriplets:
-        return AllTriplets(is_positive, is_negative, rule=wide)
+def _angular(
+    distances: Tensor, is_positive: Tensor, is_negative: Tensor, *, slope: float
+) -> AllTriplets:
+    return AllTriplets(is_positive, is_negative, rule=partial(_is_wide, slope=slope))
 
-    return mine
+
+def _is_wide(positive: Tensor, negative: Tensor, between: Tensor, *, slope: float) -> Tensor:
+    squares = (negative.square() + between.square()) / 2 - positive.square() / 4
+    return positive > slope * squares.clamp_(min=0).sqrt_()

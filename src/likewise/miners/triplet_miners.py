@@ -1,5 +1,7 @@
 """Rules that select triplets one by one: a triplet per anchor, or per positive pair."""
 
+from functools import partial
+
 import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
@@ -85,35 +87,43 @@ def batch_easy_hard(positive: str = "hard", negative: str = "hard") -> TripletMi
             "Semi-hard is relative to one chosen item of the other kind; see also all_semi_hard."
         )
 
-    @torch.no_grad()
-    def mine(distances: Tensor, is_positive: Tensor, is_negative: Tensor) -> Triplets | AllTriplets:
-        if positive == negative == "all":
-            return AllTriplets(is_positive, is_negative)
-        if not distances.numel():
-            return _none(distances)
-        near, far = is_positive, is_negative
-        if positive == "semi_hard":
-            chosen = _chosen(distances, is_negative, farthest=negative == "easy")
-            near = is_positive & (distances < distances.gather(1, chosen))
-        if negative == "semi_hard":
-            chosen = _chosen(distances, is_positive, farthest=positive == "hard")
-            far = is_negative & (distances > distances.gather(1, chosen))
-        # A semi-hard one lies as close to the other kind as it can: the farthest positive,
-        # the nearest negative.
-        positives = _chosen(distances, near, farthest=positive != "easy")
-        negatives = _chosen(distances, far, farthest=negative == "easy")
-        # Without any of the other kind the bound of a semi-hard one means nothing.
-        keep = (near.any(dim=1) & far.any(dim=1))[:, None]
-        keep = keep & is_positive.any(dim=1, keepdim=True) & is_negative.any(dim=1, keepdim=True)
-        if positive == "all":
-            positives, valid = positive_columns(is_positive)
-            keep = keep & valid
-        if negative == "all":
-            negatives = torch.arange(distances.shape[1], device=distances.device)[None]
-            keep = keep & is_negative
-        return _per_positive(positives.expand_as(keep), negatives.expand_as(keep), keep)
+    return partial(_batch_easy_hard, positive=positive, negative=negative)
 
-    return mine
+
+@torch.no_grad()
+def _batch_easy_hard(
+    distances: Tensor,
+    is_positive: Tensor,
+    is_negative: Tensor,
+    *,
+    positive: str,
+    negative: str,
+) -> Triplets | AllTriplets:
+    if positive == negative == "all":
+        return AllTriplets(is_positive, is_negative)
+    if not distances.numel():
+        return _none(distances)
+    near, far = is_positive, is_negative
+    if positive == "semi_hard":
+        chosen = _chosen(distances, is_negative, farthest=negative == "easy")
+        near = is_positive & (distances < distances.gather(1, chosen))
+    if negative == "semi_hard":
+        chosen = _chosen(distances, is_positive, farthest=positive == "hard")
+        far = is_negative & (distances > distances.gather(1, chosen))
+    # A semi-hard one lies as close to the other kind as it can: the farthest positive,
+    # the nearest negative.
+    positives = _chosen(distances, near, farthest=positive != "easy")
+    negatives = _chosen(distances, far, farthest=negative == "easy")
+    # Without any of the other kind the bound of a semi-hard one means nothing.
+    keep = (near.any(dim=1) & far.any(dim=1))[:, None]
+    keep = keep & is_positive.any(dim=1, keepdim=True) & is_negative.any(dim=1, keepdim=True)
+    if positive == "all":
+        positives, valid = positive_columns(is_positive)
+        keep = keep & valid
+    if negative == "all":
+        negatives = torch.arange(distances.shape[1], device=distances.device)[None]
+        keep = keep & is_negative
+    return _per_positive(positives.expand_as(keep), negatives.expand_as(keep), keep)
 
 
 def _chosen(distances: Tensor, mask: Tensor, *, farthest: bool) -> Int[Tensor, "n 1"]:
@@ -195,7 +205,7 @@ def random_hard(margin: float, generator: torch.Generator | None = None) -> Trip
         Bielski, "siamese-triplet", 2018, RandomNegativeTripletSelector.
     """
     check_positive("margin", margin)
-    return _random_up_to(margin, generator, beyond_positive=False)
+    return partial(_random_up_to, margin=margin, generator=generator, beyond_positive=False)
 
 
 def random_semi_hard(margin: float, generator: torch.Generator | None = None) -> TripletMiner:
@@ -213,28 +223,31 @@ def random_semi_hard(margin: float, generator: torch.Generator | None = None) ->
         Bielski, "siamese-triplet", 2018, SemihardNegativeTripletSelector.
     """
     check_positive("margin", margin)
-    return _random_up_to(margin, generator, beyond_positive=True)
+    return partial(_random_up_to, margin=margin, generator=generator, beyond_positive=True)
 
 
+@torch.no_grad()
 def _random_up_to(
-    margin: float, generator: torch.Generator | None, *, beyond_positive: bool
-) -> TripletMiner:
-    @torch.no_grad()
-    def mine(distances: Tensor, is_positive: Tensor, is_negative: Tensor) -> Triplets:
-        columns, valid = positive_columns(is_positive)
-        near = distances.gather(1, columns)
-        ordered, order = sorted_rows(or_infinite(distances, is_negative))
-        # Sorted by distance, those that qualify lie side by side.
-        end = torch.searchsorted(ordered, near + margin)
-        start = torch.searchsorted(ordered, near, right=True) if beyond_positive else 0
-        choices = end - start
-        chance = torch.rand(near.shape, generator=generator, device=near.device)
-        # float32 chance just below 1 may round up to the count itself.
-        pick = start + torch.minimum((chance * choices).long(), choices - 1).clamp_(min=0)
-        negative = order.gather(1, pick.clamp_(max=max(order.shape[1] - 1, 0)))
-        return _per_positive(columns, negative, valid & (choices > 0))
-
-    return mine
+    distances: Tensor,
+    is_positive: Tensor,
+    is_negative: Tensor,
+    *,
+    margin: float,
+    generator: torch.Generator | None,
+    beyond_positive: bool,
+) -> Triplets:
+    columns, valid = positive_columns(is_positive)
+    near = distances.gather(1, columns)
+    ordered, order = sorted_rows(or_infinite(distances, is_negative))
+    # Sorted by distance, those that qualify lie side by side.
+    end = torch.searchsorted(ordered, near + margin)
+    start = torch.searchsorted(ordered, near, right=True) if beyond_positive else 0
+    choices = end - start
+    chance = torch.rand(near.shape, generator=generator, device=near.device)
+    # float32 chance just below 1 may round up to the count itself.
+    pick = start + torch.minimum((chance * choices).long(), choices - 1).clamp_(min=0)
+    negative = order.gather(1, pick.clamp_(max=max(order.shape[1] - 1, 0)))
+    return _per_positive(columns, negative, valid & (choices > 0))
 
 
 def distance_weighted(
@@ -276,23 +289,39 @@ def distance_weighted(
             "Points on a sphere are never more than 2 apart."
         )
 
-    @torch.no_grad()
-    def mine(distances: Tensor, is_positive: Tensor, is_negative: Tensor) -> Triplets:
-        columns, valid = positive_columns(is_positive)
-        apart = distances.clamp(min=nearest)
-        possible = is_negative & (apart < farthest)
-        common = (dimension - 2) * apart.log()
-        common += (dimension - 3) / 2 * (1 - apart.square_() / 4).clamp_(min=1e-12).log_()
-        weights = torch.softmax(or_minus_infinite(-common, possible), dim=1)
-        heaped = weights.nan_to_num_(0).cumsum(dim=1)  # softmax of nothing is not a number
-        total = heaped[:, -1:]
-        chance = torch.rand(columns.shape, generator=generator, device=distances.device)
-        # Strictly below the total, the first sum above the chance is at a possible negative.
-        chance = torch.minimum(chance * total, torch.nextafter(total, torch.zeros_like(total)))
-        pick = torch.searchsorted(heaped, chance, right=True).clamp_(max=heaped.shape[1] - 1)
-        return _per_positive(columns, pick, valid & possible.any(dim=1, keepdim=True))
+    return partial(
+        _distance_weighted,
+        dimension=dimension,
+        nearest=nearest,
+        farthest=farthest,
+        generator=generator,
+    )
 
-    return mine
+
+@torch.no_grad()
+def _distance_weighted(
+    distances: Tensor,
+    is_positive: Tensor,
+    is_negative: Tensor,
+    *,
+    dimension: int,
+    nearest: float,
+    farthest: float,
+    generator: torch.Generator | None,
+) -> Triplets:
+    columns, valid = positive_columns(is_positive)
+    apart = distances.clamp(min=nearest)
+    possible = is_negative & (apart < farthest)
+    common = (dimension - 2) * apart.log()
+    common += (dimension - 3) / 2 * (1 - apart.square_() / 4).clamp_(min=1e-12).log_()
+    weights = torch.softmax(or_minus_infinite(-common, possible), dim=1)
+    heaped = weights.nan_to_num_(0).cumsum(dim=1)  # softmax of nothing is not a number
+    total = heaped[:, -1:]
+    chance = torch.rand(columns.shape, generator=generator, device=distances.device)
+    # Strictly below the total, the first sum above the chance is at a possible negative.
+    chance = torch.minimum(chance * total, torch.nextafter(total, torch.zeros_like(total)))
+    pick = torch.searchsorted(heaped, chance, right=True).clamp_(max=heaped.shape[1] - 1)
+    return _per_positive(columns, pick, valid & possible.any(dim=1, keepdim=True))
 
 
 def _none(distances: Tensor) -> Triplets:

@@ -12,12 +12,13 @@ from typing import Annotated, Any, TypeVar
 
 import msgspec
 
+from likewise._checks import check_format
 from likewise._files import Lock, read_regular, sync_folder, write_whole
 from likewise.errors import ArtifactError, InputError
 
 MANIFEST = "model.json"
 LOCK = "model.lock"
-FORMAT = 2  # of the folder; raised when an older likewise could not read it
+FORMAT = 3  # of the folder; raised when an older likewise could not read it
 LARGEST_MANIFEST = 1 << 25  # bytes; as Python objects some 20 times as much
 PATIENCE = 60.0  # seconds to wait for others that save, or to read between their saves
 
@@ -217,11 +218,7 @@ def _opened(path: Path, content: bytes) -> Folder:
         written = manifest["format"]
     except (ValueError, TypeError, KeyError, RecursionError) as error:
         raise damaged(path, MANIFEST) from error
-    if written != FORMAT:
-        raise ArtifactError(
-            f"model must be of format {FORMAT}, got {written!r} in {str(path)!r}. "
-            "Read it with the likewise that wrote it, or train anew."
-        )
+    check_format(f"model {str(path)!r}", written, FORMAT)
     try:
         if manifest.pop("checksum", None) != _checksum(manifest):
             raise damaged(path, MANIFEST)

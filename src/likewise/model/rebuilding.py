@@ -25,9 +25,12 @@ from likewise.encoders import (
     GeneralizedMeanPool2d,
     MLPEncoder,
     Normalize,
+    OverViews,
     PrincipalComponents,
     SelectOutput,
     SentenceEncoder,
+    SideBySide,
+    Truncate,
     Whitening,
 )
 from likewise.errors import ArtifactError, InputError
@@ -167,6 +170,7 @@ _KINDS: dict[type[nn.Module], _Kind] = {
     GeneralizedMeanPool1d: _pooling(GeneralizedMeanPool1d),
     GeneralizedMeanPool2d: _pooling(GeneralizedMeanPool2d),
     Normalize: _by_attributes(Normalize),
+    Truncate: _by_attributes(Truncate, dim=Size, normalize=bool),
     PrincipalComponents: _projection(PrincipalComponents),
     Whitening: _projection(Whitening),
     nn.AdaptiveAvgPool2d: _by_attributes(nn.AdaptiveAvgPool2d, output_size=Sizes),
@@ -208,8 +212,11 @@ _KINDS: dict[type[nn.Module], _Kind] = {
 }
 _HOLDERS: dict[type[nn.Module], dict[str, Any]] = {
     nn.Sequential: {},
+    OverViews: {"pixels": Size, "mirrored": bool},
     SelectOutput: {"key": Whole | str},
+    SideBySide: {"weights": list[float]},
 }
+_ONLY_PART: dict[type[nn.Module], str] = {OverViews: "encoder", SelectOutput: "module"}
 _CLASSES = {known.__name__: known for known in (*_KINDS, *_HOLDERS)}
 
 
@@ -448,7 +455,6 @@ def _rebuilt(described: Described, left: Iterator[int]) -> nn.Module:
     known = _CLASSES.get(described.class_)
     if known is None or described.own or next(left, None) is None:
         raise InputError(f"class must be one of this library's, got {described.class_!r}.")
-    fields = _HOLDERS[known] if known in _HOLDERS else _KINDS[known].fields
     arguments = _arguments(known, described.config)
     if known in _KINDS:
         if described.parts:
@@ -459,10 +465,14 @@ def _rebuilt(described: Described, left: Iterator[int]) -> nn.Module:
         name and "." not in name for name, _ in parts
     ):
         raise InputError("parts must have names of their own, got others.")
-    if known is SelectOutput:
-        if [name for name, _ in parts] != ["module"]:
-            raise InputError("SelectOutput must have one part, got others.")
-        return SelectOutput(parts[0][1], **{field: arguments[field] for field in fields})
+    if known in _ONLY_PART:
+        if [name for name, _ in parts] != [_ONLY_PART[known]]:
+            raise InputError(f"{known.__name__} must have one part, got others.")
+        return _made(functools.partial(known, parts[0][1]), arguments)
+    if known is SideBySide:
+        if [name for name, _ in parts] != [str(number) for number in range(len(parts))]:
+            raise InputError("parts must be numbered, got others.")
+        return _made(functools.partial(known, [part for _, part in parts]), arguments)
     sequence = nn.Sequential()
     for name, part in parts:
         if hasattr(sequence, name):

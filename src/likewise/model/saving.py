@@ -140,7 +140,7 @@ class _Manifest(msgspec.Struct, forbid_unknown_fields=True):
     layouts: dict[str, list[int]]
     distance: str
     preprocess: _Preprocess | None
-    reading: dict[Literal["text", "label", "vectors", "path_column"], str]
+    reading: dict[Literal["text", "label", "vectors", "path_column", "id"], str]
     trained_on: list[str]
     cohort: _Cohort | None
     cross_fit: list[str] | None

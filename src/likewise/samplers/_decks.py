@@ -43,6 +43,13 @@ class Deck:
             hand = np.concatenate([hand, self._order[:missing]])
         return hand
 
+    def draw_some(self, count: int, *, fill: bool) -> np.ndarray:
+        """`count` different cards or all there are; with `fill` then the same ones again."""
+        if not fill or count <= self._size:
+            return self.draw(min(count, self._size))
+        hands = [self.draw(min(count - at, self._size)) for at in range(0, count, self._size)]
+        return np.concatenate(hands)
+
     def state(self) -> list[int]:
         return [self._round, self._dealt, *self._carried.tolist()]
 

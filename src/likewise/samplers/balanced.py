@@ -25,7 +25,9 @@ class BalancedBatchSampler(Sampler[list[int]]):
     Classes are dealt without replacement until all were used, and so are the items within
     each class; then they are shuffled anew. So classes, and items within their class, are
     used equally often up to one round, and no batch holds an item twice. A class with fewer
-    than `items_per_class` items gives all of them, once, and the batch is that much shorter.
+    than `items_per_class` items gives all of them, once, and the batch is that much shorter. With
+    `fill` it gives them again until there are `items_per_class`, so that every batch has the same
+    size; only the items of such a class repeat.
 
     With `class_weights` the classes of a batch are drawn by weight, without replacement within
     the batch: one after the other, each with a probability in proportion to its weight among
@@ -44,6 +46,7 @@ class BalancedBatchSampler(Sampler[list[int]]):
         batches: length of one iteration; by default about one pass over the items,
             ceil(n / (classes_per_batch · items_per_class)).
         replacement: whether an item may come twice in a batch.
+        fill: Whether a class with too few items repeats them.
         class_weights: None for all classes alike, in turn; a number p for (items of the class)^p,
             so 1 draws classes as often as items are spread and 0.5 evens that out; or a weight
             of every code, at least 0, by `class_weights[code]`.
@@ -52,8 +55,8 @@ class BalancedBatchSampler(Sampler[list[int]]):
     Raises:
         InputTypeError: labels are not integers.
         InputError: there are fewer classes than `classes_per_batch`, a count is below 1, labels
-            are empty, below −1 or all −1, or weights are negative, missing or 0 for too many
-            classes.
+            are empty, below −1 or all −1, weights are negative, missing or 0 for too many
+            classes, or both `replacement` and `fill` are asked for.
 
     Example:
         >>> sampler = BalancedBatchSampler(
@@ -71,6 +74,7 @@ class BalancedBatchSampler(Sampler[list[int]]):
         items_per_class: int,
         batches: int | None = None,
         replacement: bool = False,
+        fill: bool = False,
         class_weights: float | Sequence[float] | Tensor | np.ndarray | None = None,
         seed: int = 0,
     ) -> None:
@@ -82,6 +86,11 @@ class BalancedBatchSampler(Sampler[list[int]]):
         if batches is None:
             batches = math.ceil(len(labeled) / (classes_per_batch * items_per_class))
         check_count("batches", batches)
+        if replacement and fill:
+            raise InputError(
+                "fill must be False with replacement, got both. With replacement every class gives "
+                "items_per_class anyway."
+            )
 
         self._rows = [labeled[rows] for rows in rows_by_code(codes[labeled])]
         if classes_per_batch > len(self._rows):
@@ -94,6 +103,7 @@ class BalancedBatchSampler(Sampler[list[int]]):
         self.items_per_class = items_per_class
         self.batches = batches
         self.replacement = replacement
+        self.fill = fill
         self.seed = seed
         self._weights = _weights(class_weights, codes, self._rows, classes_per_batch)
         self._drawn = 0
@@ -117,7 +127,7 @@ class BalancedBatchSampler(Sampler[list[int]]):
             if self.replacement:
                 drawn = rng.integers(len(rows), size=self.items_per_class)
             else:
-                drawn = self._items[position].draw(min(self.items_per_class, len(rows)))
+                drawn = self._items[position].draw_some(self.items_per_class, fill=self.fill)
             batch += rows[drawn].tolist()
         return batch
 
@@ -161,6 +171,7 @@ class BalancedBatchSampler(Sampler[list[int]]):
             "classes_per_batch": self.classes_per_batch,
             "items_per_class": self.items_per_class,
             "replacement": self.replacement,
+            "fill": self.fill,
             "class_weights": None if self._weights is None else self._weights.tolist(),
             "seed": self.seed,
         }

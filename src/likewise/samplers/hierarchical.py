@@ -26,8 +26,8 @@ class HierarchicalBatchSampler(Sampler[list[int]]):
     near, and the rest keeps super-classes apart. Super-classes, classes within each and items
     within each class are dealt without replacement until all were used, then shuffled anew.
     A super-class with fewer classes, or a class with fewer items, gives all it has, and the batch
-    is that much shorter. Unlabeled items, whose code is −1, are not drawn; a warning tells how
-    many there are.
+    is that much shorter; with `fill` such a class repeats its items instead. Unlabeled items, whose
+    code is −1, are not drawn; a warning tells how many there are.
 
     Iterating yields `batches` batches and goes on where the last iteration ended. The
     order depends on `seed` alone.
@@ -39,6 +39,7 @@ class HierarchicalBatchSampler(Sampler[list[int]]):
         classes_per_super_class: distinct classes of each.
         items_per_class: distinct items of each class.
         batches: length of one iteration; about one pass over the items if None.
+        fill: Whether a class with too few items repeats them.
         seed: at least 0.
 
     Raises:
@@ -64,6 +65,7 @@ class HierarchicalBatchSampler(Sampler[list[int]]):
         classes_per_super_class: int,
         items_per_class: int,
         batches: int | None = None,
+        fill: bool = False,
         seed: int = 0,
     ) -> None:
         codes, above = check_codes(labels), check_codes(super_labels, "super_labels")
@@ -103,6 +105,7 @@ class HierarchicalBatchSampler(Sampler[list[int]]):
         self.classes_per_super_class = classes_per_super_class
         self.items_per_class = items_per_class
         self.batches = batches
+        self.fill = fill
         self.seed = seed
         sizes = [len(self._within), *map(len, self._within), *map(len, self._rows)]
         self._decks = [Deck(size, seed, stream) for stream, size in enumerate(sizes)]
@@ -122,7 +125,8 @@ class HierarchicalBatchSampler(Sampler[list[int]]):
             classes = self._within[i]
             for j in classes[decks[i].draw(min(self.classes_per_super_class, len(classes)))]:
                 rows = self._rows[j]
-                batch += rows[of_class[j].draw(min(self.items_per_class, len(rows)))].tolist()
+                drawn = of_class[j].draw_some(self.items_per_class, fill=self.fill)
+                batch += rows[drawn].tolist()
         return batch
 
     def state_dict(self) -> dict[str, Any]:
@@ -147,5 +151,6 @@ class HierarchicalBatchSampler(Sampler[list[int]]):
             "super_classes_per_batch": self.super_classes_per_batch,
             "classes_per_super_class": self.classes_per_super_class,
             "items_per_class": self.items_per_class,
+            "fill": self.fill,
             "seed": self.seed,
         }

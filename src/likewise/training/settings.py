@@ -22,8 +22,12 @@ MOST_VALUES = 2**22  # of items, and of any one tensor, that are looked at
 FEWEST_ITEMS, MOST_ITEMS = 16, 4096
 POINTS = 8  # at which a schedule is looked at
 DEEPEST = 12  # levels of settings within settings
-# Attributes that a training changes: of losses, and those that Accelerate leaves on an encoder.
-STATE = {"facts", "draws", "forward", "_original_forward", "_is_accelerate_prepared"}
+# Attributes that a training changes: of losses, those that Accelerate leaves on an encoder, and the
+# tokenizer that a sentence encoder has made.
+STATE = {
+    *("facts", "draws", "_made"),
+    *("forward", "_original_forward", "_is_accelerate_prepared"),
+}
 FOREIGN = (sys.stdlib_module_names | {"torch"}) - {"argparse", "types"}  # no settings in these
 TORCH = set(vars(nn.Module()))
 _DIGEST = "digest "

@@ -9,13 +9,14 @@ from typing import Annotated, Literal
 
 import msgspec
 
+from likewise._checks import check_format
 from likewise._files import sync_folder, write_whole
 from likewise.distances import NAMED
-from likewise.errors import InputError
+from likewise.errors import GalleryError, InputError
 
 Count = Annotated[int, msgspec.Meta(ge=0, le=2**63 - 1)]
 
-FORMAT = 1  # of the folder; raised when an older likewise could not read it
+FORMAT = 2  # of the folder; raised when an older likewise could not read it
 ACKNOWLEDGED = "gallery.acknowledged"
 _SLOT = 4096  # a torn write of one copy leaves the other whole
 _HEAD = struct.Struct("<8sII")  # mark, length of the text, its checksum
@@ -45,19 +46,24 @@ class Facts(msgspec.Struct, frozen=True):
         return json.dumps(msgspec.structs.asdict(self), ensure_ascii=False)
 
     @classmethod
-    def of_text(cls, text: bytes) -> "Facts":
+    def of_text(cls, text: bytes, place: Path) -> "Facts":
         """The inverse of `text`.
 
+        Args:
+            text: What was written.
+            place: Folder of the gallery.
+
         Raises:
-            InputError: it is none, or of another format.
+            GalleryError: it is of another format.
+            InputError: it is none.
         """
         try:
-            facts = msgspec.json.decode(text, type=cls)
             told = msgspec.json.decode(text, type=dict[str, object])
+            written = told.get("format", FORMAT)
+            check_format(f"gallery {str(place)!r}", written, FORMAT, GalleryError)
+            facts = msgspec.json.decode(text, type=cls)
         except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
             raise InputError(f"facts must be those of a gallery, got {error}.") from error
-        if facts.format != FORMAT:
-            raise InputError(f"format {facts.format} is not {FORMAT}")
         is_sound = (
             told.keys() == {*cls.__struct_fields__}
             and facts.distance in NAMED
@@ -86,13 +92,17 @@ def acknowledge(folder: Path, facts: Facts) -> None:
 
 
 def last_acknowledged(folder: Path) -> Facts | None:
-    """The newer of the copies that are whole; None if neither is."""
+    """The newer of the copies that are whole; None if neither is.
+
+    Raises:
+        GalleryError: they are of another format.
+    """
     try:
         with (folder / ACKNOWLEDGED).open("rb") as file:
             content = file.read(2 * _SLOT)
     except OSError:
         return None
-    found = [_facts(content[start : start + _SLOT]) for start in (0, _SLOT)]
+    found = [_facts(content[start : start + _SLOT], folder) for start in (0, _SLOT)]
     return max((facts for facts in found if facts), key=lambda facts: facts.batches, default=None)
 
 
@@ -101,11 +111,13 @@ def _slot(facts: Facts) -> bytes:
     return (_HEAD.pack(_MARK, len(text), zlib.crc32(text)) + text).ljust(_SLOT, b"\0")
 
 
-def _facts(slot: bytes) -> Facts | None:
+def _facts(slot: bytes, folder: Path) -> Facts | None:
     try:
         mark, length, checksum = _HEAD.unpack(slot[: _HEAD.size])
         text = slot[_HEAD.size : _HEAD.size + length]
         whole = mark == _MARK and zlib.crc32(text) == checksum
-        return Facts.of_text(text) if whole else None
+        return Facts.of_text(text, folder) if whole else None
+    except GalleryError:
+        raise
     except (struct.error, InputError):
         return None

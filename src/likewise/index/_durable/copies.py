@@ -43,7 +43,7 @@ def backup(folder: Path, path: Path) -> Path:
                 ((text, checksum),) = target.execute(FACTS).fetchall()
         if zlib.crc32(text.encode()) != checksum:
             raise damaged(folder, "what it says of itself is not what was written")
-        create_acknowledged(part, Facts.of_text(text.encode()))
+        create_acknowledged(part, Facts.of_text(text.encode(), folder))
         part.rename(path)
         sync_folder(path.parent)
     except (sqlite3.Error, OSError) as error:

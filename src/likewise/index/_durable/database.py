@@ -123,7 +123,7 @@ class Database:
             ((text, checksum),) = found
             if zlib.crc32(text) != checksum:
                 raise self.damaged("what it says of itself is not what was written")
-            facts = Facts.of_text(text)
+            facts = Facts.of_text(text, self.folder)
         # What follows makes room for so much.
         dtype, width = row_format(facts.storage, facts.dimension)
         least = max(facts.names * NAME_BYTES, facts.items * (1 + width * dtype.itemsize))

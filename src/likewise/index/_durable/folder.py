@@ -1,5 +1,6 @@
 """Items in a folder that lasts, and in memory, kept the same."""
 
+import os
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -199,6 +200,11 @@ class InFolder:
         )
         self.database.acknowledge(facts)
 
+    def reserve(self, count: int) -> None:
+        """Make room in memory for so many items in all."""
+        self._check_open()
+        self.held.reserve(count)
+
     def clear(self, now: Snapshot) -> None:
         """Forget all items."""
         self.commit(now, class_names=now.class_names, removed=np.arange(len(now)))
@@ -232,13 +238,15 @@ class InFolder:
             "Use its backup(path)."
         )
 
+    def __reduce__(self) -> tuple[Any, ...]:
+        self._check_open()
+        return _reopened, (os.path.realpath(self.folder), self.recall)
+
     def adopt(self, encoder: str) -> None:
         """Say which encoder made the embeddings."""
         facts = replace(facts_after(self.facts, added=None, removed=0), encoder=encoder)
         names = self.current.class_names
-        self.database.commit(
-            facts, removed=[], rows=iter(()), labels=iter(()), names=(), changes=[]
-        )
+        self.database.commit(facts)
         self.held.take_in(facts, names)
         self.database.acknowledge(facts)
 
@@ -385,6 +393,11 @@ def open_folder(folder: Path, asked: Asked, *, read_only: bool) -> InFolder:
         store.close()
         raise
     return store
+
+
+def _reopened(folder: str, recall: float | None) -> InFolder:
+    # What was pickled may still be written where it comes from.
+    return open_folder(Path(folder), Asked(recall=recall), read_only=True)
 
 
 def is_gallery(folder: Path) -> bool:

@@ -54,7 +54,7 @@ def read_mapped(folder: Path, facts: Facts) -> Arrays | None:
     """
     with suppress(OSError, ValueError, struct.error):
         content = np.asarray(np.memmap(folder / MAPPED, dtype=np.uint8, mode="c"))
-        written, sizes, checksums = _of_head(content[:_HEAD].tobytes())
+        written, sizes, checksums = _of_head(content[:_HEAD].tobytes(), folder)
         if written == facts and _fit(sizes, facts, size_of(folder)):
             arrays = _arrays(content, facts, sizes)
             whole = [_checksum(array) for array in arrays] == checksums
@@ -65,7 +65,7 @@ def read_mapped(folder: Path, facts: Facts) -> Arrays | None:
 def _is_of(folder: Path, facts: Facts) -> bool:
     with suppress(OSError, ValueError, struct.error):
         with (folder / MAPPED).open("rb") as file:
-            return _of_head(file.read(_HEAD))[0] == facts
+            return _of_head(file.read(_HEAD), folder)[0] == facts
     return False
 
 
@@ -119,7 +119,7 @@ def _head(facts: Facts, arrays: Arrays) -> bytes:
     return (_LENGTH.pack(len(text)) + _LENGTH.pack(zlib.crc32(text)) + text).ljust(_HEAD, b"\0")
 
 
-def _of_head(head: bytes) -> tuple[Facts, list[int], list[int]]:
+def _of_head(head: bytes, folder: Path) -> tuple[Facts, list[int], list[int]]:
     (length,), (checksum,) = _LENGTH.unpack(head[:4]), _LENGTH.unpack(head[4:8])
     text = head[8 : 8 + length]
     if zlib.crc32(text) != checksum:
@@ -128,7 +128,7 @@ def _of_head(head: bytes) -> tuple[Facts, list[int], list[int]]:
         facts, sizes, checksums = msgspec.json.decode(text, type=tuple[str, list[int], list[int]])
     except (msgspec.DecodeError, RecursionError) as error:
         raise InputError("the head is none") from error
-    return Facts.of_text(facts.encode()), sizes, checksums
+    return Facts.of_text(facts.encode(), folder), sizes, checksums
 
 
 def _checksum(array: npt.NDArray[Any]) -> int:

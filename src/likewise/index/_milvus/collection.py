@@ -18,7 +18,7 @@ from torch import Tensor
 
 from likewise.distances import COSINE, Distance, by_name
 from likewise.errors import GalleryError, InputError, InputTypeError
-from likewise.index._answers import Items, Neighbors
+from likewise.index._answers import Items
 from likewise.index._asked import Asked
 from likewise.index._durable.checksums import Integers
 from likewise.index._given import (
@@ -47,7 +47,7 @@ from likewise.index._milvus.rows import (
     rows_of,
 )
 from likewise.index._milvus.search import nearest
-from likewise.index._store import NONE, Added, Given
+from likewise.index._store import NONE, Added, Found, Given
 from likewise.index._where import Condition, Test, as_json, folded, unknown_key
 
 
@@ -120,16 +120,15 @@ class CollectionView:
         """The row number of each id, -1 where it is not stored."""
         ids, keys = given.ids, given.keys.tolist()
         rows = np.full(len(ids), -1, dtype=np.int64)
-        is_text = bool(ids) and isinstance(ids[0], str)
         facts = self.facts
-        if not ids or facts.dimension is None or is_text != (facts.kind == "strings"):
+        if not ids or facts.dimension is None or given.are_text != (facts.kind == "strings"):
             return rows
         found = self.collections.rows(keys, ["text"])
         number_of = {key: len(self.keys) + n for n, key in enumerate(found)}
         self.keys += number_of
         there = [at for at, key in enumerate(keys) if key in found]
         rows[there] = [number_of[keys[at]] for at in there]
-        if is_text:
+        if given.are_text:
             texts = [found[keys[at]]["text"] for at in there]
             check_same_text([ids[at] for at in there], texts)
         return rows
@@ -157,7 +156,7 @@ class CollectionView:
             return []
         return self.collections.everything(fields, self.facts)
 
-    def nearest(self, queries: Float[Tensor, "q d"], k: int, allowed: str) -> Neighbors:
+    def nearest(self, queries: Float[Tensor, "q d"], k: int, allowed: str) -> Found:
         """The k nearest items of each query, of those that an expression of Milvus leaves."""
         if k > MOST:
             raise InputError(
@@ -174,7 +173,7 @@ class CollectionView:
             has_strings=facts.kind == "strings",
         )
         # To count is another question to Milvus, so it is asked only where it may matter.
-        if len(queries) == 0 or bool(found.distances.isinf().any()):
+        if len(queries) == 0 or bool(found[1].isinf().any()):
             check_enough(k, len(self))
         return found
 
@@ -290,6 +289,9 @@ class InMilvus:
         if gone:
             self.collections.remove(sorted(gone))
 
+    def reserve(self, count: int) -> None:
+        """Milvus keeps the items, so there is no room to make."""
+
     def clear(self, now: CollectionView) -> None:
         """Forget all items."""
         self._remember(now.facts, now.class_names)
@@ -329,11 +331,17 @@ class InMilvus:
             "Use Index.from_state(index.distance, index.state())."
         )
 
+    def __reduce__(self) -> tuple[Any, ...]:
+        raise InputTypeError(
+            f"index must be in memory or in a folder to be pickled, got the collection "
+            f"{self.name!r}, an open connection. Open it where it is used, with MilvusGallery."
+        )
+
     def _put(
         self, now: CollectionView, added: Added, names: Sequence[str], *, is_replacing: bool
     ) -> None:
         facts, (ids, keys), embeddings = now.facts, added.given, added.packed
-        is_text = isinstance(ids[0], str)
+        is_text = added.given.are_text
         if is_text:
             check_apart(keys)
         rows = rows_of(added, facts.next_position)

@@ -10,8 +10,9 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from likewise._checks import check_format
 from likewise.distances import COSINE, EUCLIDEAN, INNER_PRODUCT, SQUARED_EUCLIDEAN, Distance
-from likewise.errors import GalleryError, InputError, MissingExtra
+from likewise.errors import GalleryError, MissingExtra
 from likewise.index._durable.checksums import keys_of
 
 METRICS: dict[Distance, str] = {
@@ -24,7 +25,7 @@ MOST = 16384  # results of one search or query, and queries of one search
 LONGEST = 65535  # bytes of a text
 TAGS = 4096  # entries of an array
 _AT_ONCE = 2**24  # bytes of one message; Milvus takes 64 MB
-_FORMAT = 1
+_FORMAT = 2
 _EVERYTHING, _NOTHING = "position >= 0", "position < 0"  # expressions
 
 
@@ -87,9 +88,10 @@ class Collections:
             found = client.query(self._facts_name, filter="key == 0", output_fields=["value"])
         try:
             values = json.loads(found[0]["value"])
-            if values["format"] != _FORMAT:
-                raise InputError(f"format {values['format']} is not {_FORMAT}")
+            check_format(f"collection {self.name!r}", values["format"], _FORMAT, GalleryError)
             return CollectionFacts(**values)
+        except GalleryError:
+            raise
         except (ValueError, TypeError, LookupError) as error:
             raise GalleryError(
                 f"collection must be a gallery, got {self.name!r}, whose facts cannot be read: "

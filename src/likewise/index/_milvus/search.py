@@ -10,10 +10,10 @@ from torch import Tensor
 
 from likewise.distances import COSINE, EUCLIDEAN, INNER_PRODUCT, SQUARED_EUCLIDEAN, Distance
 from likewise.errors import InputError
-from likewise.index._answers import Neighbors
 from likewise.index._durable.checksums import Integers
 from likewise.index._milvus.collections import MOST, Collections
 from likewise.index._milvus.rows import embeddings_in, ids_in, labels_in, wide
+from likewise.index._store import Found
 
 SPARE = 16  # candidates beyond k, so that rounding inside Milvus hides no nearer item
 _NUMBERS = 2**22  # in the candidates that are fetched together
@@ -42,7 +42,7 @@ def nearest(
     expression: str | None,
     longest: float,
     has_strings: bool,
-) -> Neighbors:
+) -> Found:
     """The k nearest items, padded where there are fewer; equal distances by position.
 
     Args:
@@ -75,7 +75,7 @@ def nearest(
         count = min(4 * count, MOST)
     kind = np.str_ if has_strings else np.int64
     plain = np.array(ids.tolist(), dtype=kind).reshape(ids.shape)
-    return Neighbors(plain, distances, labels)
+    return plain, distances, labels
 
 
 def _ranked(

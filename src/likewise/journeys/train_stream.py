@@ -1,0 +1,263 @@
+"""`train_stream`: a model trained on what can only be gone through, and may exceed memory."""
+
+import dataclasses
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch.utils.data import IterableDataset
+
+from likewise import augment as changes
+from likewise import data, distances, encoders, training
+from likewise.augment import presets
+from likewise.data.fingerprints import item_fingerprints
+from likewise.data.framing import Framing, ImageSize
+from likewise.data.images import check_image_size
+from likewise.data.streams import BUFFER
+from likewise.errors import InputError, naming
+from likewise.journeys.choosing import chosen
+from likewise.journeys.opening import PLAIN
+from likewise.journeys.recipe import CLASS_LOSSES, Recipe
+from likewise.journeys.train import (
+    CHECKED,
+    SCORED,
+    Progress,
+    fitting_loss,
+    following,
+    is_changed,
+    rate_of,
+    start_of,
+)
+from likewise.model import SimilarityModel
+from likewise.training.loop import STREAMED
+
+SHARES = 10_000  # into which items are divided by their content
+FITTED_ON = 1000  # items of the buffer, which say mean and spread
+
+
+def train_stream(
+    source: Any,
+    recipe: Recipe | None = None,
+    *,
+    buffer: int = BUFFER,
+    split: str | None = None,
+    image_size: ImageSize | None = None,
+    channels: int | None = None,
+    callbacks: Sequence[training.Callback] = (),
+    progress: Progress | bool = True,
+    device: str | None = None,
+    name: str | None = None,
+    reading: data.Reading = PLAIN,
+    augment: Any = None,
+    weights: str | Path | None = None,
+    tell: Callable[[str], None] | None = None,
+) -> SimilarityModel:
+    """A model trained on a stream, of which only a shuffle buffer is in memory.
+
+    Balanced batches are drawn from the buffer; see `data.BalancedStream`. Recipe and model are as
+    those of `train`, with these differences. The encoder is the small network if the recipe names
+    none, and it must train, as features of a frozen one are kept in memory. `hold_out_classes` are
+    names. `keep_aside` is a share of the items, chosen by their content. Nothing is scored while
+    training.
+
+    Args:
+        source: .tar shards, a folder that Hugging Face's `save_to_disk` wrote, or any iterable
+            that `data.Stream` takes.
+        recipe: Every choice; `Recipe()` if None. An epoch has 100 batches if it says none.
+        buffer: Items held. More mix better, and take more memory.
+        split: "train", "val" or "test", for a folder that has parts; train if None.
+        image_size: Side of the images, (height, width), or a `Framing`; needed where images have
+            several sizes and the encoder does not say it.
+        channels: 1 for gray images, 3 for color.
+        callbacks: Called after each epoch, as those of `fit`.
+        progress: As for `train`.
+        device: "cpu" or "cuda"; the best there is if None.
+        name: What the source is called where the model tells how it was made.
+        reading: Which keys hold texts, vectors or labels; the model remembers them.
+        augment: Used instead of what the recipe names; see `fit`.
+        weights: File with weights of a pretrained encoder, .safetensors or .pth.
+        tell: Called with a line about what was decided, or will be fetched.
+
+    Returns:
+        The model. `trained_on` are the classes that were seen.
+
+    Raises:
+        InputError: The recipe does not fit a stream, or the training diverges.
+
+    Example:
+        >>> class Points(IterableDataset):
+        ...     def __iter__(self):
+        ...         yield from ((torch.tensor([i % 3.0, i]), f"class {i % 3}") for i in range(90))
+        >>> model = train_stream(Points(), Recipe(epochs=1, batches=2), buffer=30)
+        >>> model.trained_on, model.origin["buffer"]
+        (['class 0', 'class 1', 'class 2'], 30)
+    """
+    recipe = recipe or Recipe()
+    recipe = dataclasses.replace(recipe, encoder=recipe.encoder or "small")
+    _check_streamable(recipe)
+    best, early = following(recipe)
+    framing: ImageSize | None = image_size
+    if not recipe.is_small and not isinstance(image_size, Framing):
+        asked = check_image_size(image_size)
+        read = encoders.preprocess_of(
+            str(recipe.encoder), image_size=None if asked is None else asked.size
+        )
+        if read is not None:
+            framing, channels = Framing.from_dict(read["framing"]), channels or 3
+    stream = data.open_stream(
+        source,
+        split=split,
+        item=reading.text or reading.vectors,
+        label=reading.label,
+        image_size=framing,
+        channels=channels,
+    )
+    held = recipe.hold_out_classes
+    trained = _Trained(stream, held if isinstance(held, tuple) else (), recipe.keep_aside)
+    batches = data.BalancedStream(
+        trained,
+        classes_per_batch=recipe.classes_per_batch,
+        items_per_class=recipe.items_per_class,
+        batches=recipe.batches or STREAMED,
+        buffer=buffer,
+        seed=recipe.seed,
+    )
+    first = batches.first(FITTED_ON)
+    sample: data.Dataset
+    if isinstance(first[0], str):
+        sample = data.TextDataset(first)
+    else:
+        sample = data.ArrayDataset(torch.stack(first), [-1] * len(first), [])
+    recipe = chosen(recipe, sample, weights=weights)
+    start = start_of(recipe, sample.item_shape, weights, tell)
+    preprocess = start.preprocess
+    if recipe.is_small:
+        preprocess = data.Preprocess.fit(sample, seed=recipe.seed)
+        if stream.image_size is not None and len(sample.item_shape) == 3:
+            preprocess = dataclasses.replace(preprocess, framing=stream.image_size)
+    views = augment
+    if views is None and is_changed(recipe, sample.item_shape):
+        named = changes.by_name(recipe.augment_name)
+        views = None if named is None else presets.fitted(named, sample.item_shape[0])
+    show: Any = progress
+    if callable(progress):
+
+        def show(epoch: int, batch: int, count: int) -> None:
+            progress((epoch - 1) * count + batch, recipe.epochs * count)
+
+    compare = distances.by_name(recipe.distance)
+    encoder = start.whole
+    with naming(by="keep_best"):
+        history = training.fit(
+            encoder,
+            fitting_loss(recipe, compare, 0),
+            batches,
+            epochs=recipe.epochs,
+            learning_rate=rate_of(recipe),
+            clip_gradients=recipe.clip_gradients,
+            preprocess=None if preprocess is None else preprocess.apply,
+            augment=views,
+            callbacks=[each for each in (best, early, *callbacks) if each is not None],
+            progress=show,
+            device=device,
+            precision=recipe.precision,
+            seed=recipe.seed,
+        )
+    selected: dict[str, Any] = {}
+    if best is not None:
+        best.restore(encoder)
+        selected = {"selected_by": best.by, "selected_epoch": best.epoch, "selected_on": []}
+    encoders.encode(  # refuses what is not finite
+        encoder,
+        data.Subset(sample, range(min(len(sample), CHECKED))),
+        preprocess=None if preprocess is None else preprocess.apply,
+    )
+    if tell is not None:
+        tell(f"{len(trained.prints):,} items of {len(batches.class_names)} classes were seen")
+    model = SimilarityModel(
+        encoder,
+        distance=compare,
+        preprocess=preprocess,
+        origin={
+            "data": name or (str(source) if isinstance(source, (str, Path)) else "a stream"),
+            "items": len(trained.prints),
+            "buffer": buffer,
+            "recipe": recipe.to_dict(),
+            **({} if augment is None else {"augment": type(augment).__name__}),
+            "evaluate": None,
+            "baselines": [],
+            **selected,
+            "history": history.records,
+        },
+        reading=reading,
+    )
+    model.trained_on = list(batches.class_names)
+    model.trained_prints = torch.tensor(sorted(trained.prints), dtype=torch.int64)
+    return model
+
+
+class _Trained(IterableDataset[tuple[Any, str | None]]):
+    """The items of a stream that are trained on; knows the fingerprints of those that came."""
+
+    def __init__(self, stream: data.Stream, held_out: Sequence[str], keep_aside: float) -> None:
+        self.stream = stream
+        self.held_out = set(held_out)
+        self.kept_aside = round(keep_aside * SHARES)
+        self.prints: set[int] = set()
+
+    def set_epoch(self, epoch: int) -> None:
+        """Tell the stream which pass begins."""
+        self.stream.set_epoch(epoch)
+
+    def __iter__(self) -> Iterator[tuple[Any, str | None]]:
+        for item, label in self.stream:
+            if label is None or label in self.held_out:
+                continue
+            print_ = int(item_fingerprints([item] if isinstance(item, str) else item[None]))
+            if (print_ >> 24) % SHARES < self.kept_aside:
+                continue
+            self.prints.add(print_)
+            yield item, label
+
+
+def _check_streamable(recipe: Recipe) -> None:
+    """Refuse choices that need all items at once."""
+    if not recipe.labels:
+        raise InputError(
+            "must be items, not a stream, for a training without labels, got a stream.",
+            argument="data",
+        )
+    defaults = Recipe()
+    for name, why in (
+        ("pairs", "pairs are drawn from all items"),
+        ("made_classes", "classes are made of all items"),
+        ("evaluate_every", "nothing is scored"),
+    ):
+        if getattr(recipe, name) != getattr(defaults, name):
+            raise InputError(
+                f"must be left out for a stream, as {why}, got {getattr(recipe, name)!r}.",
+                argument=name,
+            )
+    if isinstance(recipe.hold_out_classes, float):
+        raise InputError(
+            "must be names for a stream, whose classes are not known beforehand, got a share.",
+            argument="hold_out_classes",
+        )
+    if recipe.loss_name in CLASS_LOSSES:
+        raise InputError(
+            f"must not need the number of classes for a stream, got {recipe.loss_name}. Use "
+            "multi-similarity.",
+            argument="loss",
+        )
+    if (recipe.keep_best or "").startswith(SCORED):
+        raise InputError(
+            f"must be the loss for a stream, where nothing is scored, got {recipe.keep_best}.",
+            argument="keep_best",
+        )
+    if recipe.is_frozen:
+        raise InputError(
+            f"must be last or all for a stream, got {recipe.train or 'none'}: features of an "
+            "encoder that does not train are kept in memory.",
+            argument="train",
+        )
