@@ -14,13 +14,15 @@ IMAGES = torch.rand(6, 3, 16, 16, generator=torch.Generator().manual_seed(0))
 
 def test_light_is_the_augmentation_of_before_and_the_default():
     assert by_name("light") == Augment()
-    assert lw.Recipe().augment == "light"
+    assert lw.Recipe().augment_name == "light"
     assert by_name("none") is None
-    with pytest.raises(ValueError, match="augment must be one of light, none, photos, strong, got"):
+    with pytest.raises(
+        ValueError, match="augment must be one of light, none, photos, strong, views, got"
+    ):
         by_name("heavy")
 
 
-@pytest.mark.parametrize("name", ["light", "photos", "strong"])
+@pytest.mark.parametrize("name", ["light", "photos", "strong", "views"])
 @pytest.mark.parametrize("channels", [1, 3])
 def test_every_name_changes_images_and_keeps_their_form(name, channels):
     images = IMAGES[:, :channels]

@@ -8,6 +8,7 @@ from hypothesis import strategies as st
 
 import likewise as lw
 from likewise import distances
+from likewise.augment import presets
 from likewise.cli import options
 from likewise.journeys import recipe as names
 from likewise.journeys.train import LOSSES
@@ -55,7 +56,10 @@ def test_a_recipe_comes_back_from_a_dict_and_from_toml(tmp_path_factory, choices
         ({"pairs": True, "loss_learning_rate": 0.1}, "loss_learning_rate must be left out for con"),
         ({"keep_aside": 1.5}, "keep_aside must be between 0 and 1"),
         ({"keep_aside": 1}, "keep_aside must be below 1, got 1"),
-        ({"augment": "yes"}, "augment must be one of light, none, photos, strong, got 'yes'"),
+        (
+            {"augment": "yes"},
+            "augment must be one of light, none, photos, strong, views, got 'yes'",
+        ),
         ({"made_classes": "both "}, "made_classes must be one of"),
         ({"loss": "nothing"}, "loss must be one of arcface, .*, got 'nothing'"),
         ({"loss": "threshold"}, "loss must be one of arcface, .*, got 'threshold'"),
@@ -118,7 +122,10 @@ def test_the_command_line_offers_the_choices_that_there_are():
     assert set(options.DistanceName) == set(distances.NAMED)
     assert set(options.Precision) == set(PRECISIONS)
     assert set(LOSSES) == {*names.PAIR_LOSSES, *names.CLASS_LOSSES}
-    assert set(options.Loss) == {*LOSSES, *names.GIVEN_PAIRS_LOSSES}
+    assert set(options.Loss) == {*LOSSES, *names.GIVEN_PAIRS_LOSSES, *names.VIEW_LOSSES}
+    assert set(options.Augment) == set(names.AUGMENTS) == set(presets.NAMES)
+    assert set(options.Projection) == set(names.PROJECTIONS)
+    assert lw.Recipe.projection == options.Projection.DROP
     assert lw.Recipe.made_classes == options.MadeClasses.NONE
     assert lw.Recipe.distance == options.DistanceName.COSINE
     assert lw.Recipe.precision == options.Precision.FLOAT32

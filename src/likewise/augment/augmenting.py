@@ -14,7 +14,7 @@ from likewise._checks import check_at_least, check_choice, check_count, check_ra
 from likewise.errors import InputError, InputTypeError
 
 _BORDERS = ("border", "reflection")
-_LUMA = (0.299, 0.587, 0.114)  # weights of red, green and blue in brightness, ITU-R BT.601
+LUMA = (0.299, 0.587, 0.114)  # weights of red, green and blue in brightness, ITU-R BT.601
 
 
 class _Draws(NamedTuple):
@@ -115,9 +115,9 @@ class Augment:
             check_rate(name, getattr(self, name))
         for name in ("blur", "noise"):
             check_at_least(name, getattr(self, name), 0)
-        _check_range("scale", self.scale, 10)
+        check_range("scale", self.scale, 10)
         if self.crop is not None:
-            _check_range("crop", self.crop, 1)
+            check_range("crop", self.crop, 1)
         if isinstance(self.fill, str):
             check_choice("fill", self.fill, _BORDERS)
         else:
@@ -128,7 +128,12 @@ class Augment:
         self, images: Float[Tensor, "n c h w"], generator: torch.Generator | None = None
     ) -> Float[Tensor, "n c h w"]:
         """The changed images."""
-        self._check(images)
+        check_images(images)
+        if (self.saturation or self.hue) and images.shape[1] != 3:
+            raise InputError(
+                "images must have 3 channels where saturation or hue is changed, "
+                f"got {images.shape[1]}. Use brightness and contrast for gray images."
+            )
         if len(images) == 0:
             return images.clone()
         source = generator.device if generator is not None else torch.device("cpu")
@@ -138,7 +143,7 @@ class Augment:
         # Half precision would place pixels coarsely.
         changed = images.float() if images.element_size() < 4 else images
         if self.flip:
-            changed = torch.where(_per_image(draws.flip < 0.5), changed.flip(-1), changed)
+            changed = torch.where(per_image(draws.flip < 0.5), changed.flip(-1), changed)
         if self._moves():
             changed = self._move(changed, draws)
         changed = self._recolor(changed, draws)
@@ -149,23 +154,6 @@ class Augment:
         if self.erase:
             changed = self._erase(changed, draws)
         return changed.to(images.dtype)
-
-    def _check(self, images: Tensor) -> None:
-        if images.ndim != 4:
-            raise InputError(
-                f"images must have shape (n, c, h, w), got {tuple(images.shape)}. "
-                "Vectors and sequences need a function of your own in place of Augment."
-            )
-        if not images.is_floating_point():
-            raise InputTypeError(
-                f"images must be floating point in 0..1, got {images.dtype}. "
-                "Use images.float() / 255 for bytes."
-            )
-        if (self.saturation or self.hue) and images.shape[1] != 3:
-            raise InputError(
-                "images must have 3 channels where saturation or hue is changed, "
-                f"got {images.shape[1]}. Use brightness and contrast for gray images."
-            )
 
     def _moves(self) -> bool:
         return bool(
@@ -188,15 +176,15 @@ class Augment:
         center = torch.stack([draws.crop_x, draws.crop_y], dim=-1)[..., None]
         center = _either_way(center, 1.0) * (1 - side)
         turn, offset = turn * side, turn @ center + shift
-        columns, rows = _coordinates(width, images), _coordinates(height, images)[:, None]
+        columns, rows = coordinates(width, images), coordinates(height, images)[:, None]
         # What affine_grid computes, several times faster on a CPU: (n, 2, h, w), x before y.
         source = turn[:, :, 0, None, None] * columns + turn[:, :, 1, None, None] * rows
         source = source + offset[..., None]
         if isinstance(self.fill, str):
-            return _sample(images, source, self.fill)
+            return sample(images, source, self.fill)
         # Not padding_mode="zeros": it mixes the outside into the edges of a window inside.
         outside = source.abs().amax(dim=1, keepdim=True) > 1
-        return _sample(images, source, "border").masked_fill(outside, self.fill)
+        return sample(images, source, "border").masked_fill(outside, self.fill)
 
     def _recolor(self, images: Tensor, draws: _Draws) -> Tensor:
         if not (self.brightness or self.contrast or self.saturation or self.hue):
@@ -207,7 +195,7 @@ class Augment:
             mean = images.mean(dim=(1, 2, 3), keepdim=True)
             images = mean + (images - mean) * _factor(draws.contrast, self.contrast)
         if self.saturation:
-            gray = (images * images.new_tensor(_LUMA).view(1, 3, 1, 1)).sum(dim=1, keepdim=True)
+            gray = (images * images.new_tensor(LUMA).view(1, 3, 1, 1)).sum(dim=1, keepdim=True)
             images = gray + (images - gray) * _factor(draws.saturation, self.saturation)
         images = images.clamp(0, 1)
         if self.hue:
@@ -223,6 +211,25 @@ class Augment:
         down = _inside(images.shape[-2], (area * shape).sqrt(), draws.erase_y)
         erased = (down[:, :, None] & across[:, None, :])[:, None]
         return images.masked_fill(erased, 0.0 if isinstance(self.fill, str) else self.fill)
+
+
+def check_images(images: Tensor) -> None:
+    """Refuse what is no batch of images.
+
+    Raises:
+        InputError: they are not (n, c, h, w).
+        InputTypeError: they are not floating point.
+    """
+    if images.ndim != 4:
+        raise InputError(
+            f"images must have shape (n, c, h, w), got {tuple(images.shape)}. "
+            "Vectors and sequences need a function of your own in place of Augment."
+        )
+    if not images.is_floating_point():
+        raise InputTypeError(
+            f"images must be floating point in 0..1, got {images.dtype}. "
+            "Use images.float() / 255 for bytes."
+        )
 
 
 def views(
@@ -246,12 +253,13 @@ def views(
     return torch.stack([augmentation(items) for _ in range(count)])
 
 
-def _sample(images: Tensor, source: Float[Tensor, "n 2 h w"], padding_mode: str) -> Tensor:
+def sample(images: Tensor, source: Float[Tensor, "n 2 h w"], padding_mode: str) -> Tensor:
+    """Images at places (x, y) of sides that run from -1 to 1, by bilinear interpolation."""
     grid = source.permute(0, 2, 3, 1).to(images.dtype)
     return F.grid_sample(images, grid, padding_mode=padding_mode, align_corners=False)
 
 
-def _coordinates(size: int, like: Tensor) -> Float[Tensor, " size"]:
+def coordinates(size: int, like: Tensor) -> Float[Tensor, " size"]:
     """Middles of the pixels along a side that runs from -1 to 1."""
     return (2 * torch.arange(size, device=like.device) + 1) / size - 1
 
@@ -271,7 +279,7 @@ def _add_noise(images: Tensor, deviation: Float[Tensor, " n"], seed: int) -> Ten
     # Drawn where the images are: there are as many numbers as pixels.
     source = torch.Generator(images.device).manual_seed(seed)
     noise = torch.randn(images.shape, generator=source, device=images.device, dtype=images.dtype)
-    return (images + noise * _per_image(deviation)).clamp(0, 1)
+    return (images + noise * per_image(deviation)).clamp(0, 1)
 
 
 def _inside(size: int, share: Float[Tensor, " n"], where: Float[Tensor, " n"]) -> Tensor:
@@ -291,10 +299,11 @@ def _either_way(draws: Tensor, most: float) -> Tensor:
 
 
 def _factor(draws: Float[Tensor, " n"], most: float) -> Float[Tensor, "n 1 1 1"]:
-    return _per_image(1 + _either_way(draws, most))
+    return per_image(1 + _either_way(draws, most))
 
 
-def _per_image(values: Shaped[Tensor, " n"]) -> Shaped[Tensor, "n 1 1 1"]:
+def per_image(values: Shaped[Tensor, " n"]) -> Shaped[Tensor, "n 1 1 1"]:
+    """A value of each image beside all its pixels."""
     return values.view(-1, 1, 1, 1)
 
 
@@ -304,7 +313,8 @@ def _check_between(name: str, value: float, least: float, most: float) -> None:
         raise InputError(f"{name} must be at most {most}, got {value}.")
 
 
-def _check_range(name: str, values: Sequence[float], most: float) -> None:
+def check_range(name: str, values: Sequence[float], most: float) -> None:
+    """Refuse what is no smallest and largest number above 0."""
     if len(values) != 2 or not 0 < values[0] <= values[1] <= most:
         raise InputError(
             f"{name} must be a smallest and a largest number above 0 and at most {most}, "

@@ -9,19 +9,21 @@ from torch import Tensor
 
 from likewise._checks import check_choice
 from likewise.augment.augmenting import Augment
+from likewise.augment.view_augment import ViewAugment
 from likewise.errors import InputError
 
-NAMES = ("none", "light", "photos", "strong")
+NAMES = ("none", "light", "photos", "strong", "views")
 Change = Callable[[Tensor], Tensor]
 
 
-def by_name(name: str) -> Augment | None:
+def by_name(name: str) -> Augment | ViewAugment | None:
     """The changes that a name stands for; None for "none".
 
     ==========  ================================================================================
     "light"     turned, shifted and scaled a little: for drawings, letters, small images
     "photos"    a window of at least 40% of the area, mirrored, brightness, contrast and colors
     "strong"    "photos" with a window of at least 20%, stronger colors, turned, blurred, erased
+    "views"     `ViewAugment`: those of SimSiam and SimCLR, for training without labels
     ==========  ================================================================================
 
     Raises:
@@ -32,6 +34,8 @@ def by_name(name: str) -> Augment | None:
         (True, None)
     """
     check_choice("augment", name, NAMES)
+    if name == "views":
+        return ViewAugment()
     if name == "light":
         return Augment()
     if name == "photos":
@@ -64,10 +68,12 @@ def by_name(name: str) -> Augment | None:
     return None
 
 
-def fitted(augment: Augment, channels: int) -> Augment:
-    """The same without changes of color for images that have none."""
+def fitted(augment: Augment | ViewAugment, channels: int) -> Augment | ViewAugment:
+    """The same without changes of color for images that have none; views as for gray images."""
     if channels == 3:
         return augment
+    if isinstance(augment, ViewAugment):
+        return ViewAugment.for_gray()
     return Augment(**{**vars(augment), "saturation": 0.0, "hue": 0.0})
 
 

@@ -157,7 +157,7 @@ def summary(model: SimilarityModel) -> Answer:
     rows = [
         ["encoder", f"{result['encoder']}, {weights:,} weights" if model.has_encoder else NONE],
         ["distance", model.distance.name],
-        ["trained on", ", ".join(model.trained_on) or "not told"],
+        ["trained on", ", ".join(model.trained_on) or _unnamed(model)],
         ["indexed", f"{len(model.index)} items of {len(labels)} classes"],
     ]
     if model.preprocess is not None:
@@ -173,6 +173,12 @@ def summary(model: SimilarityModel) -> Answer:
     for choice, value in model.origin.get("recipe", {}).items():
         rows.append([f"recipe: {choice}", str(value)])
     return result, columns(rows)
+
+
+def _unnamed(model: SimilarityModel) -> str:
+    if model.origin.get("recipe", {}).get("labels", True):
+        return "not told"
+    return f"{model.origin['items']} items without their labels"
 
 
 def _name(model: SimilarityModel, code: int) -> str | None:

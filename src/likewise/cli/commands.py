@@ -22,6 +22,7 @@ from likewise.cli.options import (
     Model,
     Point,
     Precision,
+    Projection,
     Rule,
     Seed,
     Split,
@@ -144,13 +145,15 @@ def train(
         typer.Option(rich_help_panel=DATA, help="1 for gray, 3 for color."),
     ] = None,
     augment: Annotated[
-        Augment,
+        Optional[Augment],  # noqa: UP045
         typer.Option(
             rich_help_panel=DATA,
+            show_default="light; views with --no-labels",
             help="light: images are turned, shifted and scaled a little. photos: windows of them, "
-            "mirrored, other colors. strong: more of it, blurred and partly hidden.",
+            "mirrored, other colors. strong: more of it, blurred and partly hidden. views: what "
+            "training without labels uses.",
         ),
-    ] = Augment.LIGHT,
+    ] = None,
     made_classes: Annotated[
         MadeClasses, typer.Option(rich_help_panel=DATA, help="New classes from old ones.")
     ] = MadeClasses.NONE,
@@ -167,6 +170,16 @@ def train(
             'as "train-{00..15}.tar", or a folder of Hugging Face datasets.',
         ),
     ] = None,
+    use_labels: Annotated[
+        bool,
+        typer.Option(
+            " /--no-labels",
+            rich_help_panel=LOSS,
+            show_default=False,
+            help="Learn from two changed views of each image; labels, where there are any, play "
+            "no part.",
+        ),
+    ] = Recipe.labels,
     pairs: Annotated[
         bool,
         typer.Option(
@@ -181,10 +194,18 @@ def train(
         typer.Option(
             rich_help_panel=LOSS,
             show_default="multi-similarity; normalized-softmax where a sentence encoder trains; "
-            "contrastive with --pairs, which also takes threshold",
+            "contrastive with --pairs, which also takes threshold; simclr with --no-labels, which "
+            "takes barlow-twins, simsiam and vicreg",
             help="The loss.",
         ),
     ] = None,
+    projection: Annotated[
+        Projection,
+        typer.Option(
+            rich_help_panel=LOSS,
+            help="With --no-labels: the layers that the loss is computed on, behind the encoder.",
+        ),
+    ] = Projection.DROP,
     distance: Annotated[
         DistanceName, typer.Option(rich_help_panel=LOSS, help="How embeddings are compared.")
     ] = DistanceName.COSINE,
@@ -214,6 +235,12 @@ def train(
     items_per_class: Annotated[
         Optional[int],  # noqa: UP045
         typer.Option(rich_help_panel=SCHEDULE, help="Items of each class in a batch."),
+    ] = None,
+    batch_size: Annotated[
+        Optional[int],  # noqa: UP045
+        typer.Option(
+            rich_help_panel=SCHEDULE, show_default="128", help="Items in a batch of --no-labels."
+        ),
     ] = None,
     learning_rate: Annotated[
         Optional[float],  # noqa: UP045

@@ -66,7 +66,9 @@ class Command(TyperCommand):
             if isinstance(each, TyperArgument):
                 own[str(each.name)] = each.metavar or str(each.name).upper()
             else:
-                own[str(each.name)] = own[str(each.name).rstrip("_")] = max(each.opts, key=len)
+                own[str(each.name)] = own[str(each.name).rstrip("_")] = max(
+                    each.opts or each.secondary_opts, key=len
+                )
         also = {
             theirs: own[ours]
             for theirs, candidates in _ALSO.items()

@@ -178,9 +178,10 @@ reads_data_with_ids = _reads({**_READS, "id": Id})
 
 
 class Loss(StrEnum):
-    """Losses by name; `threshold` with --pairs only."""
+    """Losses by name; `threshold` with --pairs only, and four with --no-labels only."""
 
     ARCFACE = "arcface"
+    BARLOW_TWINS = "barlow-twins"
     CIRCLE = "circle"
     CONTRASTIVE = "contrastive"
     COSFACE = "cosface"
@@ -188,10 +189,13 @@ class Loss(StrEnum):
     NORMALIZED_SOFTMAX = "normalized-softmax"
     NT_XENT = "nt-xent"
     PROXY_ANCHOR = "proxy-anchor"
+    SIMCLR = "simclr"
+    SIMSIAM = "simsiam"
     SOFTMAX = "softmax"
     SUPERVISED_CONTRASTIVE = "supervised-contrastive"
     THRESHOLD = "threshold"
     TRIPLET = "triplet"
+    VICREG = "vicreg"
 
 
 class Augment(StrEnum):
@@ -201,6 +205,7 @@ class Augment(StrEnum):
     LIGHT = "light"
     PHOTOS = "photos"
     STRONG = "strong"
+    VIEWS = "views"
 
 
 class MadeClasses(StrEnum):
@@ -239,6 +244,14 @@ class Head(StrEnum):
     LINEAR = "linear"
     MLP = "mlp"
     WHITENING = "whitening"
+
+
+class Projection(StrEnum):
+    """What becomes of the layers behind the encoder."""
+
+    DROP = "drop"
+    KEEP = "keep"
+    NONE = "none"
 
 
 class Precision(StrEnum):

@@ -24,7 +24,7 @@ from likewise.training.checkpoints import MANIFEST, load_checkpoint
 from likewise.training.telling import epoch_line
 from likewise.training.tracking import Track
 
-_OPTIONS = {"train": "train_"}  # where the command has the name already
+_OPTIONS = {"train": "train_", "labels": "use_labels"}  # where the command has the name already
 
 
 def train(
@@ -202,12 +202,15 @@ def answer(model: SimilarityModel, folder: Path, source: str) -> Answer:
     """What came of a training, and what to do next."""
     history = model.origin["history"]
     seconds = sum(record["seconds"] for record in history)
-    of = "in pairs" if model.origin["recipe"]["pairs"] else f"of {len(model.trained_on)} classes"
+    recipe = model.origin["recipe"]
+    of = "in pairs" if recipe["pairs"] else f"of {len(model.trained_on)} classes"
+    if not recipe["labels"]:
+        of = "without their labels"
     after = f"index {folder} {source} --per-class 20"
-    if model.origin["recipe"]["pairs"]:
+    if recipe["pairs"]:
         after = f"calibrate {folder} {'OTHER_PAIRS.csv' if not model.trained_on else source}"
     chosen = {key: model.origin[key] for key in model.origin if key.startswith("selected_")}
-    encoder = model.origin["recipe"].get("encoder", "small")
+    encoder = recipe.get("encoder", "small")
     trained = (
         f"trained on {model.origin['items']} items {of}, {len(history)} epochs in {seconds:.1f} s"
     )
@@ -221,7 +224,7 @@ def answer(model: SimilarityModel, folder: Path, source: str) -> Answer:
     ]
     result = {
         "model": str(folder),
-        "recipe": model.origin["recipe"],
+        "recipe": recipe,
         **({"decided": model.origin["decided"]} if "decided" in model.origin else {}),
         "baselines": model.origin["baselines"],
         "trained_on": model.trained_on,

@@ -85,6 +85,12 @@ def chosen(
         sized: Whether the items have the size that they are to be encoded at; otherwise the files
             tell what size they have.
     """
+    if data.is_text(opened) and not recipe.labels:
+        raise InputError(
+            "must be images for a training without labels, got texts. Its views are changed "
+            "images.",
+            argument="data",
+        )
     if data.is_text(opened) and not (recipe.encoder or "").startswith("sentence:"):
         raise InputError(
             f"must be sentence:NAME-OR-FOLDER for texts, got {recipe.encoder or 'none'}.",

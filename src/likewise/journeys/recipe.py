@@ -28,10 +28,21 @@ CLASS_LOSSES = (  # with weights of their own
     "softmax",
 )
 GIVEN_PAIRS_LOSSES = ("contrastive", "threshold")
-AUGMENTS = ("none", "light", "photos", "strong")
+VIEW_LOSSES = ("barlow-twins", "simclr", "simsiam", "vicreg")  # without labels
+AUGMENTS = ("none", "light", "photos", "strong", "views")
+PROJECTIONS = ("drop", "keep", "none")
 TRAINED = ("none", "head", "last", "all")
 HEADS = ("none", "linear", "mlp", "whitening")
 MADE_CLASSES = ("none", "turned", "mirrored", "both")
+_NEEDS = {
+    "pairs": "The two views of an item are its pairs.",
+    "hold_out_classes": "No class is trained on, so that every class is new to the model.",
+    "made_classes": "Every item stands for itself.",
+    "classes_per_batch": "Use batch_size.",
+    "items_per_class": "Every item comes in two views.",
+    "cross_fit": "No class is trained on, so that each can stand for unknowns as it is.",
+    "keep_best": "Scores need labels. Use loss.",
+}
 
 
 @dataclass(frozen=True)
@@ -47,20 +58,27 @@ class Recipe:
         head: Layers behind a frozen or pretrained encoder: "none", "linear", "mlp", or
             "whitening", which is fitted at once; None for what `train` needs.
         embedding_dim: Numbers per embedding; None for 64, or as many as a pretrained encoder has.
-        augment: How images are changed while training: "none", "light", "photos" or "strong"; see
-            `augment.by_name`. Images below 16 pixels a side, and other items, never are.
+        labels: Whether labels are used. False learns from two changed views of each image, as
+            SimCLR does: images need no labels, and those they have play no part.
+        augment: How images are changed while training: "none", "light", "photos", "strong" or
+            "views"; see `augment.by_name`. None for "light", or "views" without labels. With
+            labels, images below 16 pixels a side, and other items, never are.
         made_classes: New classes from old ones: "none", "turned", "mirrored" or "both".
         pairs: Whether pairs are trained on instead of classes.
-        loss: A loss by name; None for "contrastive" with pairs, for "normalized-softmax" where a
-            sentence encoder trains, and else for "multi-similarity".
+        loss: A loss by name; None for "contrastive" with pairs, for "simclr" without labels, for
+            "normalized-softmax" where a sentence encoder trains, and else for "multi-similarity".
         distance: A distance by name.
         margin: Margin of the triplet or contrastive loss; None for its default.
+        projection: Layers behind the encoder that the loss of a training without labels is
+            computed on: "drop" to leave them out of the model, "keep", or "none" for no such
+            layers.
         epochs: Number of epochs.
         batches: Batches per epoch; None for about one pass over the data, at least 50.
         classes_per_batch: Classes in a balanced batch; None for the default of `fit`, or 64 where
             a sentence encoder trains with a loss that has class centers.
         items_per_class: Items of each class in a batch; None for the default of `fit`, or as many
             as make 64 items where a sentence encoder trains with a loss that has class centers.
+        batch_size: Items in a batch without labels; None for 128.
         learning_rate: The highest learning rate of the schedule; None for 0.001, for 0.0001 where
             a pretrained encoder trains, and for 0.0002 where that is one of sentences.
         loss_learning_rate: That of the loss's own weights, such as class centers; None for ten
@@ -69,7 +87,8 @@ class Recipe:
         precision: "float32", "bfloat16" or "float16".
         hold_out_classes: Classes that are not trained on: their names, or their share, such as
             0.4.
-        keep_aside: Share of each class that is not trained on, for calibration.
+        keep_aside: Share of each class that is not trained on, for calibration; without labels
+            the share of all items.
         evaluate_every: Score epoch 1 and every N-th epoch; None for every epoch where anything
             is scored.
         keep_best: The number by which the best epoch is kept, such as "unseen_map_at_r".
@@ -78,6 +97,7 @@ class Recipe:
             `calibrate` can judge these as unknowns: a number of folds, "off", or "auto" for three,
             which take about twice the time of the training itself. One class per fold up to ten
             classes, else five folds, is the most that is used.
+            Without labels there are none.
         seed: Seed of everything drawn at random.
 
     Raises:
@@ -94,16 +114,19 @@ class Recipe:
     train: str | None = None
     head: str | None = None
     embedding_dim: int | None = None
-    augment: str = "light"
+    labels: bool = True
+    augment: str | None = None
     made_classes: str = "none"
     pairs: bool = False
     loss: str | None = None
     distance: str = "cosine"
     margin: float | None = None
+    projection: str = "drop"
     epochs: int = 10
     batches: int | None = None
     classes_per_batch: int | None = None
     items_per_class: int | None = None
+    batch_size: int | None = None
     learning_rate: float | None = None
     loss_learning_rate: float | None = None
     clip_gradients: float | None = None
@@ -126,7 +149,7 @@ class Recipe:
         check_count("epochs", self.epochs)
         for name in (
             *("embedding_dim", "batches", "classes_per_batch", "items_per_class"),
-            *("evaluate_every", "patience"),
+            *("batch_size", "evaluate_every", "patience"),
         ):
             if getattr(self, name) is not None:
                 check_count(name, getattr(self, name))
@@ -144,13 +167,22 @@ class Recipe:
             )
         if not isinstance(self.pairs, bool):
             raise InputTypeError(f"must be true or false, got {self.pairs!r}.", argument="pairs")
-        check_choice("augment", self.augment, AUGMENTS)
+        if not isinstance(self.labels, bool):
+            raise InputTypeError(f"must be true or false, got {self.labels!r}.", argument="labels")
+        if self.augment is not None:
+            check_choice("augment", self.augment, AUGMENTS)
+        check_choice("projection", self.projection, PROJECTIONS)
         check_choice("made_classes", self.made_classes, MADE_CLASSES)
         if isinstance(self.cross_fit, str):
             check_choice("cross_fit", self.cross_fit, ("auto", "off"))
         else:
             check_count("cross_fit", self.cross_fit, 2)
-        allowed = GIVEN_PAIRS_LOSSES if self.pairs else (*PAIR_LOSSES, *CLASS_LOSSES)
+        self._check_labels()
+        allowed: tuple[str, ...] = (*PAIR_LOSSES, *CLASS_LOSSES)
+        if not self.labels:
+            allowed = VIEW_LOSSES
+        elif self.pairs:
+            allowed = GIVEN_PAIRS_LOSSES
         if self.loss is not None:
             check_choice("loss", self.loss, allowed)
         if self.margin is not None:
@@ -182,6 +214,8 @@ class Recipe:
         """The name of the loss that is used."""
         if self.loss is not None:
             return self.loss
+        if not self.labels:
+            return "simclr"
         if self.pairs:
             return "contrastive"
         return "normalized-softmax" if self.trains_sentences else "multi-similarity"
@@ -189,7 +223,14 @@ class Recipe:
     @property
     def loss_has_weights(self) -> bool:
         """Whether the loss has weights of its own, such as class centers."""
+        if not self.labels:
+            return self.projection == "drop" or self.loss_name == "simsiam"
         return self.loss_name in (*CLASS_LOSSES, "threshold")
+
+    @property
+    def augment_name(self) -> str:
+        """The name of the changes that are used."""
+        return self.augment or ("light" if self.labels else "views")
 
     @property
     def is_small(self) -> bool:
@@ -199,7 +240,55 @@ class Recipe:
     @property
     def is_frozen(self) -> bool:
         """Whether the encoder itself does not train, so that each item is encoded once."""
-        return not self.is_small and self.train in (None, "none", "head")
+        return self.labels and not self.is_small and self.train in (None, "none", "head")
+
+    def _check_labels(self) -> None:
+        """Refuse choices that labels have no part in, or that need them."""
+        if self.labels:
+            if self.loss in VIEW_LOSSES:
+                raise InputError(
+                    f"must be one that uses labels, got {self.loss!r}.",
+                    argument="loss",
+                    remedy="Or use labels=False.",
+                    command="Or add --no-labels.",
+                )
+            for name, default in (("projection", "drop"), ("batch_size", None)):
+                if getattr(self, name) != default:
+                    raise InputError(
+                        f"must be left out where labels are used, got {getattr(self, name)!r}.",
+                        argument=name,
+                    )
+            return
+        score = (self.keep_best or "").startswith(("seen_", "unseen_", "pairs_"))
+        contradicts = {
+            "pairs": self.pairs,
+            "hold_out_classes": self.hold_out_classes is not None,
+            "made_classes": self.made_classes != "none",
+            "classes_per_batch": self.classes_per_batch is not None,
+            "items_per_class": self.items_per_class is not None,
+            "cross_fit": not isinstance(self.cross_fit, str),
+            "keep_best": score,
+        }
+        for name, is_given in contradicts.items():
+            if is_given:
+                raise InputError(
+                    f"must be left out without labels, got {getattr(self, name)!r}. {_NEEDS[name]}",
+                    argument=name,
+                )
+        if self.train in ("none", "head") or self.head == "whitening":
+            name = "head" if self.head == "whitening" else "train"
+            raise InputError(
+                f"must be {'none, linear or mlp' if name == 'head' else 'last or all'} without "
+                f"labels, got {getattr(self, name)!r}. The encoder learns from changed views of "
+                "images, which it encodes anew each time.",
+                argument=name,
+            )
+        if self.encoder == "none" or (self.encoder or "").startswith("sentence:"):
+            raise InputError(
+                f"must be small or timm:NAME without labels, got {self.encoder!r}. Views are "
+                "changed images.",
+                argument="encoder",
+            )
 
     @property
     def trains_sentences(self) -> bool:

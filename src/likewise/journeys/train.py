@@ -18,7 +18,7 @@ from likewise.encoders.naming import small
 from likewise.errors import InputError, naming
 from likewise.evaluation.baseline import RAW_INPUT, Baseline, compare_with_baseline
 from likewise.evaluation.during import EvaluateEpochs, seen_and_unseen
-from likewise.journeys import cross_fitting, frozen
+from likewise.journeys import cross_fitting, frozen, unlabeled
 from likewise.journeys.choosing import chosen, open_for_training, preprocess_for
 from likewise.journeys.opening import PLAIN
 from likewise.journeys.recipe import CLASS_LOSSES, Recipe
@@ -118,6 +118,11 @@ def train(
         name = name or str(source)
         source, recipe = open_for_training(source, recipe, weights=weights, reading=reading)
     source = data.as_dataset(source, pairs=True)
+    if isinstance(source, data.GivenPairs) and not recipe.labels:
+        raise InputError(
+            "must be images for a training without labels, got pairs. Leave their table out.",
+            argument="data",
+        )
     items = source.data if isinstance(source, data.GivenPairs) else source
     recipe = chosen(recipe, items, weights=weights)
     compare = distances.by_name(recipe.distance)
@@ -146,8 +151,10 @@ def train(
     if recipe.is_small:
         preprocess = data.Preprocess.fit(kept, seed=recipe.seed)
     views = augment
-    if views is None and features is None and is_photo(whole.item_shape):
-        named = changes.by_name(recipe.augment)
+    if not recipe.labels:
+        _check_views(recipe, whole.item_shape, augment)
+    if views is None and features is None and is_changed(recipe, whole.item_shape):
+        named = changes.by_name(recipe.augment_name)
         views = None if named is None else presets.fitted(named, whole.item_shape[0])
     scores = None
     if evaluate is not None:
@@ -159,6 +166,12 @@ def train(
         apply = None if preprocess is None else preprocess.apply
         before = encoders.encode(start.body, unseen.items, preprocess=apply)
 
+    width, layers = 0, None
+    if not recipe.labels:
+        apply = None if preprocess is None else preprocess.apply
+        one = data.Subset(kept, [0])
+        width = encoders.encode(start.whole, one, preprocess=apply).shape[1]
+        layers = unlabeled.projector(recipe, width)
     batches = _batches(recipe, seen)
     folds: cross_fitting.Plan | None = None  # planned once it is known what learns
     show: Any = progress
@@ -172,11 +185,15 @@ def train(
         module: nn.Module, part: Any, recipe: Recipe = recipe, *, told: bool = True
     ) -> training.History:
         apply = None if preprocess is None or features is not None else preprocess.apply
-        count, dim = len(getattr(part, "class_names", ())), SMALL_DIM
-        if recipe.loss_name in CLASS_LOSSES:
-            one = data.Subset(part, [0])
-            dim = encoders.encode(module, one, preprocess=apply).shape[1]
-        criterion = fitting_loss(recipe, compare, count, dim)
+        criterion: nn.Module
+        if recipe.labels:
+            count, dim = len(getattr(part, "class_names", ())), SMALL_DIM
+            if recipe.loss_name in CLASS_LOSSES:
+                one = data.Subset(part, [0])
+                dim = encoders.encode(module, one, preprocess=apply).shape[1]
+            criterion = fitting_loss(recipe, compare, count, dim)
+        else:
+            criterion = unlabeled.criterion(recipe, layers, width)
         centers = getattr(criterion, "centers", None)
         if centers is not None and not recipe.is_small and not recipe.is_frozen:
             some = _some_of_each(part)
@@ -221,13 +238,18 @@ def train(
                 tell(decided)
         head = None if head == "none" else head
     learns = features is None or head is not None
-    if learns and not isinstance(source, data.GivenPairs):
+    if learns and recipe.labels and not isinstance(source, data.GivenPairs):
         folds = cross_fitting.plan(kept, recipe, batches)
         if folds is not None and tell is not None:
             tell(str(folds))
-    encoder, done = start.whole, _Fitted(start.whole, None)
+    encoder: nn.Module = start.whole
+    done = _Fitted(encoder, None)
+    if layers is not None and recipe.projection == "keep":
+        encoder = nn.Sequential(start.whole, layers)
     if features is None:
         done = _Fitted(encoder, fit(encoder, seen))
+        if layers is not None and recipe.projection == "keep":
+            encoder = nn.Sequential(start.whole, layers, encoders.Normalize()).eval()
     elif head is not None:
         done = fit_head(seen)
         encoder = nn.Sequential(start.body, done.module)
@@ -249,6 +271,7 @@ def train(
         "baselines": [each.to_dict() for each in baselines],
         "history": history.records,
     }
+    has_classes = not isinstance(source, data.GivenPairs)
     some = data.Subset(kept, range(min(len(kept), CHECKED)))
     apply = None if preprocess is None else preprocess.apply
     encoders.encode(encoder, some, preprocess=apply)  # refuses what is not finite
@@ -256,12 +279,12 @@ def train(
         encoder,
         distance=compare,
         preprocess=preprocess,
-        trained=None if isinstance(source, data.GivenPairs) or not learns else kept,
+        trained=kept if learns and recipe.labels and has_classes else None,
         origin=origin,
         reading=reading,
     )
-    if isinstance(source, data.GivenPairs):  # its files have no classes to name
-        model.trained_prints = data.fingerprints(source.data)
+    if not has_classes or not recipe.labels:  # no class was trained on that could be named
+        model.trained_prints = data.fingerprints(kept)
     if folds is not None:
         choices = dataclasses.replace(recipe, epochs=len(history.records) or recipe.epochs)
         offset = recipe.epochs * batches
@@ -354,7 +377,7 @@ def start_of(
     made = encoders.by_name(
         str(recipe.encoder),
         item_shape=item_shape,
-        train="none" if recipe.is_frozen else recipe.train,
+        train="none" if recipe.is_frozen else recipe.train or "all",
         head=head,
         embedding_dim=None if head == "none" else recipe.embedding_dim,
         weights=weights,
@@ -397,6 +420,8 @@ class _Batch(NamedTuple):
 
 def _batch(recipe: Recipe, part: Any) -> _Batch:
     classes, each = recipe.classes_per_batch, recipe.items_per_class
+    if not recipe.labels:
+        return _Batch(None, None, unlabeled.batch_size(recipe, len(part)))
     if not _has_similar_lengths(recipe):
         return _Batch(classes, each)
     classes = classes or min(SENTENCES_BATCH // (each or 1), len(data.items_per_class(part))) or 1
@@ -410,6 +435,9 @@ def _batches(recipe: Recipe, part: Any) -> int:
 
 def _drawing(recipe: Recipe, part: Any) -> dict[str, Any]:
     """Which batches `fit` draws, as its arguments."""
+    if not recipe.labels:
+        batches = _batches(recipe, part)
+        return {"batch_sampler": unlabeled.batches_of(recipe, len(part), batches)}
     batch = _batch(recipe, part)
     drawn = {
         "classes_per_batch": batch.classes,
@@ -491,6 +519,11 @@ def _parts(
             )
         pairs = source if features is None else features.of_any(source)
         return source.data, source.data, apart, pairs
+    if not recipe.labels:
+        kept, aside = unlabeled.parts(source, recipe)
+        if aside is not None and unlabeled.has_labels(aside):
+            apart["unseen"] = aside
+        return source, kept, apart, data.ViewDataset(kept)
     data.check_trainable(source)
     kept, held_out = _hold_out(source, recipe)
     data.check_trainable(kept)
@@ -588,7 +621,7 @@ def _scores(
             command="Give a table of pairs.",
         )
     else:
-        parts = seen_and_unseen(evaluate, kept)
+        parts = seen_and_unseen(evaluate, kept) if recipe.labels else {"unseen": evaluate}
     scorable = {
         part: items for part, items in parts.items() if part == "pairs" or _has_pairs(items)
     }
@@ -636,7 +669,28 @@ def _has_pairs(items: data.Dataset) -> bool:
     return len(counts) >= 2 and bool((counts >= 2).any())
 
 
-def is_photo(shape: Sequence[int]) -> bool:
-    """Whether items of a shape are images large enough to be changed while training."""
+def _check_views(recipe: Recipe, shape: Sequence[int], augment: Any) -> None:
+    """Refuse items whose two views would be the same."""
+    if augment is not None:
+        return
+    if len(shape) != 3:
+        raise InputError(
+            f"must be images for a training without labels, got items of shape {tuple(shape)}.",
+            argument="data",
+            remedy="For other items give augment=, a random change of a batch.",
+            command="Their views are changed images.",
+        )
+    if recipe.augment_name == "none":
+        raise InputError(
+            "must change images without labels, got 'none', as views would be the same. "
+            "Leave it out for views.",
+            argument="augment",
+        )
+
+
+def is_changed(recipe: Recipe, shape: Sequence[int]) -> bool:
+    """Whether items of a shape are images that are changed while training."""
+    if len(shape) != 3:
+        return False
     # On a handful of pixels turning and shifting would blur away what there is.
-    return len(shape) == 3 and min(shape[1:]) >= 16
+    return not recipe.labels or min(shape[1:]) >= 16

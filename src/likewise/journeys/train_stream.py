@@ -25,7 +25,7 @@ from likewise.journeys.train import (
     Progress,
     fitting_loss,
     following,
-    is_photo,
+    is_changed,
     rate_of,
     start_of,
 )
@@ -137,8 +137,8 @@ def train_stream(
         if stream.image_size is not None and len(sample.item_shape) == 3:
             preprocess = dataclasses.replace(preprocess, framing=stream.image_size)
     views = augment
-    if views is None and is_photo(sample.item_shape):
-        named = changes.by_name(recipe.augment)
+    if views is None and is_changed(recipe, sample.item_shape):
+        named = changes.by_name(recipe.augment_name)
         views = None if named is None else presets.fitted(named, sample.item_shape[0])
     show: Any = progress
     if callable(progress):
@@ -223,6 +223,11 @@ class _Trained(IterableDataset[tuple[Any, str | None]]):
 
 def _check_streamable(recipe: Recipe) -> None:
     """Refuse choices that need all items at once."""
+    if not recipe.labels:
+        raise InputError(
+            "must be items, not a stream, for a training without labels, got a stream.",
+            argument="data",
+        )
     defaults = Recipe()
     for name, why in (
         ("pairs", "pairs are drawn from all items"),

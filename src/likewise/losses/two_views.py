@@ -329,6 +329,8 @@ class OnViews(nn.Module):
 
     Args:
         loss: called as loss(view_a, view_b).
+        projector: layers behind the embeddings, for the loss alone: a module from (n, d) to
+            (n, e), which `fit` trains along with the encoder. The encoder itself stays without.
 
     Raises:
         InputError: when called on a CPU, if a label is not there exactly twice, or is -1.
@@ -340,9 +342,10 @@ class OnViews(nn.Module):
         0
     """
 
-    def __init__(self, loss: nn.Module) -> None:
+    def __init__(self, loss: nn.Module, *, projector: nn.Module | None = None) -> None:
         super().__init__()
         self.loss = loss
+        self.projector = projector
 
     @property
     def facts(self) -> dict[str, Tensor]:
@@ -363,6 +366,8 @@ class OnViews(nn.Module):
         """The loss of the two views; references play no part."""
         check_embeddings(embeddings)
         check_labels(labels, len(embeddings))
+        if self.projector is not None:
+            embeddings = self.projector(embeddings)
         order = labels.argsort(stable=True)
         # Only where looking does not wait for the device.
         paired = len(labels) % 2 == 0 and (not free_to_look(labels) or _each_twice(labels[order]))
