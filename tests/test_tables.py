@@ -19,7 +19,7 @@ from likewise import _tables
 from likewise.intervals import Estimate
 
 NOT_RESULTS = {  # settings, and what is passed on between steps
-    "Benchmark",
+    *("Benchmark", "ViewAugment"),
     *(
         "Augment",
         "Distance",

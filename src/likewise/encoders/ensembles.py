@@ -26,7 +26,7 @@ class SideBySide(nn.Module):
 
     Example:
         >>> both = SideBySide([nn.Flatten(), nn.Linear(4, 2)], weights=[1.0, 2.0])
-        >>> embeddings = both(torch.rand(3, 4))
+        >>> embeddings = both(torch.rand(3, 4)).detach()
         >>> embeddings.shape, [round(float(part.norm()), 3) for part in embeddings[0].split([4, 2])]
         (torch.Size([3, 6]), [1.0, 2.0])
     """

@@ -87,6 +87,7 @@ def evaluate_dimensions(
         InputError: A width is above d or comes twice, and what `evaluate_retrieval` refuses.
 
     Example:
+        >>> import torch
         >>> embeddings = torch.tensor([[3.0, 0.1], [3.0, -0.1], [-3.0, 0.1], [-3.0, -0.1]])
         >>> found = evaluate_dimensions(embeddings, torch.tensor([0, 0, 1, 1]), [2, 1])
         >>> print(found.results[1].precision_at_1)
