@@ -173,7 +173,7 @@ MISTAKES = {
     "a pickled npz": (["train", "pickled.npz", "--out", "m"], "npz"),
     "an unknown loss": (
         ["train", "digits", "--out", "m", "--loss", "magic"],
-        "'magic' is not one of 'arcface', 'circle'",
+        "'magic' is not one of 'arcface', 'barlow-twins', 'circle'",
     ),
     "an unknown distance": (
         ["train", "digits", "--out", "m", "--distance", "cos"],

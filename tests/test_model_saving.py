@@ -252,10 +252,13 @@ def test_kills_and_races_leave_a_whole_model(benchmark, tmp_path):
 @needs_fork
 def test_mutated_folders_are_refused_in_a_sentence(benchmark, tmp_path):
     fuzz = benchmark("fuzz_model")
+    pages = int(Path("/proc/self/statm").read_text().split()[1])
+    held = pages * os.sysconf("SC_PAGE_SIZE") >> 20  # by the tests before, and so by each child
     table, bad = fuzz.fuzz(33, 7, tmp_path)
     assert bad == []
     assert sum(counts["refused"] for counts in table.values()) > 15
-    assert max(counts["peak MB"] for counts in table.values()) < 1000
+    # Below 1,000 MB in a process of its own, of which Python and torch take 300.
+    assert max(counts["peak MB"] for counts in table.values()) - held < 700
 
 
 def test_leftovers_of_killed_saves_are_ours_and_go_with_the_next_save(tmp_path):
