@@ -79,11 +79,10 @@ class ClassWeighted(nn.Module):
     ) -> Float[Tensor, ""]:
         """The weighted mean; 0 if no item of the batch has a label and a weight."""
         check_embeddings(embeddings)
-        labeled = labeled_codes(labels, len(embeddings), len(self.weights))
+        labeled_codes(labels, len(embeddings), len(self.weights))
         if getattr(self.loss, "takes_weights", False):
-            # An item without a label has any weight: the loss leaves it out.
-            codes = labels.long() if labeled is None else labels.long().clamp(min=0)
-            value: Tensor = self.loss(embeddings, labels, weights=self.weights[codes])
+            # An item without a label, -1, has the last weight: the loss leaves it out.
+            value: Tensor = self.loss(embeddings, labels, weights=self.weights[labels.long()])
             self.facts = getattr(self.loss, "facts", {})
             return value
         if references is None and reference_labels is None:
@@ -94,7 +93,7 @@ class ClassWeighted(nn.Module):
         order = labels.argsort(stable=True)
         codes, counts = torch.unique_consecutive(labels[order], return_counts=True)
         sizes = counts.tolist()
-        shares = self.weights[codes.long().clamp(min=0)] * counts * (codes != UNLABELED)
+        shares = self.weights[codes.long()] * counts * (codes != UNLABELED)
         values, facts = [], []
         for rows in torch.split(order, sizes) if sizes else [order]:
             values.append(
