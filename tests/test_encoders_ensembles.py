@@ -14,6 +14,7 @@ import likewise as lw
 from likewise.encoders import ConvEncoder, OverViews, SideBySide
 from likewise.model import rebuilding
 
+CHANGES_NOTHING = nn.Identity()
 IMAGES = torch.rand(5, 1, 8, 8, generator=torch.Generator().manual_seed(0))
 
 
@@ -65,6 +66,7 @@ def test_views_are_the_image_moved_each_way_with_its_border_repeated(mirrored, c
             "weights must be one for each of 1 encoders, got 2",
             lambda: SideBySide([nn.Flatten()], weights=[1, 2]),
         ),
+        ("encoders must be different, got one twice", lambda: SideBySide([CHANGES_NOTHING] * 2)),
         ("weights must be .* above 0", lambda: SideBySide([nn.Flatten()], weights=[0.0])),
         ("encoders must be torch modules, got str", lambda: SideBySide(["small"])),
         ("encoder must be a torch module, got str", lambda: OverViews("small")),

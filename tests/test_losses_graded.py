@@ -59,8 +59,21 @@ def test_far_distances_overflow_neither_value_nor_slopes(scale):
     torch.testing.assert_close(distances.grad, scale * torch.tensor([1.0, -1.0, 0.0]))
 
 
-@pytest.mark.parametrize("grades", [grades_of(8), torch.arange(8), torch.arange(8) > 4])
-def test_the_module_takes_the_cosine_of_the_sides_and_any_kind_of_grades(grades):
+@pytest.mark.parametrize("looks", [True, False])
+@pytest.mark.parametrize(
+    "grades",
+    [
+        grades_of(8),
+        torch.arange(8),
+        torch.arange(8) > 4,
+        grades_of(8).bfloat16(),
+        grades_of(8).requires_grad_(),
+    ],
+)
+def test_the_module_takes_the_cosine_of_the_sides_and_any_kind_of_grades(
+    monkeypatch, grades, looks
+):
+    monkeypatch.setattr(graded_pairs_module, "free_to_look", lambda _: looks)
     a, b, loss = rows(8), rows(8, 1), GradedPairsLoss(scale=5.0)
     expected = graded_by_loops(COSINE.paired(a, b), grades, 5.0)
     torch.testing.assert_close(loss(a, b, grades), expected)

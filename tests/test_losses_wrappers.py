@@ -92,6 +92,23 @@ def test_facts_are_the_same_means_and_the_spread_is_of_the_batch():
     assert float(loss.facts["spread"]) == pytest.approx(float(part.facts["spread"]))
 
 
+def test_a_teacher_is_asked_for_the_items_of_the_batch_by_class_weighted_losses_too():
+    points, ids = embeddings(), torch.tensor([4, 8, 17, 3, 11, 0, 15, 2, 9])
+    loss = losses.DistillationLoss(embeddings(20, seed=3).detach(), temperature=0.5)
+    weighted = ClassWeighted(loss, WEIGHTS).double()
+    assert weighted.takes_ids
+    expected = 0
+    for code, weight in enumerate(WEIGHTS):
+        rows = code == LABELS
+        value = loss(points[rows], LABELS[rows], points, LABELS, ids=ids[rows], reference_ids=ids)
+        expected = expected + weight * rows.sum() * value
+    expected = expected / torch.tensor(WEIGHTS)[LABELS].sum()
+    assert expected > 0.01
+    torch.testing.assert_close(weighted(points, LABELS, ids=ids), expected)
+    with pytest.raises(ValueError, match="ids must be the positions of the items in the data"):
+        weighted(points, LABELS)
+
+
 @pytest.mark.parametrize(
     ("make", "message"),
     [
@@ -99,12 +116,20 @@ def test_facts_are_the_same_means_and_the_spread_is_of_the_batch():
             lambda: ClassWeighted(losses.NPairsLoss(), WEIGHTS),
             "loss must be a mean over items, got",
         ),
+        (
+            lambda: ClassWeighted(MatryoshkaLoss(losses.NPairsLoss(), (4, 2)), WEIGHTS),
+            "loss must be a mean over items, got NPairsLoss",
+        ),
         (lambda: ClassWeighted(losses.ProxyAnchorLoss(4, 3), WEIGHTS), "loss must be a mean over"),
         (lambda: ClassWeighted(len, WEIGHTS), "loss must be a module, got builtin"),
         (lambda: ClassWeighted(losses.TripletLoss(), [1.0, -1.0]), "weights must be finite, at le"),
         (lambda: ClassWeighted(losses.TripletLoss(), [0.0, 0.0]), "weights must be finite, at le"),
         (lambda: ClassWeighted(losses.TripletLoss(), [torch.nan]), "weights must be finite, at le"),
         (lambda: ClassWeighted(losses.TripletLoss(), 2.0), "weights must be finite, at least 0"),
+        (lambda: ClassWeighted(losses.TripletLoss(), None), "weights must be .*, got None"),
+        (lambda: ClassWeighted(losses.TripletLoss(), ["a"]), "weights must be numbers, got <U1"),
+        (lambda: MatryoshkaLoss(len, (2, 1)), "loss must be a module, got builtin"),
+        (lambda: MatryoshkaLoss([len, len], (2, 1)), "loss must be a module, got builtin"),
         (
             lambda: ClassWeighted(losses.TripletLoss(), [1.0, 1.0])(embeddings(), LABELS),
             r"labels must lie in 0\.\.1, got 0\.\.2",

@@ -141,57 +141,40 @@ def _none_is_zero(lengths: Tensor) -> bool:
     return bool(lengths.detach().numpy().min(initial=1) >= 1e-12)
 
 
-def _cosine_matrix(a: Tensor, b: Tensor) -> Tensor:
-    matrix: Tensor = _Cosine.apply(a, b)  # type: ignore[no-untyped-call]
-    return matrix
+def _cosine(a: Tensor, b: Tensor, paired: bool = False) -> Tensor:
+    distances: Tensor = _Cosine.apply(a, b, paired)  # type: ignore[no-untyped-call]
+    return distances
 
 
 class _Cosine(torch.autograd.Function):
-    """1 - unit(a) @ unit(b).T in few steps: between a batch and few others, steps are the cost."""
+    """1 - unit(a) @ unit(b).T in few steps: between a batch and few others, steps are the cost.
+
+    Or, paired, its diagonal.
+    """
 
     @staticmethod
-    def forward(ctx: Any, a: Tensor, b: Tensor) -> Tensor:
-        ctx.itself = a is b
+    def forward(ctx: Any, a: Tensor, b: Tensor, paired: bool) -> Tensor:
+        ctx.paired, ctx.itself = paired, a is b and not paired
         to_a = _unit_and_length(a)
-        to_b = to_a if ctx.itself else _unit_and_length(b)
+        to_b = to_a if a is b else _unit_and_length(b)
         ctx.save_for_backward(*to_a, *to_b)
-        distances: Tensor = (to_a[0] @ to_b[0].T).neg_().add_(1).clamp_(min=0)
+        cosines = torch.linalg.vecdot(to_a[0], to_b[0]) if paired else to_a[0] @ to_b[0].T
+        distances: Tensor = cosines.neg_().add_(1).clamp_(min=0)
         return distances
 
     @staticmethod
     @once_differentiable
-    def backward(ctx: Any, slopes: Tensor) -> tuple[Tensor | None, Tensor | None]:
+    def backward(ctx: Any, slopes: Tensor) -> tuple[Tensor | None, Tensor | None, None]:
         a, length_a, b, length_b = ctx.saved_tensors
         if ctx.itself:
             # One product instead of two where a set is compared with itself.
-            return _across((slopes + slopes.T) @ a, a, length_a), None
+            return _across((slopes + slopes.T) @ a, a, length_a), None, None
+        times, of_a = (torch.mul, slopes[:, None]) if ctx.paired else (torch.mm, slopes)
+        of_b = of_a if ctx.paired else slopes.T
         return (
-            _across(slopes @ b, a, length_a) if ctx.needs_input_grad[0] else None,
-            _across(slopes.T @ a, b, length_b) if ctx.needs_input_grad[1] else None,
-        )
-
-
-def _cosine_paired(a: Tensor, b: Tensor) -> Tensor:
-    paired: Tensor = _CosinePaired.apply(a, b)  # type: ignore[no-untyped-call]
-    return paired
-
-
-class _CosinePaired(torch.autograd.Function):
-    @staticmethod
-    def forward(ctx: Any, a: Tensor, b: Tensor) -> Tensor:
-        to_a, to_b = _unit_and_length(a), _unit_and_length(b)
-        ctx.save_for_backward(*to_a, *to_b)
-        distances: Tensor = torch.linalg.vecdot(to_a[0], to_b[0]).neg_().add_(1).clamp_(min=0)
-        return distances
-
-    @staticmethod
-    @once_differentiable
-    def backward(ctx: Any, slopes: Tensor) -> tuple[Tensor | None, Tensor | None]:
-        a, length_a, b, length_b = ctx.saved_tensors
-        each = slopes[:, None]
-        return (
-            _across(each * b, a, length_a) if ctx.needs_input_grad[0] else None,
-            _across(each * a, b, length_b) if ctx.needs_input_grad[1] else None,
+            _across(times(of_a, b), a, length_a) if ctx.needs_input_grad[0] else None,
+            _across(times(of_b, a), b, length_b) if ctx.needs_input_grad[1] else None,
+            None,
         )
 
 
@@ -442,9 +425,7 @@ def _squares(a: Tensor, b: Tensor) -> Tensor:
 
 
 COSINE = _distance(
-    "cosine",
-    _cosine_matrix,
-    _cosine_paired,
+    "cosine", _cosine, partial(_cosine, paired=True)
 )  # 1 - cos, in [0, 2]; lengths do not matter, and a zero vector is 1 away from everything
 EUCLIDEAN = _distance("euclidean", _euclidean_matrix, _euclidean_paired)  # in [0, inf)
 SQUARED_EUCLIDEAN = _distance(

@@ -21,7 +21,7 @@ class SideBySide(nn.Module):
         weights: One for each encoder, above 0; 1 for each if None.
 
     Raises:
-        InputError: There is no encoder, or another number of weights.
+        InputError: There is no encoder, one twice, or another number of weights.
         InputTypeError: One is no module.
 
     Example:
@@ -37,6 +37,8 @@ class SideBySide(nn.Module):
         super().__init__()
         if not len(encoders):
             raise InputError("encoders must hold at least one encoder, got none.")
+        if len(set(map(id, encoders))) < len(encoders):
+            raise InputError("encoders must be different, got one twice. Give it a larger weight.")
         given = [1.0] * len(encoders) if weights is None else list(weights)
         if len(given) != len(encoders):
             raise InputError(

@@ -22,7 +22,7 @@ class RawInput(nn.Module):
     flattened.
 
     Args:
-        item_shape: That of one item; () for texts.
+        item_shape: Shape of one item; () for texts.
 
     Example:
         >>> RawInput((3, 224, 224))(torch.rand(2, 3, 224, 224)).shape
@@ -88,8 +88,10 @@ def tf_idf(counts: Float[Tensor, "n w"]) -> Float[Tensor, "n w"]:
 
 
 def _word_counts(texts: Sequence[str]) -> Float[Tensor, "n w"]:
-    counts = torch.zeros(len(texts), WORDS)
-    for row, text in zip(counts, texts, strict=True):
-        for word in re.findall(r"\w+", text.lower()):
-            row[zlib.crc32(word.encode()) % WORDS] += 1
-    return counts
+    places = [
+        row * WORDS + zlib.crc32(word.encode()) % WORDS
+        for row, text in enumerate(texts)
+        for word in re.findall(r"\w+", text.lower())
+    ]
+    counts = torch.tensor(places, dtype=torch.int64).bincount(minlength=len(texts) * WORDS)
+    return counts.float().view(len(texts), WORDS)

@@ -7,7 +7,7 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor, nn
 
-from likewise._checks import check_embeddings
+from likewise._checks import as_tensor, check_embeddings
 from likewise.errors import InputError, InputTypeError
 from likewise.losses._centers import labeled_codes
 from likewise.losses.facts import Told, spread
@@ -32,12 +32,12 @@ class ClassWeighted(nn.Module):
 
     Args:
         loss: Loss that takes references or none of them into account. `NPairsLoss` and
-            `ProxyAnchorLoss`, whose anchors are no single items, are refused.
+            `ProxyAnchorLoss`, whose anchors are no single items, are refused, as parts too.
         weights: Weight of every code, at least 0, by `weights[code]`; `1 / counts` makes every
             class of the data count alike.
 
     Raises:
-        InputError: The weights are negative, not finite or all 0.
+        InputError: The weights are negative, not finite or all 0; or the loss is refused.
 
     Example:
         >>> from likewise.losses import SoftmaxLoss
@@ -52,21 +52,20 @@ class ClassWeighted(nn.Module):
         super().__init__()
         if not isinstance(loss, nn.Module):
             raise InputTypeError(f"loss must be a module, got {type(loss).__name__}.")
-        if isinstance(loss, (NPairsLoss, ProxyAnchorLoss)):
-            raise InputError(
-                f"loss must be a mean over items, got {type(loss).__name__}. Use another loss, or "
-                "BalancedBatchSampler(class_weights=...)."
-            )
-        given = torch.as_tensor(weights, dtype=torch.float32).detach().clone()
-        right = given.ndim == 1 and given.isfinite().all() and (given >= 0).all() and given.any()
-        if not right:
-            raise InputError(
-                "weights must be finite, at least 0 and not all 0, one for every code, "
-                f"got {given.tolist()}."
-            )
+        for part in loss.modules():
+            if isinstance(part, (NPairsLoss, ProxyAnchorLoss)):
+                raise InputError(
+                    f"loss must be a mean over items, got {type(part).__name__}. Use another loss, "
+                    "or BalancedBatchSampler(class_weights=...)."
+                )
         self.loss = loss
-        self.register_buffer("weights", given)
+        self.register_buffer("weights", _checked(weights))
         self.facts: Mapping[str, Tensor] = {}
+
+    @property
+    def takes_ids(self) -> bool:
+        """Whether the loss wants the ids of the batch."""
+        return bool(getattr(self.loss, "takes_ids", False))
 
     def forward(
         self,
@@ -80,20 +79,21 @@ class ClassWeighted(nn.Module):
     ) -> Float[Tensor, ""]:
         """The weighted mean; 0 if no item of the batch has a label and a weight."""
         check_embeddings(embeddings)
-        labeled = labeled_codes(labels, len(embeddings), len(self.weights))
+        labeled_codes(labels, len(embeddings), len(self.weights))
         if getattr(self.loss, "takes_weights", False):
-            # An item without a label has any weight: the loss leaves it out.
-            codes = labels.long() if labeled is None else labels.long().clamp(min=0)
-            value: Tensor = self.loss(embeddings, labels, weights=self.weights[codes])
+            # An item without a label, -1, has the last weight: the loss leaves it out.
+            value: Tensor = self.loss(embeddings, labels, weights=self.weights[labels.long()])
             self.facts = getattr(self.loss, "facts", {})
             return value
         if references is None and reference_labels is None:
             references, reference_labels = embeddings, labels
-            ids = reference_ids = torch.arange(len(labels), device=labels.device)
+            if not self.takes_ids:  # their place in the batch tells an item itself
+                ids = torch.arange(len(labels), device=labels.device)
+            reference_ids = ids
         order = labels.argsort(stable=True)
         codes, counts = torch.unique_consecutive(labels[order], return_counts=True)
         sizes = counts.tolist()
-        shares = self.weights[codes.long().clamp(min=0)] * counts * (codes != UNLABELED)
+        shares = self.weights[codes.long()] * counts * (codes != UNLABELED)
         values, facts = [], []
         for rows in torch.split(order, sizes) if sizes else [order]:
             values.append(
@@ -118,6 +118,18 @@ class ClassWeighted(nn.Module):
 
         self.facts = Told(told)
         return _mean(shares, values)
+
+
+def _checked(weights: Sequence[float] | Tensor | np.ndarray) -> Tensor:
+    given = as_tensor(weights, "weights")
+    if isinstance(given, Tensor) and given.ndim == 1 and not given.is_complex():
+        given = given.detach().to(torch.float32, copy=True)
+        if given.isfinite().all() and (given >= 0).all() and given.any():
+            return given
+    raise InputError(
+        "weights must be finite, at least 0 and not all 0, one for every code, "
+        f"got {given.tolist() if isinstance(given, Tensor) else given!r}."
+    )
 
 
 def _mean(shares: Tensor, values: list[Tensor]) -> Tensor:

@@ -37,6 +37,9 @@ def graded_pairs_loss(
         Huang, Peng, Zou, Liu, Li, Liu, Wu, Su & Yu, "CoSENT: Consistent Sentence Embedding via
         Similarity Ranking", IEEE/ACM TASLP 2024.
     """
+    grades = grades.detach()
+    if grades.dtype in (torch.bool, torch.bfloat16):
+        grades = grades.float()  # torch searches no bool, and NumPy has no bfloat16
     if free_to_look(distances):
         found = _value_and_slopes(distances.detach().numpy(), grades.numpy(), scale)
         if found is not None:

@@ -113,7 +113,7 @@ class MarginLoss(nn.Module):
         beta: Tensor = self.beta
         if self.class_count is not None:
             labeled_codes(labels, len(labels), self.class_count)
-            beta = beta[labels.long().clamp(min=0)]
+            beta = beta[labels.long()]  # of an item without a label any one, as it is in no triplet
         distances = self.distance.matrix(batch.anchors, batch.references)
         selected = self.miner(distances, *batch.pairs)
         between = None

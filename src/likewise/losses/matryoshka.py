@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from likewise._checks import check_count, check_positive
 from likewise.encoders import Truncate
-from likewise.errors import InputError
+from likewise.errors import InputError, InputTypeError
 from likewise.losses.combination import told_by
 
 
@@ -59,10 +59,16 @@ class MatryoshkaLoss(nn.Module):
             check_count("dims", dim)
         if not dims or len(set(dims)) < len(dims):
             raise InputError(f"dims must be different widths, got {dims!r}. Give e.g. (64, 32).")
-        parts = [loss] if isinstance(loss, nn.Module) else list(loss)
+        if isinstance(loss, (Sequence, nn.ModuleList)):
+            parts, losses = list(loss), len(loss)
+        else:
+            parts, losses = [loss], len(dims)
+        for part in parts:
+            if not isinstance(part, nn.Module):
+                raise InputTypeError(f"loss must be a module, got {type(part).__name__}.")
         weights = [1.0] * len(dims) if weights is None else weights
-        for name, count in (("loss", len(parts)), ("weights", len(weights))):
-            if count != len(dims) and not (name == "loss" and isinstance(loss, nn.Module)):
+        for name, count in (("loss", losses), ("weights", len(weights))):
+            if count != len(dims):
                 raise InputError(
                     f"{name} must be one for each of the {len(dims)} dims, got {count}."
                 )
