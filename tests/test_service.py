@@ -90,15 +90,20 @@ def served(model, **options):
     return client_of(Application(Routes(model, settings, **options)))
 
 
-def refused(response, status, code):
-    assert response.status_code == status, response.text
+def envelope(response):
+    """Status and code of a refusal, which has the form of all."""
     told = response.json()
-    assert set(told) == {"code", "sentence", "request_id"}
-    assert (told["code"], CODES[code][0]) == (code, status)
+    assert set(told) == {"code", "sentence", "request_id"}, response.text
     assert told["request_id"] == response.headers["x-request-id"]
     assert told["sentence"].endswith(".")
     assert "must" in told["sentence"]
-    return told["sentence"]
+    assert CODES[told["code"]][0] == response.status_code
+    return response.status_code, told["code"]
+
+
+def refused(response, status, code):
+    assert envelope(response) == (status, code), response.text
+    return response.json()["sentence"]
 
 
 def asked(points, **more):
@@ -564,38 +569,38 @@ def test_the_queue_is_limited_in_number_and_age_and_survives_a_restart(place, tm
 
 
 @pytest.mark.parametrize(
-    ("body", "code"),
+    "body",
     [
-        (b"", "invalid"),
-        (b"{", "invalid"),
-        (b"[]", "invalid"),
-        (b"\xff", "invalid"),
-        (b'{"items": []}', "invalid"),
-        (b'{"items": [{}]}', "invalid"),
-        (b'{"items": [{"vector": []}]}', "invalid"),
-        (b'{"items": [{"vector": ["a"]}]}', "invalid"),
-        (b'{"items": [{"vector": [NaN]}]}', "invalid"),
-        (b'{"items": [{"vector": [1e999,1,1,1,1,1,1,1]}]}', "invalid"),
-        (b'{"items": [{"vector": [3.4028235e38,1,1,1,1,1,1,1]}]}', "invalid"),
-        (b'{"items": [{"vector": [1,1]}]}', "invalid"),
-        (b'{"items": [{"vector": [1,1,1,1,1,1,1,1]}], "other": 1}', "invalid"),
-        (b'{"items": [{"vector": [1,1,1,1,1,1,1,1]}], "k": -1}', "invalid"),
-        (b'{"items": [{"vector": [1,1,1,1,1,1,1,1]}], "k": 1.5}', "invalid"),
-        (b'{"items": [{"vector": [1,1,1,1,1,1,1,1]}], "k": 101}', "invalid"),
-        (b'{"items": [{"vector": [1,1,1,1,1,1,1,1]}], "point": "other"}', "invalid"),
-        (b'{"items": [{"vector": [1,1,1,1,1,1,1,1]}], "point": "pairs"}', "invalid"),
-        (b'{"items": [{"vector": [1,1,1,1,1,1,1,1]}], "where": 3}', "invalid"),
-        (b'{"items": ' + b"[" * 100_000, "invalid"),
-        (b'{"items": [{"vector": [1,1,1,1,1,1,1,1]}], "where": ' + b'{"not":' * 5000, "invalid"),
-        (b'{"items": [{"image": "/etc/passwd"}]}', "invalid"),
-        (b'{"items": [{"image": "aHR0cDovL2E="}]}', "invalid"),
-        (b'{"items": [{"text": "a"}]}', "invalid"),
-        (b'{"items": [{"embedding": [1]}]}', "invalid"),
+        b"",
+        b"{",
+        b"[]",
+        b"\xff",
+        b'{"items": []}',
+        b'{"items": [{}]}',
+        b'{"items": [{"vector": []}]}',
+        b'{"items": [{"vector": ["a"]}]}',
+        b'{"items": [{"vector": [NaN]}]}',
+        b'{"items": [{"vector": [1e999,1,1,1,1,1,1,1]}]}',
+        b'{"items": [{"vector": [3.4028235e38,1,1,1,1,1,1,1]}]}',
+        b'{"items": [{"vector": [1,1]}]}',
+        b'{"items": [{"vector": [1,1,1,1,1,1,1,1]}], "other": 1}',
+        b'{"items": [{"vector": [1,1,1,1,1,1,1,1]}], "k": -1}',
+        b'{"items": [{"vector": [1,1,1,1,1,1,1,1]}], "k": 1.5}',
+        b'{"items": [{"vector": [1,1,1,1,1,1,1,1]}], "k": 101}',
+        b'{"items": [{"vector": [1,1,1,1,1,1,1,1]}], "point": "other"}',
+        b'{"items": [{"vector": [1,1,1,1,1,1,1,1]}], "point": "pairs"}',
+        b'{"items": [{"vector": [1,1,1,1,1,1,1,1]}], "where": 3}',
+        b'{"items": ' + b"[" * 100_000,
+        b'{"items": [{"vector": [1,1,1,1,1,1,1,1]}], "where": ' + b'{"not":' * 5000,
+        b'{"items": [{"image": "/etc/passwd"}]}',
+        b'{"items": [{"image": "aHR0cDovL2E="}]}',
+        b'{"items": [{"text": "a"}]}',
+        b'{"items": [{"embedding": [1]}]}',
     ],
 )
-def test_a_body_that_does_not_fit_is_refused_in_the_envelope(client, body, code):
+def test_a_body_that_does_not_fit_is_refused_in_the_envelope(client, body):
     sent = client.post("/v1/match", content=body, headers={"Content-Type": "application/json"})
-    refused(sent, CODES[code][0], code)
+    assert envelope(sent) == (422, "invalid"), sent.text
 
 
 def test_addresses_methods_and_types_are_refused_in_the_envelope(client):
@@ -799,7 +804,9 @@ def test_a_full_disk_is_told_as_such(client, monkeypatch):
         raise lw.GalleryError("gallery must be writable, got: No space left on device.")
 
     monkeypatch.setattr(lw.Gallery, "relabel", full)
-    refused(client.patch("/v1/items/3", json={"label": "x"}), 503, "storage_failed")
+    told = client.patch("/v1/items/3", json={"label": "x"})
+    assert envelope(told) == (503, "storage_failed")
+    assert "No space left" not in told.text
 
 
 def test_once_told_to_stop_it_is_not_ready(client):
