@@ -7,6 +7,7 @@ import threading
 import time
 from itertools import pairwise
 from pathlib import Path
+from urllib.parse import quote
 
 import numpy as np
 import pytest
@@ -456,12 +457,23 @@ def test_ids_may_be_strings_and_are_made_where_none_is_given(tmp_path):
         )
         told = client.post("/v1/items", json={"items": [{**item, "id": "first/1"}]}).json()
         assert told["ids"] == ["first/1"]
+        for odd in (".", ".."):  # which an address loses on its way
+            sent = client.post("/v1/items", json={"items": [{**item, "id": odd}]})
+            refused(sent, 422, "invalid")
         told = client.post("/v1/items", json={"items": [item, {**item, "id": "b"}]}).json()
         assert told["ids"][1] == "b"
         assert len(told["ids"][0]) == 32
         assert client.get("/v1/items/b").json()["label"] == "a"
         found = client.post("/v1/lookup", json={"items": [{"vector": [1, 0]}], "k": 9}).json()
         assert len(found["answers"][0]["neighbors"]) == 3
+        for odd in ("a/picture", "50%", "é", "%2F", "...", "a?b#c"):
+            place = f"/v1/items/{quote(odd, safe='')}"
+            refused(client.get(place), 404, "not_found")
+            client.post("/v1/items", json={"items": [{**item, "id": odd}]})
+            assert client.get(place).json()["id"] == odd
+            refused(client.get(f"{place}/picture"), 404, "not_found")
+            assert client.patch(place, json={"label": "z"}).json()["label"] == "z"
+            assert client.delete(place).json()["left"] == 3
 
 
 def test_without_a_gallery_nothing_can_be_changed(place):
@@ -554,6 +566,13 @@ def test_the_queue_is_limited_in_number_and_age_and_survives_a_restart(place, tm
         seen = [each["id"] for each in listed["unknowns"] + rest["unknowns"]]
         assert len(seen) == 6
         assert set(seen) <= set(ids)
+        (gone,) = client.post("/v1/match", json=asked(far[:1])).json()["answers"]
+        assert gone["unknown_id"] not in ids  # it was let go, so it is a new one
+        listed = client.get("/v1/unknowns", params={"limit": 4}).json()
+        assert listed["unknowns"][0]["id"] == gone["unknown_id"]
+        rest = client.get("/v1/unknowns", params={"before": listed["next"]}).json()
+        seen = [each["id"] for each in listed["unknowns"] + rest["unknowns"]]
+        assert len(seen) == 6
         assert rest["next"] is None
         assert client.delete(f"/v1/unknowns/{seen[0]}").json() == {"removed": 1, "left": 5}
     with client_of(open_service(place, keep=keep, settings=settings)) as client:

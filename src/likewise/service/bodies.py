@@ -7,7 +7,8 @@ from msgspec import UNSET, Meta, UnsetType
 
 Text = Annotated[str, Meta(min_length=1)]
 Label = Annotated[str, Meta(min_length=1, max_length=256)]
-Id = Annotated[str, Meta(min_length=1, max_length=256)]
+# "." and ".." are no names within an address.
+Id = Annotated[str, Meta(min_length=1, max_length=256, pattern=r"^(?!\.\.?$)")]
 Where = Annotated[
     dict[str, Any], Meta(description="Which known items may be found, by their metadata.")
 ]

@@ -55,7 +55,7 @@ class Queue:
         self.gallery = Gallery(
             folder / "unknowns", distance=model.distance, encoder=model.fingerprint
         )
-        self._new: deque[_New] = deque(maxlen=most)
+        self._new: deque[_New] = deque()
         self._lock = threading.RLock()
         self._wake = threading.Event()
         self._is_open = True
@@ -99,6 +99,8 @@ class Queue:
                     "text": given if isinstance(given, str) else None,
                 }
                 picture = None if found.pictures is None else found.pictures[at]
+                if len(self._new) == self.most:
+                    self._ids.pop(self._new.popleft().facts["fingerprint"])
                 self._new.append(_New(answer.unknown_id, found.embeddings[at], facts, picture))
 
     def listed(self, before: str | None, limit: int) -> bodies.Unknowns:
