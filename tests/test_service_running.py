@@ -8,6 +8,7 @@ import subprocess
 import sys
 import threading
 import time
+from dataclasses import fields
 
 import numpy as np
 import pytest
@@ -22,7 +23,7 @@ pytest.importorskip("prometheus_client", reason="the extra serve is not installe
 
 import uvicorn
 
-from likewise.service import Settings, running
+from likewise.service import Settings, opening, running
 from likewise.service.application import Application
 from likewise.service.routes import Routes
 
@@ -226,6 +227,21 @@ def test_the_command_refuses_what_cannot_be_served(run, tmp_path):
     status, _, err = run("serve", tmp_path / "model", "--most-items", "0")
     assert status == 2
     assert "most_items" in err or "--most-items" in err
+
+
+def test_every_limit_is_an_option_of_its_name(run, tmp_path, monkeypatch):
+    given = {each.name: at for at, each in enumerate(fields(Settings), start=2)}
+    opened = []
+
+    def refuse(*_, settings, **__):
+        opened.append(settings)
+        raise lw.InputError("service must not be opened here, got that it is.")
+
+    monkeypatch.setattr(opening, "open_service", refuse)
+    options = [(f"--{name.replace('_', '-')}", value) for name, value in given.items()]
+    assert run("serve", tmp_path)[0] == 2
+    assert run("serve", tmp_path, *(each for option in options for each in option))[0] == 2
+    assert opened == [Settings(), Settings(**given)]
 
 
 def start(place, *options):
