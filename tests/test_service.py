@@ -400,6 +400,7 @@ def test_items_are_listed_newest_first_in_pages(client):
     for odd in ({"limit": 0}, {"limit": "x"}, {"limit": 201}, {"other": 1}):
         refused(client.get("/v1/items", params=odd), 422, "invalid")
     refused(client.get("/v1/items", params={"before": "77"}), 404, "not_found")
+    refused(client.get("/v1/unknowns", params={"label": "class 2"}), 422, "invalid")
 
 
 def test_a_request_with_a_key_is_carried_out_once_also_after_a_restart(place, tmp_path):
@@ -926,6 +927,13 @@ def test_the_document_names_every_endpoint_and_every_refusal(client):
         for code in each.codes:
             assert f"`{code}`" in operation["responses"][str(CODES[code][0])]["description"]
         assert callable(getattr(Routes, each.name))
+    forms = {
+        each.name: told["paths"][each.path]["post"]["requestBody"]["content"]
+        for each in ENDPOINTS
+        if each.form
+    }
+    k = forms["lookup"]["multipart/form-data"]["schema"]["properties"]["k"]
+    assert (k["minimum"], k["maximum"], k["default"]) == (1, 100, 5)
     assert told["components"]["schemas"]["Envelope"]["required"] == [
         "code",
         "sentence",

@@ -6,8 +6,6 @@ import json
 import os
 import re
 import shutil
-import threading
-import time
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -24,12 +22,12 @@ pytest.importorskip("httptools", reason="the extra serve is not installed")
 pytest.importorskip("prometheus_client", reason="the extra serve is not installed")
 pytest.importorskip("playwright", reason="Playwright is not installed")
 
-import uvicorn
 from playwright.sync_api import Error, expect, sync_playwright
 
-from likewise.service import Keys, Settings, make_key, running
+from likewise.service import Keys, Settings, make_key
 from likewise.service.application import PAGE, Application
 from likewise.service.routes import Routes
+from services import Running
 
 COLORS = {
     "red": (220, 30, 30),
@@ -73,38 +71,14 @@ def color_model(folder):
     return model
 
 
-class Running:
-    """A service in a thread of this process."""
-
-    def __init__(self, model, keep, keys=None, writes=True):
-        application = Application(Routes(model, Settings(), keep=keep, writes=writes), keys)
-        listening = running.listen("127.0.0.1", 0, has_keys=keys is not None)
-        self.url = f"http://127.0.0.1:{listening.getsockname()[1]}/"
-        config = uvicorn.Config(
-            application,
-            http=running.guarded(application.settings),
-            loop="asyncio",
-            log_config=None,
-            ws="none",
-        )
-        self.server = uvicorn.Server(config)
-        self.thread = threading.Thread(target=self.server.run, args=([listening],))
-
-    def __enter__(self):
-        self.thread.start()
-        while not self.server.started:
-            time.sleep(0.01)
-        return self
-
-    def __exit__(self, *_):
-        self.server.should_exit = True
-        self.thread.join(30)
+def served(model, keep, keys=None, writes=True):
+    return Running(Application(Routes(model, Settings(), keep=keep, writes=writes), keys))
 
 
 @pytest.fixture(scope="module")
 def url(tmp_path_factory):
     folder = tmp_path_factory.mktemp("page")
-    with Running(color_model(folder / "known"), folder / "keep") as service:
+    with served(color_model(folder / "known"), folder / "keep") as service:
         yield service.url
 
 
@@ -318,7 +292,7 @@ def test_texts_are_typed(browser, tmp_path):
     model.add((["eee", "aaaa", "ee", "bbbbb"], ["e", "a", "e", "a"]))
     model.calibrate((["eeee", "aaaaaaa", "eeeee", "bbbb"], ["e", "a", "e", "a"]))
     with (
-        Running(model, tmp_path / "keep") as service,
+        served(model, tmp_path / "keep") as service,
         opened(browser, service.url) as page,
     ):
         page.get_by_role("button", name="Match").click()
@@ -346,7 +320,7 @@ def test_vectors_are_pasted_and_a_service_that_changes_nothing_says_so(browser):
         metadata=[{"shop": "north"}] * 3 + [{"shop": "south"}] * 3,
     )
     model.calibrate((torch.eye(3).repeat(4, 1) + 0.01, ["a", "b", "c"] * 4))
-    with Running(model, None, writes=False) as service, opened(browser, service.url) as page:
+    with served(model, None, writes=False) as service, opened(browser, service.url) as page:
         given = page.get_by_label("A vector")
         given.fill("[1.0, one]")
         page.get_by_role("button", name="Match").click()
@@ -495,7 +469,7 @@ def test_a_key_is_asked_for_and_kept_for_the_session_only(browser, tmp_path):
     key = make_key(tmp_path / "keys.json", "reader")
     model = color_model(tmp_path / "known")
     with (
-        Running(model, tmp_path / "keep", Keys(tmp_path / "keys.json")) as service,
+        served(model, tmp_path / "keep", Keys(tmp_path / "keys.json")) as service,
         opened(browser, service.url) as page,
     ):
         dialog = page.get_by_role("dialog")

@@ -103,15 +103,16 @@ class Queue:
                     self._ids.pop(self._new.popleft().facts["fingerprint"])
                 self._new.append(_New(answer.unknown_id, found.embeddings[at], facts, picture))
 
-    def listed(self, before: str | None, limit: int) -> bodies.Unknowns:
+    def listed(self, page: bodies.Page) -> bodies.Unknowns:
         """Some of them, newest first."""
+        before = page.before
         self.flush()
         with self._lock:
             ids = sorted(self.gallery.ids.tolist(), reverse=True) if len(self.gallery) else []
             total = len(ids)
-            if before is not None:
+            if isinstance(before, str):
                 ids = [id_ for id_ in ids if id_ < before]
-            asked = ids[:limit]
+            asked = ids[: page.limit]
             facts = self.gallery.metadata(asked) if asked else []
             pictures = self.gallery.payloads(asked) if asked else []
         told = [
