@@ -7,6 +7,7 @@ import threading
 import time
 from itertools import pairwise
 from pathlib import Path
+from urllib.parse import quote
 
 import numpy as np
 import pytest
@@ -90,15 +91,20 @@ def served(model, **options):
     return client_of(Application(Routes(model, settings, **options)))
 
 
-def refused(response, status, code):
-    assert response.status_code == status, response.text
+def envelope(response):
+    """Status and code of a refusal, which has the form of all."""
     told = response.json()
-    assert set(told) == {"code", "sentence", "request_id"}
-    assert (told["code"], CODES[code][0]) == (code, status)
+    assert set(told) == {"code", "sentence", "request_id"}, response.text
     assert told["request_id"] == response.headers["x-request-id"]
     assert told["sentence"].endswith(".")
     assert "must" in told["sentence"]
-    return told["sentence"]
+    assert CODES[told["code"]][0] == response.status_code
+    return response.status_code, told["code"]
+
+
+def refused(response, status, code):
+    assert envelope(response) == (status, code), response.text
+    return response.json()["sentence"]
 
 
 def asked(points, **more):
@@ -394,6 +400,7 @@ def test_items_are_listed_newest_first_in_pages(client):
     for odd in ({"limit": 0}, {"limit": "x"}, {"limit": 201}, {"other": 1}):
         refused(client.get("/v1/items", params=odd), 422, "invalid")
     refused(client.get("/v1/items", params={"before": "77"}), 404, "not_found")
+    refused(client.get("/v1/unknowns", params={"label": "class 2"}), 422, "invalid")
 
 
 def test_a_request_with_a_key_is_carried_out_once_also_after_a_restart(place, tmp_path):
@@ -451,12 +458,23 @@ def test_ids_may_be_strings_and_are_made_where_none_is_given(tmp_path):
         )
         told = client.post("/v1/items", json={"items": [{**item, "id": "first/1"}]}).json()
         assert told["ids"] == ["first/1"]
+        for odd in (".", ".."):  # which an address loses on its way
+            sent = client.post("/v1/items", json={"items": [{**item, "id": odd}]})
+            refused(sent, 422, "invalid")
         told = client.post("/v1/items", json={"items": [item, {**item, "id": "b"}]}).json()
         assert told["ids"][1] == "b"
         assert len(told["ids"][0]) == 32
         assert client.get("/v1/items/b").json()["label"] == "a"
         found = client.post("/v1/lookup", json={"items": [{"vector": [1, 0]}], "k": 9}).json()
         assert len(found["answers"][0]["neighbors"]) == 3
+        for odd in ("a/picture", "50%", "é", "%2F", "...", "a?b#c"):
+            place = f"/v1/items/{quote(odd, safe='')}"
+            refused(client.get(place), 404, "not_found")
+            client.post("/v1/items", json={"items": [{**item, "id": odd}]})
+            assert client.get(place).json()["id"] == odd
+            refused(client.get(f"{place}/picture"), 404, "not_found")
+            assert client.patch(place, json={"label": "z"}).json()["label"] == "z"
+            assert client.delete(place).json()["left"] == 3
 
 
 def test_without_a_gallery_nothing_can_be_changed(place):
@@ -549,6 +567,13 @@ def test_the_queue_is_limited_in_number_and_age_and_survives_a_restart(place, tm
         seen = [each["id"] for each in listed["unknowns"] + rest["unknowns"]]
         assert len(seen) == 6
         assert set(seen) <= set(ids)
+        (gone,) = client.post("/v1/match", json=asked(far[:1])).json()["answers"]
+        assert gone["unknown_id"] not in ids  # it was let go, so it is a new one
+        listed = client.get("/v1/unknowns", params={"limit": 4}).json()
+        assert listed["unknowns"][0]["id"] == gone["unknown_id"]
+        rest = client.get("/v1/unknowns", params={"before": listed["next"]}).json()
+        seen = [each["id"] for each in listed["unknowns"] + rest["unknowns"]]
+        assert len(seen) == 6
         assert rest["next"] is None
         assert client.delete(f"/v1/unknowns/{seen[0]}").json() == {"removed": 1, "left": 5}
     with client_of(open_service(place, keep=keep, settings=settings)) as client:
@@ -564,38 +589,38 @@ def test_the_queue_is_limited_in_number_and_age_and_survives_a_restart(place, tm
 
 
 @pytest.mark.parametrize(
-    ("body", "code"),
+    "body",
     [
-        (b"", "invalid"),
-        (b"{", "invalid"),
-        (b"[]", "invalid"),
-        (b"\xff", "invalid"),
-        (b'{"items": []}', "invalid"),
-        (b'{"items": [{}]}', "invalid"),
-        (b'{"items": [{"vector": []}]}', "invalid"),
-        (b'{"items": [{"vector": ["a"]}]}', "invalid"),
-        (b'{"items": [{"vector": [NaN]}]}', "invalid"),
-        (b'{"items": [{"vector": [1e999,1,1,1,1,1,1,1]}]}', "invalid"),
-        (b'{"items": [{"vector": [3.4028235e38,1,1,1,1,1,1,1]}]}', "invalid"),
-        (b'{"items": [{"vector": [1,1]}]}', "invalid"),
-        (b'{"items": [{"vector": [1,1,1,1,1,1,1,1]}], "other": 1}', "invalid"),
-        (b'{"items": [{"vector": [1,1,1,1,1,1,1,1]}], "k": -1}', "invalid"),
-        (b'{"items": [{"vector": [1,1,1,1,1,1,1,1]}], "k": 1.5}', "invalid"),
-        (b'{"items": [{"vector": [1,1,1,1,1,1,1,1]}], "k": 101}', "invalid"),
-        (b'{"items": [{"vector": [1,1,1,1,1,1,1,1]}], "point": "other"}', "invalid"),
-        (b'{"items": [{"vector": [1,1,1,1,1,1,1,1]}], "point": "pairs"}', "invalid"),
-        (b'{"items": [{"vector": [1,1,1,1,1,1,1,1]}], "where": 3}', "invalid"),
-        (b'{"items": ' + b"[" * 100_000, "invalid"),
-        (b'{"items": [{"vector": [1,1,1,1,1,1,1,1]}], "where": ' + b'{"not":' * 5000, "invalid"),
-        (b'{"items": [{"image": "/etc/passwd"}]}', "invalid"),
-        (b'{"items": [{"image": "aHR0cDovL2E="}]}', "invalid"),
-        (b'{"items": [{"text": "a"}]}', "invalid"),
-        (b'{"items": [{"embedding": [1]}]}', "invalid"),
+        b"",
+        b"{",
+        b"[]",
+        b"\xff",
+        b'{"items": []}',
+        b'{"items": [{}]}',
+        b'{"items": [{"vector": []}]}',
+        b'{"items": [{"vector": ["a"]}]}',
+        b'{"items": [{"vector": [NaN]}]}',
+        b'{"items": [{"vector": [1e999,1,1,1,1,1,1,1]}]}',
+        b'{"items": [{"vector": [3.4028235e38,1,1,1,1,1,1,1]}]}',
+        b'{"items": [{"vector": [1,1]}]}',
+        b'{"items": [{"vector": [1,1,1,1,1,1,1,1]}], "other": 1}',
+        b'{"items": [{"vector": [1,1,1,1,1,1,1,1]}], "k": -1}',
+        b'{"items": [{"vector": [1,1,1,1,1,1,1,1]}], "k": 1.5}',
+        b'{"items": [{"vector": [1,1,1,1,1,1,1,1]}], "k": 101}',
+        b'{"items": [{"vector": [1,1,1,1,1,1,1,1]}], "point": "other"}',
+        b'{"items": [{"vector": [1,1,1,1,1,1,1,1]}], "point": "pairs"}',
+        b'{"items": [{"vector": [1,1,1,1,1,1,1,1]}], "where": 3}',
+        b'{"items": ' + b"[" * 100_000,
+        b'{"items": [{"vector": [1,1,1,1,1,1,1,1]}], "where": ' + b'{"not":' * 5000,
+        b'{"items": [{"image": "/etc/passwd"}]}',
+        b'{"items": [{"image": "aHR0cDovL2E="}]}',
+        b'{"items": [{"text": "a"}]}',
+        b'{"items": [{"embedding": [1]}]}',
     ],
 )
-def test_a_body_that_does_not_fit_is_refused_in_the_envelope(client, body, code):
+def test_a_body_that_does_not_fit_is_refused_in_the_envelope(client, body):
     sent = client.post("/v1/match", content=body, headers={"Content-Type": "application/json"})
-    refused(sent, CODES[code][0], code)
+    assert envelope(sent) == (422, "invalid"), sent.text
 
 
 def test_addresses_methods_and_types_are_refused_in_the_envelope(client):
@@ -799,7 +824,9 @@ def test_a_full_disk_is_told_as_such(client, monkeypatch):
         raise lw.GalleryError("gallery must be writable, got: No space left on device.")
 
     monkeypatch.setattr(lw.Gallery, "relabel", full)
-    refused(client.patch("/v1/items/3", json={"label": "x"}), 503, "storage_failed")
+    told = client.patch("/v1/items/3", json={"label": "x"})
+    assert envelope(told) == (503, "storage_failed")
+    assert "No space left" not in told.text
 
 
 def test_once_told_to_stop_it_is_not_ready(client):
@@ -900,6 +927,13 @@ def test_the_document_names_every_endpoint_and_every_refusal(client):
         for code in each.codes:
             assert f"`{code}`" in operation["responses"][str(CODES[code][0])]["description"]
         assert callable(getattr(Routes, each.name))
+    forms = {
+        each.name: told["paths"][each.path]["post"]["requestBody"]["content"]
+        for each in ENDPOINTS
+        if each.form
+    }
+    k = forms["lookup"]["multipart/form-data"]["schema"]["properties"]["k"]
+    assert (k["minimum"], k["maximum"], k["default"]) == (1, 100, 5)
     assert told["components"]["schemas"]["Envelope"]["required"] == [
         "code",
         "sentence",

@@ -8,6 +8,7 @@ import subprocess
 import sys
 import threading
 import time
+from dataclasses import fields
 
 import numpy as np
 import pytest
@@ -20,11 +21,10 @@ pytest.importorskip("uvicorn", reason="the extra serve is not installed")
 pytest.importorskip("httptools", reason="the extra serve is not installed")
 pytest.importorskip("prometheus_client", reason="the extra serve is not installed")
 
-import uvicorn
-
-from likewise.service import Settings, running
+from likewise.service import Settings, opening, running
 from likewise.service.application import Application
 from likewise.service.routes import Routes
+from services import Running
 
 
 def small_model():
@@ -33,32 +33,11 @@ def small_model():
     return model
 
 
-class Running:
-    """A service in a thread of this process."""
+class Service(Running):
+    """A small service, and how to speak with it."""
 
     def __init__(self, **settings):
-        self.application = Application(Routes(small_model(), Settings(**settings)))
-        listening = running.listen("127.0.0.1", 0, has_keys=False)
-        self.port = listening.getsockname()[1]
-        config = uvicorn.Config(
-            self.application,
-            http=running.guarded(self.application.settings),
-            loop="asyncio",
-            log_config=None,
-            ws="none",
-        )
-        self.server = uvicorn.Server(config)
-        self.thread = threading.Thread(target=self.server.run, args=([listening],))
-
-    def __enter__(self):
-        self.thread.start()
-        while not self.server.started:
-            time.sleep(0.01)
-        return self
-
-    def __exit__(self, *_):
-        self.server.should_exit = True
-        self.thread.join(30)
+        super().__init__(Application(Routes(small_model(), Settings(**settings))))
 
     def connect(self):
         return socket.create_connection(("127.0.0.1", self.port), 30)
@@ -101,7 +80,7 @@ ASK = b"GET /v1/health HTTP/1.1\r\nHost: localhost\r\n\r\n"
 
 
 def test_what_is_no_http_is_refused_in_the_envelope():
-    with Running() as service:
+    with Service() as service:
         for sent in (
             b"\x16\x03\x01\x02\x00\x01\x00\x01\xfc\x03\x03\r\n\r\n",
             b"GET\r\n\r\n",
@@ -115,7 +94,7 @@ def test_what_is_no_http_is_refused_in_the_envelope():
 
 def test_a_head_is_short_and_comes_in_time(monkeypatch):
     monkeypatch.setattr(running, "HEAD_SECONDS", 0.3)
-    with Running() as service:
+    with Service() as service:
         start = b"GET /v1/health HTTP/1.1\r\nHost: localhost\r\n"
         assert envelope(service.said(start)) == (408, "too_slow")
         with service.connect() as silent:
@@ -129,7 +108,7 @@ def test_a_head_is_short_and_comes_in_time(monkeypatch):
 
 
 def test_a_body_comes_in_time():
-    with Running(body_seconds=0.3) as service:
+    with Service(body_seconds=0.3) as service:
         head = b"POST /v1/lookup HTTP/1.1\r\nHost: localhost\r\nContent-Type: application/json\r\n"
         slow = head + b'Content-Length: 100\r\n\r\n{"items"'
         assert envelope(service.said(slow)) == (408, "too_slow")
@@ -137,7 +116,7 @@ def test_a_body_comes_in_time():
 
 
 def test_a_body_that_is_too_long_is_refused_and_heard():
-    with Running(most_bytes=100_000) as service:
+    with Service(most_bytes=100_000) as service:
         head = b"POST /v1/lookup HTTP/1.1\r\nHost: localhost\r\nContent-Type: application/json\r\n"
         long = head + b"Content-Length: 300000\r\n\r\n" + b"x" * 300_000
         assert envelope(service.said(long)) == (413, "too_large")
@@ -152,7 +131,7 @@ def test_a_body_that_is_too_long_is_refused_and_heard():
 
 
 def test_connections_beyond_the_limit_are_refused_and_the_others_are_served():
-    with Running(most_connections=5) as service:
+    with Service(most_connections=5) as service:
         first = [service.connect() for _ in range(5)]
         for line in first:
             line.sendall(ASK)
@@ -170,7 +149,7 @@ def test_connections_beyond_the_limit_are_refused_and_the_others_are_served():
 
 
 def test_a_client_that_leaves_harms_nobody():
-    with Running() as service:
+    with Service() as service:
         body = b'{"items": [{"vector": [1, 0, 0]}], "k": 1}'
         head = b"POST /v1/lookup HTTP/1.1\r\nHost: localhost\r\nContent-Type: application/json\r\n"
         whole = head + b"Content-Length: %d\r\n\r\n%b" % (len(body), body)
@@ -226,6 +205,21 @@ def test_the_command_refuses_what_cannot_be_served(run, tmp_path):
     status, _, err = run("serve", tmp_path / "model", "--most-items", "0")
     assert status == 2
     assert "most_items" in err or "--most-items" in err
+
+
+def test_every_limit_is_an_option_of_its_name(run, tmp_path, monkeypatch):
+    given = {each.name: at for at, each in enumerate(fields(Settings), start=2)}
+    opened = []
+
+    def refuse(*_, settings, **__):
+        opened.append(settings)
+        raise lw.InputError("service must not be opened here, got that it is.")
+
+    monkeypatch.setattr(opening, "open_service", refuse)
+    options = [(f"--{name.replace('_', '-')}", value) for name, value in given.items()]
+    assert run("serve", tmp_path)[0] == 2
+    assert run("serve", tmp_path, *(each for option in options for each in option))[0] == 2
+    assert opened == [Settings(), Settings(**given)]
 
 
 def start(place, *options):

@@ -8,6 +8,7 @@ import typer
 from likewise.cli import console
 from likewise.cli.options import Device, GalleryFolder, Json, Model
 from likewise.errors import InputError
+from likewise.service.settings import Settings
 
 # Nothing heavy is imported up here: `likewise --help` must not wait for torch.
 LIMITS = "Limits"
@@ -33,61 +34,79 @@ def serve(
     ] = False,
     most_bytes: Annotated[
         int, typer.Option(rich_help_panel=LIMITS, help="Bytes of a request.")
-    ] = 20 * 2**20,
+    ] = Settings.most_bytes,
+    most_bytes_waiting: Annotated[
+        int, typer.Option(rich_help_panel=LIMITS, help="Bytes of all requests in memory.")
+    ] = Settings.most_bytes_waiting,
     most_pixels: Annotated[
         int, typer.Option(rich_help_panel=LIMITS, help="Pixels of an image.")
-    ] = 25_000_000,
+    ] = Settings.most_pixels,
     most_characters: Annotated[
         int, typer.Option(rich_help_panel=LIMITS, help="Characters of a text.")
-    ] = 10_000,
+    ] = Settings.most_characters,
     most_items: Annotated[
         int, typer.Option(rich_help_panel=LIMITS, help="Items of a request.")
-    ] = 256,
+    ] = Settings.most_items,
+    most_neighbors: Annotated[
+        int, typer.Option(rich_help_panel=LIMITS, help="Neighbors of an item.")
+    ] = Settings.most_neighbors,
     most_concurrent: Annotated[
         int, typer.Option(rich_help_panel=LIMITS, help="Requests worked on at once.")
-    ] = 64,
+    ] = Settings.most_concurrent,
     most_connections: Annotated[
         int, typer.Option(rich_help_panel=LIMITS, help="Open connections.")
-    ] = 1000,
+    ] = Settings.most_connections,
     most_per_second: Annotated[
         Optional[float],  # noqa: UP045
         typer.Option(
             rich_help_panel=LIMITS, show_default="no limit", help="Requests of a client per second."
         ),
-    ] = None,
+    ] = Settings.most_per_second,
     batch: Annotated[
         int, typer.Option(rich_help_panel=LIMITS, help="Items encoded together.")
-    ] = 32,
+    ] = Settings.batch,
     wait_ms: Annotated[
         float,
         typer.Option(
             rich_help_panel=LIMITS, help="Milliseconds a batch waits for requests being read."
         ),
-    ] = 2.0,
+    ] = Settings.wait_ms,
+    body_seconds: Annotated[
+        float,
+        typer.Option(rich_help_panel=LIMITS, help="Seconds in which a request must have come."),
+    ] = Settings.body_seconds,
+    stop_seconds: Annotated[
+        float,
+        typer.Option(rich_help_panel=LIMITS, help="Seconds to finish requests when told to stop."),
+    ] = Settings.stop_seconds,
     keep_most: Annotated[
         int, typer.Option(rich_help_panel=LIMITS, help="Unknowns kept; the oldest go first.")
-    ] = 1000,
+    ] = Settings.keep_most,
     keep_days: Annotated[
         float, typer.Option(rich_help_panel=LIMITS, help="Days for which unknowns are kept.")
-    ] = 7.0,
+    ] = Settings.keep_days,
     device: Device = None,
 ) -> None:
     """Answer over HTTP, with a page at /, until stopped; a JSON log on standard error."""
     import sys
 
     from likewise.cli import journeys
-    from likewise.service import Settings, open_service
+    from likewise.service import open_service
 
     settings = Settings(
         most_bytes=most_bytes,
+        most_bytes_waiting=most_bytes_waiting,
         most_pixels=most_pixels,
         most_characters=most_characters,
         most_items=most_items,
+        most_neighbors=most_neighbors,
         most_concurrent=most_concurrent,
         most_connections=most_connections,
         most_per_second=most_per_second,
         batch=batch,
         wait_ms=wait_ms,
+        body_seconds=body_seconds,
+        stop_seconds=stop_seconds,
         keep_most=keep_most,
         keep_days=keep_days,
     )

@@ -8,7 +8,7 @@ from collections import OrderedDict
 from collections.abc import Awaitable, Callable
 from pathlib import Path
 from typing import Any
-from urllib.parse import urlsplit
+from urllib.parse import quote, unquote, urlsplit
 
 import msgspec
 from starlette.requests import Request
@@ -172,10 +172,12 @@ class Application:
         if method == "GET" and path == "/openapi.json":
             return _DOCUMENT
         allowed = {each.method for each in ENDPOINTS if each.path == path}
+        raw = request.scope.get("raw_path") or quote(path).encode()
         for each, pattern in self._varied:
-            if (match := pattern.match(path)) is not None:
+            if (match := pattern.match(raw.decode("latin-1"))) is not None:
                 if each.method == method:
-                    request.scope["path_params"] = match.groupdict()
+                    # Unquoted only here: an id may have a slash in it.
+                    request.scope["path_params"] = {"id": unquote(match["id"])}
                     return each
                 allowed.add(each.method)
         if path in self._files or path == "/openapi.json":

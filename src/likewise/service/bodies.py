@@ -7,7 +7,8 @@ from msgspec import UNSET, Meta, UnsetType
 
 Text = Annotated[str, Meta(min_length=1)]
 Label = Annotated[str, Meta(min_length=1, max_length=256)]
-Id = Annotated[str, Meta(min_length=1, max_length=256)]
+# "." and ".." are no names within an address.
+Id = Annotated[str, Meta(min_length=1, max_length=256, pattern=r"^(?!\.\.?$)")]
 Where = Annotated[
     dict[str, Any], Meta(description="Which known items may be found, by their metadata.")
 ]
@@ -109,6 +110,31 @@ class EnrollRequest(msgspec.Struct, forbid_unknown_fields=True):
     label: Label
     id: Id | None = None
     metadata: dict[str, Any] = {}
+
+
+class Page(msgspec.Struct, forbid_unknown_fields=True):
+    """Which part of a list is asked for."""
+
+    before: Annotated[str, Meta(description="Only those before this id: `next`.")] | UnsetType = (
+        UNSET
+    )
+    limit: Annotated[int, Meta(ge=1, le=200, description="How many.")] = 50
+
+
+class ItemsPage(Page, forbid_unknown_fields=True):
+    """Which known items are asked for."""
+
+    label: Annotated[str, Meta(description="Only those of this class.")] | UnsetType = UNSET
+
+
+class DriftQuery(msgspec.Struct, forbid_unknown_fields=True):
+    """What drift is asked about."""
+
+    point: Annotated[str, Meta(min_length=1, description="The operating point.")] = "nearest"
+    false_alarm: Annotated[
+        float,
+        Meta(gt=0, lt=1, description="Chance of an alarm where nothing has changed, at most."),
+    ] = 0.01
 
 
 class Rate(msgspec.Struct):

@@ -169,25 +169,20 @@ class Writer:
             raise Refusal("not_found", f"item {id_!r} must have a picture, got one without.")
         return payload
 
-    def listed(self, label: str | None, before: str | None, limit: int) -> bodies.KnownItems:
-        """Some items, newest first.
-
-        Args:
-            label: Only those of this class; None for all.
-            before: Only those that came before this one.
-            limit: How many at most.
-        """
+    def listed(self, page: bodies.ItemsPage) -> bodies.KnownItems:
+        """Some items, newest first."""
+        label, before = page.label, page.before
         with self.lock:
             ids, labels, names = self.index.ids, self.index.labels, self.index.class_names
             rows = np.arange(len(ids))
-            if label is not None:
+            if isinstance(label, str):
                 code = names.index(label) if label in names else _code_or_none(label)
                 rows = rows[(labels == (-2 if code is None else code)).numpy()]
             total = len(rows)
-            if before is not None:
+            if isinstance(before, str):
                 at = np.flatnonzero(ids == self.known(before))
                 rows = rows[rows < int(at[0])]
-            chosen = rows[::-1][:limit]
+            chosen = rows[::-1][: page.limit]
             asked = ids[chosen].tolist()
             facts = self.index.metadata(asked) if asked else []
             payloads = self.index.payloads(asked) if asked else []

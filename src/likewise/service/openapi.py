@@ -45,11 +45,12 @@ class Endpoint:
         sentence: What it does.
         answers: The struct of its answer, or a media type.
         asks: The struct of its body; None for none.
-        form: Fields of a form that says the same as the body; None where there is no form.
+        query: The struct of the parameters behind the path; None for none.
+        form: Fields of a form that says the same as the body; empty where there is no form.
         scope: "read", "write", or None for everybody.
         status: Of the answer.
         codes: Of refusals beyond those that any endpoint has.
-        parameters: Of the address and the headers.
+        parameters: Of the path and the headers.
     """
 
     method: str
@@ -58,31 +59,34 @@ class Endpoint:
     sentence: str
     answers: Any
     asks: Any = None
-    form: Mapping[str, Any] | None = None
+    query: Any = None
+    form: Sequence[str] = ()
     scope: str | None = "read"
     status: int = 200
     codes: Sequence[str] = ()
     parameters: Sequence[Parameter] = field(default=())
 
 
-FILES = {"type": "array", "items": {"type": "string", "format": "binary"}}
-TEXTS = {"type": "array", "items": {"type": "string", "minLength": 1}}
-TEXT = {"type": "string", "minLength": 1}
-WHERE = {"type": "string", "description": "JSON."}
-ITEM_FIELDS = {"image": FILES, "text": TEXTS}
+_FILE = {"type": "string", "format": "binary"}
+_TEXT = {"type": "string", "minLength": 1}
+_JSON = {"type": "string", "description": "JSON."}
+# Fields of forms that are not as in the body.
+FORM: Mapping[str, Mapping[str, Any]] = {
+    "image": {"type": "array", "items": _FILE},
+    "text": {"type": "array", "items": _TEXT},
+    "a": _FILE,
+    "b": _FILE,
+    "label": _TEXT,
+    "where": _JSON,
+    "metadata": _JSON,
+}
 ID = Parameter("id", "path", {"type": "string", "minLength": 1}, "The id.")
-LIMIT = Parameter(
-    "limit", "query", {"type": "integer", "minimum": 1, "maximum": 200, "default": 50}, "How many."
-)
-BEFORE = Parameter("before", "query", {"type": "string"}, "Only those before this id: `next`.")
-LABEL = Parameter("label", "query", {"type": "string"}, "Only those of this class.")
 IDEMPOTENCY = Parameter(
     "Idempotency-Key",
     "header",
     {"type": "string", "minLength": 1, "maxLength": 255, "pattern": "^[!-~]+$"},
     "Chosen by the client. A request that is sent again with the same key is carried out once.",
 )
-_K = {"type": "integer", "minimum": 0, "default": 5}
 
 ENDPOINTS = (
     Endpoint(
@@ -92,7 +96,7 @@ ENDPOINTS = (
         "Which known thing each item is, or that it is unknown.",
         bodies.MatchAnswers,
         bodies.MatchRequest,
-        {**ITEM_FIELDS, "point": TEXT, "k": _K, "where": WHERE},
+        form=("image", "text", "point", "k", "where"),
         codes=("not_calibrated", "too_few_items", "storage_failed"),
     ),
     Endpoint(
@@ -102,12 +106,7 @@ ENDPOINTS = (
         "Whether the two items of each pair are the same.",
         bodies.VerifyAnswers,
         bodies.VerifyRequest,
-        {
-            "a": {"type": "string", "format": "binary"},
-            "b": {"type": "string", "format": "binary"},
-            "point": TEXT,
-            "prior": {"type": "number", "exclusiveMinimum": 0, "exclusiveMaximum": 1},
-        },
+        form=("a", "b", "point", "prior"),
         codes=("not_calibrated",),
     ),
     Endpoint(
@@ -117,7 +116,7 @@ ENDPOINTS = (
         "The known items that are most like each item.",
         bodies.LookupAnswers,
         bodies.LookupRequest,
-        {**ITEM_FIELDS, "k": {**_K, "minimum": 1}, "where": WHERE},
+        form=("image", "text", "k", "where"),
         codes=("too_few_items", "storage_failed"),
     ),
     Endpoint(
@@ -127,7 +126,7 @@ ENDPOINTS = (
         "The embedding of each item.",
         bodies.Embeddings,
         bodies.EmbedRequest,
-        ITEM_FIELDS,
+        form=("image", "text"),
     ),
     Endpoint(
         "POST",
@@ -136,7 +135,7 @@ ENDPOINTS = (
         "Add known items, all of them or none. They are on disk when this is answered.",
         bodies.Added,
         bodies.AddRequest,
-        {**ITEM_FIELDS, "label": TEXT, "metadata": WHERE},
+        form=("image", "text", "label", "metadata"),
         scope="write",
         status=201,
         codes=("read_only", "id_taken", "key_reused", "storage_failed"),
@@ -148,8 +147,8 @@ ENDPOINTS = (
         "list_items",
         "Known items, newest first.",
         bodies.KnownItems,
-        codes=("not_found", "invalid", "storage_failed"),
-        parameters=(LABEL, BEFORE, LIMIT),
+        query=bodies.ItemsPage,
+        codes=("not_found", "storage_failed"),
     ),
     Endpoint(
         "GET",
@@ -196,8 +195,8 @@ ENDPOINTS = (
         "list_unknowns",
         "Items that were matched as unknown, newest first.",
         bodies.Unknowns,
-        codes=("not_kept", "invalid", "storage_failed"),
-        parameters=(BEFORE, LIMIT),
+        query=bodies.Page,
+        codes=("not_kept", "storage_failed"),
     ),
     Endpoint(
         "GET",
@@ -237,21 +236,8 @@ ENDPOINTS = (
         "drift",
         "Whether today's distances look like those that were calibrated on.",
         bodies.DriftReport,
-        codes=("not_calibrated", "invalid"),
-        parameters=(
-            Parameter("point", "query", {**TEXT, "default": "nearest"}, "The operating point."),
-            Parameter(
-                "false_alarm",
-                "query",
-                {
-                    "type": "number",
-                    "exclusiveMinimum": 0,
-                    "exclusiveMaximum": 1,
-                    "default": 0.01,
-                },
-                "Chance of an alarm where nothing has changed, at most.",
-            ),
-        ),
+        query=bodies.DriftQuery,
+        codes=("not_calibrated",),
     ),
     Endpoint("GET", "/v1/health", "health", "That the service lives.", bodies.Health, scope=None),
     Endpoint("GET", "/v1/ready", "ready", "That it answers.", bodies.Health, scope=None),
@@ -299,7 +285,7 @@ def document(served: Served) -> dict[str, Any]:
     _narrow(schemas, served)
     paths: dict[str, dict[str, Any]] = {}
     for each in ENDPOINTS:
-        paths.setdefault(each.path, {})[each.method.lower()] = _operation(each, has_keys)
+        paths.setdefault(each.path, {})[each.method.lower()] = _operation(each, has_keys, schemas)
     components: dict[str, Any] = {"schemas": schemas}
     if has_keys:
         components["securitySchemes"] = {"key": {"type": "http", "scheme": "bearer"}}
@@ -341,7 +327,9 @@ def _narrow(schemas: dict[str, dict[str, Any]], served: Served) -> None:
                 each["properties"][many]["maxItems"] = settings.most_items
 
 
-def _operation(endpoint: Endpoint, has_keys: bool) -> dict[str, Any]:
+def _operation(
+    endpoint: Endpoint, has_keys: bool, schemas: Mapping[str, Mapping[str, Any]]
+) -> dict[str, Any]:
     told: dict[str, Any] = {
         "operationId": endpoint.name,
         "summary": endpoint.sentence,
@@ -354,16 +342,20 @@ def _operation(endpoint: Endpoint, has_keys: bool) -> dict[str, Any]:
                 "description": each.sentence,
             }
             for each in endpoint.parameters
-        ],
+        ]
+        + _query(endpoint),
         "responses": _responses(endpoint),
     }
     if endpoint.asks is not None:
         content: dict[str, Any] = {"application/json": {"schema": _ref(endpoint.asks)}}
-        if endpoint.form is not None:
+        if endpoint.form:
+            known = schemas[endpoint.asks.__name__]["properties"]
             content["multipart/form-data"] = {
                 "schema": {
                     "type": "object",
-                    "properties": dict(endpoint.form),
+                    "properties": {
+                        name: FORM[name] if name in FORM else known[name] for name in endpoint.form
+                    },
                     "additionalProperties": False,
                 }
             }
@@ -371,6 +363,22 @@ def _operation(endpoint: Endpoint, has_keys: bool) -> dict[str, Any]:
     if has_keys and endpoint.scope is not None:
         told["security"] = [{"key": []}]
     return told
+
+
+def _query(endpoint: Endpoint) -> list[dict[str, Any]]:
+    if endpoint.query is None:
+        return []
+    _, schemas = msgspec.json.schema_components([endpoint.query])
+    return [
+        {
+            "name": name,
+            "in": "query",
+            "required": False,
+            "description": schema.pop("description"),
+            "schema": schema,
+        }
+        for name, schema in schemas[endpoint.query.__name__]["properties"].items()
+    ]
 
 
 def _responses(endpoint: Endpoint) -> dict[str, Any]:
@@ -386,6 +394,8 @@ def _responses(endpoint: Endpoint) -> dict[str, Any]:
         codes = ["internal", "stopping", "too_many_requests"]
     if endpoint.asks is not None:
         codes += OF_BODIES
+    if endpoint.query is not None:
+        codes.append("invalid")
     for code in dict.fromkeys(codes):
         status, sentence = CODES[code]
         told = responses.setdefault(

@@ -7,15 +7,13 @@ from collections import Counter
 from collections.abc import Callable, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from typing import Annotated, Any, TypeVar
+from typing import Any, TypeVar
 
 import msgspec
-from msgspec import Meta
 from starlette.requests import Request
 from starlette.responses import Response
 
 import likewise
-from likewise.index import Gallery
 from likewise.model import SimilarityModel
 from likewise.service import bodies
 from likewise.service.answering import Answerer, Decided, Job, label_of
@@ -32,17 +30,6 @@ from likewise.service.watching import Watch
 MOST_CLASSES = 1000  # that are listed
 SMALL = 65_536  # bytes of a body that is decoded where it arrives
 _T = TypeVar("_T")
-
-
-class _Page(msgspec.Struct, forbid_unknown_fields=True):
-    limit: Annotated[int, Meta(ge=1, le=200)] = 50
-    before: str | None = None
-    label: str | None = None
-
-
-class _DriftQuery(msgspec.Struct, forbid_unknown_fields=True):
-    point: bodies.Text = "nearest"
-    false_alarm: Annotated[float, Meta(gt=0, lt=1)] = 0.01
 
 
 class Routes:
@@ -176,12 +163,8 @@ class Routes:
 
     async def list_items(self, request: Request, content: bytes) -> Response:
         """Answer `GET /v1/items`."""
-        page = _query(request, _Page)
-        return _json(
-            await self._run(
-                self._slow, lambda: self.writer.listed(page.label, page.before, page.limit)
-            )
-        )
+        page = _query(request, bodies.ItemsPage)
+        return _json(await self._run(self._slow, lambda: self.writer.listed(page)))
 
     async def get_item(self, request: Request, content: bytes) -> Response:
         """Answer `GET /v1/items/{id}`."""
@@ -207,8 +190,8 @@ class Routes:
 
     async def list_unknowns(self, request: Request, content: bytes) -> Response:
         """Answer `GET /v1/unknowns`."""
-        queue, page = self._queue(), _query(request, _Page)
-        return _json(await self._run(self._slow, lambda: queue.listed(page.before, page.limit)))
+        queue, page = self._queue(), _query(request, bodies.Page)
+        return _json(await self._run(self._slow, lambda: queue.listed(page)))
 
     async def get_unknown_picture(self, request: Request, content: bytes) -> Response:
         """Answer `GET /v1/unknowns/{id}/picture`."""
@@ -288,7 +271,7 @@ class Routes:
 
     async def drift(self, request: Request, content: bytes) -> Response:
         """Answer `GET /v1/drift`."""
-        asked = _query(request, _DriftQuery)
+        asked = _query(request, bodies.DriftQuery)
         made = self.answerer.check_point(asked.point, pairs=False)
         outgrown = made.outgrown(max(1, len(self.model.index)))
         report = await self._run(
@@ -445,8 +428,3 @@ def _version(folder: Path | None) -> str:
     if folder is None:
         return "unsaved"
     return hashlib.sha256((folder / "model.json").read_bytes()).hexdigest()[:12]
-
-
-def is_writable(model: SimilarityModel) -> bool:
-    """Whether what is added to a model's index is on disk at once."""
-    return isinstance(model.index, Gallery) or model.collection is not None

@@ -38,6 +38,12 @@ def serve(application: Application, listening: socket.socket, *, loop: str = "au
         listening: A socket from `listen`.
         loop: Of uvicorn.
     """
+    sys.setswitchinterval(SWITCH)
+    server_of(application, loop=loop).run(sockets=[listening])
+
+
+def server_of(application: Application, *, loop: str = "auto") -> uvicorn.Server:
+    """What answers at a socket, in this thread or in another, until `should_exit` is set."""
     settings = application.settings
     config = uvicorn.Config(
         application,
@@ -52,8 +58,7 @@ def serve(application: Application, listening: socket.socket, *, loop: str = "au
         timeout_keep_alive=IDLE_SECONDS,
         timeout_graceful_shutdown=max(1, round(settings.stop_seconds)),
     )
-    sys.setswitchinterval(SWITCH)
-    _Server(config, application).run(sockets=[listening])
+    return _Server(config, application)
 
 
 def listen(host: str, port: int, *, has_keys: bool) -> socket.socket:

@@ -2,7 +2,6 @@
 
 from dataclasses import dataclass, fields
 
-from likewise._checks import check_count, check_number
 from likewise.errors import InputError
 
 MIB = 2**20
@@ -54,6 +53,8 @@ class Settings:
     keep_days: float = 7.0
 
     def __post_init__(self) -> None:
+        from likewise._checks import check_count, check_number  # which need torch
+
         for field in fields(self):
             value = getattr(self, field.name)
             if field.type is int:

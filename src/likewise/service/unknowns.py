@@ -55,7 +55,7 @@ class Queue:
         self.gallery = Gallery(
             folder / "unknowns", distance=model.distance, encoder=model.fingerprint
         )
-        self._new: deque[_New] = deque(maxlen=most)
+        self._new: deque[_New] = deque()
         self._lock = threading.RLock()
         self._wake = threading.Event()
         self._is_open = True
@@ -99,17 +99,20 @@ class Queue:
                     "text": given if isinstance(given, str) else None,
                 }
                 picture = None if found.pictures is None else found.pictures[at]
+                if len(self._new) == self.most:
+                    self._ids.pop(self._new.popleft().facts["fingerprint"])
                 self._new.append(_New(answer.unknown_id, found.embeddings[at], facts, picture))
 
-    def listed(self, before: str | None, limit: int) -> bodies.Unknowns:
+    def listed(self, page: bodies.Page) -> bodies.Unknowns:
         """Some of them, newest first."""
+        before = page.before
         self.flush()
         with self._lock:
             ids = sorted(self.gallery.ids.tolist(), reverse=True) if len(self.gallery) else []
             total = len(ids)
-            if before is not None:
+            if isinstance(before, str):
                 ids = [id_ for id_ in ids if id_ < before]
-            asked = ids[:limit]
+            asked = ids[: page.limit]
             facts = self.gallery.metadata(asked) if asked else []
             pictures = self.gallery.payloads(asked) if asked else []
         told = [
