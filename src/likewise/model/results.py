@@ -244,14 +244,15 @@ def beside_raw_input(
     """The raw input beside the embeddings, on the classes never trained on, or else on all."""
     if new.raw is None:
         return None
-    trained = set(trained_on)
-    is_new = torch.tensor([name not in trained for name in new.class_names], dtype=torch.bool)
-    some = new.take(is_new[new.labels])
     beside = functools.partial(
-        compare_with_baseline, distance=distance, per_item=per_item, seed=seed
+        compare_with_baseline,
+        new.embeddings,
+        new.raw,
+        distance=distance,
+        per_item=per_item,
+        seed=seed,
     )
-    if len(some) and some.raw is not None:
-        found = beside(some.embeddings, some.raw, some.labels)
-        if found is not None:
-            return found
-    return beside(new.embeddings, new.raw, new.labels, are_new=False)
+    trained = set(trained_on)
+    is_new = torch.tensor([name not in trained for name in new.class_names])
+    found = beside(new.labels.where(is_new[new.labels], -1))
+    return beside(new.labels, are_new=False) if found is None else found

@@ -249,6 +249,7 @@ def calibrated_per_class(
         guarantee_for=trials.guarantee_for,
         kind=trials.kind,
         growth=trials.growth,
+        as_given=trials.as_given,
         rule=rule,
         k=k,
     )
