@@ -56,7 +56,7 @@ class EvaluateEpochs:
         most: items of a part that are scored at most, at least 5, in an order drawn once: a few
             of each class, as many of each as far as there are.
         per_item: pairs per item.
-        seed: of items and pairs; same seed, same items and pairs in every epoch.
+        seed: Seed of items and pairs; same seed, same items and pairs in every epoch.
 
     Raises:
         InputError: no part; a part without pairs of both kinds, or none of whose classes is in

@@ -65,7 +65,8 @@ class Evaluation:
 
     `matching` is None without an index, `verification` where the items form no pairs of both kinds,
     and `retrieval` where no class has two of them. `baseline` is the raw input beside the model on
-    the classes never trained on, or on all if there are none; None where it was not kept.
+    the classes never trained on, or on all if there are none; None where it was not kept, as of
+    more than 20,000 items.
     """
 
     items: int
@@ -185,11 +186,11 @@ def evaluated(
         matches: What matching answered for the labeled ones; None if nothing is indexed.
         distance: Compares items, for verification and retrieval.
         per_item: Pairs drawn per item.
-        seed: Of the pairs.
+        seed: Seed of the pairs.
         trained_on: Names of the classes that were trained on.
         calibrated_prints: Fingerprints of the items that a threshold was calibrated on.
-        threshold: Of verification, if it is calibrated.
-        probability: Of verification, if it is calibrated.
+        threshold: Threshold of verification, if it is calibrated.
+        probability: Probability of verification, if it is calibrated.
     """
     new = labeled(examples)
     names = all_names(index.class_names, new)

@@ -682,9 +682,9 @@ class SimilarityModel:
 
         Args:
             data: a labeled dataset, or an `Embedded`.
-            point: of matching; calibrated before, if anything is indexed.
+            point: Calibration for matching, by its name, if anything is indexed.
             per_item: pairs drawn per item, for verification.
-            seed: of the pairs.
+            seed: Seed of the pairs.
             progress: called as progress(done, total) while embedding.
         """
         if not isinstance(data, Embedded):
