@@ -6,7 +6,7 @@ from torch import nn
 
 import likewise as lw
 from likewise.encoders import BesideRawInput, RawInput, tf_idf
-from likewise.evaluation import EvaluateEpochs, compare_with_baseline, evaluate_retrieval
+from likewise.evaluation import EvaluateEpochs, baseline, compare_with_baseline, evaluate_retrieval
 from likewise.evaluation.verifying import evaluate_verification
 
 DIGITS = lw.data.load("digits", split="train")
@@ -77,6 +77,19 @@ def test_the_numbers_are_those_of_the_evaluations():
     )
     assert auc.b.value == pytest.approx(everything.roc_auc.value, abs=0.05)
     assert (found.items, found.classes, found.are_new) == (120, 12, True)
+
+
+def test_of_many_items_some_of_each_class_are_compared_in_parts(monkeypatch):
+    noise, learned, labels = clustered()
+    whole = compare_with_baseline(learned, noise, labels)
+    monkeypatch.setattr(baseline, "NUMBERS", 50)
+    parted = compare_with_baseline(learned, noise, labels)
+    for name, one in whole.comparison.measures.items():
+        assert parted.comparison.measures[name].b.value == pytest.approx(one.b.value)
+    monkeypatch.setattr(baseline, "MOST_COMPARED", 48)
+    rare = labels.where(labels > 0, torch.arange(120))  # classes 0 and 12, 24, ... have one item
+    some = compare_with_baseline(learned, noise, rare.where((rare < 12) | (rare > 96), -1))
+    assert (some.items, some.classes) == (48, 13)
 
 
 def test_the_verdict_says_who_is_ahead():

@@ -172,11 +172,14 @@ def test_growth_multiplies_the_rates_of_unknowns_everywhere():
         assert first.guarantee.rate == 0.1
     everything = sweep(distances, right, known=known, growth=5.0).false_accept_rate
     assert float(everything[-1]) == 1.0
-    by_cost = [
-        calibrate_matching(distances, right, known, growth=growth, **options).threshold
-        for growth in (1.0, 3.0)
-    ]
-    assert by_cost[1] < by_cost[0]
+    for goal in (balanced(), lw.equal_error, lw.least_cost(prior=0.5)):
+        by_cost = [
+            calibrate_matching(
+                distances, right, known, goal=goal, growth=growth, **options
+            ).threshold
+            for growth in (1.0, 3.0)
+        ]
+        assert by_cost[1] < by_cost[0]
     with pytest.raises(ValueError, match=r"growth must be at least 1, got 0\.5"):
         calibrate_matching(distances, right, known, growth=0.5, **options)
 

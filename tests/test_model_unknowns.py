@@ -134,6 +134,7 @@ def test_real_unknowns_are_reported_beside_and_the_stricter_threshold_is_kept():
     assert by_kind["left out"].threshold == alone.threshold
     assert (by_kind["given"].items, by_kind["given"].classes) == (100, 10)
     limits = {each.threshold for each in chosen.unknowns}
+    assert model.evaluate(others).calibrated_on == 100
     assert len(limits) == 2
     assert chosen.threshold == min(limits)
     with pytest.raises(
@@ -157,6 +158,7 @@ def test_a_threshold_for_a_gallery_to_come_is_stricter_and_says_so():
     assert later.gallery_size == 180
     third = model.calibrate(data, goal=lw.at_most_false_accepts(0.2 / 3))
     assert later.threshold == third.threshold
+    assert model.calibrate(data, goal=goal, for_gallery_of=10) == now
     with pytest.raises(ValueError, match="for_gallery_of must be at least 1, got 0"):
         model.calibrate(data, for_gallery_of=0)
     with pytest.raises(ValueError, match="for_gallery_of must be left out for pairs"):
@@ -242,3 +244,35 @@ def test_goals_of_the_mix_count_the_queries_as_they_come():
         chosen = model.calibrate(data, goal=goal)
         assert chosen.threshold == alone.threshold
         assert chosen.unknowns[0].items == 240
+        model.calibrate(data, goal=goal, per_class=True, point="by class")
+        assert model.class_thresholds["by class"].everywhere.threshold == alone.threshold
+
+
+def test_as_many_unknowns_as_a_cross_fit_has_leave_the_probability_as_it_is():
+    data, priors = blobs(240, 2), []
+    for times in (1, 5):
+        model, fit = indexed(trained_on=NAMES), a_cross_fit()
+        many = {n: t.repeat(times) for n, t in fit.tensors().items() if not n.startswith("known")}
+        model.cross_fit = CrossFit.from_tensors(NAMES, fit.tensors() | many)
+        assert model.calibrate(data).unknowns[0].items == 240 * times
+        priors.append(model.probabilities["nearest"].prior)
+    labels, _ = lw.matching.decide(model.lookup(data, k=1))
+    named = [model.class_names[code] for code in labels.tolist()]
+    truth = [data.class_names[code] for code in data.labels.tolist()]
+    right = sum(a == b for a, b in zip(named, truth, strict=True)) / 240
+    assert priors == [pytest.approx(right / 2)] * 2
+
+
+@pytest.mark.parametrize("rule", ["nearest", "majority"])
+def test_a_query_without_a_labeled_neighbor_is_missed_and_never_accepted(rule):
+    model, data = indexed(), blobs(240, 2)
+    plain = model.calibrate(data, rule=rule, k=3)
+    hidden = torch.stack([data[row][0] for row in range(24)]) + 1e-3
+    model.add(hidden.repeat_interleave(3, 0))  # unlabeled
+    chosen = model.calibrate(data, rule=rule, k=3)
+    silent = lw.matching.decide(model.lookup(data, k=3), rule)[0] < 0
+    assert bool(silent[:24].all())
+    assert chosen.identification_rate.value <= 1 - float(silent.double().mean())
+    assert chosen.threshold == pytest.approx(plain.threshold, rel=0.5)
+    with pytest.raises(lw.InputError, match="index must hold labeled items near the data, got un"):
+        model.calibrate(lw.data.Subset(data, range(24)), rule=rule, k=3)

@@ -310,6 +310,7 @@ def _by_class(embeddings: Tensor, index: Index, rule: str, *, of_itself: bool = 
         centers = class_centers(stored, labels, distance=index.distance)
         stored, labels, of_itself = centers.embeddings, centers.labels, False
     order = labels.argsort(stable=True)
+    ordered = stored[order]
     present, sizes = torch.unique(labels, return_counts=True)
     starts = (sizes.cumsum(0) - sizes).numpy()
     place = order.argsort()
@@ -317,7 +318,7 @@ def _by_class(embeddings: Tensor, index: Index, rule: str, *, of_itself: bool = 
     step = max(1, MOST // len(stored))
     for start in range(0, len(embeddings), step):
         rows = embeddings[start : start + step]
-        matrix = index.distance.matrix(rows, stored[order])
+        matrix = index.distance.matrix(rows, ordered)
         if of_itself:
             matrix[torch.arange(len(rows)), place[start : start + len(rows)]] = torch.inf
         nearest = np.minimum.reduceat(matrix.numpy(), starts, axis=1)

@@ -55,7 +55,7 @@ class Trials:
     guarantee_for: str = "classes"
     counted: Unknowns | None = None  # of the whole that this is a part of
     kind: str = "given"  # of the unknowns
-    as_given: int | None = None  # the first so many are as the data has them, if not all
+    as_given: int | None = None  # how many, the first ones, are as the data has them; None: all
 
     @classmethod
     def of(
@@ -126,6 +126,7 @@ class Trials:
             guarantee_for=self.guarantee_for,
             kind=self.kind,
             growth=self.counts.growth,
+            as_given=None if self.as_given is None else int(some[: self.as_given].sum()),
         )
         if self.unknowns is None:
             return part
@@ -158,10 +159,13 @@ class Trials:
                 self.unknowns,
                 self._growth_with,
             )
-        elif isinstance(goal, MeanGuarantee) and None not in (self.is_unknown, self.classes):
-            unknown, classes = cast(Tensor, self.is_unknown), cast(Tensor, self.classes)
+        elif (
+            isinstance(goal, MeanGuarantee)
+            and (unknown := self.is_unknown) is not None
+            and self.classes is not None
+        ):
             at, guarantee = keep_mean(
-                goal, counts, self.distances[unknown], classes[unknown], self._growth_with
+                goal, counts, self.distances[unknown], self.classes[unknown], self._growth_with
             )
         else:
             at = self._by_mix(goal) if getattr(goal, "of_mix", False) else goal(counts)
@@ -170,6 +174,10 @@ class Trials:
                 f"goal must return a position from 0 to {len(counts.thresholds) - 1}, got {at}."
             )
         threshold = float(counts.thresholds[at])
+        rates = {name: _here(estimate) for name, estimate in self._rates(at, threshold).items()}
+        unknowns: tuple[UnknownsJudged, ...] = ()
+        if self._has_unknowns:
+            unknowns = (self._judged(threshold, rates["false_accept_rate"], goal),)
         return Calibration(
             threshold=threshold,
             goal=goal_name(goal),
@@ -177,10 +185,10 @@ class Trials:
             k=self.k,
             same_total=counts.same_total,
             different_total=counts.different_total,
-            **{name: _here(estimate) for name, estimate in self._rates(at, threshold).items()},
+            **rates,
             guarantee=guarantee,
             gallery_size=self.gallery_size,
-            unknowns=self._judged(threshold, threshold, goal),
+            unknowns=unknowns,
             sample=self.sample,
             sweep=counts if keep_sweep else None,
         )
@@ -195,7 +203,7 @@ class Trials:
         return int(torch.searchsorted(counts.thresholds, mix.thresholds[goal(mix)]))
 
     def _growth_with(self, classes: int) -> float:
-        """The growth if items of so many classes were judged without their own class."""
+        """The growth if items of this many classes were judged without their own class."""
         growth = self.counts.growth
         if self.kind not in ("left out", "trained") or self.classes is None:
             return growth
@@ -204,23 +212,21 @@ class Trials:
 
     def judged(self, threshold: float, kept: float, goal: Goal) -> UnknownsJudged:
         """These unknowns, which alone give one threshold, at the threshold that was kept."""
-        (judged,) = self._judged(threshold, kept, goal)
-        return judged
+        return self._judged(threshold, _here(self._unknowns_accepted(kept)), goal)
 
-    def _judged(self, threshold: float, kept: float, goal: Goal) -> tuple[UnknownsJudged, ...]:
-        unknown = self.is_unknown
-        if unknown is None or not bool(unknown.any()):
-            return ()
-        classes = None if self.classes is None else len(torch.unique(self.classes[unknown]))
-        return (
-            UnknownsJudged(
-                kind=self.kind,
-                items=int(unknown.sum()),
-                classes=classes,
-                threshold=threshold,
-                accepted=_here(self._unknowns_accepted(kept)),
-                asked=getattr(goal, "rate", None),
-            ),
+    @property
+    def _has_unknowns(self) -> bool:
+        return self.is_unknown is not None and bool(self.is_unknown.any())
+
+    def _judged(self, threshold: float, accepted: Estimate, goal: Goal) -> UnknownsJudged:
+        unknown = cast(Tensor, self.is_unknown)
+        return UnknownsJudged(
+            kind=self.kind,
+            items=int(unknown.sum()),
+            classes=None if self.classes is None else len(torch.unique(self.classes[unknown])),
+            threshold=threshold,
+            accepted=accepted,
+            asked=getattr(goal, "rate", None),
         )
 
     def _unknowns_accepted(self, threshold: float) -> Estimate:
@@ -259,7 +265,7 @@ class Trials:
             rates = _independent(self.counts, at, both)
         if self.known is None:
             del rates["identification_rate"]
-        if self.is_unknown is not None and bool(self.is_unknown.any()):
+        if self._has_unknowns:
             rates["false_accept_rate"] = self._unknowns_accepted(threshold)
         return rates
 

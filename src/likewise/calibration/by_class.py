@@ -27,7 +27,7 @@ class ClassThresholds:
         everywhere: for classes without a threshold of their own.
         classes: by class code; calibrated on the queries that the rule gives to that class.
         fewest: right and wrong answers that a class needed for a threshold of its own.
-        guarantee: of all thresholds together, if the goal has a confidence.
+        guarantee: Guarantee of all thresholds together, if the goal has a confidence.
     """
 
     everywhere: Calibration
@@ -105,6 +105,7 @@ def calibrate_per_class(
     guarantee_for: str = "classes",
     kind: str = "given",
     growth: float = 1.0,
+    as_given: int | None = None,
     rule: str = "nearest",
     k: int = 1,
 ) -> ClassThresholds:
@@ -122,7 +123,7 @@ def calibrate_per_class(
     threshold of the others.
 
     Args:
-        distances: one per query, as in `calibrate_matching`, like all but these two:
+        distances: One per query, from `matching.decide`.
         same: whether the label decided on is the query's own.
         known: whether the query's class is indexed.
         labels: the class code that the rule gives to the query, from `matching.decide`.
@@ -131,15 +132,17 @@ def calibrate_per_class(
         fewest: right answers, and wrong ones or unknowns, that a class must have.
         items: the items, or classes, that the queries are.
         classes: the true class code of each query; see `calibrate_matching`.
-        guarantee_for: new unknown "classes", or new "items" of these.
+        guarantee_for: What a confidence holds for; see `calibrate_matching`.
         kind: where the unknown queries come from, see `UnknownsJudged`.
         growth: how many times as often an unknown is accepted in use; see `Sweep`.
+        as_given: how many queries, the first ones, are as the data has them; see
+            `calibrate_matching`.
         rule: the name of the matching rule.
         k: how many neighbors it looked at.
 
     Raises:
-        InputError: as `calibrate_matching`; for a goal with a confidence also if one class has no
-            threshold that is strict enough.
+        InputError: What `calibrate_matching` refuses; for a goal with a confidence also if one
+            class has no threshold that is strict enough.
 
     Example:
         >>> from likewise.calibration.goals import best_accuracy
@@ -175,6 +178,7 @@ def calibrate_per_class(
         guarantee_for=guarantee_for,
         kind=kind,
         growth=growth,
+        as_given=as_given,
     )
     labels = labels.cpu()
     own = _with_enough(labels, everything, fewest, goal)

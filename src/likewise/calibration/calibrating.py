@@ -2,6 +2,7 @@
 
 import dataclasses
 from collections.abc import Mapping
+from functools import partial
 from typing import Any, NamedTuple, cast
 
 import torch
@@ -86,20 +87,21 @@ def calibrate_all(
     """One calibration for each named goal, from the same pairs, which are sorted once.
 
     Args:
-        distances: as in `calibrate`, like all but `goals`; with a `gallery_size` as in
+        distances: One per pair, as in `calibrate`; with a `gallery_size` one per query, as in
             `calibrate_matching`.
         same: whether the pair truly belongs together.
-        goals: by the names under which their operating points are to be known.
+        goals: Goals by the names of their operating points.
         items: the items (or classes) a pair holds.
         known: in search, whether the query's class is indexed.
         rule: what made the distances.
         k: how many neighbors that rule looked at.
         gallery_size: for matching, how many items were indexed.
         classes: for matching, the true class code of each query.
-        guarantee_for: for matching, new unknown "classes" or new "items" of these.
+        guarantee_for: What a confidence holds for in matching; see `calibrate_matching`.
 
     Raises:
-        InputError: as these do; the sentence begins with the name of the goal that is refused.
+        InputError: What these refuse; the sentence begins with the name of the goal that cannot
+            be reached.
 
     Example:
         >>> from likewise.calibration.goals import best_accuracy
@@ -136,8 +138,8 @@ class GivenUnknowns(NamedTuple):
 
     Attributes:
         distances: one per unknown, from `matching.decide`, (u,).
-        classes: their class codes, (u,); None if these are not known, and then a guarantee for
-            these holds for new items like them.
+        classes: their class codes, (u,); None if these are not known: a guarantee then holds for
+            new items like them.
     """
 
     distances: Float[Tensor, " u"]
@@ -192,8 +194,8 @@ def calibrate_matching(
             is another item.
         classes: the true class code of each query, indexed or not.
         guarantee_for: what a goal with a confidence holds for, if `classes` are given: queries of
-            new unknown "classes", or new "items" of these. The interval of the unknowns accepted
-            leaves out the same.
+            new unknown "classes", or new "items" of the same unknown classes. The interval of the
+            unknowns accepted leaves out the same.
         kind: where the unknown queries come from, see `UnknownsJudged`.
         growth: how many times as often an unknown is accepted in use, at least 1; see `Sweep`.
         as_given: how many queries, the first ones, are as the data has them; the others are judged
@@ -207,7 +209,7 @@ def calibrate_matching(
         keep_sweep: also keep the counts at every threshold, for plots.
 
     Raises:
-        InputError: as `calibrate`, or if there are too few unknown classes (or items) for a
+        InputError: What `calibrate` refuses, or too few unknown classes (or items) for a
             confidence; the sentence says how many, and which rate is possible with those.
 
     Example:
@@ -224,39 +226,25 @@ def calibrate_matching(
         ('unknown classes', 100, 1)
     """
     goal = balanced() if goal is None else goal
-
-    def trials(
-        kind: str,
-        growth: float,
-        only: int | None,
-        distances: Any,
-        same: Any,
-        known: Any,
-        items: Any,
-        classes: Any,
-    ) -> Trials:
-        return Trials.of(
-            distances,
-            same,
-            items=items,
-            known=known,
-            rule=rule,
-            k=k,
-            gallery_size=gallery_size,
-            classes=classes,
-            guarantee_for=guarantee_for,
-            kind=kind,
-            growth=growth,
-            as_given=only,
-        )
-
-    made = trials(kind, growth, as_given, distances, same, known, items, classes)
+    trials = partial(
+        Trials.of, rule=rule, k=k, gallery_size=gallery_size, guarantee_for=guarantee_for
+    )
+    made = trials(
+        distances,
+        same,
+        items=items,
+        known=known,
+        classes=classes,
+        kind=kind,
+        growth=growth,
+        as_given=as_given,
+    )
     chosen = made.calibrated(goal, keep_sweep=keep_sweep)
     if given is None:
         return chosen
-    if not bool(made.known.any() if made.known is not None else False):
+    if made.known is None or not bool(made.known.any()):
         raise InputError("known must hold known queries beside given unknowns, got none.")
-    of_given = trials("given", 1.0, None, *_with_given(made, given))
+    of_given = trials(**_with_given(made, given))
     other = of_given.calibrated(goal, keep_sweep=keep_sweep)
     if not chosen.unknowns:
         return other
@@ -269,8 +257,8 @@ def calibrate_matching(
     return dataclasses.replace(chosen, unknowns=tuple(both))
 
 
-def _with_given(made: Trials, given: GivenUnknowns) -> tuple[Any, ...]:
-    """The known queries, and the unknowns that were given instead of the others."""
+def _with_given(made: Trials, given: GivenUnknowns) -> dict[str, Any]:
+    """Trials of the known queries, and of the unknowns that were given instead of the others."""
     distances, classes = as_tensors(distances=given.distances, classes=given.classes)
     if not isinstance(distances, Tensor) or distances.ndim != 1 or not len(distances):
         raise InputError("given must hold the distance of each unknown, (u,), got none.")
@@ -284,10 +272,10 @@ def _with_given(made: Trials, given: GivenUnknowns) -> tuple[Any, ...]:
         check_labels(classes, unknowns, "classes")
         of_known = torch.zeros(count, dtype=torch.int64)
         codes = torch.cat([of_known, 1 + torch.as_tensor(classes).cpu().long()])
-    return (
-        torch.cat([made.distances[known], distances.detach().double().cpu()]),
-        torch.cat([made.same[known], no]),
-        torch.arange(count + unknowns) < count,
-        torch.cat([slots[known], new]),
-        codes,
-    )
+    return {
+        "distances": torch.cat([made.distances[known], distances.detach().double().cpu()]),
+        "same": torch.cat([made.same[known], no]),
+        "known": torch.arange(count + unknowns) < count,
+        "items": torch.cat([slots[known], new]),
+        "classes": codes,
+    }

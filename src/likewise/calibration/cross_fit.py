@@ -57,9 +57,9 @@ def carried(
     the 90th percentile. So the order stays, and equal encoders change nothing.
 
     Args:
-        distances: Of unknowns, by the encoder of one fold.
-        known: Of known queries, by that encoder.
-        known_now: Of known queries, by the encoder that is used.
+        distances: Distances of unknowns, by the encoder of one fold.
+        known: Distances of known queries, by that encoder.
+        known_now: Distances of known queries, by the encoder that is used.
 
     Raises:
         InputError: Fewer than two known distances, or NaN or infinity.

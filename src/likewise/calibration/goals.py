@@ -5,6 +5,7 @@ from collections.abc import Callable
 from functools import partial
 
 import torch
+from torch import Tensor
 
 from likewise._checks import check_positive, check_rate
 from likewise.calibration.guarantee import Guarantee, MeanGuarantee, check_inside
@@ -25,7 +26,7 @@ def best_accuracy(counts: Sweep) -> int:
     return int(counts.accuracy.argmax())
 
 
-for _goal in (best_f1, best_accuracy):  # so many knowns and unknowns as there were
+for _goal in (best_f1, best_accuracy):  # they depend on how many knowns and unknowns there are
     _goal.of_mix = True  # type: ignore[attr-defined]
 
 
@@ -35,9 +36,9 @@ def equal_error(counts: Sweep) -> int:
     No threshold may make them exactly equal: `metrics.equal_error_rate` interpolates, a
     threshold cannot.
     """
-    # In whole numbers, so that equals are equal.
+    # Over a common denominator, so that equals are equal.
     false_rejects = counts.same_total - counts.true_accepts
-    gap = counts.impostor_accepts * counts.same_total - false_rejects * counts.impostor_total
+    gap = _accepted(counts) * counts.same_total - false_rejects * counts.impostor_total
     return int(gap.abs().argmin())
 
 
@@ -70,9 +71,14 @@ def balanced(unknowns: float = 0.5) -> Goal:
 def _balanced(counts: Sweep, *, unknowns: float) -> int:
     # Over a common denominator, so that equals are equal.
     missed = (counts.to_be_found - counts.true_accepts) * counts.impostor_total
-    accepted = (counts.impostor_accepts * counts.growth).clamp(max=counts.impostor_total)
-    accepted = accepted.double() * counts.to_be_found
+    accepted = _accepted(counts) * counts.to_be_found
     return int((accepted * unknowns + missed.double() * (1 - unknowns)).argmin())
+
+
+def _accepted(counts: Sweep) -> Tensor:
+    """The numerators of the false accept rate, over `impostor_total`; whole without growth."""
+    grown = counts.impostor_accepts.double() * counts.growth
+    return grown.clamp(max=counts.impostor_total)
 
 
 def at_most_false_accepts(
@@ -141,13 +147,13 @@ def least_cost(*, prior: float, miss_cost: float = 1.0, false_accept_cost: float
     """The threshold whose mistakes are expected to cost least; the strictest of equals.
 
     The cost of a pair is prior · miss_cost · (1 − true accept rate) + (1 − prior) ·
-    false_accept_cost · (false accept rate), so how many of the pairs at hand are the same does
+    false_accept_cost · (false accept rate), so the share of same pairs in the calibration does
     not matter. Accepting nothing is no threshold, even where it would cost less.
 
     Args:
         prior: share of the pairs to come that are the same, between 0 and 1, exclusive.
-        miss_cost: of rejecting a same pair, above 0.
-        false_accept_cost: of accepting a different pair, above 0.
+        miss_cost: Cost of rejecting a same pair, above 0.
+        false_accept_cost: Cost of accepting a different pair, above 0.
 
     Raises:
         InputError: if an argument is out of range.
@@ -167,7 +173,7 @@ def _least_cost(counts: Sweep, *, missed: float, accepted: float) -> int:
     misses = counts.same_total - counts.true_accepts
     # Over a common denominator and in whole numbers at first, so that equals are equal.
     of_misses = (misses * counts.impostor_total).double() * missed
-    of_accepts = (counts.impostor_accepts * counts.same_total).double() * accepted
+    of_accepts = (_accepted(counts) * counts.same_total) * accepted
     return int((of_misses + of_accepts).argmin())
 
 

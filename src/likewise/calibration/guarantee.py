@@ -102,12 +102,12 @@ class Guarantee:
         """The loosest threshold of a sweep that these independent negatives allow.
 
         Args:
-            counts: of all pairs; the rate is divided by their growth.
+            counts: Counts of all pairs; the rate is divided by their growth.
             negatives: distances of different pairs that share nothing, chosen without looking
                 at distances, (n,).
             kind: what they are called, for the errors.
             remedy: what helps where they are too few.
-            growth_with: the growth if there were so many negatives; None if it stays.
+            growth_with: The growth by the number of negatives; None if it stays.
 
         Raises:
             InputError: if there are too few negatives, or every threshold is too loose.
@@ -195,10 +195,10 @@ class MeanGuarantee:
         """The loosest threshold of a sweep that these unknown queries allow.
 
         Args:
-            counts: of all queries; the rate is divided by their growth.
+            counts: Counts of all queries; the rate is divided by their growth.
             negatives: distances of unknown queries, (n,).
             classes: their class codes, (n,).
-            growth_with: the growth if there were so many classes; None if it stays.
+            growth_with: The growth by the number of classes; None if it stays.
 
         Raises:
             InputError: if there are too few classes, or every threshold is too loose.
@@ -239,7 +239,7 @@ class KeptGuarantee:
         rate: the bound.
         confidence: with which it holds; None if on average, see `MeanGuarantee`.
         negatives: different pairs that share nothing, or unknown queries, on which it rests.
-        accepted: how many of these the threshold accepts.
+        accepted: how many of the negatives the threshold accepts.
         holds_for: new "items", new "classes", new "groups" of whatever `items` named; or in
             matching queries of new "unknown classes", or new "unknown items", which are of the
             same unknown classes as those it was calibrated on.

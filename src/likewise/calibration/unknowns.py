@@ -19,7 +19,7 @@ KINDS = {
 
 @dataclass(frozen=True)
 class UnknownsJudged:
-    """One kind of unknowns, and how many of these are accepted.
+    """One kind of unknowns, and the share of them that is accepted.
 
     Attributes:
         kind: "given": real unknowns, of classes that are not indexed. "left out": items whose own
@@ -28,9 +28,9 @@ class UnknownsJudged:
             items whose own class was left out though the encoder was trained on it, which makes
             their rate optimistic.
         items: How many there were.
-        classes: Of how many classes they are; None if that is not known.
+        classes: Number of their classes; None if that is not known.
         threshold: The threshold that the goal chose by these unknowns. The calibration keeps the
-            strictest of those of all kinds.
+            strictest of all kinds.
         accepted: Share accepted at the threshold that was kept (FPIR).
         asked: The rate that the goal asked for, if it asked for one.
     """

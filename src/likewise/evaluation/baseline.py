@@ -11,13 +11,15 @@ from likewise import _tables
 from likewise.data.pairs import draw_pairs
 from likewise.distances import COSINE, Distance
 from likewise.evaluation.comparison import Comparison, compare, together
+from likewise.evaluation.during import rows_of_each
 from likewise.evaluation.retrieval import evaluate_retrieval
 from likewise.evaluation.verifying import evaluate_verification
 from likewise.intervals import FEWEST_GROUPS
 
 RAW_INPUT = "raw input"
 MODEL = "this model"
-MOST_COMPARED = 5000  # items; each is compared with each, in as many numbers as an image has
+MOST_COMPARED = 2000  # items; each is compared with each, in as many numbers as an image has
+NUMBERS = 1 << 20  # of one side of the pairs that are compared at once
 _OF_RETRIEVAL = ("map_at_r", "precision_at_1", "r_precision")
 _OF_PAIRS = ("roc_auc", "equal_error_rate")
 DECISIVE = "retrieval map_at_r"
@@ -30,7 +32,7 @@ class Baseline:
     Attributes:
         name: What the baseline is, such as "raw input".
         items: How many were compared.
-        classes: Of how many classes they are.
+        classes: Number of their classes.
         are_new: Whether the encoder was trained on none of these classes.
         comparison: Both, measure by measure, with paired intervals.
     """
@@ -101,14 +103,14 @@ def compare_with_baseline(
     """Retrieval and verification of embeddings beside those of a baseline, paired.
 
     Each item is looked up among the others, and the same pairs are drawn for both. From ten
-    classes on the intervals of retrieval are for new classes, with fewer for new items of these.
-    Of more than 5,000 items, 5,000 are drawn.
+    classes on the intervals of retrieval are for new classes, with fewer for new items of the same
+    classes. Of more than 2,000 items, 2,000 are drawn, some of each class.
 
     Args:
         embeddings: What the encoder makes of the items.
         baseline: What the items are otherwise, such as `Embedded.raw`.
-        labels: Class codes; items of -1 are left out.
-        distance: Compares both.
+        labels: Class codes; items labeled -1 are left out.
+        distance: What compares both.
         name: What the baseline is called.
         are_new: Whether the encoder was trained on none of these classes.
         per_item: Pairs drawn per item.
@@ -126,8 +128,7 @@ def compare_with_baseline(
     """
     rows = (labels >= 0).nonzero().flatten()
     if len(rows) > MOST_COMPARED:
-        drawn = torch.randperm(len(rows), generator=torch.Generator().manual_seed(seed))
-        rows = rows[drawn[:MOST_COMPARED].sort().values]
+        rows = rows[rows_of_each(labels[rows], MOST_COMPARED, seed)]
     labels = labels[rows]
     counts = torch.unique(labels, return_counts=True)[1]
     if len(counts) < 2 or int(counts.max()) < 2:
@@ -137,8 +138,9 @@ def compare_with_baseline(
     for each in (embeddings[rows].float(), baseline[rows].float()):
         judged = evaluate_retrieval(each, labels, distance=distance, ks=(1,))
         scores.append({measure: judged.per_query[measure] for measure in _OF_RETRIEVAL})
-        left, right = each[pairs.T]
-        verified.append(evaluate_verification(distance.paired(left, right), same, items=pairs))
+        some = torch.split(pairs, max(1, NUMBERS // each.shape[1]))
+        apart = torch.cat([distance.paired(*each[few.T]) for few in some])
+        verified.append(evaluate_verification(apart, same, items=pairs))
     names = (MODEL, name)
     comparison = together(
         {

@@ -50,13 +50,13 @@ class EvaluateEpochs:
         gallery: items to look queries up in; they must not be among the queries. Used whole.
         distance: what is compared; smaller is closer.
         preprocess: the same that `fit` gets.
-        every: score each so many epochs.
-        raw: also score the raw input, see `encoders.RawInput`: the same numbers in every record,
-            as `<part>_raw_map_at_r`. An encoder that does not pass them has not helped.
+        every: Epochs from one scoring to the next; the first is always scored.
+        raw: Whether to score the raw input too, see `encoders.RawInput`: the same numbers in every
+            record, as `<part>_raw_map_at_r`. An encoder that does not pass them has not helped.
         most: items of a part that are scored at most, at least 5, in an order drawn once: a few
             of each class, as many of each as far as there are.
         per_item: pairs per item.
-        seed: of items and pairs; same seed, same items and pairs in every epoch.
+        seed: Seed of items and pairs; same seed, same items and pairs in every epoch.
 
     Raises:
         InputError: no part; a part without pairs of both kinds, or none of whose classes is in
@@ -233,19 +233,24 @@ def _given(name: str, part: GivenPairs, most: int, seed: int) -> _Part:
 
 
 def _at_most(data: Dataset, most: int, seed: int) -> Dataset:
-    """In rounds, every class gives a few items, in an order of classes drawn once."""
     if len(data) <= most:
         return data
+    return Subset(data, rows_of_each(data.labels, most, seed))
+
+
+def rows_of_each(labels: Int[Tensor, " n"], most: int, seed: int) -> Int[Tensor, " m"]:
+    """At most `most` rows: in rounds, every class gives a few, in an order drawn once."""
     rng = np.random.default_rng(seed)
-    shuffled = rng.permutation(len(data))
+    shuffled = rng.permutation(len(labels))
     classes, numbers, sizes = np.unique(
-        data.labels.numpy()[shuffled], return_inverse=True, return_counts=True
+        labels.numpy()[shuffled], return_inverse=True, return_counts=True
     )
     by_class = np.argsort(numbers, kind="stable")
-    rank = np.empty(len(data), dtype=np.int64)  # of an item among those of its class
-    rank[by_class] = np.arange(len(data)) - np.repeat(np.cumsum(sizes) - sizes, sizes)
+    rank = np.empty(len(labels), dtype=np.int64)  # of an item among those of its class
+    rank[by_class] = np.arange(len(labels)) - np.repeat(np.cumsum(sizes) - sizes, sizes)
     turn = rng.permutation(len(classes))[numbers]
-    return Subset(data, np.sort(shuffled[np.lexsort((turn, rank // TOGETHER))[:most]]))
+    chosen = shuffled[np.lexsort((turn, rank // TOGETHER))[:most]]
+    return torch.from_numpy(np.sort(chosen))
 
 
 def _common_codes(queries: Dataset, gallery: Dataset) -> tuple[Tensor, Tensor]:

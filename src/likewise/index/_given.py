@@ -112,8 +112,8 @@ def ids_to_add(now: Known, ids: Values | None, count: int) -> Given:
     """The ids of `count` new items, none of them stored.
 
     Raises:
-        InputTypeError: as `given_ids`, or another kind than those stored.
-        InputError: as `given_ids`, another number than `count`, or an id that is taken.
+        InputTypeError: What `given_ids` refuses, or another kind than those stored.
+        InputError: What `given_ids` refuses, another number than `count`, or an id that is taken.
     """
     if ids is None:
         return _next_ids(now, count)
@@ -132,8 +132,8 @@ def ids_to_put(now: Known, ids: Values, count: int) -> tuple[Given, Integers]:
     """The ids of `count` items, and the rows of those that are stored, which they replace.
 
     Raises:
-        InputTypeError: as `ids_to_add`.
-        InputError: as `given_ids`, or another number than `count`.
+        InputTypeError: What `ids_to_add` refuses.
+        InputError: What `given_ids` refuses, or another number than `count`.
     """
     given = given_ids(now, ids)
     rows = now.rows_of(given)

@@ -17,7 +17,7 @@ class GrowingArray:
 
     Args:
         rows: the first; kept themselves, not a copy, where there is no more `room`.
-        room: for so many rows in all, before others must be copied to make some.
+        room: Number of rows that fit before all must be copied to make room.
     """
 
     def __init__(self, rows: npt.NDArray[Any], *, room: int = 0) -> None:
@@ -42,7 +42,7 @@ class GrowingArray:
         self._count = count
 
     def reserve(self, room: int) -> None:
-        """Make room for so many rows in all."""
+        """Make room for `room` rows in all."""
         if room > len(self._buffer):
             grown = self._empty(room)
             grown[: self._count] = self.view

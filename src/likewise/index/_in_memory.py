@@ -104,7 +104,7 @@ class InMemory:
         )
 
     def reserve(self, count: int) -> None:
-        """Make room for so many items in all."""
+        """Make room for `count` items in all."""
         self.held.reserve(count)
 
     def clear(self, now: Snapshot) -> None:

@@ -273,7 +273,7 @@ class Columns:
         facts: say for how many items there is room, more are taken in as well, and how
             embeddings are kept.
         search: of the items.
-        room: for at least so many items; see `reserve`.
+        room: Number of items that fit, at least; see `reserve`.
         arrays: the items, if they are there already; kept, not copied.
         metadata: of these, where memory keeps it.
         payloads: likewise.
@@ -308,7 +308,7 @@ class Columns:
         self.reserve(max(room, facts.items))
 
     def reserve(self, room: int) -> None:
-        """Make room for so many items in all, so that they are never copied to make some."""
+        """Make room for `room` items in all, so that none is copied to make some."""
         for column in (self._positions, self._keys, self._labels, self._embeddings):
             column.reserve(room)
 
@@ -418,7 +418,7 @@ class Held:
         self.lock.release()
 
     def reserve(self, room: int) -> None:
-        """Make room for so many items in all, also once their dimension is known."""
+        """Make room for `room` items in all, also once their dimension is known."""
         with self.lock:
             self._columns.reserve(room)
             self._room = room

@@ -195,7 +195,7 @@ class Store(Protocol[V]):
         """
 
     def reserve(self, count: int) -> None:
-        """Make room for so many items in all, where the store keeps them in memory."""
+        """Make room for `count` items in all, where the store keeps them in memory."""
 
     def clear(self, now: V) -> None:
         """Forget all items, of which there are some; only within `writing`."""

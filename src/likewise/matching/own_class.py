@@ -37,7 +37,7 @@ def lookup_without_own_class(
     So a query of a known class is judged as an unknown one. That is exact for every rule: it is
     what a lookup would find in an index without this class. Class centers are left out in the same
     way. Where fewer than k items of other classes are stored, the rest is padding, as in a lookup.
-    Never more than some million distances are held at once.
+    About 16 million distances are held at once.
 
     Args:
         queries: Embeddings.

@@ -61,13 +61,13 @@ def as_unknowns(
 
     Args:
         queries: Items with labels, judged against the whole index.
-        embeddings: Theirs.
+        embeddings: Embeddings of the items.
         searched: What the rule looks up in.
-        judge: The rule, from neighbors and the embeddings they are of.
-        distance: That of the index.
-        names: The classes that codes stand for.
+        judge: The rule, from neighbors and the embeddings they were looked up for.
+        distance: Distance of the index.
+        names: Names of the classes, by code.
         trained_on: Names of the classes that the encoder was trained on.
-        cross_fit: Of these classes, if there is one.
+        cross_fit: Cross-fit of the classes trained on, if there is one.
         k: Number of neighbors that the rule looks at.
 
     Raises:
@@ -90,8 +90,7 @@ def as_unknowns(
             embeddings[left_out], own.truth, searched, distance=distance, k=min(k, len(searched))
         )
         labels, distances = judge(near, embeddings[left_out])
-        farthest = distances[distances.isfinite()].max()  # nobody has a vote: never accepted
-        parts.append(own._replace(distances=distances.clamp(max=float(farthest)), labels=labels))
+        parts.append(own._replace(distances=distances, labels=labels))
     if folded and cross_fit is not None:
         kind = "cross-fit"
         held = len(cross_fit.class_names)

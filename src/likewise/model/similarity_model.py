@@ -504,8 +504,9 @@ class SimilarityModel:
             unknowns: Real unknowns, for matching: items of classes that are not indexed. They give
                 a second threshold, and the stricter of both is kept.
             for_gallery_of: Number of items that the index may grow to, for matching: unknowns are
-                then accepted more often, at most in proportion.
-            seed: of the pairs.
+                then accepted more often, at most in proportion. A number below what is indexed
+                changes nothing.
+            seed: Seed of the pairs.
             progress: called as progress(done, total) while embedding.
 
         Raises:
@@ -517,6 +518,7 @@ class SimilarityModel:
             check_count("for_gallery_of", for_gallery_of)
         name = PAIRS if rule == PAIRS else rule_name(rule)
         is_own = not isinstance(rule, str) and RULES.get(name) is not rule
+        decides = rule if is_own else name
         if is_own and name in (*RULES, PAIRS):
             raise InputError(f"rule must have a name that is free, got {name!r}. Rename it.")
         if name == PAIRS and per_class:
@@ -553,7 +555,7 @@ class SimilarityModel:
                 new,
                 self.index,
                 norm=self.norm,
-                rule=rule if is_own else name,
+                rule=decides,
                 k=k,
                 leave_out=leave_out,
                 trained_on=self.trained_on,
@@ -561,31 +563,27 @@ class SimilarityModel:
                 for_gallery_of=for_gallery_of,
             )
         thresholds = real = None
+        seen = [self.calibrated_prints, trials.prints]
         if unknowns is not None:
             told = unknowns if isinstance(unknowns, Embedded) else sources.as_dataset(unknowns)
-            real = given_unknowns(
-                self._new(told, progress),
-                self.index,
-                norm=self.norm,
-                rule=rule if is_own else name,
-                k=k,
-            )
+            judged = self._new(told, progress)
+            real = given_unknowns(judged, self.index, norm=self.norm, rule=decides, k=k)
+            seen.append(judged.fingerprints)
         if per_class:
             thresholds = calibrated_per_class(trials, goal=goal, rule=name, k=k, fewest=fewest)
             chosen = thresholds.everywhere
         else:
             chosen = calibrated(trials, goal=goal, rule=name, k=k, given=real)
         warn_of_many(chosen, stacklevel=3)
-        prior = 0.5 if name == PAIRS else float(trials.same.double().mean())
         point = point or name
         self._forget([point])
-        self.probabilities[point] = fit_logistic(trials.distances, trials.same, prior=prior)
+        self.probabilities[point] = fit_logistic(trials.distances, trials.same, prior=trials.prior)
         self.calibrations[point] = chosen
         if thresholds is not None:
             self.class_thresholds[point] = thresholds
         if not isinstance(rule, str) and is_own:
             self.rules[name] = rule
-        self.calibrated_prints = torch.unique(torch.cat([self.calibrated_prints, trials.prints]))
+        self.calibrated_prints = torch.unique(torch.cat(seen))
         return chosen
 
     def match(
@@ -684,9 +682,9 @@ class SimilarityModel:
 
         Args:
             data: a labeled dataset, or an `Embedded`.
-            point: of matching; calibrated before, if anything is indexed.
+            point: Calibration for matching, by its name, if anything is indexed.
             per_item: pairs drawn per item, for verification.
-            seed: of the pairs.
+            seed: Seed of the pairs.
             progress: called as progress(done, total) while embedding.
         """
         if not isinstance(data, Embedded):

@@ -54,8 +54,17 @@ class Trials(NamedTuple):
     guarantee_for: str = "items"
     labels: Int[Tensor, " p"] | None = None  # in matching, what the rule decides on
     kind: str = "given"  # in matching, where the unknowns come from
-    as_given: int | None = None  # in matching, the first so many are not judged a second time
+    as_given: int | None = None  # in matching, how many, the first, are not judged a second time
     growth: float = 1.0  # in matching, how many times as often an unknown is accepted in use
+
+    @property
+    def prior(self) -> float:
+        """The share that is the same; half of that of the known where unknowns are made of them."""
+        if self.known is None:
+            return 0.5
+        some = self.known if self.kind != "given" else torch.ones_like(self.known)
+        share = float(self.same[some].double().mean())
+        return share if self.kind == "given" else share / 2
 
 
 def pair_trials(
@@ -75,7 +84,7 @@ def pair_trials(
         given: pairs of the items' source; those that hold an item that is not new are left out.
             Pairs are drawn if None.
         per_item: pairs drawn per item.
-        seed: of the pairs.
+        seed: Seed of the pairs.
         leave_out: whether `items` of the trials are "items" or "classes".
 
     Raises:
@@ -124,7 +133,11 @@ def matching_trials(
     check_some_indexed(index, new)
     searched = _searched(index, rule)
     found = searched.lookup(new.embeddings, k=k)
-    labels, distances = decide(_normalized(found, new.embeddings, searched, norm), rule)
+
+    def judge(near: Neighbors, embeddings: Tensor) -> tuple[Tensor, Tensor]:
+        return _decided(_normalized(near, embeddings, searched, norm), rule)
+
+    labels, distances = judge(found, new.embeddings)
     names = all_names(index.class_names, new)
     truth = translated(new, names)
     known = torch.isin(truth, index.labels)
@@ -133,7 +146,7 @@ def matching_trials(
         queries,
         new.embeddings,
         searched,
-        lambda near, of: decide(_normalized(near, of, searched, norm), rule),
+        judge,
         distance=index.distance,
         names=names,
         trained_on=trained_on,
@@ -147,7 +160,7 @@ def matching_trials(
     if leave_out != "classes":  # an item of a cross-fit is none of these
         others = len(new) + torch.arange(len(both.rows))
         items = both.rows.where(both.rows >= 0, others)
-    size = for_gallery_of or len(index)
+    size = max(len(index), for_gallery_of or 0)
     return Trials(
         both.distances,
         (both.labels == both.truth) & both.known,
@@ -160,7 +173,7 @@ def matching_trials(
         both.labels,
         unknowns.kind,
         len(new),
-        unknowns.growth * max(1.0, size / len(index)),
+        unknowns.growth * size / len(index),
     )
 
 
@@ -185,7 +198,7 @@ def given_unknowns(
         raise InputError(
             f"must be of classes that are not indexed, got {_some(both)}.", argument="unknowns"
         )
-    _, distances = decide(neighbors_for(index, new.embeddings, norm=norm, rule=rule, k=k), rule)
+    _, distances = _decided(neighbors_for(index, new.embeddings, norm=norm, rule=rule, k=k), rule)
     told = len(names) > 1 and bool((new.labels >= 0).all())
     return GivenUnknowns(distances, new.labels if told else None)
 
@@ -249,6 +262,7 @@ def calibrated_per_class(
         guarantee_for=trials.guarantee_for,
         kind=trials.kind,
         growth=trials.growth,
+        as_given=trials.as_given,
         rule=rule,
         k=k,
     )
@@ -356,6 +370,22 @@ def _normalized(
     norm: AdaptiveNorm | None,
 ) -> Neighbors:
     return found if norm is None else normalize_neighbors(found, queries, searched, norm)
+
+
+def _decided(neighbors: Neighbors, rule: str | Rule) -> tuple[Tensor, Tensor]:
+    """What a rule decides; where nobody has a vote, no nearer than any other.
+
+    Raises:
+        InputError: nobody has a vote anywhere.
+    """
+    labels, distances = decide(neighbors, rule)
+    voted = (labels >= 0) & ~distances.isposinf()
+    if not bool(voted.any()):
+        raise InputError(
+            f"index must hold labeled items near the data, got unlabeled ones for all {len(voted)} "
+            "queries. Label them, or look at more neighbors (k)."
+        )
+    return labels, distances.where(voted, distances[voted].max())
 
 
 def _searched(index: Index, rule: str | Rule) -> Index:

@@ -59,9 +59,9 @@ def merge(
     """Take the items of `there` into `store`, in one batch; gives back how many came.
 
     Args:
-        store: of the gallery that grows.
+        store: Store of the gallery that grows.
         here: its items.
-        other: of the other gallery.
+        other: Store of the other gallery.
         there: the items of that.
         on_conflict: "keep", "replace", or None to refuse.
 

@@ -46,7 +46,7 @@ class Database:
         folder: holds a gallery, or is to.
         read_only: take no lock, and refuse to write.
         made_for: facts of the gallery to make if there is none.
-        names: of its classes.
+        names: Names of its classes.
 
     Raises:
         GalleryError: there is none, another process writes, or it is damaged.
@@ -230,11 +230,11 @@ class Database:
         """Write one batch, all of it or nothing, and wait until it is on disk.
 
         Args:
-            facts: of the gallery after it.
+            facts: Facts of the gallery after it.
             removed: positions.
             rows: columns of `items`, in their order.
             labels: label, checksum of the row, position.
-            names: of the last classes, in place of those that have their codes or later ones.
+            names: Names of the last classes, in place of those that have their codes or later ones.
             changes: position, and checksum before, of what is removed or relabeled.
         """
         with self._sentences(writing=True):

@@ -43,7 +43,7 @@ class InFolder:
     write it; `reading` takes in what it wrote. A fork of the process may use none of it.
 
     Args:
-        folder: of the gallery.
+        folder: Folder of the gallery.
         read_only: see `Database`.
         made_for: see `Database`.
         names: see `Database`.
@@ -201,7 +201,7 @@ class InFolder:
         self.database.acknowledge(facts)
 
     def reserve(self, count: int) -> None:
-        """Make room in memory for so many items in all."""
+        """Make room in memory for `count` items in all."""
         self._check_open()
         self.held.reserve(count)
 
@@ -404,7 +404,7 @@ def is_gallery(folder: Path) -> bool:
     """Whether `folder` holds a gallery, whole or not.
 
     Raises:
-        GalleryError: that may not be known.
+        GalleryError: it cannot be told whether there is one.
     """
     return is_there(folder, DATABASE) or last_acknowledged(folder) is not None
 
