@@ -103,7 +103,7 @@ class ImageFiles(TorchDataset[tuple[Tensor, int]]):
         FileNotFoundError: a file is not there when it is looked at.
     """
 
-    ids: list[Any] | None = None  # as `ids_of` tells them
+    ids: list[Any] | InputError | None = None  # as `ids_of` tells them
 
     def __init__(
         self,

@@ -264,7 +264,7 @@ class BalancedStream:
 
     def __init__(
         self,
-        stream: "Labeled",
+        stream: Labeled,
         *,
         classes_per_batch: int | None = None,
         items_per_class: int | None = None,
