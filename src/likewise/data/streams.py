@@ -215,7 +215,8 @@ def collected(stream: Stream) -> ArrayDataset | TextDataset:
         if room < 0:
             raise InputError(
                 f"data must fit into memory here, {max_kept():,} bytes, got a stream of more than "
-                f"{len(items)} items. Give a part of it, or set LIKEWISE_MAX_KEPT to allow more."
+                f"{len(items)} items. Give a part of it, train with a buffer, or set "
+                "LIKEWISE_MAX_KEPT to allow more."
             )
         items.append(item)
         labels.append(label)
