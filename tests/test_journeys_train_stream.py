@@ -14,6 +14,7 @@ import likewise as lw
 from likewise import data
 from likewise.data.streams import Stream, open_stream
 from likewise.errors import InputError
+from likewise.journeys.choosing import stream_for_training
 
 
 class Points(IterableDataset):
@@ -243,5 +244,7 @@ def test_a_saved_dataset_reads_no_file_outside_of_it(tmp_path):
 def test_a_stream_keeps_its_own_arguments():
     stream = Stream(Points())
     assert open_stream(stream) is stream
+    recipe = lw.Recipe(encoder="timm:resnet18", train="all")
+    assert stream_for_training(stream, recipe) is stream, "whatever size that encoder has"
     with pytest.raises(InputError, match="source must be no Stream with split, item"):
         open_stream(stream, image_size=4)

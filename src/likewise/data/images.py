@@ -303,7 +303,7 @@ def decode_image(
         InputError: It cannot be read as an image.
     """
     framing = check_image_size(image_size)
-    with _reading(name, io.BytesIO(content), formats) as image:
+    with _reading(name, io.BytesIO(content), formats, name) as image:
         if check is not None:
             check(*image.size)
         return _scaled(_pixels(_upright(image, name, channels, framing), channels, framing))
@@ -473,10 +473,13 @@ def _tells_no_exif(image: Image.Image) -> bool:
 
 @contextmanager
 def _reading(
-    path: str | Path, content: BinaryIO | None = None, formats: tuple[str, ...] | None = None
+    path: str | Path,
+    content: BinaryIO | None = None,
+    formats: tuple[str, ...] | None = None,
+    name: str | None = None,
 ) -> Iterator[Image.Image]:
     """An image file, open; what its decoder raises becomes one sentence."""
-    name = repr(os.fspath(path)) if formats is None else os.fspath(path)
+    name = name or repr(os.fspath(path))
     suffix = os.path.splitext(path)[1].lower()
     if formats is None:
         formats = (*_FORMATS, *(each for each, known in _UNSIGNED.items() if suffix in known))
