@@ -258,7 +258,7 @@ def pixels_of(
     """A Pillow image as numbers in 0..1, by the rules of `ImageFiles`.
 
     Args:
-        image: of any mode with 8 or 16 bits.
+        image: Image of any mode with 8 or 16 bits.
         channels: 1 or 3; by default as the image is.
         image_size: what to resize to, as in `ImageFiles`; by default the size it has.
 

@@ -320,7 +320,7 @@ def has_splits(
     """Whether `load` can give the parts "train" and "test" of a source; reads next to nothing.
 
     Args:
-        source: as for `load`, like the rest.
+        source: Source as `load` takes it, like the other arguments.
         text: the column of texts.
         label: the column of labels.
         vectors: the column of lists of numbers.

@@ -244,7 +244,7 @@ def draw_pairs(
         seed: Numbers that the draw is seeded with.
 
     Raises:
-        InputError: as `PairDataset`.
+        InputError: What `PairDataset` refuses.
 
     Example:
         >>> pairs, same = draw_pairs(np.array([0, 0, 1, -1]), 1.0, (0,))

@@ -156,7 +156,7 @@ def open_stream(
         source: .tar shards, as "train-{00..15}.tar", a folder that Hugging Face's `save_to_disk`
             wrote, or anything that `Stream` takes.
         split: "train", "val" or "test", for a folder that has them; train if None.
-        item: as for `Stream`, like the rest.
+        item: Key of the item, as in `Stream`, like the next arguments.
         label: the key of the label.
         image_size: the size that images are resized to.
         channels: 1 for gray, 3 for color.
@@ -260,7 +260,7 @@ class BalancedStream:
         items_per_class: K; as many as make a batch of about 128, at least 4, if None.
         batches: how many an epoch has.
         buffer: items held.
-        seed: of the choice.
+        seed: Seed of the choice.
     """
 
     def __init__(

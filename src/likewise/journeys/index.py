@@ -29,7 +29,7 @@ class Indexed:
     Attributes:
         added: items that are new.
         already_there: items of the data that were there, with the same class.
-        as_another_class: of those added, how many are there as another class too.
+        as_another_class: added items that are there as another class too.
         relabeled: items that moved to another class, and kept their id.
         moved: items whose file moved within its class, and kept their id.
         removed: items that are gone.
