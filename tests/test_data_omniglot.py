@@ -234,6 +234,11 @@ def test_a_damaged_zip_is_named(here):
             "must hold an image of test and one of training, got 'run02/test/item01.png'",
         ),
         (
+            changed("all_runs", "run02/class_labels.txt", b"\xff\xfe r\xe4n"),
+            ValueError,
+            "'run02/class_labels.txt' must be UTF-8 text, got something else. Fetch all_runs again",
+        ),
+        (
             changed("all_runs", "run02/training/class03.png", png(ink(0))),
             ValueError,
             "must all be of one size, got several. Fetch all_runs again.",

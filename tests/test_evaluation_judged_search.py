@@ -161,6 +161,12 @@ def test_ranks_without_an_item_and_queries_that_are_not_asked():
     assert result.counted.tolist() == [1]
     assert result.precision_at_k[2].value == 0.5
     assert result.share_found_at_k[1].value == 1
+    index = lw.Index()
+    index.add(torch.eye(4), ids=[7, 8, 9, 10], metadata=[{"kept": 1}, {}, {}, {}])
+    padded = index.lookup(torch.eye(4)[:1], k=4, where={"kept": 1})
+    assert padded.ids.tolist() == [[7, -1, -1, -1]], "padding is no item that was found twice"
+    judged = evaluate_search(padded, Relevance([0, 0], ["-1", "7"]), ks=[4])
+    assert (judged.share_found_at_k[4].value, judged.precision_at_k[4].value) == (0.5, 0.25)
 
 
 def test_numbers_and_text_are_one_id_and_padding_is_none():

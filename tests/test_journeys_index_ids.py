@@ -78,6 +78,21 @@ def test_a_model_that_was_wrapped_remembers_the_column(run, folder):
     assert lw.load(folder / "M").index.ids.tolist() == ["k1", "k2", "k3"]
 
 
+def test_only_what_uses_ids_refuses_a_row_without_one(run, folder):
+    path = table(folder / "t.csv", [("k1", "x", 1, 0), ("k2", "y", 0, 1)])
+    run("wrap", path, "--id", "sku", "--out", folder / "M")
+    rows = [("", "x", 2, 0), ("k4", "x", 3, 0.1), ("k5", "y", 0, 2), ("k6", "y", 0.1, 4)]
+    others = table(folder / "others.csv", rows)
+    others.write_text(others.read_text().replace("a,b", "v,w"))  # a and b would be pairs
+    status, _, err = run("calibrate", folder / "M", others)
+    assert status == 0, err
+    for command in ("index", "lookup", "match"):
+        status, _, err = run(command, folder / "M", others)
+        assert status == 2
+        assert "row 2 of" in err
+        assert "must have a text or a whole number as sku, got ''. Correct or remove" in err
+
+
 def test_whole_numbers_of_a_csv_meet_those_of_an_index():
     model = lw.SimilarityModel(None)
     model.add((torch.eye(2), ["a", "b"]), ids=[5, 6])
@@ -86,6 +101,15 @@ def test_whole_numbers_of_a_csv_meet_those_of_an_index():
     assert index(model, points).already_there == 1
     points.ids = ["A"]
     with pytest.raises(TypeError, match="ids must be integers, as those in the index are"):
+        index(model, points)
+
+
+def test_ids_that_are_one_number_to_the_index_are_refused():
+    model = lw.SimilarityModel(None)
+    model.add((torch.eye(2), ["a", "b"]), ids=[5, 6])
+    points = lw.data.load((torch.eye(2), ["a", "b"]))
+    points.ids = ["7", "07"]
+    with pytest.raises(InputError, match="id must name a column whose ids all differ, got 7 more"):
         index(model, points)
 
 

@@ -48,7 +48,7 @@ def folder(tmp_path):
 def test_files_rows_and_ids_are_what_evaluate_search_sees(run, folder):
     model, queries = lw.load(folder / "model"), lw.data.load(folder / "asked")
     found = judge_search(model, queries, folder / "tables" / "relevance.csv", ks=[1, 3])
-    given = lw.data.Relevance([1, 1, 1, 2, 9, 0], [1, 2, "x", 3, 2, 1], [2, 1, 1, 1, 1, 1])
+    given = lw.data.Relevance([1, 1, 1, 2, 9, 0], [1, 2, "x\0y", 3, 2, 1], [2, 1, 1, 1, 1, 1])
     relevance = lw.data.Relevance([1, 1, 1, 2], [1, 2, "gone", 3], [2, 1, 1, 1])
     neighbors = model.lookup(lw.data.Subset(queries, [1, 2, 3]), k=6)
     expected = evaluate_search(neighbors, relevance, queries=[1, 2, 3], ks=[1, 3])

@@ -1,4 +1,4 @@
-"""`train_stream` and `likewise train --buffer`: training on what can only be gone through."""
+"""Training on what can only be gone through: `lw.train` and `likewise train` with a buffer."""
 
 import io
 import json
@@ -14,6 +14,7 @@ import likewise as lw
 from likewise import data
 from likewise.data.streams import Stream, open_stream
 from likewise.errors import InputError
+from likewise.journeys.choosing import stream_for_training
 
 
 class Points(IterableDataset):
@@ -74,7 +75,7 @@ def rows_of(count):
 def test_a_stream_makes_a_model_that_knows_what_it_was_trained_on():
     recipe = lw.Recipe(epochs=2, batches=3, keep_aside=0.2, hold_out_classes=["c4"])
     told = []
-    model = lw.train_stream(Points(), recipe, buffer=60, device="cpu", tell=told.append)
+    model = lw.train(Points(), recipe, buffer=60, device="cpu", tell=told.append)
     assert sorted(model.trained_on) == ["c0", "c1", "c2", "c3"]
     assert [record["classes_seen"] for record in model.origin["history"]] == [4, 4]
     whole = data.as_dataset(Points())
@@ -94,7 +95,7 @@ def list_of(stream, count):
 
 def test_the_same_seed_trains_the_same_model():
     recipe = lw.Recipe(epochs=1, batches=2)
-    a, b = (lw.train_stream(Points(), recipe, buffer=50, device="cpu") for _ in range(2))
+    a, b = (lw.train(Points(), recipe, buffer=50, device="cpu") for _ in range(2))
     assert a.fingerprint == b.fingerprint
 
 
@@ -111,7 +112,21 @@ def test_the_same_seed_trains_the_same_model():
 )
 def test_what_needs_all_items_at_once_is_refused(choices, message):
     with pytest.raises(InputError, match=message):
-        lw.train_stream(Points(), lw.Recipe(**choices))
+        lw.train(Points(), lw.Recipe(**choices), buffer=50)
+
+
+@pytest.mark.parametrize(
+    ("given", "message"),
+    [
+        ({"evaluate": "aside"}, "evaluate must be left out for a stream, got 'aside'. Leave it or"),
+        ({"workers": 1}, "workers must be left out for a stream, got 1"),
+        ({"checkpoint": "kept"}, "checkpoint must be left out for a stream, got 'kept'"),
+        ({"buffer": 1}, "buffer must be"),
+    ],
+)
+def test_arguments_that_need_all_items_are_refused(given, message):
+    with pytest.raises(InputError, match=message):
+        lw.train(Points(), lw.Recipe(epochs=1), **{"buffer": 50, **given})
 
 
 def test_shards_train_from_the_command_line(run, tmp_path):
@@ -153,8 +168,12 @@ def test_images_of_several_sizes_ask_for_one(tmp_path):
             return iter(images)
 
     with pytest.raises(InputError, match=r"shape of the first.* Give image_size= to resize"):
-        lw.train_stream(Given(), lw.Recipe(epochs=1))
-    model = lw.train_stream(Given(), lw.Recipe(epochs=1, batches=1, keep_aside=0.0), image_size=8)
+        lw.train(Given(), lw.Recipe(epochs=1), buffer=50)
+    model = lw.train(
+        Stream(Given(), image_size=8),
+        lw.Recipe(epochs=1, batches=1, keep_aside=0.0),
+        buffer=50,
+    )
     assert (model.preprocess.item_shape, model.preprocess.framing.size) == ((1, 8, 8), (8, 8))
 
 
@@ -225,5 +244,7 @@ def test_a_saved_dataset_reads_no_file_outside_of_it(tmp_path):
 def test_a_stream_keeps_its_own_arguments():
     stream = Stream(Points())
     assert open_stream(stream) is stream
+    recipe = lw.Recipe(encoder="timm:resnet18", train="all")
+    assert stream_for_training(stream, recipe) is stream, "whatever size that encoder has"
     with pytest.raises(InputError, match="source must be no Stream with split, item"):
         open_stream(stream, image_size=4)

@@ -55,7 +55,6 @@ if TYPE_CHECKING:
     from likewise.intervals import Estimate
     from likewise.journeys.recipe import Recipe
     from likewise.journeys.train import train
-    from likewise.journeys.train_stream import train_stream
     from likewise.journeys.wrap import wrap
     from likewise.matching import UNKNOWN, Matches, match
     from likewise.model import SimilarityModel, embed, load
@@ -120,7 +119,6 @@ __all__ = [
     "show",
     "sklearn",
     "train",
-    "train_stream",
     "training",
     "verification",
     "wrap",
@@ -157,7 +155,6 @@ _MODULE_OF = {  # the other names of __all__ are modules themselves
     "match": "matching",
     "show": "plots",
     "train": "journeys.train",
-    "train_stream": "journeys.train_stream",
     "wrap": "journeys.wrap",
 }
 

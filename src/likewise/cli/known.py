@@ -35,7 +35,7 @@ def index(
     source: Data,
     per_class: Annotated[
         Optional[int],  # noqa: UP045
-        typer.Option(help="So many examples of each class, drawn by seed; all if left out."),
+        typer.Option(help="Number of examples of each class, drawn by seed; all if left out."),
     ] = None,
     keep_pictures: Annotated[
         bool,

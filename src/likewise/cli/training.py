@@ -15,7 +15,7 @@ from likewise import data
 from likewise.cli import console
 from likewise.cli.answers import Answer
 from likewise.errors import InputError, naming
-from likewise.journeys.choosing import open_for_training
+from likewise.journeys.choosing import open_for_training, stream_for_training
 from likewise.journeys.frozen import FEATURES
 from likewise.journeys.opening import PLAIN, is_pair_table, named_classes, open_data, parts_of_list
 from likewise.journeys.train import ASIDE, selection_notes
@@ -55,28 +55,15 @@ def train(
         where = tracked or Path("runs", "likewise")
         callbacks.insert(0, Track(track, folder=where.parent, run=where.name))
     recipe = lw.Recipe.from_dict(choices)
+    given: Any
     if buffer is not None:
-        _check_stream(evaluate=evaluate, workers=workers)
+        given = stream_for_training(
+            source, recipe, split=split, image_size=image_size, channels=channels, reading=reading
+        )
         names = tuple(name for word in hold_out_classes for name in parts_of_list(word))
         if names:
             recipe = dataclasses.replace(recipe, hold_out_classes=names)
-        with console.warnings_as_lines(), console.progress("training") as show:
-            return lw.train_stream(
-                source,
-                recipe,
-                buffer=buffer,
-                split=split,
-                image_size=image_size,
-                channels=channels,
-                callbacks=callbacks,
-                progress=show,
-                device=device,
-                reading=reading,
-                weights=weights,
-                tell=console.say,
-            )
-    given: Any
-    if recipe.pairs and is_pair_table(source):
+    elif recipe.pairs and is_pair_table(source):
         given = data.load_pairs(
             source, image_size=image_size, channels=channels, texts=reading.text is not None
         )
@@ -98,7 +85,7 @@ def train(
             held = held_out(hold_out_classes, present)
             recipe = dataclasses.replace(recipe, hold_out_classes=held)
     scored: Any = evaluate
-    if evaluate not in (None, ASIDE):
+    if evaluate not in (None, ASIDE) and buffer is None:
         scored = _opened_like(
             given.data if isinstance(given, data.GivenPairs) else given, evaluate, reading
         )
@@ -111,6 +98,7 @@ def train(
                 callbacks=callbacks,
                 progress=show,
                 workers=workers,
+                buffer=buffer,
                 device=device,
                 name=source,
                 scored_on=evaluate,
@@ -127,15 +115,6 @@ def train(
         if is_new and checkpoint is not None:  # what was refused cannot go on
             forget(checkpoint)
         raise
-
-
-def _check_stream(**arguments: Any) -> None:
-    for name, value in arguments.items():
-        if value:
-            raise InputError(
-                f"must be left out for a stream, got {value!r}. Leave it or --buffer out.",
-                argument=name,
-            )
 
 
 def checkpoint_of(out: Path, *, resume: bool) -> Path:

@@ -81,7 +81,7 @@ class ArrayDataset(TorchDataset[tuple[Tensor, int]]):
         (torch.Size([1, 28, 28]), 1.0, 'dog')
     """
 
-    ids: list[Any] | None = None  # as `ids_of` tells them
+    ids: list[Any] | InputError | None = None  # as `ids_of` tells them
 
     def __init__(
         self,

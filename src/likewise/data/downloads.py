@@ -50,8 +50,8 @@ HOMES = {
     "stanford-online-products": "http://ftp.cs.stanford.edu/cs/cvgl/",
 }
 
-# Data sets that are not downloaded, as no checksum or no open home of them is known; and what of
-# them must be put into a folder.
+# Data sets that are not downloaded, because no checksum or no open address is known, each with what
+# its folder must hold.
 BY_HAND = {
     "cars196": "cars_annos.mat with car_ims/, or devkit/, cars_test_annos_withlabels.mat, "
     "cars_train/ and cars_test/",

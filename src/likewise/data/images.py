@@ -103,7 +103,7 @@ class ImageFiles(TorchDataset[tuple[Tensor, int]]):
         FileNotFoundError: a file is not there when it is looked at.
     """
 
-    ids: list[Any] | None = None  # as `ids_of` tells them
+    ids: list[Any] | InputError | None = None  # as `ids_of` tells them
 
     def __init__(
         self,
@@ -258,7 +258,7 @@ def pixels_of(
     """A Pillow image as numbers in 0..1, by the rules of `ImageFiles`.
 
     Args:
-        image: of any mode with 8 or 16 bits.
+        image: Image of any mode with 8 or 16 bits.
         channels: 1 or 3; by default as the image is.
         image_size: what to resize to, as in `ImageFiles`; by default the size it has.
 
@@ -303,7 +303,7 @@ def decode_image(
         InputError: It cannot be read as an image.
     """
     framing = check_image_size(image_size)
-    with _reading(name, io.BytesIO(content), formats) as image:
+    with _reading(name, io.BytesIO(content), formats, name) as image:
         if check is not None:
             check(*image.size)
         return _scaled(_pixels(_upright(image, name, channels, framing), channels, framing))
@@ -473,10 +473,13 @@ def _tells_no_exif(image: Image.Image) -> bool:
 
 @contextmanager
 def _reading(
-    path: str | Path, content: BinaryIO | None = None, formats: tuple[str, ...] | None = None
+    path: str | Path,
+    content: BinaryIO | None = None,
+    formats: tuple[str, ...] | None = None,
+    name: str | None = None,
 ) -> Iterator[Image.Image]:
     """An image file, open; what its decoder raises becomes one sentence."""
-    name = repr(os.fspath(path)) if formats is None else os.fspath(path)
+    name = name or repr(os.fspath(path))
     suffix = os.path.splitext(path)[1].lower()
     if formats is None:
         formats = (*_FORMATS, *(each for each, known in _UNSIGNED.items() if suffix in known))

@@ -71,7 +71,7 @@ def check_unpacked(name: str, packed: int, unpacked: int) -> None:
     """Refuse packed content that says it is far larger than it should be, before unpacking.
 
     Args:
-        name: of the file, for the sentence.
+        name: Name of the file, for the sentence.
         packed: bytes that it takes.
         unpacked: bytes that its header announces.
 

@@ -320,7 +320,7 @@ def has_splits(
     """Whether `load` can give the parts "train" and "test" of a source; reads next to nothing.
 
     Args:
-        source: as for `load`, like the rest.
+        source: Source as `load` takes it, like the other arguments.
         text: the column of texts.
         label: the column of labels.
         vectors: the column of lists of numbers.
@@ -580,7 +580,7 @@ def _load_path_table(path: Path, columns: Columns, where: str, asked: _Asked) ->
     codes, names = _encoded(table.labels or [None] * len(table.paths))
     keep = _kept(table.splits, len(table.paths), asked.split, where)
     files = asked.files(list(compress(table.paths, keep)), codes[torch.tensor(keep)], names)
-    return _named(files, _ids(path, asked, keep), list(compress(table.paths, keep)))
+    return _named(files, _ids_of_file(path, asked, keep), list(compress(table.paths, keep)))
 
 
 def _load_records(
@@ -595,12 +595,12 @@ def _load_records(
         files = records.find("path_column", asked.path_column)
     elif text is None and asked.vectors is None:
         files = next(filter(None, map(records.has, PATH_NAMES)), None)
+    id_ = None if asked.id is None else records.find("id", asked.id)
     if text is not None or files is not None:
         items = [text or files or ""]
     else:
-        id_ = None if asked.id is None else records.find("id", asked.id)
         items = vector_columns(records, asked.vectors, (label, split, id_))
-    cells = records.read([*items, *dict.fromkeys(filter(None, (label, split)))])
+    cells = records.read(list(dict.fromkeys([*items, *filter(None, (label, split, id_))])))
     count = len(cells[items[0]])
     if not count:
         raise InputError(f"{records.name} must have a row, got none. Add items.")
@@ -610,7 +610,7 @@ def _load_records(
     splits = None if split is None else parts_in(records, split, cells[split])
     keep = _kept(splits, count, asked.split, records.name)
     codes = codes[torch.tensor(keep)]
-    ids = _ids(records, asked, keep)
+    ids = None if id_ is None else _ids(records, id_, cells[id_], keep)
     if text is not None:
         texts = texts_in(records, text, cells[text])
         return _named(TextDataset(list(compress(texts, keep)), codes, names), ids)
@@ -627,18 +627,27 @@ def _load_records(
     return _named(_in_memory(parts, records.name, None, asked.size, asked.channels, names), ids)
 
 
-def _ids(table: Records | Path, asked: _Asked, keep: Sequence[bool]) -> list[Any] | None:
-    """The ids of the rows that are kept, if a column of them is asked for."""
+def _ids(
+    records: Records, column: str, cells: Sequence[Any], keep: Sequence[bool]
+) -> list[Any] | InputError:
+    """The ids of the rows that are kept; a faulty cell is refused only by what asks for ids."""
+    try:
+        return list(compress(ids_in(records, column, cells), keep))
+    except InputError as error:
+        return error
+
+
+def _ids_of_file(path: Path, asked: _Asked, keep: Sequence[bool]) -> list[Any] | InputError | None:
     if asked.id is None:
         return None
-    records = open_records(table) if isinstance(table, Path) else table
+    records = open_records(path)
     column = records.find("id", asked.id)
-    return list(compress(ids_in(records, column, records.read([column])[column]), keep))
+    return _ids(records, column, records.read([column])[column], keep)
 
 
-def _named(dataset: _Read, ids: list[Any] | None, paths: Sequence[str] = ()) -> _Read:
+def _named(dataset: _Read, ids: list[Any] | InputError | None, paths: Sequence[str] = ()) -> _Read:
     """The dataset with the ids of its items; of files, without the ids of those skipped."""
-    if ids is not None and isinstance(dataset, ImageFiles) and dataset.skipped:
+    if isinstance(ids, list) and isinstance(dataset, ImageFiles) and dataset.skipped:
         skipped = set(dataset.skipped)
         ids = [id_ for id_, path in zip(ids, paths, strict=True) if path not in skipped]
     dataset.ids = ids
@@ -681,7 +690,7 @@ def _load_number_table(path: Path, columns: Columns, where: str, asked: _Asked) 
     items = table.items if keep.all() else table.items[keep]
     parts = {"all": _Part(partial(np.asarray, items), codes[torch.from_numpy(keep)])}
     made = _in_memory(parts, where, None, asked.size, asked.channels, names, table.scale)
-    return _named(made, _ids(path, asked, keep.tolist()))
+    return _named(made, _ids_of_file(path, asked, keep.tolist()))
 
 
 def _kept(splits: Sequence[str] | None, count: int, split: str | None, where: str) -> list[bool]:

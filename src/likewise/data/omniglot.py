@@ -194,7 +194,13 @@ def _run(table: str, names: Sequence[str], read: Read) -> tuple[list[str], list[
     """Files of the support and of the queries of a run, and the answers."""
     run = table.rpartition("/")[0]
     support = [name for name in names if name.startswith(f"{run}/training/")]
-    lines = [line.split() for line in read(table).decode().splitlines() if line.strip()]
+    try:
+        content = read(table).decode()
+    except UnicodeDecodeError as error:
+        raise InputError(
+            f"{table!r} must be UTF-8 text, got something else. Fetch {_RUNS} again."
+        ) from error
+    lines = [line.split() for line in content.splitlines() if line.strip()]
     for cells in lines:
         if len(cells) != 2 or cells[0] not in names or cells[1] not in support:
             raise InputError(

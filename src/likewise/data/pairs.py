@@ -83,7 +83,8 @@ class GradedPairs(GivenPairs):
     Args:
         data: Dataset that the items come from.
         pairs: Positions in `data`, (p, 2).
-        grades: Finite numbers, (p,).
+        grades: Finite numbers, (p,), on any scale. -1 is a grade like any other; leave out
+            pairs that nobody graded.
 
     Raises:
         InputTypeError: Positions that are no integers, grades that are no numbers.
@@ -243,7 +244,7 @@ def draw_pairs(
         seed: Numbers that the draw is seeded with.
 
     Raises:
-        InputError: as `PairDataset`.
+        InputError: What `PairDataset` refuses.
 
     Example:
         >>> pairs, same = draw_pairs(np.array([0, 0, 1, -1]), 1.0, (0,))

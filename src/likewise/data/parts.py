@@ -117,6 +117,9 @@ def ids_of(data: Any) -> list[Any] | None:
     Args:
         data: A dataset, a part of one, or an `Embedded`.
 
+    Raises:
+        InputError: A row of the table has neither a text nor a whole number there.
+
     Example:
         >>> import numpy, tempfile
         >>> from likewise import data
@@ -132,7 +135,9 @@ def ids_of(data: Any) -> list[Any] | None:
     whole = getattr(data, "data", data)
     rows = getattr(data, "source_indices", range(len(data)))
     ids = getattr(whole, "ids", None)
-    return ids if ids is None else [ids[int(row)] for row in rows]
+    if isinstance(ids, InputError):
+        raise ids
+    return None if ids is None else [ids[int(row)] for row in rows]
 
 
 def labeled_items(data: Dataset) -> Dataset:

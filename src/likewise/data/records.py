@@ -47,7 +47,7 @@ class Records:
         read: the cells of some columns: a list, or for numbers an array, (n,) or (n, d).
         where: what a sentence calls a row, by its position.
         rows: how many there are; None for such a CSV, which must be read to know.
-        in_parts: the cells of some columns by so many rows at a time, so that a table may be larger
+        in_parts: the cells of some columns, some rows at a time, so that a table may be larger
             than memory where its file allows; None where all is in memory anyway.
         as_numbers: the cells of a column of numbers as an array, from the position of the first,
             where `read` gives texts.
@@ -269,8 +269,8 @@ def vectors_in(
 
     Args:
         records: the table.
-        columns: those of numbers, or one of lists.
-        cells: theirs, of all rows or of some that follow each other.
+        columns: Columns of numbers, or one column of lists.
+        cells: Cells of these columns, of all rows or of consecutive ones.
         first: the position of the first of these rows.
 
     Raises:

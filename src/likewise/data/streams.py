@@ -156,7 +156,7 @@ def open_stream(
         source: .tar shards, as "train-{00..15}.tar", a folder that Hugging Face's `save_to_disk`
             wrote, or anything that `Stream` takes.
         split: "train", "val" or "test", for a folder that has them; train if None.
-        item: as for `Stream`, like the rest.
+        item: Key of the item, as in `Stream`, like the next arguments.
         label: the key of the label.
         image_size: the size that images are resized to.
         channels: 1 for gray, 3 for color.
@@ -215,7 +215,8 @@ def collected(stream: Stream) -> ArrayDataset | TextDataset:
         if room < 0:
             raise InputError(
                 f"data must fit into memory here, {max_kept():,} bytes, got a stream of more than "
-                f"{len(items)} items. Give a part of it, or set LIKEWISE_MAX_KEPT to allow more."
+                f"{len(items)} items. Give a part of it, train with a buffer, or set "
+                "LIKEWISE_MAX_KEPT to allow more."
             )
         items.append(item)
         labels.append(label)
@@ -259,12 +260,12 @@ class BalancedStream:
         items_per_class: K; as many as make a batch of about 128, at least 4, if None.
         batches: how many an epoch has.
         buffer: items held.
-        seed: of the choice.
+        seed: Seed of the choice.
     """
 
     def __init__(
         self,
-        stream: "Labeled",
+        stream: Labeled,
         *,
         classes_per_batch: int | None = None,
         items_per_class: int | None = None,

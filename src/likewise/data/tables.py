@@ -342,7 +342,7 @@ def npz_arrays(path: Path, names: Sequence[str] | None = None) -> dict[str, np.n
     """Arrays of an .npz by name, all of them without names; by the rules of `read_npz`.
 
     Raises:
-        InputError: as `read_npz`, and if there is none of a name.
+        InputError: What `read_npz` refuses, or there is no array of a name.
     """
     with open_regular(path) as file:
         packed = _zip(path, file)
@@ -388,7 +388,7 @@ def read_npy(path: Path) -> np.ndarray[Any, Any]:
 
 
 def read_lines(path: Path) -> list[str]:
-    """The lines of a text file without space around, those at its end left out if blank.
+    """The lines of a text file, stripped; blank ones at the end are left out.
 
     Raises:
         InputError: it is no UTF-8 text, or a line between others is blank.

@@ -37,7 +37,7 @@ class TextDataset(TorchDataset[tuple[str, int]]):
     """
 
     item_shape = TEXT_SHAPE
-    ids: list[Any] | None = None  # as `ids_of` tells them
+    ids: list[Any] | InputError | None = None  # as `ids_of` tells them
 
     def __init__(
         self,

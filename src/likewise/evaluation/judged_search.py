@@ -192,7 +192,8 @@ def evaluate_search(
     best = relevance.best(asked, max(ks))
     per_query = _scores(grades, best, total[counted], ks, relevant_from, gain)
     means = {name: over_queries(values, name) for name, values in per_query.items()}
-    others = [name for name in relevance.queries if name not in set(names)]
+    given = set(names)
+    others = [name for name in relevance.queries if name not in given]
     return SearchResult(
         ndcg_at_k={k: means[f"ndcg_at_{k}"] for k in ks},
         share_found_at_k={k: means[f"share_found_at_{k}"] for k in ks},

@@ -39,8 +39,8 @@ def evaluate_benchmark(
     inaturalist-2018           the test species, each item the rest  1, 4, 16, 32
     =========================  ====================================  =======================
 
-    These papers' Recall@k is the hit rate, `recall_at_k`. MAP@R and R-precision are there too. Of
-    an incomplete copy the ranks are left out that some query has no references for.
+    These papers' Recall@k is the hit rate, `recall_at_k`. MAP@R and R-precision are there too. An
+    incomplete copy leaves out the ranks that some query has no references for.
 
     Args:
         encoder: any module from a batch of images to embeddings; or a function from a dataset to
@@ -50,8 +50,8 @@ def evaluate_benchmark(
         preprocess: applied to each batch before the encoder. A `data.Preprocess`, such as
             `SimilarityModel.preprocess`, also says how images are read. A function that is given
             as encoder does its own.
-        image_size: as for `data.load`; a `data.Preprocess` sets it.
-        channels: as for `data.load`; a `data.Preprocess` sets it.
+        image_size: Size as `data.load` takes it; a `data.Preprocess` sets it.
+        channels: Channels as `data.load` takes them; a `data.Preprocess` sets them.
         distance: what is compared.
         classes_as_sample: intervals for new classes instead of new queries.
         batch_size: items encoded at once, as by `encode`.

@@ -83,7 +83,9 @@ class Asked:
         ]
         for name, made, given in pairs:
             if given is not None and given != made:
+                is_encoder = name == "encoder"  # which a model gives, not its caller
+                remedy = "Use the model that made it, or" if is_encoder else "Leave it out, or make"
                 raise GalleryError(
                     f"{name} must be {made!r}, as the gallery {place!r} was made with, got "
-                    f"{given!r}. Leave it out, or make another gallery."
+                    f"{given!r}. {remedy} another gallery."
                 )

@@ -8,7 +8,7 @@ from typing import Any
 
 from likewise import data, encoders
 from likewise.data.framing import Framing, ImageSize
-from likewise.data.images import color_sides
+from likewise.data.images import check_image_size, color_sides
 from likewise.data.parts import paths_of
 from likewise.encoders.naming import PHOTOGRAPHS, missing
 from likewise.errors import InputError
@@ -56,6 +56,45 @@ def open_for_training(
     for each in told:
         warnings.warn(each.message, each.category, stacklevel=2)
     return opened, recipe
+
+
+def stream_for_training(
+    source: Any,
+    recipe: Recipe,
+    *,
+    split: str | None = None,
+    image_size: ImageSize | None = None,
+    channels: int | None = None,
+    reading: data.Reading = PLAIN,
+) -> data.Stream:
+    """A source as a stream, its images as the recipe's encoder reads them.
+
+    Args:
+        source: Anything that `data.open_stream` takes; a `Stream` stays as it is.
+        recipe: The choices; without an encoder it is the small network.
+        split: As in `data.open_stream`, like the next two.
+        image_size: Side of the images, (height, width), or a `Framing`.
+        channels: 1 for gray images, 3 for color.
+        reading: Which keys hold texts, vectors or labels.
+    """
+    if isinstance(source, data.Stream):
+        return source
+    framing = image_size
+    if recipe.encoder is not None and not recipe.is_small and not isinstance(image_size, Framing):
+        size = check_image_size(image_size)
+        read = encoders.preprocess_of(
+            recipe.encoder, image_size=None if size is None else size.size
+        )
+        if read is not None:
+            framing, channels = Framing.from_dict(read["framing"]), channels or 3
+    return data.open_stream(
+        source,
+        split=split,
+        item=reading.text or reading.vectors,
+        label=reading.label,
+        image_size=framing,
+        channels=channels,
+    )
 
 
 def _framing(recipe: Recipe, opened: data.Dataset, image_size: ImageSize | None) -> Framing | None:

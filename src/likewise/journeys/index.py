@@ -29,7 +29,7 @@ class Indexed:
     Attributes:
         added: items that are new.
         already_there: items of the data that were there, with the same class.
-        as_another_class: of those added, how many are there as another class too.
+        as_another_class: added items that are there as another class too.
         relabeled: items that moved to another class, and kept their id.
         moved: items whose file moved within its class, and kept their id.
         removed: items that are gone.
@@ -314,6 +314,12 @@ def _as_indexed(own: list[Any] | None, model: SimilarityModel) -> list[Any] | No
     """Ids of a table as those indexed are: a CSV has texts only, where others have numbers."""
     if own is None:
         return None
+    if len(model.index) and model.index.ids.dtype.kind == "U":
+        own = list(map(str, own))
+    elif len(model.index) and all(
+        isinstance(id_, int) or (len(id_) < 19 and id_.isdecimal()) for id_ in own
+    ):
+        own = list(map(int, own))
     if len(set(own)) < len(own):
         twice = Counter(own).most_common(1)[0][0]
         raise InputError(
@@ -321,12 +327,7 @@ def _as_indexed(own: list[Any] | None, model: SimilarityModel) -> list[Any] | No
             "remove a row.",
             argument="id",
         )
-    if not len(model.index):
-        return own
-    if model.index.ids.dtype.kind == "U":
-        return list(map(str, own))
-    is_whole = all(isinstance(id_, int) or (len(id_) < 19 and id_.isdecimal()) for id_ in own)
-    return list(map(int, own)) if is_whole else own
+    return own
 
 
 def _move(model: SimilarityModel, wanted: _Wanted, ids: list[Any], rows: list[int]) -> None:

@@ -147,5 +147,6 @@ def _grouped(names: Sequence[Any], ids: Sequence[str]) -> _Names:
 def _known(by_name: Sequence[_Names], name: str, folder: Path) -> list[str]:
     """The ids that a cell of a table in this folder means, none if it is not known."""
     files, texts, ids = by_name
-    file = os.path.realpath(folder / name) if files else ""
+    may_be_file = files and "\0" not in name
+    file = os.path.realpath(folder / name) if may_be_file else ""
     return files.get(file) or texts.get(name) or ids.get(name) or []

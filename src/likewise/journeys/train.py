@@ -1,7 +1,6 @@
 """`train`: from labeled items or pairs, by a recipe, to a model."""
 
 import dataclasses
-import functools
 import warnings
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
@@ -11,44 +10,37 @@ import torch
 from torch import Tensor, nn
 
 from likewise import augment as changes
-from likewise import data, distances, encoders, losses, training
+from likewise import data, distances, encoders, training
 from likewise._checks import check_choice
 from likewise.augment import presets
-from likewise.encoders.naming import small
 from likewise.errors import InputError, naming
 from likewise.evaluation.baseline import RAW_INPUT, Baseline, compare_with_baseline
 from likewise.evaluation.during import EvaluateEpochs, seen_and_unseen
 from likewise.journeys import cross_fitting, frozen, unlabeled
-from likewise.journeys.choosing import chosen, open_for_training, preprocess_for
+from likewise.journeys.choosing import chosen, open_for_training
+from likewise.journeys.from_recipe import (
+    CHECKED,
+    SCORED,
+    SMALL_DIM,
+    fitting_loss,
+    following,
+    is_changed,
+    rate_of,
+    start_of,
+)
 from likewise.journeys.opening import PLAIN
 from likewise.journeys.recipe import CLASS_LOSSES, Recipe
+from likewise.journeys.train_stream import train_stream
 from likewise.model import SimilarityModel, embed
 from likewise.samplers import SimilarLengthBatchSampler
 from likewise.training.batches import default_batches
-from likewise.training.following import KeepBest, StopEarly
+from likewise.training.following import KeepBest
 
-LOSSES: dict[str, Callable[..., nn.Module]] = {
-    "arcface": losses.ArcFaceLoss,
-    "circle": losses.CircleLoss,
-    "contrastive": losses.ContrastiveLoss,
-    "cosface": losses.CosFaceLoss,
-    "multi-similarity": losses.MultiSimilarityLoss,
-    "normalized-softmax": losses.NormalizedSoftmaxLoss,
-    "nt-xent": losses.NTXentLoss,
-    "proxy-anchor": losses.ProxyAnchorLoss,
-    "softmax": losses.SoftmaxLoss,
-    "supervised-contrastive": losses.SupervisedContrastiveLoss,
-    "triplet": losses.TripletLoss,
-}
 ASIDE = "aside"
-CHECKED = 64  # items encoded after training, as the last step may have broken the encoder
-SCORED = ("seen_", "unseen_", "pairs_")  # what the numbers of parts that are scored begin with
 FEWEST_BATCHES = 50  # per epoch
-SMALL_RATE, PRETRAINED_RATE, SENTENCES_RATE = 1e-3, 1e-4, 2e-4  # learning rates
 CENTERS_FASTER = 10  # times, as class centers begin at random and a pretrained encoder does not
 BATCH, SENTENCES_BATCH = 128, 64  # items
 OF_EACH = 16  # items of a class that tell where its center begins
-SMALL_DIM = 64
 Progress = Callable[[int, int], None]
 
 
@@ -60,6 +52,7 @@ def train(
     callbacks: Sequence[training.Callback] = (),
     progress: Progress | bool = True,
     workers: int = 0,
+    buffer: int | None = None,
     device: str | None = None,
     name: str | None = None,
     scored_on: str | None = None,
@@ -78,9 +71,16 @@ def train(
     Where the recipe leaves open what trains, a head is tried on held-out classes of the source,
     and kept only if it is ahead there.
 
+    With a `buffer` the source is gone through as a stream, and may be larger than memory. Balanced
+    batches are drawn from the buffer; see `data.BalancedStream`. The encoder is the small network
+    if the recipe names none, and it must train, as features of a frozen one are kept in memory.
+    `hold_out_classes` are names, `keep_aside` is a share of the items, chosen by their content, and
+    an epoch has 100 batches if the recipe says none. Nothing is scored while training.
+
     Args:
         source: A labeled dataset, also of another library as `data.as_dataset` takes them, given
-            pairs, or anything that `data.load` reads, of which the training part is read.
+            pairs, or anything that `data.load` reads, of which the training part is read. With a
+            buffer anything that `data.open_stream` takes.
         recipe: Every choice; `Recipe()` if None.
         evaluate: What to score while training: a dataset, given pairs, or "aside" for the items
             kept aside and the classes held out. "aside" if None and the recipe scores anything.
@@ -88,6 +88,7 @@ def train(
         progress: True shows a bar in a terminal or a notebook, as `fit` does; False shows
             nothing. A function is called as progress(done, total) after each batch.
         workers: Processes that load data; 0 loads in this one.
+        buffer: Items of a stream that are in memory at once; more mix better. None reads all.
         device: "cpu" or "cuda"; the best there is if None.
         name: What the source is called where the model tells how it was made.
         scored_on: What `evaluate` is called there; "aside" if None.
@@ -116,6 +117,22 @@ def train(
     recipe = recipe or Recipe()
     if isinstance(source, (str, Path)):
         name = name or str(source)
+    if buffer is not None:
+        _check_streamed(evaluate=evaluate, workers=workers or None, checkpoint=checkpoint)
+        return train_stream(
+            source,
+            recipe,
+            buffer=buffer,
+            callbacks=callbacks,
+            progress=progress,
+            device=device,
+            name=name or "a stream",
+            reading=reading,
+            augment=augment,
+            weights=weights,
+            tell=tell,
+        )
+    if isinstance(source, (str, Path)):
         source, recipe = open_for_training(source, recipe, weights=weights, reading=reading)
     source = data.as_dataset(source, pairs=True)
     if isinstance(source, data.GivenPairs) and not recipe.labels:
@@ -321,6 +338,17 @@ def train(
     return model
 
 
+def _check_streamed(**arguments: Any) -> None:
+    for name, value in arguments.items():
+        if value is not None:
+            raise InputError(
+                f"must be left out for a stream, got {value!r}.",
+                argument=name,
+                remedy="Leave it or buffer out.",
+                command="Leave it or --buffer out.",
+            )
+
+
 def _baselines(
     encoder: nn.Module,
     unseen: data.Dataset,
@@ -352,56 +380,12 @@ class _Fitted(NamedTuple):
     history: training.History | None
 
 
-class Start(NamedTuple):
-    """An encoder before it is trained: without its head and with it, and how it reads items."""
-
-    body: nn.Module
-    whole: nn.Module
-    preprocess: data.Preprocess | None
-
-
-def start_of(
-    recipe: Recipe,
-    item_shape: Sequence[int],
-    weights: str | Path | None,
-    tell: Callable[[str], None] | None,
-) -> Start:
-    """The encoder of a recipe for items of a shape."""
-    torch.manual_seed(recipe.seed)
-    if recipe.is_small:
-        made = small(item_shape, recipe.embedding_dim or SMALL_DIM)
-        return Start(made, made, None)
-    head = "none" if recipe.is_frozen else recipe.head or "none"
-    if head == "none" and recipe.embedding_dim is not None and not recipe.is_frozen:
-        head = "linear"
-    made = encoders.by_name(
-        str(recipe.encoder),
-        item_shape=item_shape,
-        train="none" if recipe.is_frozen else recipe.train or "all",
-        head=head,
-        embedding_dim=None if head == "none" else recipe.embedding_dim,
-        weights=weights,
-        tell=tell,
-    )
-    body = made if head == "none" else made[0]  # type: ignore[index]
-    return Start(body, made, preprocess_for(body, item_shape))
-
-
 def _some_of_each(part: data.Dataset) -> data.Subset:
     """The first items of each class, by which its center begins."""
     labels = torch.as_tensor(part.labels)
     ordered, rows = labels.sort(stable=True)
     rank = torch.arange(len(rows)) - torch.searchsorted(ordered, ordered)
     return data.Subset(part, rows[(rank < OF_EACH) & (ordered >= 0)].sort().values)
-
-
-def rate_of(recipe: Recipe) -> float:
-    """The highest learning rate."""
-    if recipe.learning_rate is not None:
-        return recipe.learning_rate
-    if recipe.trains_sentences:
-        return SENTENCES_RATE
-    return SMALL_RATE if recipe.is_small or recipe.is_frozen else PRETRAINED_RATE
 
 
 def _loss_rate(recipe: Recipe) -> float | None:
@@ -455,27 +439,6 @@ def _has_similar_lengths(recipe: Recipe) -> bool:
     # Class centers need no pairs within a batch. So it holds as many classes as it can, and texts
     # of similar length, which are padded less.
     return recipe.trains_sentences and recipe.loss_name in CLASS_LOSSES
-
-
-def fitting_loss(
-    recipe: Recipe,
-    distance: distances.Distance,
-    class_count: int,
-    embedding_dim: int = SMALL_DIM,
-) -> nn.Module:
-    """The loss that a recipe names, with the settings that fit its distance."""
-    name, margin = recipe.loss_name, recipe.margin
-    if recipe.pairs:
-        middle = losses.CENTERS.get(distance.name, 1.0)
-        if name == "threshold":
-            return losses.GivenPairsLoss(losses.LearnedThreshold(middle), distance=distance)
-        formula = functools.partial(
-            losses.contrastive_loss, margin=middle if margin is None else margin
-        )
-        return losses.GivenPairsLoss(formula, distance=distance)
-    if name in CLASS_LOSSES:
-        return LOSSES[name](embedding_dim, class_count)
-    return LOSSES[name](distance=distance, **({} if margin is None else {"margin": margin}))
 
 
 def selection_notes(origin: Mapping[str, Any], classes: Sequence[str]) -> list[str]:
@@ -574,23 +537,6 @@ def _hold_out(whole: data.Dataset, recipe: Recipe) -> tuple[data.Dataset, data.D
     return data.choose_classes(whole, kept_names), data.choose_classes(whole, held)
 
 
-def following(recipe: Recipe) -> tuple[KeepBest | None, StopEarly | None]:
-    """What keeps the best epoch, and what stops early, where the recipe asks for it."""
-    if recipe.keep_best is None:
-        return None, None
-    try:
-        best = KeepBest(recipe.keep_best)
-    except InputError:
-        raise InputError(
-            "must be a loss, a rate or a score, as only for those it is known whether larger is "
-            f"better, got {recipe.keep_best!r}. Use e.g. seen_map_at_r.",
-            argument="keep_best",
-        ) from None
-    if recipe.patience is None:
-        return best, None
-    return best, StopEarly(recipe.keep_best, patience=recipe.patience)
-
-
 def _scores(
     evaluate: Any,
     apart: Mapping[str, data.Dataset],
@@ -686,11 +632,3 @@ def _check_views(recipe: Recipe, shape: Sequence[int], augment: Any) -> None:
             "Leave it out for views.",
             argument="augment",
         )
-
-
-def is_changed(recipe: Recipe, shape: Sequence[int]) -> bool:
-    """Whether items of a shape are images that are changed while training."""
-    if len(shape) != 3:
-        return False
-    # On a handful of pixels turning and shifting would blur away what there is.
-    return not recipe.labels or min(shape[1:]) >= 16

@@ -1,4 +1,4 @@
-"""`train_stream`: a model trained on what can only be gone through, and may exceed memory."""
+"""`train` of a stream: what can only be gone through, and may exceed memory."""
 
 import dataclasses
 from collections.abc import Callable, Iterator, Sequence
@@ -12,23 +12,18 @@ from likewise import augment as changes
 from likewise import data, distances, encoders, training
 from likewise.augment import presets
 from likewise.data.fingerprints import item_fingerprints
-from likewise.data.framing import Framing, ImageSize
-from likewise.data.images import check_image_size
-from likewise.data.streams import BUFFER
 from likewise.errors import InputError, naming
-from likewise.journeys.choosing import chosen
-from likewise.journeys.opening import PLAIN
-from likewise.journeys.recipe import CLASS_LOSSES, Recipe
-from likewise.journeys.train import (
+from likewise.journeys.choosing import chosen, stream_for_training
+from likewise.journeys.from_recipe import (
     CHECKED,
     SCORED,
-    Progress,
     fitting_loss,
     following,
     is_changed,
     rate_of,
     start_of,
 )
+from likewise.journeys.recipe import CLASS_LOSSES, Recipe
 from likewise.model import SimilarityModel
 from likewise.training.loop import STREAMED
 
@@ -38,81 +33,23 @@ FITTED_ON = 1000  # items of the buffer, which say mean and spread
 
 def train_stream(
     source: Any,
-    recipe: Recipe | None = None,
+    recipe: Recipe,
     *,
-    buffer: int = BUFFER,
-    split: str | None = None,
-    image_size: ImageSize | None = None,
-    channels: int | None = None,
-    callbacks: Sequence[training.Callback] = (),
-    progress: Progress | bool = True,
-    device: str | None = None,
-    name: str | None = None,
-    reading: data.Reading = PLAIN,
-    augment: Any = None,
-    weights: str | Path | None = None,
-    tell: Callable[[str], None] | None = None,
+    buffer: int,
+    callbacks: Sequence[training.Callback],
+    progress: Callable[[int, int], None] | bool,
+    device: str | None,
+    name: str,
+    reading: data.Reading,
+    augment: Any,
+    weights: str | Path | None,
+    tell: Callable[[str], None] | None,
 ) -> SimilarityModel:
-    """A model trained on a stream, of which only a shuffle buffer is in memory.
-
-    Balanced batches are drawn from the buffer; see `data.BalancedStream`. Recipe and model are as
-    those of `train`, with these differences. The encoder is the small network if the recipe names
-    none, and it must train, as features of a frozen one are kept in memory. `hold_out_classes` are
-    names. `keep_aside` is a share of the items, chosen by their content. Nothing is scored while
-    training.
-
-    Args:
-        source: .tar shards, a folder that Hugging Face's `save_to_disk` wrote, or any iterable
-            that `data.Stream` takes.
-        recipe: Every choice; `Recipe()` if None. An epoch has 100 batches if it says none.
-        buffer: Items held. More mix better, and take more memory.
-        split: "train", "val" or "test", for a folder that has parts; train if None.
-        image_size: Side of the images, (height, width), or a `Framing`; needed where images have
-            several sizes and the encoder does not say it.
-        channels: 1 for gray images, 3 for color.
-        callbacks: Called after each epoch, as those of `fit`.
-        progress: As for `train`.
-        device: "cpu" or "cuda"; the best there is if None.
-        name: What the source is called where the model tells how it was made.
-        reading: Which keys hold texts, vectors or labels; the model remembers them.
-        augment: Used instead of what the recipe names; see `fit`.
-        weights: File with weights of a pretrained encoder, .safetensors or .pth.
-        tell: Called with a line about what was decided, or will be fetched.
-
-    Returns:
-        The model. `trained_on` are the classes that were seen.
-
-    Raises:
-        InputError: The recipe does not fit a stream, or the training diverges.
-
-    Example:
-        >>> class Points(IterableDataset):
-        ...     def __iter__(self):
-        ...         yield from ((torch.tensor([i % 3.0, i]), f"class {i % 3}") for i in range(90))
-        >>> model = train_stream(Points(), Recipe(epochs=1, batches=2), buffer=30)
-        >>> sorted(model.trained_on), model.origin["buffer"]
-        (['class 0', 'class 1', 'class 2'], 30)
-    """
-    recipe = recipe or Recipe()
+    """What `train` gives with a buffer; the arguments are its own."""
     recipe = dataclasses.replace(recipe, encoder=recipe.encoder or "small")
     _check_streamable(recipe)
     best, early = following(recipe)
-    framing: ImageSize | None = image_size
-    if not recipe.is_small and not isinstance(image_size, Framing):
-        asked = check_image_size(image_size)
-        read = encoders.preprocess_of(
-            str(recipe.encoder), image_size=None if asked is None else asked.size
-        )
-        if read is not None:
-            framing, channels = Framing.from_dict(read["framing"]), channels or 3
-    stream = data.open_stream(
-        source,
-        split=split,
-        item=reading.text or reading.vectors,
-        label=reading.label,
-        image_size=framing,
-        channels=channels,
-    )
+    stream = stream_for_training(source, recipe, reading=reading)
     held = recipe.hold_out_classes
     trained = _Trained(stream, held if isinstance(held, tuple) else (), recipe.keep_aside)
     batches = data.BalancedStream(
@@ -180,7 +117,7 @@ def train_stream(
         distance=compare,
         preprocess=preprocess,
         origin={
-            "data": name or (str(source) if isinstance(source, (str, Path)) else "a stream"),
+            "data": name,
             "items": len(trained.prints),
             "buffer": buffer,
             "recipe": recipe.to_dict(),

@@ -66,7 +66,7 @@ def compare(
             each query.
         b: the same of the other model.
         names: what the two go by in the verdict.
-        measures: those to compare; all that both have if None. Fewer leave each a smaller
+        measures: Measures to compare; all that both have if None. Fewer leave each a smaller
             adjustment.
         labels: class codes of the queries of numbers of your own, (q,); queries labeled -1 are
             left out.
