@@ -109,7 +109,8 @@ def train(
     kept, seen = setup.parts.kept, setup.parts.seen
     folds = None
     if learns and recipe.labels and has_classes:
-        folds = cross_fitting.plan(kept, recipe, fitting.batches_of(recipe, seen))
+        batches, aside = fitting.batches_of(recipe, seen), setup.parts.apart.get("seen")
+        folds = cross_fitting.plan(kept, recipe, batches, aside)
     if folds is not None:
         run.say(str(folds))
     learned = _learned(setup, head, folds)
