@@ -10,7 +10,7 @@ from PIL import Image
 from sklearn.datasets import load_digits
 
 import likewise as lw
-from likewise.journeys.from_recipe import LOSSES
+from likewise.journeys.fitting import LOSSES
 
 IMAGES, LABELS = load_digits(return_X_y=True)
 

@@ -49,7 +49,7 @@ def test_items_kept_aside_and_classes_held_out_are_scored_as_the_encoder_learns(
 
 
 def test_the_scored_items_are_not_those_trained_on(train, tmp_path, monkeypatch):
-    from likewise.journeys import train as journey
+    from likewise.journeys import scoring as journey
 
     given = {}
     real = journey.EvaluateEpochs

@@ -11,7 +11,7 @@ from likewise import distances
 from likewise.augment import presets
 from likewise.cli import options
 from likewise.journeys import recipe as names
-from likewise.journeys.from_recipe import LOSSES
+from likewise.journeys.fitting import LOSSES
 from likewise.training.loop import PRECISIONS
 
 CHOICES = {

@@ -7,7 +7,7 @@ import torch
 
 import likewise as lw
 from likewise.encoders.naming import small
-from likewise.journeys.from_recipe import fitting_loss
+from likewise.journeys.fitting import fitting_loss
 
 QUICK = {"epochs": 2, "batches": 3}
 

@@ -579,7 +579,7 @@ def evaluate(
     from likewise.cli import answers, journeys
     from likewise.data import items_per_class
     from likewise.journeys.opening import open_fitting
-    from likewise.journeys.train import selection_notes
+    from likewise.journeys.scoring import selection_notes
 
     if report is not None:
         from likewise._checks import check_file_target

@@ -18,7 +18,7 @@ from likewise.errors import InputError, naming
 from likewise.journeys.choosing import open_for_training, stream_for_training
 from likewise.journeys.frozen import FEATURES
 from likewise.journeys.opening import PLAIN, is_pair_table, named_classes, open_data, parts_of_list
-from likewise.journeys.train import ASIDE, selection_notes
+from likewise.journeys.scoring import ASIDE, selection_notes
 from likewise.model import SimilarityModel
 from likewise.training.checkpoints import MANIFEST, load_checkpoint
 from likewise.training.telling import epoch_line

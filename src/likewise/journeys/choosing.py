@@ -1,22 +1,26 @@
-"""Which encoder a training gets, and its data opened as that encoder reads them."""
+"""Which encoder a training gets, its data opened as that encoder reads them, and the encoder."""
 
 import dataclasses
 import warnings
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
+
+import torch
+from torch import nn
 
 from likewise import data, encoders
 from likewise.data.framing import Framing, ImageSize
 from likewise.data.images import check_image_size, color_sides
 from likewise.data.parts import paths_of
-from likewise.encoders.naming import PHOTOGRAPHS, missing
+from likewise.encoders.naming import PHOTOGRAPHS, missing, small
 from likewise.errors import InputError
 from likewise.journeys.opening import PLAIN, open_data
 from likewise.journeys.recipe import Recipe
 
 LARGEST_SMALL = 64  # pixels on the shorter side; color images beyond it are photographs
 LOOKED_AT = 16  # files of a folder
+SMALL_DIM = 64
 
 
 def open_for_training(
@@ -173,3 +177,38 @@ def preprocess_for(encoder: Any, item_shape: Sequence[int]) -> data.Preprocess |
     if settings is None or len(item_shape) != 3:
         return None
     return data.Preprocess(**settings)
+
+
+class Start(NamedTuple):
+    """An encoder before it is trained: without its head and with it, and how it reads items."""
+
+    body: nn.Module
+    whole: nn.Module
+    preprocess: data.Preprocess | None
+
+
+def start_of(
+    recipe: Recipe,
+    item_shape: Sequence[int],
+    weights: str | Path | None,
+    tell: Callable[[str], None] | None,
+) -> Start:
+    """The encoder of a recipe for items of a shape."""
+    torch.manual_seed(recipe.seed)
+    if recipe.is_small:
+        made = small(item_shape, recipe.embedding_dim or SMALL_DIM)
+        return Start(made, made, None)
+    head = "none" if recipe.is_frozen else recipe.head or "none"
+    if head == "none" and recipe.embedding_dim is not None and not recipe.is_frozen:
+        head = "linear"
+    made = encoders.by_name(
+        str(recipe.encoder),
+        item_shape=item_shape,
+        train="none" if recipe.is_frozen else recipe.train or "all",
+        head=head,
+        embedding_dim=None if head == "none" else recipe.embedding_dim,
+        weights=weights,
+        tell=tell,
+    )
+    body = made if head == "none" else made[0]  # type: ignore[index]
+    return Start(body, made, preprocess_for(body, item_shape))

@@ -29,7 +29,7 @@ from likewise.evaluation.comparison import (
 )
 from likewise.intervals import FEWEST_GROUPS
 from likewise.journeys.opening import PLAIN, open_fitting
-from likewise.journeys.train import selection_notes
+from likewise.journeys.scoring import selection_notes
 from likewise.matching import UNKNOWN
 from likewise.model import SimilarityModel
 from likewise.model.trials import LEAVE_OUT, PAIRS, labeled

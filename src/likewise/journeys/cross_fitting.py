@@ -10,6 +10,7 @@ from torch import Tensor
 
 from likewise import data
 from likewise.calibration import CrossFit, class_folds
+from likewise.calibration.cross_fit import FEWEST_KNOWN
 from likewise.distances import Distance
 from likewise.errors import InputError
 from likewise.index import Index
@@ -42,7 +43,9 @@ class Plan(NamedTuple):
         )
 
 
-def plan(kept: data.Dataset, recipe: Recipe, batches: int) -> Plan | None:
+def plan(
+    kept: data.Dataset, recipe: Recipe, batches: int, aside: data.Dataset | None = None
+) -> Plan | None:
     """The folds of a recipe; None where it has none.
 
     Args:
@@ -50,9 +53,10 @@ def plan(kept: data.Dataset, recipe: Recipe, batches: int) -> Plan | None:
         recipe: Says how many folds.
         batches: Per epoch of the training on all of them. A fold gets as many as its share of the
             items.
+        aside: As for `fitted`.
 
     Raises:
-        InputError: A number of folds is asked for, and there are too few classes.
+        InputError: A number of folds is asked for, and there are too few classes or items.
     """
     names = list(data.items_per_class(kept))
     asked = recipe.cross_fit
@@ -70,14 +74,21 @@ def plan(kept: data.Dataset, recipe: Recipe, batches: int) -> Plan | None:
         return None
     most = IN_TWICE_THE_TIME if isinstance(asked, str) else asked
     folds = class_folds(len(names), most=most, seed=recipe.seed)
-    sizes = list(data.items_per_class(kept).values())
-    for fold in folds:
-        rest = [size for code, size in enumerate(sizes) if code not in fold]
-        if max(rest) < 2:  # nothing that is the same is left
+    left_out = [[names[code] for code in fold] for fold in folds]
+    if not all(_is_enough(*_divided(kept, aside, each, recipe.seed)) for each in left_out):
+        if isinstance(asked, str):
             return None
+        raise InputError(
+            "must leave a class with 2 items to train on in every fold, and "
+            f"{FEWEST_KNOWN} items to ask about, got {asked}.",
+            argument="cross_fit",
+            remedy='Use cross_fit="off", or more items.',
+            command="Use --cross-fit off, or more items.",
+        )
+    sizes = list(data.items_per_class(kept).values())
     shares = [1 - sum(sizes[code] for code in fold) / sum(sizes) for fold in folds]
     return Plan(
-        [[names[code] for code in fold] for fold in folds],
+        left_out,
         [max(1, round(batches * share)) for share in shares],
         sum(shares),
     )
@@ -110,13 +121,7 @@ def fitted(
     code_of = {name: code for code, name in enumerate(names)}
     found = []
     for fold, (left_out, batches) in enumerate(zip(plan.folds, plan.batches, strict=True)):
-        rest_names = [name for name in names if name not in left_out]
-        rest: data.Dataset = data.choose_classes(kept, rest_names)
-        if aside is None:
-            rest, queries = data.split_items(rest, [1 - ASIDE, ASIDE], seed=recipe.seed)
-        else:
-            present = data.items_per_class(aside)
-            queries = data.choose_classes(aside, [n for n in rest_names if n in present])
+        rest, queries = _divided(kept, aside, left_out, recipe.seed)
         before = sum(plan.batches[:fold]) * recipe.epochs
         choices = dataclasses.replace(
             recipe,
@@ -140,6 +145,23 @@ def fitted(
             )
         )
     return CrossFit.of(names, found)
+
+
+def _divided(
+    kept: data.Dataset, aside: data.Dataset | None, left_out: Sequence[str], seed: int
+) -> tuple[data.Dataset, data.Dataset]:
+    """What a fold trains on, and items of the same classes to ask about."""
+    names = [name for name in data.items_per_class(kept) if name not in left_out]
+    rest = data.choose_classes(kept, names)
+    if aside is None:
+        trained, queries = data.split_items(rest, [1 - ASIDE, ASIDE], seed=seed)
+        return trained, queries
+    present = [name for name in data.items_per_class(aside) if name in names]
+    return rest, data.choose_classes(aside, present) if present else data.Subset(aside, [])
+
+
+def _is_enough(trained: data.Dataset, queries: data.Dataset) -> bool:
+    return max(data.items_per_class(trained).values()) > 1 and len(queries) >= FEWEST_KNOWN
 
 
 def _shifted(progress: Callable[[int], None], before: int) -> Callable[[int, int], None]:

@@ -8,22 +8,13 @@ from typing import Any
 import torch
 from torch.utils.data import IterableDataset
 
-from likewise import augment as changes
 from likewise import data, distances, encoders, training
-from likewise.augment import presets
 from likewise.data.fingerprints import item_fingerprints
 from likewise.errors import InputError, naming
-from likewise.journeys.choosing import chosen, stream_for_training
-from likewise.journeys.from_recipe import (
-    CHECKED,
-    SCORED,
-    fitting_loss,
-    following,
-    is_changed,
-    rate_of,
-    start_of,
-)
+from likewise.journeys.choosing import chosen, start_of, stream_for_training
+from likewise.journeys.fitting import CHECKED, changes_of, fitting_loss, following, rate_of
 from likewise.journeys.recipe import CLASS_LOSSES, Recipe
+from likewise.journeys.scoring import SCORED
 from likewise.model import SimilarityModel
 from likewise.training.loop import STREAMED
 
@@ -73,10 +64,7 @@ def train_stream(
         preprocess = data.Preprocess.fit(sample, seed=recipe.seed)
         if stream.image_size is not None and len(sample.item_shape) == 3:
             preprocess = dataclasses.replace(preprocess, framing=stream.image_size)
-    views = augment
-    if views is None and is_changed(recipe, sample.item_shape):
-        named = changes.by_name(recipe.augment_name)
-        views = None if named is None else presets.fitted(named, sample.item_shape[0])
+    views = changes_of(recipe, sample.item_shape, augment)
     show: Any = progress
     if callable(progress):
 

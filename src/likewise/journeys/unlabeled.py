@@ -1,5 +1,7 @@
 """Training without labels: the parts, the loss, and the layers behind the encoder."""
 
+from typing import NamedTuple
+
 import numpy as np
 import torch
 from torch import nn
@@ -44,6 +46,13 @@ def batches_of(recipe: Recipe, items: int, batches: int) -> ShuffledBatchSampler
     return ShuffledBatchSampler(items, batch_size=size, batches=batches, seed=recipe.seed)
 
 
+class Projection(NamedTuple):
+    """The layers behind the encoder, if there are any, and the numbers that it gives them."""
+
+    layers: nn.Module | None
+    dim: int
+
+
 def projector(recipe: Recipe, dim: int) -> nn.Module | None:
     """The layers behind an encoder of `dim` numbers, if the recipe has any.
 
@@ -62,15 +71,14 @@ def _compared(recipe: Recipe, dim: int) -> int:
     return dim if recipe.projection == "none" else DIMS.get(recipe.loss_name, HIDDEN)
 
 
-def criterion(recipe: Recipe, layers: nn.Module | None, dim: int) -> losses.OnViews:
+def criterion(recipe: Recipe, projection: Projection) -> losses.OnViews:
     """The loss that the recipe names, with the layers that are left out of the model.
 
     Args:
         recipe: The choices.
-        layers: What `projector` made.
-        dim: Numbers of the encoder.
+        projection: The layers behind the encoder.
     """
-    compared = _compared(recipe, dim)
+    compared = _compared(recipe, projection.dim)
     made: nn.Module
     if recipe.loss_name == "simsiam":
         hidden = max(1, compared // NARROWER)
@@ -84,7 +92,9 @@ def criterion(recipe: Recipe, layers: nn.Module | None, dim: int) -> losses.OnVi
             "simclr": losses.SimCLRLoss,
             "vicreg": losses.VICRegLoss,
         }[recipe.loss_name]()
-    return losses.OnViews(made, projector=layers if recipe.projection == "drop" else None)
+    return losses.OnViews(
+        made, projector=projection.layers if recipe.projection == "drop" else None
+    )
 
 
 def has_labels(source: data.Dataset) -> bool:
