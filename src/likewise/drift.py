@@ -24,8 +24,8 @@ class Drift:
     Attributes:
         drifted: whether the gap is too large for chance.
         gap: largest difference between the shares of both that lie at or below any one distance.
-        at: that distance.
-        noticed: about the smallest gap that so many distances let be told from chance.
+        at: The distance where the gap is largest.
+        noticed: About the smallest gap that this number of distances tells from chance.
         p_value: chance of such a gap, or a larger one, where nothing has changed.
         false_alarm: chance of an alarm where nothing has changed, at most.
         before: how many distances of the calibration were looked at.
@@ -86,7 +86,7 @@ def check_drift(
 
     Args:
         calibration: keeps a sample of the distances it was made from.
-        distances: of today; inf where no neighbor had a vote.
+        distances: Distances of today; inf where no neighbor had a vote.
         false_alarm: above 0 and below 1.
 
     Raises:

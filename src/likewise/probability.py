@@ -99,7 +99,7 @@ class Probability:
         """The probability that each pair is the same, float64.
 
         Args:
-            distances: of the pairs, (p,).
+            distances: Distances of the pairs, (p,).
             prior: share of pairs that are the same; without it the one it was made with.
 
         Raises:
@@ -151,7 +151,7 @@ def fit_logistic(
     """A probability whose log-likelihood ratio is a straight line of the distance.
 
     The line of least cross entropy, each kind of pair weighing half, so that the shares of the
-    kinds at hand do not enter: there is one such line. Few numbers are fitted, so a hundred
+    kinds do not enter: there is one such line. Few numbers are fitted, so a hundred
     pairs do, but a straight line may not be right: compare `cllr` with that of `fit_isotonic`.
 
     To stay finite where the kinds are perfectly separated, the line aims not at 1 and 0 but at

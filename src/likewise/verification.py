@@ -134,7 +134,7 @@ class ThresholdSiamese(nn.Module):
             preprocess: applied to every batch, as the encoder's input needs it.
 
         Raises:
-            InputError: as `calibrate` does; the threshold then stays as it was.
+            InputError: As `calibrate` does; the threshold then stays as it was.
         """
         items = None
         if leave_out is not None:
@@ -193,10 +193,10 @@ def validate_pairs(
 
     Args:
         pairs: with their truth, none of them trained on.
-        distance: that of the loss.
+        distance: The distance of the loss.
         goal: what the threshold is chosen for; one without a confidence.
         batch_size: items encoded at once.
-        preprocess: as `fit` has it.
+        preprocess: As in `fit`.
 
     Example:
         >>> from likewise import fit

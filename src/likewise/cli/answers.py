@@ -107,7 +107,7 @@ def evaluation_lines(found: Evaluation) -> list[str]:
     if found.left_out:
         said += f"; {found.left_out} more left out, trained on or in the index"
     if found.calibrated_on:
-        said += f"; {found.calibrated_on} were calibrated on, which flatters the threshold"
+        said += f"; {found.calibrated_on} were calibrated on, so the rates look too good"
     return [*lines, said]
 
 

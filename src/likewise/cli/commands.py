@@ -375,7 +375,7 @@ def calibrate(
         typer.Option(
             show_default="balanced for matching, best-f1 for pairs",
             help="balanced (unknowns accepted and knowns missed weigh alike), balanced=0.7 "
-            "(unknowns weigh 0.7), best-f1, accuracy, equal-error, far=0.05 (at most so many "
+            "(unknowns weigh 0.7), best-f1, accuracy, equal-error, far=0.05 (at most that share of "
             "unknowns accepted), far=0.05@cautious (aims at half), far=0.05@0.95 (kept with a "
             "confidence of 0.95), far=0.05@average, precision=0.99, recall=0.95 or cost=0.01 (the "
             "least at that prior).",

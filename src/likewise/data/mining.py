@@ -43,7 +43,7 @@ def hard_pairs(
     Distances are computed for some rows at a time; memory is O(n d + p).
 
     Args:
-        embeddings: of all items, from the encoder whose mistakes are looked for, (n, d).
+        embeddings: Embeddings of all items, from the encoder whose mistakes are looked for, (n, d).
         labels: codes, (n,); items labeled -1 (unlabeled) are in no pair, and n does not count them.
         per_item: number of pairs per item.
         distance: how embeddings are compared.
@@ -128,7 +128,7 @@ def _proposals(
 
 
 def _rounds(partners: Int[Tensor, " n"], half: int) -> int:
-    """So many proposals of each item as make `half` different pairs, whoever proposes whom.
+    """As many proposals of each item as make `half` different pairs, whoever proposes whom.
 
     A pair is proposed twice at most, so twice as many proposals are enough.
     """

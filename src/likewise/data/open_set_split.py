@@ -55,7 +55,7 @@ def split_open_set(
         known: classes that it does not learn from, and that are indexed.
         unknown: classes that are never indexed.
         new_unknown: classes that are never indexed either, nor calibrated on.
-        shares: of train, gallery, calibrate and test, above 0, adding up to 1.
+        shares: Shares of train, gallery, calibrate and test, above 0, adding up to 1.
         index_trained: else all items of the trained classes go to train, as where the encoder
             comes from elsewhere.
         seed: same seed, same parts.

@@ -43,14 +43,14 @@ def backbone(
     for gray images adds the weights of the colors up. Needs `pip install "likewise[backbones]"`.
 
     Args:
-        name: as in `Backbone`, like all but the next two.
+        name: As in `Backbone`, like all but the next two.
         pretrained: False for random weights.
         weights: a file with weights of this network, with a classifier or without: .safetensors,
             or .pth, which is read as data only.
         trainable: what of the network trains.
         cut: where the network ends.
-        channels: of the images.
-        image_size: of the images.
+        channels: Channels of the images.
+        image_size: Size of the images.
         embedding_dim: size of an embedding.
         normalize: whether embeddings have unit length.
 
@@ -112,7 +112,7 @@ class Backbone(nn.Module):
             transformer. Or a module's name: that module, and all that the network lists after it.
         cut: a module, as "layer3" of a ResNet, or any other node that torch.fx finds. Maps must
             have their channels where timm says that the whole network has them, mostly first.
-        channels: of the images.
+        channels: Channels of the images.
         image_size: (height, width) of the images, or one number for both; by default that of the
             pretrained weights. Other sizes are refused.
         embedding_dim: size of an embedding; by default as many as the network gives features.

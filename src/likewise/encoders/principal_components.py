@@ -19,7 +19,7 @@ class PrincipalComponents(Projection):
     is what it keeps of the long embeddings.
 
     Args:
-        mean: of the embeddings, (d,).
+        mean: Mean of the embeddings, (d,).
         directions: what the rest is multiplied by, (d, k); that of most variance first.
 
     Source:

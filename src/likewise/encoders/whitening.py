@@ -18,7 +18,7 @@ class Whitening(Projection):
     encoder: `nn.Sequential(encoder, whitening)`.
 
     Args:
-        mean: of the embeddings, (d,).
+        mean: Mean of the embeddings, (d,).
         directions: what the rest is multiplied by, (d, k).
 
     Source:

@@ -26,7 +26,7 @@ from likewise.evaluation._plain import plain_fields
 from likewise.intervals import FEWEST_GROUPS, Estimate
 
 RULES = ("nearest", "center")
-_ROWS = 256  # of one side of a matrix; larger ones would hold ever more that no episode asks for
+_ROWS = 256  # of one side of a matrix; larger ones hold more that no episode asks for
 
 
 @dataclass(frozen=True, eq=False)
@@ -128,7 +128,7 @@ def evaluate_few_shot(
         within: the group of each item, (n,), such as its alphabet; a class is in one group.
         classes_as_sample: an interval for new classes instead of new episodes; with fewer than
             10 classes (groups) there is none.
-        seed: of the episodes.
+        seed: Seed of the episodes.
 
     Raises:
         InputError: for mismatched shapes, NaN, no labeled item, an unknown rule, too few classes

@@ -26,7 +26,7 @@ class FoldsResult:
         roc_auc: mean area under the ROC of a fold alone.
         equal_error_rate: mean equal error rate of a fold alone.
         goal: what the thresholds were chosen for.
-        thresholds: of each fold, chosen on the others.
+        thresholds: Thresholds of each fold, chosen on the others.
         per_fold: the values that the means are of, by name.
     """
 

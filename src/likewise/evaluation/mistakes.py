@@ -175,7 +175,7 @@ def confused_classes(
     Args:
         answers: class codes: of matches, or of the nearest items.
         truth: the true class codes.
-        distances: of the answers; examples are then the nearest mistakes, else the first ones.
+        distances: Distances of the answers; examples are then the nearest mistakes, else the first.
         most: pairs of classes listed.
         examples: queries told of each.
 

@@ -1,4 +1,4 @@
-"""Open sets: are known queries found and unknowns turned away, and in all classes alike?"""
+"""Open sets: are known queries found and unknowns rejected, and in all classes alike?"""
 
 import math
 from collections.abc import Callable, Sequence
@@ -31,7 +31,7 @@ MOST_PARTS = 100
 
 @dataclass(frozen=True, eq=False)
 class OpenSetResult:
-    """How well known queries are found while unknowns are turned away.
+    """How well known queries are found while unknowns are rejected.
 
     A query is *known* if its class is indexed, else a *unknown*; *accepted* if its distance is
     at most the threshold. The false positive rate (FPIR) is the share of unknowns accepted. The
@@ -44,7 +44,7 @@ class OpenSetResult:
             the share of unknowns that are rejected.
         false_positive_rate: at the threshold.
         false_negative_rate: at the threshold.
-        false_negative_rates: least rate at any threshold that accepts at most so many of these
+        false_negative_rates: Least rate at any threshold that accepts at most such a share of these
             unknowns, by their share; a share of less than one unknown is left out.
         spread: standard deviation of the false negative rate over the known classes, at the
             threshold, less what chance in so few queries gives; 0 where one threshold serves all
@@ -103,7 +103,7 @@ def evaluate_open_set(
     within: tuple[float, float] = (0.001, 0.1),
     leave_out: str = "items",
 ) -> OpenSetResult:
-    """How well known queries are found while unknowns are turned away.
+    """How well known queries are found while unknowns are rejected.
 
     The words are those of `OpenSetResult`. Intervals of rates at the threshold are exact where
     items are left out; all others are jackknives.

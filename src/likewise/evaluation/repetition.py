@@ -31,8 +31,8 @@ class Repeated:
         least: by name, the smallest of the runs.
         most: by name, the largest of the runs.
         values: by name, the number of each run, in the order of `seeds`.
-        seeds: of the runs.
-        seconds: that each run took.
+        seeds: Seeds of the runs.
+        seconds: Seconds that each run took.
     """
 
     means: dict[str, Estimate]
@@ -72,7 +72,7 @@ def repeat(
     Args:
         experiment: called with a seed; gives numbers by name. An `Estimate` counts by its value,
             and a dict within becomes names with a dot, "unseen.map_at_r".
-        seeds: so many, from 0 on, or the seeds themselves.
+        seeds: The number of seeds, from 0 on, or the seeds themselves.
         out: folder that keeps each run as soon as it is finished, run-SEED.json; runs that it
             has are not run again, so that work that was stopped goes on. It is made if needed.
         settings: what the experiment depends on beside the seed, as JSON can hold it; kept with

@@ -44,7 +44,7 @@ class VerificationResult:
         of_probability: at its prior brier_score and expected_calibration_error; and cllr and
             min_cllr, which depend on no prior. See `likewise.metrics`.
         sweep: counts at every threshold, for curves.
-        distances: of the pairs, ascending, (p,) float64.
+        distances: Distances of the pairs, ascending, (p,) float64.
         same: whether each is the same, in the order of `distances`, (p,).
         items: the items (or classes) each holds, in the order of `distances`, (p, s).
     """

@@ -66,7 +66,7 @@ class Asked:
         """Refuse an index that was made for something else.
 
         Args:
-            facts: of the index.
+            facts: Facts of the index.
             class_names: likewise.
             place: where it is.
 

@@ -145,8 +145,8 @@ def rows_of_all(now: Known, ids: Values) -> Integers:
     """The row of each id.
 
     Raises:
-        InputTypeError: as `given_ids`.
-        InputError: as `given_ids`, or an id that is not stored.
+        InputTypeError: As `given_ids`.
+        InputError: As `given_ids`, or an id that is not stored.
     """
     given = given_ids(now, ids)
     rows = now.rows_of(given)
@@ -207,7 +207,7 @@ def codes_of(now: Known, labels: Values | None, count: int) -> tuple[Integers, S
     Args:
         now: knows class names, and whether there are labels without.
         labels: codes or class names, `count` of them; None for unlabeled, also among names.
-        count: of the items.
+        count: Number of the items.
 
     Raises:
         InputTypeError: neither integers nor strings, both, or names where there are codes.

@@ -26,7 +26,7 @@ class InMemory:
 
     Args:
         distance: what near means.
-        class_names: of label codes 0, 1, …
+        class_names: Names of label codes 0, 1, …
         recall: see `Search`.
         storage: see `_searching/storage`.
     """

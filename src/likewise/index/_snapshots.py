@@ -272,10 +272,10 @@ class Columns:
     Args:
         facts: say for how many items there is room, more are taken in as well, and how
             embeddings are kept.
-        search: of the items.
+        search: What searches the items.
         room: Number of items that fit, at least; see `reserve`.
         arrays: the items, if they are there already; kept, not copied.
-        metadata: of these, where memory keeps it.
+        metadata: Metadata of them, where memory keeps it.
         payloads: likewise.
     """
 
@@ -389,8 +389,8 @@ class Held:
     for a thread that writes, and lasts until `take_in` has returned.
 
     Args:
-        facts: of the store.
-        class_names: of its labels.
+        facts: Facts of the store.
+        class_names: Names of its labels.
         distance: what near means.
         recall: see `Search`.
     """
@@ -435,11 +435,11 @@ class Held:
         """Hold these items in place of all there were.
 
         Args:
-            facts: of the store.
-            class_names: of its labels.
+            facts: Facts of the store.
+            class_names: Names of its labels.
             chunks: the items; they may be read while this goes on.
             arrays: or the items as arrays, which are kept, not copied.
-            metadata: of these, where memory keeps it.
+            metadata: Metadata of them, where memory keeps it.
             payloads: likewise.
         """
         search = Search(self._distance, recall=self._recall)
@@ -462,7 +462,7 @@ class Held:
         """Put one batch in place: all of it, or on failure nothing.
 
         Args:
-            facts: of the store after it.
+            facts: Facts of the store after it.
             class_names: after it.
             removed: rows of the current snapshot.
             changed: rows of the current snapshot that get other labels.

@@ -142,7 +142,7 @@ class Filters:
         """Which items pass, (n,).
 
         Args:
-            positions: of the items of any snapshot of the store, ascending.
+            positions: Positions of the items of any snapshot of the store, ascending.
             condition: from `parsed`.
             texts: metadata as JSON, from positions.
 

@@ -112,7 +112,7 @@ def to_table(index: Index, *, batch_size: int = BATCH) -> Any:
     exactly.
 
     Args:
-        index: of any kind; not written to meanwhile.
+        index: An index of any kind; not written to meanwhile.
         batch_size: items read at once.
 
     Raises:
@@ -237,10 +237,10 @@ def read_parquet(path: str | Path) -> Columns:
 
 
 def read_parquet_batches(path: str | Path, *, batch_size: int = BATCH) -> Iterator[Columns]:
-    """The same, so many items at a time, for files larger than memory.
+    """The same, some items at a time, for files larger than memory.
 
     Args:
-        path: of the file. Class names that it does not tell differ from batch to batch.
+        path: Path of the file. Class names that it does not tell differ from batch to batch.
         batch_size: items at once.
 
     Raises:
@@ -302,7 +302,7 @@ def _schema_of(index: Index) -> Any:
 
 
 def _batches_of(index: Index, batch_size: int) -> Iterator[Any]:
-    """The items, so many at a time, as record batches."""
+    """The items, some at a time, as record batches."""
     check_count("batch_size", batch_size)
     arrow, schema = _load(), _schema_of(index)
     ids, names = index.ids, np.array([*index.class_names, None], dtype=object)

@@ -29,12 +29,12 @@ class Gallery(Index):
             default; for one that is there, its own, and any other is refused.
         encoder: says which encoder the embeddings are from, e.g. its fingerprint. Kept with a
             new gallery; an older one refuses another.
-        dimension: of the embeddings; without, that of the first.
+        dimension: Dimension of the embeddings; without, that of the first.
         class_names: names of label codes 0, 1, … of a new gallery. Names seen for the first time
             in `add` go behind them.
         recall: the share of the true nearest that a lookup shall find, see `Index`. Without,
             always exact. Not kept with the gallery.
-        storage: of a new gallery: "float32", by default, or "float16" or "int8", see `Index`.
+        storage: Storage of a new one: "float32", by default, or "float16" or "int8", see `Index`.
         read_only: look things up in a gallery that another process may write.
 
     Raises:
@@ -125,7 +125,7 @@ class Gallery(Index):
         Labels meet by class name; where neither gallery has names, by code.
 
         Args:
-            other: of the same distance, dimension, encoder and kind of ids.
+            other: A gallery of the same distance, dimension, encoder and kind of ids.
             on_conflict: where an id is in both, "keep" the item that is here or "replace" it;
                 without, refuse.
 
@@ -158,7 +158,7 @@ class MilvusGallery(Index):
             a new gallery COSINE by default; for one that is there, its own, and any other is
             refused.
         encoder: says which encoder the embeddings are from; as in `Gallery`.
-        dimension: of the embeddings; without, that of the first.
+        dimension: Dimension of the embeddings; without, that of the first.
         class_names: names of label codes 0, 1, … of a new gallery. Names seen for the first time
             in `add` go behind them.
         token: `user:password` or an API key, where the server asks for one.

@@ -290,11 +290,11 @@ class Index:
         Arguments and errors are as in `add`. Ids may be those of items that go.
 
         Args:
-            embeddings: as in `add`; of the same dimension as before.
-            labels: as in `add`.
-            ids: as in `add`, but of either kind.
-            metadata: as in `add`.
-            payloads: as in `add`.
+            embeddings: As in `add`; of the same dimension as before.
+            labels: As in `add`.
+            ids: As in `add`, but of either kind.
+            metadata: As in `add`.
+            payloads: As in `add`.
             class_names: names of label codes 0, 1, … from now on. Other names in `labels` go
                 behind them.
 

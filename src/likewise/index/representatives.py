@@ -40,7 +40,7 @@ def representatives(
     - "medoids" make small the sum of the distances of a class's items to the nearest of them:
       greedily built, then swapped, the best swap first, until no single swap makes it smaller.
       One medoid is the exact best. They lie where most items are.
-    - "k-centers" make small the largest of these distances: the medoid, then ever the item
+    - "k-centers" make small the largest of those distances: the medoid, then always the item
       farthest from those taken, at most twice as far as could be where the distance is a
       metric. They reach the borders.
 
@@ -54,7 +54,7 @@ def representatives(
         per_class: at least 1.
         method: "medoids" or "k-centers".
         distance: what near means; an item is its first argument, what stands for it the second.
-        seed: of the draw from large classes.
+        seed: Seed of the draw from large classes.
 
     Raises:
         InputError: wrong shapes, NaN or infinity, an unknown method.
@@ -99,7 +99,7 @@ class KeepingLoss:
 
     Attributes:
         kept: how many items it keeps.
-        items: of how many.
+        items: Number of items they stand for.
         changed: share of the queries that are answered otherwise.
         accuracy_before: share of the labeled queries answered rightly by all items: with their
             own class, or with -1 if none of the items is of it; None without truth.
@@ -140,7 +140,7 @@ def loss_of_keeping(
 
     Args:
         positions: the items that stay, as `representatives` gives them.
-        embeddings: those of the whole gallery, (n, d).
+        embeddings: The embeddings of the whole gallery, (n, d).
         labels: theirs, (n,).
         queries: not items of the gallery, (q, d).
         truth: the true class codes, (q,); without it no accuracies. Unlabeled queries, -1, do

@@ -29,7 +29,7 @@ class WithoutEach(NamedTuple):
     """Statistics of all rows, and of the rows that are left without each part of the groups.
 
     Attributes:
-        whole: of all rows, (s,).
+        whole: Statistics of all rows, (s,).
         without: without each part, (p, s).
         groups: how many groups the parts were merged of.
     """

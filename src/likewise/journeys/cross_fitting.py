@@ -111,7 +111,7 @@ def fitted(
         kept: The items that the model in use was trained on.
         aside: Items of the same classes that it was not trained on, for known queries; None if
             there are none, and then a tenth of each class is not trained on in the folds.
-        recipe: That of the model in use.
+        recipe: The recipe of the model in use.
         train: Called as train(data, recipe, progress) for each fold; gives a function from items
             to their embeddings.
         distance: How embeddings are compared.
@@ -188,7 +188,7 @@ def _codes(items: data.Dataset, code_of: dict[str, int]) -> Tensor:
 
 
 def _at_most(items: data.Dataset, most: int, seed: int) -> data.Dataset:
-    """At most so many items of each class, drawn at random."""
+    """Some items of each class, at most a given number, drawn at random."""
     rng = np.random.default_rng(seed)
     labels = items.labels.numpy()
     rows: list[int] = []

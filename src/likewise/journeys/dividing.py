@@ -14,7 +14,7 @@ class Parts(NamedTuple):
 
     Attributes:
         kept: The items that are trained on.
-        apart: Those that are not, of classes trained on ("seen") and of others ("unseen").
+        apart: Items that are not, of classes trained on ("seen") and of others ("unseen").
         seen: What `fit` gets: the items kept, or pairs or views of them, or their features.
     """
 

@@ -190,7 +190,7 @@ def changes_of(recipe: Recipe, shape: Sequence[int], augment: Any = None) -> Any
 
     Args:
         recipe: The choices.
-        shape: That of an item.
+        shape: The shape of an item.
         augment: Used instead of what the recipe names.
 
     Raises:

@@ -73,7 +73,7 @@ class Trial:
 
     Attributes:
         head: The head to use; None for the frozen encoder alone.
-        line: That in one sentence.
+        line: The choice in one sentence.
     """
 
     head: str | None

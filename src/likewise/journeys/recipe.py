@@ -81,7 +81,7 @@ class Recipe:
         batch_size: Items in a batch without labels; None for 128.
         learning_rate: The highest learning rate of the schedule; None for 0.001, for 0.0001 where
             a pretrained encoder trains, and for 0.0002 where that is one of sentences.
-        loss_learning_rate: That of the loss's own weights, such as class centers; None for ten
+        loss_learning_rate: Rate of the loss's own weights, such as class centers; None for ten
             times the other where a pretrained encoder trains, and else for the same.
         clip_gradients: Largest norm of all gradients together; None clips nothing.
         precision: "float32", "bfloat16" or "float16".

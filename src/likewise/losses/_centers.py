@@ -78,8 +78,8 @@ class ClassCenters(nn.Module):
         embedding_dim: d, the width of the embeddings.
         class_count: how many codes there are; labels run from 0 to class_count − 1.
         per_class: how many centers a class has.
-        share: of the classes that a call in training compares with.
-        seed: of the classes drawn.
+        share: Share of the classes that a call in training compares with.
+        seed: Seed of the classes drawn.
 
     Source:
         The share: An et al., "Partial FC: Training 10 Million Identities on a Single Machine",

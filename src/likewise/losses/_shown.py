@@ -18,8 +18,8 @@ def shown(
     Nothing waits for the device.
 
     Args:
-        value: of the loss.
-        distances: that it was made from.
+        value: Value of the loss.
+        distances: Distances that it was made from.
         embeddings: looked at instead where there are no distances.
     """
     numbers = (distances if distances.numel() else embeddings).detach()

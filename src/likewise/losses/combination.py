@@ -20,7 +20,7 @@ class Sum(nn.Module):
     that parts own.
 
     Args:
-        parts: losses, or (weight, loss); a loss alone has weight 1. A loss of one's own needs to
+        parts: losses, or (weight, loss); a loss alone has weight 1. A loss that you write needs to
             take references and ids only where they are given.
 
     Raises:
@@ -46,7 +46,7 @@ class Sum(nn.Module):
             if not isinstance(part, nn.Module):
                 raise InputTypeError(
                     f"parts must be losses or (weight, loss), got {type(part).__name__}. "
-                    "Make a function of one's own a torch module."
+                    "Make a function that you wrote a torch module."
                 )
         self.weights = tuple(float(weight) for weight, _ in weighted)
         self.parts = nn.ModuleList(part for _, part in weighted)

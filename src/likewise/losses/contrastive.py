@@ -34,7 +34,7 @@ def contrastive_loss(
     place of d. With halved=True half of it all.
 
     Args:
-        distances: of any shape; smaller is closer.
+        distances: Distances of any shape; smaller is closer.
         same: True where the pair belongs together, same shape.
         margin: from where on different pairs cost nothing, in the unit of the distances.
         squared: whether both terms are squared.
@@ -211,7 +211,7 @@ class SNRContrastiveLoss(nn.Module):
         positive_margin: up to where same pairs cost nothing.
         mean_weight: how much the sums of the embeddings cost.
         miner: which pairs count.
-        average: as for `ContrastiveLoss`.
+        average: As for `ContrastiveLoss`.
 
     Source:
         Yuan, Deng, Tang, Tang & Chen, "Signal-to-Noise Ratio: A Robust Distance Metric for Deep

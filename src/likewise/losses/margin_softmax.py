@@ -109,7 +109,7 @@ class ArcFaceLoss(nn.Module):
         class_share: share of the classes that a call in training compares with: those of the
             batch and random others, but at least as many as the batch has items. Below 1 for
             very many classes. In evaluation mode all take part.
-        seed: of the classes drawn.
+        seed: Seed of the classes drawn.
 
     Source:
         As `arcface_distance`; margin 0.5 and scale 64 are the paper's (0.5 is 28.6 degrees,
@@ -200,7 +200,7 @@ class CosFaceLoss(nn.Module):
         class_share: share of the classes that a call in training compares with: those of the
             batch and random others, but at least as many as the batch has items. Below 1 for
             very many classes. In evaluation mode all take part.
-        seed: of the classes drawn.
+        seed: Seed of the classes drawn.
 
     Source:
         Wang et al., "CosFace: Large Margin Cosine Loss for Deep Face Recognition", CVPR 2018,
@@ -284,7 +284,7 @@ class SphereFaceLoss(nn.Module):
         class_share: share of the classes that a call in training compares with: those of the
             batch and random others, but at least as many as the batch has items. Below 1 for
             very many classes. In evaluation mode all take part.
-        seed: of the classes drawn.
+        seed: Seed of the classes drawn.
 
     Source:
         As `sphereface_distance`; margin 4 is the paper's. The blend is in the authors' code,

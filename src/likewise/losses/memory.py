@@ -32,9 +32,9 @@ class CrossBatchMemory(nn.Module):
         embedding_dim: d, the width of the embeddings.
         size: number of slots. What is useful depends on how fast embeddings drift; a memory of a
             few epochs is as large as is sensible.
-        warm_up: so many batches pass first without being remembered, until embeddings drift
+        warm_up: Number of batches that pass first without being remembered, until embeddings drift
             slowly enough.
-        weight: of the loss against the memory.
+        weight: Weight of the loss against the memory.
         copies: whether an item may be paired with its older copies. Then ids are not needed.
         together: one comparison of the batch with the batch and the memory at once, so that a
             triplet may take its positive from one and its negative from the other; `weight` plays

@@ -130,7 +130,7 @@ class ProxyNCALoss(nn.Module):
         class_share: share of the classes that a call in training compares with: those of the
             batch and random others, but at least as many as the batch has items. Below 1 for
             very many classes. In evaluation mode all take part.
-        seed: of the classes drawn.
+        seed: Seed of the classes drawn.
 
     Source:
         Teh, DeVries & Taylor, "ProxyNCA++: Revisiting and Revitalizing Proxy Neighborhood
@@ -212,7 +212,7 @@ class ProxyAnchorLoss(nn.Module):
         class_share: share of the classes that a call in training compares with: those of the
             batch and random others, but at least as many as the batch has items. Below 1 for
             very many classes. In evaluation mode all take part.
-        seed: of the classes drawn.
+        seed: Seed of the classes drawn.
 
     Source:
         As `proxy_anchor_loss`; alpha 32 and margin 0.1 are the paper's. Sampled classes: An et
@@ -294,7 +294,7 @@ class SoftTripleLoss(nn.Module):
             batch and random others, but at least as many as the batch has items. Below 1 for
             very many classes. In evaluation mode all take part. The regulariser runs over
             the same classes.
-        seed: of the classes drawn.
+        seed: Seed of the classes drawn.
 
     Source:
         As `soft_triple_distance`, equations 6 and 8; the defaults are those of the paper and of

@@ -22,7 +22,7 @@ def sigmoid_pairs_loss(
     """Σ log(1 + e^(−logit⁺)) + Σ log(1 + e^(logit⁻)), one value per anchor.
 
     Args:
-        logits: of being the same, for every anchor and reference; larger is closer.
+        logits: Logits of being the same, for every anchor and reference; larger is closer.
         positive: the selected positive pairs.
         negative: the selected negative pairs.
 

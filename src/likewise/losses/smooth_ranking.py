@@ -37,7 +37,7 @@ def smooth_ranks(
         positive: which entries are positives of their row.
         negative: which entries are negatives of their row.
         temperature: T, in the unit of the distances.
-        most: K, as many positives as a row may have; of a row with more, only so many are
+        most: K, as many positives as a row may have; of a row with more, only K are
             ranked. If None the fullest row is looked for, which waits for a GPU.
 
     Returns:
@@ -102,7 +102,7 @@ def _gaps_and_kinds(
 
 
 def blocks(rows: int, width: int) -> Iterator[slice]:
-    """Slices of the rows, of so many that about `MOST` values of `width` per row are made."""
+    """Slices of the rows, each small enough that about `MOST` values of `width` are made."""
     size = max(1, MOST // max(1, width))
     return (slice(start, start + size) for start in range(0, rows, size))
 
@@ -118,8 +118,8 @@ class SmoothAPLoss(nn.Module):
         temperature: T, in the unit of the distance; the smaller, the truer to the real ranks,
             and the fewer references have a gradient.
         distance: how embeddings are compared.
-        most: as many positives as an anchor may have, K − 1 in a batch P × K. With it no step
-            waits for a GPU; more than so many are not ranked. If None the loss looks.
+        most: As many positives as an anchor may have, K − 1 in a batch P × K. With it no step
+            waits for a GPU; any above it are not ranked. If None the loss looks.
 
     Source:
         Brown, Xie, Kalogeiton & Zisserman, "Smooth-AP: Smoothing the Path Toward Large-Scale
@@ -188,8 +188,8 @@ class RecallAtKLoss(nn.Module):
         temperature: T of the ranks, in the unit of the distance.
         rank_temperature: τ, in ranks.
         distance: how embeddings are compared.
-        most: as many positives as an anchor may have, K − 1 in a batch P × K. With it no step
-            waits for a GPU; more than so many are not ranked. If None the loss looks.
+        most: As many positives as an anchor may have, K − 1 in a batch P × K. With it no step
+            waits for a GPU; any above it are not ranked. If None the loss looks.
 
     Source:
         Patel, Tolias & Matas, "Recall@k Surrogate Loss with Large Batches and Similarity

@@ -115,7 +115,7 @@ class NormalizedSoftmaxLoss(nn.Module):
         class_share: share of the classes that a call in training compares with: those of the
             batch and random others, but at least as many as the batch has items. Below 1 for
             very many classes. In evaluation mode all take part.
-        seed: of the classes drawn.
+        seed: Seed of the classes drawn.
 
     Source:
         Zhai & Wu, "Classification is a Strong Baseline for Deep Metric Learning", BMVC 2019,

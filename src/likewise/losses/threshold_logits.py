@@ -25,7 +25,7 @@ def threshold_logits(
     """Logits of being different, scale · (d − t), and of being the same, scale · (t − d).
 
     Args:
-        distances: of any shape; smaller is closer.
+        distances: Distances of any shape; smaller is closer.
         threshold: t, where both logits are 0, in the unit of the distances.
         scale: how sharply they part, per unit of the distances.
 
@@ -49,10 +49,10 @@ def threshold_loss(
     log 2 at the threshold, and hardly anything far on the right side of it.
 
     Args:
-        distances: of any shape; smaller is closer.
+        distances: Distances of any shape; smaller is closer.
         same: True where the pair belongs together, same shape.
         threshold: t, in the unit of the distances.
-        scale: as for `threshold_logits`.
+        scale: As for `threshold_logits`.
     """
     if distances.shape != same.shape:
         raise InputError(

@@ -296,7 +296,7 @@ class TripletLoss(nn.Module):
 
     Args:
         margin: the gap asked for between positive and negative distance, in the unit of the
-            distance; None for the soft margin, which asks for ever more.
+            distance; None for the soft margin, which always asks for more.
         distance: how embeddings are compared; SQUARED_EUCLIDEAN gives FaceNet's form.
         miner: which triplets count. All of them, summed in closed form, by default.
         average: over "active" triplets, those above zero, or over "all" selected ones.

@@ -26,10 +26,10 @@ def class_centers(
     rule="center")` then decides.
 
     Args:
-        embeddings: of the gallery's items.
+        embeddings: Embeddings of the gallery's items.
         labels: their class codes; items with -1 are left out.
-        distance: that of the gallery.
-        class_names: those of the gallery.
+        distance: The distance of the gallery.
+        class_names: The class names of the gallery.
 
     Raises:
         InputError: no item has a label; wrong shapes; NaN or infinity.

@@ -23,12 +23,12 @@ class Matches:
     Args:
         labels: the label decided on, or UNKNOWN, (q,).
         distances: what was compared with the threshold, (q,); inf where nobody had a vote.
-        neighbors: those that decided.
+        neighbors: The neighbors that decided.
         threshold: a distance up to it was accepted; with thresholds by class, that of the others.
         rule: name of the matching rule.
         limits: with thresholds by class, that of each query's label, (q,).
-        probabilities: that the label is right, before it is accepted or not, (q,); 0 where nobody
-            had a vote; None unless asked for.
+        probabilities: Chance that the label is right, before it is accepted or not, (q,); 0 where
+            nobody had a vote; None unless asked for.
     """
 
     labels: Int[Tensor, " q"]
@@ -86,7 +86,7 @@ def match(
         rule: a name in RULES, or a function like those.
         gallery_size: how many items are indexed now; if more than a guarantee was made for, a
             warning says what it is worth.
-        probability: that a label is right, by the distance of this rule, as fitted by
+        probability: Probability that a label is right, by the distance of this rule, as fitted by
             `fit_logistic(distances, same)` on what `decide` gives; its prior is the share of
             labels that are right.
 

@@ -39,7 +39,7 @@ def cluster(embeddings: Float[Tensor, "n d"], count: int, *, seed: int = 0) -> I
     Args:
         embeddings: (n, d), finite.
         count: how many clusters, at most n.
-        seed: of the start.
+        seed: Seed of the start.
 
     Raises:
         InputError: for NaN, or more clusters than embeddings.

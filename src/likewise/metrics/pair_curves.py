@@ -106,8 +106,8 @@ def min_detection_cost(
     Args:
         counts: the sweep of the pairs; how many there are of each kind does not matter.
         prior: the share of pairs that are the same where the threshold is to be used.
-        miss_cost: of rejecting a pair that is the same.
-        false_accept_cost: of accepting a pair that is different.
+        miss_cost: Cost of rejecting a pair that is the same.
+        false_accept_cost: Cost of accepting a pair that is different.
 
     Raises:
         InputError: for a prior outside (0, 1), or a cost that is not above 0.

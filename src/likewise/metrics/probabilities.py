@@ -21,7 +21,7 @@ def brier_score(
     (1 - share). Equal to `sklearn.metrics.brier_score_loss(same, probabilities)`.
 
     Args:
-        probabilities: that the pair is the same, (p,).
+        probabilities: Probabilities that the pair is the same, (p,).
         same: whether it is, (p,).
         prior: weigh the pairs as if this share of them were the same; without it, as they are.
 
@@ -82,7 +82,7 @@ def expected_calibration_error(
     compare only numbers of as many pairs and bins.
 
     Args:
-        probabilities: that the pair is the same, (p,).
+        probabilities: Probabilities that the pair is the same, (p,).
         same: whether it is, (p,).
         bins: how many, at least 1.
         prior: weigh the pairs as if this share of them were the same; without it, as they are.

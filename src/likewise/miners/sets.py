@@ -93,7 +93,7 @@ def all_semi_hard(margin: float) -> TripletMiner:
     None is listed: a loss counts them in closed form.
 
     Args:
-        margin: as a rule that of the loss, in the unit of the distances.
+        margin: Usually the margin of the loss, in the unit of the distances.
 
     Source:
         Schroff, Kalenichenko & Philbin, "FaceNet", CVPR 2015, equation 4 (which then takes

@@ -197,7 +197,7 @@ def random_hard(margin: float, generator: torch.Generator | None = None) -> Trip
     kept where there is a positive that has such a negative.
 
     Args:
-        margin: that of the loss, in the unit of the distances.
+        margin: The margin of the loss, in the unit of the distances.
         generator: where chance comes from; torch's own generator if None, so that
             `torch.manual_seed` decides. It must live on the device of the distances.
 
@@ -215,7 +215,7 @@ def random_semi_hard(margin: float, generator: torch.Generator | None = None) ->
     kept where there is a positive that has such a negative.
 
     Args:
-        margin: that of the loss, in the unit of the distances.
+        margin: The margin of the loss, in the unit of the distances.
         generator: where chance comes from; torch's own generator if None, so that
             `torch.manual_seed` decides. It must live on the device of the distances.
 

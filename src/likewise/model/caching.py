@@ -49,7 +49,7 @@ class Cache:
     so once for each folder, and nothing is kept.
 
     Args:
-        folder: Of all caches; made if it is not there.
+        folder: Folder of all caches; made if it is not there.
         encoder: What makes the embeddings.
         preprocess: What is done to items first.
         source: The items, which tell their shape.
@@ -132,7 +132,7 @@ class Cache:
         """The embeddings of the kept items, from here and from those made; the latter are added.
 
         Args:
-            contents: Of all items.
+            contents: Contents of all items.
             prints: Their fingerprints.
             kept: Positions of the items whose embeddings are asked for.
             is_fresh: Which items were encoded now.

@@ -60,8 +60,8 @@ class SimilarityModel:
             `nn.Identity()`, for items that are embeddings already, made elsewhere.
         distance: how embeddings are compared.
         preprocess: what is done to items first, and how image files are read.
-        trained: the dataset that the encoder was trained on, if it is to be known again. Its
-            items are then left out of calibration and evaluation, where they would flatter.
+        trained: The dataset that the encoder was trained on, so that it is known again. Its
+            items are then left out of calibration and evaluation, where they would look too good.
         origin: what the model was made from, as JSON can hold it; kept, not read.
         reading: which columns of a table hold texts, labels or vectors; a table that a command
             is given later is read so too.
@@ -81,7 +81,7 @@ class SimilarityModel:
         cross_fit: what encoders said of classes that they were not trained on; made by `train`.
         trained_on: names of the classes that the encoder was trained on.
         trained_prints: `data.fingerprints` of the items that it was trained on.
-        calibrated_prints: those of the items that any calibration saw.
+        calibrated_prints: Fingerprints of the items that any calibration saw.
         cache: a folder that keeps embeddings for the next call or process, if it is set; see
             `likewise.embed`. It is not saved with the model.
 
@@ -370,7 +370,7 @@ class SimilarityModel:
         Args:
             data: a labeled dataset, or an `Embedded`.
             metadata: one dict per item of `data`.
-            keep_pictures: as in `add`.
+            keep_pictures: As in `add`.
             progress: called as progress(done, total) while embedding.
 
         Returns:

@@ -37,10 +37,10 @@ def evaluation_page(
     """Write the report of what `model.evaluate` found; only the items shown are read again.
 
     Args:
-        path: of the page.
+        path: Path of the page.
         model: what was evaluated.
         found: what came out.
-        title: of the page.
+        title: Title of the page.
         source: what the examples are, for the foot of the page.
     """
     unit = f"{model.distance.name} distance"

@@ -24,7 +24,7 @@ from likewise.pages.writing import own_file, render
 from likewise.plots.embedding_maps import check_points, class_look
 from likewise.plots.style import check_items, name_of
 
-_SIDES = ((1500, 64), (6000, 48))  # of at most so many items, thumbnails of this side
+_SIDES = ((1500, 64), (6000, 48))  # at most as many items, and the side of their thumbnails
 _SMALLEST_SIDE = 32
 _NOTES = {
     "t-SNE dimension": "t-SNE: near neighbors are meaningful, distances between groups are not.",
@@ -56,14 +56,14 @@ def write_map_page(
     less than 10 MB. The file appears whole; when it cannot be written, what was there stays.
 
     Args:
-        path: of the page; its folder exists.
+        path: Path of the page; its folder exists.
         points: one per item, from `plots.embedding_points`.
         labels: class codes, -1 for unknown.
-        class_names: of the label codes.
+        class_names: Names of the label codes.
         items: images (c, h, w) or (h, w), clipped to 0..1 or uint8, made small with `thumbnails`.
             Vectors have no picture.
         names: one word on each item, e.g. its file.
-        title: of the page.
+        title: Title of the page.
         note: a sentence below it.
         unseen: class codes that were not trained on, drawn hollow.
 
@@ -148,12 +148,12 @@ def map_page(
     """Write the page of embedded items.
 
     Args:
-        path: of the page.
+        path: Path of the page.
         examples: the items shown, as `likewise.embed` gives them.
         source: where they come from; files are named as seen from there.
-        title: of the page.
+        title: Title of the page.
         method: see `plots.embedding_points`.
-        seed: of the method.
+        seed: Seed of the method.
         total: how many items there are, of which these are shown.
         trained_on: names of the classes trained on; others are drawn hollow.
 

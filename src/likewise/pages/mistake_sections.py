@@ -47,11 +47,11 @@ def sections(
 
     Args:
         examples: items that were evaluated.
-        pictures: of these.
+        pictures: Pictures of them.
         retrieval: what came out of all items; None where no class has two.
-        class_names: of the class codes of `retrieval`.
+        class_names: Names of the class codes of `retrieval`.
         distance: compares.
-        threshold: of verification, if it is calibrated.
+        threshold: Threshold of verification, if it is calibrated.
         trained_on: names of the classes that were trained on.
     """
     if len(examples) < 2:

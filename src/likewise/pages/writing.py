@@ -53,8 +53,8 @@ def write_page(
     paths, is escaped. The file appears whole; when it cannot be written, what was there stays.
 
     Args:
-        path: of the page; its folder exists.
-        title: of the page.
+        path: Path of the page; its folder exists.
+        title: Title of the page.
         facts: headline numbers (label, value), a card each. Of an Estimate, or its text
             "0.912 [0.881, 0.937]", the interval is shown smaller.
         sections: shown in order.

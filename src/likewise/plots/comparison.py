@@ -47,7 +47,7 @@ def differences(
         ahead: by name, 0 or 1 where that model is ahead, see `evaluation.Difference`; where an
             interval misses 0 if None.
         smaller_is_better: names where the smaller number is better; they get an arrow.
-        title: of the figure.
+        title: Title of the figure.
         most: rows drawn, at least 2.
 
     Raises:
@@ -111,7 +111,7 @@ def estimates(
 
     Args:
         numbers: by name, in the order of the rows.
-        title: of the figure.
+        title: Title of the figure.
         most: rows drawn, the first ones.
 
     Raises:

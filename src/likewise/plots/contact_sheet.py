@@ -40,7 +40,7 @@ def contact_sheet(
     Args:
         items: images (c, h, w) or (h, w), clipped to 0..1, or vectors (d,).
         names: one word below each item, e.g. its class.
-        title: of the sheet; by default how many items there are.
+        title: Title of the sheet; by default how many items there are.
         columns: items in a row.
         most: items drawn, the first ones.
 
@@ -98,7 +98,7 @@ def neighbors(
             the number of each query instead.
         neighbor_items: what `found` found, in the same order.
         found: labels and distances of the neighbors.
-        class_names: of the label codes.
+        class_names: Names of the label codes.
         query_labels: true codes, -1 where not known.
         threshold: a neighbor is accepted if its distance is at most this.
         query_names: one word on each query, e.g. a file name.

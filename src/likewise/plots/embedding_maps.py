@@ -61,11 +61,11 @@ def embedding_map(
     Args:
         points: from `embedding_points`, or two-dimensional embeddings.
         labels: class codes, -1 for unknown.
-        class_names: of the label codes.
+        class_names: Names of the label codes.
         axis_title: from `embedding_points`.
         unseen: class codes that were not trained on, drawn hollow.
         most: points drawn; of more, an even random choice.
-        seed: of that choice.
+        seed: Seed of that choice.
 
     Raises:
         InputError: if points are not of shape (n, 2), not finite, or none at all.
@@ -111,13 +111,13 @@ def embedding_maps(
     Args:
         parts: by title: points and class codes. Points of one plane, see `embedding_points`, or
             two-dimensional embeddings.
-        class_names: of the label codes.
+        class_names: Names of the label codes.
         axis_title: from `embedding_points`.
         unseen: class codes that were not trained on, drawn hollow.
         columns: maps in a row.
         shared: "all" maps have the same axes, or those of a "row", when rows differ in unit.
         most: points drawn in each; of more, an even random choice.
-        seed: of that choice.
+        seed: Seed of that choice.
 
     Raises:
         InputError: without any part, or as `embedding_map`.

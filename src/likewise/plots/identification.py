@@ -37,7 +37,7 @@ def fnir_curve(sweeps: Sweep | Mapping[str, Sweep], *, threshold: float | None =
     unknown, and 0 missed queries are drawn as half a query.
 
     Args:
-        sweeps: of `evaluation.evaluate_open_set`, one, or several by the name to show.
+        sweeps: Results of `evaluation.evaluate_open_set`, one, or several by the name to show.
         threshold: marked on each curve, with both rates in the note if there is one curve.
 
     Raises:

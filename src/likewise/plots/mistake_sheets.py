@@ -80,10 +80,10 @@ def labeled_pairs(
         items_b: the other side of each pair.
         distances: one per pair.
         labels: class codes of both sides, (p, 2).
-        class_names: of the label codes.
+        class_names: Names of the label codes.
         threshold: a pair is accepted as the same if its distance is at most this.
         names: one name for each side of each pair.
-        title: of the picture; by default how many pairs there are.
+        title: Title of the picture; by default how many pairs there are.
         most: pairs drawn, the first ones.
 
     Raises:
@@ -151,10 +151,10 @@ def confused_classes(
         items_a: the queries of all examples, in the order of `confused`: images (c, h, w) or
             (h, w), clipped to 0..1, or vectors (d,).
         items_b: what each was taken for.
-        distances: of each query from that.
-        class_names: of the class codes.
+        distances: Distances of each query from that.
+        class_names: Names of the class codes.
         names: one name for both items of each example.
-        title: of the picture.
+        title: Title of the picture.
 
     Raises:
         InputError: without any example, if the sizes do not fit each other, or items are neither

@@ -51,9 +51,9 @@ def pairs(
         distances: one per pair; None tells the truth alone.
         same: the truth.
         threshold: with distances, a pair is accepted as the same if its distance is at most this.
-        probabilities: that the pair is the same, 0 to 1.
+        probabilities: Probabilities that the pair is the same, 0 to 1.
         names: one name for each side of each pair.
-        title: of the picture; by default how many pairs there are.
+        title: Title of the picture; by default how many pairs there are.
         most: pairs drawn, the first ones; `worst_pairs` gives an order.
 
     Raises:

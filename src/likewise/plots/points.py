@@ -37,7 +37,7 @@ def embedding_points(
         embeddings: one per row.
         method: "auto", "pca", "t-sne" or "umap"; the last needs
             `pip install "likewise[umap]"`.
-        seed: of t-SNE and UMAP, 0 to 2**32 - 1; the same seed gives the same points on one
+        seed: Seed of t-SNE and UMAP, 0 to 2**32 - 1; the same seed gives the same points on one
             machine.
 
     Raises:

@@ -28,7 +28,7 @@ def reliability(
     lie in each bin.
 
     Args:
-        probabilities: that the pair is the same, at the prior of these pairs: with half of
+        probabilities: Chance that the pair is the same, at the prior of these pairs: with half of
             them the same, at a prior of 0.5.
         same: whether the pair truly belongs together.
         bins: how many.

@@ -39,7 +39,7 @@ class Job:
 
     Attributes:
         asked: Its body.
-        items: Those to be encoded; the two sides of pairs one behind the other.
+        items: Items to encode; the two sides of pairs one behind the other.
         ready: The same, decoded.
         whole: Whether fingerprints and pictures are asked for.
     """
@@ -371,7 +371,7 @@ def operating_point(
     """What is told of a calibration.
 
     Args:
-        name: Of the point.
+        name: Name of the point.
         made: The calibration.
         kept: Its guarantee, or that of all classes together.
         gallery_size: Known items now.

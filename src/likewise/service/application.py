@@ -55,7 +55,7 @@ class Application:
 
     Args:
         routes: Answer what is allowed.
-        keys: Those of clients; None where everybody on this machine may ask.
+        keys: The keys of clients; None where everybody on this machine may ask.
     """
 
     def __init__(self, routes: Routes, keys: Keys | None = None) -> None:

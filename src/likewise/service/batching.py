@@ -32,7 +32,7 @@ class Batcher(Generic[J]):
     job that comes alone is answered at once.
 
     Args:
-        prepare: Of one job, before it joins a batch; how many items it has. What it raises is
+        prepare: Work on one job, before it joins a batch; how many items it has. What it raises is
             that job's answer.
         answer: One answer per job; an exception in place of an answer is raised for that job.
         most: Items of a batch. A job with more makes one alone.

@@ -144,7 +144,7 @@ class Rate(msgspec.Struct):
         value: The share; null of nothing.
         low: Where the interval begins; null where there are too few items for one.
         high: Where it ends; null likewise.
-        method: Of the interval.
+        method: Method of the interval.
     """
 
     value: float | None
@@ -161,7 +161,7 @@ class Guarantee(msgspec.Struct):
         rate: Unknowns (or different pairs) are accepted at most at this rate.
         confidence: With which that holds.
         holds_for: For what: new unknown classes, new items of these, and so on.
-        gallery_size: In a gallery of up to so many items; null for pairs.
+        gallery_size: Items that the gallery may have at most; null for pairs.
         outgrown: What it is worth now, where the gallery has more items; null where it holds.
     """
 
@@ -180,7 +180,7 @@ class UnknownsJudged(msgspec.Struct):
         sentence: What it says in words.
         kind: "given", "left out", "cross-fit" or "trained", as in `Calibration.unknowns`.
         items: How many there were.
-        classes: Of how many classes; null if that is not known.
+        classes: Number of classes; null if that is not known.
         accepted: Share accepted at the threshold.
         asked: The rate that the goal asked for; null where it asked for none.
         expected: The highest rate to expect for new classes; null likewise.
@@ -241,7 +241,7 @@ class MatchAnswer(msgspec.Struct):
         label: Its class; null for unknown.
         distance: What was compared with the threshold; null where no neighbor had a vote.
         threshold: What it was compared with.
-        probability: Of the label that the neighbors give to be right, accepted or not; null for a
+        probability: Chance that the label of the neighbors is right, accepted or not; null for a
             point without.
         neighbors: The nearest known items, nearest first.
         unknown_id: Where the item is unknown and kept: its id in `/v1/unknowns`.
@@ -359,7 +359,7 @@ class Unknown(msgspec.Struct):
     Attributes:
         id: Its id in the queue.
         time: When it was asked about, in seconds since 1970.
-        distance: As it was compared with the threshold; null where no neighbor had a vote.
+        distance: Distance that was compared with the threshold; null where no neighbor had a vote.
         threshold: What it was compared with.
         point: The operating point.
         nearest: The label of the nearest known item; null for none.
@@ -396,7 +396,7 @@ class Encoder(msgspec.Struct):
 
     Attributes:
         name: Its name; null for a model over embeddings made elsewhere.
-        fingerprint: Of its architecture and weights; null likewise.
+        fingerprint: Fingerprint of its architecture and weights; null likewise.
         dimension: Numbers of an embedding, where known.
     """
 
@@ -424,7 +424,7 @@ class ModelCard(msgspec.Struct):
         version: A hash of what was saved, which changes with every save.
         likewise: The version of the library.
         takes: "image", "text" or "vector".
-        item_shape: Of one item, where it is of numbers.
+        item_shape: Shape of one item, where it is of numbers.
         encoder: What makes embeddings.
         distance: How they are compared.
         points: Operating points with what they guarantee.

@@ -63,7 +63,7 @@ class Writer:
             ids: Theirs; None for the next ones.
             metadata: Kept with them.
             key: The idempotency key.
-            digest: Of the request, so that a key is not used for another one.
+            digest: Digest of the request, so that a key is not used for another one.
 
         Raises:
             Refusal: There is no place to keep them, an id is taken, or the key was for another
@@ -116,7 +116,7 @@ class Writer:
         """What was answered to a request with this key; None if there was none.
 
         Raises:
-            Refusal: That was another request.
+            Refusal: The key was used for another request.
         """
         # Kept is a hash, which nobody can choose to look like another.
         key = _hashed(key)

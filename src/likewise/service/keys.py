@@ -23,7 +23,7 @@ class Key(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """A key as it is kept: whose it is and what it may, but not the key itself.
 
     Attributes:
-        name: Of the client, as logs and limits know it.
+        name: Name of the client, as logs and limits know it.
         scope: "read" to ask, "write" to change known items too.
         sha256: Of the key. A key is random and long, so that a plain hash cannot be undone.
         made: When, in seconds since 1970.
@@ -44,7 +44,7 @@ def make_key(path: str | Path, name: str, scope: Scope = "read") -> str:
 
     Args:
         path: The file of keys. Only its owner may read it.
-        name: Of the client; each has one key.
+        name: Name of the client; each has one key.
         scope: "read", or "write", which may read too.
 
     Raises:

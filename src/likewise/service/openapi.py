@@ -41,16 +41,16 @@ class Endpoint:
     Attributes:
         method: GET, POST, PATCH or DELETE.
         path: With parameters in braces.
-        name: Of the operation, and of the method of `Routes` that answers it.
+        name: Name of the operation, and of the method of `Routes` that answers it.
         sentence: What it does.
         answers: The struct of its answer, or a media type.
         asks: The struct of its body; None for none.
         query: The struct of the parameters behind the path; None for none.
         form: Fields of a form that says the same as the body; empty where there is no form.
         scope: "read", "write", or None for everybody.
-        status: Of the answer.
-        codes: Of refusals beyond those that any endpoint has.
-        parameters: Of the path and the headers.
+        status: Status of the answer.
+        codes: Codes of refusals beyond those that any endpoint has.
+        parameters: Parameters of the path and the headers.
     """
 
     method: str

@@ -72,10 +72,10 @@ async def receive_body(
     """The whole body, at most as long as allowed.
 
     Args:
-        receive: Of the ASGI call.
+        receive: The `receive` of the ASGI call.
         declared: The header Content-Length.
         settings: Say what is allowed.
-        budget: Of bytes in memory.
+        budget: Budget of bytes in memory.
         held: Gets the body; whoever asked must release it.
 
     Raises:

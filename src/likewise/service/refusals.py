@@ -49,7 +49,7 @@ class Refusal(InputError):
     Args:
         code: One of `CODES`.
         sentence: What must hold, what came, and what to do.
-        headers: Of the answer.
+        headers: Headers of the answer.
     """
 
     def __init__(self, code: str, sentence: str, *, headers: dict[str, str] | None = None) -> None:

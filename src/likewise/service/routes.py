@@ -38,7 +38,7 @@ class Routes:
     Args:
         model: Is asked.
         settings: Say what is allowed.
-        folder: Of the saved model; None for one that was made in this process.
+        folder: Folder of the saved model; None for one that was made in this process.
         keep: A folder for unknowns; None to keep none.
         writes: Whether known items may be changed.
     """

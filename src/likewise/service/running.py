@@ -36,7 +36,7 @@ def serve(application: Application, listening: socket.socket, *, loop: str = "au
     Args:
         application: Answers.
         listening: A socket from `listen`.
-        loop: Of uvicorn.
+        loop: Event loop of uvicorn.
     """
     sys.setswitchinterval(SWITCH)
     server_of(application, loop=loop).run(sockets=[listening])

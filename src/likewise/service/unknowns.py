@@ -44,7 +44,7 @@ class Queue:
 
     Args:
         folder: Where they are kept, made if it is not there.
-        model: That matched them.
+        model: Model that matched them.
         most: How many are kept; the oldest go first.
         days: For how long.
     """

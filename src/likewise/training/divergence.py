@@ -18,7 +18,7 @@ class Guard:
     stays on the device: nothing waits for it before the epoch is over.
 
     Args:
-        modules: those that are trained. Their weights and buffers are copied to the CPU, frozen
+        modules: Modules that are trained. Their weights and buffers are copied to the CPU, frozen
             weights excepted.
     """
 

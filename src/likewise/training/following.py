@@ -140,14 +140,14 @@ class StopEarly:
     from a checkpoint of `fit` has waited as long as before.
 
     Args:
-        by: as in `KeepBest`.
+        by: As in `KeepBest`.
         patience: after how many numbers in a row without a gain.
         least_gain: gains up to this one do not count.
-        higher_is_better: as in `KeepBest`.
-        first_epoch: as in `KeepBest`.
+        higher_is_better: As in `KeepBest`.
+        first_epoch: As in `KeepBest`.
 
     Raises:
-        InputError: as `KeepBest`; or, when called, the number never was finite for as long as
+        InputError: As `KeepBest`; or, when called, the number never was finite for as long as
             the patience lasts.
 
     Example:
@@ -208,7 +208,7 @@ class StopEarly:
 
 
 class _Number:
-    """The number that is followed: where it comes up, and which way is better."""
+    """The number that is followed: where it comes up, and whether higher is better."""
 
     def __init__(self, by: str, higher_is_better: bool | None, first_epoch: int) -> None:
         if not isinstance(by, str) or not by:

@@ -101,7 +101,7 @@ def fit(
             ShuffledBatchSampler, 64 at a time, where there are no classes to balance).
         learning_rate: the highest, reached when the schedule is 1. Adam, or AdamW with
             weight_decay.
-        loss_learning_rate: that of the loss's own weights; `learning_rate` if None.
+        loss_learning_rate: Rate of the loss's own weights; `learning_rate` if None.
         schedule: the learning rate's factor at a share of the training in [0, 1]; `cosine()`
             if None.
         optimizer: used as it is instead of our own; it must hold the loss's weights too.
@@ -125,7 +125,7 @@ def fit(
         workers: processes that load data; 0 loads in this one.
         device: "cpu" or "cuda"; the best there is if None.
         precision: "float32", or "bfloat16" or "float16" for mixed precision.
-        seed: of the batches, the augmentation, dropout.
+        seed: Seed of the batches, the augmentation, dropout.
         checkpoint: folder that is written after every epoch, and from which a training that was
             interrupted goes on, to the same encoder as without the interruption. Needs the same
             arguments and data, which are compared; only `workers`, `device`, `progress` and

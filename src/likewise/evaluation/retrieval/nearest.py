@@ -20,7 +20,7 @@ BLOCK = 2**25  # distances that one call of a distance's `matrix` makes; 128 MB
 TILE = 2**21  # cosine distances at once: more leave a core's cache
 PIECE = 2**19  # distances chosen from at once: fewer spend time on calls, more are no faster
 FEWEST_ROWS = 64  # with fewer at once the product is slow
-DENSE = 40  # where more than one reference in so many is wanted, all of them are sorted out
+DENSE = 40  # where more than one reference in 40 is wanted, all of them are sorted out
 # 1 - x keeps fewer digits than x: products so near to each other can be at the same distance.
 ROUNDED = np.float32(2**-22)
 _Array = np.ndarray[Any, np.dtype[Any]]
@@ -32,7 +32,7 @@ class Nearest:
 
     Attributes:
         classes: class numbers of the nearest references, nearest first; c where there is none.
-        rank: of the nearest reference of the query's own class, from 1.
+        rank: Rank of the nearest reference of the query's own class, from 1.
         closer: how many references nearer than that one each part of the classes has.
     """
 
@@ -88,7 +88,7 @@ class Search:
             queries: (n, d).
             query_class: their class numbers; each has a reference that it may see.
             own: where each query stands among the references, which does not see itself.
-            groups: of the queries.
+            groups: Groups of the queries.
             depth: how many references are wanted of each.
         """
         count = min(depth, len(self.references))

@@ -36,7 +36,7 @@ def row_checksums(
         metadata: checksums of the metadata, (n,).
         payloads: checksums of the payloads, (n,).
         prints: fingerprints, and 1 where there is one, (n, 2).
-        embeddings: as they are stored, (n, w) of any type.
+        embeddings: Embeddings as they are stored, (n, w) of any type.
     """
     head = np.column_stack([positions, keys, labels, metadata, payloads, prints])
     content = np.ascontiguousarray(embeddings).view(np.uint8)

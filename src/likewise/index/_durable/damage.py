@@ -83,7 +83,7 @@ def is_there(folder: Path, name: str) -> bool:
     """Whether the file is in `folder`.
 
     Raises:
-        GalleryError: that may not be known.
+        GalleryError: The folder cannot be looked into.
     """
     try:
         return (folder / name).exists()

@@ -57,7 +57,7 @@ class CollectionView:
     Row numbers are given out to the items that were asked for.
 
     Args:
-        facts: of the gallery.
+        facts: Facts of the gallery.
         class_names: likewise.
         collections: where the items are.
     """
@@ -189,7 +189,7 @@ class InMilvus:
 
     Args:
         uri: see `Collections`.
-        collection: of the items.
+        collection: Collection of the items.
         token: see `Collections`.
         asked: what the gallery is made for, if it is there, and else shall be.
     """

@@ -59,8 +59,8 @@ class Collections:
     its id, or the hash of a string; its position tells the order of insertion.
 
     Args:
-        uri: of a server, or a file ending in .db that Milvus Lite keeps.
-        name: of the collection of items.
+        uri: Address of a server, or a file ending in .db that Milvus Lite keeps.
+        name: Name of the collection of items.
         token: `user:password` or an API key, where the server asks for one.
     """
 
