@@ -292,7 +292,8 @@ def is_of_service(text):
         return True
     if text.startswith("?"):
         named = set(re.findall(r"(\w+)=", text))
-        return any(named <= {one.name for one in each.parameters} for each in ENDPOINTS)
+        queries = [each.query for each in ENDPOINTS if each.query is not None]
+        return any(named <= set(query.__struct_fields__) for query in queries)
     if re.fullmatch(r"likewise_[a-z_]+", text):
         name = text.removesuffix("_total")
         sources = (ROOT / "service").glob("*.py")
