@@ -42,6 +42,8 @@ import types
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
+import pytest
+
 PROJECT = Path(__file__).resolve().parents[1]
 PACKAGE = Path("src/likewise")
 FOLDERS = ["losses", "miners", "calibration", "intervals", "matching", "index", "model"]
@@ -358,6 +360,8 @@ class Record:
         self.failed: set[str] = set()
         self.spawning: set[str] = set()
         self.running = ""
+        self.shared: dict[tuple[str, str], tuple[float, bool]] = {}  # of fixtures of many tests
+        self.spawned = False
         usual = importlib.machinery.SourceFileLoader.get_code
 
         def get_code(loader, fullname):
@@ -384,6 +388,18 @@ class Record:
     def audit(self, event: str, _) -> None:
         if event in {"subprocess.Popen", "os.posix_spawn"} and self.running:
             self.spawning.add(self.running)
+            self.spawned = True
+
+    @pytest.hookimpl(wrapper=True)
+    def pytest_fixture_setup(self, fixturedef, request):
+        if fixturedef.scope == "function":
+            return (yield)
+        started, self.spawned = seconds_used(), False
+        value = yield
+        made = (fixturedef.baseid, fixturedef.argname)
+        self.shared[made] = (seconds_used() - started, self.spawned)
+        self.made.add(made)
+        return value
 
     def pytest_collectreport(self, report):
         if report.failed:
@@ -395,12 +411,12 @@ class Record:
 
     def pytest_runtest_protocol(self, item, nextitem):
         self.reached[:] = bytes(len(self.reached))
-        self.running, started = item.nodeid, seconds_used()
+        self.running, started, self.made = item.nodeid, seconds_used(), set()
         import _pytest.runner
 
         item.ihook.pytest_runtest_logstart(nodeid=item.nodeid, location=item.location)
         _pytest.runner.runtestprotocol(item, nextitem=nextitem)
-        took = seconds_used() - started
+        took = seconds_used() - started + self.fixtures_made_before(item)
         self.running, hits, at = "", [], self.reached.find(1)
         while at >= 0:
             hits.append(at)
@@ -409,6 +425,18 @@ class Record:
         if len(self.tests) % 200 == 0:
             print(f"{len(self.tests)} tests", file=sys.stderr, flush=True)
         return True
+
+    def fixtures_made_before(self, item) -> float:
+        """Seconds of what a child must make again for this test alone."""
+        total = 0.0
+        for name, made in item._fixtureinfo.name2fixturedefs.items():
+            key = (made[-1].baseid, name)
+            seconds, spawned = self.shared.get(key, (0.0, False))
+            if spawned:
+                self.spawning.add(item.nodeid)
+            if key not in self.made:
+                total += seconds
+        return total
 
     def pytest_sessionfinish(self, session):
         record = {
@@ -485,8 +513,6 @@ class Chosen:
 
 def fresh(project: str, chosen: str) -> int:
     """A fresh process: run the tests named in a file over a changed copy of the project."""
-    import pytest
-
     prepare(Path(project), compiled=False)
     names = Path(chosen).read_text().splitlines()
     files = sorted({name.split("::")[0] for name in names})
@@ -805,8 +831,6 @@ def main() -> None:
     args = asked.parse_args()
     if args.fresh:
         sys.exit(fresh(*args.fresh))
-    import pytest
-
     if args.record:
         project, told, share, shares = args.record
         prepare(Path(project), compiled=True)

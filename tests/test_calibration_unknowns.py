@@ -70,7 +70,9 @@ def test_balanced_is_the_least_weighted_error_of_all_thresholds_and_the_strictes
     assert chosen.threshold == min(t for t, c in cost.items() if c <= least + 1e-12)
     accepted, missed = errors(distances, right, known, chosen.threshold)
     assert chosen.false_positive_rate.value == pytest.approx(accepted)
-    assert chosen.false_negative_rate.value == pytest.approx(missed)
+    found, rate = chosen.identification_rate, chosen.false_negative_rate
+    expected = (missed, 1 - found.high, 1 - found.low)
+    assert (rate.value, rate.low, rate.high) == pytest.approx(expected)
 
 
 def test_balanced_is_the_default_of_matching_and_best_f1_that_of_pairs():

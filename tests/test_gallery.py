@@ -11,6 +11,7 @@ import pytest
 import torch
 
 from likewise.distances import COSINE, EUCLIDEAN, MANHATTAN, Distance
+from likewise.errors import InputError
 from likewise.index import Gallery, GalleryError, Index, check_gallery, repair_gallery
 from likewise.index._durable import folder, mapped
 from likewise.index._durable.checksums import relabeled, row_checksums, total
@@ -116,6 +117,13 @@ OTHERS = [
     ({"storage": "int8"}, r"storage must be 'float32', .* got 'int8'"),
     ({"class_names": ["b"]}, r"class_names must be \['a'\], .* got \['b'\]"),
 ]
+
+
+@pytest.mark.parametrize("dimension", [0, -1, 2.5, "3"])
+def test_a_gallery_of_no_dimension_is_refused_before_it_is_made(tmp_path, dimension):
+    with pytest.raises(InputError, match=f"dimension must be .*, got {dimension!r}"):
+        Gallery(tmp_path / "g", distance=EUCLIDEAN, dimension=dimension)
+    assert not (tmp_path / "g").exists()
 
 
 @pytest.mark.parametrize(("options", "message"), OTHERS)

@@ -242,3 +242,15 @@ def test_an_embedded_has_one_entry_of_everything_per_item():
         sizes = {"labels": rows, "fingerprints": rows, "rows": rows} | {name: rows[:2]}
         with pytest.raises(ValueError, match=f"{name} must have one entry per embedding, 3, got 2"):
             lw.Embedded(torch.eye(3), class_names=["a", "b", "c"], **sizes)
+
+
+def test_a_damaged_file_of_a_cache_is_removed(tmp_path):
+    items = torch.rand(6, 4, generator=torch.Generator().manual_seed(0))
+    encoder = torch.nn.Linear(4, 2)
+    found = lw.embed(encoder, items, cache=tmp_path)
+    (good,) = tmp_path.rglob("*.safetensors")
+    damaged = good.with_stem("0" * 64)
+    damaged.write_bytes(good.read_bytes())
+    again = lw.embed(encoder, items, cache=tmp_path)
+    assert torch.equal(again.embeddings, found.embeddings)
+    assert list(tmp_path.rglob("*.safetensors")) == [good]
