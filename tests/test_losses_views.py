@@ -119,6 +119,15 @@ def test_the_loss_agrees_with_the_loops(name, seed):
 
 
 @LOSSES
+def test_the_facts_tell_how_far_apart_the_views_of_an_item_are(make):
+    a, b = views()
+    loss = make()
+    loss(a, b)
+    apart = [1 - cosine(*rows) for rows in zip(a.tolist(), b.tolist(), strict=True)]
+    assert float(loss.facts["positive_distance"]) == pytest.approx(sum(apart) / len(apart))
+
+
+@LOSSES
 def test_the_two_views_may_change_places_and_the_items_their_order(make):
     loss, (a, b) = make(), views()
     order = torch.tensor([3, 1, 0, 5, 2, 4])

@@ -178,6 +178,26 @@ def test_every_rule_judges_both_ways(rule):
     assert 0 <= chosen.false_positive_rate.value < 0.5
 
 
+def test_unknowns_are_voted_on_by_k_neighbors_as_the_known_are():
+    model, data = indexed(), blobs(240, 2, noise=2.0)
+    chosen = model.calibrate(data, rule="majority", k=3, goal=lw.at_most_false_accepts(0.3))
+    names = [data.class_names[code] for code in data.labels.tolist()]
+    stored = [model.class_names[code] for code in model.index.labels.tolist()]
+    accepted = 0
+    for row, name in enumerate(names):
+        gaps = (model.index.embeddings - data[row][0]).norm(dim=1).tolist()
+        near = sorted(
+            (gap, other) for gap, other in zip(gaps, stored, strict=True) if other != name
+        )[:3]
+        votes = [other for _, other in near]
+        winner = max(votes, key=lambda one: (votes.count(one), -votes.index(one)))
+        mean = np.mean([gap for gap, other in near if other == winner])
+        accepted += mean <= chosen.threshold + 1e-6
+    share = accepted / len(names) * 12 / 11
+    assert 0.1 < share < 0.31
+    assert chosen.false_positive_rate.value == pytest.approx(share, abs=1e-6)
+
+
 # the folds of a training
 
 
