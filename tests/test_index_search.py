@@ -119,6 +119,11 @@ def test_values_that_grow_along_a_row_have_the_best_of_every_tile(monkeypatch):
     values, at = best_products(torch.ones(1, 1), rows, 3)
     assert sorted(at[0].tolist()) == [57, 58, 59]
     assert sorted(values[0].tolist()) == [57, 58, 59]
+    # While one row grows, the other shrinks, and has its best in the first tile.
+    monkeypatch.setattr("likewise.index._searching.scan.TILE", 24)
+    values, at = best_products(torch.tensor([[1.0], [-1.0]]), rows, 3)
+    assert [sorted(row) for row in at.tolist()] == [[57, 58, 59], [0, 1, 2]]
+    assert [sorted(row) for row in values.tolist()] == [[57, 58, 59], [-2, -1, 0]]
 
 
 # Exact

@@ -671,3 +671,10 @@ def test_the_boundary_of_a_class_moves_towards_what_its_anchors_need():
     assert not fixed.beta.requires_grad
     with pytest.raises(ValueError, match=r"labels must lie in 0\.\.5, got 0\.\.6"):
         loss(case.points, case.labels * 2)
+
+
+def test_the_share_of_one_pair_that_is_selected_is_whole():
+    loss = losses.MultiSimilarityLoss(miner=miners.all_pairs)
+    one, other = torch.eye(2).split(1)
+    loss(one, torch.tensor([0]), other, torch.tensor([0]))
+    assert float(loss.facts["active"]) == 1

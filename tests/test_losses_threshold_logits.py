@@ -177,3 +177,10 @@ def test_a_batch_of_one_kind_or_of_equal_points_still_trains(labels):
 def test_thresholds_that_cannot_be_are_refused(settings_, message):
     with pytest.raises(ValueError, match=re.escape(message)):
         LearnedThreshold(**settings_)
+
+
+@pytest.mark.parametrize("pairs", [0, 1, 2])
+def test_the_accuracy_of_few_pairs(pairs):
+    loss = LearnedThreshold(1.0)
+    loss(torch.tensor([0.5, 2.0])[:pairs], torch.tensor([True, True])[:pairs])
+    assert float(loss.facts["accuracy"]) == [0, 1, 0.5][pairs]

@@ -195,6 +195,15 @@ def test_items_added_as_tensors_are_known_again_too():
     assert int(model.is_new(DIGITS).sum()) == len(DIGITS) - 20
     with pytest.raises(ValueError, match="metadata must leave the name fingerprint free"):
         model.add(few, metadata=[{"fingerprint": 1}] * 20)
+    with pytest.raises(ValueError, match="metadata must leave the name fingerprint free"):
+        model.add(few, metadata=[{}] * 19 + [{"fingerprint": 1}])
+
+
+def test_the_sides_of_pairs_are_of_one_length(model):
+    three, two = lw.data.items(TEST, range(3)), lw.data.items(TEST, range(2))
+    for a, b in ((three, two), (two, three)):
+        with pytest.raises(ValueError, match=f"as many items as a, {len(a)}, got {len(b)}"):
+            model.verify(a, b, threshold=0.5)
 
 
 def test_a_threshold_that_is_no_number_is_refused(model):

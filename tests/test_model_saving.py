@@ -31,7 +31,7 @@ from likewise.errors import GalleryError, InputError
 from likewise.index import Gallery
 from likewise.model import ArtifactError, SimilarityModel
 from likewise.model.merging import ENCODER, merged
-from likewise.model.rebuilding import describe, encoder_fingerprint
+from likewise.model.rebuilding import _is_dense, describe, encoder_fingerprint
 from oracles import seal_model
 
 DIGITS = lw.data.load("digits", split="train")
@@ -672,3 +672,17 @@ def test_the_command_line_uses_what_a_model_brings(tmp_path, monkeypatch, capsys
     names = [None if c < 0 else loaded.class_names[c] for c in loaded.match(digits).labels.tolist()]
     assert [query["label"] for query in found["queries"]] == names
     assert 0 < names.count(None) < len(names)
+
+
+@given(
+    st.lists(st.integers(0, 3), max_size=3),
+    st.lists(st.integers(-1, 7), max_size=3),
+)
+def test_strides_are_dense_where_the_entries_fill_what_they_span(shape, strides):
+    places = [0]
+    for size, stride in zip(shape, strides, strict=False):
+        places = [place + step * stride for place in places for step in range(size)]
+    fills = len(shape) == len(strides) and sorted(places) == list(range(len(places)))
+    if 0 in shape or any(stride < 1 for stride in strides):
+        return  # nothing to fill, or strides that no weight may have
+    assert _is_dense(shape, strides) == fills
