@@ -1044,23 +1044,26 @@ def test_what_is_read_while_something_changes_is_read_again():
             model.index.add(torch.ones(1, 8), labels=["more"])
         return seen[-1]
 
-    assert routes.answerer._of_one_state(lambda: read(0)) == 25
+    assert routes.answerer._of_one_state(lambda size: read(0)) == 25
     seen.clear()
-    assert routes.answerer._of_one_state(lambda: read(2)) == 27
+    assert routes.answerer._of_one_state(lambda size: read(2)) == 27
     seen.clear()
-    found = routes.answerer._of_one_state(lambda: read(100))  # at last while writers wait
+    found = routes.answerer._of_one_state(lambda size: read(100))  # at last while writers wait
     assert found == seen[-1]
     assert len(seen) == 5
     seen.clear()
 
-    def gone():
+    def gone(size):
         seen.append(1)
         if len(seen) == 1:
             model.index.remove([0])
             raise lw.InputError("ids must all be in the index, got one that was removed.")
         return "found"
 
+    def of_the_caller(size):
+        raise lw.InputError("of the caller")
+
     assert routes.answerer._of_one_state(gone) == "found"
     with pytest.raises(lw.InputError, match="of the caller"):
-        routes.answerer._of_one_state(lambda: (_ for _ in ()).throw(lw.InputError("of the caller")))
+        routes.answerer._of_one_state(of_the_caller)
     routes.close()

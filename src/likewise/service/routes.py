@@ -29,6 +29,7 @@ from likewise.service.watching import Watch
 
 MOST_CLASSES = 1000  # that are listed
 SMALL = 65_536  # bytes of a body that is decoded where it arrives
+QUICK = 16_384  # bytes of images that are decoded on the way to their answer
 _T = TypeVar("_T")
 
 
@@ -69,6 +70,7 @@ class Routes:
             self.answerer.answer,
             most=settings.batch,
             wait=settings.wait_ms / 1000,
+            is_slow=_is_slow,
             told=self.watch.saw_batch,
         )
         self._writing = ThreadPoolExecutor(1, thread_name_prefix="likewise-write")
@@ -296,7 +298,8 @@ class Routes:
         return Response(text, media_type="text/plain; version=0.0.4")
 
     async def _ask(self, job: Job) -> object:
-        return await self.batcher.ask(job)
+        self.reader.check_count(job.items)
+        return await self.batcher.ask(job, len(job.items))
 
     async def _run(self, pool: ThreadPoolExecutor, call: Callable[[], _T]) -> _T:
         return await asyncio.get_running_loop().run_in_executor(pool, call)
@@ -339,6 +342,12 @@ class Routes:
 def _facts(item: bodies.NewItem) -> dict[str, Any]:
     """What is kept with an item; of a text also itself, as `likewise index` keeps it."""
     return {"text": item.text, **item.metadata} if isinstance(item.text, str) else item.metadata
+
+
+def _is_slow(job: Job) -> bool:
+    """Whether a thread of its own should decode the images of a job."""
+    sizes = (len(item.image) for item in job.items if isinstance(item.image, bytes))
+    return sum(sizes) > QUICK
 
 
 def _names(items: list[Any]) -> list[str]:
