@@ -68,12 +68,17 @@ class Answerer:
         model: Answers.
         reader: Decodes items.
         writing: Whoever changes known items holds it.
+        version: Of the saved model.
     """
 
     def __init__(
-        self, model: SimilarityModel, reader: Reader, writing: "threading.RLock | None" = None
+        self,
+        model: SimilarityModel,
+        reader: Reader,
+        writing: "threading.RLock | None" = None,
+        version: str = "unsaved",
     ) -> None:
-        self.model, self.reader = model, reader
+        self.model, self.reader, self.version = model, reader, version
         self.writing = writing or threading.RLock()
         self.fingerprint = model.fingerprint  # which hashes all weights
         self._points: dict[tuple[str, int], bodies.OperatingPoint] = {}
