@@ -3,6 +3,7 @@
 import base64
 import io
 import json
+import shutil
 import threading
 import time
 from itertools import pairwise
@@ -352,6 +353,92 @@ def test_drift_is_noticed_where_distances_change():
         assert after["seen"] == 400
         assert after["p_value"] < 0.001
         assert sum(hour["unknown"] for hour in after["hours"]) > 20
+
+
+def test_distances_and_hours_last_over_a_restart_until_it_is_calibrated_again(place, tmp_path):
+    def counted(client):
+        told = client.get("/v1/drift").json()
+        return told["seen"], sum(hour["matched"] for hour in told["hours"])
+
+    points, _ = vectors(4, 21)
+    with client_of(open_service(place, keep=tmp_path / "keep")) as client:
+        client.post("/v1/match", json=asked(points))
+        before = client.get("/v1/drift").json()
+        assert counted(client) == (24, 24)
+    with client_of(open_service(place, keep=tmp_path / "keep")) as client:
+        assert client.get("/v1/drift").json() == before
+        client.post("/v1/match", json=asked(points[:1]))
+        assert counted(client) == (25, 25)
+    model = lw.load(place)
+    model.calibrate(vectors(60, 5, spread=0.4))
+    model.save(place)
+    with client_of(open_service(place, keep=tmp_path / "keep")) as client:
+        assert counted(client) == (0, 25)
+    (tmp_path / "keep" / "seen.json").write_text("[1")
+    with client_of(open_service(place, keep=tmp_path / "keep")) as client:
+        assert counted(client) == (0, 0)
+
+
+@pytest.mark.parametrize("has_gallery", [False, True])
+def test_a_model_that_was_calibrated_again_is_followed_whole(place, tmp_path, has_gallery):
+    application = open_service(place, gallery=tmp_path / "known" if has_gallery else None)
+    points, _ = vectors(3, 31, spread=0.3)
+    with client_of(application) as client:
+
+        def told():
+            answer = client.post("/v1/match", json=asked(points)).json()
+            assert {each["threshold"] for each in answer["answers"]} == {
+                answer["point"]["threshold"]
+            }
+            return answer
+
+        before, version = told(), client.get("/v1/model").json()["version"]
+        model = lw.load(place, read_only=True)
+        model.calibrate(vectors(60, 5, spread=0.6))
+        model.calibrate(vectors(60, 5, spread=0.6), point="new", rule="nearest")
+        model.save(place)
+        end = time.monotonic() + 60
+        while client.get("/v1/model").json()["version"] == version and time.monotonic() < end:
+            assert told()["point"]["threshold"] in (
+                before["point"]["threshold"],
+                model.calibrations["nearest"].threshold,
+            )
+        card = client.get("/v1/model").json()
+        assert {point["name"] for point in card["points"]} == {"nearest", "new", "pairs", "sure"}
+        decided = model.match(points)
+        assert told()["point"]["threshold"] == decided.threshold != before["point"]["threshold"]
+        assert [each["label"] or "unknown" for each in told()["answers"]] == decided.names
+        assert client.get("/v1/drift").json()["seen"] >= len(points)
+        if has_gallery:
+            added = {"items": [{"vector": [1.0] * 8, "label": "more"}]}
+            assert client.post("/v1/items", json=added).status_code == 201
+
+
+def test_a_model_with_another_encoder_is_not_followed(tmp_path, caplog):
+    def save(seed, spread):
+        torch.manual_seed(seed)
+        model = lw.SimilarityModel(lw.encoders.MLPEncoder((8,)))
+        model.add(vectors(5, 0))
+        model.calibrate(vectors(60, 1, spread=spread))
+        model.save(tmp_path / "model")
+
+    save(0, 0.3)
+    application = open_service(tmp_path / "model")
+    with client_of(application) as client:
+        before = client.get("/v1/model").json()
+        model = lw.load(tmp_path / "model")
+        model.calibrate(vectors(60, 2, spread=0.5))
+        model.save(tmp_path / "model")
+        application.routes.follow()
+        after = client.get("/v1/model").json()
+        assert after["version"] != before["version"]
+        assert after["encoder"] == before["encoder"]
+        shutil.rmtree(tmp_path / "model")
+        save(1, 0.3)
+        application.routes.follow()
+        assert client.get("/v1/model").json() == after
+        assert client.post("/v1/match", json=asked([[1.0] * 8])).status_code == 200
+        assert "start again" in caplog.text
 
 
 # ---------------------------------------------------------------------------------------------
@@ -1044,23 +1131,26 @@ def test_what_is_read_while_something_changes_is_read_again():
             model.index.add(torch.ones(1, 8), labels=["more"])
         return seen[-1]
 
-    assert routes.answerer._of_one_state(lambda: read(0)) == 25
+    assert routes.answerer._of_one_state(lambda size: read(0)) == 25
     seen.clear()
-    assert routes.answerer._of_one_state(lambda: read(2)) == 27
+    assert routes.answerer._of_one_state(lambda size: read(2)) == 27
     seen.clear()
-    found = routes.answerer._of_one_state(lambda: read(100))  # at last while writers wait
+    found = routes.answerer._of_one_state(lambda size: read(100))  # at last while writers wait
     assert found == seen[-1]
     assert len(seen) == 5
     seen.clear()
 
-    def gone():
+    def gone(size):
         seen.append(1)
         if len(seen) == 1:
             model.index.remove([0])
             raise lw.InputError("ids must all be in the index, got one that was removed.")
         return "found"
 
+    def of_the_caller(size):
+        raise lw.InputError("of the caller")
+
     assert routes.answerer._of_one_state(gone) == "found"
     with pytest.raises(lw.InputError, match="of the caller"):
-        routes.answerer._of_one_state(lambda: (_ for _ in ()).throw(lw.InputError("of the caller")))
+        routes.answerer._of_one_state(of_the_caller)
     routes.close()

@@ -8,9 +8,10 @@ import pytest
 from likewise.service.batching import Batcher
 
 
-def asked_together(batcher, jobs):
+def asked_together(batcher, jobs, sizes=None):
     async def ask():
-        return await asyncio.gather(*map(batcher.ask, jobs), return_exceptions=True)
+        asked = [batcher.ask(job, sizes[at] if sizes else 1) for at, job in enumerate(jobs)]
+        return await asyncio.gather(*asked, return_exceptions=True)
 
     try:
         return asyncio.run(ask())
@@ -18,37 +19,56 @@ def asked_together(batcher, jobs):
         batcher.close()
 
 
+def nothing(job):
+    """Such jobs need no preparing."""
+
+
 def test_a_job_that_comes_alone_is_answered_alone():
     seen = []
-    batcher = Batcher(lambda job: 1, lambda jobs: [job + 1 for job in jobs], most=8, wait=30)
+    batcher = Batcher(nothing, lambda jobs: [job + 1 for job in jobs], most=8, wait=30)
     batcher._told = lambda jobs, items: seen.append((jobs, items))
     assert asked_together(batcher, [41]) == [42]  # within the test's time, not after 30 s
     assert seen == [(1, 1)]
 
 
-def test_jobs_that_wait_are_answered_together_up_to_the_most():
-    batches, gate = [], threading.Event()
+def test_jobs_that_come_together_are_answered_together_up_to_the_most():
+    batches, prepared = [], []
 
     def answer(jobs):
-        if not batches:
-            gate.wait(30)  # until all others are prepared
         batches.append(list(jobs))
         return [job * 10 for job in jobs]
 
-    prepared = []
+    batcher = Batcher(prepared.append, answer, most=8, wait=30)
+    found = asked_together(batcher, list(range(10)), [2] * 10)
+    assert found == [job * 10 for job in range(10)]
+    assert batches == [[0, 1, 2, 3], [4, 5, 6, 7], [8, 9]]
+    assert prepared == list(range(10))
 
-    def prepare(job):
-        prepared.append(job)
-        if len(prepared) == 20:
-            gate.set()
-        return 2
 
-    batcher = Batcher(prepare, answer, most=8, wait=0)
-    assert asked_together(batcher, list(range(20))) == [job * 10 for job in range(20)]
-    assert sorted(job for batch in batches for job in batch) == list(range(20))
-    sizes = [len(batch) for batch in batches]
-    assert max(sizes) == 4  # of two items each
-    assert len(sizes) < 12
+def test_jobs_that_come_while_a_batch_is_answered_make_the_next():
+    batches, gate = [], threading.Event()
+
+    def answer(jobs):
+        batches.append(list(jobs))
+        gate.wait(30)
+        return list(jobs)
+
+    batcher = Batcher(nothing, answer, most=8, wait=30)
+
+    async def ask():
+        first = asyncio.ensure_future(batcher.ask(0, 1))
+        while not batches:
+            await asyncio.sleep(0.001)
+        later = [asyncio.ensure_future(batcher.ask(job, 1)) for job in (1, 2, 3)]
+        await asyncio.sleep(0)
+        gate.set()
+        return await asyncio.gather(first, *later)
+
+    try:
+        assert asyncio.run(ask()) == [0, 1, 2, 3]
+    finally:
+        batcher.close()
+    assert batches == [[0], [1, 2, 3]]
 
 
 def test_a_job_larger_than_a_batch_makes_one_alone():
@@ -58,49 +78,62 @@ def test_a_job_larger_than_a_batch_makes_one_alone():
         batches.append(list(jobs))
         return list(jobs)
 
-    batcher = Batcher(lambda job: job, answer, most=4, wait=0.01)
-    assert asked_together(batcher, [9, 1, 1]) == [9, 1, 1]
-    assert [9] in batches
+    batcher = Batcher(nothing, answer, most=4, wait=30)
+    assert asked_together(batcher, [1, 9, 2], [1, 9, 2]) == [1, 9, 2]
+    assert batches == [[1], [9], [2]]
 
 
-def test_a_batch_waits_for_jobs_that_are_being_prepared():
+def test_a_batch_waits_for_jobs_that_others_prepare():
     batches, inside = [], threading.Barrier(2)
 
     def prepare(job):
-        if job != "late":
-            inside.wait(30)
-        else:
-            inside.wait(30)
+        inside.wait(30)
+        if job == "late":
             threading.Event().wait(0.05)
-        return 1
 
     def answer(jobs):
         batches.append(sorted(jobs))
         return list(jobs)
 
-    batcher = Batcher(prepare, answer, most=2, wait=30)
+    batcher = Batcher(prepare, answer, most=2, wait=30, is_slow=lambda job: True)
     assert asked_together(batcher, ["early", "late"]) == ["early", "late"]
     assert batches == [["early", "late"]]
 
 
-def test_a_job_that_fails_harms_no_other():
+def test_a_job_that_takes_long_to_prepare_holds_up_no_other():
     gate = threading.Event()
-    first = []
 
+    def prepare(job):
+        if job == "slow":
+            assert gate.wait(30)
+
+    batcher = Batcher(prepare, list, most=8, wait=0, is_slow=lambda job: job == "slow")
+
+    async def ask():
+        slow = asyncio.ensure_future(batcher.ask("slow", 1))
+        await asyncio.sleep(0)
+        quick = await batcher.ask("quick", 1)
+        gate.set()
+        return quick, await slow
+
+    try:
+        assert asyncio.run(ask()) == ("quick", "slow")
+    finally:
+        batcher.close()
+
+
+@pytest.mark.parametrize("is_slow", [False, True])
+def test_a_job_that_fails_harms_no_other(is_slow):
     def prepare(job):
         if job == "odd":
             raise ValueError("cannot be prepared")
-        return 1
 
     def answer(jobs):
-        if not first:
-            first.append(True)
-            gate.wait(0.2)
         if "bad" in jobs:
             raise KeyError("bad")
         return [job.upper() for job in jobs]
 
-    batcher = Batcher(prepare, answer, most=16, wait=0.05)
+    batcher = Batcher(prepare, answer, most=16, wait=0.05, is_slow=lambda job: is_slow)
     found = asked_together(batcher, ["a", "bad", "b", "odd", "c"])
     assert [found[0], found[2], found[4]] == ["A", "B", "C"]
     assert isinstance(found[1], KeyError)
@@ -114,13 +147,13 @@ def test_a_request_that_was_given_up_is_no_harm():
         gate.wait(30)
         return list(jobs)
 
-    batcher = Batcher(lambda job: 1, answer, most=4, wait=0)
+    batcher = Batcher(nothing, answer, most=4, wait=0)
 
     async def ask():
         with pytest.raises(TimeoutError):
-            await asyncio.wait_for(batcher.ask(1), 0.05)
+            await asyncio.wait_for(batcher.ask(1, 1), 0.05)
         gate.set()
-        return await batcher.ask(2)
+        return await batcher.ask(2, 1)
 
     try:
         assert asyncio.run(ask()) == 2

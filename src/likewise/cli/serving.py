@@ -19,7 +19,7 @@ def serve(
     gallery: GalleryFolder = None,
     keep: Annotated[
         Optional[Path],  # noqa: UP045
-        typer.Option(metavar="DIR", help="Keep items that were matched as unknown here."),
+        typer.Option(metavar="DIR", help="Keep unknown items here, and distances for drift."),
     ] = None,
     keys: Annotated[
         Optional[Path],  # noqa: UP045
@@ -68,7 +68,7 @@ def serve(
     wait_ms: Annotated[
         float,
         typer.Option(
-            rich_help_panel=LIMITS, help="Milliseconds a batch waits for requests being read."
+            rich_help_panel=LIMITS, help="Milliseconds a batch waits for images being decoded."
         ),
     ] = Settings.wait_ms,
     body_seconds: Annotated[

@@ -68,23 +68,26 @@ class Answerer:
         model: Answers.
         reader: Decodes items.
         writing: Whoever changes known items holds it.
+        version: Of the saved model.
     """
 
     def __init__(
-        self, model: SimilarityModel, reader: Reader, writing: "threading.RLock | None" = None
+        self,
+        model: SimilarityModel,
+        reader: Reader,
+        writing: "threading.RLock | None" = None,
+        version: str = "unsaved",
     ) -> None:
-        self.model, self.reader = model, reader
+        self.model, self.reader, self.version = model, reader, version
         self.writing = writing or threading.RLock()
         self.fingerprint = model.fingerprint  # which hashes all weights
         self._points: dict[tuple[str, int], bodies.OperatingPoint] = {}
 
-    def prepare(self, job: Job) -> int:
-        """Decode the items of a job; how many there are."""
-        self.reader.check_count(job.items)
+    def prepare(self, job: Job) -> None:
+        """Decode the items of a job."""
         job.ready = [
             self.reader.read(item, name) for item, name in zip(job.items, job.names, strict=True)
         ]
-        return len(job.ready)
 
     def answer(self, jobs: Sequence[Job]) -> list[object]:
         """One answer per job."""
@@ -104,8 +107,8 @@ class Answerer:
                 answers[at] = embedded_of(job.ready, part)
         if searches:
             found = self._of_one_state(
-                lambda: self._searched(
-                    [jobs[at] for at in searches], [parts[at] for at in searches]
+                lambda size: self._searched(
+                    [jobs[at] for at in searches], [parts[at] for at in searches], size
                 )
             )
             for at, answer in zip(searches, found, strict=True):
@@ -131,9 +134,14 @@ class Answerer:
             )
         raise Refusal("invalid", f"point must be one of {', '.join(sorted(known))}, got {name!r}.")
 
-    def point(self, name: str) -> bodies.OperatingPoint:
-        """An operating point with what it guarantees now."""
-        size = len(self.model.index)
+    def point(self, name: str, size: int | None = None) -> bodies.OperatingPoint:
+        """An operating point with what it guarantees now.
+
+        Args:
+            name: Of the point.
+            size: Known items; without it they are counted.
+        """
+        size = len(self.model.index) if size is None else size
         kept = self._points.get((name, size))
         if kept is None:
             if len(self._points) > 1000:
@@ -168,19 +176,19 @@ class Answerer:
             raise Refusal("invalid", f"embeddings must be of one length, got {sorted(widths)}.")
         return torch.stack([row for row in rows if row is not None])
 
-    def _of_one_state(self, read: Callable[[], _T]) -> _T:
-        """What is read while nobody changes the known items.
+    def _of_one_state(self, read: Callable[[int], _T]) -> _T:
+        """What is read, given how many items are known, while nobody changes them.
 
         Every change puts another tensor of labels in place, so the same one before and after
         means that all that was read between is of one state.
         """
         index = self.model.index
         if isinstance(index, MilvusGallery):  # which reads everything anew at each call
-            return read()
+            return read(len(index))
         for _ in range(TRIES):
             before = index.labels
             try:
-                found = read()
+                found = read(len(before))
             except InputError:
                 if index.labels is before:
                     raise
@@ -188,9 +196,9 @@ class Answerer:
             if index.labels is before:
                 return found
         with self.writing:
-            return read()
+            return read(len(index))
 
-    def _searched(self, jobs: Sequence[Job], parts: Sequence[Tensor]) -> list[object]:
+    def _searched(self, jobs: Sequence[Job], parts: Sequence[Tensor], size: int) -> list[object]:
         answers: list[object] = [None] * len(jobs)
         groups: dict[bytes, list[int]] = defaultdict(list)
         for at, job in enumerate(jobs):
@@ -199,16 +207,19 @@ class Answerer:
             where = jobs[places[0]].asked.where
             asked = [jobs[at] for at in places]
             rows = [parts[at] for at in places]
-            for at, answer in zip(places, self._looked_up(asked, rows, where), strict=True):
+            for at, answer in zip(places, self._looked_up(asked, rows, size, where), strict=True):
                 answers[at] = answer
         return answers
 
     def _looked_up(
-        self, jobs: Sequence[Job], parts: Sequence[Tensor], where: Mapping[str, Any] | None
+        self,
+        jobs: Sequence[Job],
+        parts: Sequence[Tensor],
+        size: int,
+        where: Mapping[str, Any] | None,
     ) -> list[object]:
-        """One lookup for all that ask among the same known items."""
+        """One lookup for all that ask among the same known items, of which there are `size`."""
         model = self.model
-        size = len(model.index)
         if not size:
             raise Refusal("too_few_items", "gallery must hold items, got none. Add some first.")
         asked = [job.asked for job in jobs]
@@ -247,7 +258,7 @@ class Answerer:
                     bodies.MatchAnswer(*fields, one)
                     for fields, one in zip(decided[at], near, strict=True)
                 ]
-                whole = bodies.MatchAnswers(matched, self.point(each.point))
+                whole = bodies.MatchAnswers(matched, self.point(each.point, size))
                 answers.append(Decided(whole, parts[at], jobs[at].ready, each.point))
         return answers
 

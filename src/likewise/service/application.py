@@ -29,12 +29,12 @@ TYPES = {
     ".svg": "image/svg+xml",
     ".png": "image/png",
 }
-SAFE = {
-    "X-Content-Type-Options": "nosniff",
-    "Referrer-Policy": "no-referrer",
-    "X-Frame-Options": "DENY",
-    "Cross-Origin-Resource-Policy": "same-origin",
-}
+SAFE = (
+    (b"x-content-type-options", b"nosniff"),
+    (b"referrer-policy", b"no-referrer"),
+    (b"x-frame-options", b"DENY"),
+    (b"cross-origin-resource-policy", b"same-origin"),
+)
 PAGE_SAFE = {
     "Content-Security-Policy": (
         "default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self' blob: data:; "
@@ -113,9 +113,7 @@ class Application:
             response = self._refused(error, request_id, told)
         finally:
             held.release()
-        response.headers["X-Request-ID"] = request_id
-        for name, value in SAFE.items():
-            response.headers[name] = value
+        response.raw_headers += [(b"x-request-id", request_id.encode()), *SAFE]
         await response(scope, receive, send)
         seconds = time.perf_counter() - started
         route = told.setdefault("route", "other")

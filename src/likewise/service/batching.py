@@ -1,4 +1,4 @@
-"""Requests answered together: whoever finds nobody at it answers all that wait."""
+"""Requests answered together: what comes while a batch is answered makes the next one."""
 
 import asyncio
 import threading
@@ -9,35 +9,37 @@ from concurrent.futures import ThreadPoolExecutor
 from typing import Generic, TypeVar
 
 J = TypeVar("J")
-Prepare = Callable[[J], int]
+Prepare = Callable[[J], None]
 Answer = Callable[[Sequence[J]], Sequence[object]]
 
 
 class _Waiting(Generic[J]):
     """A job with the future that its request waits for."""
 
-    __slots__ = ("future", "job", "loop", "size")
+    __slots__ = ("future", "is_prepared", "job", "loop", "size")
 
-    def __init__(self, job: J, loop: asyncio.AbstractEventLoop) -> None:
-        self.job, self.loop, self.size = job, loop, 0
+    def __init__(self, job: J, size: int, loop: asyncio.AbstractEventLoop) -> None:
+        self.job, self.size, self.loop = job, size, loop
+        self.is_prepared = False
         self.future: asyncio.Future[object] = loop.create_future()
 
 
 class Batcher(Generic[J]):
     """Answers jobs in batches.
 
-    Threads prepare jobs, each its own. One that has prepared a job and finds no other thread
-    answering takes all that are prepared, up to `most` items, and answers them together, and goes
-    on until none waits. It waits up to `wait` seconds for jobs that others are preparing now, so a
-    job that comes alone is answered at once.
+    One thread answers, and prepares what is quick to prepare. It takes all jobs that wait, up to
+    `most` items, and goes on until none waits. A job that comes alone is answered at once: batches
+    form while another is answered. Jobs that take long to prepare are prepared by other threads,
+    each its own, and a batch waits up to `wait` seconds for them.
 
     Args:
-        prepare: Work on one job, before it joins a batch; how many items it has. What it raises is
-            that job's answer.
-        answer: One answer per job; an exception in place of an answer is raised for that job.
+        prepare: Prepares one job before it is answered. What it raises is that job's answer.
+        answer: Gives one answer per job. What it raises for a job alone is that job's answer.
         most: Items of a batch. A job with more makes one alone.
         wait: Seconds.
-        threads: How many work; at least 2, for one answers while another prepares.
+        is_slow: Whether a job takes long to prepare.
+        threads: Threads that prepare such jobs.
+        told: Called with the jobs and the items of each batch.
     """
 
     def __init__(
@@ -47,72 +49,93 @@ class Batcher(Generic[J]):
         *,
         most: int,
         wait: float,
+        is_slow: Callable[[J], bool] = lambda job: False,
         threads: int = 3,
         told: Callable[[int, int], None] | None = None,
     ) -> None:
-        self._prepare, self._answer = prepare, answer
+        self._prepare, self._answer, self._is_slow = prepare, answer, is_slow
         self._most, self._wait, self._told = most, wait, told
-        self._pool = ThreadPoolExecutor(max(2, threads), thread_name_prefix="likewise-batch")
+        self._leading = ThreadPoolExecutor(1, thread_name_prefix="likewise-batch")
+        self._preparers = ThreadPoolExecutor(threads, thread_name_prefix="likewise-prepare")
         self._changed = threading.Condition()
-        self._ready: deque[_Waiting[J]] = deque()
+        self._waiting: deque[_Waiting[J]] = deque()
         self._preparing = 0
         self._is_led = False
 
-    async def ask(self, job: J) -> object:
-        """The answer to a job.
+    async def ask(self, job: J, size: int) -> object:
+        """The answer to a job of `size` items.
 
         Raises:
             Exception: What preparing or answering it raised.
         """
-        waiting = _Waiting(job, asyncio.get_running_loop())
-        with self._changed:
-            self._preparing += 1
-        self._pool.submit(self._enter, waiting)
+        loop = asyncio.get_running_loop()
+        waiting = _Waiting(job, size, loop)
+        if self._is_slow(job):
+            with self._changed:
+                self._preparing += 1
+            self._preparers.submit(self._prepare_apart, waiting)
+        elif self._joins(waiting):
+            # Not before the loop has handed out all else that came at the same time.
+            loop.call_soon(self._leading.submit, self._lead)
         return await waiting.future
 
     def close(self) -> None:
         """Finish what waits, and end the threads."""
-        self._pool.shutdown(wait=True)
+        self._preparers.shutdown(wait=True)
+        self._leading.shutdown(wait=True)
 
-    def _enter(self, waiting: _Waiting[J]) -> None:
-        error: BaseException | None = None
-        try:
-            waiting.size = self._prepare(waiting.job)
-        except BaseException as raised:
-            error = raised
+    def _prepare_apart(self, waiting: _Waiting[J]) -> None:
+        is_good = self._prepared(waiting)
         with self._changed:
             self._preparing -= 1
-            if error is None:
-                self._ready.append(waiting)
             self._changed.notify_all()
-            leads = error is None and not self._is_led
-            self._is_led = self._is_led or leads
-        if error is not None:
-            _hand_out([(waiting, error)])
+            leads = is_good and self._joins(waiting)
         if leads:
-            self._lead()
+            self._leading.submit(self._lead)
+
+    def _joins(self, waiting: _Waiting[J]) -> bool:
+        """Let a job be answered; whether nobody is at it, and the caller must see to it."""
+        with self._changed:
+            self._waiting.append(waiting)
+            is_first, self._is_led = not self._is_led, True
+            return is_first
+
+    def _prepared(self, waiting: _Waiting[J]) -> bool:
+        try:
+            self._prepare(waiting.job)
+        except BaseException as error:
+            _hand_out([(waiting, error)])
+            return False
+        waiting.is_prepared = True
+        return True
 
     def _lead(self) -> None:
         while batch := self._next():
-            size = sum(each.size for each in batch)
+            batch = [each for each in batch if each.is_prepared or self._prepared(each)]
+            if not batch:
+                continue
             if self._told is not None:
-                self._told(len(batch), size)
+                self._told(len(batch), sum(each.size for each in batch))
             _hand_out(list(zip(batch, self._answered(batch), strict=True)))
 
     def _next(self) -> list[_Waiting[J]]:
         with self._changed:
-            end = time.monotonic() + self._wait
-            while self._preparing and sum(each.size for each in self._ready) < self._most:
-                left = end - time.monotonic()
-                if left <= 0 or not self._changed.wait(left):
-                    break
+            if self._preparing:
+                self._wait_for_others()
             batch: list[_Waiting[J]] = []
             size = 0
-            while self._ready and (not batch or size + self._ready[0].size <= self._most):
-                batch.append(self._ready.popleft())
+            while self._waiting and (not batch or size + self._waiting[0].size <= self._most):
+                batch.append(self._waiting.popleft())
                 size += batch[-1].size
             self._is_led = bool(batch)
             return batch
+
+    def _wait_for_others(self) -> None:
+        end = time.monotonic() + self._wait
+        while self._preparing and sum(each.size for each in self._waiting) < self._most:
+            left = end - time.monotonic()
+            if left <= 0 or not self._changed.wait(left):
+                break
 
     def _answered(self, batch: Sequence[_Waiting[J]]) -> list[object]:
         try:

@@ -475,7 +475,7 @@ class DriftReport(msgspec.Struct):
 
     Attributes:
         point: The operating point.
-        seen: Distances since the start of the service, at most 10,000 are looked at.
+        seen: Distances since the point was calibrated; the last 10,000 are kept.
         drifted: Whether the gap is too large for chance; null where nothing was matched yet.
         gap: Largest difference between the shares at or below any one distance.
         p_value: Chance of such a gap, or a larger one, where nothing has changed.

@@ -11,7 +11,7 @@ from jaxtyping import Float
 from msgspec import UNSET
 from torch import Tensor
 
-from likewise import data as sources
+from likewise.data.framing import Framing
 from likewise.data.images import decode_image
 from likewise.data.limits import TooManyPixels
 from likewise.encoders import takes_texts
@@ -48,10 +48,10 @@ class Reader:
     def __init__(self, model: SimilarityModel, settings: Settings) -> None:
         self.model, self.settings = model, settings
         self.takes, self.item_shape = kind_of(model)
-        self._framing: sources.Framing | tuple[int, int] | None = None
+        self._framing: Framing | None = None
         if self.takes == "image" and model.preprocess is not None:
             _, height, width = model.preprocess.item_shape
-            self._framing = model.preprocess.framing or (height, width)
+            self._framing = model.preprocess.framing or Framing(height, width)
         self._large = threading.Lock()
 
     def check_count(self, items: Sequence[object]) -> None:

@@ -62,6 +62,7 @@ def open_service(
         folder=Path(path),
         keep=None if keep is None else Path(keep),
         writes=writes,
+        again=lambda: load(path, gallery=_there(gallery), read_only=True),
     )
     return Application(routes, known)
 

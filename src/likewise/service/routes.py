@@ -2,7 +2,11 @@
 
 import asyncio
 import hashlib
+import json
+import logging
 import math
+import threading
+import time
 from collections import Counter
 from collections.abc import Callable, Mapping
 from concurrent.futures import ThreadPoolExecutor
@@ -15,6 +19,7 @@ from starlette.responses import Response
 
 import likewise
 from likewise.model import SimilarityModel
+from likewise.model.folders import MANIFEST
 from likewise.service import bodies
 from likewise.service.answering import Answerer, Decided, Job, label_of
 from likewise.service.batching import Batcher
@@ -29,18 +34,26 @@ from likewise.service.watching import Watch
 
 MOST_CLASSES = 1000  # that are listed
 SMALL = 65_536  # bytes of a body that is decoded where it arrives
+QUICK = 16_384  # bytes of images that are decoded on the way to their answer
+LOOKED_AGAIN = 1.0  # seconds between two looks at the folder of the model
+SAVED = 10.0  # seconds between two writes of what was seen
+_log = logging.getLogger("likewise.service")
 _T = TypeVar("_T")
 
 
 class Routes:
     """Answers requests over one model.
 
+    A model that was calibrated again, while it is served, is followed within about a second: every
+    answer is of its operating points before or after.
+
     Args:
         model: Is asked.
         settings: Say what is allowed.
         folder: Folder of the saved model; None for one that was made in this process.
-        keep: A folder for unknowns; None to keep none.
+        keep: A folder for unknowns, and for what was seen; None to keep none.
         writes: Whether known items may be changed.
+        again: Opens the saved model once more; None to follow no change.
     """
 
     def __init__(
@@ -51,32 +64,83 @@ class Routes:
         folder: Path | None = None,
         keep: Path | None = None,
         writes: bool = False,
+        again: Callable[[], SimilarityModel] | None = None,
     ) -> None:
-        self.model, self.settings = model, settings
-        self.watch = Watch()
+        self.settings, self.folder, self._again = settings, folder, again
+        self._stamp = None if folder is None else _stamp(folder)
         self.reader = Reader(model, settings)
         self.writer = Writer(model, is_open=writes)
-        self.answerer = Answerer(model, self.reader, self.writer.lock)
+        self.answerer = Answerer(model, self.reader, self.writer.lock, _version(folder))
         self.queue = (
             None
             if keep is None
             else Queue(keep, model, most=settings.keep_most, days=settings.keep_days)
         )
+        self.watch = Watch(None if keep is None else keep / "seen.json")
+        self.watch.calibrated(_marks(model))
         self.name = "model" if folder is None else folder.resolve().name
-        self.version = _version(folder)
+        # All of a batch is answered by one answerer, while another may take its place.
         self.batcher: Batcher[Job] = Batcher(
-            self.answerer.prepare,
-            self.answerer.answer,
+            lambda job: self.answerer.prepare(job),
+            lambda jobs: self.answerer.answer(jobs),
             most=settings.batch,
             wait=settings.wait_ms / 1000,
+            is_slow=_is_slow,
             told=self.watch.saw_batch,
         )
         self._writing = ThreadPoolExecutor(1, thread_name_prefix="likewise-write")
         self._slow = ThreadPoolExecutor(2, thread_name_prefix="likewise-slow")
         self.is_ready = True
-        self.watch.gauge("likewise_items", "Known items.", lambda: len(model.index))
+        self.watch.gauge("likewise_items", "Known items.", lambda: len(self.model.index))
         if self.queue is not None:
             self.watch.gauge("likewise_unknowns", "Unknowns kept.", self.queue.__len__)
+        self._stop = threading.Event()
+        self._upkeep = threading.Thread(target=self._keep_up, name="likewise-upkeep", daemon=True)
+        if again is not None or keep is not None:
+            self._upkeep.start()
+
+    @property
+    def model(self) -> SimilarityModel:
+        """The model that is asked."""
+        return self.answerer.model
+
+    def follow(self) -> None:
+        """Take over the operating points of the model where it was saved again.
+
+        What else was changed needs a restart, which is told in the log: another encoder or
+        distance, or another gallery.
+        """
+        if self.folder is None or self._again is None or _stamp(self.folder) == self._stamp:
+            return
+        self._stamp, version = _stamp(self.folder), _version(self.folder)
+        if version == self.answerer.version:
+            return
+        old, new = self.model, self._again()
+        if _basis(old) != _basis(new):
+            _log.warning("the model was saved with another encoder or gallery: start again")
+            new.index.close()
+            return
+        new.encoder = old.encoder
+        if old.gallery is not None:
+            new.index.close()
+            new.index = old.index
+        elif not self.writer.is_open:
+            self.writer.model = new
+        self.reader.model = new
+        self.watch.calibrated(_marks(new))
+        self.answerer = Answerer(new, self.reader, self.writer.lock, version)
+        _log.info("the model was saved again and is followed", extra={"told": {"version": version}})
+
+    def _keep_up(self) -> None:
+        saved = time.monotonic()
+        while not self._stop.wait(LOOKED_AGAIN):
+            try:
+                self.follow()
+            except Exception:  # what is served stays as it was
+                _log.exception("the model cannot be opened again; the one of before is served")
+            if time.monotonic() - saved > SAVED:
+                self.watch.save()
+                saved = time.monotonic()
 
     def served(self, *, has_keys: bool) -> Served:
         """What the OpenAPI document tells of the service."""
@@ -94,6 +158,10 @@ class Routes:
         self.batcher.close()
         self._writing.shutdown(wait=True)
         self._slow.shutdown(wait=True)
+        self._stop.set()
+        if self._upkeep.is_alive():
+            self._upkeep.join()
+        self.watch.save()
         if self.queue is not None:
             self.queue.close()
         self.model.index.close()
@@ -233,7 +301,8 @@ class Routes:
 
     def card(self) -> bodies.ModelCard:
         """What is served."""
-        model, settings = self.model, self.settings
+        answerer, settings = self.answerer, self.settings
+        model = answerer.model
         index = model.index
         labels, names = index.labels, index.class_names
         counts = Counter(labels[labels >= 0].tolist())
@@ -242,17 +311,17 @@ class Routes:
         shape = self.reader.item_shape
         return bodies.ModelCard(
             name=self.name,
-            version=self.version,
+            version=answerer.version,
             likewise=likewise.__version__,
             takes=self.reader.takes,
             item_shape=None if shape is None else list(shape),
             encoder=bodies.Encoder(
                 name=str(name) if model.has_encoder else None,
-                fingerprint=self.answerer.fingerprint,
+                fingerprint=answerer.fingerprint,
                 dimension=index.dimension,
             ),
             distance=model.distance.name,
-            points=[self.answerer.point(each) for each in model.calibrations],
+            points=[answerer.point(each) for each in model.calibrations],
             indexed=len(labels),
             classes=dict(sorted(told.items())[:MOST_CLASSES]),
             class_count=len(told),
@@ -296,7 +365,8 @@ class Routes:
         return Response(text, media_type="text/plain; version=0.0.4")
 
     async def _ask(self, job: Job) -> object:
-        return await self.batcher.ask(job)
+        self.reader.check_count(job.items)
+        return await self.batcher.ask(job, len(job.items))
 
     async def _run(self, pool: ThreadPoolExecutor, call: Callable[[], _T]) -> _T:
         return await asyncio.get_running_loop().run_in_executor(pool, call)
@@ -339,6 +409,12 @@ class Routes:
 def _facts(item: bodies.NewItem) -> dict[str, Any]:
     """What is kept with an item; of a text also itself, as `likewise index` keeps it."""
     return {"text": item.text, **item.metadata} if isinstance(item.text, str) else item.metadata
+
+
+def _is_slow(job: Job) -> bool:
+    """Whether a thread of its own should decode the images of a job."""
+    sizes = (len(item.image) for item in job.items if isinstance(item.image, bytes))
+    return sum(sizes) > QUICK
 
 
 def _names(items: list[Any]) -> list[str]:
@@ -424,7 +500,33 @@ def _picture(content: bytes) -> Response:
     return Response(content, media_type=kind, headers={"Cache-Control": "private, max-age=300"})
 
 
+def _marks(model: SimilarityModel) -> dict[str, str]:
+    """A hash of each calibration, by the name of its point."""
+    return {
+        name: hashlib.sha256(json.dumps(made.to_dict()).encode()).hexdigest()[:12]
+        for name, made in model.calibrations.items()
+    }
+
+
+def _basis(model: SimilarityModel) -> tuple[object, ...]:
+    """What of a model cannot be changed while it is served."""
+    preprocess = None if model.preprocess is None else model.preprocess.to_dict()
+    return (
+        model.fingerprint,
+        model.distance.name,
+        preprocess,
+        model.gallery is None,
+        model.collection,
+        model.index.key,
+    )
+
+
+def _stamp(folder: Path) -> tuple[int, int, int]:
+    found = (folder / MANIFEST).stat()
+    return found.st_mtime_ns, found.st_size, found.st_ino
+
+
 def _version(folder: Path | None) -> str:
     if folder is None:
         return "unsaved"
-    return hashlib.sha256((folder / "model.json").read_bytes()).hexdigest()[:12]
+    return hashlib.sha256((folder / MANIFEST).read_bytes()).hexdigest()[:12]

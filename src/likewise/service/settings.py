@@ -22,7 +22,7 @@ class Settings:
         most_connections: Open connections.
         most_per_second: Requests per second of one client, on average; None for no limit.
         batch: Items that are encoded together.
-        wait_ms: Milliseconds that a batch waits for requests that are being read.
+        wait_ms: Milliseconds that a batch waits for images that are being decoded.
         body_seconds: Seconds in which a body must have come.
         stop_seconds: Seconds in which requests are finished once the service is told to stop.
         keep_most: Unknown items that are kept.

@@ -1,10 +1,14 @@
 """What a service sees of itself: metrics for Prometheus, distances of today, rates by the hour."""
 
+import logging
+import math
 import threading
 import time
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
+from pathlib import Path
 
+import msgspec
 import torch
 from prometheus_client import (
     CollectorRegistry,
@@ -15,19 +19,42 @@ from prometheus_client import (
     generate_latest,
 )
 
+from likewise._files import read_regular, write_whole
 from likewise.calibration import Calibration
 from likewise.drift import MOST, check_drift
+from likewise.errors import InputError
 from likewise.service import bodies
 
 HOUR = 3600.0
 HOURS = 24 * 7
 SECONDS = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10)
+LARGEST = 2**26  # bytes of the file that keeps it; of 10,000 distances about 200,000
+_log = logging.getLogger(__name__)
+
+
+class _Seen(msgspec.Struct, forbid_unknown_fields=True):
+    """What was seen of one operating point.
+
+    Attributes:
+        mark: Of its calibration.
+        distances: The last ones; null where no neighbor had a vote.
+        hours: The last ones.
+    """
+
+    mark: str
+    distances: list[float | None]
+    hours: list[bodies.Hour]
 
 
 class Watch:
-    """Counts requests, and remembers the distances of matches."""
+    """Counts requests, and remembers the distances of matches.
 
-    def __init__(self) -> None:
+    Args:
+        path: A file that keeps distances and hours over a restart; None to keep none.
+    """
+
+    def __init__(self, path: Path | None = None) -> None:
+        self.path = path
         self.registry = CollectorRegistry()
         ProcessCollector(registry=self.registry)
         self.requests = Counter(
@@ -57,7 +84,50 @@ class Watch:
         )
         self._distances: dict[str, deque[float]] = {}
         self._hours: dict[str, deque[bodies.Hour]] = {}
+        self._marks: dict[str, str] = {}
+        self._is_saved = True
         self._lock = threading.Lock()
+        if path is not None and path.exists():
+            self._restore(path)
+
+    def calibrated(self, marks: Mapping[str, str]) -> None:
+        """Forget the distances of points that were calibrated anew, by the mark of each."""
+        with self._lock:
+            for name in list(self._distances):
+                if self._marks.get(name) != marks.get(name):
+                    del self._distances[name]
+            self._marks = dict(marks)
+
+    def save(self) -> None:
+        """Write the distances and the hours, where something came since."""
+        with self._lock:
+            if self.path is None or self._is_saved:
+                return
+            seen = {
+                name: _Seen(
+                    self._marks.get(name, ""), list(self._distances.get(name, ())), list(hours)
+                )
+                for name, hours in self._hours.items()
+            }
+            content = msgspec.json.encode(seen)  # infinity becomes null
+            self._is_saved = True
+        try:
+            write_whole(self.path, content)
+        except OSError:  # a full disk must not end the service
+            self._is_saved = False
+            _log.exception("distances cannot be written; they stay in memory")
+
+    def _restore(self, path: Path) -> None:
+        try:
+            seen = msgspec.json.decode(read_regular(path, LARGEST), type=dict[str, _Seen])
+        except (OSError, InputError, msgspec.DecodeError, UnicodeDecodeError, RecursionError):
+            _log.exception("the distances of before cannot be read; counting begins anew")
+            return
+        for name, told in seen.items():
+            distances = (math.inf if each is None else each for each in told.distances)
+            self._distances[name] = deque(distances, maxlen=MOST)
+            self._hours[name] = deque(told.hours, maxlen=HOURS)
+            self._marks[name] = told.mark
 
     def gauge(self, name: str, sentence: str, value: Callable[[], float]) -> None:
         """A number that is asked for when metrics are."""
@@ -81,6 +151,7 @@ class Watch:
         near = [answer.distance for answer in answers if answer.distance is not None]
         began = time.time() // HOUR * HOUR
         with self._lock:
+            self._is_saved = False
             kept = self._distances.setdefault(point, deque(maxlen=MOST))
             kept.extend(torch.inf if a.distance is None else a.distance for a in answers)
             hours = self._hours.setdefault(point, deque(maxlen=HOURS))
