@@ -12,7 +12,7 @@ from likewise import data, distances, encoders, losses
 from likewise.augment import presets
 from likewise.errors import InputError
 from likewise.journeys import unlabeled
-from likewise.journeys.recipe import CLASS_LOSSES, Recipe
+from likewise.journeys.recipe import CLASS_LOSSES, GIVEN_PAIRS_LOSSES, Recipe
 from likewise.samplers import SimilarLengthBatchSampler
 from likewise.training.batches import default_batches
 from likewise.training.following import KeepBest, StopEarly
@@ -23,9 +23,11 @@ LOSSES: dict[str, Callable[..., nn.Module]] = {
     "contrastive": losses.ContrastiveLoss,
     "cosface": losses.CosFaceLoss,
     "multi-similarity": losses.MultiSimilarityLoss,
+    "multiple-negatives": functools.partial(losses.MultipleNegativesLoss, symmetric=True),
     "normalized-softmax": losses.NormalizedSoftmaxLoss,
     "nt-xent": losses.NTXentLoss,
     "proxy-anchor": losses.ProxyAnchorLoss,
+    "sigmoid-pairs": losses.SigmoidPairsLoss,
     "softmax": losses.SoftmaxLoss,
     "supervised-contrastive": losses.SupervisedContrastiveLoss,
     "triplet": losses.TripletLoss,
@@ -53,7 +55,7 @@ def fitting_loss(
         embedding_dim: Numbers per embedding, for such a loss.
     """
     name, margin = recipe.loss_name, recipe.margin
-    if recipe.pairs:
+    if recipe.pairs or (recipe.towers is not None and name in GIVEN_PAIRS_LOSSES):
         middle = losses.CENTERS.get(distance.name, 1.0)
         if name == "threshold":
             return losses.GivenPairsLoss(losses.LearnedThreshold(middle), distance=distance)
