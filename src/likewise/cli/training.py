@@ -57,21 +57,22 @@ def train(
         callbacks.insert(0, Track(track, folder=where.parent, run=where.name))
     recipe = lw.Recipe.from_dict(choices)
     given: Any
-    if buffer is not None:
-        given = stream_for_training(
-            source, recipe, split=split, image_size=image_size, channels=channels, reading=reading
-        )
-        names = tuple(name for word in hold_out_classes for name in parts_of_list(word))
-        if names:
-            recipe = dataclasses.replace(recipe, hold_out_classes=names)
-    elif recipe.towers is not None:
+    if recipe.towers is not None:
         _check_of_towers(
+            buffer=buffer,
             split=split,
             evaluate=evaluate,
             hold_out_classes=hold_out_classes or None,
             **reading.given,
         )
         given = open_for_towers(source, recipe, image_size=image_size, channels=channels)
+    elif buffer is not None:
+        given = stream_for_training(
+            source, recipe, split=split, image_size=image_size, channels=channels, reading=reading
+        )
+        names = tuple(name for word in hold_out_classes for name in parts_of_list(word))
+        if names:
+            recipe = dataclasses.replace(recipe, hold_out_classes=names)
     elif recipe.pairs and is_pair_table(source):
         given = data.load_pairs(
             source, image_size=image_size, channels=channels, texts=reading.text is not None

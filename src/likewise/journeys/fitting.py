@@ -23,11 +23,9 @@ LOSSES: dict[str, Callable[..., nn.Module]] = {
     "contrastive": losses.ContrastiveLoss,
     "cosface": losses.CosFaceLoss,
     "multi-similarity": losses.MultiSimilarityLoss,
-    "multiple-negatives": functools.partial(losses.MultipleNegativesLoss, symmetric=True),
     "normalized-softmax": losses.NormalizedSoftmaxLoss,
     "nt-xent": losses.NTXentLoss,
     "proxy-anchor": losses.ProxyAnchorLoss,
-    "sigmoid-pairs": losses.SigmoidPairsLoss,
     "softmax": losses.SoftmaxLoss,
     "supervised-contrastive": losses.SupervisedContrastiveLoss,
     "triplet": losses.TripletLoss,
@@ -63,6 +61,11 @@ def fitting_loss(
             losses.contrastive_loss, margin=middle if margin is None else margin
         )
         return losses.GivenPairsLoss(formula, distance=distance)
+    if name == "multiple-negatives":
+        return losses.MultipleNegativesLoss(distance=distance, symmetric=True)
+    if name == "sigmoid-pairs":
+        center = losses.CENTERS.get(distance.name, 1.0)
+        return losses.SigmoidPairsLoss(distance=distance, center=center)
     if name in CLASS_LOSSES:
         return LOSSES[name](embedding_dim, class_count)
     return LOSSES[name](distance=distance, **({} if margin is None else {"margin": margin}))

@@ -249,7 +249,7 @@ def _check_kind(own: Recipe, items: data.Dataset, side: str) -> None:
         wanted, got = ("texts", "numbers") if is_for_texts else ("numbers", "texts")
         raise InputError(
             f"must have a tower for {got} on side {side}, got {own.encoder!r}, which takes "
-            f"{wanted}. Use sentence:NAME for texts.",
+            f"{wanted}. Use sentence:NAME for texts, another encoder for numbers and images.",
             argument="towers",
         )
 
