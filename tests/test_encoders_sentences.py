@@ -438,7 +438,7 @@ def test_two_towers_of_sentences_train_from_a_table_and_answer_from_the_command_
     names = tmp_path / "names.csv"
     names.write_text("name\nred :\nblue :\ngreen :\n")
     towers = f"sentence:{folder},sentence:{folder}"
-    options = ("--epochs", "8", "--learning-rate", "0.02", "--batch-size", "6", "--device", "cpu")
+    options = ("--epochs", "3", "--batches", "20", "--learning-rate", "0.02", "--device", "cpu")
     for arguments in (
         ("train", table, "--towers", towers, "--train", "all", *options, "--out", model),
         ("index", model, names, "--text", "name", "--label", "name"),
