@@ -426,3 +426,32 @@ def test_the_published_encoder_gives_what_sentence_transformers_gives():
     )
     expected = torch.tensor(theirs.encode(["This is a sentence.", "hello"]))
     torch.testing.assert_close(found, expected, atol=1e-5, rtol=0)
+
+
+def test_two_towers_of_sentences_train_from_a_table_and_answer_from_the_command_line(
+    folder, run, tmp_path
+):
+    table, model = tmp_path / "pairs.csv", tmp_path / "model"
+    asked = ["red red", "say red", "blue blue", "say blue", "green green", "say green"]
+    rows = [f"{text},{text.split()[-1]} :" for text in asked]
+    table.write_text("\n".join(["a,b", *rows]))
+    names = tmp_path / "names.csv"
+    names.write_text("name\nred :\nblue :\ngreen :\n")
+    towers = f"sentence:{folder},sentence:{folder}"
+    options = ("--epochs", "3", "--batches", "20", "--learning-rate", "0.02", "--device", "cpu")
+    for arguments in (
+        ("train", table, "--towers", towers, "--train", "all", *options, "--out", model),
+        ("index", model, names, "--text", "name", "--label", "name"),
+    ):
+        status, _, told = run(*arguments)
+        assert status == 0, told
+    status, out, told = run("lookup", model, *asked, "-k", "1", "--json")
+    assert status == 0, told
+    found = [query["neighbors"][0]["label"] for query in json.loads(out)["queries"]]
+    assert found == [f"{text.split()[-1]} :" for text in asked]
+    loaded = lw.load(model)
+    both = [loaded.embed(["say red"], queries=side) for side in (True, False)]
+    assert not torch.allclose(*both)
+    status, out, _ = run("verify", model, "say red", "red :", "--threshold", "0.5", "--json")
+    expected = float(lw.distances.COSINE.paired(both[0], loaded.embed(["red :"])))
+    assert json.loads(out)["pairs"][0]["distance"] == pytest.approx(expected, abs=1e-5)

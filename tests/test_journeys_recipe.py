@@ -122,7 +122,8 @@ def test_the_command_line_offers_the_choices_that_there_are():
     assert set(options.DistanceName) == set(distances.NAMED)
     assert set(options.Precision) == set(PRECISIONS)
     assert set(LOSSES) == {*names.PAIR_LOSSES, *names.CLASS_LOSSES}
-    assert set(options.Loss) == {*LOSSES, *names.GIVEN_PAIRS_LOSSES, *names.VIEW_LOSSES}
+    others = (*names.GIVEN_PAIRS_LOSSES, *names.TOWER_LOSSES, *names.VIEW_LOSSES)
+    assert set(options.Loss) == {*LOSSES, *others}
     assert set(options.Augment) == set(names.AUGMENTS) == set(presets.NAMES)
     assert set(options.Projection) == set(names.PROJECTIONS)
     assert lw.Recipe.projection == options.Projection.DROP

@@ -4,6 +4,8 @@ from collections import Counter
 from collections.abc import Sequence
 from typing import Any
 
+from torch import nn
+
 from likewise.calibration import Calibration
 from likewise.cli.console import columns, without
 from likewise.data.parts import label_names
@@ -136,12 +138,9 @@ def summary(model: SimilarityModel) -> Answer:
     weights = sum(weight.numel() for weight in model.encoder.parameters())
     labels = Counter(_name(model, code) for code in model.index.labels.tolist())
     result = {
-        "encoder": (
-            getattr(model.encoder, "name", type(model.encoder).__name__)
-            if model.has_encoder
-            else None
-        ),
+        "encoder": (_called(model.encoder) if model.has_encoder else None),
         "weights": weights,
+        "query_encoder": None if model.query_encoder is None else _called(model.query_encoder),
         "distance": model.distance.name,
         "preprocess": None if model.preprocess is None else model.preprocess.to_dict(),
         "reading": model.reading.columns,
@@ -156,6 +155,7 @@ def summary(model: SimilarityModel) -> Answer:
     }
     rows = [
         ["encoder", f"{result['encoder']}, {weights:,} weights" if model.has_encoder else NONE],
+        *([] if model.query_encoder is None else [["queries", _called(model.query_encoder)]]),
         ["distance", model.distance.name],
         ["trained on", ", ".join(model.trained_on) or _unnamed(model)],
         ["indexed", f"{len(model.index)} items of {len(labels)} classes"],
@@ -173,6 +173,11 @@ def summary(model: SimilarityModel) -> Answer:
     for choice, value in model.origin.get("recipe", {}).items():
         rows.append([f"recipe: {choice}", str(value)])
     return result, columns(rows)
+
+
+def _called(encoder: nn.Module) -> str:
+    """What an encoder goes by."""
+    return str(getattr(encoder, "name", type(encoder).__name__))
 
 
 def _unnamed(model: SimilarityModel) -> str:

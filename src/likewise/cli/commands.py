@@ -98,13 +98,22 @@ def train(
             help="small, timm:NAME, sentence:NAME-OR-FOLDER, or none for vectors.",
         ),
     ] = Recipe.encoder,
+    towers: Annotated[
+        Optional[str],  # noqa: UP045
+        typer.Option(
+            rich_help_panel=ENCODER,
+            metavar="NAME,NAME",
+            help="Two encoders, of the columns a and b of a table of pairs: a holds queries, b "
+            "known items, each texts (sentence:NAME) or image files.",
+        ),
+    ] = None,
     train_: Annotated[
         Optional[Trained],  # noqa: UP045
         typer.Option(
             "--train",
             rich_help_panel=ENCODER,
             show_default="all of the small one; others stay frozen unless a head is ahead on "
-            "held-out classes",
+            "held-out classes; a head each of two towers",
             help="What of the encoder trains.",
         ),
     ] = None,
@@ -194,6 +203,7 @@ def train(
         typer.Option(
             rich_help_panel=LOSS,
             show_default="multi-similarity; normalized-softmax where a sentence encoder trains; "
+            "multiple-negatives with --towers, which also takes sigmoid-pairs; "
             "contrastive with --pairs, which also takes threshold; simclr with --no-labels, which "
             "takes barlow-twins, simsiam and vicreg",
             help="The loss.",
@@ -239,7 +249,9 @@ def train(
     batch_size: Annotated[
         Optional[int],  # noqa: UP045
         typer.Option(
-            rich_help_panel=SCHEDULE, show_default="128", help="Items in a batch of --no-labels."
+            rich_help_panel=SCHEDULE,
+            show_default="128",
+            help="Items in a batch of --no-labels, or pairs in one of --towers.",
         ),
     ] = None,
     learning_rate: Annotated[
@@ -595,7 +607,9 @@ def evaluate(
             told = search.benchmark_answer(loaded, source, show)
         console.finish(*told, as_json=as_json)
         return
-    examples = open_fitting(loaded, source, split, default_split="test", reading=reading)
+    examples = open_fitting(
+        loaded, source, split, default_split="test", reading=reading, queries=True
+    )
     if relevance is not None:
         with console.warnings_as_lines(), console.progress("searching") as show:
             told = search.search_answer(loaded, examples, relevance, ks, show)

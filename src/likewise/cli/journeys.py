@@ -61,7 +61,9 @@ def open_model(
     model = lw.load(path, gallery=gallery, read_only=not writing, encoder=encoder, token=token)
     if milvus is not None and collection is not None:
         model.use_milvus(milvus, collection=collection, token=token)
-    model.encoder.to(chosen_device(device))
+    for encoder in (model.encoder, model.query_encoder):
+        if encoder is not None:
+            encoder.to(chosen_device(device))
     model.cache = cache
     return model
 
@@ -156,8 +158,16 @@ def calibrate(
         examples = open_pairs(model, source)
         rules = [rule or "pairs"]
     else:
-        examples = open_fitting(model, source, split, default_split="train", reading=reading)
-        rules = [rule] if rule else (["nearest"] if len(model.index) else []) + ["pairs"]
+        examples = open_fitting(
+            model, source, split, default_split="train", reading=reading, queries=True
+        )
+        also = ["pairs"] if model.query_encoder is None else []  # which come across both sides
+        rules = [rule] if rule else (["nearest"] if len(model.index) else []) + also
+        if not rules:
+            raise InputError(
+                "model must have known items for matching, got none. Index some, or calibrate on "
+                "a table of pairs."
+            )
     if per_class and rules == ["pairs"]:
         raise InputError("per-class must come with a rule for matching, got pairs. Index items.")
     if point is not None and rule is None:
@@ -174,12 +184,12 @@ def calibrate(
     real = None
     if unknowns is not None:
         with naming(source="unknowns"):
-            real = open_fitting(model, unknowns, split, default_split="train")
+            real = open_fitting(model, unknowns, split, default_split="train", queries=True)
     made = {}
     with console.warnings_as_lines(), console.progress("calibrating") as show:
         if len(rules) > 1:  # each item is read once for both
             check_some_indexed(model.index, examples)
-            examples = model.embedded(examples, only_new=True, progress=show)
+            examples = model.embedded(examples, queries=True, only_new=True, progress=show)
         for each in rules:
             made[point or each] = model.calibrate(
                 examples,
@@ -204,11 +214,12 @@ def queries(
     reading: data.Reading = PLAIN,
 ) -> tuple[Any, list[str]]:
     """The items to ask about, and a name for each: image files, texts, or one source of data."""
-    if takes_texts(model.encoder):
+    encoder, preprocess = model.tower(queries=True)
+    if takes_texts(encoder):
         if len(sources) > 1 or not (sources[0] in NAMES or Path(sources[0]).exists()):
             return list(sources), list(sources)
     elif all(map(_is_image_file, sources)):
-        if model.preprocess is None:
+        if preprocess is None:
             raise InputError(
                 "must be vectors for a model without an encoder, got image files.",
                 argument="sources",
@@ -218,7 +229,9 @@ def queries(
         raise InputError(
             f"FILE must be image files, or one source of data, got {' '.join(sources)}."
         )
-    examples = open_fitting(model, sources[0], split, default_split="test", reading=reading)
+    examples = open_fitting(
+        model, sources[0], split, default_split="test", reading=reading, queries=True
+    )
     return examples, names_of(examples)
 
 

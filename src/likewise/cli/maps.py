@@ -52,14 +52,14 @@ def map_(
     check_count("most", most, least=2)
     check_file_target("out", out)  # before the work rather than after it
     loaded = journeys.open_model(model, device, cache=cache, encoder_from=encoder_from)
-    whole = open_fitting(loaded, source, split, default_split="test", reading=reading)
+    whole = open_fitting(loaded, source, split, default_split="test", reading=reading, queries=True)
     total = len(whole)
     few = whole
     if total > most:
         chosen = torch.randperm(total, generator=torch.Generator().manual_seed(seed))[:most]
         few = Subset(whole, chosen.sort().values)
     with console.progress("embedding") as show:
-        examples = loaded.embedded(few, progress=show)
+        examples = loaded.embedded(few, queries=True, progress=show)
     page = map_page(
         out,
         examples,

@@ -178,7 +178,7 @@ reads_data_with_ids = _reads({**_READS, "id": Id})
 
 
 class Loss(StrEnum):
-    """Losses by name; `threshold` with --pairs only, and four with --no-labels only."""
+    """Losses by name; two with --towers, `threshold` with pairs, and four with --no-labels only."""
 
     ARCFACE = "arcface"
     BARLOW_TWINS = "barlow-twins"
@@ -186,9 +186,11 @@ class Loss(StrEnum):
     CONTRASTIVE = "contrastive"
     COSFACE = "cosface"
     MULTI_SIMILARITY = "multi-similarity"
+    MULTIPLE_NEGATIVES = "multiple-negatives"
     NORMALIZED_SOFTMAX = "normalized-softmax"
     NT_XENT = "nt-xent"
     PROXY_ANCHOR = "proxy-anchor"
+    SIGMOID_PAIRS = "sigmoid-pairs"
     SIMCLR = "simclr"
     SIMSIAM = "simsiam"
     SOFTMAX = "softmax"

@@ -63,6 +63,7 @@ def search_answer(
 
 def benchmark_answer(model: SimilarityModel, source: str, progress: Progress) -> Answer:
     """The scores of a model on a published benchmark, and whether it was trained on its classes."""
+    model.check_one_tower("a benchmark")
     found = evaluate_benchmark(
         functools.partial(model.embed, progress=progress),
         source,

@@ -19,6 +19,7 @@ from likewise.journeys.choosing import open_for_training, stream_for_training
 from likewise.journeys.frozen import FEATURES
 from likewise.journeys.opening import PLAIN, is_pair_table, named_classes, open_data, parts_of_list
 from likewise.journeys.scoring import ASIDE, selection_notes
+from likewise.journeys.train_towers import open_for_towers
 from likewise.model import SimilarityModel
 from likewise.training.checkpoints import MANIFEST, load_checkpoint
 from likewise.training.telling import epoch_line
@@ -56,7 +57,16 @@ def train(
         callbacks.insert(0, Track(track, folder=where.parent, run=where.name))
     recipe = lw.Recipe.from_dict(choices)
     given: Any
-    if buffer is not None:
+    if recipe.towers is not None:
+        _check_of_towers(
+            buffer=buffer,
+            split=split,
+            evaluate=evaluate,
+            hold_out_classes=hold_out_classes or None,
+            **reading.given,
+        )
+        given = open_for_towers(source, recipe, image_size=image_size, channels=channels)
+    elif buffer is not None:
         given = stream_for_training(
             source, recipe, split=split, image_size=image_size, channels=channels, reading=reading
         )
@@ -171,6 +181,8 @@ def choices_of(ctx: typer.Context, recipe: Path | None) -> dict[str, Any]:
             continue
         if was_given or field.name not in choices:
             choices[field.name] = str(value) if isinstance(value, StrEnum) else value
+    if isinstance(choices.get("towers"), str):
+        choices["towers"] = tuple(name.strip() for name in choices["towers"].split(","))
     folds = choices.get("cross_fit")
     if isinstance(folds, str) and folds.isdecimal() and len(folds) < 9:
         choices["cross_fit"] = int(folds)
@@ -182,14 +194,17 @@ def answer(model: SimilarityModel, folder: Path, source: str) -> Answer:
     history = model.origin["history"]
     seconds = sum(record["seconds"] for record in history)
     recipe = model.origin["recipe"]
-    of = "in pairs" if recipe["pairs"] else f"of {len(model.trained_on)} classes"
+    is_of_pairs = recipe["pairs"] or "towers" in recipe
+    of = "in pairs" if is_of_pairs else f"of {len(model.trained_on)} classes"
     if not recipe["labels"]:
         of = "without their labels"
     after = f"index {folder} {source} --per-class 20"
-    if recipe["pairs"]:
+    if "towers" in recipe:
+        after = f"index {folder} KNOWN"
+    elif recipe["pairs"]:
         after = f"calibrate {folder} {'OTHER_PAIRS.csv' if not model.trained_on else source}"
     chosen = {key: model.origin[key] for key in model.origin if key.startswith("selected_")}
-    encoder = recipe.get("encoder", "small")
+    encoder = recipe.get("encoder") or " and ".join(recipe.get("towers", ["small"]))
     trained = (
         f"trained on {model.origin['items']} items {of}, {len(history)} epochs in {seconds:.1f} s"
     )
@@ -241,6 +256,16 @@ def _opened_like(trained: data.Dataset, source: str | None, reading: data.Readin
         if is_pair_table(str(source)):
             return data.load_pairs(str(source), texts=data.is_text(trained), **size)
         return open_data(str(source), default_split="test", reading=reading, **size)
+
+
+def _check_of_towers(**options: Any) -> None:
+    """Refuse options that a table of pairs across two sides has no use for."""
+    for name, value in options.items():
+        if value:
+            raise InputError(
+                f"must be left out with --towers, got {value!r}. Its table has the columns a, b.",
+                argument=name,
+            )
 
 
 def tell_epoch(record: dict[str, float], encoder: torch.nn.Module) -> None:

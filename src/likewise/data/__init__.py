@@ -3,6 +3,9 @@
 from likewise.data.adapting import as_dataset as as_dataset
 from likewise.data.adapting import as_inputs as as_inputs
 from likewise.data.adapting import as_items as as_items
+from likewise.data.cross_pairs import CrossBatch as CrossBatch
+from likewise.data.cross_pairs import CrossPairs as CrossPairs
+from likewise.data.cross_tables import load_cross_pairs as load_cross_pairs
 from likewise.data.datasets import ArrayDataset as ArrayDataset
 from likewise.data.datasets import Batch as Batch
 from likewise.data.datasets import Dataset as Dataset

@@ -20,6 +20,7 @@ from torch.utils.data import Dataset as TorchDataset
 from torch.utils.data import Subset as TorchSubset
 
 from likewise._checks import as_floats, as_tensor
+from likewise.data.cross_pairs import CrossPairs
 from likewise.data.datasets import ArrayDataset, Batch, stored_items
 from likewise.data.framing import Framing
 from likewise.data.images import pixels_of
@@ -70,7 +71,7 @@ def as_dataset(data: Any, *, pairs: bool = False) -> Any:
         >>> part.labels, part.class_names, part.item_shape
         (tensor([1, 0]), ['7', '9'], (4,))
     """
-    if isinstance(data, (GivenPairs, GivenTriplets)):
+    if isinstance(data, (CrossPairs, GivenPairs, GivenTriplets)):
         if not pairs:
             raise InputTypeError(
                 f"data must be labeled items, got {type(data).__name__}. Give the items' dataset."
@@ -174,7 +175,7 @@ def as_inputs(
     """
     if are_texts(items):
         return TextDataset(items)
-    if isinstance(items, (GivenPairs, GivenTriplets)) or _is_labeled_pair(items):
+    if isinstance(items, (CrossPairs, GivenPairs, GivenTriplets)) or _is_labeled_pair(items):
         return as_dataset(items)
     if isinstance(items, (Tensor, Image.Image, list, tuple)) or hasattr(items, "__array__"):
         return as_items(items, item_shape, framing)

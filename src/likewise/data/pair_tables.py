@@ -3,7 +3,7 @@
 import os
 import warnings
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -108,7 +108,7 @@ def load_triplets(
     """
     path = _table_path(csv_path)
     _check_columns(path, read_header(path), ("anchor", "positive", "negative"))
-    files = _Sides(path, "files")
+    files = Sides(path, "files")
     triplets = [
         files.positions([row[name] for name in ("anchor", "positive", "negative")], where)
         for where, row in read_rows(path)
@@ -138,7 +138,7 @@ def read_pair_table(csv_path: str | Path, *, what: str = "files") -> PairTable:
             f" {'Remove one' if truth else 'Rename it to what its 1 means'}."
         )
     _check_columns(path, header, ("a", "b", *truth))
-    sides = _Sides(path, what)
+    sides = Sides(path, what)
     row_of: dict[tuple[int, int], str] = {}
     truth_of: dict[tuple[int, int], bool | None] = {}
     pairs: list[tuple[int, int]] = []
@@ -146,7 +146,7 @@ def read_pair_table(csv_path: str | Path, *, what: str = "files") -> PairTable:
     contradictions: list[str] = []
     for where, cells in read_rows(path):
         row = {_NAMES.get(name, name): cell for name, cell in cells.items()}
-        told = _truth(where, row, truth[0]) if truth else None
+        told = truth_of_cell(where, row[truth[0]], truth[0]) if truth else None
         if what == "texts" and row["a"] == row["b"] and told is not False:
             alike += 1
             continue
@@ -182,18 +182,18 @@ def read_pair_table(csv_path: str | Path, *, what: str = "files") -> PairTable:
     return PairTable(sides.sides, sides.names, pairs, same if truth else None)
 
 
-def _truth(where: str, row: Mapping[str, str], column: str) -> bool:
-    """Whether a row says that both sides are the same."""
-    value = _TRUTH.get(row[column].lower())
+def truth_of_cell(where: str, cell: str, column: str) -> bool:
+    """Whether a cell of the column same, or different, says that both sides are the same."""
+    value = _TRUTH.get(cell.lower())
     if value is None:
         raise InputError(
             f"{where} must have 1 or 0, true or false, yes or no as {column}, got "
-            f"{row[column]!r}. Correct or remove the row."
+            f"{cell!r}. Correct or remove the row."
         )
     return value if column == "same" else not value
 
 
-class _Sides:
+class Sides:
     """The distinct image files, texts or ids in a table, each with a position."""
 
     def __init__(self, table: Path, what: str) -> None:

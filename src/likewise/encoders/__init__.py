@@ -15,7 +15,7 @@ from likewise.encoders.networks import ConvEncoder, MLPEncoder
 from likewise.encoders.principal_components import PrincipalComponents
 from likewise.encoders.raw_input import BesideRawInput, RawInput, tf_idf
 from likewise.encoders.sentences import SentenceEncoder, sentence_encoder
-from likewise.encoders.towers import SiameseNet, TripletNet
+from likewise.encoders.towers import SiameseNet, TripletNet, TwoTowers
 from likewise.encoders.whitening import Whitening
 
 __all__ = [
@@ -35,6 +35,7 @@ __all__ = [
     "SideBySide",
     "TripletNet",
     "Truncate",
+    "TwoTowers",
     "Whitening",
     "backbone",
     "by_name",

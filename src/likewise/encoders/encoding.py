@@ -226,7 +226,7 @@ def _some_take_texts(modules: Sequence[nn.Module]) -> bool:
     )
 
 
-def check_suits(of_texts: bool, items: Any) -> None:
+def check_suits(of_texts: bool, items: Any, name: str = "items") -> None:
     """Refuse texts for an encoder of numbers, and numbers for one of texts.
 
     Raises:
@@ -236,7 +236,7 @@ def check_suits(of_texts: bool, items: Any) -> None:
         return
     wanted, got = ("texts", "numbers") if of_texts else ("numbers", "texts")
     raise InputTypeError(
-        f"items must be {wanted} for this encoder, got {got}. "
+        f"{name} must be {wanted} for this encoder, got {got}. "
         + ("Give a list of strings." if of_texts else "Use an encoder that takes texts.")
     )
 

@@ -1,4 +1,6 @@
-"""Wrappers that encode the sides of pairs and triplets with one encoder."""
+"""Wrappers that encode the sides of pairs and triplets, with one encoder or with two."""
+
+from typing import Any
 
 import torch
 from jaxtyping import Float, Shaped
@@ -27,6 +29,34 @@ class SiameseNet(nn.Module):
         """Embeddings of a, embeddings of b."""
         embeddings_a, embeddings_b = self.encoder(torch.cat([a, b])).split([len(a), len(b)])
         return embeddings_a, embeddings_b
+
+
+class TwoTowers(nn.Module):
+    """Embeddings of both sides of a batch of pairs, each from an encoder of its own.
+
+    For pairs of different kinds, such as images and texts, or whose sides play different parts,
+    such as questions and answers. `fit` trains both encoders on `data.CrossPairs`. Both must give
+    embeddings of one width, which are compared across the sides.
+
+    Args:
+        a: Encoder of the first side.
+        b: Encoder of the second side.
+
+    Example:
+        >>> towers = TwoTowers(nn.Linear(10, 2), nn.Linear(3, 2))
+        >>> embeddings_a, embeddings_b = towers(torch.rand(4, 10), torch.rand(4, 3))
+        >>> embeddings_a.shape, embeddings_b.shape
+        (torch.Size([4, 2]), torch.Size([4, 2]))
+    """
+
+    def __init__(self, a: nn.Module, b: nn.Module) -> None:
+        super().__init__()
+        self.a = a
+        self.b = b
+
+    def forward(self, a: Any, b: Any) -> tuple[Float[Tensor, "n d"], Float[Tensor, "n d"]]:
+        """Embeddings of a, embeddings of b."""
+        return self.a(a), self.b(b)
 
 
 class TripletNet(nn.Module):

@@ -20,7 +20,7 @@ from likewise.data import (
 )
 from likewise.data.parts import labeled_items
 from likewise.distances import COSINE, Distance, check_distance
-from likewise.encoders import RawInput, SiameseNet, TripletNet, encode
+from likewise.encoders import RawInput, SiameseNet, TripletNet, TwoTowers, encode
 from likewise.errors import InputError, InputTypeError
 from likewise.evaluation.retrieval import RetrievalResult, evaluate_retrieval
 
@@ -121,6 +121,11 @@ class EvaluateEpochs:
         """Score the encoder, if this is an epoch to do so, and add the numbers to the record."""
         if record["epoch"] != 1 and record["epoch"] % self.every:
             return
+        if isinstance(encoder, TwoTowers):
+            raise InputError(
+                "encoder must be one for all items to be scored, got TwoTowers. Score a tower, "
+                "such as encoder.a, in a callback of your own."
+            )
         one = encoder.encoder if isinstance(encoder, (SiameseNet, TripletNet)) else encoder
         record.update(self._scores(one, ""))
         if self.raw and not self._of_raw:

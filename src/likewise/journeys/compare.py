@@ -121,6 +121,8 @@ def compare_models(
         InputError: no labeled item is new to both, or they form no pairs of both kinds.
     """
     check_choice("holds_for", holds_for, LEAVE_OUT)
+    for model in models:
+        model.check_one_tower("a comparison")
     wholes = _opened(models, source, split, reading)
 
     def show(turn: int) -> Callable[[int, int], None] | None:

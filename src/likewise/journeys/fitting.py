@@ -12,7 +12,7 @@ from likewise import data, distances, encoders, losses
 from likewise.augment import presets
 from likewise.errors import InputError
 from likewise.journeys import unlabeled
-from likewise.journeys.recipe import CLASS_LOSSES, Recipe
+from likewise.journeys.recipe import CLASS_LOSSES, GIVEN_PAIRS_LOSSES, Recipe
 from likewise.samplers import SimilarLengthBatchSampler
 from likewise.training.batches import default_batches
 from likewise.training.following import KeepBest, StopEarly
@@ -53,7 +53,7 @@ def fitting_loss(
         embedding_dim: Numbers per embedding, for such a loss.
     """
     name, margin = recipe.loss_name, recipe.margin
-    if recipe.pairs:
+    if recipe.pairs or (recipe.towers is not None and name in GIVEN_PAIRS_LOSSES):
         middle = losses.CENTERS.get(distance.name, 1.0)
         if name == "threshold":
             return losses.GivenPairsLoss(losses.LearnedThreshold(middle), distance=distance)
@@ -61,6 +61,11 @@ def fitting_loss(
             losses.contrastive_loss, margin=middle if margin is None else margin
         )
         return losses.GivenPairsLoss(formula, distance=distance)
+    if name == "multiple-negatives":
+        return losses.MultipleNegativesLoss(distance=distance, symmetric=True)
+    if name == "sigmoid-pairs":
+        center = losses.CENTERS.get(distance.name, 1.0)
+        return losses.SigmoidPairsLoss(distance=distance, center=center)
     if name in CLASS_LOSSES:
         return LOSSES[name](embedding_dim, class_count)
     return LOSSES[name](distance=distance, **({} if margin is None else {"margin": margin}))

@@ -11,6 +11,7 @@ from torch import Tensor
 from likewise import data
 from likewise._checks import check_choice
 from likewise.data.benchmarks import PARTS
+from likewise.data.cross_tables import open_cross_pairs
 from likewise.data.framing import ImageSize
 from likewise.data.loading import NAMED
 from likewise.data.pair_tables import read_pair_table
@@ -62,8 +63,11 @@ def open_fitting(
     *,
     default_split: str,
     reading: data.Reading = PLAIN,
+    queries: bool = False,
 ) -> data.Dataset:
     """A part of a source, read as the model's items are; see `open_data`.
+
+    With two towers these are its known items, or with `queries` what is asked about.
 
     A table is read by the columns that the model remembers, but for those that are named here;
     one of labels or of ids that the table lacks is left out. Without labels, items are unlabeled.
@@ -71,12 +75,16 @@ def open_fitting(
     Raises:
         InputError: The model is over texts, and nothing says which column holds them.
     """
-    reading = _as_remembered(model, source, reading)
-    if takes_texts(model.encoder) and reading.text is None:
+    encoder, preprocess = model.tower(queries=queries)
+    if encoder is model.encoder:  # the columns that a model remembers are those of known items
+        reading = _as_remembered(model, source, reading)
+    if takes_texts(encoder) and reading.text is None:
         raise InputError(
             f"must name the column of texts in {str(source)!r}, got none.", argument="text"
         )
-    return open_data(source, split, default_split=default_split, reading=reading, **_size(model))
+    return open_data(
+        source, split, default_split=default_split, reading=reading, **_size(preprocess)
+    )
 
 
 def _as_remembered(
@@ -98,15 +106,21 @@ def _as_remembered(
     return data.Reading(**{**reading.given, **known, **reading.columns})
 
 
-def open_pairs(model: SimilarityModel, source: str | Path) -> data.GivenPairs:
+def open_pairs(model: SimilarityModel, source: str | Path) -> data.GivenPairs | data.CrossPairs:
     """A table of pairs: of texts, image files, or ids of known items, as the model's items are.
 
-    Ids are for a model without an encoder, which has no other names for its items.
+    With two towers the column a holds queries, and b known items. Ids are for a model without an
+    encoder, which has no other names for its items.
 
     Raises:
         InputError: The model has no preprocess, so nothing says how it reads images; or an id is
             not known.
     """
+    if model.query_encoder is not None:
+        towers = [model.tower(queries=True), model.tower(queries=False)]
+        return open_cross_pairs(
+            source, *(None if takes_texts(encoder) else _size(reads) for encoder, reads in towers)
+        )
     if takes_texts(model.encoder):
         return data.load_pairs(source, texts=True)
     if not model.has_encoder:
@@ -116,7 +130,7 @@ def open_pairs(model: SimilarityModel, source: str | Path) -> data.GivenPairs:
             "model must have a preprocess to read image files, got one without. "
             "Make it with preprocess=data.Preprocess.fit(dataset)."
         )
-    return data.load_pairs(source, **_size(model))
+    return data.load_pairs(source, **_size(model.preprocess))
 
 
 def _known_pairs(model: SimilarityModel, source: str | Path) -> data.GivenPairs:
@@ -226,8 +240,7 @@ def names_of(examples: Any) -> list[str]:
     return paths_of(examples) or [f"item {number}" for number in range(len(examples))]
 
 
-def _size(model: SimilarityModel) -> dict[str, Any]:
-    preprocess = model.preprocess
+def _size(preprocess: data.Preprocess | None) -> dict[str, Any]:
     if preprocess is None or len(preprocess.item_shape) != 3:
         return {}
     channels, *size = preprocess.item_shape

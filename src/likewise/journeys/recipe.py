@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from likewise import _tables
-from likewise.errors import InputError, InputTypeError
+from likewise.errors import InputError, InputTypeError, naming
 
 PAIR_LOSSES = (
     "circle",
@@ -28,6 +28,7 @@ CLASS_LOSSES = (  # with weights of their own
     "softmax",
 )
 GIVEN_PAIRS_LOSSES = ("contrastive", "threshold")
+TOWER_LOSSES = ("multiple-negatives", "sigmoid-pairs", *GIVEN_PAIRS_LOSSES)
 VIEW_LOSSES = ("barlow-twins", "simclr", "simsiam", "vicreg")  # without labels
 AUGMENTS = ("none", "light", "photos", "strong", "views")
 PROJECTIONS = ("drop", "keep", "none")
@@ -52,12 +53,15 @@ class Recipe:
     Attributes:
         encoder: An encoder by name, as `likewise.encoders.by_name` takes it; None for a pretrained
             one for photographs whose weights can be had, and for "small" for everything else.
+        towers: Two encoders by name, for pairs across two sides: that of a, the queries, then that
+            of b, the known items; see `data.CrossPairs`. None for one encoder.
         train: What trains: "none", "head", "last" or "all". None for "all" of the small encoder.
             For others None keeps them frozen, and puts a head behind them only where it is ahead
-            on held-out classes.
+            on held-out classes. Of pretrained towers a head each trains if None.
         head: Layers behind a frozen or pretrained encoder: "none", "linear", "mlp", or
             "whitening", which is fitted at once; None for what `train` needs.
         embedding_dim: Numbers per embedding; None for 64, or as many as a pretrained encoder has.
+            Of two towers the smaller number.
         labels: Whether labels are used. False learns from two changed views of each image, as
             SimCLR does: images need no labels, and those they have play no part.
         augment: How images are changed while training: "none", "light", "photos", "strong" or
@@ -66,7 +70,8 @@ class Recipe:
         made_classes: New classes from old ones: "none", "turned", "mirrored" or "both".
         pairs: Whether pairs are trained on instead of classes.
         loss: A loss by name; None for "contrastive" with pairs, for "simclr" without labels, for
-            "normalized-softmax" where a sentence encoder trains, and else for "multi-similarity".
+            "normalized-softmax" where a sentence encoder trains, for "multiple-negatives" with
+            towers, and else for "multi-similarity".
         distance: A distance by name.
         margin: Margin of the triplet or contrastive loss; None for its default.
         projection: Layers behind the encoder that the loss of a training without labels is
@@ -78,7 +83,7 @@ class Recipe:
             a sentence encoder trains with a loss that has class centers.
         items_per_class: Items of each class in a batch; None for the default of `fit`, or as many
             as make 64 items where a sentence encoder trains with a loss that has class centers.
-        batch_size: Items in a batch without labels; None for 128.
+        batch_size: Items in a batch without labels, or pairs in one of two towers; None for 128.
         learning_rate: The highest learning rate of the schedule; None for 0.001, for 0.0001 where
             a pretrained encoder trains, and for 0.0002 where that is one of sentences.
         loss_learning_rate: Rate of the loss's own weights, such as class centers; None for ten
@@ -111,6 +116,7 @@ class Recipe:
     """
 
     encoder: str | None = None
+    towers: tuple[str, str] | None = None
     train: str | None = None
     head: str | None = None
     embedding_dim: int | None = None
@@ -179,7 +185,10 @@ class Recipe:
             check_count("cross_fit", self.cross_fit, 2)
         self._check_labels()
         allowed: tuple[str, ...] = (*PAIR_LOSSES, *CLASS_LOSSES)
-        if not self.labels:
+        if self.towers is not None:
+            self._check_towers()
+            allowed = TOWER_LOSSES
+        elif not self.labels:
             allowed = VIEW_LOSSES
         elif self.pairs:
             allowed = GIVEN_PAIRS_LOSSES
@@ -214,6 +223,8 @@ class Recipe:
         """The name of the loss that is used."""
         if self.loss is not None:
             return self.loss
+        if self.towers is not None:
+            return "multiple-negatives"
         if not self.labels:
             return "simclr"
         if self.pairs:
@@ -225,7 +236,7 @@ class Recipe:
         """Whether the loss has weights of its own, such as class centers."""
         if not self.labels:
             return self.projection == "drop" or self.loss_name == "simsiam"
-        return self.loss_name in (*CLASS_LOSSES, "threshold")
+        return self.loss_name in (*CLASS_LOSSES, "sigmoid-pairs", "threshold")
 
     @property
     def augment_name(self) -> str:
@@ -252,7 +263,8 @@ class Recipe:
                     remedy="Or use labels=False.",
                     command="Or add --no-labels.",
                 )
-            for name, default in (("projection", "drop"), ("batch_size", None)):
+            no_size = () if self.towers is not None else (("batch_size", None),)
+            for name, default in (("projection", "drop"), *no_size):
                 if getattr(self, name) != default:
                     raise InputError(
                         f"must be left out where labels are used, got {getattr(self, name)!r}.",
@@ -289,6 +301,65 @@ class Recipe:
                 "changed images.",
                 argument="encoder",
             )
+
+    def _check_towers(self) -> None:
+        """Refuse choices that two towers have no part in, and names that are no encoders."""
+        from likewise.encoders.naming import parsed
+
+        towers = self.towers
+        if isinstance(towers, (list, tuple)) and all(isinstance(name, str) for name in towers):
+            object.__setattr__(self, "towers", tuple(towers))
+        if not isinstance(self.towers, tuple) or len(self.towers) != 2:
+            raise InputTypeError(
+                f"must be two names of encoders, got {towers!r}.",
+                argument="towers",
+                remedy='Use e.g. ("timm:efficientnet_lite0", "sentence:all-MiniLM-L6-v2").',
+                command="Use e.g. --towers timm:efficientnet_lite0,sentence:all-MiniLM-L6-v2.",
+            )
+        for name in self.towers:
+            with naming(encoder="towers"):
+                parsed(name)
+        if self.train == "none" or self.head == "whitening":
+            name = "head" if self.head == "whitening" else "train"
+            raise InputError(
+                f"must be {'none, linear or mlp' if name == 'head' else 'head, last or all'} with "
+                f"towers, got {getattr(self, name)!r}, as both sides must learn.",
+                argument=name,
+            )
+        defaults = {field.name: field.default for field in dataclasses.fields(self)}
+        for name in (
+            *("encoder", "labels", "pairs", "made_classes", "hold_out_classes", "evaluate_every"),
+            *("classes_per_batch", "items_per_class"),
+        ):
+            if getattr(self, name) != defaults[name]:
+                raise InputError(
+                    f"must be left out with towers, got {getattr(self, name)!r}. Pairs across two "
+                    "sides have no classes, and nothing is scored.",
+                    argument=name,
+                )
+        if not isinstance(self.cross_fit, str) or (self.keep_best or "").startswith(
+            ("seen_", "unseen_", "pairs_")
+        ):
+            name = "keep_best" if isinstance(self.cross_fit, str) else "cross_fit"
+            raise InputError(
+                f"must be left out with towers, got {getattr(self, name)!r}, as there are no "
+                "classes to score.",
+                argument=name,
+            )
+
+    def of_tower(self, side: int) -> "Recipe":
+        """The recipe of one of two towers, as of an encoder alone."""
+        name = (self.towers or ("small", "small"))[side]
+        small = name == "small"
+        return Recipe(
+            encoder=name,
+            train=None if small else self.train or "head",
+            head=None if small else self.head,
+            embedding_dim=self.embedding_dim,
+            augment=self.augment,
+            learning_rate=self.learning_rate,
+            seed=self.seed,
+        )
 
     @property
     def trains_sentences(self) -> bool:
@@ -358,6 +429,8 @@ class Recipe:
         held = self.hold_out_classes
         if isinstance(held, tuple):
             fields["hold_out_classes"] = list(held)
+        if self.towers is not None:
+            fields["towers"] = list(self.towers)
         return {name: value for name, value in fields.items() if value is not None}
 
     @classmethod

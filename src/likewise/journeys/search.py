@@ -104,7 +104,9 @@ def judge_search(
             "Use their files, their texts or their ids.",
             argument="relevance",
         )
-    new = model.embedded(sources.as_dataset(queries), only_new=True, progress=progress)
+    new = model.embedded(
+        sources.as_dataset(queries), queries=True, only_new=True, progress=progress
+    )
     if not len(new):
         raise InputError(
             f"queries must not all be indexed or trained on, got {new.skipped} that are. "

@@ -22,6 +22,7 @@ from likewise.journeys.fitting import CHECKED
 from likewise.journeys.opening import PLAIN
 from likewise.journeys.recipe import Recipe
 from likewise.journeys.train_stream import train_stream
+from likewise.journeys.train_towers import train_towers
 from likewise.model import SimilarityModel
 from likewise.training.following import KeepBest, StopEarly
 
@@ -61,10 +62,15 @@ def train(
     `hold_out_classes` are names, `keep_aside` is a share of the items, chosen by their content, and
     an epoch has 100 batches if the recipe says none. Nothing is scored while training.
 
+    With `towers` in the recipe, two encoders learn from pairs across two sides, `CrossPairs` or
+    their table: the model's `query_encoder` from the first, its `encoder` of known items from the
+    second. Pretrained encoders stay frozen, with a head behind features that are made once, unless
+    the recipe trains "last" or "all".
+
     Args:
         source: A labeled dataset, also of another library as `data.as_dataset` takes them, given
-            pairs, or anything that `data.load` reads, of which the training part is read. With a
-            buffer anything that `data.open_stream` takes.
+            pairs, pairs across two sides, or anything that `data.load` reads, of which the training
+            part is read. With a buffer anything that `data.open_stream` takes.
         recipe: Every choice; `Recipe()` if None.
         evaluate: What to score while training: a dataset, given pairs, or "aside" for the items
             kept aside and the classes held out. "aside" if None and the recipe scores anything.
@@ -102,7 +108,9 @@ def train(
     if isinstance(source, (str, Path)):
         name = name or str(source)
     if buffer is not None:
-        _check_streamed(evaluate=evaluate, workers=workers or None, checkpoint=checkpoint)
+        _check_streamed(
+            towers=recipe.towers, evaluate=evaluate, workers=workers or None, checkpoint=checkpoint
+        )
         return train_stream(
             source,
             recipe,
@@ -113,6 +121,26 @@ def train(
             name=name or "a stream",
             reading=reading,
             augment=augment,
+            weights=weights,
+            tell=tell,
+        )
+    if recipe.towers is not None or isinstance(source, data.CrossPairs):
+        if evaluate is not None:
+            raise InputError(
+                "must be left out for two towers, got one. Judge the model by its lookup.",
+                argument="evaluate",
+            )
+        return train_towers(
+            source,
+            recipe,
+            callbacks=callbacks,
+            progress=progress,
+            workers=workers,
+            device=device,
+            name=name,
+            reading=reading,
+            augment=augment,
+            checkpoint=checkpoint,
             weights=weights,
             tell=tell,
         )

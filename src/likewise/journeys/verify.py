@@ -9,7 +9,9 @@ import torch
 from jaxtyping import Bool, Int
 from torch import Tensor
 
+from likewise.data.cross_tables import read_cross_table
 from likewise.data.pair_tables import read_pair_table
+from likewise.embedded import Embedded
 from likewise.encoders import takes_texts
 from likewise.errors import InputError
 from likewise.evaluation import VerificationResult, evaluate_verification
@@ -46,6 +48,13 @@ def read(model: SimilarityModel, sides: Sequence[str], table: Path | None) -> Pa
         return Pairs(list(sides), list(sides), torch.tensor([[0, 1]]), None)
     if sides:
         raise InputError("pairs must come alone, got two items as well. Give either.")
+    if model.query_encoder is not None:
+        texts = (takes_texts(model.query_encoder), takes_texts(model.encoder))
+        across = read_cross_table(table, texts=texts)
+        positions = torch.tensor(across.pairs) + torch.tensor([0, len(across.a)])
+        same = None if across.same is None else torch.tensor(across.same)
+        names = [*across.names_a, *across.names_b]
+        return Pairs([*across.a, *across.b], names, positions, same)
     what = "files" if model.has_encoder else "ids"
     rows = read_pair_table(table, what="texts" if takes_texts(model.encoder) else what)
     same = None if rows.same is None else torch.tensor(rows.same)
@@ -62,12 +71,24 @@ def judge(
     progress: Callable[[int, int], None],
 ) -> Verified:
     """The verdicts; every item is read once."""
+    if model.query_encoder is not None:
+        sides = [_embedded(model, pairs, side, progress) for side in (0, 1)]
+        return model.verify(*sides, point=point, threshold=threshold, prior=prior)
     if model.has_encoder:
         items = model.embedded(pairs.sides, progress=progress)
     else:
         items = model.embedded(known_embeddings(model, pairs.sides), progress=progress)
     left, right = (items.take(side) for side in pairs.positions.T)
     return model.verify(left, right, point=point, threshold=threshold, prior=prior)
+
+
+def _embedded(
+    model: SimilarityModel, pairs: Pairs, side: int, progress: Callable[[int, int], None]
+) -> Embedded:
+    """One side of pairs across two towers, a row for each pair."""
+    rows, place = torch.unique(pairs.positions[:, side], return_inverse=True)
+    items = [pairs.sides[row] for row in rows.tolist()]
+    return model.embedded(items, queries=side == 0, progress=progress).take(place)
 
 
 def evaluated(

@@ -19,9 +19,10 @@ from likewise.losses.triplet import triplet_loss
 class GivenPairsLoss(nn.Module):
     """Mean cost of given pairs: called as loss(a, b, same), no other pairs are formed.
 
-    For a `SiameseNet`, or any encoder, that `fit` trains on a `PairDataset`. After each call
-    `facts` holds the share of the pairs that cost something, the mean distance of either kind
-    and the spread; and what `cost.facts` tells, as of a `LearnedThreshold`.
+    For a `SiameseNet`, or any encoder, that `fit` trains on a `PairDataset`, and for `TwoTowers`
+    that it trains on `CrossPairs`. After each call `facts` holds the share of the pairs that cost
+    something, the mean distance of either kind and the spread; and what `cost.facts` tells, as of a
+    `LearnedThreshold`.
 
     Args:
         cost: from distances (p,) and same (p,), True for the same, to costs (p,);
@@ -36,6 +37,8 @@ class GivenPairsLoss(nn.Module):
         >>> GivenPairsLoss()(a, b, torch.tensor([True, False]))  # mean of 3² and (1 − 0.5)²
         tensor(4.6250)
     """
+
+    takes_pairs = True  # by which `fit` knows how to call it on pairs of two towers
 
     def __init__(
         self,

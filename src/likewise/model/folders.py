@@ -18,14 +18,15 @@ from likewise.errors import ArtifactError, InputError
 
 MANIFEST = "model.json"
 LOCK = "model.lock"
-FORMAT = 3  # of the folder; raised when an older likewise could not read it
+FORMAT = 4  # of the folder; raised when an older likewise could not read it
 LARGEST_MANIFEST = 1 << 25  # bytes; as Python objects some 20 times as much
 PATIENCE = 60.0  # seconds to wait for others that save, or to read between their saves
 
 # What converting a value to a schema raises, that of a text which no encoding has among them.
 UNREADABLE = (msgspec.ValidationError, RecursionError, UnicodeEncodeError)
 
-_STEM = r"(?:calibrated|cohort|cross_fit|encoder|index|trained)-[0-9a-f]{12}\.(?:json|safetensors)"
+_PARTS = "calibrated|cohort|cross_fit|encoder|index|queries|trained"
+_STEM = rf"(?:{_PARTS})-[0-9a-f]{{12}}\.(?:json|safetensors)"
 _PART = re.compile(_STEM)
 _TEMPORARY = re.compile(rf"\.(?:model\.json|{_STEM})\.[0-9a-f]+\.part")
 _T = TypeVar("_T")

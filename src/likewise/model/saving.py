@@ -46,6 +46,7 @@ _FILES = {
         "trained.safetensors",
         "cohort.safetensors",
         "cross_fit.safetensors",
+        "queries.safetensors",
     ),
     _INDEX: ("index.safetensors", "index.json"),
     _SEEN: ("calibrated.safetensors",),
@@ -60,6 +61,7 @@ _FIELDS = {
         "trained_on",
         "cohort",
         "cross_fit",
+        "queries",
     ),
     _INDEX: ("gallery",),
     _ORIGIN: ("origin",),
@@ -89,6 +91,8 @@ class Contents:
     norm: AdaptiveNorm | None
     reading: sources.Reading
     cross_fit: CrossFit | None = None
+    query_encoder: nn.Module | None = None
+    query_preprocess: sources.Preprocess | None = None
     rules: dict[str, Rule] = field(default_factory=dict)
 
 
@@ -133,6 +137,14 @@ class _Cohort(msgspec.Struct, forbid_unknown_fields=True):
     nearest: Annotated[int, msgspec.Meta(ge=2, le=(1 << 63) - 1)]
 
 
+class _Queries(msgspec.Struct, forbid_unknown_fields=True):
+    """The tower of queries, where known items have another."""
+
+    encoder: rebuilding.Described
+    layouts: dict[str, list[int]]
+    preprocess: _Preprocess | None
+
+
 class _Manifest(msgspec.Struct, forbid_unknown_fields=True):
     likewise: str
     key: str
@@ -144,6 +156,7 @@ class _Manifest(msgspec.Struct, forbid_unknown_fields=True):
     trained_on: list[str]
     cohort: _Cohort | None
     cross_fit: list[str] | None
+    queries: _Queries | None
     origin: dict[str, Any]
     gallery: Place | None
     calibrations: dict[str, dict[str, Any]]
@@ -207,6 +220,7 @@ def read(
     path: str | Path,
     *,
     encoder: nn.Module | None = None,
+    query_encoder: nn.Module | None = None,
     distance: Distance | None = None,
     rules: Mapping[str, Rule] | None = None,
     without_encoder: bool = False,
@@ -215,7 +229,7 @@ def read(
 
     def contents(folder: Folder) -> tuple[Contents, Kept]:
         try:
-            return _read(folder, encoder, distance, rules or {}, without_encoder)
+            return _read(folder, (encoder, query_encoder), distance, rules or {}, without_encoder)
         except ArtifactError:
             raise
         except (InputError, *UNREADABLE) as error:
@@ -245,6 +259,7 @@ def _described(contents: Contents, folder: Path) -> tuple[dict[str, Any], dict[s
         "trained_on": contents.trained_on,
         "cohort": None if contents.norm is None else {"nearest": contents.norm.nearest},
         "cross_fit": None if contents.cross_fit is None else list(contents.cross_fit.class_names),
+        "queries": None,
         "origin": contents.origin,
         "gallery": None if place is None else msgspec.to_builtins(place),
         "calibrations": {name: made.to_dict() for name, made in contents.calibrations.items()},
@@ -260,6 +275,15 @@ def _described(contents: Contents, folder: Path) -> tuple[dict[str, Any], dict[s
         "index.safetensors": rebuilding.packed(tensors),
         "index.json": json.dumps(state).encode(),
     }
+    if contents.query_encoder is not None:
+        reads = contents.query_preprocess
+        manifest["queries"] = {
+            "encoder": msgspec.to_builtins(rebuilding.describe(contents.query_encoder)),
+            "layouts": rebuilding.layouts(contents.query_encoder),
+            "preprocess": None if reads is None else reads.to_dict(),
+        }
+        found = rebuilding.weights(contents.query_encoder)
+        parts["queries.safetensors"] = rebuilding.packed(found)
     if contents.norm is not None:
         parts["cohort.safetensors"] = rebuilding.packed({"cohort": contents.norm.cohort.float()})
     if contents.cross_fit is not None:
@@ -360,25 +384,28 @@ def _joined(
 
 def _read(
     folder: Folder,
-    encoder: nn.Module | None,
+    given: tuple[nn.Module | None, nn.Module | None],
     distance: Distance | None,
     rules: Mapping[str, Rule],
     without_encoder: bool,
 ) -> tuple[Contents, Kept]:
     manifest = msgspec.convert(folder.manifest, _Manifest)
-    if without_encoder and manifest.encoder.class_ != "Identity":  # which needs nothing
-        content = folder.part("encoder.safetensors", LARGEST_TENSORS)
-        stored = rebuilding.unpacked(content)
-        made: nn.Module = rebuilding.LeftOut(manifest.encoder, stored)
-    else:
-        made = _encoder(folder, manifest, encoder)
+
+    def tower(described: rebuilding.Described, layouts: dict[str, list[int]], side: str) -> Any:
+        file = f"{side}.safetensors"
+        if without_encoder and described.class_ != "Identity":  # which needs nothing
+            stored = rebuilding.unpacked(folder.part(file, LARGEST_TENSORS))
+            return rebuilding.LeftOut(described, stored)
+        return _encoder(folder, described, layouts, given[side == "queries"], side).eval()
+
+    made = tower(manifest.encoder, manifest.layouts, "encoder")
     compared = _distance(manifest.distance, distance)
-    preprocess = None
-    if manifest.preprocess is not None:
-        values = manifest.preprocess
-        if not all(map(math.isfinite, [*values.mean, *values.std])):
-            raise InputError("mean and std must be finite")
-        preprocess = sources.Preprocess.from_dict(msgspec.to_builtins(values))
+    queries = manifest.queries
+    if queries is None and given[1] is not None:
+        raise ArtifactError(
+            f"query_encoder must be left out for {str(folder.path)!r}, got one. It has one "
+            "encoder for queries and known items."
+        )
     norm = None
     if manifest.cohort is not None:
         (cohort,) = _tensors(folder, "cohort.safetensors", cohort=(torch.float32, 2))
@@ -396,9 +423,9 @@ def _read(
         name: Calibration.from_dict(made) for name, made in manifest.calibrations.items()
     }
     contents = Contents(
-        encoder=made.eval(),
+        encoder=made,
         distance=compared,
-        preprocess=preprocess,
+        preprocess=_preprocess(manifest.preprocess),
         origin=manifest.origin,
         trained_on=manifest.trained_on,
         trained_prints=trained,
@@ -416,28 +443,52 @@ def _read(
         norm=norm,
         reading=sources.Reading.from_columns(manifest.reading),  # type: ignore[arg-type]
         cross_fit=cross_fit,
+        query_encoder=None
+        if queries is None
+        else tower(queries.encoder, queries.layouts, "queries"),
+        query_preprocess=None if queries is None else _preprocess(queries.preprocess),
         rules=_rules(calibrations, rules),
     )
     return contents, Kept(manifest.key, _units(folder.manifest, folder.files, folder.path))
 
 
-def _encoder(folder: Folder, manifest: _Manifest, given: nn.Module | None) -> nn.Module:
-    if given is None and manifest.encoder.own:
-        raise ArtifactError(
-            f"encoder must be given for a model with an encoder of the user's own, "
-            f"{manifest.encoder.class_}.",
-            remedy="Use load(path, encoder=...) with a module of the same architecture.",
-            command="Use --encoder-from package.module:callable, which makes a module of the same "
-            "architecture.",
+def _preprocess(values: _Preprocess | None) -> sources.Preprocess | None:
+    if values is None:
+        return None
+    if not all(map(math.isfinite, [*values.mean, *values.std])):
+        raise InputError("mean and std must be finite")
+    return sources.Preprocess.from_dict(msgspec.to_builtins(values))
+
+
+def _encoder(
+    folder: Folder,
+    described: rebuilding.Described,
+    layouts: dict[str, list[int]],
+    given: nn.Module | None,
+    side: str,
+) -> nn.Module:
+    argument = "query_encoder" if side == "queries" else "encoder"
+    if given is None and described.own:
+        command = (
+            "Use --encoder-from package.module:callable, which makes a module of the same "
+            "architecture."
         )
-    made = rebuilding.rebuild(manifest.encoder) if given is None else given
-    content = folder.part("encoder.safetensors", rebuilding.most_bytes(made))
+        if side == "queries":
+            command = f"Use Python: load(path, {argument}=...)."
+        raise ArtifactError(
+            f"{argument} must be given for a model with an encoder of the user's own, "
+            f"{described.class_}.",
+            remedy=f"Use load(path, {argument}=...) with a module of the same architecture.",
+            command=command,
+        )
+    made = rebuilding.rebuild(described) if given is None else given
+    content = folder.part(f"{side}.safetensors", rebuilding.most_bytes(made))
     stored = rebuilding.unpacked(content)
     try:
-        rebuilding.fill(made, stored, manifest.layouts)
+        rebuilding.fill(made, stored, layouts)
     except InputError as error:
         raise ArtifactError(
-            f"encoder must be of the architecture that was saved in {str(folder.path)!r}, got "
+            f"{argument} must be of the architecture that was saved in {str(folder.path)!r}, got "
             f"{type(made).__name__} with other weights. Build it with the same arguments."
         ) from error
     return rebuilding.unwrapped(made) if given is None else made

@@ -14,12 +14,12 @@ from torch import Tensor, nn
 from likewise import data as sources
 from likewise._checks import check_choice, check_count
 from likewise.calibration import Calibration, ClassThresholds, CrossFit, Goal
-from likewise.data import GivenPairs, fingerprints
+from likewise.data import CrossPairs, GivenPairs, fingerprints
 from likewise.data.parts import label_names, paths_of
 from likewise.distances import COSINE, Distance
 from likewise.embedded import Embedded
-from likewise.encoders import encode
-from likewise.errors import ArtifactError, GalleryError, InputError
+from likewise.encoders import TwoTowers, encode
+from likewise.errors import ArtifactError, GalleryError, InputError, InputTypeError
 from likewise.index import Gallery, Index, MilvusGallery, Neighbors
 from likewise.matching import RULES, Matches, Rule, match, rule_name
 from likewise.model import saving
@@ -33,6 +33,7 @@ from likewise.model.trials import (
     calibrated,
     calibrated_per_class,
     check_some_indexed,
+    cross_trials,
     given_unknowns,
     labeled,
     matching_trials,
@@ -65,6 +66,9 @@ class SimilarityModel:
         origin: what the model was made from, as JSON can hold it; kept, not read.
         reading: which columns of a table hold texts, labels or vectors; a table that a command
             is given later is read so too.
+        query_encoder: Encoder of what is asked about, for two towers: `encoder` is then that of the
+            known items. None where one encoder does both.
+        query_preprocess: What is done to queries first, for a `query_encoder`.
 
     Attributes:
         index: the known items; open to `remove` and the rest.
@@ -103,7 +107,18 @@ class SimilarityModel:
         trained: sources.Dataset | None = None,
         origin: Mapping[str, Any] | None = None,
         reading: sources.Reading | None = None,
+        query_encoder: nn.Module | None = None,
+        query_preprocess: sources.Preprocess | None = None,
     ) -> None:
+        if isinstance(encoder, TwoTowers):
+            raise InputTypeError(
+                "encoder must be that of the known items, got TwoTowers. Use "
+                "SimilarityModel(towers.b, query_encoder=towers.a)."
+            )
+        if query_encoder is None and query_preprocess is not None:
+            raise InputError("query_preprocess must come with a query_encoder, got it alone.")
+        self.query_encoder = None if query_encoder is None else query_encoder.eval()
+        self.query_preprocess = query_preprocess
         self.encoder = (nn.Identity() if encoder is None else encoder).eval()
         self.reading = sources.Reading.from_columns({} if reading is None else reading.columns)
         self.distance = distance
@@ -130,6 +145,24 @@ class SimilarityModel:
             self.trained_on = list(sources.items_per_class(trained))
             self.trained_prints = fingerprints(trained)
 
+    def tower(self, *, queries: bool) -> tuple[nn.Module, sources.Preprocess | None]:
+        """Encoder and preprocess of queries, or of known items; the same without two towers."""
+        if queries and self.query_encoder is not None:
+            return self.query_encoder, self.query_preprocess
+        return self.encoder, self.preprocess
+
+    def check_one_tower(self, what: str) -> None:
+        """Refuse what compares items with items of their own side, if there are two towers.
+
+        Raises:
+            InputError: There are two towers.
+        """
+        if self.query_encoder is not None:
+            raise InputError(
+                f"model must have one encoder for {what}, got two towers. Use lookup, match or "
+                "verify, which go from one side to the other."
+            )
+
     @property
     def class_names(self) -> list[str]:
         """The names that label codes stand for."""
@@ -139,6 +172,7 @@ class SimilarityModel:
         self,
         items: Items,
         *,
+        queries: bool = False,
         batch_size: int | None = None,
         progress: Progress | None = None,
     ) -> Float[Tensor, "n d"]:
@@ -149,16 +183,21 @@ class SimilarityModel:
         Tensors, arrays and lists of any type of number are taken, one item alone too where the
         model has a preprocess, and Pillow images; see `data.as_items`. Equal numbers have equal
         embeddings whatever their type: bytes of images count as 0..1.
+
+        With two towers items are taken for known ones, or with `queries` for what is asked about.
         """
         if isinstance(items, Embedded):
             return items.embeddings
         if self.cache is not None:
-            return self.embedded(items, batch_size=batch_size, progress=progress).embeddings
+            return self.embedded(
+                items, queries=queries, batch_size=batch_size, progress=progress
+            ).embeddings
+        encoder, preprocess = self.tower(queries=queries)
         return encode(
-            self.encoder,
-            opened(items, self.preprocess, self.encoder),
+            encoder,
+            opened(items, preprocess, encoder),
             batch_size=batch_size,
-            preprocess=None if self.preprocess is None else self.preprocess.apply,
+            preprocess=None if preprocess is None else preprocess.apply,
             progress=progress,
         )
 
@@ -166,6 +205,7 @@ class SimilarityModel:
         self,
         items: Items,
         *,
+        queries: bool = False,
         only_new: bool = False,
         keep_pictures: bool = False,
         keep_raw: bool = False,
@@ -176,6 +216,7 @@ class SimilarityModel:
 
         Args:
             items: As for `embed`.
+            queries: As for `embed`.
             only_new: Leave out the items that are indexed or were trained on; they are counted.
             keep_pictures: As for `likewise.embed`.
             keep_raw: As for `likewise.embed`.
@@ -194,10 +235,11 @@ class SimilarityModel:
         """
         if isinstance(items, Embedded):
             return items.without(self.known_prints()) if only_new else items
+        encoder, preprocess = self.tower(queries=queries)
         return embed(
-            self.encoder,
+            encoder,
             items,
-            self.preprocess,
+            preprocess,
             batch_size=batch_size,
             progress=progress,
             skip=self.known_prints() if only_new else None,
@@ -326,6 +368,7 @@ class SimilarityModel:
             >>> model.use_cohort(lw.data.sample_items(digits, per_class=3), nearest=20).nearest
             20
         """
+        self.check_one_tower("a cohort")
         self.norm = AdaptiveNorm(self.embed(items), self.distance, nearest=nearest)
         self._forget(list(self.calibrations))
         return self.norm
@@ -452,11 +495,11 @@ class SimilarityModel:
         self, items: Items, *, k: int = 5, where: Mapping[str, Any] | None = None
     ) -> Neighbors:
         """The k nearest indexed items of each item, of those whose metadata pass `where`."""
-        return self.index.lookup(self.embed(items), k=k, where=where)
+        return self.index.lookup(self.embed(items, queries=True), k=k, where=where)
 
     def calibrate(
         self,
-        data: sources.Dataset | GivenPairs | Embedded,
+        data: sources.Dataset | GivenPairs | CrossPairs | Embedded,
         *,
         goal: Goal | None = None,
         rule: str | Rule = "nearest",
@@ -483,6 +526,9 @@ class SimilarityModel:
         For verification pairs are drawn from the data, half same, half different, or come as
         `GivenPairs`. The distances also make the probability of this operating point. Items that
         are in the index themselves, or that the encoder was trained on, are left out.
+
+        With two towers labeled items are queries, and pairs for verification are `CrossPairs` of
+        queries and known items, of which those with a query that was trained on are left out.
 
         Args:
             data: a labeled dataset, an `Embedded`, or for verification given pairs.
@@ -531,17 +577,29 @@ class SimilarityModel:
         if per_class and unknowns is not None:
             raise InputError("unknowns must be left out with per_class, got both.")
         items: Any = data if isinstance(data, Embedded) else sources.as_dataset(data, pairs=True)
-        given = items if isinstance(items, GivenPairs) else None
+        given = items if isinstance(items, (CrossPairs, GivenPairs)) else None
+        if name == PAIRS and not isinstance(given, CrossPairs):
+            self.check_one_tower("pairs of one side, which are no CrossPairs")
         if given is not None and name != PAIRS:
             raise InputError(f'data must be labeled items for {name}, got pairs. Use rule="pairs".')
         if name != PAIRS:
             check_some_indexed(self.index, items)  # before the work rather than after it
         if given is None:
             new = self._new(items, progress)
+        elif isinstance(given, CrossPairs):
+            new = self.embedded(given.a, queries=True, only_new=True, progress=progress)
         else:
             # Without an encoder nothing was trained, and pairs are of known items by their ids.
             new = self.embedded(given.data, only_new=self.has_encoder, progress=progress)
-        if name == PAIRS:
+        if isinstance(given, CrossPairs):
+            trials = cross_trials(
+                new,
+                self.embedded(given.b, progress=progress),
+                self.compared_by,
+                given,
+                leave_out=leave_out or "items",
+            )
+        elif name == PAIRS:
             trials = pair_trials(
                 new,
                 self.compared_by,
@@ -609,7 +667,7 @@ class SimilarityModel:
             progress: called as progress(done, total) while embedding.
         """
         self._bound(point, threshold)  # refuses before the work rather than after it
-        embeddings = self.embed(items, progress=progress)
+        embeddings = self.embed(items, queries=True, progress=progress)
         bound: float | Calibration | ClassThresholds = self._bound(point, threshold)
         if isinstance(bound, Calibration):
             rule, k = self.rules.get(bound.rule, bound.rule), bound.k or k
@@ -634,7 +692,7 @@ class SimilarityModel:
         """Whether a[i] and b[i] are the same, by a threshold or else by the calibration.
 
         Args:
-            a: a tensor (n, ...), a dataset, or a sequence of image paths.
+            a: a tensor (n, ...), a dataset, or a sequence of image paths. Queries of two towers.
             b: the other sides, as many.
             point: a calibration for pairs, by its name.
             threshold: used instead of the calibration.
@@ -645,15 +703,15 @@ class SimilarityModel:
             raise InputError(
                 f"must be one for pairs, got {point!r}, for {bound.rule}.", argument="point"
             )
-        sides = [
-            x if isinstance(x, Embedded) else opened(x, self.preprocess, self.encoder)
-            for x in (a, b)
-        ]
+        sides = []
+        for side, is_query in ((a, True), (b, False)):
+            encoder, preprocess = self.tower(queries=is_query)
+            sides.append(side if isinstance(side, Embedded) else opened(side, preprocess, encoder))
         if len(sides[0]) != len(sides[1]):
             raise InputError(
                 f"b must hold as many items as a, {len(sides[0])}, got {len(sides[1])}."
             )
-        left, right = (self.embed(side) for side in sides)
+        left, right = self.embed(sides[0], queries=True), self.embed(sides[1])
         return verified(
             self.compared_by.paired(left, right),
             bound.threshold if isinstance(bound, Calibration) else bound,
@@ -680,6 +738,9 @@ class SimilarityModel:
         input (see `encoders.RawInput`), in `baseline`, for up to 20,000 items. An `Embedded` must
         have it, see `keep_raw`.
 
+        With two towers items are queries. Retrieval and verification are then among queries, where
+        no threshold was calibrated for pairs.
+
         Args:
             data: a labeled dataset, or an `Embedded`.
             point: Calibration for matching, by its name, if anything is indexed.
@@ -698,7 +759,8 @@ class SimilarityModel:
         if len(self.index):
             warn_of_spelling(self.index, new)
             matches = self.match(new, point=point)
-        of_pairs = self.calibrations.get(PAIRS)
+        judges_pairs = self.query_encoder is None
+        of_pairs = self.calibrations.get(PAIRS) if judges_pairs else None
         return evaluated(
             all_new,
             self.index,
@@ -709,7 +771,7 @@ class SimilarityModel:
             trained_on=self.trained_on,
             calibrated_prints=self.calibrated_prints,
             threshold=None if of_pairs is None else of_pairs.threshold,
-            probability=self.probabilities.get(PAIRS),
+            probability=self.probabilities.get(PAIRS) if judges_pairs else None,
         )
 
     def is_new(self, data: sources.Dataset | Embedded) -> Bool[Tensor, " n"]:
@@ -728,7 +790,7 @@ class SimilarityModel:
         *,
         keep_raw: bool = False,
     ) -> Embedded:
-        new = self.embedded(data, only_new=True, keep_raw=keep_raw, progress=progress)
+        new = self.embedded(data, queries=True, only_new=True, keep_raw=keep_raw, progress=progress)
         if not len(new):
             raise InputError(
                 "data must hold items that are neither indexed nor trained on, got "
@@ -773,6 +835,8 @@ class SimilarityModel:
             norm=self.norm,
             reading=self.reading,
             cross_fit=self.cross_fit,
+            query_encoder=self.query_encoder,
+            query_preprocess=self.query_preprocess,
         )
         return saving.write(contents, path, self._kept)
 
@@ -822,6 +886,7 @@ def load(
     path: str | Path,
     *,
     encoder: nn.Module | None = None,
+    query_encoder: nn.Module | None = None,
     distance: Distance | None = None,
     rules: Mapping[str, Rule] | None = None,
     gallery: str | Path | None = None,
@@ -839,6 +904,7 @@ def load(
         path: The folder.
         encoder: A module of the architecture that was saved, if it is not one of this library's;
             it receives the saved weights.
+        query_encoder: The same for the encoder of queries, of a model with two towers.
         distance: The distance that was used, if it is not one of this library's.
         rules: Matching rules of your own that the model was calibrated for, by name.
         gallery: A gallery to use instead of the one that was saved, such as that one elsewhere.
@@ -854,7 +920,12 @@ def load(
         GalleryError: the gallery is damaged, or was made with another encoder.
     """
     contents, kept = saving.read(
-        path, encoder=encoder, distance=distance, rules=rules, without_encoder=without_encoder
+        path,
+        encoder=encoder,
+        query_encoder=query_encoder,
+        distance=distance,
+        rules=rules,
+        without_encoder=without_encoder,
     )
     model = SimilarityModel(
         contents.encoder,
@@ -862,6 +933,8 @@ def load(
         preprocess=contents.preprocess,
         origin=contents.origin,
         reading=contents.reading,
+        query_encoder=contents.query_encoder,
+        query_preprocess=contents.query_preprocess,
     )
     model.trained_on = contents.trained_on
     model.trained_prints = contents.trained_prints

@@ -20,7 +20,7 @@ from likewise.calibration import (
     calibrate_matching,
     calibrate_per_class,
 )
-from likewise.data import GivenPairs
+from likewise.data import CrossPairs, GivenPairs
 from likewise.data.pairs import draw_pairs
 from likewise.distances import Distance
 from likewise.embedded import Embedded
@@ -106,6 +106,44 @@ def pair_trials(
     items = new.labels[pairs] if leave_out == "classes" else pairs
     used = new.fingerprints[torch.unique(pairs)]
     return Trials(distance.paired(left, right), same, items, None, used)
+
+
+def cross_trials(
+    new: Embedded,
+    known: Embedded,
+    distance: Distance,
+    given: CrossPairs,
+    *,
+    leave_out: str,
+) -> Trials:
+    """Pairs of a query and a known item, whose query was not trained on.
+
+    Args:
+        new: The queries that are new, of `given.a`.
+        known: All items of `given.b`.
+        distance: What compares them.
+        given: The pairs.
+        leave_out: Whether `items` of the trials are "items" or "classes", which are what the pairs
+            join.
+
+    Raises:
+        InputError: No pair is left, or none of either kind.
+    """
+    place = torch.full((len(given.a),), -1)
+    place[new.rows] = torch.arange(len(new))
+    kept = place[given.pairs[:, 0]] >= 0
+    if not bool(kept.any()):
+        raise InputError(
+            "data must hold pairs whose query is neither indexed nor trained on, got "
+            f"{len(given)} whose queries all are. Keep some aside."
+        )
+    (first, second), same = given.pairs[kept].T, given.same[kept]
+    items = torch.stack([first, len(given.a) + second], dim=1)
+    if leave_out == "classes":
+        items = torch.stack([given.labels_a[first], given.labels_b[second]], dim=1)
+    distances = distance.paired(new.embeddings[place[first]], known.embeddings[second])
+    used = new.fingerprints[torch.unique(place[first])]
+    return Trials(distances, same, items, None, used)
 
 
 def matching_trials(

@@ -77,7 +77,7 @@ def pairs_page(
     else:
         wrong = int((decided.same != pairs.same).sum())
         text = f"{wrong} verdicts are wrong. The worst mistakes come first, then the least sure."
-    if model.preprocess is None:
+    if model.preprocess is None or model.query_encoder is not None:
         sections.append(Section("Pairs", text, table=_table(pairs, decided, chosen)))
     else:
         sections.append(Section("Pairs", text, figures=[_sheet(model, pairs, decided, chosen)]))
@@ -107,6 +107,7 @@ def _table(pairs: Pairs, decided: Verified, chosen: Tensor) -> list[Sequence[Any
 
 
 def _sheet(model: SimilarityModel, pairs: Pairs, decided: Verified, chosen: Tensor) -> Any:
+    model.check_one_tower("a picture of pairs")
     if model.preprocess is None:
         raise InputError(
             "must be for a model over images, got one of texts or vectors. Use --report.",

@@ -52,6 +52,7 @@ def open_service(
 
     known = None if keys is None else Keys(keys)
     model = load(path, gallery=_there(gallery), read_only=True if read_only else None)
+    model.check_one_tower("the service")
     writes = False
     if not read_only:
         writes = _open_for_writing(model, Path(path), gallery)

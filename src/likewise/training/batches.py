@@ -12,6 +12,8 @@ from likewise._checks import check_count
 from likewise.data import (
     BalancedStream,
     Batch,
+    CrossBatch,
+    CrossPairs,
     Dataset,
     GivenPairs,
     GivenTriplets,
@@ -21,7 +23,7 @@ from likewise.data import (
     ViewDataset,
     check_trainable,
 )
-from likewise.encoders import SiameseNet, TripletNet
+from likewise.encoders import SiameseNet, TripletNet, TwoTowers
 from likewise.errors import InputError
 from likewise.samplers import BalancedBatchSampler, ShuffledBatchSampler
 
@@ -29,7 +31,7 @@ SIDES_PER_BATCH = 64  # pairs, triplets or items in views, if no batch_sampler s
 
 
 def default_batches(
-    data: Dataset | GivenPairs | GivenTriplets | ViewDataset,
+    data: Dataset | CrossPairs | GivenPairs | GivenTriplets | ViewDataset,
     *,
     classes_per_batch: int | None,
     items_per_class: int | None,
@@ -71,11 +73,11 @@ def default_batches(
 
 
 def has_classes(
-    data: Dataset | GivenPairs | GivenTriplets | ViewDataset,
+    data: Dataset | CrossPairs | GivenPairs | GivenTriplets | ViewDataset,
 ) -> TypeGuard[Dataset | ViewDataset]:
     """Whether batches can be balanced over classes."""
     views_only = isinstance(data, ViewDataset) and data.items_are_classes
-    return not (isinstance(data, (GivenPairs, GivenTriplets)) or views_only)
+    return not (isinstance(data, (CrossPairs, GivenPairs, GivenTriplets)) or views_only)
 
 
 class StreamLoader:
@@ -106,23 +108,26 @@ class Step(NamedTuple):
 
 
 def batch_loss(
-    encoder: nn.Module, loss: nn.Module, batch: Any, prepare: Callable[[Tensor], Tensor]
+    encoder: nn.Module, loss: nn.Module, batch: Any, prepare: Callable[[Any, int], Any]
 ) -> Step:
     """The loss of a batch of any dataset of ours, its embeddings, and its labels if any.
 
     Items (n, ...) with labels: loss(embeddings, labels), with ids where the batch has them.
     Views: the same, of all views stacked. Two sides: loss(a, b, same). Three sides:
-    loss(anchor, positive, negative).
+    loss(anchor, positive, negative). Pairs of two datasets: loss(a, b, same) for a loss of given
+    pairs, else loss(a, labels of a, b, labels of b). Items are prepared by prepare(items, side).
     """
     options: dict[str, Tensor] = {}
     if isinstance(batch, IdBatch):
         batch, options["ids"] = batch
-    items, labels = batch
+    items, labels = batch[:2]
     if isinstance(items, Tensor) or isinstance(items[0], str):
-        embeddings = encoder(prepare(items))
+        embeddings = encoder(prepare(items, 0))
         return Step(loss(embeddings, labels, **options), labels, (embeddings,))
-    sides = [prepare(side) for side in items]
-    if isinstance(encoder, (SiameseNet, TripletNet)):
+    sides = [prepare(items, side) for side, items in enumerate(items)]
+    if not isinstance(encoder, TwoTowers):
+        _check_one_kind(encoder, sides)
+    if isinstance(encoder, (SiameseNet, TripletNet, TwoTowers)):
         embeddings = seen = encoder(*sides)
     else:
         stacked = encoder(_joined(sides))
@@ -131,9 +136,25 @@ def batch_loss(
         labels = labels.repeat(len(sides))
         options = {name: ids.repeat(len(sides)) for name, ids in options.items()}
         return Step(loss(torch.cat(embeddings), labels, **options), labels, seen)
+    if isinstance(batch, CrossBatch):
+        (a, b), (labels_a, labels_b) = embeddings, labels
+        if getattr(loss, "takes_pairs", False):
+            return Step(loss(a, b, batch.same), None, seen)
+        return Step(loss(a, labels_a, b, labels_b), None, seen)
     if len(sides) == 2:
         return Step(loss(*embeddings, labels), None, seen)
     return Step(loss(*embeddings), None, seen)
+
+
+def _check_one_kind(encoder: nn.Module, sides: Sequence[Any]) -> None:
+    """Refuse sides of two kinds, which one encoder cannot take in one call."""
+    kinds = {tuple(side.shape[1:]) if isinstance(side, Tensor) else "texts" for side in sides}
+    if len(kinds) > 1:
+        told = " and ".join(sorted(map(str, kinds)))
+        raise InputError(
+            f"data must have sides of one kind for {type(encoder).__name__}, got {told}. For pairs "
+            "use encoders.TwoTowers(a, b), with an encoder for each side."
+        )
 
 
 def _joined(sides: Sequence[Any]) -> Any:

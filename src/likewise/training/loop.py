@@ -13,16 +13,11 @@ from torch.utils.data import Sampler
 
 from likewise import _workers
 from likewise._checks import check_at_least, check_choice, check_count, check_positive
-from likewise.augment import as_batch_change
 from likewise.data import (
     BalancedStream,
-    GivenPairs,
-    GivenTriplets,
     Stream,
     WithIds,
-    as_dataset,
     is_stream,
-    is_text,
 )
 from likewise.encoders import takes_texts
 from likewise.encoders.encoding import check_suits
@@ -33,6 +28,7 @@ from likewise.training.checkpoints import Checkpoint
 from likewise.training.divergence import Guard
 from likewise.training.history import History, check_healthy
 from likewise.training.schedules import Schedule, cosine
+from likewise.training.suiting import PerSide, as_changes, of_side, per_side, suited
 from likewise.training.telling import AfterBatch, telling
 from likewise.training.validation import Validation
 
@@ -57,7 +53,7 @@ def fit(
     weight_decay: float = 0.0,
     schedule: Schedule | None = None,
     optimizer: torch.optim.Optimizer | None = None,
-    preprocess: Callable[[Tensor], Tensor] | None = None,
+    preprocess: PerSide = None,
     augment: Any = None,
     augment_after: int = 0,
     clip_gradients: float | None = None,
@@ -84,6 +80,10 @@ def fit(
     `GivenTriplets`) as loss(anchor, positive, negative).
     A `SiameseNet` or `TripletNet` gets the sides; any other encoder gets them stacked.
 
+    On `CrossPairs`, whose sides may be of different kinds, an `encoders.TwoTowers` trains both of
+    its encoders. A loss of given pairs is called as above, any other as
+    loss(a, labels of a, b, labels of b), as `losses.MultipleNegativesLoss` takes queries and keys.
+
     Args:
         encoder: any module from a batch of items to embeddings (n, d).
         loss: called as loss(embeddings, labels). Weights of its own are trained as well.
@@ -105,9 +105,11 @@ def fit(
         schedule: the learning rate's factor at a share of the training in [0, 1]; `cosine()`
             if None.
         optimizer: used as it is instead of our own; it must hold the loss's weights too.
-        preprocess: applied to every batch, as the encoder's input needs it.
+        preprocess: applied to every batch, as the encoder's input needs it. Of pairs a tuple of
+            two functions, one for each side, may be given; None leaves a side as it is.
         augment: applied to every batch of items before preprocess. A transform of torchvision or
-            albumentations is applied to each image alone; see `augment.as_batch_change`.
+            albumentations is applied to each image alone; see `augment.as_batch_change`. A tuple
+            is taken as for preprocess.
         augment_after: how many epochs go without augmentation first.
         clip_gradients: Largest norm of all gradients together; larger ones are scaled down to it.
             The record then holds `gradient_norm`, the mean norm before. None clips nothing.
@@ -158,7 +160,6 @@ def fit(
         check_positive("clip_gradients", clip_gradients)
     _check_something_learns(encoder, loss)
     _check_one_process(device)
-    change = None if augment is None else as_batch_change(augment)
     streamed: BalancedStream | None = None
     if isinstance(data, BalancedStream) or is_stream(data):
         _check_streamable(loss, batch_sampler, workers, checkpoint)
@@ -166,10 +167,12 @@ def fit(
         first = streamed.first(1)[0]
         check_suits(takes_texts(encoder), [first] if isinstance(first, str) else None)
     else:
-        data = _suited(data, encoder)
+        data = suited(data, encoder, loss)
     if validation is not None:
         with _said_of_validation():
-            validation = _suited(validation, encoder)
+            validation = suited(validation, encoder, loss)
+    preprocess = per_side("preprocess", preprocess, data)
+    change = as_changes(per_side("augment", augment, data))
     accelerator = _accelerator(device, precision)
     ours = optimizer is None
     if optimizer is None:
@@ -306,13 +309,6 @@ def fit(
     return History(records)
 
 
-def _suited(data: Any, encoder: nn.Module) -> Any:
-    data = as_dataset(data, pairs=True)
-    whole = data.data if isinstance(data, (GivenPairs, GivenTriplets)) else data
-    check_suits(takes_texts(encoder), [""] if is_text(whole) else None)
-    return data
-
-
 def _as_streamed(
     data: Any,
     classes_per_batch: int | None,
@@ -367,8 +363,8 @@ class _Run(NamedTuple):
 
 def _epoch(
     run: _Run,
-    augment: Callable[[Tensor], Tensor] | None,
-    preprocess: Callable[[Tensor], Tensor] | None,
+    augment: PerSide,
+    preprocess: PerSide,
     epoch: int,
     progress: AfterBatch | None,
 ) -> dict[str, float]:
@@ -380,9 +376,10 @@ def _epoch(
     guard = Guard(run.encoder, run.loss)
     told: list[dict[str, Tensor]] = []
 
-    def prepare(items: Tensor) -> Tensor:
-        items = items if augment is None else augment(items)
-        return items if preprocess is None else preprocess(items)
+    def prepare(items: Any, side: int) -> Any:
+        change, apply = of_side(augment, side), of_side(preprocess, side)
+        items = items if change is None else change(items)
+        return items if apply is None else apply(items)
 
     number = 0
     for number, batch in enumerate(_workers.batches(run.loader), start=1):

@@ -16,7 +16,7 @@ import torch
 from torch import Tensor, nn
 from torch.utils.data import DataLoader, Sampler
 
-from likewise.data import Dataset, GivenPairs, GivenTriplets, ViewDataset
+from likewise.data import CrossPairs, Dataset, GivenPairs, GivenTriplets, ViewDataset
 
 MOST_VALUES = 2**22  # of items, and of any one tensor, that are looked at
 FEWEST_ITEMS, MOST_ITEMS = 16, 4096
@@ -86,6 +86,14 @@ def dataset(data: Any, workers: int = 0) -> dict[str, Any]:
     All values of a small dataset count, those of evenly spaced items of a large one, and none
     where items are random. What `set_epoch` draws is left to its seed.
     """
+    if isinstance(data, CrossPairs):
+        return {
+            "kind": "CrossPairs",
+            "a": dataset(data.a, workers),
+            "b": dataset(data.b, workers),
+            "pairs": described(data.pairs),
+            "same": described(data.same),
+        }
     sides: Any = None
     base = data
     if isinstance(data, (GivenPairs, GivenTriplets, ViewDataset)):

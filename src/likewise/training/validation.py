@@ -4,11 +4,20 @@ from collections.abc import Callable
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import nn
 
 from likewise import _workers
-from likewise.data import Dataset, GivenPairs, GivenTriplets, IdBatch, ViewDataset, WithIds
+from likewise.data import (
+    CrossPairs,
+    Dataset,
+    GivenPairs,
+    GivenTriplets,
+    IdBatch,
+    ViewDataset,
+    WithIds,
+)
 from likewise.training.batches import batch_loss, default_batches, has_classes
+from likewise.training.suiting import PerSide, of_side
 
 
 class Validation:
@@ -30,9 +39,9 @@ class Validation:
 
     def __init__(
         self,
-        data: Dataset | GivenPairs | GivenTriplets | ViewDataset,
+        data: Dataset | CrossPairs | GivenPairs | GivenTriplets | ViewDataset,
         *,
-        preprocess: Callable[[Tensor], Tensor] | None,
+        preprocess: PerSide,
         first_id: int | None,
         classes_per_batch: int | None,
         items_per_class: int | None,
@@ -84,5 +93,6 @@ class Validation:
             loss.facts = facts
         return float(torch.stack(values).double().mean())
 
-    def _prepared(self, items: Tensor) -> Tensor:
-        return items if self._preprocess is None else self._preprocess(items)
+    def _prepared(self, items: Any, side: int) -> Any:
+        apply = of_side(self._preprocess, side)
+        return items if apply is None else apply(items)
