@@ -14,8 +14,10 @@ PROJECT = Path(__file__).parents[1]
 ROOT = PROJECT / "src" / "likewise"
 FLOORS = [
     ["errors"],
-    ["_checks", "_progress", "_tables"],
-    ["_files", "_workers", "distances", "embedded", "masks", "intervals"],
+    ["_arguments", "_progress", "_tables"],
+    ["_checks", "_files"],
+    ["_pixels", "_tokens"],
+    ["_workers", "distances", "embedded", "masks", "intervals", "runtime"],
     ["data", "samplers", "augment", "encoders", "miners", "metrics", "normalization"],
     ["losses", "training", "index", "calibration", "probability"],
     ["matching", "verification", "drift"],
