@@ -62,6 +62,14 @@ def test_modules_import_only_from_lower_floors(path):
         assert FLOOR_OF[other] < FLOOR_OF[module], f"{module} must not import {other}"
 
 
+GROUND = {module for floor in FLOORS[:4] for module in floor}
+
+
+@pytest.mark.parametrize("path", sorted((ROOT / "runtime").glob("*.py")), ids=name)
+def test_the_runtime_stands_on_the_ground_alone(path):
+    assert imported_modules(path.read_text()) <= GROUND - {"_checks", "_workers"} | {"runtime"}
+
+
 def imported_files(source):
     """Files of ours that `source` imports, wherever in it, also for its types only."""
     found = set()
