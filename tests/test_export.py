@@ -1,6 +1,7 @@
 """Export: the same decisions without torch, or a refusal with nothing left behind."""
 
 import importlib.util
+import io
 import json
 import subprocess
 import sys
@@ -288,9 +289,9 @@ def test_image_files_have_the_pixels_of_the_model(mode, channels, tmp_path):
     np.testing.assert_array_equal(
         np.concatenate(list(inputs.batches(contents, shape, frame))), read
     )
-    opened = [Image.open(path) for path in paths]
+    opened = [Image.open(io.BytesIO(content)) for content in contents]
     ours = lw.data.as_items(opened, shape, framing).numpy()
-    opened = [Image.open(path) for path in paths]
+    opened = [Image.open(io.BytesIO(content)) for content in contents]
     np.testing.assert_array_equal(of_runtime(opened), ours)
 
 
@@ -366,3 +367,67 @@ def test_an_encoder_that_cannot_be_a_graph_is_refused(tmp_path):
     with pytest.raises(InputError, match=r"encoder must be one that torch.onnx can export"):
         lw.export(model, tmp_path / "out", np.ones((3, 4), "float32"))
     assert list(tmp_path.iterdir()) == []
+
+
+def tiny_sentence_encoder():
+    tokenizers = pytest.importorskip("tokenizers", reason="needs the extra text")
+    pytest.importorskip("transformers", reason="needs the extra text")
+    words = {word: code for code, word in enumerate(["[PAD]", "[UNK]", *"abcdefghij"])}
+    made = tokenizers.Tokenizer(tokenizers.models.WordLevel(words, unk_token="[UNK]"))
+    made.pre_tokenizer = tokenizers.pre_tokenizers.Whitespace()
+    description = made.to_str().encode()
+    settings = {
+        "vocab_size": len(words),
+        "hidden_size": 16,
+        "num_hidden_layers": 1,
+        "num_attention_heads": 2,
+        "intermediate_size": 16,
+        "max_position_embeddings": 16,
+    }
+    encoder = lw.encoders.SentenceEncoder(
+        "bert", settings, max_length=7, lower_case=True, tokenizer_bytes=len(description)
+    )
+    encoder.tokenizer_file.copy_(torch.frombuffer(bytearray(description), dtype=torch.uint8))
+    return encoder
+
+
+def some_texts(count, seed):
+    rng = np.random.default_rng(seed)
+    return [" ".join(rng.choice(list("abcDEFghij"), rng.integers(1, 12))) for _ in range(count)]
+
+
+@needs_onnx
+def test_an_encoder_of_texts_decides_as_the_model_does(tmp_path):
+    torch.manual_seed(0)
+    encoder = torch.nn.Sequential(tiny_sentence_encoder(), torch.nn.Linear(16, 8))
+    model = lw.SimilarityModel(encoder)
+    known, aside = some_texts(60, 0), some_texts(90, 1)
+    model.add((known, [text[0] for text in known]))
+    model.calibrate((aside, [text[0] for text in aside]))
+    found = lw.export(model, tmp_path / "out", aside)
+    assert (found.changed, found.decisions) == (0, 90)
+    runtime = lw.runtime.load(tmp_path / "out")
+    assert runtime.match(aside).names == model.match(aside).names
+    one = runtime.embed(["a b"])
+    np.testing.assert_allclose(one, model.embed(["a b"]), atol=1e-5)
+    with pytest.raises(InputTypeError, match="items must be a list of texts"):
+        runtime.match("a b")
+    with pytest.raises(InputError, match="texts must not be empty"):
+        runtime.match(["a", " "])
+
+
+@needs_onnx
+@pytest.mark.skipif(importlib.util.find_spec("timm") is None, reason="needs the extra backbones")
+def test_a_backbone_decides_on_files_as_the_model_does(tmp_path):
+    torch.manual_seed(0)
+    encoder = lw.encoders.backbone("resnet10t", pretrained=False, image_size=32, embedding_dim=8)
+    preprocess = lw.data.Preprocess(**encoder.preprocess_settings)
+    model = lw.SimilarityModel(encoder, preprocess=preprocess)
+    paths = photographs(tmp_path)
+    model.add(paths[:12])
+    found = lw.export(model, tmp_path / "out", paths)
+    assert (found.changed, found.points["lookup"].decisions) == (0, 24)
+    runtime = lw.runtime.load(tmp_path / "out")
+    assert runtime.lookup(paths, k=2).ids.tolist() == model.lookup(paths, k=2).ids.tolist()
+    status = found.to_dict()
+    assert status["points"]["lookup"]["raised"] == 0
