@@ -8,6 +8,7 @@ import torch
 from PIL import Image, ImageFile, ImageOps
 from torch.utils.data import DataLoader
 
+from likewise import _pixels
 from likewise.data import ImageFiles, Preprocess, images, items
 from likewise.data.images import fit_images, is_image_name, pixels_of, read_image
 from likewise.errors import InputError
@@ -115,7 +116,7 @@ KINDS = {
 def test_every_suffix_is_known_to_pillow_too():
     Image.init()
     known = Image.registered_extensions()
-    for formats in (images._FORMATS, images._UNSIGNED):
+    for formats in (_pixels.FORMATS, _pixels.UNSIGNED):
         for kind, suffixes in formats.items():
             assert {known[suffix] for suffix in suffixes} <= {kind, "MPO"}
     assert is_image_name("a/b.WEBP")
@@ -359,7 +360,7 @@ def test_an_open_image_is_read_as_its_file_is(tmp_path, name):
 
 
 def test_text_is_no_image_whatever_its_name(tmp_path):
-    for suffix in (*images._SUFFIXES, ".txt"):
+    for suffix in (*_pixels.SUFFIXES, ".txt"):
         path = tmp_path / f"a{suffix}"
         path.write_bytes(b"\x00\x01 text that is no image, though it is long enough to be one" * 9)
         with pytest.raises(ValueError, match="must be a whole PNG, JPEG, WebP, TIFF, GIF, BMP"):
@@ -405,7 +406,6 @@ def test_a_jpeg_of_the_size_asked_for_or_larger_is_decoded_whole(tmp_path):
 @pytest.fixture
 def decoded(monkeypatch):
     """The paths of the files that are decoded, one entry each time."""
-    from likewise.data import images
 
     paths, real = [], images._open
 

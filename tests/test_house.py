@@ -14,8 +14,10 @@ PROJECT = Path(__file__).parents[1]
 ROOT = PROJECT / "src" / "likewise"
 FLOORS = [
     ["errors"],
-    ["_checks", "_progress", "_tables"],
-    ["_files", "_workers", "distances", "embedded", "masks", "intervals"],
+    ["_arguments", "_progress", "_tables"],
+    ["_checks", "_files"],
+    ["_pixels", "_tokens"],
+    ["_workers", "distances", "embedded", "masks", "intervals", "runtime"],
     ["data", "samplers", "augment", "encoders", "miners", "metrics", "normalization"],
     ["losses", "training", "index", "calibration", "probability"],
     ["matching", "verification", "drift"],
@@ -58,6 +60,14 @@ def test_modules_import_only_from_lower_floors(path):
     assert module in FLOOR_OF, f"{module} has no floor yet: add it to FLOORS and architecture.md"
     for other in imported_modules(path.read_text()) - {module}:
         assert FLOOR_OF[other] < FLOOR_OF[module], f"{module} must not import {other}"
+
+
+GROUND = {module for floor in FLOORS[:4] for module in floor}
+
+
+@pytest.mark.parametrize("path", sorted((ROOT / "runtime").glob("*.py")), ids=name)
+def test_the_runtime_stands_on_the_ground_alone(path):
+    assert imported_modules(path.read_text()) <= GROUND - {"_checks", "_workers"} | {"runtime"}
 
 
 def imported_files(source):

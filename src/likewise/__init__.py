@@ -30,6 +30,7 @@ if TYPE_CHECKING:
         pages,
         plots,
         probability,
+        runtime,
         samplers,
         service,
         sklearn,
@@ -53,6 +54,7 @@ if TYPE_CHECKING:
     from likewise.errors import ArtifactError, GalleryError, InputError
     from likewise.index import Gallery, Index, Neighbors
     from likewise.intervals import Estimate
+    from likewise.journeys.export import export
     from likewise.journeys.recipe import Recipe
     from likewise.journeys.train import train
     from likewise.journeys.wrap import wrap
@@ -97,6 +99,7 @@ __all__ = [
     "equal_error",
     "errors",
     "evaluation",
+    "export",
     "fit",
     "index",
     "intervals",
@@ -114,6 +117,7 @@ __all__ = [
     "pages",
     "plots",
     "probability",
+    "runtime",
     "samplers",
     "service",
     "show",
@@ -149,6 +153,7 @@ _MODULE_OF = {  # the other names of __all__ are modules themselves
     "embed": "model",
     "encode": "encoders",
     "equal_error": "calibration",
+    "export": "journeys.export",
     "fit": "training",
     "least_cost": "calibration",
     "load": "model",

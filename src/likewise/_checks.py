@@ -1,18 +1,47 @@
 """Argument checks whose sentences say what must hold, what came, and what to do."""
 
 import math
-import sys
-from collections.abc import Iterable
 from itertools import chain
-from numbers import Real
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from likewise.errors import ArtifactError, InputError, InputTypeError, MissingFileError
+from likewise._arguments import (
+    check_at_least as check_at_least,
+)
+from likewise._arguments import (
+    check_choice as check_choice,
+)
+from likewise._arguments import (
+    check_count as check_count,
+)
+from likewise._arguments import (
+    check_exists as check_exists,
+)
+from likewise._arguments import (
+    check_file_target as check_file_target,
+)
+from likewise._arguments import (
+    check_folder_target as check_folder_target,
+)
+from likewise._arguments import (
+    check_format as check_format,
+)
+from likewise._arguments import (
+    check_number as check_number,
+)
+from likewise._arguments import (
+    check_positive as check_positive,
+)
+from likewise._arguments import (
+    check_rate as check_rate,
+)
+from likewise._arguments import (
+    is_finite_number as is_finite_number,
+)
+from likewise.errors import InputError, InputTypeError
 
 
 def free_to_look(values: Tensor) -> bool:
@@ -77,13 +106,6 @@ def as_floats(items: Tensor) -> Tensor:
     if items.dtype == torch.uint8 and items.ndim > 2:
         return items.float() * (1 / 255)
     return items.float()
-
-
-def is_finite_number(value: object) -> bool:
-    """Whether a value is a number that a float can hold; JSON also has larger ones."""
-    if isinstance(value, bool) or not isinstance(value, (int, float)):
-        return False
-    return abs(value) <= sys.float_info.max
 
 
 def check_embeddings(embeddings: object, name: str = "embeddings") -> None:
@@ -222,103 +244,3 @@ def check_same(same: object, count: int, name: str = "same") -> None:
             f"{name} must be boolean, True for the same, got {same.dtype}. "
             "Use `value == 1`, or `value == 0` if your 1 means different."
         )
-
-
-def check_at_least(name: str, value: float, least: float, remedy: str = "") -> None:
-    """Refuse a number below `least`, or one that is not a number."""
-    if isinstance(value, bool) or not isinstance(value, (int, float)) or math.isnan(value):
-        raise InputTypeError(f"must be a number, got {value!r}.", argument=name)
-    if value < least:
-        raise InputError(f"must be at least {least}, got {value}.", argument=name, remedy=remedy)
-
-
-def check_count(name: str, value: object, least: int = 1, remedy: str = "") -> None:
-    """Refuse anything but a whole number of at least `least`."""
-    if isinstance(value, bool) or not isinstance(value, int):
-        raise InputTypeError(f"must be a whole number, got {value!r}.", argument=name)
-    if value < least:
-        raise InputError(f"must be at least {least}, got {value}.", argument=name, remedy=remedy)
-
-
-def check_positive(name: str, value: float) -> None:
-    """Refuse a number that is not above zero."""
-    if isinstance(value, bool) or not isinstance(value, (int, float)):
-        raise InputTypeError(f"must be a number, got {value!r}.", argument=name)
-    if not value > 0 or math.isinf(value):
-        raise InputError(f"must be a finite number above 0, got {value}.", argument=name)
-
-
-def check_number(name: str, value: object) -> None:
-    """Refuse anything but a finite number."""
-    if isinstance(value, bool) or not isinstance(value, Real):  # NumPy's are, tensors are not
-        raise InputTypeError(f"{name} must be a number, got {value!r}. Use float(...).")
-    if not math.isfinite(value):
-        raise InputError(f"{name} must be a finite number, got {value}.")
-
-
-def check_rate(name: str, value: float) -> None:
-    """Refuse a number outside [0, 1]."""
-    if isinstance(value, bool) or not isinstance(value, (int, float)):
-        raise InputTypeError(f"must be a number, got {value!r}.", argument=name)
-    if not 0 <= value <= 1:
-        raise InputError(f"must be between 0 and 1, got {value}.", argument=name)
-
-
-def check_choice(name: str, value: object, choices: Iterable[str]) -> None:
-    """Refuse a word that is not among `choices`."""
-    known = tuple(choices)
-    if value not in known:
-        listed = ", ".join(sorted(known))
-        raise InputError(f"must be one of {listed}, got {value!r}.", argument=name)
-
-
-def check_exists(name: str, path: Path) -> None:
-    """Refuse a path at which there is nothing."""
-    if not path.exists():
-        raise MissingFileError(f"must exist, got {str(path)!r}. Check the spelling.", argument=name)
-
-
-def check_format(
-    what: str, written: object, read: int, error: type[InputError] = ArtifactError
-) -> None:
-    """Refuse what another version of likewise saved in another format.
-
-    Args:
-        what: Name of the kind of thing, and where it is.
-        written: Number of the format it says it has.
-        read: Number of the only format that this version reads.
-        error: Class of what is raised.
-    """
-    if written != read:
-        raise error(
-            f"{what} must be of format {read}, got format {written!r}, which another version of "
-            "likewise wrote. Read it with that version, or make it anew."
-        )
-
-
-def check_file_target(name: str, path: Path) -> None:
-    """Refuse a path that no file can be written to: without a name, a folder, or in none."""
-    if not path.name or path.is_dir():
-        raise InputError(
-            f"must be a file, got the folder {str(path)!r}. Add the name of the file.",
-            argument=name,
-        )
-    check_exists(f"folder of {name}", path.parent)
-    if not path.parent.is_dir():
-        raise InputError(
-            f"folder of {name} must be a folder, got the file {str(path.parent)!r}. "
-            "Choose another place."
-        )
-
-
-def check_folder_target(name: str, path: Path) -> None:
-    """Refuse a path that is a file, or lies in one."""
-    places = (path, *path.parents)
-    file = next((p for p in places if (p.exists() or p.is_symlink()) and not p.is_dir()), None)
-    if file is not None:
-        got = (
-            f"the file {str(path)!r}"
-            if file == path
-            else f"{str(path)!r} in the file {file.name!r}"
-        )
-        raise InputError(f"must be a folder, got {got}. Name another.", argument=name)

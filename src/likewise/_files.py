@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import BinaryIO
 from uuid import uuid4
 
-from likewise._checks import check_exists
+from likewise._arguments import check_exists
 from likewise.errors import InputError
 
 if sys.platform == "win32":

@@ -6,7 +6,17 @@ from typing import Annotated, Any, Optional
 
 import typer
 
-from likewise.cli import comparing, console, ending, gallery, known, maps, serving, wrapping
+from likewise.cli import (
+    comparing,
+    console,
+    ending,
+    exporting,
+    gallery,
+    known,
+    maps,
+    serving,
+    wrapping,
+)
 from likewise.cli.options import (
     Augment,
     Cache,
@@ -631,6 +641,7 @@ def evaluate(
 
 
 app.command()(comparing.compare)
+app.command()(exporting.export)
 app.command()(serving.serve)
 app.command()(serving.key)
 

@@ -1,6 +1,5 @@
 """Framing: how images of any size are brought to one size."""
 
-import math
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from typing import Any
@@ -10,17 +9,10 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from likewise._checks import check_choice, check_count, check_number
+from likewise._pixels import INTERPOLATIONS, decoded_at, framed, resized_to, start
 from likewise.errors import InputError
 
 MODES = ("squash", "center", "border")
-INTERPOLATIONS = {
-    "nearest": Image.Resampling.NEAREST,
-    "bilinear": Image.Resampling.BILINEAR,
-    "bicubic": Image.Resampling.BICUBIC,
-    "lanczos": Image.Resampling.LANCZOS,
-    "box": Image.Resampling.BOX,
-    "hamming": Image.Resampling.HAMMING,
-}
 
 
 @dataclass(frozen=True)
@@ -75,20 +67,11 @@ class Framing:
     @property
     def decoded_at(self) -> tuple[int, int]:
         """The least (height, width) that a larger image may be decoded at."""
-        return math.floor(self.height / self.crop), math.floor(self.width / self.crop)
+        return decoded_at(self)
 
     def resized_to(self, height: int, width: int) -> tuple[int, int]:
         """(height, width) that an image of a size is resized to before it is cropped."""
-        tall, wide = self.decoded_at
-        if self.mode == "squash":
-            return tall, wide
-        if self.mode == "center" and tall == wide:  # rounded as torchvision does
-            if height <= width:
-                return tall, int(tall * width / height)
-            return int(tall * height / width), tall
-        choose = min if self.mode == "center" else max
-        ratio = choose(height / tall, width / wide)
-        return max(1, round(height / ratio)), max(1, round(width / ratio))
+        return resized_to(self, height, width)
 
     def to_dict(self) -> dict[str, Any]:
         """The values as JSON has them; `from_dict` is the way back."""
@@ -101,22 +84,7 @@ class Framing:
 
     def image(self, image: Image.Image) -> Image.Image:
         """A Pillow image of the size."""
-        height, width = self.resized_to(image.height, image.width)
-        if (height, width) != (image.height, image.width):
-            image = image.resize((width, height), INTERPOLATIONS[self.interpolation])
-        if (height, width) == self.size:
-            return image
-        top, left = _start(height, self.height), _start(width, self.width)
-        if top >= 0 and left >= 0:
-            return image.crop((left, top, left + self.width, top + self.height))
-        fill = [255 * value for value in self.fill]
-        gray = sum(fill) / len(fill)
-        color: Any = gray if image.mode == "F" else round(gray)
-        if image.mode == "RGB":
-            color = tuple(round(value) for value in (fill * 3)[:3])
-        framed = Image.new(image.mode, (self.width, self.height), color)
-        framed.paste(image, (-left, -top))
-        return framed
+        return framed(image, self)
 
     def tensor(self, items: Tensor) -> Tensor:
         """Floats (n, c, h, w) of the size, resized as images are or nearly so."""
@@ -129,7 +97,7 @@ class Framing:
                 items = F.interpolate(items, (height, width), mode=kind, antialias=True)
         if (height, width) == self.size:
             return items
-        top, left = _start(height, self.height), _start(width, self.width)
+        top, left = start(height, self.height), start(width, self.width)
         fill = items.new_tensor((self.fill * items.shape[1])[: items.shape[1]])
         framed = fill.view(1, -1, 1, 1).repeat(len(items), 1, *self.size)
         kept = items[:, :, max(0, top) : max(0, top) + self.height, max(0, left) :]
@@ -144,8 +112,3 @@ class Framing:
 
 
 ImageSize = int | tuple[int, int] | Framing
-
-
-def _start(length: int, kept: int) -> int:
-    """Where the middle begins; below 0 where more is kept than there is."""
-    return round((length - kept) / 2.0) if length >= kept else -((kept - length) // 2)

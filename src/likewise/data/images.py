@@ -2,59 +2,43 @@
 
 import io
 import os
-import re
-import struct
 import warnings
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
 from pathlib import Path
-from typing import Any, BinaryIO, NamedTuple
+from typing import Any, NamedTuple
 
-import numpy as np
 import torch
 from jaxtyping import Float, UInt8
-from PIL import ExifTags, Image, ImageOps, UnidentifiedImageError
+from PIL import Image
 from torch import Tensor
 from torch.utils.data import Dataset as TorchDataset
 
 from likewise._checks import check_count
 from likewise._files import open_regular
+from likewise._pixels import (
+    FORMATS,
+    SUFFIXES,
+    is_gray,
+    lies,
+    plain,
+    plain_pixels,
+    reading,
+    tells_no_exif,
+    upright,
+)
+from likewise._pixels import (
+    KINDS as KINDS,
+)
 from likewise.data.datasets import Batch
 from likewise.data.framing import Framing, ImageSize
 from likewise.data.labels import Labels, encode_labels
-from likewise.data.limits import TooManyPixels, check_pixels, max_kept, max_pixels
+from likewise.data.limits import max_kept
 from likewise.errors import InputError
 
-# What Pillow knows by its first bytes and reads by itself, and the suffixes of its files. EPS is
-# left out as Pillow hands it to another program; PPM is the whole family, PGM too.
-_FORMATS = {
-    "PNG": (".png", ".apng"),
-    "JPEG": (".jpg", ".jpeg", ".jpe", ".jfif", ".mpo"),
-    "BMP": (".bmp",),
-    "PPM": (".pgm", ".ppm", ".pnm", ".pbm"),
-    "GIF": (".gif",),
-    "TIFF": (".tif", ".tiff"),
-    "WEBP": (".webp",),
-    "AVIF": (".avif", ".avifs"),
-    "JPEG2000": (".jp2", ".j2k", ".jpc", ".jpf", ".jpx", ".j2c"),
-    "QOI": (".qoi",),
-    "SGI": (".sgi", ".rgb", ".rgba", ".bw"),
-    "PSD": (".psd",),
-    "DDS": (".dds",),
-    "ICO": (".ico",),
-    "ICNS": (".icns",),
-    "PCX": (".pcx",),
-    "SUN": (".ras",),
-}
-_SIXTEEN = ("PNG", "PPM")  # where mode I holds 16 bits, not 32
-_UNSIGNED = {"TGA": (".tga", ".icb", ".vda", ".vst")}  # has no first bytes: by its suffix only
-_SUFFIXES = {suffix for known in (_FORMATS, _UNSIGNED) for s in known.values() for suffix in s}
 LOOKED_AT = 1000  # of the headers; of more files an even choice, so that opening stays quick
 DEFAULT_SIZE = (64, 64)
-_EXIF = {"exif", "Raw profile type exif", "xmp", "XML:com.adobe.xmp"}  # in what Pillow has read
 _TOLD = 20  # of the files passed over
-KINDS = "PNG, JPEG, WebP, TIFF, GIF, BMP, PGM or other common image"
 
 
 class _Seen(NamedTuple):
@@ -246,8 +230,8 @@ def color_sides(path: str | Path) -> tuple[bool, int]:
     (False, 0) of a file that cannot be read; whoever fetches it is told why.
     """
     try:
-        with open_regular(path) as file, Image.open(file, formats=tuple(_FORMATS)) as image:
-            return not _is_gray(image), min(image.size)
+        with open_regular(path) as file, Image.open(file, formats=tuple(FORMATS)) as image:
+            return not is_gray(image), min(image.size)
     except Exception:  # decoders raise whatever their parsers meet
         return False, 0
 
@@ -265,9 +249,9 @@ def pixels_of(
     Raises:
         InputError: its pixels are floats or of 32 bits.
     """
-    plain = _plain(image)
-    channels = channels or (1 if _is_gray(plain) else 3)
-    return _scaled(_pixels(plain, channels, check_image_size(image_size)))
+    upright_image = plain(image)
+    channels = channels or (1 if is_gray(upright_image) else 3)
+    return _scaled(_pixels(upright_image, channels, check_image_size(image_size)))
 
 
 def image_in(content: bytes, name: str) -> Image.Image:
@@ -276,8 +260,8 @@ def image_in(content: bytes, name: str) -> Image.Image:
     Raises:
         InputError: it cannot be read as an image.
     """
-    with _reading(name, io.BytesIO(content)) as image:
-        return _plain(image, repr(name))
+    with reading(name, io.BytesIO(content)) as image:
+        return plain(image, repr(name))
 
 
 def decode_image(
@@ -303,10 +287,10 @@ def decode_image(
         InputError: It cannot be read as an image.
     """
     framing = check_image_size(image_size)
-    with _reading(name, io.BytesIO(content), formats, name) as image:
+    with reading(name, io.BytesIO(content), formats, name) as image:
         if check is not None:
             check(*image.size)
-        return _scaled(_pixels(_upright(image, name, channels, framing), channels, framing))
+        return _scaled(_pixels(upright(image, name, channels, framing), channels, framing))
 
 
 def fit_images(
@@ -345,7 +329,7 @@ def fit_images(
 
 def is_image_name(path: str | Path) -> bool:
     """Whether a file's suffix is that of an image format read here."""
-    return os.path.splitext(path)[1].lower() in _SUFFIXES
+    return os.path.splitext(path)[1].lower() in SUFFIXES
 
 
 def check_image_size(image_size: ImageSize | None) -> Framing | None:
@@ -422,133 +406,27 @@ def _open(
 
     A JPEG that will be resized is decoded at the smallest scale that is large enough.
     """
-    with _reading(path) as image:
-        return _upright(image, repr(os.fspath(path)), channels, framing)
-
-
-def _upright(
-    image: Image.Image, name: str, channels: int | None, framing: Framing | None
-) -> Image.Image:
-    if framing is not None and image.format in ("JPEG", "MPO"):
-        height, width = framing.decoded_at
-        image.draft(
-            "L" if channels == 1 else None,
-            (height, width) if _lies(image) else (width, height),
-        )
-    return _plain(image, name)
+    with reading(path) as image:
+        return upright(image, repr(os.fspath(path)), channels, framing)
 
 
 def _header(path: str | Path) -> tuple[tuple[int, int], bool]:
     """The size (height, width) that an image has upright, and whether it is gray."""
-    with _reading(path) as image:
+    with reading(path) as image:
         if image.mode == "P":  # where the palette stands differs by format
             image.load()
         # Pillow tells the upright size of a TIFF already.
-        turned = image.format != "TIFF" and not _tells_no_exif(image) and _lies(image)
+        turned = image.format != "TIFF" and not tells_no_exif(image) and lies(image)
         size = image.size if turned else image.size[::-1]
-        return (size[0], size[1]), _is_gray(image)
-
-
-def _lies(image: Image.Image) -> bool:
-    """Whether width and height change places where the image is brought upright."""
-    return image.getexif().get(ExifTags.Base.Orientation, 1) in (5, 6, 7, 8)
-
-
-def _tells_no_exif(image: Image.Image) -> bool:
-    """Whether a PNG has no EXIF, by the names of its chunks: Pillow decodes it all to know."""
-    file: BinaryIO | None = getattr(image, "fp", None)
-    if image.format != "PNG" or file is None or not _EXIF.isdisjoint(image.info):
-        return False
-    place = file.tell()
-    file.seek(8)
-    name, seen_pixels, late = b"", False, False
-    while name != b"IEND" and not late and len(head := file.read(8)) == 8:
-        length, name = struct.unpack(">I4s", head)
-        seen_pixels = seen_pixels or name == b"IDAT"
-        late = seen_pixels and name in (b"eXIf", b"tEXt", b"zTXt", b"iTXt")
-        file.seek(length + 4, os.SEEK_CUR)
-    file.seek(place)
-    return not late
-
-
-@contextmanager
-def _reading(
-    path: str | Path,
-    content: BinaryIO | None = None,
-    formats: tuple[str, ...] | None = None,
-    name: str | None = None,
-) -> Iterator[Image.Image]:
-    """An image file, open; what its decoder raises becomes one sentence."""
-    name = name or repr(os.fspath(path))
-    suffix = os.path.splitext(path)[1].lower()
-    if formats is None:
-        formats = (*_FORMATS, *(each for each, known in _UNSIGNED.items() if suffix in known))
-    limit = max_pixels()
-    try:
-        with content or open_regular(path) as file, Image.open(file, formats=formats) as image:
-            check_pixels(name, *image.size)
-            yield image
-    except FileNotFoundError as error:
-        raise FileNotFoundError(
-            f"image {name} must exist, got no such file. Check the path."
-        ) from error
-    except (Image.DecompressionBombError, Image.DecompressionBombWarning) as error:
-        raise TooManyPixels(
-            f"{name} must have at most {limit:,} pixels, got more. "
-            "Resize it, or set LIKEWISE_MAX_PIXELS to allow more."
-        ) from error
-    except (InputError, MemoryError):
-        raise
-    except Exception as error:  # decoders raise whatever their parsers meet
-        reason = re.sub(r"\s+", " ", str(error)) or type(error).__name__
-        if isinstance(error, UnidentifiedImageError) and content is not None:
-            reason = "of no known kind"  # else it would tell an address in memory
-        raise InputError(
-            f"{name} must be a whole {KINDS}, got a file that cannot be read ({reason}). "
-            "Replace or remove it."
-        ) from error
-
-
-def _plain(image: Image.Image, name: str = "image") -> Image.Image:
-    """The image upright, gray or color of 8 bits, or mode F in 0..255 for 16-bit gray."""
-    if image.mode == "F" or (image.mode == "I" and image.format not in _SIXTEEN):
-        raise InputError(
-            f"{name} must have pixels of 8 or 16 bits, got mode {image.mode!r}, which has 32. "
-            "Save it with 8 or 16 bits, or give its numbers as an array."
-        )
-    image = ImageOps.exif_transpose(image)
-    if image.mode.startswith("I"):
-        values = np.array(image, dtype=np.float32)
-        if "transparency" in image.info:  # the one value that is transparent
-            values[values == image.info["transparency"]] = 65535
-        return Image.fromarray(values / 257)
-    if image.mode in ("LA", "La", "PA", "RGBA", "RGBa") or "transparency" in image.info:
-        white = Image.new("RGBA", image.size, "white")
-        gray = _is_gray(image)
-        image = Image.alpha_composite(white, image.convert("RGBA"))
-        return image.convert("L" if gray else "RGB")
-    return image.convert("L" if _is_gray(image) else "RGB")
+        return (size[0], size[1]), is_gray(image)
 
 
 def _pixels(
     image: Image.Image, channels: int, framing: Framing | None
 ) -> UInt8[Tensor, "c h w"] | Float[Tensor, "c h w"]:
     """A plain image as bytes, or as floats in 0..255 where it has 16 bits."""
-    if image.mode == "F":  # 16-bit gray, here in 0..255 with fractions
-        image = image if framing is None else framing.image(image)
-        return torch.from_numpy(np.array(image)).clamp(0, 255)[None].expand(channels, -1, -1)
-    image = image.convert("L" if channels == 1 else "RGB")
-    image = image if framing is None else framing.image(image)
-    pixels = torch.from_numpy(np.array(image))
-    return pixels[None] if channels == 1 else pixels.permute(2, 0, 1)
+    return torch.from_numpy(plain_pixels(image, channels, framing))
 
 
 def _scaled(pixels: Tensor) -> Float[Tensor, "c h w"]:
     return pixels.float() / 255
-
-
-def _is_gray(image: Image.Image) -> bool:
-    if image.mode == "P":
-        palette = np.reshape(image.getpalette("RGB") or [], (-1, 3))
-        return bool((palette == palette[:, :1]).all())
-    return image.mode in ("1", "L", "LA", "La", "F") or image.mode.startswith("I")

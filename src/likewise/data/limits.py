@@ -15,46 +15,22 @@ They are read when a file or a source is opened. Pillow's own limit, `PIL.Image.
 counts where the variable is not set.
 """
 
-import os
-
-from PIL import Image
-
+from likewise._pixels import (
+    TooManyPixels as TooManyPixels,
+)
+from likewise._pixels import (
+    check_pixels as check_pixels,
+)
+from likewise._pixels import (
+    from_environment,
+)
+from likewise._pixels import (
+    max_pixels as max_pixels,
+)
 from likewise.errors import InputError
 
 _UNPACKED = _KEPT = 2**30
 _RATIO = 100  # honest arrays of bytes pack to a fifth, drawings to a thirtieth
-
-
-class TooManyPixels(InputError):
-    """An image of more pixels than allowed."""
-
-
-def check_pixels(name: str, width: int, height: int) -> None:
-    """Refuse an image of more pixels than the limit, before it is decoded.
-
-    Raises:
-        TooManyPixels: it has more.
-    """
-    limit = max_pixels()
-    if limit is not None and width * height > limit:
-        raise TooManyPixels(
-            f"{name} must have at most {limit:,} pixels, got {width} x {height}. "
-            "Resize it, or set LIKEWISE_MAX_PIXELS to allow more."
-        )
-
-
-def max_pixels() -> int | None:
-    """The most pixels an image may have; None where Pillow's limit was taken away.
-
-    Raises:
-        InputError: LIKEWISE_MAX_PIXELS is no whole number above 0.
-    """
-    limit = _from_environment("LIKEWISE_MAX_PIXELS")
-    if limit is None:
-        return Image.MAX_IMAGE_PIXELS
-    if Image.MAX_IMAGE_PIXELS is not None and limit > Image.MAX_IMAGE_PIXELS:
-        Image.MAX_IMAGE_PIXELS = limit  # else Pillow would refuse what was allowed here
-    return limit
 
 
 def max_kept() -> int:
@@ -63,7 +39,7 @@ def max_kept() -> int:
     Raises:
         InputError: LIKEWISE_MAX_KEPT is no whole number.
     """
-    kept = _from_environment("LIKEWISE_MAX_KEPT", least=0)
+    kept = from_environment("LIKEWISE_MAX_KEPT", least=0)
     return _KEPT if kept is None else kept
 
 
@@ -78,7 +54,7 @@ def check_unpacked(name: str, packed: int, unpacked: int) -> None:
     Raises:
         InputError: these are above the limit.
     """
-    limit = _from_environment("LIKEWISE_MAX_UNPACKED")
+    limit = from_environment("LIKEWISE_MAX_UNPACKED")
     if limit is None:
         limit = max(_UNPACKED, _RATIO * packed)
     if unpacked > limit:
@@ -86,12 +62,3 @@ def check_unpacked(name: str, packed: int, unpacked: int) -> None:
             f"{name} must unpack to at most {limit:,} bytes, got {unpacked:,} from {packed:,}. "
             "Save it without compression, or set LIKEWISE_MAX_UNPACKED to allow more."
         )
-
-
-def _from_environment(variable: str, least: int = 1) -> int | None:
-    text = os.environ.get(variable, "")
-    if not text:
-        return None
-    if not text.isdecimal() or int(text) < least:
-        raise InputError(f"{variable} must be a whole number of at least {least}, got {text!r}.")
-    return int(text)

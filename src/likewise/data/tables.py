@@ -19,7 +19,8 @@ from typing import IO, Any, BinaryIO, NamedTuple, TextIO
 import numpy as np
 
 from likewise._files import open_regular
-from likewise.data.images import KINDS, is_image_name
+from likewise._pixels import KINDS
+from likewise.data.images import is_image_name
 from likewise.data.limits import check_unpacked
 from likewise.errors import InputError
 

@@ -2,7 +2,7 @@
 
 import importlib.util
 import json
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +12,7 @@ from jaxtyping import Float, Int
 from torch import Tensor, nn
 
 from likewise._checks import check_choice, check_count
+from likewise._tokens import Tokenizing, opened_tokenizer, token_batches
 from likewise.encoders import _finding
 from likewise.encoders._transformers import (
     new_network,
@@ -26,7 +27,6 @@ from likewise.errors import InputError, InputTypeError
 POOLINGS = ("cls", "lasttoken", "max", "mean", "mean_sqrt_len_tokens", "weightedmean")
 TRAINABLE = ("frozen", "partial", "full")
 ACTIVATIONS = {"Identity": nn.Identity, "Tanh": nn.Tanh, "GELU": nn.GELU, "ReLU": nn.ReLU}
-TOGETHER = 32  # texts that are padded to one length
 _OLD_POOLINGS = {
     "pooling_mode_cls_token": "cls",
     "pooling_mode_max_tokens": "max",
@@ -209,63 +209,62 @@ class SentenceEncoder(nn.Module):
             raise InputTypeError(
                 f"items must be texts, got {type(texts).__name__}. Give a list of strings."
             )
-        prompt = self.config["prompt"]
-        given = [prompt + text for text in texts]
-        if self.config["lower_case"]:
-            given = [text.lower() for text in given]
-        tokens = self._tokenizer().encode_batch(given)
-        order = sorted(range(len(tokens)), key=lambda row: -len(tokens[row].ids))
-        parts = [
-            self._embedded([tokens[row] for row in order[start : start + TOGETHER]])
-            for start in range(0, len(order), TOGETHER)
-        ]
-        if not parts:
+        found = list(token_batches(self._tokenizer(), texts, self.tokenizing))
+        if not found:
             return self.tokenizer_file.new_zeros((0, self.embedding_dim), dtype=torch.float32)
-        back = torch.tensor(order).argsort().to(parts[0].device)
-        return torch.cat(parts)[back]
-
-    def _embedded(self, tokens: Sequence[Any]) -> Float[Tensor, "n d"]:
-        longest = max(1, max(len(each.ids) for each in tokens))
         device = self.tokenizer_file.device
-        pad, _, side = self.config["padding"]
+        parts = [
+            self.of_tokens(**{name: torch.from_numpy(of).to(device) for name, of in inputs.items()})
+            for _, inputs in found
+        ]
+        order = torch.tensor([row for rows, _ in found for row in rows])
+        return torch.cat(parts)[order.argsort().to(parts[0].device)]
 
-        def padded(rows: Iterator[Sequence[int]], fill: int) -> Int[Tensor, "n l"]:
-            whole = []
-            for row in rows:
-                rest = [fill] * (longest - len(row))
-                whole.append([*rest, *row] if side == "left" else [*row, *rest])
-            return torch.tensor(whole, dtype=torch.int64).to(device)
+    def of_tokens(
+        self,
+        input_ids: Int[Tensor, "n l"],
+        attention_mask: Int[Tensor, "n l"],
+        token_type_ids: Int[Tensor, "n l"] | None = None,
+    ) -> Float[Tensor, "n d"]:
+        """Embeddings of texts that are tokens already, padded to one length.
 
-        mask = padded((each.attention_mask for each in tokens), 0)
-        inputs = {"input_ids": padded((each.ids for each in tokens), pad), "attention_mask": mask}
-        if self.config["uses_types"]:
-            inputs["token_type_ids"] = padded((each.type_ids for each in tokens), 0)
+        Args:
+            input_ids: The tokens.
+            attention_mask: 1 for a token, 0 for padding.
+            token_type_ids: Their types, for a network that is given them.
+        """
+        inputs = {"input_ids": input_ids, "attention_mask": attention_mask}
+        if token_type_ids is not None:
+            inputs["token_type_ids"] = token_type_ids
         hidden = self.network(**inputs).last_hidden_state
-        pooled = torch.cat([_pooled(hidden, mask, how) for how in self.config["pooling"]], dim=1)
+        pooled = torch.cat(
+            [_pooled(hidden, attention_mask, how) for how in self.config["pooling"]], dim=1
+        )
         for layer in self.dense:
             pooled = layer(pooled)
         if self.config["normalize"]:
             pooled = Normalize()(pooled)
         return pooled
 
+    @property
+    def tokenizing(self) -> Tokenizing:
+        """How its texts become tokens."""
+        pad, _, side = self.config["padding"]
+        return Tokenizing(
+            max_length=self.config["max_length"],
+            lower_case=self.config["lower_case"],
+            prompt=self.config["prompt"],
+            uses_types=self.config["uses_types"],
+            pad=pad,
+            side=side,
+        )
+
     def _tokenizer(self) -> Any:
         stored = self.tokenizer_file
         key = (stored.data_ptr(), stored._version, len(stored))
         if self._made is None or self._made[0] != key:
-            try:
-                made = package("tokenizers").Tokenizer.from_str(
-                    bytes(stored.cpu().numpy()).decode()
-                )
-            except Exception as error:  # tokenizers raises no class of its own
-                raise InputError(
-                    "encoder must have a whole tokenizer, got one that cannot be read. Make it "
-                    "with sentence_encoder, or load a whole model."
-                ) from error
-            made.no_padding()
-            made.no_truncation()
-            if self.config["max_length"] is not None:
-                made.enable_truncation(self.config["max_length"])
-            self._made = (key, made)
+            description = bytes(stored.cpu().numpy())
+            self._made = (key, opened_tokenizer(description, self.config["max_length"]))
         return self._made[1]
 
 

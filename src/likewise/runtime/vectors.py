@@ -1,0 +1,172 @@
+"""Distances, nearest neighbors and their normalization by a cohort, in NumPy.
+
+Distances are those of `likewise.distances`. They are computed in float64 and rounded to float32
+once, so that they are as near to the true ones as float32 allows.
+"""
+
+from typing import NamedTuple
+
+import numpy as np
+
+from likewise.errors import InputError
+from likewise.runtime.answers import Codes, Numbers, Wide
+
+AT_ONCE = 1 << 22  # numbers in a temporary
+SPARE = 32  # candidates more than are asked for
+_TINY = float(np.finfo(np.float32).tiny) ** 0.5
+_EPS = float(np.finfo(np.float32).eps)
+
+
+class Cohort(NamedTuple):
+    """What normalizes distances: `likewise.normalization.AdaptiveNorm`.
+
+    Args:
+        embeddings: Those of its items, (c, d).
+        nearest: How many of them, the nearest to either side, give mean and spread.
+    """
+
+    embeddings: Numbers
+    nearest: int
+
+
+class Facts(NamedTuple):
+    """Mean and spread of the distances to the nearest of a cohort, (n,) each."""
+
+    mean: Wide
+    spread: Wide
+
+
+def paired(distance: str, a: Numbers, b: Numbers) -> Wide:
+    """The distance of each row of a from the same row of b, float64; shapes (..., d) broadcast."""
+    x, y = a.astype(np.float64), b.astype(np.float64)
+    far: Wide
+    if distance == "cosine":
+        far = np.maximum(1 - (_unit(x) * _unit(y)).sum(axis=-1), 0)
+    elif distance == "inner_product":
+        far = -(x * y).sum(axis=-1)
+    elif distance == "manhattan":
+        far = np.abs(x - y).sum(axis=-1)
+    elif distance == "snr":
+        x, y = _centered(x), _centered(y)
+        far = np.square(x - y).sum(axis=-1) / np.maximum(np.square(x).sum(axis=-1), _TINY)
+    else:
+        far = np.square(x - y).sum(axis=-1)
+    return np.sqrt(far) if distance == "euclidean" else far
+
+
+def nearest(distance: str, queries: Numbers, stored: Numbers, k: int) -> tuple[Numbers, Codes]:
+    """Distances and rows of the k nearest stored, nearest first; equal distances by row."""
+    is_large = len(queries) * stored.size > AT_ONCE and len(stored) > 4 * (k + SPARE)
+    rank, each = (_proposed, (k + SPARE) * stored.shape[1]) if is_large else (_ranked, len(stored))
+    step = max(1, AT_ONCE // each)
+    parts = [
+        rank(distance, queries[start : start + step], stored, k)
+        for start in range(0, len(queries), step)
+    ]
+    if not parts:
+        return np.empty((0, k), np.float32), np.empty((0, k), np.int64)
+    distances, rows = zip(*parts, strict=True)
+    return np.concatenate(distances), np.concatenate(rows)
+
+
+def facts(distance: str, cohort: Cohort, embeddings: Numbers, *, second: bool = False) -> Facts:
+    """Mean and spread of the distances to the nearest of the cohort.
+
+    Args:
+        distance: Its name.
+        cohort: What they are compared with.
+        embeddings: Queries, or known items where `second` is true.
+        second: Whether the embeddings are the second sides of the distance.
+    """
+    means, spreads = [np.empty(0)], [np.empty(0)]
+    step = max(1, AT_ONCE // cohort.embeddings.size)
+    for start in range(0, len(embeddings), step):
+        rows = embeddings[start : start + step]
+        sides = cohort.embeddings[None], rows[:, None]
+        far = paired(distance, *(sides if second else sides[::-1]))
+        near = np.partition(far, cohort.nearest - 1, axis=1)[:, : cohort.nearest]
+        mean = near.mean(axis=1)
+        variance = np.square(near - mean[:, None]).mean(axis=1)
+        least = _EPS * np.maximum(np.abs(mean), 1e-3)
+        means.append(mean)
+        spreads.append(np.sqrt(np.maximum(variance, np.square(least))))
+    return Facts(np.concatenate(means), np.concatenate(spreads))
+
+
+def normalized(distances: Wide, of_a: Facts, of_b: Facts) -> Wide:
+    """Distances in the unit of how far either side is from its nearest of the cohort."""
+    by_a = (distances - of_a.mean) / of_a.spread
+    return (by_a + (distances - of_b.mean) / of_b.spread) / 2
+
+
+def class_centers(distance: str, embeddings: Numbers, labels: Codes) -> tuple[Numbers, Codes]:
+    """The mean embedding of each class and its code; see `likewise.matching.class_centers`."""
+    rows = embeddings[labels >= 0].astype(np.float64)
+    codes, row = np.unique(labels[labels >= 0], return_inverse=True)
+    if distance == "cosine":
+        rows = _unit(rows)
+    total = np.zeros((len(codes), embeddings.shape[1]))
+    np.add.at(total, row, rows)
+    return (total / np.bincount(row)[:, None]).astype(np.float32), codes
+
+
+def _ranked(distance: str, queries: Numbers, stored: Numbers, k: int) -> tuple[Numbers, Codes]:
+    """By all distances."""
+    step = max(1, AT_ONCE // (len(queries) * stored.shape[1]))
+    every = [
+        paired(distance, queries[:, None], stored[None, start : start + step])
+        for start in range(0, len(stored), step)
+    ]
+    far = np.concatenate(every, axis=1).astype(np.float32)
+    order = np.argsort(far, axis=1, kind="stable")[:, :k]
+    return np.take_along_axis(far, order, axis=1), order
+
+
+def _proposed(distance: str, queries: Numbers, stored: Numbers, k: int) -> tuple[Numbers, Codes]:
+    """By the distances of what FAISS proposes, and by all where it may have left one out."""
+    import faiss  # takes 0.2 s, and only a large lookup needs it
+
+    x, y = _prepared(distance, queries), _prepared(distance, stored)
+    by_product = distance in ("cosine", "inner_product")
+    kind = faiss.METRIC_INNER_PRODUCT if by_product else faiss.METRIC_L2
+    kind = faiss.METRIC_L1 if distance == "manhattan" else kind
+    values, rows = faiss.knn(x, y, k + SPARE, metric=kind)
+    worst = -values[:, -1].astype(np.float64) if by_product else values[:, -1].astype(np.float64)
+    rows = np.sort(rows, axis=1)  # so that the stable sort leaves ties by row
+    far = paired(distance, queries[:, None], stored[rows]).astype(np.float32)
+    order = np.argsort(far, axis=1, kind="stable")[:, :k]
+    last = rows[np.arange(len(rows)), order[:, -1]]
+    measure = {faiss.METRIC_INNER_PRODUCT: "inner_product", faiss.METRIC_L1: "manhattan"}
+    reached = paired(measure.get(kind, "squared_euclidean"), x, y[last])
+    # At most d + a few half-units in the last place of the largest sum, in whatever order.
+    sizes = np.linalg.norm(x, axis=1) + float(np.linalg.norm(y, axis=1).max())
+    largest = np.abs(worst) if distance == "manhattan" else np.square(sizes)
+    is_open = ~(reached < worst - largest * (x.shape[1] + 16) * 2.0**-22)
+    distances = np.take_along_axis(far, order, axis=1)
+    found = np.take_along_axis(rows, order, axis=1)
+    for row in np.flatnonzero(is_open):
+        some = slice(row, row + 1)
+        distances[some], found[some] = _ranked(distance, queries[some], stored, k)
+    return distances, found
+
+
+def _prepared(distance: str, rows: Numbers) -> Numbers:
+    """What FAISS compares so that it ranks as the distance does."""
+    if distance == "cosine":
+        rows = _unit(rows.astype(np.float64)).astype(np.float32)
+    elif distance == "snr":
+        rows = _centered(rows.astype(np.float64)).astype(np.float32)
+    return np.ascontiguousarray(rows, dtype=np.float32)
+
+
+def _unit(x: Wide) -> Wide:
+    lengths = np.linalg.norm(x, axis=-1, keepdims=True)
+    scaled: Wide = x / np.where(lengths == 0, np.inf, np.maximum(lengths, 1e-12))
+    return scaled
+
+
+def _centered(x: Wide) -> Wide:
+    if x.shape[-1] < 2:
+        raise InputError(f"embeddings must have at least 2 dimensions for snr, got {x.shape[-1]}.")
+    centered: Wide = x - x.mean(axis=-1, keepdims=True)
+    return centered
