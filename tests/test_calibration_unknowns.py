@@ -91,6 +91,15 @@ def test_balanced_is_the_default_of_matching_and_best_f1_that_of_pairs():
     assert limits[0] > limits[2]
 
 
+def test_a_calibration_tells_its_threshold_and_then_what_matching_costs():
+    distances, right, known, _ = queries(0)
+    chosen = calibrate(distances, right, known=known, rule="nearest", k=1)
+    _, first, second, third, *_ = map(str.strip, repr(chosen).splitlines())
+    assert first.startswith("threshold")
+    assert second.startswith("unknowns accepted (FPIR)")
+    assert third.startswith("knowns missed (FNIR)")
+
+
 @pytest.mark.parametrize("weight", [0, 1, -0.1, float("nan")])
 def test_a_weight_outside_of_0_and_1_is_refused(weight):
     with pytest.raises(ValueError, match="unknowns must be "):

@@ -180,3 +180,11 @@ def test_what_cannot_be_compared_is_refused(change, sentence):
     given_ = {"positions": torch.arange(3), "embeddings": points, "labels": labels}
     with pytest.raises(ValueError, match=sentence):
         loss_of_keeping(**{**given_, "queries": points, **change})
+
+
+def test_k_centers_begin_at_the_medoid():
+    points = torch.tensor([[0.0], [1.0], [2.0], [3.0], [10.0]])
+    kept = representatives(
+        points, torch.zeros(5).long(), per_class=2, method="k-centers", distance=EUCLIDEAN
+    )
+    assert kept.tolist() == [2, 4]

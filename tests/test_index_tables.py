@@ -231,6 +231,7 @@ def table_with(**change):
     [
         ({"id": None}, "table must have columns id, label and embedding, got no id"),
         ({"id": [1.5, 2.0]}, "id of the table must be integers or strings throughout, got 1.5"),
+        ({"id": ["1", None]}, "id of the table must be integers or strings throughout, got '1'"),
         ({"id": [1, None]}, "id of the table must be integers or strings throughout, got None"),
         ({"label": ["a", "b"]}, "label of the table must be integers, -1 for unlabeled"),
         ({"embedding": [[1.0], [1.0, 2.0]]}, "embedding of the table must have one length"),

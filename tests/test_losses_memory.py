@@ -6,6 +6,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 import likewise.masks
 from likewise.distances import EUCLIDEAN
+from likewise.errors import InputError
 from likewise.losses import ContrastiveLoss, CrossBatchMemory, TripletLoss, _shown
 from likewise.masks import masks
 
@@ -239,3 +240,9 @@ def test_a_loss_with_weights_trains_behind_a_memory():
     points, labels, ids = next(stream(1))
     loss(points, labels, ids=ids).backward()
     assert loss.loss.scale.grad > 0
+
+
+@pytest.mark.parametrize("dim", [0, -1, 2.5])
+def test_a_memory_of_no_width_is_refused(dim):
+    with pytest.raises(InputError, match=f"embedding_dim must be .*, got {dim}"):
+        CrossBatchMemory(TripletLoss(), embedding_dim=dim)

@@ -248,3 +248,10 @@ def test_no_step_waits_for_the_device_and_all_are_as_on_a_cpu(monkeypatch, name)
         found = loss(points, LABELS)
         found.backward()
     torch.testing.assert_close((found.detach(), points.grad), expected)
+
+
+def test_a_matryoshka_loss_takes_ids_where_one_of_its_parts_does():
+    plain = losses.TripletLoss()
+    memory = losses.CrossBatchMemory(losses.TripletLoss(), embedding_dim=2)
+    assert MatryoshkaLoss([plain, memory], dims=(4, 2)).takes_ids
+    assert not MatryoshkaLoss(plain, dims=(4, 2)).takes_ids

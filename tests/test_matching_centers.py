@@ -186,3 +186,10 @@ def test_padding_stays_at_the_end_and_nothing_gives_nothing():
     assert normalize_neighbors(nothing, embeddings[:2], index, norm).ids.tolist() == [[-1] * 5] * 2
     with pytest.raises(ValueError, match="queries must be those that were looked up, 6, got 5"):
         normalize_neighbors(plain, embeddings[:5], index, norm)
+
+
+def test_centers_of_no_rows_of_numbers_are_refused():
+    with pytest.raises(ValueError, match=r"embeddings must .* got .*\(3,\)"):
+        class_centers(torch.ones(3), torch.tensor([0, 1, 1]))
+    with pytest.raises(TypeError, match=r"embeddings must be floating point, got torch\.int64"):
+        class_centers(torch.ones(3, 2).long(), torch.tensor([0, 1, 1]))

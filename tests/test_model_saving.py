@@ -402,6 +402,21 @@ def test_what_a_description_cannot_tell_needs_the_encoder(tmp_path):
     assert not describe(MLPEncoder((1, 8, 8), hidden=(16,))).own
 
 
+class Configured(nn.Module):
+    def __init__(self, config):
+        super().__init__()
+        self.config, self.layer = config, nn.Linear(2, 2)
+
+    def forward(self, x):
+        return self.layer(x)
+
+
+def test_encoders_of_ours_and_of_others_are_told_apart_by_their_config():
+    one, other = Configured({"depth": 1}), Configured({"depth": 2})
+    other.load_state_dict(one.state_dict())
+    assert encoder_fingerprint(one) != encoder_fingerprint(other)
+
+
 def test_two_sequences_of_the_same_weights_have_two_fingerprints():
     layer = nn.Linear(4, 4)
     plain, unit = nn.Sequential(layer), nn.Sequential(layer, Normalize())

@@ -67,6 +67,7 @@ def test_a_model_is_calibrated_on_few_items_without_an_interval():
         ({"count": 3}, False, False),
         ({"count": 4, "classes": 1, "names": "class 2"}, False, True),
         ({"count": 4}, True, True),
+        ({"count": 4, "classes": 2}, True, True),
     ],
 )
 def test_items_too_few_for_pairs_or_queries_are_judged_on_the_rest(few, verified, retrieved):
