@@ -4,6 +4,12 @@ from likewise.matching.centers import class_centers
 from likewise.matching.deciding import Matches, match
 from likewise.matching.normalizing import normalize_neighbors
 from likewise.matching.own_class import lookup_without_own_class
+from likewise.matching.prediction_sets import (
+    Candidates,
+    candidates,
+    classes_within,
+    own_class_distances,
+)
 from likewise.matching.rules import (
     RULES,
     UNKNOWN,
@@ -19,16 +25,20 @@ from likewise.matching.rules import (
 __all__ = [
     "RULES",
     "UNKNOWN",
+    "Candidates",
     "Matches",
     "Rule",
+    "candidates",
     "center",
     "class_centers",
+    "classes_within",
     "decide",
     "lookup_without_own_class",
     "majority",
     "match",
     "nearest",
     "normalize_neighbors",
+    "own_class_distances",
     "rule_name",
     "weighted",
 ]

@@ -1,5 +1,6 @@
 """Comparisons whose truth is known, and the thresholds chosen on them."""
 
+import dataclasses
 import warnings
 from collections.abc import Mapping, MutableMapping, Sequence
 from typing import Any, NamedTuple
@@ -16,6 +17,7 @@ from likewise.calibration import (
     CrossFit,
     GivenUnknowns,
     Goal,
+    KnownDistances,
     calibrate,
     calibrate_matching,
     calibrate_per_class,
@@ -26,7 +28,16 @@ from likewise.distances import Distance
 from likewise.embedded import Embedded
 from likewise.errors import InputError
 from likewise.index import Index, Neighbors
-from likewise.matching import Rule, center, class_centers, decide, normalize_neighbors
+from likewise.matching import (
+    Candidates,
+    Rule,
+    candidates,
+    center,
+    class_centers,
+    decide,
+    normalize_neighbors,
+    own_class_distances,
+)
 from likewise.model.as_unknowns import Queries, as_unknowns
 from likewise.normalization import AdaptiveNorm
 
@@ -56,6 +67,7 @@ class Trials(NamedTuple):
     kind: str = "given"  # in matching, where the unknowns come from
     as_given: int | None = None  # in matching, how many, the first, are not judged a second time
     growth: float = 1.0  # in matching, how many times as often an unknown is accepted in use
+    to_own_class: KnownDistances | None = None  # in matching, of the known items
 
     @property
     def prior(self) -> float:
@@ -160,6 +172,12 @@ def matching_trials(
     if leave_out != "classes":  # an item of a cross-fit is none of these
         others = len(new) + torch.arange(len(both.rows))
         items = both.rows.where(both.rows >= 0, others)
+    own = None
+    if bool(known.any()):
+        compared = _compared_by(index, norm)
+        embeddings, classes = new.embeddings[known], truth[known]
+        near = own_class_distances(embeddings, classes, searched, distance=compared)
+        own = KnownDistances.of(near, classes, holds_for=leave_out or "items")
     size = max(len(index), for_gallery_of or 0)
     return Trials(
         both.distances,
@@ -174,6 +192,7 @@ def matching_trials(
         unknowns.kind,
         len(new),
         unknowns.growth * size / len(index),
+        own,
     )
 
 
@@ -214,7 +233,7 @@ def calibrated(
     """The calibration for a rule; its intervals leave out items."""
     if trials.known is None:
         return calibrate(trials.distances, trials.same, goal=goal, items=trials.items, rule=PAIRS)
-    return calibrate_matching(
+    chosen = calibrate_matching(
         trials.distances,
         trials.same,
         trials.known,
@@ -230,6 +249,7 @@ def calibrated(
         rule=rule,
         k=k,
     )
+    return dataclasses.replace(chosen, known=trials.to_own_class)
 
 
 def warn_of_many(chosen: Calibration, *, stacklevel: int) -> None:
@@ -249,7 +269,7 @@ def calibrated_per_class(
     """Thresholds by class for a rule; intervals leave out items."""
     if trials.known is None or trials.labels is None:
         raise InputError("per_class must be for a matching rule, got pairs. Name a rule.")
-    return calibrate_per_class(
+    made = calibrate_per_class(
         trials.distances,
         trials.same,
         trials.known,
@@ -266,6 +286,64 @@ def calibrated_per_class(
         rule=rule,
         k=k,
     )
+    whole = dataclasses.replace(made.everywhere, known=trials.to_own_class)
+    return dataclasses.replace(made, everywhere=whole)
+
+
+def candidates_for(
+    index: Index,
+    embeddings: Float[Tensor, "q d"],
+    point: Calibration,
+    level: float,
+    *,
+    norm: AdaptiveNorm | None = None,
+    rule: str | Rule,
+) -> Candidates:
+    """The classes that each query may be of, by a calibration for matching.
+
+    Raises:
+        InputError: It was made for pairs, or of too few known items for the level.
+    """
+    known = _known_distances(point)
+    distance = _compared_by(index, norm)
+    return candidates(embeddings, _searched(index, rule), known, level, distance=distance)
+
+
+def check_candidates(
+    level: float, made: float | Calibration, where: Mapping[str, Any] | None
+) -> None:
+    """Refuse candidates of a level that nothing can be said of.
+
+    Raises:
+        InputError: A threshold instead of a calibration, a condition, or too few known items.
+    """
+    if not isinstance(made, Calibration):
+        raise InputError(
+            "must be left out with a threshold, got both. They rest on a calibration.",
+            argument="candidates",
+        )
+    if where is not None:
+        raise InputError(
+            f"must be left out with where, got both ({where!r}): the items of the right class may "
+            "be among those left out.",
+            argument="candidates",
+        )
+    _known_distances(made).limit(level)
+
+
+def _known_distances(made: Calibration) -> KnownDistances:
+    if made.known is None:
+        raise InputError(
+            f"must come with a calibration of the model for matching, got one for {made.rule}.",
+            argument="candidates",
+            remedy="Use model.calibrate(data).",
+            command="Run likewise calibrate.",
+        )
+    return made.known
+
+
+def _compared_by(index: Index, norm: AdaptiveNorm | None) -> Distance:
+    return index.distance if norm is None else norm.as_distance()
 
 
 def neighbors_for(
