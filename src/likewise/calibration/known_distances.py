@@ -108,9 +108,10 @@ class KnownDistances:
         """
         check_inside("candidates", level, "Use e.g. 0.95.")
         count = len(self.distances)
-        place = math.ceil((count + 1) * level - 1e-9)  # 20 · 0.95 is a hair more than 19
+        place = _place(count, level)
         if place > count:
-            needed = math.ceil(level / (1 - level) - 1e-9)
+            needed = math.floor(level / (1 - level))
+            needed += _place(needed, level) > needed
             possible = math.floor(1000 * count / (count + 1)) / 1000
             raise InputError(
                 f"must be at most {possible:g} with {count} {self.holds_for} to rest on, got "
@@ -157,3 +158,7 @@ class KnownDistances:
         if not distances or list(distances) != sorted(distances):
             raise InputError("distances of known items must ascend, and be at least one.")
         return cls(tuple(map(float, distances)), fields["holds_for"], fields["classes"])
+
+
+def _place(count: int, level: float) -> int:
+    return math.ceil((count + 1) * level - 1e-9)  # rounding makes 100 · 0.07 more than 7
