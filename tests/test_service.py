@@ -17,6 +17,7 @@ from torch import nn
 
 import likewise as lw
 from likewise.calibration import at_most_false_accepts
+from likewise.matching import OF_CENTERS
 
 pytest.importorskip("starlette", reason="the extra serve is not installed")
 pytest.importorskip("httpx2", reason="the test client of Starlette needs httpx2")
@@ -159,10 +160,10 @@ def test_candidates_are_those_of_the_library_with_what_they_rest_on(point):
             assert words in refused(response, 422, "invalid")
 
 
-@pytest.mark.parametrize("rule", ["majority", "weighted", "center"])
+@pytest.mark.parametrize("rule", ["majority", "weighted", "center", "relative"])
 def test_every_rule_decides_as_in_the_library(rule):
     model = vector_model()
-    model.calibrate(vectors(60, 1, spread=0.3), rule=rule, k=3 if rule != "center" else 1)
+    model.calibrate(vectors(60, 1, spread=0.3), rule=rule, k=1 if rule in OF_CENTERS else 3)
     points, _ = vectors(4, 7, spread=0.3)
     with served(model) as client:
         for k in (0, 1, 4):

@@ -10,7 +10,9 @@ from likewise.matching.prediction_sets import (
     classes_within,
     own_class_distances,
 )
+from likewise.matching.relative import relative_centers
 from likewise.matching.rules import (
+    OF_CENTERS,
     RULES,
     UNKNOWN,
     Rule,
@@ -18,11 +20,13 @@ from likewise.matching.rules import (
     decide,
     majority,
     nearest,
+    relative,
     rule_name,
     weighted,
 )
 
 __all__ = [
+    "OF_CENTERS",
     "RULES",
     "UNKNOWN",
     "Candidates",
@@ -39,6 +43,8 @@ __all__ = [
     "nearest",
     "normalize_neighbors",
     "own_class_distances",
+    "relative",
+    "relative_centers",
     "rule_name",
     "weighted",
 ]

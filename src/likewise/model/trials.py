@@ -2,7 +2,7 @@
 
 import dataclasses
 import warnings
-from collections.abc import Mapping, MutableMapping, Sequence
+from collections.abc import Callable, Mapping, MutableMapping, Sequence
 from typing import Any, NamedTuple
 
 import torch
@@ -29,14 +29,18 @@ from likewise.embedded import Embedded
 from likewise.errors import InputError
 from likewise.index import Index, Neighbors
 from likewise.matching import (
+    OF_CENTERS,
+    RULES,
     Candidates,
     Rule,
     candidates,
-    center,
     class_centers,
     decide,
     normalize_neighbors,
     own_class_distances,
+    relative,
+    relative_centers,
+    rule_name,
 )
 from likewise.model.as_unknowns import Queries, as_unknowns
 from likewise.normalization import AdaptiveNorm
@@ -45,7 +49,7 @@ PAIRS = "pairs"  # the rule of a calibration for verification
 LEAVE_OUT = ("items", "classes")
 MANY = 0.5  # a share of unknowns accepted that is warned of
 # Of the items that a tensor of labels belongs to; they go with it.
-_CENTERS: MutableMapping[Tensor, Index] = WeakIdKeyDictionary()
+_CENTERS: MutableMapping[Tensor, dict[tuple[str, Distance], Index]] = WeakIdKeyDictionary()
 
 
 class Trials(NamedTuple):
@@ -159,7 +163,7 @@ def matching_trials(
         new.embeddings,
         searched,
         judge,
-        distance=index.distance,
+        refit=_refit(index, rule),
         names=names,
         trained_on=trained_on,
         cross_fit=cross_fit,
@@ -174,7 +178,7 @@ def matching_trials(
         items = both.rows.where(both.rows >= 0, others)
     own = None
     if bool(known.any()):
-        compared = _compared_by(index, norm)
+        compared = _compared_by(searched, norm)
         embeddings, classes = new.embeddings[known], truth[known]
         near = own_class_distances(embeddings, classes, searched, distance=compared)
         own = KnownDistances.of(near, classes, holds_for=leave_out or "items")
@@ -305,8 +309,9 @@ def candidates_for(
         InputError: It was made for pairs, or of too few known items for the level.
     """
     known = _known_distances(point)
-    distance = _compared_by(index, norm)
-    return candidates(embeddings, _searched(index, rule), known, level, distance=distance)
+    searched = _searched(index, rule)
+    distance = _compared_by(searched, norm)
+    return candidates(embeddings, searched, known, level, distance=distance)
 
 
 def check_candidates(
@@ -342,8 +347,8 @@ def _known_distances(made: Calibration) -> KnownDistances:
     return made.known
 
 
-def _compared_by(index: Index, norm: AdaptiveNorm | None) -> Distance:
-    return index.distance if norm is None else norm.as_distance()
+def _compared_by(searched: Index, norm: AdaptiveNorm | None) -> Distance:
+    return searched.distance if norm is None else norm.as_distance()
 
 
 def neighbors_for(
@@ -359,8 +364,8 @@ def neighbors_for(
     searched = _searched(index, rule)
     if searched is not index and where is not None:
         raise InputError(
-            f"where must be None for center, got {where!r}. The center of a class has no metadata; "
-            "use another rule."
+            f"where must be None for {rule_name(rule)}, got {where!r}. The center of a class has "
+            "no metadata; use another rule."
         )
     found = searched.lookup(embeddings, k=k, where=where)
     return _normalized(found, embeddings, searched, norm)
@@ -447,7 +452,14 @@ def _normalized(
     searched: Index,
     norm: AdaptiveNorm | None,
 ) -> Neighbors:
-    return found if norm is None else normalize_neighbors(found, queries, searched, norm)
+    if norm is None:
+        return found
+    if norm.distance != searched.distance:
+        raise InputError(
+            "rule must compare by the distance of the cohort, got relative, which compares "
+            "with all items already. Use another rule, or no cohort."
+        )
+    return normalize_neighbors(found, queries, searched, norm)
 
 
 def _decided(neighbors: Neighbors, rule: str | Rule) -> tuple[Tensor, Tensor]:
@@ -466,16 +478,39 @@ def _decided(neighbors: Neighbors, rule: str | Rule) -> tuple[Tensor, Tensor]:
     return labels, distances.where(voted, distances[voted].max())
 
 
+def _refit(index: Index, rule: str | Rule) -> Callable[[Sequence[int]], Index] | None:
+    """For a distance that is fitted to the index: centers of all classes, fitted without some."""
+    if rule not in ("relative", relative):
+        return None
+    embeddings, labels = index.embeddings, index.labels
+    return lambda without: _centers(index, "relative", embeddings, labels, without)
+
+
 def _searched(index: Index, rule: str | Rule) -> Index:
-    if rule not in ("center", center):
+    """The index itself, or class centers for a rule that looks at these."""
+    name = next((name for name in OF_CENTERS if rule in (name, RULES[name])), None)
+    if name is None:
         return index
     while True:
         labels = index.labels  # one tensor as long as nothing changes
-        made = _CENTERS.get(labels)
-        if made is not None and made.distance == index.distance:
+        kept = _CENTERS.setdefault(labels, {})
+        if made := kept.get((name, index.distance)):
             return made
-        embeddings, names = index.embeddings, index.class_names
+        embeddings = index.embeddings
         if index.labels is labels:  # else somebody wrote meanwhile
-            made = class_centers(embeddings, labels, distance=index.distance, class_names=names)
-            _CENTERS[labels] = made
+            kept[name, index.distance] = made = _centers(index, name, embeddings, labels)
             return made
+
+
+def _centers(
+    index: Index,
+    rule: str,
+    embeddings: Float[Tensor, "n d"],
+    labels: Int[Tensor, " n"],
+    without: Sequence[int] = (),
+) -> Index:
+    """Centers of all classes; a distance that is fitted to items is fitted without some classes."""
+    of: dict[str, Any] = {"distance": index.distance, "class_names": index.class_names}
+    if rule == "relative":
+        return relative_centers(embeddings, labels, fitted_without=without, **of)
+    return class_centers(embeddings, labels, **of)

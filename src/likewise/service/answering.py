@@ -20,7 +20,7 @@ from likewise.embedded import Embedded
 from likewise.errors import InputError
 from likewise.index import MilvusGallery, Neighbors, name_of
 from likewise.intervals import Estimate
-from likewise.matching import UNKNOWN, Matches, match
+from likewise.matching import OF_CENTERS, UNKNOWN, Matches, match
 from likewise.model import SimilarityModel
 from likewise.model.trials import PAIRS, candidates_for, check_candidates, neighbors_for
 from likewise.service import bodies
@@ -308,7 +308,7 @@ class Answerer:
 
     def _needs_own_lookup(self, made: Calibration) -> bool:
         # Centers are no items, and normalizing another number of neighbors gives other answers.
-        return made.rule == "center" or self.model.norm is not None
+        return made.rule in OF_CENTERS or self.model.norm is not None
 
     def _matched(self, near: Neighbors, name: str, made: Calibration) -> Matches:
         return match(
