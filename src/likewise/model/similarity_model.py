@@ -628,7 +628,7 @@ class SimilarityModel:
             >>> import likewise as lw
             >>> digits = lw.data.load("digits", split="train")
             >>> model = SimilarityModel(lw.encoders.MLPEncoder(digits.item_shape))
-            >>> known, aside, queries = lw.data.split_items(digits, [0.4, 0.4, 0.2])
+            >>> known, aside, queries = lw.data.split_items(digits, [0.4, 0.4, 0.2], seed=1)
             >>> _ = model.add(known), model.calibrate(aside)
             >>> sets = model.match(queries, candidates=0.95).candidates
             >>> right = [digits.class_names[c] for c in queries.labels.tolist()]
