@@ -72,6 +72,15 @@ def test_every_journey_ends_well_and_answers_in_json(run, model, tmp_path):
     assert len(right) == 447, "match reads the test part"
     assert 0.3 < told["named_rightly"] <= 1
 
+    status, out, _ = run("match", model, "digits", "--candidates", 0.9, "--json")
+    told = json.loads(out)
+    assert status == 0
+    assert [q["label"] for q in told["queries"]] == right
+    held = [label in q["candidates"] for q, label in zip(told["queries"], right, strict=True)]
+    assert sum(held) / len(held) > 0.3, "the nearest class is the first of those near enough"
+    assert told["candidates"]["level"] == 0.9
+    assert "of the 10 classes calibrated on" in told["candidates"]["rests_on"]
+
     status, out, _ = run("verify", model, a, b, "--json")
     (pair,) = json.loads(out)["pairs"]
     assert status == 0
@@ -92,6 +101,7 @@ def test_without_json_there_are_lines_to_read(run, model, tmp_path):
         (["lookup", model, a, "-k", 3], "id "),
         (["match", model, a], "in all: "),
         (["match", model, "digits"], "named rightly: "),
+        (["match", model, a, "--candidates", 0.9], "candidates: "),
         (["verify", model, a, b], "threshold "),
         (["evaluate", model, "digits"], "classes never trained on"),
     ]:
@@ -198,6 +208,10 @@ MISTAKES = {
     ),
     "an empty index": (["lookup", "EMPTY", "digits"], "index"),
     "an uncalibrated match": (["match", "EMPTY", "digits"], "model must be calibrated for nearest"),
+    "a level that takes more items": (
+        ["match", "MODEL", "digits", "--candidates", "0.99999"],
+        "--candidates must be at most",
+    ),
     "a folder that is no model": (["info", "empty"], "MODEL must be a folder saved by likewise"),
     "a file that is none of data": (["match", "MODEL", "text/y/notes.png"], "image"),
     "no classes in a batch": (

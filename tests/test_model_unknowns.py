@@ -7,6 +7,7 @@ import torch
 import likewise as lw
 from likewise.calibration import CrossFit
 from likewise.journeys import cross_fitting
+from likewise.probability import fit_logistic
 
 
 class Same(torch.nn.Module):
@@ -296,3 +297,62 @@ def test_a_query_without_a_labeled_neighbor_is_missed_and_never_accepted(rule):
     assert chosen.threshold == pytest.approx(plain.threshold, rel=0.5)
     with pytest.raises(lw.InputError, match="index must hold labeled items near the data, got un"):
         model.calibrate(lw.data.Subset(data, range(24)), rule=rule, k=3)
+
+
+def judged_both_ways(model, data, near):
+    """Distance, class and truth of each item with its class known, then without, by the loops."""
+    stored = model.index.labels.tolist()
+    own = [model.class_names.index(data.class_names[code]) for code in data.labels.tolist()]
+    found = []
+    for without in (False, True):
+        for row, code in enumerate(own):
+            gaps = [
+                (float((model.index.embeddings[at] - data[row][0]).norm()), at)
+                for at, other in enumerate(stored)
+                if not (without and other == code)
+            ]
+            at = min(gaps)[1]
+            found.append((near(row, at), stored[at], not without and stored[at] == code))
+    distances, labels, same = zip(*found, strict=True)
+    return torch.tensor(distances), torch.tensor(labels), torch.tensor(same)
+
+
+def test_thresholds_by_class_and_the_probability_rest_on_both_kinds_of_trials():
+    model, data = indexed(), blobs(240, 2, noise=1.0)
+
+    def gap(row, at):
+        return float((model.index.embeddings[at] - data[row][0]).norm())
+
+    distances, labels, same = judged_both_ways(model, data, gap)
+    model.calibrate(data, per_class=True, fewest=5)
+    by_class = model.class_thresholds["nearest"].classes
+    assert len(by_class) > 6
+    for code, made in by_class.items():
+        here = labels == code
+        assert made.same_total == int((here & same).sum())
+        assert made.different_total == int((here & ~same).sum())
+        accepted = (distances[here & (torch.arange(480) >= 240)] <= made.threshold + 1e-6).double()
+        rate = min(1.0, float(accepted.mean()) * 12 / 11)
+        assert made.false_positive_rate.value == pytest.approx(rate, abs=1e-6)
+    expected = fit_logistic(distances, same, prior=float(same[:240].double().mean()) / 2)
+    found = model.probabilities["nearest"]
+    assert found.prior == expected.prior
+    torch.testing.assert_close(found.of(distances), expected.of(distances), atol=1e-3, rtol=0)
+
+
+def test_a_cohort_normalizes_both_kinds_of_trials():
+    model, data = indexed(), blobs(240, 2, noise=1.0)
+    rng = torch.Generator().manual_seed(3)
+    norm = model.use_cohort(3 * torch.randn(60, 4, generator=rng), nearest=20)
+    compared = norm.as_distance()
+    items = torch.stack([data[row][0] for row in range(240)])
+    gaps = compared.matrix(items, model.index.embeddings)
+    distances, _, same = judged_both_ways(model, data, lambda row, at: float(gaps[row, at]))
+    chosen = model.calibrate(data)
+    accepted = distances <= chosen.threshold + 1e-5
+    rate = float(accepted[240:].double().mean()) * 12 / 11
+    assert chosen.false_positive_rate.value == pytest.approx(rate, abs=0.01)
+    missed = 1 - float((accepted & same)[:240].double().mean())
+    assert chosen.false_negative_rate.value == pytest.approx(missed, abs=0.01)
+    assert 0 < rate < 1
+    assert 0 < missed < 1

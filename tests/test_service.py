@@ -18,6 +18,7 @@ from torch import nn
 
 import likewise as lw
 from likewise.calibration import at_most_false_accepts
+from likewise.matching import OF_CENTERS
 
 pytest.importorskip("starlette", reason="the extra serve is not installed")
 pytest.importorskip("httpx2", reason="the test client of Starlette needs httpx2")
@@ -137,10 +138,33 @@ def test_a_match_is_that_of_the_library_whatever_the_point(client, place):
         assert labels == near.names
 
 
-@pytest.mark.parametrize("rule", ["majority", "weighted", "center"])
+@pytest.mark.parametrize("point", ["nearest", "center"])
+def test_candidates_are_those_of_the_library_with_what_they_rest_on(point):
+    model = vector_model()
+    model.calibrate(vectors(60, 1, spread=0.3), rule=point)
+    points, _ = vectors(4, 7, spread=0.3)
+    with served(model) as client:
+        told = client.post("/v1/match", json=asked(points, point=point, candidates=0.9)).json()
+        expected = model.match(points, point=point, candidates=0.9).candidates
+        assert [each["candidates"] for each in told["answers"]] == expected.names
+        assert len(set(map(len, expected.names))) > 1
+        assert told["candidates_rest_on"] == expected.rests_on
+        plain = client.post("/v1/match", json=asked(points)).json()
+        assert plain["candidates_rest_on"] is None
+        assert {each["candidates"] for each in plain["answers"]} == {None}
+        for more, words in (
+            ({"candidates": 0.9999}, "which takes 9,999: 9,699 more would do"),
+            ({"candidates": 0.9, "where": {"shop": "north"}}, "left out with where"),
+            ({"candidates": 1.0}, "candidates"),
+        ):
+            response = client.post("/v1/match", json=asked(points, **more))
+            assert words in refused(response, 422, "invalid")
+
+
+@pytest.mark.parametrize("rule", ["majority", "weighted", "center", "relative"])
 def test_every_rule_decides_as_in_the_library(rule):
     model = vector_model()
-    model.calibrate(vectors(60, 1, spread=0.3), rule=rule, k=3 if rule != "center" else 1)
+    model.calibrate(vectors(60, 1, spread=0.3), rule=rule, k=1 if rule in OF_CENTERS else 3)
     points, _ = vectors(4, 7, spread=0.3)
     with served(model) as client:
         for k in (0, 1, 4):

@@ -23,6 +23,7 @@ from likewise.calibration.goals import (
     parse_goal,
 )
 from likewise.calibration.guarantee import Guarantee, KeptGuarantee, MeanGuarantee, disjoint_rows
+from likewise.calibration.known_distances import KnownDistances
 from likewise.calibration.unknowns import UnknownsJudged
 
 __all__ = [
@@ -33,6 +34,7 @@ __all__ = [
     "Goal",
     "Guarantee",
     "KeptGuarantee",
+    "KnownDistances",
     "MeanGuarantee",
     "UnknownsJudged",
     "at_least_precision",

@@ -189,6 +189,7 @@ class Trials:
             guarantee=guarantee,
             gallery_size=self.gallery_size,
             unknowns=unknowns,
+            known=None,  # which takes the stored items
             sample=self.sample,
             sweep=counts if keep_sweep else None,
         )

@@ -8,6 +8,7 @@ from typing import Any, cast
 from likewise import _tables
 from likewise._checks import check_count, is_finite_number
 from likewise.calibration.guarantee import KeptGuarantee
+from likewise.calibration.known_distances import KnownDistances
 from likewise.calibration.unknowns import UnknownsJudged
 from likewise.errors import InputError
 from likewise.intervals import Estimate
@@ -45,6 +46,7 @@ class Calibration:
         gallery_size: the gallery that the rates are for, in items; None for pairs.
         unknowns: the unknowns that it was judged on, by kind, the kind that gave the threshold
             first; none for pairs.
+        known: Distances of the known items to their own class, for prediction sets; None for pairs.
         sample: distances of at most 1,000 independent pairs, drawn at random and ascending, for
             `drift.check_drift`.
         sweep: all thresholds, if asked to be kept; not saved.
@@ -66,6 +68,7 @@ class Calibration:
     guarantee: KeptGuarantee | None = None
     gallery_size: int | None = None
     unknowns: tuple[UnknownsJudged, ...] = ()
+    known: KnownDistances | None = dataclasses.field(default=None, repr=False)
     sample: tuple[float, ...] = dataclasses.field(default=(), repr=False)
     sweep: Sweep | None = dataclasses.field(default=None, repr=False, compare=False)
 
@@ -125,7 +128,9 @@ class Calibration:
         """All fields but the sweep, ready for JSON."""
         fields = {name: getattr(self, name) for name in _FIELDS}
         return {
-            name: value.to_dict() if isinstance(value, (Estimate, KeptGuarantee)) else value
+            name: value.to_dict()
+            if isinstance(value, (Estimate, KeptGuarantee, KnownDistances))
+            else value
             for name, value in fields.items()
         } | {
             "sample": list(self.sample),
@@ -154,18 +159,14 @@ class Calibration:
         return cls(**{name: read(name, fields[name]) for name, read in _FIELDS.items()})
 
 
-def _read_estimate(name: str, value: object) -> Estimate:
-    try:
-        return Estimate.from_dict(value)
-    except ValueError as error:
-        raise InputError(f"{name} of a calibration cannot be read: {error}") from error
+def _by(read: Callable[[object], Any]) -> Callable[[str, object], Any]:
+    def named(name: str, value: object) -> Any:
+        try:
+            return read(value)
+        except ValueError as error:
+            raise InputError(f"{name} of a calibration cannot be read: {error}") from error
 
-
-def _read_guarantee(name: str, value: object) -> KeptGuarantee:
-    try:
-        return KeptGuarantee.from_dict(value)
-    except ValueError as error:
-        raise InputError(f"{name} of a calibration cannot be read: {error}") from error
+    return named
 
 
 def _read_threshold(name: str, value: object) -> float:
@@ -222,11 +223,12 @@ _FIELDS: dict[str, Callable[[str, object], Any]] = {
             "f1_tensorflow_similarity",
             "accuracy",
         ),
-        _read_estimate,
+        _by(Estimate.from_dict),
     ),
-    "identification_rate": _or_none(_read_estimate),
-    "guarantee": _or_none(_read_guarantee),
+    "identification_rate": _or_none(_by(Estimate.from_dict)),
+    "guarantee": _or_none(_by(KeptGuarantee.from_dict)),
     "gallery_size": _or_none(_read_count),
     "unknowns": _read_unknowns,
+    "known": _or_none(_by(KnownDistances.from_dict)),
     "sample": _read_sample,
 }

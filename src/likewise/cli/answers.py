@@ -62,12 +62,24 @@ def matches(model: SimilarityModel, decided: Matches, names: Sequence[str], item
         [entry["query"], entry["label"] or "unknown", f"{entry['distance']:.4f}"]
         for entry in entries[:MOST_LINES]
     ]
+    sets = decided.candidates
+    if sets is not None:
+        entries = [{**e, "candidates": each} for e, each in zip(entries, sets.names, strict=True)]
+        table = [[*row, words] for row, words in zip(table, sets.words[:MOST_LINES], strict=True)]
     lines = columns(table)
     if len(entries) > MOST_LINES:
         lines.append(f"… and {len(entries) - MOST_LINES} more; --json gives all")
     counts = Counter(label or "unknown" for label in labels)
     lines.append("in all: " + ", ".join(f"{name} {count}" for name, count in counts.most_common()))
     result: dict[str, Any] = {"threshold": decided.threshold, "rule": decided.rule}
+    if sets is not None:
+        counted = {"level": sets.level, "limit": sets.limit, "rests_on": sets.rests_on}
+        result["candidates"] = counted
+        sizes = sets.sizes
+        lines.append(
+            f"candidates: {float(sizes.double().mean()):.1f} classes on average, none (unknown) "
+            f"for {int((sizes == 0).sum())} of {len(sets)}; {sets.rests_on}"
+        )
     if hasattr(items, "labels"):
         told = [(a, b) for a, b in zip(labels, label_names(items), strict=True) if b is not None]
         right = sum(a == b for a, b in told)
@@ -149,7 +161,8 @@ def summary(model: SimilarityModel) -> Answer:
         "indexed_per_class": dict(labels),
         "gallery": model.gallery,
         "calibrations": {
-            point: without(made.to_dict(), "sample") for point, made in model.calibrations.items()
+            point: without(made.to_dict(), "sample", "known")
+            for point, made in model.calibrations.items()
         },
         "origin": model.origin,
     }

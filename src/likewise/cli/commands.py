@@ -477,7 +477,7 @@ def calibrate(
         for name, by_class in loaded.class_thresholds.items()
         if name in made
     ]
-    told = {name: console.without(each.to_dict(), "sample") for name, each in made.items()}
+    told = {name: console.without(each.to_dict(), "sample", "known") for name, each in made.items()}
     console.finish(told, lines, as_json=as_json)
 
 

@@ -133,9 +133,9 @@ def warnings_as_lines() -> Iterator[None]:
                 say(f"likewise: {warning.message}")
 
 
-def without(fields: dict[str, Any], name: str) -> dict[str, Any]:
-    """A dict without one of its entries, which is of no use to a reader."""
-    return {key: value for key, value in fields.items() if key != name}
+def without(fields: dict[str, Any], *names: str) -> dict[str, Any]:
+    """A dict without some entries, which are of no use to a reader."""
+    return {key: value for key, value in fields.items() if key not in names}
 
 
 def columns(rows: Sequence[Sequence[str]]) -> list[str]:

@@ -186,6 +186,14 @@ def match(
     rule: Rule = "nearest",
     threshold: Threshold = None,
     k: Annotated[int, typer.Option("-k", help="Neighbors, with --threshold.")] = 1,
+    candidates: Annotated[
+        Optional[float],  # noqa: UP045
+        typer.Option(
+            metavar="LEVEL",
+            help="Also list the classes that each item may be of. For known items the list holds "
+            "the right class at least this often, e.g. 0.95; an empty list means unknown.",
+        ),
+    ] = None,
     gallery: GalleryFolder = None,
     split: Split = None,
     cache: Cache = None,
@@ -203,6 +211,12 @@ def match(
     items, names = journeys.queries(loaded, sources, split, reading)
     with console.warnings_as_lines(), console.progress("matching") as show:
         decided = loaded.match(
-            items, point=point or rule, threshold=threshold, rule=rule, k=k, progress=show
+            items,
+            point=point or rule,
+            threshold=threshold,
+            rule=rule,
+            k=k,
+            candidates=candidates,
+            progress=show,
         )
     console.finish(*answers.matches(loaded, decided, names, items), as_json=as_json)

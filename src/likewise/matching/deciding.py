@@ -12,6 +12,7 @@ from likewise import _tables
 from likewise.calibration import Calibration, ClassThresholds
 from likewise.errors import InputError, InputTypeError
 from likewise.index import Neighbors, name_of
+from likewise.matching.prediction_sets import Candidates
 from likewise.matching.rules import UNKNOWN, Rule, decide, rule_name
 from likewise.probability import Probability
 
@@ -29,6 +30,7 @@ class Matches:
         limits: with thresholds by class, that of each query's label, (q,).
         probabilities: Chance that the label is right, before it is accepted or not, (q,); 0 where
             nobody had a vote; None unless asked for.
+        candidates: Classes that each query may be of; None unless asked for.
     """
 
     labels: Int[Tensor, " q"]
@@ -38,6 +40,7 @@ class Matches:
     rule: str
     limits: Float[Tensor, " q"] | None = None
     probabilities: Float[Tensor, " q"] | None = None
+    candidates: Candidates | None = None
 
     __repr__ = _tables.as_text
     _repr_html_ = _tables.as_html
@@ -55,11 +58,14 @@ class Matches:
 
     def _table(self) -> _tables.Table:
         most, count = _tables.MOST_ROWS, len(self.labels)
-        rows = [("query", "answer", "distance", "probability")]
+        rows: list[tuple[str, ...]] = [("query", "answer", "distance", "probability")]
         shown = zip(self.distances[:most], self.names[:most], strict=True)
         for row, (distance, name) in enumerate(shown):
             chance = "" if self.probabilities is None else f"{float(self.probabilities[row]):.3f}"
             rows.append((str(row), name, f"{float(distance):.4g}", chance))
+        if self.candidates is not None:
+            sets = ["candidates", *self.candidates.words[:most]]
+            rows = [(*row, each) for row, each in zip(rows, sets, strict=True)]
         unknown = count - int(self.accepted.sum())
         said = f"{count:,} quer{'ies' if count != 1 else 'y'}, {unknown:,} unknown"
         title = f"Matches by {self.rule} up to {self.threshold:.4g}: {said}"

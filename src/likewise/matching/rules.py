@@ -62,11 +62,26 @@ def center(neighbors: Neighbors) -> tuple[Int[Tensor, " q"], Float[Tensor, " q"]
         Mensink, Verbeek, Perronnin & Csurka, "Distance-Based Image Classification: Generalizing
         to New Classes at Near-Zero Cost", IEEE TPAMI 2013, section 3 (nearest class mean).
     """
+    return _of_centers(neighbors, "center", "class_centers")
+
+
+def relative(neighbors: Neighbors) -> tuple[Int[Tensor, " q"], Float[Tensor, " q"]]:
+    """Label and relative Mahalanobis distance of the class that is nearest by it.
+
+    The neighbors must come from a lookup in `relative_centers`, not from one among items.
+
+    Raises:
+        InputError: for neighbors whose ids are not their class codes, as those of centers are.
+    """
+    return _of_centers(neighbors, "relative", "relative_centers")
+
+
+def _of_centers(neighbors: Neighbors, rule: str, made_by: str) -> tuple[Tensor, Tensor]:
     codes = neighbors.ids
     if codes.dtype.kind == "U" or (codes != neighbors.labels.cpu().numpy()).any():
         raise InputError(
-            "neighbors must be class centers for the rule 'center', got items. "
-            "Look them up in class_centers(embeddings, labels, distance=...)."
+            f"neighbors must be class centers for the rule {rule!r}, got items. "
+            f"Look them up in {made_by}(embeddings, labels, distance=...)."
         )
     return nearest(neighbors)
 
@@ -75,8 +90,10 @@ RULES: dict[str, Rule] = {
     "center": center,
     "majority": majority,
     "nearest": nearest,
+    "relative": relative,
     "weighted": weighted,
 }
+OF_CENTERS = ("center", "relative")  # look at one center of each class
 
 
 def decide(

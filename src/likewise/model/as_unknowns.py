@@ -7,13 +7,13 @@ import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
-from likewise.calibration import CrossFit
-from likewise.calibration.cross_fit import FEWEST_KNOWN
-from likewise.distances import Distance
+from likewise.calibration import CrossFit, class_folds
+from likewise.calibration.cross_fit import FEWEST_KNOWN, FOLDS
 from likewise.errors import InputError
 from likewise.index import Index, Neighbors
 from likewise.matching import lookup_without_own_class
 
+Refit = Callable[[Sequence[int]], Index]
 Judge = Callable[[Neighbors, Float[Tensor, "q d"]], tuple[Tensor, Tensor]]
 
 
@@ -45,7 +45,7 @@ def as_unknowns(
     searched: Index,
     judge: Judge,
     *,
-    distance: Distance,
+    refit: Refit | None = None,
     names: Sequence[str],
     trained_on: Sequence[str],
     cross_fit: CrossFit | None,
@@ -64,7 +64,8 @@ def as_unknowns(
         embeddings: Embeddings of the items.
         searched: What the rule looks up in.
         judge: The rule, from neighbors and the embeddings they were looked up for.
-        distance: Distance of the index.
+        refit: For a distance that is fitted to the index, what it looks up in if that is fitted
+            without the classes given; at most five are fitted.
         names: Names of the classes, by code.
         trained_on: Names of the classes that the encoder was trained on.
         cross_fit: Cross-fit of the classes trained on, if there is one.
@@ -86,11 +87,7 @@ def as_unknowns(
         kind = "trained" if bool((left_out & trained).any()) else "left out"
         growth = indexed / (indexed - 1)
         own = _taken(queries, left_out)
-        near = lookup_without_own_class(
-            embeddings[left_out], own.truth, searched, distance=distance, k=min(k, len(searched))
-        )
-        labels, distances = judge(near, embeddings[left_out])
-        parts.append(own._replace(distances=distances, labels=labels))
+        parts += _without_own_class(own, embeddings[left_out], searched, judge, refit, k)
     if folded and cross_fit is not None:
         kind = "cross-fit"
         held = len(cross_fit.class_names)
@@ -104,6 +101,39 @@ def as_unknowns(
             "Add examples of another class, or give match a threshold."
         )
     return Unknowns(joined._replace(known=torch.zeros_like(joined.known)), kind, growth)
+
+
+def _without_own_class(
+    own: Queries,
+    embeddings: Float[Tensor, "q d"],
+    searched: Index,
+    judge: Judge,
+    refit: Refit | None,
+    k: int,
+) -> list[Queries]:
+    """The queries judged without their own class, in folds of classes where there is a fit."""
+    folds = [torch.ones(len(embeddings), dtype=torch.bool)]
+    if refit is not None:
+        classes = torch.unique(searched.labels[searched.labels >= 0])
+        codes = [[0], [1]] if len(classes) == 2 else class_folds(len(classes), most=FOLDS)
+        without = [classes[fold].tolist() for fold in codes]
+        folds = [torch.isin(own.truth, torch.tensor(fold)) for fold in without]
+    parts = []
+    for at, some in enumerate(folds):
+        if not bool(some.any()):
+            continue
+        stored = searched if refit is None else refit(without[at])
+        queries = _taken(own, some)
+        near = lookup_without_own_class(
+            embeddings[some],
+            queries.truth,
+            stored,
+            distance=stored.distance,
+            k=min(k, len(stored)),
+        )
+        labels, distances = judge(near, embeddings[some])
+        parts.append(queries._replace(distances=distances, labels=labels))
+    return parts
 
 
 def _taken(queries: Queries, some: Bool[Tensor, " q"]) -> Queries:

@@ -1,5 +1,6 @@
 """SimilarityModel: the parts that answer lookup, match and verify, and their saved folder."""
 
+import dataclasses
 import math
 import os
 from collections.abc import Mapping, Sequence
@@ -32,6 +33,8 @@ from likewise.model.trials import (
     PAIRS,
     calibrated,
     calibrated_per_class,
+    candidates_for,
+    check_candidates,
     check_some_indexed,
     cross_trials,
     given_unknowns,
@@ -653,9 +656,16 @@ class SimilarityModel:
         rule: str | Rule = "nearest",
         k: int = 1,
         where: Mapping[str, Any] | None = None,
+        candidates: float | None = None,
         progress: Progress | None = None,
     ) -> Matches:
         """Which class each item is, or UNKNOWN, at an operating point or by a threshold.
+
+        With `candidates`, such as 0.95, the answer also has the classes that each item may be of:
+        for known items, the set holds the right class at least that often. An empty set means
+        UNKNOWN. Such a set says what is left to decide, where a threshold says what to accept; the
+        labels stay those of the threshold. It rests on the items calibrated on, see
+        `Candidates.rests_on`. It holds as long as none of the indexed items are removed.
 
         Args:
             items: a tensor (n, ...), a dataset, or a sequence of image paths.
@@ -664,21 +674,45 @@ class SimilarityModel:
             rule: how neighbors decide under a threshold.
             k: how many decide under a threshold.
             where: which known items may decide, by their metadata; see `Index.lookup`.
+            candidates: Share of known items whose set of classes holds the right one, at least;
+                above 0 and below 1. None for no sets.
             progress: called as progress(done, total) while embedding.
+
+        Raises:
+            InputError: no calibration of this name; or candidates that it has too few items for,
+                or that come with a threshold or with `where`.
+
+        Example:
+            >>> import likewise as lw
+            >>> digits = lw.data.load("digits", split="train")
+            >>> model = SimilarityModel(lw.encoders.MLPEncoder(digits.item_shape))
+            >>> known, aside, queries = lw.data.split_items(digits, [0.4, 0.4, 0.2])
+            >>> _ = model.add(known), model.calibrate(aside)
+            >>> sets = model.match(queries, candidates=0.95).candidates
+            >>> len(sets.names) == len(queries), sets.level
+            (True, 0.95)
         """
-        self._bound(point, threshold)  # refuses before the work rather than after it
+        made = self._bound(point, threshold)  # refuses before the work rather than after it
+        if candidates is not None:
+            check_candidates(candidates, made, where)
         embeddings = self.embed(items, queries=True, progress=progress)
         bound: float | Calibration | ClassThresholds = self._bound(point, threshold)
+        sets = None
         if isinstance(bound, Calibration):
             rule, k = self.rules.get(bound.rule, bound.rule), bound.k or k
+            if candidates is not None:
+                sets = candidates_for(
+                    self.index, embeddings, bound, candidates, norm=self.norm, rule=rule
+                )
             bound = self.class_thresholds.get(point, bound)
-        return match(
+        decided = match(
             neighbors_for(self.index, embeddings, norm=self.norm, rule=rule, k=k, where=where),
             bound,
             rule=rule,
             gallery_size=len(self.index),
             probability=self.probabilities.get(point) if threshold is None else None,
         )
+        return decided if sets is None else dataclasses.replace(decided, candidates=sets)
 
     def verify(
         self,

@@ -1,7 +1,8 @@
 """Comparisons whose truth is known, and the thresholds chosen on them."""
 
+import dataclasses
 import warnings
-from collections.abc import Mapping, MutableMapping, Sequence
+from collections.abc import Callable, Mapping, MutableMapping, Sequence
 from typing import Any, NamedTuple
 
 import torch
@@ -16,6 +17,7 @@ from likewise.calibration import (
     CrossFit,
     GivenUnknowns,
     Goal,
+    KnownDistances,
     calibrate,
     calibrate_matching,
     calibrate_per_class,
@@ -26,7 +28,20 @@ from likewise.distances import Distance
 from likewise.embedded import Embedded
 from likewise.errors import InputError
 from likewise.index import Index, Neighbors
-from likewise.matching import Rule, center, class_centers, decide, normalize_neighbors
+from likewise.matching import (
+    OF_CENTERS,
+    RULES,
+    Candidates,
+    Rule,
+    candidates,
+    class_centers,
+    decide,
+    normalize_neighbors,
+    own_class_distances,
+    relative,
+    relative_centers,
+    rule_name,
+)
 from likewise.model.as_unknowns import Queries, as_unknowns
 from likewise.normalization import AdaptiveNorm
 
@@ -34,7 +49,7 @@ PAIRS = "pairs"  # the rule of a calibration for verification
 LEAVE_OUT = ("items", "classes")
 MANY = 0.5  # a share of unknowns accepted that is warned of
 # Of the items that a tensor of labels belongs to; they go with it.
-_CENTERS: MutableMapping[Tensor, Index] = WeakIdKeyDictionary()
+_CENTERS: MutableMapping[Tensor, dict[tuple[str, Distance], Index]] = WeakIdKeyDictionary()
 
 
 class Trials(NamedTuple):
@@ -56,6 +71,7 @@ class Trials(NamedTuple):
     kind: str = "given"  # in matching, where the unknowns come from
     as_given: int | None = None  # in matching, how many, the first, are not judged a second time
     growth: float = 1.0  # in matching, how many times as often an unknown is accepted in use
+    to_own_class: KnownDistances | None = None  # in matching, of the known items
 
     @property
     def prior(self) -> float:
@@ -185,7 +201,7 @@ def matching_trials(
         new.embeddings,
         searched,
         judge,
-        distance=index.distance,
+        refit=_refit(index, rule),
         names=names,
         trained_on=trained_on,
         cross_fit=cross_fit,
@@ -198,6 +214,12 @@ def matching_trials(
     if leave_out != "classes":  # an item of a cross-fit is none of these
         others = len(new) + torch.arange(len(both.rows))
         items = both.rows.where(both.rows >= 0, others)
+    own = None
+    if bool(known.any()):
+        compared = _compared_by(searched, norm)
+        embeddings, classes = new.embeddings[known], truth[known]
+        near = own_class_distances(embeddings, classes, searched, distance=compared)
+        own = KnownDistances.of(near, classes, holds_for=leave_out or "items")
     size = max(len(index), for_gallery_of or 0)
     return Trials(
         both.distances,
@@ -212,6 +234,7 @@ def matching_trials(
         unknowns.kind,
         len(new),
         unknowns.growth * size / len(index),
+        own,
     )
 
 
@@ -252,7 +275,7 @@ def calibrated(
     """The calibration for a rule; its intervals leave out items."""
     if trials.known is None:
         return calibrate(trials.distances, trials.same, goal=goal, items=trials.items, rule=PAIRS)
-    return calibrate_matching(
+    chosen = calibrate_matching(
         trials.distances,
         trials.same,
         trials.known,
@@ -268,6 +291,7 @@ def calibrated(
         rule=rule,
         k=k,
     )
+    return dataclasses.replace(chosen, known=trials.to_own_class)
 
 
 def warn_of_many(chosen: Calibration, *, stacklevel: int) -> None:
@@ -287,7 +311,7 @@ def calibrated_per_class(
     """Thresholds by class for a rule; intervals leave out items."""
     if trials.known is None or trials.labels is None:
         raise InputError("per_class must be for a matching rule, got pairs. Name a rule.")
-    return calibrate_per_class(
+    made = calibrate_per_class(
         trials.distances,
         trials.same,
         trials.known,
@@ -304,6 +328,65 @@ def calibrated_per_class(
         rule=rule,
         k=k,
     )
+    whole = dataclasses.replace(made.everywhere, known=trials.to_own_class)
+    return dataclasses.replace(made, everywhere=whole)
+
+
+def candidates_for(
+    index: Index,
+    embeddings: Float[Tensor, "q d"],
+    point: Calibration,
+    level: float,
+    *,
+    norm: AdaptiveNorm | None = None,
+    rule: str | Rule,
+) -> Candidates:
+    """The classes that each query may be of, by a calibration for matching.
+
+    Raises:
+        InputError: It was made for pairs, or of too few known items for the level.
+    """
+    known = _known_distances(point)
+    searched = _searched(index, rule)
+    distance = _compared_by(searched, norm)
+    return candidates(embeddings, searched, known, level, distance=distance)
+
+
+def check_candidates(
+    level: float, made: float | Calibration, where: Mapping[str, Any] | None
+) -> None:
+    """Refuse candidates of a level that nothing can be said of.
+
+    Raises:
+        InputError: A threshold instead of a calibration, a condition, or too few known items.
+    """
+    if not isinstance(made, Calibration):
+        raise InputError(
+            "must be left out with a threshold, got both. They rest on a calibration.",
+            argument="candidates",
+        )
+    if where is not None:
+        raise InputError(
+            f"must be left out with where, got both ({where!r}): the items of the right class may "
+            "be among those left out.",
+            argument="candidates",
+        )
+    _known_distances(made).limit(level)
+
+
+def _known_distances(made: Calibration) -> KnownDistances:
+    if made.known is None:
+        raise InputError(
+            f"must come with a calibration of the model for matching, got one for {made.rule}.",
+            argument="candidates",
+            remedy="Use model.calibrate(data).",
+            command="Run likewise calibrate.",
+        )
+    return made.known
+
+
+def _compared_by(searched: Index, norm: AdaptiveNorm | None) -> Distance:
+    return searched.distance if norm is None else norm.as_distance()
 
 
 def neighbors_for(
@@ -319,8 +402,8 @@ def neighbors_for(
     searched = _searched(index, rule)
     if searched is not index and where is not None:
         raise InputError(
-            f"where must be None for center, got {where!r}. The center of a class has no metadata; "
-            "use another rule."
+            f"where must be None for {rule_name(rule)}, got {where!r}. The center of a class has "
+            "no metadata; use another rule."
         )
     found = searched.lookup(embeddings, k=k, where=where)
     return _normalized(found, embeddings, searched, norm)
@@ -407,7 +490,14 @@ def _normalized(
     searched: Index,
     norm: AdaptiveNorm | None,
 ) -> Neighbors:
-    return found if norm is None else normalize_neighbors(found, queries, searched, norm)
+    if norm is None:
+        return found
+    if norm.distance != searched.distance:
+        raise InputError(
+            "rule must compare by the distance of the cohort, got relative, which compares "
+            "with all items already. Use another rule, or no cohort."
+        )
+    return normalize_neighbors(found, queries, searched, norm)
 
 
 def _decided(neighbors: Neighbors, rule: str | Rule) -> tuple[Tensor, Tensor]:
@@ -426,16 +516,39 @@ def _decided(neighbors: Neighbors, rule: str | Rule) -> tuple[Tensor, Tensor]:
     return labels, distances.where(voted, distances[voted].max())
 
 
+def _refit(index: Index, rule: str | Rule) -> Callable[[Sequence[int]], Index] | None:
+    """For a distance that is fitted to the index: centers of all classes, fitted without some."""
+    if rule not in ("relative", relative):
+        return None
+    embeddings, labels = index.embeddings, index.labels
+    return lambda without: _centers(index, "relative", embeddings, labels, without)
+
+
 def _searched(index: Index, rule: str | Rule) -> Index:
-    if rule not in ("center", center):
+    """The index itself, or class centers for a rule that looks at these."""
+    name = next((name for name in OF_CENTERS if rule in (name, RULES[name])), None)
+    if name is None:
         return index
     while True:
         labels = index.labels  # one tensor as long as nothing changes
-        made = _CENTERS.get(labels)
-        if made is not None and made.distance == index.distance:
+        kept = _CENTERS.setdefault(labels, {})
+        if made := kept.get((name, index.distance)):
             return made
-        embeddings, names = index.embeddings, index.class_names
+        embeddings = index.embeddings
         if index.labels is labels:  # else somebody wrote meanwhile
-            made = class_centers(embeddings, labels, distance=index.distance, class_names=names)
-            _CENTERS[labels] = made
+            kept[name, index.distance] = made = _centers(index, name, embeddings, labels)
             return made
+
+
+def _centers(
+    index: Index,
+    rule: str,
+    embeddings: Float[Tensor, "n d"],
+    labels: Int[Tensor, " n"],
+    without: Sequence[int] = (),
+) -> Index:
+    """Centers of all classes; a distance that is fitted to items is fitted without some classes."""
+    of: dict[str, Any] = {"distance": index.distance, "class_names": index.class_names}
+    if rule == "relative":
+        return relative_centers(embeddings, labels, fitted_without=without, **of)
+    return class_centers(embeddings, labels, **of)

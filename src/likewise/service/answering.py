@@ -20,9 +20,9 @@ from likewise.embedded import Embedded
 from likewise.errors import InputError
 from likewise.index import MilvusGallery, Neighbors, name_of
 from likewise.intervals import Estimate
-from likewise.matching import UNKNOWN, Matches, match
+from likewise.matching import OF_CENTERS, UNKNOWN, Matches, match
 from likewise.model import SimilarityModel
-from likewise.model.trials import PAIRS, neighbors_for
+from likewise.model.trials import PAIRS, candidates_for, check_candidates, neighbors_for
 from likewise.service import bodies
 from likewise.service.items import Reader, Ready
 from likewise.service.refusals import Refusal
@@ -259,6 +259,8 @@ class Answerer:
                     for fields, one in zip(decided[at], near, strict=True)
                 ]
                 whole = bodies.MatchAnswers(matched, self.point(each.point, size))
+                if each.candidates is not None:
+                    self._tell_candidates(whole, each, each.candidates, parts[at])
                 answers.append(Decided(whole, parts[at], jobs[at].ready, each.point))
         return answers
 
@@ -294,9 +296,30 @@ class Answerer:
                 decided[at] = list(itertools.islice(fields, len(parts[at])))
         return decided
 
+    def _tell_candidates(
+        self,
+        whole: bodies.MatchAnswers,
+        asked: bodies.MatchRequest,
+        level: float,
+        embeddings: Float[Tensor, "n d"],
+    ) -> None:
+        made = self.model.calibrations[asked.point]
+        check_candidates(level, made, asked.where)
+        found = candidates_for(
+            self.model.index,
+            embeddings,
+            made,
+            level,
+            norm=self.model.norm,
+            rule=self.model.rules.get(made.rule, made.rule),
+        )
+        whole.candidates_rest_on = found.rests_on
+        for answer, names in zip(whole.answers, found.names, strict=True):
+            answer.candidates = names
+
     def _needs_own_lookup(self, made: Calibration) -> bool:
         # Centers are no items, and normalizing another number of neighbors gives other answers.
-        return made.rule == "center" or self.model.norm is not None
+        return made.rule in OF_CENTERS or self.model.norm is not None
 
     def _matched(self, near: Neighbors, name: str, made: Calibration) -> Matches:
         return match(

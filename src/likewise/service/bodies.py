@@ -35,12 +35,22 @@ Items = Annotated[list[Item], Meta(min_length=1)]
 
 
 class MatchRequest(msgspec.Struct, forbid_unknown_fields=True):
-    """Items to be matched with known things."""
+    """Items to be matched with known things.
+
+    Attributes:
+        items: The items.
+        point: The operating point.
+        k: Neighbors shown of each.
+        where: Which known items may be found, by their metadata.
+        candidates: Level at which the classes that each item may be of are told, such as 0.95: for
+            known items the list holds the right class at least this often. Not with `where`.
+    """
 
     items: Items
     point: Text = "nearest"
     k: K = 5
     where: Where | None = None
+    candidates: Annotated[float, Meta(gt=0, lt=1)] | None = None
 
 
 class LookupRequest(msgspec.Struct, forbid_unknown_fields=True):
@@ -245,6 +255,8 @@ class MatchAnswer(msgspec.Struct):
             point without.
         neighbors: The nearest known items, nearest first.
         unknown_id: Where the item is unknown and kept: its id in `/v1/unknowns`.
+        candidates: The classes that the item may be of, nearest first; empty for unknown, null
+            where not asked for.
     """
 
     label: str | None
@@ -253,13 +265,22 @@ class MatchAnswer(msgspec.Struct):
     probability: float | None
     neighbors: list[Neighbor]
     unknown_id: str | None = None
+    candidates: list[str] | None = None
 
 
 class MatchAnswers(msgspec.Struct):
-    """One answer per item, in their order, and the operating point that decided."""
+    """One answer per item, in their order, and the operating point that decided.
+
+    Attributes:
+        answers: The answers.
+        point: The operating point.
+        candidates_rest_on: What the level of the candidates holds for, and what it rests on; null
+            where not asked for.
+    """
 
     answers: list[MatchAnswer]
     point: OperatingPoint
+    candidates_rest_on: str | None = None
 
 
 class LookupAnswer(msgspec.Struct):
