@@ -393,7 +393,7 @@ def tiny_sentence_encoder():
 
 def some_texts(count, seed):
     rng = np.random.default_rng(seed)
-    return [" ".join(rng.choice(list("abcDEFghij"), rng.integers(1, 12))) for _ in range(count)]
+    return [" ".join(rng.choice(list("abcDEFghij"), rng.integers(6, 12))) for _ in range(count)]
 
 
 @needs_onnx
