@@ -47,6 +47,8 @@ NO_NAMES = {
         "memory/loss",
     ),
     *("import torch", "import likewise", ".item()", ".nonzero()", "torch.save", "torch.load"),
+    *("encoder.onnx", "embeddings.npy", "labels.npy", "items.json", "cohort.npy"),
+    *("tokenizer.json", "export.json", "parity.json"),  # in the folder of an exported model
     *("Host", "Origin", "multipart/form-data", "enroll"),
     *("pickle", "DataLoader", "nn.Module", "main", "gradcheck", "OMP_NUM_THREADS=1"),
 }
