@@ -2,22 +2,28 @@
 .PHONY: help setup demo test lowest check format bench mutants clean
 VENV := .venv
 BIN := $(VENV)/bin
+CORE := $(VENV)/core
 READY := $(VENV)/ready
 LOWEST := .venv-lowest
-EXTRAS := backbones,milvus,serve,tables,trackers
+EXTRAS := backbones,export,milvus,serve,tables,trackers
 
 help: ## list the targets
 	@grep -hE '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 10
 
 setup: $(READY) ## make .venv with the pinned versions of constraints.txt
 
-$(READY): pyproject.toml constraints.txt
+$(CORE): pyproject.toml constraints.txt
 	python3 -m venv $(VENV)
+	PIP_CONSTRAINT=constraints.txt $(BIN)/python -m pip install --quiet --disable-pip-version-check \
+		--editable .
+	touch $(CORE)
+
+$(READY): $(CORE) requirements-dev.txt
 	PIP_CONSTRAINT=constraints.txt $(BIN)/python -m pip install --quiet --disable-pip-version-check \
 		--editable '.[$(EXTRAS)]' --requirement requirements-dev.txt
 	touch $(READY)
 
-demo: $(READY) ## the whole journey on bundled digits; writes out/demo/report.html
+demo: $(CORE) ## the whole journey on bundled digits; writes out/demo/report.html
 	$(BIN)/likewise demo --out out/demo
 
 # A process for each core, which computes on one thread: OpenMP threads that wait for a core spin.
