@@ -548,3 +548,16 @@ def test_an_index_with_recall_keeps_its_life_cycle():
     assert index.summary().measured_recall >= 0.95
     assert not np.isin(found.ids, range(0, 2000, 2)).any()
     assert (found.ids == np.arange(4000, 4010)[:, None]).any(axis=1).all()
+
+
+@pytest.mark.parametrize("parts", [1, 2, 3])
+def test_queries_that_take_several_parts_are_all_answered(monkeypatch, parts):
+    rng = torch.Generator().manual_seed(0)
+    stored, queries = torch.randn(500, 4, generator=rng), torch.randn(60, 4, generator=rng)
+    count = 3 + _exact.SPARE
+    monkeypatch.setattr(_exact, "AT_ONCE", 0)
+    monkeypatch.setattr(_exact, "BLOCK", 60 // parts * count * 4)
+    found, at = ExactSearch(EUCLIDEAN).nearest(queries, stored, 3)
+    expected, order = torch.cdist(queries, stored).sort(dim=1)
+    torch.testing.assert_close(found, expected[:, :3])
+    assert torch.equal(at, order[:, :3])
