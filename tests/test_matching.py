@@ -143,7 +143,7 @@ def test_the_threshold_is_not_rounded_to_the_precision_of_the_distances():
     assert match(found, 0.1).labels.tolist() == [UNKNOWN]
 
 
-OF_ITEMS = [rule for rule in RULES if rule != "center"]
+OF_ITEMS = [rule for rule in RULES if rule not in ("center", "relative")]
 
 
 @pytest.mark.parametrize("rule", OF_ITEMS)
@@ -222,7 +222,7 @@ REFUSED = [
     (TypeError, r"threshold must be .* Use float", {"threshold": torch.tensor(0.5)}),
     (
         ValueError,
-        r"rule must be one of center, majority, nearest, weighted, got 'mode'",
+        r"rule must be one of center, majority, nearest, relative, weighted, got 'mode'",
         {"rule": "mode"},
     ),
     (

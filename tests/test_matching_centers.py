@@ -12,7 +12,15 @@ from likewise.calibration import (
 )
 from likewise.distances import COSINE, EUCLIDEAN, NAMED
 from likewise.index import Index, Neighbors
-from likewise.matching import RULES, UNKNOWN, class_centers, decide, match, normalize_neighbors
+from likewise.matching import (
+    RULES,
+    UNKNOWN,
+    class_centers,
+    decide,
+    match,
+    normalize_neighbors,
+    relative_centers,
+)
 from likewise.normalization import AdaptiveNorm
 from likewise.probability import fit_logistic
 
@@ -130,6 +138,8 @@ def test_every_rule_has_a_calibrated_probability(rule):
     new, new_truth = gallery(6, n=300)
     if rule == "center":
         home = class_centers(embeddings, labels, distance=EUCLIDEAN)
+    elif rule == "relative":
+        home = relative_centers(embeddings, labels, distance=EUCLIDEAN)
     else:
         home = Index(EUCLIDEAN)
         home.add(embeddings, labels=labels)

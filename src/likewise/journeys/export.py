@@ -65,6 +65,12 @@ class PointParity:
     largest_difference: float
     raised: float
 
+    __repr__ = _tables.as_text
+    _repr_html_ = _tables.as_html
+
+    def _table(self) -> _tables.Table:
+        return _tables.Table("Operating point", _tables.fields(self))
+
 
 @dataclass(frozen=True)
 class Parity:
