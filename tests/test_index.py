@@ -707,3 +707,12 @@ def test_a_state_is_checked_as_what_is_added():
         Index.from_state(COSINE, {**state, "embeddings": None})
     with pytest.raises(InputTypeError, match="key must be text, got 5"):
         index.column(5)
+
+
+def test_an_emptied_index_keeps_its_dimension_through_its_state():
+    index = Index(EUCLIDEAN)
+    index.remove(index.add(torch.ones(2, 3)))
+    again = Index.from_state(EUCLIDEAN, index.state())
+    assert again.dimension == index.dimension == 3
+    with pytest.raises(ValueError, match="must have dimension 3"):
+        again.add(torch.ones(1, 4))

@@ -199,6 +199,12 @@ def test_items_added_as_tensors_are_known_again_too():
         model.add(few, metadata=[{}] * 19 + [{"fingerprint": 1}])
 
 
+def test_five_neighbors_are_looked_up_unless_said_otherwise(model):
+    few = lw.data.items(TEST, range(3))
+    assert model.lookup(few).ids.shape == (3, 5)
+    assert model.lookup(few, k=2).ids.shape == (3, 2)
+
+
 def test_the_sides_of_pairs_are_of_one_length(model):
     three, two = lw.data.items(TEST, range(3)), lw.data.items(TEST, range(2))
     for a, b in ((three, two), (two, three)):
