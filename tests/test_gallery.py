@@ -710,3 +710,11 @@ def test_memory_and_disk_agree_for_every_search(tmp_path):
         assert (found.ids == expected.ids).all()
         assert gallery.summary().search == index.summary().search
     assert os.listdir(tmp_path) == ["g"]
+
+
+def test_of_a_file_that_is_no_database_all_items_are_lost(tmp_path):
+    with Gallery(tmp_path / "g", distance=EUCLIDEAN) as gallery:
+        gallery.add(torch.rand(5, 2))
+    (tmp_path / "g" / "gallery.sqlite").write_bytes(b"no database" * 100)
+    report = check_gallery(tmp_path / "g")
+    assert (report.is_whole, report.items, report.lost, report.stripped) == (False, 0, 5, 0)
