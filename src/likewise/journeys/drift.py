@@ -263,7 +263,7 @@ def find_drift(
             remedy="Call model.calibrate first.",
             command="Run likewise calibrate first.",
         )
-    items = source if isinstance(source, Embedded) else sources.as_dataset(source)
+    items = sources.as_dataset(source) if isinstance(source, tuple) else source
     new = model.embedded(items, queries=True, only_new=True, progress=progress)
     if not len(new):
         raise InputError(
