@@ -53,6 +53,29 @@ def test_a_file_over_the_limit_is_refused_unread(tmp_path):
         read_regular(tmp_path / "nothing")
 
 
+def test_a_high_limit_takes_no_more_memory_than_the_file(tmp_path):
+    (tmp_path / "small").write_bytes(b"content")
+    assert read_regular(tmp_path / "small", limit=2**60) == b"content"
+    (tmp_path / "empty").touch()
+    assert read_regular(tmp_path / "empty", limit=2**60) == b""
+
+
+@pytest.mark.parametrize("said", [0, 3])
+def test_a_file_longer_than_the_system_said_is_read_whole(tmp_path, monkeypatch, said):
+    content = bytes(range(256)) * 1000
+    (tmp_path / "growing").write_bytes(content)
+    fstat = os.fstat
+
+    def before_it_grew(handle):
+        told = fstat(handle)
+        return os.stat_result([*told[:6], said, *told[7:10]])
+
+    monkeypatch.setattr(os, "fstat", before_it_grew)
+    assert read_regular(tmp_path / "growing", limit=len(content)) == content
+    with pytest.raises(InputError, match="must have at most 255,999 bytes, got more"):
+        read_regular(tmp_path / "growing", limit=len(content) - 1)
+
+
 def test_threads_that_write_one_path_leave_one_of_their_contents(tmp_path):
     contents = [bytes([letter]) * 100_000 for letter in range(8)]
 

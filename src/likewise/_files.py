@@ -26,6 +26,7 @@ _KINDS = {
     stat.S_IFCHR: "device",
     stat.S_IFBLK: "device",
 }
+BLOCK = 2**16  # bytes read at once of a file that is longer than the system said
 _HELD: "weakref.WeakSet[Lock]" = weakref.WeakSet()
 
 
@@ -64,7 +65,11 @@ def read_regular(path: str | Path, limit: int | None = None) -> bytes:
             return file.read()
         size = os.fstat(file.fileno()).st_size
         # A file may grow between these lines, and some systems give no size.
-        content = file.read(limit + 1) if size <= limit else b""
+        parts, left = [], limit + 1 if size <= limit else 0
+        while left and (part := file.read(min(left, max(size + 1, BLOCK)))):
+            parts.append(part)
+            left -= len(part)
+        content = b"".join(parts)
     if size > limit or len(content) > limit:
         raise InputError(
             f"{str(path)!r} must have at most {limit:,} bytes, got more. Check that it is the "

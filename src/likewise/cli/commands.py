@@ -9,6 +9,7 @@ import typer
 from likewise.cli import (
     comparing,
     console,
+    drifting,
     ending,
     exporting,
     gallery,
@@ -641,6 +642,7 @@ def evaluate(
 
 
 app.command()(comparing.compare)
+app.command()(drifting.drift)
 app.command()(exporting.export)
 app.command()(serving.serve)
 app.command()(serving.key)

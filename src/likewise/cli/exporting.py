@@ -41,7 +41,7 @@ def export(
     ] = Target.ONNX,
     precision: Annotated[
         ExportPrecision,
-        typer.Option(help="int8: weights of 8 bits, a quarter of the size, other decisions."),
+        typer.Option(help="int8: weights of 8 bits, smaller, other decisions."),
     ] = ExportPrecision.FLOAT32,
     allow: Annotated[
         Optional[float],  # noqa: UP045

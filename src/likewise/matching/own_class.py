@@ -12,7 +12,8 @@ from likewise.distances import Distance
 from likewise.errors import InputError
 from likewise.index import Neighbors
 
-NUMBERS = 1 << 24  # distances held at once
+NUMBERS = 1 << 24  # numbers held at once
+SPARE = 16  # candidates beyond k
 
 
 class _Stored(Protocol):
@@ -35,9 +36,10 @@ def lookup_without_own_class(
     """The k nearest stored items of other classes than the query's own, nearest first.
 
     So a query of a known class is judged as an unknown one. That is exact for every rule: it is
-    what a lookup would find in an index without this class. Class centers are left out in the same
+    what a lookup would find in an index without this class, down to the last digit, so that a
+    threshold chosen on it accepts the same items in use. Class centers are left out in the same
     way. Where fewer than k items of other classes are stored, the rest is padding, as in a lookup.
-    About 16 million distances are held at once.
+    About 16 million numbers are held at once.
 
     Args:
         queries: Embeddings.
@@ -71,12 +73,20 @@ def lookup_without_own_class(
     if k > len(ids):
         raise InputError(f"k must be at most the number of stored items, {len(ids)}, got {k}.")
     padding = "" if ids.dtype.kind == "U" else -1
-    rows = max(1, NUMBERS // len(ids))
+    count = min(k + SPARE, len(ids))
+    rows = max(1, NUMBERS // max(len(ids), count * queries.shape[1]))
     found = []
     for some, own in zip(torch.split(queries, rows), torch.split(labels.cpu(), rows), strict=True):
+        # As in a lookup, `matrix` proposes and `paired` decides: they differ by rounding.
         distances = distance.matrix(some, embeddings.to(some))
         distances = distances.cpu().masked_fill(own[:, None] == codes[None, :], torch.inf)
-        nearest, columns = distances.topk(k, largest=False)
+        columns = distances.topk(count, largest=False).indices.sort(dim=1).values
+        candidates = embeddings.index_select(0, columns.flatten()).to(some)
+        exact = distance.paired(some.repeat_interleave(count, dim=0), candidates).cpu()
+        is_none = distances.gather(1, columns).isposinf()
+        exact = exact.view(-1, count).masked_fill(is_none, torch.inf)
+        nearest, order = exact.sort(dim=1, stable=True)
+        nearest, columns = nearest[:, :k], columns.gather(1, order[:, :k])
         none = nearest.isposinf()
         named = np.where(none.numpy(), padding, ids[columns.numpy()])
         found.append(Neighbors(named, nearest, codes[columns].masked_fill(none, -1)))

@@ -503,6 +503,7 @@ class DriftReport(msgspec.Struct):
         false_alarm: Chance of an alarm where nothing has changed, at most.
         accepted_before: Share at or below the threshold when calibrating.
         accepted_now: Share at or below it now.
+        calibrate_again: Why to; none where nothing asks for it.
         advice: What to do.
         outgrown: What the guarantee is worth in a gallery that has grown; null where it holds.
         hours: Rates over time, oldest first.
@@ -516,6 +517,7 @@ class DriftReport(msgspec.Struct):
     false_alarm: float
     accepted_before: float | None
     accepted_now: float | None
+    calibrate_again: list[str]
     advice: str
     outgrown: str | None
     hours: list[Hour]

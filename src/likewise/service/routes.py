@@ -342,10 +342,10 @@ class Routes:
         """Answer `GET /v1/drift`."""
         asked = _query(request, bodies.DriftQuery)
         made = self.answerer.check_point(asked.point, pairs=False)
-        outgrown = made.outgrown(max(1, len(self.model.index)))
+        size = len(self.model.index)
         report = await self._run(
             self._slow,
-            lambda: self.watch.drift(asked.point, made, outgrown, asked.false_alarm),
+            lambda: self.watch.drift(asked.point, made, size, asked.false_alarm),
         )
         return _json(report)
 

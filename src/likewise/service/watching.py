@@ -21,8 +21,9 @@ from prometheus_client import (
 
 from likewise._files import read_regular, write_whole
 from likewise.calibration import Calibration
-from likewise.drift import MOST, check_drift
+from likewise.drift import MOST
 from likewise.errors import InputError
+from likewise.journeys.drift import point_drift
 from likewise.service import bodies
 
 HOUR = 3600.0
@@ -166,7 +167,7 @@ class Watch:
                 hour.distance = (before + sum(near)) / (finite + len(near))
 
     def drift(
-        self, point: str, made: Calibration, outgrown: str | None, false_alarm: float
+        self, point: str, made: Calibration, gallery_size: int, false_alarm: float
     ) -> bodies.DriftReport:
         """Whether today's distances look like those of a calibration."""
         with self._lock:
@@ -175,25 +176,25 @@ class Watch:
                 bodies.Hour(hour.time, hour.matched, hour.unknown, hour.distance)
                 for hour in self._hours.get(point, ())
             ]
-        report = bodies.DriftReport(
+        told = point_drift(
+            point,
+            made,
+            torch.tensor(seen) if seen else None,
+            false_alarm=false_alarm,
+            gallery_size=gallery_size,
+        )
+        found = told.drift
+        return bodies.DriftReport(
             point=point,
             seen=len(seen),
-            drifted=None,
-            gap=None,
-            p_value=None,
+            drifted=None if found is None else found.drifted,
+            gap=None if found is None else found.gap,
+            p_value=None if found is None else found.p_value,
             false_alarm=false_alarm,
-            accepted_before=None,
-            accepted_now=None,
-            advice="Nothing was matched yet.",
-            outgrown=outgrown,
+            accepted_before=None if found is None else found.accepted_before,
+            accepted_now=None if found is None else found.accepted_now,
+            calibrate_again=list(told.reasons),
+            advice=told.advice,
+            outgrown=told.outgrown,
             hours=hours,
         )
-        if seen and not made.sample:
-            report.advice = "The calibration keeps no sample of its distances: calibrate again."
-        elif seen:
-            found = check_drift(made, torch.tensor(seen), false_alarm=false_alarm)
-            report.drifted, report.gap = found.drifted, found.gap
-            report.p_value, report.advice = found.p_value, found.advice
-            report.accepted_before = found.accepted_before
-            report.accepted_now = found.accepted_now
-        return report
