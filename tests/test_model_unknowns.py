@@ -199,6 +199,13 @@ def test_unknowns_are_voted_on_by_k_neighbors_as_the_known_are():
     assert chosen.false_positive_rate.value == pytest.approx(share, abs=1e-6)
 
 
+def test_unknowns_of_few_classes_have_a_rate_without_an_interval():
+    rate = indexed(4).calibrate(blobs(80, 2, 4, noise=2.0)).false_positive_rate
+    assert 0 < rate.value < 1
+    assert np.isnan([rate.low, rate.high]).all()
+    assert rate.method.startswith("no interval")
+
+
 # the folds of a training
 
 

@@ -253,7 +253,8 @@ class Trials:
         growth = self.counts.growth
         if growth == 1:
             return found
-        value, low, high = (min(1.0, growth * x) for x in (found.value, found.low, found.high))
+        # In this order NaN, of no interval, stays.
+        value, low, high = (min(growth * x, 1.0) for x in (found.value, found.low, found.high))
         return Estimate(value, low, high, f"{found.method}; times {growth:.3g} for the gallery")
 
     def _rates(self, at: int, threshold: float) -> dict[str, Estimate]:

@@ -331,8 +331,8 @@ def _mixed_as(made: Calibration, trials: Trials) -> Tensor | None:
     """Distances of today, known and unknown in the shares that the calibration's sample has."""
     known = trials.known
     twice = [each for each in made.unknowns if each.kind != "given"]
-    unknowns = sum(each.items for each in twice[:1] or made.unknowns)
-    knowns = made.same_total + made.different_total - unknowns
+    unknowns: float = sum(each.items for each in twice[:1] or made.unknowns)
+    knowns: float = made.same_total + made.different_total - unknowns
     if known is None or min(knowns, unknowns) < 1:
         return None
     if twice and twice[0].kind != "cross-fit" and unknowns >= knowns:
