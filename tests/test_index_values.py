@@ -234,3 +234,13 @@ def test_none_among_class_names_is_an_unlabeled_item(one):
     one.remove(one.ids)
     one.add(torch.zeros(3, 2), ids=[5, 6, 7], labels=["a", None, "b"])
     assert [one.get([i]).labels.tolist() for i in (5, 6, 7)] == [[0], [-1], [1]]
+
+
+@pytest.mark.parametrize(
+    ("value", "shown"),
+    [(2**128 - 1, str(2**128 - 1)), (2**128, "a number of 129 bits")],
+)
+def test_a_number_too_long_to_read_is_told_by_its_length(value, shown):
+    for name in ("ids", "labels"):
+        with pytest.raises(InputError, match=f"{name} must be .* got {shown}\\."):
+            Index(EUCLIDEAN).add(torch.ones(1, 2), **{name: [value]})
