@@ -1,6 +1,7 @@
 """Pairs whose truth is known, checked and counted once for any number of goals."""
 
 import dataclasses
+import math
 from dataclasses import dataclass
 from functools import cached_property
 from typing import cast
@@ -253,8 +254,10 @@ class Trials:
         growth = self.counts.growth
         if growth == 1:
             return found
-        # In this order NaN, of no interval, stays.
-        value, low, high = (min(growth * x, 1.0) for x in (found.value, found.low, found.high))
+        value, low, high = (
+            x if math.isnan(x) else min(1.0, growth * x)  # nan of no interval stays
+            for x in (found.value, found.low, found.high)
+        )
         return Estimate(value, low, high, f"{found.method}; times {growth:.3g} for the gallery")
 
     def _rates(self, at: int, threshold: float) -> dict[str, Estimate]:

@@ -90,6 +90,12 @@ class ClassLosses:
     share: Estimate
     to: str
 
+    __repr__ = _tables.as_text
+    _repr_html_ = _tables.as_html
+
+    def _table(self) -> _tables.Table:
+        return _tables.Table("Class that loses items", _tables.fields(self))
+
     def to_dict(self) -> dict[str, Any]:
         """All of it, ready for JSON."""
         return {**dataclasses.asdict(self), "share": self.share.to_dict()}
