@@ -150,8 +150,8 @@ class MilvusGallery(Index):
     back what it stored, as far as it can, and `upsert` and `relabel` are to be called again.
 
     Args:
-        uri: of a server or cluster, `http://host:19530`; or a file ending in .db, which Milvus
-            Lite keeps and serves on loopback as long as this process lives.
+        uri: Address of a server or cluster, `http://host:19530`; or a file ending in .db, which
+            Milvus Lite keeps and serves on loopback as long as this process lives.
         collection: name of the gallery there. A second collection, of that name and `_facts`,
             holds class names and what the gallery is made for.
         distance: COSINE, EUCLIDEAN, SQUARED_EUCLIDEAN or INNER_PRODUCT, which Milvus knows. For

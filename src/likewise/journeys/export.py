@@ -56,7 +56,7 @@ class PointParity:
     Attributes:
         decisions: Decisions that were compared.
         changed: How many differ.
-        largest_difference: Of the distances that were compared with the threshold.
+        largest_difference: Largest difference of distances compared with the threshold.
         raised: What was added to the threshold, so that an item exactly at it stays accepted.
     """
 
@@ -80,7 +80,7 @@ class Parity:
         folder: Where it is.
         precision: "float32" or "int8".
         items: Items that were compared.
-        largest_difference: Of the numbers of their embeddings.
+        largest_difference: Largest difference of the numbers of their embeddings.
         decisions: Decisions that were compared, at all operating points.
         changed: How many of them differ.
         share: Their share, with its interval.

@@ -24,7 +24,7 @@ class Neighbors:
         distances: (q, k), float32; padding has inf.
         labels: (q, k), class codes; -1 for padding and for unlabeled items.
         class_names: Names of the codes; empty where labels are plain integers.
-        metadata: That of each known item, by its id.
+        metadata: Metadata of each known item, by its id.
     """
 
     ids: npt.NDArray[Any]
@@ -60,12 +60,12 @@ class Matches:
     Args:
         labels: The class code decided on, or UNKNOWN, (q,).
         distances: What was compared with the threshold, (q,); inf where nobody had a vote.
-        neighbors: Those that decided.
+        neighbors: The neighbors that decided.
         threshold: A distance up to it was accepted; with thresholds by class, that of the others.
         rule: Name of the matching rule.
         limits: With thresholds by class, that of each query's label, (q,).
-        probabilities: That the label is right, before it is accepted or not, (q,); 0 where nobody
-            had a vote; None for a threshold that was given.
+        probabilities: Chance that the label is right, before it is accepted or not, (q,); 0 where
+            nobody had a vote; None for a threshold that was given.
     """
 
     labels: Codes

@@ -101,7 +101,7 @@ class Runtime:
 
     Attributes:
         manifest: All that the folder says of itself.
-        embeddings: Those of the known items, (n, d).
+        embeddings: Embeddings of the known items, (n, d).
         labels: Their class codes, (n,).
         ids: Their ids, (n,).
         class_names: Names of the class codes.

@@ -21,7 +21,7 @@ class Cohort(NamedTuple):
     """What normalizes distances: `likewise.normalization.AdaptiveNorm`.
 
     Args:
-        embeddings: Those of its items, (c, d).
+        embeddings: Embeddings of its items, (c, d).
         nearest: How many of them, the nearest to either side, give mean and spread.
     """
 

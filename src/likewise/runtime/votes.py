@@ -12,7 +12,7 @@ def decided(rule: str, labels: Codes, distances: Numbers) -> tuple[Codes, Number
 
     Args:
         rule: One of RULES; for "center" the neighbors are class centers.
-        labels: Of the neighbors, (q, k), nearest first.
+        labels: Labels of the neighbors, (q, k), nearest first.
         distances: Theirs, (q, k).
 
     Returns:

@@ -68,7 +68,7 @@ class Answerer:
         model: Answers.
         reader: Decodes items.
         writing: Whoever changes known items holds it.
-        version: Of the saved model.
+        version: Version of the saved model.
     """
 
     def __init__(
@@ -138,7 +138,7 @@ class Answerer:
         """An operating point with what it guarantees now.
 
         Args:
-            name: Of the point.
+            name: Name of the point.
             size: Known items; without it they are counted.
         """
         size = len(self.model.index) if size is None else size

@@ -37,7 +37,7 @@ class _Seen(msgspec.Struct, forbid_unknown_fields=True):
     """What was seen of one operating point.
 
     Attributes:
-        mark: Of its calibration.
+        mark: Mark of its calibration.
         distances: The last ones; null where no neighbor had a vote.
         hours: The last ones.
     """
