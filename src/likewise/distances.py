@@ -343,7 +343,7 @@ def _pull_in_numpy(
 
 
 def _by_product(a: Tensor, b: Tensor, middle: Tensor) -> tuple[Tensor, Tensor | None]:
-    # Squared distances, and which were done again by differences; None if there are so many
+    # Squared distances, and which were done again by differences; None if there are too many
     # that all should be. Distances do not depend on the origin, and near it products are exact.
     x = a - middle
     y = x if b is a else b - middle

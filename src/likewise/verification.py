@@ -134,7 +134,7 @@ class ThresholdSiamese(nn.Module):
             preprocess: applied to every batch, as the encoder's input needs it.
 
         Raises:
-            InputError: As `calibrate` does; the threshold then stays as it was.
+            InputError: What `calibrate` refuses; the threshold then stays as it was.
         """
         items = None
         if leave_out is not None:
@@ -196,7 +196,7 @@ def validate_pairs(
         distance: The distance of the loss.
         goal: what the threshold is chosen for; one without a confidence.
         batch_size: items encoded at once.
-        preprocess: As in `fit`.
+        preprocess: Function of a batch; see `fit`.
 
     Example:
         >>> from likewise import fit

@@ -126,7 +126,7 @@ def read_pair_table(csv_path: str | Path, *, what: str = "files") -> PairTable:
 
     Raises:
         FileNotFoundError: the table, or a file that it names, is not there.
-        InputError: As for `load_pairs`, but the truth may be missing and be of one kind only.
+        InputError: A row that `load_pairs` refuses too. The truth may be missing or of one kind.
     """
     path = _table_path(csv_path)
     header = [_NAMES.get(name, name) for name in read_header(path)]

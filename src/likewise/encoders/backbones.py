@@ -43,7 +43,7 @@ def backbone(
     for gray images adds the weights of the colors up. Needs `pip install "likewise[backbones]"`.
 
     Args:
-        name: As in `Backbone`, like all but the next two.
+        name: Name of the network; all but the next two are the arguments of `Backbone`.
         pretrained: False for random weights.
         weights: a file with weights of this network, with a classifier or without: .safetensors,
             or .pth, which is read as data only.

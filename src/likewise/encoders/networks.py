@@ -167,7 +167,7 @@ class MLPEncoder(nn.Module):
         input_shape: shape of one item; (d,) for vectors of d numbers.
         hidden: sizes of the hidden layers; empty for a linear map.
         embedding_dim: size of an embedding.
-        activation: As in `ConvEncoder`.
+        activation: Name of the activation; see `ConvEncoder`.
         norm: "batch", "layer" or None.
         dropout: chance of each number to be left out, after every hidden layer.
         normalize: whether embeddings have unit length.

@@ -145,8 +145,8 @@ def rows_of_all(now: Known, ids: Values) -> Integers:
     """The row of each id.
 
     Raises:
-        InputTypeError: As `given_ids`.
-        InputError: As `given_ids`, or an id that is not stored.
+        InputTypeError: Ids that `given_ids` refuses.
+        InputError: Ids that `given_ids` refuses, or an id that is not stored.
     """
     given = given_ids(now, ids)
     rows = now.rows_of(given)

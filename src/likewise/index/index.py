@@ -290,11 +290,11 @@ class Index:
         Arguments and errors are as in `add`. Ids may be those of items that go.
 
         Args:
-            embeddings: As in `add`; of the same dimension as before.
-            labels: As in `add`.
-            ids: As in `add`, but of either kind.
-            metadata: As in `add`.
-            payloads: As in `add`.
+            embeddings: Rows as `add` takes them, of the same dimension as before.
+            labels: Labels as `add` takes them.
+            ids: Ids as `add` takes them, but of either kind.
+            metadata: Metadata as `add` takes it.
+            payloads: Payloads as `add` takes them.
             class_names: names of label codes 0, 1, … from now on. Other names in `labels` go
                 behind them.
 

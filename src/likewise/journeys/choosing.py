@@ -41,7 +41,7 @@ def open_for_training(
     Args:
         source: Anything that `data.load` reads.
         recipe: The choices.
-        split: As in `open_data`, like the next two.
+        split: Part of the data; it and the next two go to `open_data`.
         image_size: Side of the images, (height, width), or a `Framing`.
         channels: 1 for gray images, 3 for color.
         weights: File with weights of the encoder.
@@ -76,7 +76,7 @@ def stream_for_training(
     Args:
         source: Anything that `data.open_stream` takes; a `Stream` stays as it is.
         recipe: The choices; without an encoder it is the small network.
-        split: As in `data.open_stream`, like the next two.
+        split: Part of the data; it and the next two go to `data.open_stream`.
         image_size: Side of the images, (height, width), or a `Framing`.
         channels: 1 for gray images, 3 for color.
         reading: Which keys hold texts, vectors or labels.

@@ -53,7 +53,7 @@ def plan(
         recipe: Says how many folds.
         batches: Per epoch of the training on all of them. A fold gets as many as its share of the
             items.
-        aside: As for `fitted`.
+        aside: Items kept aside; see `fitted`.
 
     Raises:
         InputError: A number of folds is asked for, and there are too few classes or items.

@@ -211,7 +211,7 @@ class SNRContrastiveLoss(nn.Module):
         positive_margin: up to where same pairs cost nothing.
         mean_weight: how much the sums of the embeddings cost.
         miner: which pairs count.
-        average: As for `ContrastiveLoss`.
+        average: Pairs that the means are over; see `ContrastiveLoss`.
 
     Source:
         Yuan, Deng, Tang, Tang & Chen, "Signal-to-Noise Ratio: A Robust Distance Metric for Deep

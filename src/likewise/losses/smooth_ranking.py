@@ -118,7 +118,7 @@ class SmoothAPLoss(nn.Module):
         temperature: T, in the unit of the distance; the smaller, the truer to the real ranks,
             and the fewer references have a gradient.
         distance: how embeddings are compared.
-        most: As many positives as an anchor may have, K − 1 in a batch P × K. With it no step
+        most: Positives that an anchor may have, K − 1 in a batch P × K. With it no step
             waits for a GPU; any above it are not ranked. If None the loss looks.
 
     Source:
@@ -188,7 +188,7 @@ class RecallAtKLoss(nn.Module):
         temperature: T of the ranks, in the unit of the distance.
         rank_temperature: τ, in ranks.
         distance: how embeddings are compared.
-        most: As many positives as an anchor may have, K − 1 in a batch P × K. With it no step
+        most: Positives that an anchor may have, K − 1 in a batch P × K. With it no step
             waits for a GPU; any above it are not ranked. If None the loss looks.
 
     Source:

@@ -52,7 +52,7 @@ def threshold_loss(
         distances: Distances of any shape; smaller is closer.
         same: True where the pair belongs together, same shape.
         threshold: t, in the unit of the distances.
-        scale: As for `threshold_logits`.
+        scale: Steepness; see `threshold_logits`.
     """
     if distances.shape != same.shape:
         raise InputError(

@@ -218,11 +218,11 @@ class SimilarityModel:
         """`likewise.embed` of items, by this model: each is read and encoded once.
 
         Args:
-            items: As for `embed`.
-            queries: As for `embed`.
+            items: Items; see `embed`.
+            queries: Side of two towers; see `embed`.
             only_new: Leave out the items that are indexed or were trained on; they are counted.
-            keep_pictures: As for `likewise.embed`.
-            keep_raw: As for `likewise.embed`.
+            keep_pictures: Whether pictures are kept; see `likewise.embed`.
+            keep_raw: Whether the raw input is kept; see `likewise.embed`.
             batch_size: Items encoded at once.
             progress: Called as progress(done, total) after each batch.
 
@@ -416,7 +416,7 @@ class SimilarityModel:
         Args:
             data: a labeled dataset, or an `Embedded`.
             metadata: one dict per item of `data`.
-            keep_pictures: As in `add`.
+            keep_pictures: Whether pictures are kept; see `add`.
             progress: called as progress(done, total) while embedding.
 
         Returns:

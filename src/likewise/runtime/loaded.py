@@ -167,7 +167,7 @@ class Runtime:
         """Which class each item is, or UNKNOWN, at an operating point or by a threshold.
 
         Args:
-            items: As for `embed`.
+            items: Items; see `embed`.
             point: An operating point, by its name; it brings its rule and k.
             threshold: Used instead of an operating point.
             rule: How neighbors decide under a threshold: nearest, majority, weighted or center.
@@ -190,7 +190,7 @@ class Runtime:
         """Whether a[i] and b[i] are the same, by a threshold or else by an operating point.
 
         Args:
-            a: As for `embed`.
+            a: Items of one side; see `embed`.
             b: The other sides, as many.
             point: An operating point for pairs, by its name.
             threshold: Used instead of it.

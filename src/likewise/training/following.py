@@ -140,15 +140,15 @@ class StopEarly:
     from a checkpoint of `fit` has waited as long as before.
 
     Args:
-        by: As in `KeepBest`.
+        by: Name of the number; see `KeepBest`.
         patience: after how many numbers in a row without a gain.
         least_gain: gains up to this one do not count.
-        higher_is_better: As in `KeepBest`.
-        first_epoch: As in `KeepBest`.
+        higher_is_better: Direction of the number; see `KeepBest`.
+        first_epoch: First epoch that counts; see `KeepBest`.
 
     Raises:
-        InputError: As `KeepBest`; or, when called, the number never was finite for as long as
-            the patience lasts.
+        InputError: What `KeepBest` refuses; or, when called, the number never was finite for as
+            long as the patience lasts.
 
     Example:
         >>> stop, encoder = StopEarly("loss", patience=2), nn.Linear(2, 1)
