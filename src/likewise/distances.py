@@ -343,8 +343,9 @@ def _pull_in_numpy(
 
 
 def _by_product(a: Tensor, b: Tensor, middle: Tensor) -> tuple[Tensor, Tensor | None]:
-    # Squared distances, and which were done again by differences; None if there are too many
-    # that all should be. Distances do not depend on the origin, and near it products are exact.
+    # Squared distances, and which were done again by differences; None if most of them
+    # were, as then all should be. Distances do not depend on the origin, and near it products are
+    # exact.
     x = a - middle
     y = x if b is a else b - middle
     lengths = x.square().sum(dim=1)[:, None]
