@@ -313,8 +313,8 @@ class Recipe:
             raise InputTypeError(
                 f"must be two names of encoders, got {towers!r}.",
                 argument="towers",
-                remedy='Use e.g. ("timm:efficientnet_lite0", "sentence:all-MiniLM-L6-v2").',
-                command="Use e.g. --towers timm:efficientnet_lite0,sentence:all-MiniLM-L6-v2.",
+                remedy='Use e.g. ("timm:tf_efficientnet_lite0", "sentence:all-MiniLM-L6-v2").',
+                command="Use e.g. --towers timm:tf_efficientnet_lite0,sentence:all-MiniLM-L6-v2.",
             )
         for name in self.towers:
             with naming(encoder="towers"):
