@@ -13,7 +13,8 @@ from torch.utils.data._utils.collate import default_collate_fn_map
 
 from likewise._checks import check_same
 from likewise.data.datasets import Dataset, fetch
-from likewise.errors import InputError, InputTypeError
+from likewise.data.pairs import as_rows, check_once
+from likewise.errors import InputError
 
 
 class CrossBatch(NamedTuple):
@@ -134,15 +135,7 @@ class CrossPairs(TorchDataset[tuple[tuple[Any, Any], bool]]):
 
 def _checked(pairs: Any, first: int, second: int) -> Int[Tensor, "p 2"]:
     """Positions as int64 (p, 2), each in its dataset, none twice."""
-    rows = torch.as_tensor(pairs).cpu()
-    if rows.ndim != 2 or rows.shape[1] != 2 or not len(rows):
-        raise InputError(
-            "pairs must have shape (n, 2), one row of positions each and at least one, got "
-            f"{tuple(rows.shape)}. Use torch.stack([...], dim=1)."
-        )
-    if rows.is_floating_point() or rows.is_complex() or rows.dtype == torch.bool:
-        raise InputTypeError(f"pairs must be integers, got {rows.dtype}. Use .long().")
-    rows = rows.to(torch.int64)
+    rows = as_rows("pairs", pairs, 2)
     outside = ((rows < 0) | (rows >= torch.tensor([first, second]))).any(dim=1)
     if bool(outside.any()):
         row = int(outside.int().argmax())
@@ -150,16 +143,7 @@ def _checked(pairs: Any, first: int, second: int) -> Int[Tensor, "p 2"]:
             f"pairs must be positions below {first} in a and below {second} in b, got "
             f"{rows[row].tolist()} in row {row}. Count from the start of each."
         )
-    keys = rows[:, 0] * second + rows[:, 1]
-    order = keys.argsort(stable=True)
-    again = keys[order][1:] == keys[order][:-1]
-    if bool(again.any()):
-        at = int(again.int().argmax())
-        earlier, later = order[at : at + 2].tolist()
-        raise InputError(
-            f"pairs must hold no pair twice, got {rows[later].tolist()} in rows {earlier} and "
-            f"{later}. Remove one."
-        )
+    check_once(rows, rows[:, 0] * second + rows[:, 1])
     return rows
 
 

@@ -57,7 +57,8 @@ class GivenPairs(TorchDataset[tuple[tuple[Tensor, Tensor], bool | float]]):
         self.pairs: Int[Tensor, "p 2"] = check_tuples("pairs", pairs, 2, len(data))
         self.same: Bool[Tensor, " p"] = torch.as_tensor(same).cpu()
         check_same(self.same, len(self.pairs))
-        _check_once(self.pairs)
+        low, high = self.pairs.aminmax(dim=1)
+        check_once(self.pairs, low * len(data) + high, ", in neither order")
 
     def __len__(self) -> int:
         return len(self.pairs)
@@ -173,15 +174,7 @@ def check_tuples(
         InputTypeError: no integers.
         InputError: another shape, no rows, a position out of range, an item twice in a row.
     """
-    rows = torch.as_tensor(positions).cpu()
-    if rows.ndim != 2 or rows.shape[1] != width or not len(rows):
-        raise InputError(
-            f"{name} must have shape (n, {width}), one row of positions each and at least one, "
-            f"got {tuple(rows.shape)}. Use torch.stack([...], dim=1)."
-        )
-    if rows.is_floating_point() or rows.is_complex() or rows.dtype == torch.bool:
-        raise InputTypeError(f"{name} must be integers, got {rows.dtype}. Use .long().")
-    rows = rows.to(torch.int64)
+    rows = as_rows(name, positions, width)
     outside = ((rows < 0) | (rows >= count)).any(dim=1)
     ordered = rows.sort(dim=1).values
     repeated = (ordered[:, 1:] == ordered[:, :-1]).any(dim=1)
@@ -195,16 +188,36 @@ def check_tuples(
     return rows
 
 
-def _check_once(pairs: Int[Tensor, "p 2"]) -> None:
-    keys = pairs.amin(dim=1) * (int(pairs.max()) + 1) + pairs.amax(dim=1)
+def as_rows(
+    name: str, positions: Tensor | np.ndarray | Sequence[Sequence[int]], width: int
+) -> Int[Tensor, "t width"]:
+    """Positions as int64 (t, width), wherever they are.
+
+    Raises:
+        InputTypeError: no integers.
+        InputError: another shape, or no rows.
+    """
+    rows = torch.as_tensor(positions).cpu()
+    if rows.ndim != 2 or rows.shape[1] != width or not len(rows):
+        raise InputError(
+            f"{name} must have shape (n, {width}), one row of positions each and at least one, "
+            f"got {tuple(rows.shape)}. Use torch.stack([...], dim=1)."
+        )
+    if rows.is_floating_point() or rows.is_complex() or rows.dtype == torch.bool:
+        raise InputTypeError(f"{name} must be integers, got {rows.dtype}. Use .long().")
+    return rows.to(torch.int64)
+
+
+def check_once(pairs: Int[Tensor, "p 2"], keys: Int[Tensor, " p"], how: str = "") -> None:
+    """Refuse pairs that come twice, which have the same key."""
     order = keys.argsort(stable=True)
     again = keys[order][1:] == keys[order][:-1]
     if again.any():
         at = int(again.int().argmax())
         first, second = order[at : at + 2].tolist()
         raise InputError(
-            f"pairs must hold no pair twice, in neither order, got {pairs[second].tolist()} "
-            f"in rows {first} and {second}. Remove one."
+            f"pairs must hold no pair twice{how}, got {pairs[second].tolist()} in rows {first} "
+            f"and {second}. Remove one."
         )
 
 
