@@ -105,6 +105,8 @@ def rate_of(recipe: Recipe) -> float:
     """The highest learning rate."""
     if recipe.learning_rate is not None:
         return recipe.learning_rate
+    if recipe.towers is not None:
+        return min(rate_of(recipe.of_tower(side)) for side in range(2))
     if recipe.trains_sentences:
         return SENTENCES_RATE
     return SMALL_RATE if recipe.is_small or recipe.is_frozen else PRETRAINED_RATE
@@ -180,6 +182,29 @@ def following(recipe: Recipe) -> tuple[KeepBest | None, StopEarly | None]:
     if recipe.patience is None:
         return best, None
     return best, StopEarly(recipe.keep_best, patience=recipe.patience)
+
+
+def in_epochs(progress: Any, epochs: int, more: int = 0) -> Any:
+    """Progress as `fit` calls it, from one called as progress(done, total) over all epochs.
+
+    Args:
+        progress: That function, or True or False, which stay as they are.
+        epochs: How many there are.
+        more: Batches per epoch that come later and count too.
+    """
+    if not callable(progress):
+        return progress
+    return lambda epoch, batch, batches: progress(
+        (epoch - 1) * batches + batch, epochs * (batches + more)
+    )
+
+
+def check_learned(
+    encoder: nn.Module, items: data.Dataset, preprocess: data.Preprocess | None
+) -> None:
+    """Refuse an encoder that its last step broke, so that it gives what is not finite."""
+    some = data.Subset(items, range(min(len(items), CHECKED)))
+    encoders.encode(encoder, some, preprocess=None if preprocess is None else preprocess.apply)
 
 
 def is_changed(recipe: Recipe, shape: Sequence[int]) -> bool:

@@ -15,6 +15,7 @@ from likewise.encoders.naming import new_head
 from likewise.evaluation import evaluate_retrieval
 from likewise.evaluation.comparison import compare
 from likewise.intervals import FEWEST_GROUPS
+from likewise.journeys.choosing import Start
 from likewise.journeys.recipe import Recipe
 from likewise.model import embed
 
@@ -65,6 +66,25 @@ class Features:
         if isinstance(items, data.GivenPairs):
             return data.GivenPairs(self.of(items.data), items.pairs, items.same)
         return self.of(items)
+
+
+def features_by(
+    start: Start,
+    *,
+    device: str | None,
+    progress: Progress | bool,
+    workers: int,
+    checkpoint: str | Path | None,
+) -> Features:
+    """What makes features of items, by an encoder that does not train; arguments as `train`'s."""
+    return Features(
+        start.body,
+        start.preprocess,
+        device or ("cuda" if torch.cuda.is_available() else "cpu"),
+        progress if callable(progress) else None,
+        workers,
+        None if checkpoint is None else Path(checkpoint) / FEATURES,
+    )
 
 
 @dataclass(frozen=True)

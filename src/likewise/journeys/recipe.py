@@ -30,6 +30,7 @@ CLASS_LOSSES = (  # with weights of their own
 GIVEN_PAIRS_LOSSES = ("contrastive", "threshold")
 TOWER_LOSSES = ("multiple-negatives", "sigmoid-pairs", *GIVEN_PAIRS_LOSSES)
 VIEW_LOSSES = ("barlow-twins", "simclr", "simsiam", "vicreg")  # without labels
+SCORED = ("seen_", "unseen_", "pairs_")  # what the numbers of parts that are scored begin with
 AUGMENTS = ("none", "light", "photos", "strong", "views")
 PROJECTIONS = ("drop", "keep", "none")
 TRAINED = ("none", "head", "last", "all")
@@ -245,8 +246,8 @@ class Recipe:
 
     @property
     def is_small(self) -> bool:
-        """Whether the small network is trained, which is not pretrained."""
-        return self.encoder in (None, "small")
+        """Whether the small network alone is trained, which is not pretrained."""
+        return all(name in (None, "small") for name in self.towers or (self.encoder,))
 
     @property
     def is_frozen(self) -> bool:
@@ -337,10 +338,9 @@ class Recipe:
                     "sides have no classes, and nothing is scored.",
                     argument=name,
                 )
-        if not isinstance(self.cross_fit, str) or (self.keep_best or "").startswith(
-            ("seen_", "unseen_", "pairs_")
-        ):
-            name = "keep_best" if isinstance(self.cross_fit, str) else "cross_fit"
+        is_scored = (self.keep_best or "").startswith(SCORED)
+        if is_scored or not isinstance(self.cross_fit, str):
+            name = "keep_best" if is_scored else "cross_fit"
             raise InputError(
                 f"must be left out with towers, got {getattr(self, name)!r}, as there are no "
                 "classes to score.",

@@ -9,17 +9,16 @@ from torch import Tensor, nn
 
 from likewise import data, distances
 from likewise._checks import check_choice
-from likewise.errors import InputError
+from likewise.errors import InputError, naming
 from likewise.evaluation.baseline import RAW_INPUT, Baseline, compare_with_baseline
 from likewise.evaluation.during import EvaluateEpochs, seen_and_unseen
 from likewise.journeys import frozen
 from likewise.journeys.dividing import Parts
-from likewise.journeys.recipe import Recipe
+from likewise.journeys.recipe import SCORED, Recipe
 from likewise.model import embed
 from likewise.training.following import KeepBest
 
 ASIDE = "aside"
-SCORED = ("seen_", "unseen_", "pairs_")  # what the numbers of parts that are scored begin with
 
 
 def scores_of(
@@ -118,8 +117,18 @@ def baselines(
     return [each for each in made if each is not None]
 
 
-def selection(best: KeepBest, scores: EvaluateEpochs | None) -> dict[str, Any]:
-    """The number that the best epoch was chosen by, the epoch, and the classes it was judged on."""
+def restored(
+    best: KeepBest | None, module: nn.Module, scores: EvaluateEpochs | None = None
+) -> dict[str, Any]:
+    """Give a module the weights of its best epoch, if that was kept; say how it was chosen.
+
+    Returns:
+        The number that the epoch was chosen by, the epoch, and the classes it was judged on.
+    """
+    if best is None:
+        return {}
+    with naming(by="keep_best"):
+        best.restore(module)
     part, _, _ = best.by.partition("_")
     items = None if scores is None or part not in scores.parts else scores.parts[part].items
     on = [] if items is None or part == "pairs" else list(data.items_per_class(items))

@@ -18,9 +18,8 @@ from likewise.evaluation.during import EvaluateEpochs
 from likewise.journeys import cross_fitting, fitting, frozen, scoring, unlabeled
 from likewise.journeys.choosing import Start, chosen, open_for_training, start_of
 from likewise.journeys.dividing import Parts, divided
-from likewise.journeys.fitting import CHECKED
 from likewise.journeys.opening import PLAIN
-from likewise.journeys.recipe import Recipe
+from likewise.journeys.recipe import SCORED, Recipe
 from likewise.journeys.train_stream import train_stream
 from likewise.journeys.train_towers import train_towers
 from likewise.model import SimilarityModel
@@ -154,7 +153,7 @@ def train(
             argument="data",
         )
     recipe = chosen(recipe, source if has_classes else source.data, weights=weights)
-    if recipe.evaluate_every is not None or (recipe.keep_best or "").startswith(scoring.SCORED):
+    if recipe.evaluate_every is not None or (recipe.keep_best or "").startswith(SCORED):
         evaluate = scoring.ASIDE if evaluate is None else evaluate
     run = _Run(callbacks, progress, workers, device, augment, checkpoint, weights, tell)
     setup = _set_up(source, recipe, evaluate, run)
@@ -171,8 +170,7 @@ def train(
     baselines = _baselines(setup, learned) if learns else []
     for each in baselines:
         run.say(each.verdict)
-    some = data.Subset(kept, range(min(len(kept), CHECKED)))
-    encoders.encode(learned.encoder, some, preprocess=_apply(setup.preprocess))  # all is finite
+    fitting.check_learned(learned.encoder, kept, setup.preprocess)
     model = SimilarityModel(
         learned.encoder,
         distance=setup.distance,
@@ -293,7 +291,15 @@ def _set_up(
     if recipe.is_frozen:
         _check_unchanged(recipe, run.augment)
     start = start_of(recipe, item_shape, run.weights, run.tell)
-    features = _features(start, run) if recipe.is_frozen else None
+    features = None
+    if recipe.is_frozen:
+        features = frozen.features_by(
+            start,
+            device=run.device,
+            progress=run.progress,
+            workers=run.workers,
+            checkpoint=run.checkpoint,
+        )
     parts = divided(source, recipe, features)
     preprocess = start.preprocess
     if recipe.is_small:
@@ -327,17 +333,6 @@ def _check_unchanged(recipe: Recipe, augment: Any) -> None:
             f"must be left out for an encoder that does not train, got {type(augment).__name__}.",
             argument="augment",
         )
-
-
-def _features(start: Start, run: _Run) -> frozen.Features:
-    return frozen.Features(
-        start.body,
-        start.preprocess,
-        run.device or ("cuda" if torch.cuda.is_available() else "cpu"),
-        run.progress if callable(run.progress) else None,
-        run.workers,
-        None if run.checkpoint is None else Path(run.checkpoint) / frozen.FEATURES,
-    )
 
 
 def _before(
@@ -420,7 +415,9 @@ def _learned(setup: _Setup, head: str | None, folds: cross_fitting.Plan | None) 
     recipe, run, whole, seen = setup.recipe, setup.run, setup.start.whole, setup.parts.seen
     following = (setup.scores, setup.best, setup.early, *run.callbacks)
     told = {
-        "progress": _in_epochs(run.progress, recipe.epochs, folds),
+        "progress": fitting.in_epochs(
+            run.progress, recipe.epochs, 0 if folds is None else sum(folds.batches)
+        ),
         "callbacks": [each for each in following if each is not None],
         "checkpoint": run.checkpoint,
     }
@@ -435,12 +432,11 @@ def _learned(setup: _Setup, head: str | None, folds: cross_fitting.Plan | None) 
     elif head is not None:
         module, history = _fit_head(setup, head, recipe, seen, **told)
         encoder = nn.Sequential(setup.start.body, module)
-    selected = {}
-    if setup.best is not None and history is not None:
-        with naming(by="keep_best"):
-            setup.best.restore(module)
-        selected = scoring.selection(setup.best, setup.scores)
-    return _Learned(module, encoder, [] if history is None else history.records, selected)
+    if history is None:
+        return _Learned(module, encoder, [], {})
+    return _Learned(
+        module, encoder, history.records, scoring.restored(setup.best, module, setup.scores)
+    )
 
 
 def _baselines(setup: _Setup, learned: _Learned) -> list[Baseline]:
@@ -501,19 +497,9 @@ def _fold_head(
     setup: _Setup, head: str, part: data.Dataset, recipe: Recipe, show: Progress
 ) -> cross_fitting.Embed:
     drawn = data.PairDataset(part, seed=recipe.seed, fresh=True) if recipe.pairs else part
-    shown = _in_epochs(show if callable(setup.run.progress) else False, recipe.epochs)
+    shown = fitting.in_epochs(show if callable(setup.run.progress) else False, recipe.epochs)
     layers, _ = _fit_head(setup, head, recipe, drawn, progress=shown)
     return lambda items: encoders.encode(layers, items)
-
-
-def _in_epochs(progress: Any, epochs: int, folds: cross_fitting.Plan | None = None) -> Any:
-    """Progress as `fit` calls it, over all epochs and those of the folds."""
-    if not callable(progress):
-        return progress
-    more = 0 if folds is None else sum(folds.batches)
-    return lambda epoch, batch, batches: progress(
-        (epoch - 1) * batches + batch, epochs * (batches + more)
-    )
 
 
 def _apply(preprocess: data.Preprocess | None) -> Callable[[Tensor], Tensor] | None:

@@ -8,13 +8,20 @@ from typing import Any
 import torch
 from torch.utils.data import IterableDataset
 
-from likewise import data, distances, encoders, training
+from likewise import data, distances, training
 from likewise.data.fingerprints import item_fingerprints
 from likewise.errors import InputError, naming
 from likewise.journeys.choosing import chosen, start_of, stream_for_training
-from likewise.journeys.fitting import CHECKED, changes_of, fitting_loss, following, rate_of
-from likewise.journeys.recipe import CLASS_LOSSES, Recipe
-from likewise.journeys.scoring import SCORED
+from likewise.journeys.fitting import (
+    changes_of,
+    check_learned,
+    fitting_loss,
+    following,
+    in_epochs,
+    rate_of,
+)
+from likewise.journeys.recipe import CLASS_LOSSES, SCORED, Recipe
+from likewise.journeys.scoring import restored
 from likewise.model import SimilarityModel
 from likewise.training.loop import STREAMED
 
@@ -65,12 +72,6 @@ def train_stream(
         if stream.image_size is not None and len(sample.item_shape) == 3:
             preprocess = dataclasses.replace(preprocess, framing=stream.image_size)
     views = changes_of(recipe, sample.item_shape, augment)
-    show: Any = progress
-    if callable(progress):
-
-        def show(epoch: int, batch: int, count: int) -> None:
-            progress((epoch - 1) * count + batch, recipe.epochs * count)
-
     compare = distances.by_name(recipe.distance)
     encoder = start.whole
     with naming(by="keep_best"):
@@ -84,20 +85,13 @@ def train_stream(
             preprocess=None if preprocess is None else preprocess.apply,
             augment=views,
             callbacks=[each for each in (best, early, *callbacks) if each is not None],
-            progress=show,
+            progress=in_epochs(progress, recipe.epochs),
             device=device,
             precision=recipe.precision,
             seed=recipe.seed,
         )
-    selected: dict[str, Any] = {}
-    if best is not None:
-        best.restore(encoder)
-        selected = {"selected_by": best.by, "selected_epoch": best.epoch, "selected_on": []}
-    encoders.encode(  # refuses what is not finite
-        encoder,
-        data.Subset(sample, range(min(len(sample), CHECKED))),
-        preprocess=None if preprocess is None else preprocess.apply,
-    )
+    selected = restored(best, encoder)
+    check_learned(encoder, sample, preprocess)
     if tell is not None:
         tell(f"{len(trained.prints):,} items of {len(batches.class_names)} classes were seen")
     model = SimilarityModel(

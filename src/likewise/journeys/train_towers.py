@@ -12,20 +12,22 @@ from likewise import data, distances, encoders, training
 from likewise.data.cross_tables import open_cross_pairs
 from likewise.data.framing import Framing
 from likewise.encoders.naming import new_head
-from likewise.errors import InputError
+from likewise.errors import InputError, naming
 from likewise.journeys import frozen
 from likewise.journeys.choosing import start_of
 from likewise.journeys.fitting import (
     BATCH,
-    CHECKED,
     FEWEST_BATCHES,
     changes_of,
+    check_learned,
     fitting_loss,
     following,
+    in_epochs,
     loss_rate_of,
     rate_of,
 )
 from likewise.journeys.recipe import Recipe
+from likewise.journeys.scoring import restored
 from likewise.model import SimilarityModel
 from likewise.samplers import ShuffledBatchSampler
 
@@ -36,7 +38,6 @@ class _Tower(NamedTuple):
     """One side of the training.
 
     Attributes:
-        recipe: The choices, as of this encoder alone.
         module: What learns: the encoder, or a head behind it.
         encoder: The encoder of the model.
         preprocess: How the model reads items.
@@ -45,7 +46,6 @@ class _Tower(NamedTuple):
         views: How items are changed while training; None if they are not.
     """
 
-    recipe: Recipe
     module: nn.Module
     encoder: nn.Module
     preprocess: data.Preprocess | None
@@ -128,47 +128,38 @@ def train_towers(
         )
     best, early = following(recipe)
     distance = distances.by_name(recipe.distance)
-    show = progress if callable(progress) else None
-    shown: Any = progress if show is None else _in_epochs(show, recipe.epochs)
-    a, b = _towers(source, recipe, device, show, workers, checkpoint, tell)
+    a, b = _towers(source, recipe, device, progress, workers, checkpoint, tell)
     pairs = data.CrossPairs(a.items, b.items, source.pairs, source.same)
     size = min(recipe.batch_size or BATCH, len(pairs))
     module = encoders.TwoTowers(a.module, b.module)
-    history = training.fit(
-        module,
-        fitting_loss(recipe, distance, 0),
-        pairs,
-        epochs=recipe.epochs,
-        batch_sampler=ShuffledBatchSampler(
-            len(pairs),
-            batch_size=size,
-            batches=recipe.batches or max(FEWEST_BATCHES, len(pairs) // size),
+    with naming(by="keep_best"):
+        history = training.fit(
+            module,
+            fitting_loss(recipe, distance, 0),
+            pairs,
+            epochs=recipe.epochs,
+            batch_sampler=ShuffledBatchSampler(
+                len(pairs),
+                batch_size=size,
+                batches=recipe.batches or max(FEWEST_BATCHES, len(pairs) // size),
+                seed=recipe.seed,
+            ),
+            learning_rate=rate_of(recipe),
+            loss_learning_rate=loss_rate_of(recipe),
+            clip_gradients=recipe.clip_gradients,
+            preprocess=(a.reads, b.reads),
+            augment=(a.views, b.views),
+            callbacks=[each for each in (best, early, *callbacks) if each is not None],
+            progress=in_epochs(progress, recipe.epochs),
+            workers=workers,
+            device=device,
+            precision=recipe.precision,
             seed=recipe.seed,
-        ),
-        learning_rate=min(rate_of(a.recipe), rate_of(b.recipe)),
-        loss_learning_rate=loss_rate_of(recipe),
-        clip_gradients=recipe.clip_gradients,
-        preprocess=(a.reads, b.reads),
-        augment=(a.views, b.views),
-        callbacks=[each for each in (best, early, *callbacks) if each is not None],
-        progress=shown,
-        workers=workers,
-        device=device,
-        precision=recipe.precision,
-        seed=recipe.seed,
-        checkpoint=checkpoint,
-    )
-    selected: dict[str, Any] = {}
-    if best is not None:
-        best.restore(module)
-        selected = {"selected_by": best.by, "selected_epoch": best.epoch, "selected_on": []}
-    for tower, items in ((a, source.a), (b, source.b)):  # all is finite
-        some = data.Subset(items, range(min(len(items), CHECKED)))
-        encoders.encode(
-            tower.encoder,
-            some,
-            preprocess=None if tower.preprocess is None else tower.preprocess.apply,
+            checkpoint=checkpoint,
         )
+    selected = restored(best, module)
+    for tower, items in ((a, source.a), (b, source.b)):
+        check_learned(tower.encoder, items, tower.preprocess)
     model = SimilarityModel(
         b.encoder,
         distance=distance,
@@ -198,7 +189,7 @@ def _towers(
     source: data.CrossPairs,
     recipe: Recipe,
     device: str | None,
-    progress: Callable[[int, int], None] | None,
+    progress: Callable[[int, int], None] | bool,
     workers: int,
     checkpoint: str | Path | None,
     tell: Callable[[str], None] | None,
@@ -213,10 +204,10 @@ def _towers(
         if own.is_small:
             preprocess = data.Preprocess.fit(items, seed=recipe.seed)
         if own.is_frozen:
-            cache = None if checkpoint is None else Path(checkpoint) / frozen.FEATURES
-            home = device or ("cuda" if torch.cuda.is_available() else "cpu")
-            made = frozen.Features(start.body, preprocess, home, progress, workers, cache)
-            seen, (width,) = made.of(items), made.of(items).item_shape
+            seen = frozen.features_by(
+                start, device=device, progress=progress, workers=workers, checkpoint=checkpoint
+            ).of(items)
+            (width,) = seen.item_shape
         else:
             seen = items
             apply = None if preprocess is None else preprocess.apply
@@ -238,7 +229,7 @@ def _towers(
             module = encoder = start.whole
             reads = None if preprocess is None else preprocess.apply
             views = changes_of(own, seen.item_shape)
-        towers.append(_Tower(own, module, encoder, preprocess, seen, reads, views))
+        towers.append(_Tower(module, encoder, preprocess, seen, reads, views))
     return towers[0], towers[1]
 
 
@@ -252,7 +243,3 @@ def _check_kind(own: Recipe, items: data.Dataset, side: str) -> None:
             f"{wanted}. Use sentence:NAME for texts, another encoder for numbers and images.",
             argument="towers",
         )
-
-
-def _in_epochs(show: Callable[[int, int], None], epochs: int) -> Callable[[int, int, int], None]:
-    return lambda epoch, batch, batches: show((epoch - 1) * batches + batch, epochs * batches)
