@@ -1,6 +1,7 @@
 """Two towers from pairs to a saved model: train, index, lookup, calibrate, verify."""
 
 import json
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -11,8 +12,11 @@ from torch import nn
 import likewise as lw
 from likewise.data import ArrayDataset, CrossPairs, TextDataset, load_cross_pairs
 from likewise.errors import ArtifactError, InputError, InputTypeError
+from likewise.journeys.fitting import loss_rate_of, rate_of
+from likewise.model.trials import cross_trials
 
 COUNT, NAMES = 60, 6
+TOLD = {"progress": False, "device": "cpu"}
 
 
 def sides():
@@ -93,6 +97,11 @@ def test_thresholds_for_match_and_verify_are_chosen_across_the_sides(trained):
     torch.testing.assert_close(verdicts.distances, lw.distances.COSINE.paired(x, y))
     by_class = model.calibrate(judged, rule="pairs", leave_out="classes", point="new")
     assert by_class.threshold == made.threshold
+    new, others = model.embedded(queries, queries=True, only_new=True), model.embedded(known)
+    for left_out, count in (("items", COUNT - 36 + NAMES), ("classes", NAMES)):
+        trials = cross_trials(new, others, model.compared_by, judged, leave_out=left_out)
+        assert len(torch.unique(trials.items)) == count
+    assert torch.equal(trials.items[:, 0] == trials.items[:, 1], trials.same)
     found = model.evaluate(fresh)
     assert found.matching is not None
 
@@ -153,6 +162,42 @@ def test_truth_trains_towers_with_a_loss_of_given_pairs_and_small_ones_train_who
 
 
 @pytest.mark.parametrize(
+    ("towers", "train", "rates"),
+    [
+        (("small", "none"), None, (1e-3, None)),
+        (("timm:resnet18", "sentence:x"), None, (1e-3, None)),
+        (("timm:resnet18", "sentence:x"), "all", (1e-4, 1e-3)),
+        (("sentence:x", "sentence:x"), "all", (2e-4, 2e-3)),
+    ],
+)
+def test_towers_learn_at_the_smaller_rate_and_their_loss_beside_pretrained_ones_faster(
+    towers, train, rates
+):
+    recipe = lw.Recipe(towers=towers, train=train, loss="sigmoid-pairs")
+    assert (rate_of(recipe), loss_rate_of(recipe)) == rates
+
+
+def test_the_best_epoch_is_kept_by_a_number_that_came_up():
+    queries, known = sides()
+    pairs = pairs_of(queries, known, range(36))
+    choices = {"epochs": 4, "batches": 3, "learning_rate": 1.0}  # after which later ones are worse
+    model = lw.train(pairs, replace(RECIPE, keep_best="loss", **choices), **TOLD)
+    losses = [record["loss"] for record in model.origin["history"]]
+    best = 1 + losses.index(min(losses))
+    assert (model.origin["selected_by"], model.origin["selected_epoch"]) == ("loss", best)
+    seen = []
+
+    def see(record, encoder):
+        if record["epoch"] == best:
+            seen.append(encoder.b(lw.data.items(known)).detach())
+
+    again = lw.train(pairs, replace(RECIPE, keep_best="loss", **choices), callbacks=[see], **TOLD)
+    torch.testing.assert_close(again.embed(known), seen[0])
+    with pytest.raises(InputError, match="keep_best must be a number that came up"):
+        lw.train(pairs, replace(RECIPE, keep_best="other_loss"), **TOLD)
+
+
+@pytest.mark.parametrize(
     ("choices", "message"),
     [
         ({"towers": ("none",)}, "towers must be two names"),
@@ -200,6 +245,7 @@ def test_tables_of_any_kind_hold_pairs_across_two_sides(tmp_path):
     for pairs in (one, two):
         assert [pairs[row][0] for row in range(3)] == rows
         assert pairs.b.texts == ["card", "loan"]
+        assert [pairs.a.class_names[code] for code in pairs.a.labels] == [a for a, _ in rows]
     assert one.same.tolist() == [True] * 3
     assert two.same.tolist() == [True] * 3 + [False]
     assert (two.a.texts[two.pairs[3, 0]], two.b.texts[two.pairs[3, 1]]) == ("a loan", "card")
