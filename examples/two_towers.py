@@ -80,7 +80,7 @@ def spoken(name: str) -> str:
 
 
 def questions(out: Path, most: int) -> Items:
-    """CLINC150 without the questions of no intent, at most so many of each intent."""
+    """CLINC150 without the questions of no intent, and no more than `most` of each intent."""
     home = Path(os.environ.get("LIKEWISE_DATA", "../shared/data"))
     raw = json.loads((home / "clinc150" / "data_full.json").read_text())
     of: dict[str, list[str]] = {}

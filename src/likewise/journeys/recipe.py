@@ -58,11 +58,11 @@ class Recipe:
             of b, the known items; see `data.CrossPairs`. None for one encoder.
         train: What trains: "none", "head", "last" or "all". None for "all" of the small encoder.
             For others None keeps them frozen, and puts a head behind them only where it is ahead
-            on held-out classes. Of pretrained towers a head each trains if None.
+            on held-out classes. With pretrained towers a head on each trains if None.
         head: Layers behind a frozen or pretrained encoder: "none", "linear", "mlp", or
             "whitening", which is fitted at once; None for what `train` needs.
         embedding_dim: Numbers per embedding; None for 64, or as many as a pretrained encoder has.
-            Of two towers the smaller number.
+            With two towers the smaller number.
         labels: Whether labels are used. False learns from two changed views of each image, as
             SimCLR does: images need no labels, and those they have play no part.
         augment: How images are changed while training: "none", "light", "photos", "strong" or
@@ -327,10 +327,20 @@ class Recipe:
                 f"towers, got {getattr(self, name)!r}, as both sides must learn.",
                 argument=name,
             )
+        if self.head == "none" and self.train not in ("last", "all") and not self.is_small:
+            raise InputError(
+                "must be linear or mlp for towers that do not train, got 'none', as nothing would "
+                "learn.",
+                argument="head",
+                remedy='Or use train="last" or "all".',
+                command="Or use --train last or all.",
+            )
+        for side in range(2):
+            self.of_tower(side)  # refuses what this encoder cannot do
         defaults = {field.name: field.default for field in dataclasses.fields(self)}
         for name in (
             *("encoder", "labels", "pairs", "made_classes", "hold_out_classes", "evaluate_every"),
-            *("classes_per_batch", "items_per_class"),
+            *("keep_aside", "classes_per_batch", "items_per_class"),
         ):
             if getattr(self, name) != defaults[name]:
                 raise InputError(

@@ -105,8 +105,8 @@ def fit(
         schedule: the learning rate's factor at a share of the training in [0, 1]; `cosine()`
             if None.
         optimizer: used as it is instead of our own; it must hold the loss's weights too.
-        preprocess: applied to every batch, as the encoder's input needs it. Of pairs a tuple of
-            two functions, one for each side, may be given; None leaves a side as it is.
+        preprocess: applied to every batch, as the encoder's input needs it. For pairs it may be
+            a tuple of two functions, one for each side; None leaves a side as it is.
         augment: applied to every batch of items before preprocess. A transform of torchvision or
             albumentations is applied to each image alone; see `augment.as_batch_change`. A tuple
             is taken as for preprocess.
