@@ -70,6 +70,8 @@ def test_a_query_finds_its_known_item_before_and_after_saving(trained, tmp_path)
 
 def test_the_same_seed_gives_the_same_model(trained):
     queries, known = sides()
+    assert trained.is_new(queries).tolist() == [False] * 36 + [True] * (COUNT - 36)
+    assert not trained.is_new(known).any()
     again = lw.train(pairs_of(queries, known, range(36)), RECIPE, progress=False, device="cpu")
     assert torch.equal(again.embed(queries, queries=True), trained.embed(queries, queries=True))
 
