@@ -324,3 +324,13 @@ def test_the_command_line_trains_looks_up_and_verifies_across_the_sides(run, tmp
     many = json.loads(told("verify", model, "--pairs", table, "--threshold", "0.5", "--json"))
     assert [len(many["pairs"]), many["pairs"][0]["a"]] == [2, "asked/0-0.png"]
     assert "queries  " in told("info", model)
+    for option, value in (
+        ("--split", "train"),
+        ("--text", "a"),
+        ("--evaluate", "aside"),
+        ("--buffer", "9"),
+        ("--hold-out-classes", "x"),
+    ):
+        given = ("train", table, "--towers", "small,small", "--out", tmp_path / "no", option, value)
+        status, _, said = run(*given)
+        assert (status, f"{option} must be left out with --towers" in said) == (2, True), said
