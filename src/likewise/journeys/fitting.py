@@ -188,7 +188,7 @@ def in_epochs(progress: Any, epochs: int, more: int = 0) -> Any:
     """Progress as `fit` calls it, from one called as progress(done, total) over all epochs.
 
     Args:
-        progress: That function, or True or False, which stay as they are.
+        progress: Function to call; True and False stay as they are.
         epochs: How many there are.
         more: Batches per epoch that come later and count too.
     """
