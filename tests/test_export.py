@@ -140,6 +140,9 @@ def test_what_the_runtime_does_not_have_is_refused(tmp_path):
     model.index = lw.Index(recall=0.9)
     with pytest.raises(InputError, match="index must be searched exactly"):
         lw.export(model, tmp_path / "out", aside)
+    model = lw.SimilarityModel(torch.nn.Linear(8, 4), query_encoder=torch.nn.Linear(8, 4))
+    with pytest.raises(InputError, match="model must have one encoder .* got two towers"):
+        lw.export(model, tmp_path / "out", aside)
     with pytest.raises(InputError, match="precision must be float32"):
         lw.export(lw.SimilarityModel(None), tmp_path / "out", aside, precision="int8")
     with pytest.raises(InputError, match="items must be given"):
@@ -153,6 +156,17 @@ def test_a_folder_in_use_is_refused_and_left(tmp_path):
     with pytest.raises(ArtifactError, match="out must be a new folder"):
         lw.export(model_over_vectors(), tmp_path / "out", drawn(20, 1))
     assert (tmp_path / "out" / "mine.txt").read_text() == "kept"
+
+
+def test_an_empty_folder_is_taken_also_by_a_link_or_a_dot(tmp_path, monkeypatch):
+    for name in ("real", "here"):
+        (tmp_path / name).mkdir()
+    (tmp_path / "link").symlink_to("real", target_is_directory=True)
+    lw.export(model_over_vectors(), tmp_path / "link", drawn(20, 1))
+    monkeypatch.chdir(tmp_path / "here")
+    lw.export(model_over_vectors(), ".", drawn(20, 1))
+    for name in ("link", "real", "here"):
+        assert len(lw.runtime.load(tmp_path / name).labels) == 150
 
 
 @pytest.fixture(scope="module")

@@ -165,6 +165,7 @@ def export(
     allowed = ALLOWED[precision] if allowed is None else allowed
     check_rate("allowed", allowed)
     folder = Path(out)
+    place = folder.resolve()  # what "." and a link stand for
     _check_target(folder)
     if not isinstance(model, SimilarityModel):
         model = load(model, read_only=True)
@@ -175,7 +176,7 @@ def export(
         )
     source = opened(_kept(model) if items is None else items, model.preprocess, model.encoder)
     asked = _Asked.of(model, source)
-    part = folder.with_name(f".{folder.name}.{uuid4().hex}.part")
+    part = place.with_name(f".{place.name}.{uuid4().hex}.part")
     part.mkdir()
     try:
         of_model = model.embedded(asked.for_model)
@@ -188,7 +189,7 @@ def export(
         manifest = msgspec.structs.replace(manifest, points=raised)
         (part / exported.MANIFEST).write_bytes(exported.described(manifest))
         (part / "parity.json").write_bytes(exported.described(found.to_dict()))
-        _put(part, folder)
+        _put(part, place)
     finally:
         shutil.rmtree(part, ignore_errors=True)
     for point in raised.values():
@@ -236,6 +237,11 @@ def _check_target(folder: Path) -> None:
 
 def _check_can(model: SimilarityModel, precision: str) -> None:
     """Refuse what the runtime would decide otherwise."""
+    if model.query_encoder is not None:
+        raise InputError(
+            "model must have one encoder to be exported, got two towers. Encode with torch, and "
+            "export a model over the vectors."
+        )
     if NAMED.get(model.distance.name) != model.distance:
         raise InputError(
             f"distance must be one of {', '.join(sorted(NAMED))} to be exported, got "
@@ -245,7 +251,7 @@ def _check_can(model: SimilarityModel, precision: str) -> None:
         if made.rule not in (*votes.RULES, PAIRS):
             raise InputError(
                 f"rule must be one of {', '.join(votes.RULES)} to be exported, got {made.rule!r} "
-                f"of the operating point {name!r}, which is your own."
+                f"of the operating point {name!r}."
             )
     if model.index.recall is not None:
         raise InputError(
