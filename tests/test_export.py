@@ -111,6 +111,20 @@ def test_a_large_lookup_finds_what_all_distances_find(distance, monkeypatch):
     np.testing.assert_array_equal(proposed[0], far)
 
 
+@pytest.mark.parametrize("distance", ["cosine", "euclidean", "inner_product", "snr"])
+def test_a_large_lookup_among_rows_that_float32_cannot_tell_apart(distance, monkeypatch):
+    rng = np.random.default_rng(2)
+    middle = 100 * rng.normal(size=6)
+    stored, queries = (
+        (middle + 1e-3 * rng.normal(size=(count, 6))).astype("float32") for count in (400, 30)
+    )
+    far, rows = vectors.nearest(distance, queries, stored, 5)
+    monkeypatch.setattr(vectors, "AT_ONCE", 10_000)
+    proposed = vectors.nearest(distance, queries, stored, 5)
+    assert proposed[1].tolist() == rows.tolist()
+    np.testing.assert_array_equal(proposed[0], far)
+
+
 def test_too_many_changed_decisions_leave_nothing_behind(tmp_path, monkeypatch):
     model = model_over_vectors()
     from likewise.runtime.loaded import Runtime
