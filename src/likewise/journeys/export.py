@@ -104,12 +104,9 @@ class Parity:
 
     def to_dict(self) -> dict[str, Any]:
         """All numbers, ready for JSON."""
-        return {
-            **{name: getattr(self, name) for name in ("precision", "items", "largest_difference")},
-            **{name: getattr(self, name) for name in ("decisions", "changed", "allowed")},
-            "share": self.share.to_dict(),
-            "points": {name: dataclasses.asdict(each) for name, each in self.points.items()},
-        }
+        fields = dataclasses.asdict(self)
+        del fields["folder"]
+        return {**fields, "share": self.share.to_dict()}
 
 
 def export(
@@ -324,7 +321,7 @@ def _written(
         if takes_texts(plain):
             sentence, after = _of_texts(plain)
             graph: nn.Module = _OfTokens(sentence, after)
-            tokens = exported.Tokens(**sentence.tokenizing._asdict())
+            tokens = sentence.tokenizing
             contents[exported.TOKENIZER] = bytes(sentence.tokenizer_file.numpy())
             names = ["input_ids", "attention_mask", *["token_type_ids"] * tokens.uses_types]
             inputs = {name: torch.ones((3, 5), dtype=torch.int64) for name in names}
@@ -528,19 +525,21 @@ def _compared(
             else:
                 truth = model.match(of_model, point=name)
             ours = truth.distances.numpy(force=True).astype(np.float64)
-            theirs = asked().distances.astype(np.float64)
+            decided = asked()
+            theirs = decided.distances.astype(np.float64)
             both = np.isfinite(ours) & np.isfinite(theirs)
             difference = float(np.abs(ours - theirs)[both].max(initial=0))
             raised = 0.0
             if precision == "float32":
                 raised = min(2 * difference, ROUNDING * max(1.0, abs(point.threshold)))
-            points[name] = msgspec.structs.replace(
-                point,
-                threshold=point.threshold + raised,
-                by_class={code: limit + raised for code, limit in point.by_class.items()},
-            )
-            runtime.points = points
-            decided = asked()
+            if raised:
+                points[name] = msgspec.structs.replace(
+                    point,
+                    threshold=point.threshold + raised,
+                    by_class={code: limit + raised for code, limit in point.by_class.items()},
+                )
+                runtime.points = points
+                decided = asked()
             before = (truth.same if is_pairs else truth.labels).numpy(force=True)
             changed = int((before != (decided.same if is_pairs else decided.labels)).sum())
             found[name] = PointParity(len(before), changed, difference, raised)

@@ -10,8 +10,8 @@ from typing import Any
 import numpy as np
 
 from likewise._arguments import check_choice, check_count
-from likewise._tokens import Tokenizing, opened_tokenizer, token_batches
-from likewise.errors import ArtifactError, InputError, MissingExtra
+from likewise._tokens import Tokenizing, as_texts, opened_tokenizer, token_batches
+from likewise.errors import ArtifactError, InputError, InputTypeError, MissingExtra
 from likewise.runtime import vectors, votes
 from likewise.runtime.answers import (
     UNKNOWN,
@@ -34,7 +34,7 @@ from likewise.runtime.exported import (
     read_part,
     read_stored,
 )
-from likewise.runtime.inputs import batches, checked_texts
+from likewise.runtime.inputs import batches
 
 PAIRS = "pairs"
 
@@ -142,7 +142,7 @@ class Runtime:
         """
         manifest = self.manifest
         if manifest.tokens is not None:
-            return self._embedded_texts(checked_texts(items), manifest.tokens)
+            return self._embedded_texts(items, manifest.tokens)
         parts = [np.empty((0, self.embeddings.shape[1]), np.float32)]
         for batch in batches(items, manifest.item_shape or (), manifest.frame):
             found = batch if self._session is None else self._run({"items": batch})
@@ -348,8 +348,10 @@ class Runtime:
             )
         return self.points[point]
 
-    def _embedded_texts(self, texts: list[str], tokens: Any) -> Numbers:
-        how = Tokenizing(**{name: getattr(tokens, name) for name in Tokenizing._fields})
+    def _embedded_texts(self, items: Any, how: Tokenizing) -> Numbers:
+        if not isinstance(items, (list, tuple)):
+            raise InputTypeError(f"items must be a list of texts, got {type(items).__name__}.")
+        texts = as_texts(items)
         found = np.empty((len(texts), self.embeddings.shape[1]), np.float32)
         for rows, inputs in token_batches(self._tokenizer, texts, how):
             found[rows] = self._run(dict(inputs))
