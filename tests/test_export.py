@@ -7,6 +7,7 @@ import subprocess
 import sys
 import warnings
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -14,6 +15,7 @@ import torch
 from PIL import Image
 
 import likewise as lw
+from likewise._tokens import Tokenizing, token_batches
 from likewise.errors import ArtifactError, InputError, InputTypeError
 from likewise.runtime import vectors
 
@@ -111,6 +113,20 @@ def test_a_large_lookup_finds_what_all_distances_find(distance, monkeypatch):
     np.testing.assert_array_equal(proposed[0], far)
 
 
+@pytest.mark.parametrize("distance", ["cosine", "euclidean", "inner_product", "snr"])
+def test_a_large_lookup_among_rows_that_float32_cannot_tell_apart(distance, monkeypatch):
+    rng = np.random.default_rng(2)
+    middle = 100 * rng.normal(size=6)
+    stored, queries = (
+        (middle + 1e-3 * rng.normal(size=(count, 6))).astype("float32") for count in (400, 30)
+    )
+    far, rows = vectors.nearest(distance, queries, stored, 5)
+    monkeypatch.setattr(vectors, "AT_ONCE", 10_000)
+    proposed = vectors.nearest(distance, queries, stored, 5)
+    assert proposed[1].tolist() == rows.tolist()
+    np.testing.assert_array_equal(proposed[0], far)
+
+
 def test_too_many_changed_decisions_leave_nothing_behind(tmp_path, monkeypatch):
     model = model_over_vectors()
     from likewise.runtime.loaded import Runtime
@@ -140,6 +156,9 @@ def test_what_the_runtime_does_not_have_is_refused(tmp_path):
     model.index = lw.Index(recall=0.9)
     with pytest.raises(InputError, match="index must be searched exactly"):
         lw.export(model, tmp_path / "out", aside)
+    model = lw.SimilarityModel(torch.nn.Linear(8, 4), query_encoder=torch.nn.Linear(8, 4))
+    with pytest.raises(InputError, match=r"model must have one encoder .* got two towers"):
+        lw.export(model, tmp_path / "out", aside)
     with pytest.raises(InputError, match="precision must be float32"):
         lw.export(lw.SimilarityModel(None), tmp_path / "out", aside, precision="int8")
     with pytest.raises(InputError, match="items must be given"):
@@ -153,6 +172,17 @@ def test_a_folder_in_use_is_refused_and_left(tmp_path):
     with pytest.raises(ArtifactError, match="out must be a new folder"):
         lw.export(model_over_vectors(), tmp_path / "out", drawn(20, 1))
     assert (tmp_path / "out" / "mine.txt").read_text() == "kept"
+
+
+def test_an_empty_folder_is_taken_also_by_a_link_or_a_dot(tmp_path, monkeypatch):
+    for name in ("real", "here"):
+        (tmp_path / name).mkdir()
+    (tmp_path / "link").symlink_to("real", target_is_directory=True)
+    lw.export(model_over_vectors(), tmp_path / "link", drawn(20, 1))
+    monkeypatch.chdir(tmp_path / "here")
+    lw.export(model_over_vectors(), ".", drawn(20, 1))
+    for name in ("link", "real", "here"):
+        assert len(lw.runtime.load(tmp_path / name).labels) == 150
 
 
 @pytest.fixture(scope="module")
@@ -389,6 +419,41 @@ def tiny_sentence_encoder():
     )
     encoder.tokenizer_file.copy_(torch.frombuffer(bytearray(description), dtype=torch.uint8))
     return encoder
+
+
+class LettersAsTokens:
+    """In the place of a tokenizer of the package tokenizers."""
+
+    def encode_batch(self, texts):
+        return [
+            SimpleNamespace(
+                ids=[*map(ord, text)], attention_mask=[1] * len(text), type_ids=[*range(len(text))]
+            )
+            for text in texts
+        ]
+
+
+@pytest.mark.parametrize("side", ["left", "right"])
+def test_texts_become_tokens_of_one_length_with_the_padding_of_their_network(side):
+    how = Tokenizing(None, lower_case=True, prompt="q", uses_types=True, pad=7, side=side)
+    ((rows, inputs),) = token_batches(LettersAsTokens(), ["A", "bcd", ""], how)
+    assert rows == [1, 0, 2]  # the longest first
+
+    def padded(texts, fill):
+        longest = len(texts[0])
+        rest = [[fill] * (longest - len(text)) for text in texts]
+        sides = zip(rest, texts, strict=True)
+        return [[*pad, *text] if side == "left" else [*text, *pad] for pad, text in sides]
+
+    texts = ["qbcd", "qa", "q"]
+    assert inputs["input_ids"].tolist() == padded([[*map(ord, text)] for text in texts], 7)
+    assert inputs["attention_mask"].tolist() == padded([[1] * len(text) for text in texts], 0)
+    assert inputs["token_type_ids"].tolist() == padded([[*range(len(text))] for text in texts], 0)
+    many = ["a" * (row % 9) for row in range(70)]
+    batches = list(token_batches(LettersAsTokens(), many, how))
+    assert [len(rows) for rows, _ in batches] == [32, 32, 6]
+    assert sorted(row for rows, _ in batches for row in rows) == list(range(70))
+    assert [inputs["input_ids"].shape[1] for _, inputs in batches] == [9, 5, 1]
 
 
 def some_texts(count, seed):

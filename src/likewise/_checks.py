@@ -8,39 +8,17 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from likewise._arguments import (
-    check_at_least as check_at_least,
-)
-from likewise._arguments import (
-    check_choice as check_choice,
-)
-from likewise._arguments import (
-    check_count as check_count,
-)
-from likewise._arguments import (
-    check_exists as check_exists,
-)
-from likewise._arguments import (
-    check_file_target as check_file_target,
-)
-from likewise._arguments import (
-    check_folder_target as check_folder_target,
-)
-from likewise._arguments import (
-    check_format as check_format,
-)
-from likewise._arguments import (
-    check_number as check_number,
-)
-from likewise._arguments import (
-    check_positive as check_positive,
-)
-from likewise._arguments import (
-    check_rate as check_rate,
-)
-from likewise._arguments import (
-    is_finite_number as is_finite_number,
-)
+from likewise._arguments import check_at_least as check_at_least
+from likewise._arguments import check_choice as check_choice
+from likewise._arguments import check_count as check_count
+from likewise._arguments import check_exists as check_exists
+from likewise._arguments import check_file_target as check_file_target
+from likewise._arguments import check_folder_target as check_folder_target
+from likewise._arguments import check_format as check_format
+from likewise._arguments import check_number as check_number
+from likewise._arguments import check_positive as check_positive
+from likewise._arguments import check_rate as check_rate
+from likewise._arguments import is_finite_number as is_finite_number
 from likewise.errors import InputError, InputTypeError
 
 

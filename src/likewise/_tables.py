@@ -100,6 +100,13 @@ def value(given: Any) -> str:
     return str(given) if has_words else type(given).__name__
 
 
+def name_of(code: int, class_names: Sequence[str], absent: str) -> str:
+    """The name of a class code, the code itself where codes have no names; `absent` for -1."""
+    if code < 0:
+        return absent
+    return class_names[code] if code < len(class_names) else str(code)
+
+
 def _of(result: Any) -> Table:
     if hasattr(result, "_table"):
         made: Table = result._table()

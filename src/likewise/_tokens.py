@@ -4,18 +4,19 @@ Whatever tokenizes a text does it here, so that a model and what it is exported 
 """
 
 import importlib
-from collections.abc import Iterator, Sequence
-from typing import Any, Literal, NamedTuple
+from collections.abc import Iterable, Iterator, Sequence
+from typing import Annotated, Any, Literal
 
+import msgspec
 import numpy as np
 import numpy.typing as npt
 
-from likewise.errors import InputError, MissingExtra
+from likewise.errors import InputError, InputTypeError, MissingExtra
 
 TOGETHER = 32  # texts that are padded to one length
 
 
-class Tokenizing(NamedTuple):
+class Tokenizing(msgspec.Struct, forbid_unknown_fields=True, frozen=True):
     """How texts become tokens.
 
     Args:
@@ -27,12 +28,30 @@ class Tokenizing(NamedTuple):
         side: The side that it is put on.
     """
 
-    max_length: int | None
+    max_length: Annotated[int, msgspec.Meta(ge=1, le=1 << 31)] | None
     lower_case: bool
     prompt: str
     uses_types: bool
-    pad: int
+    pad: Annotated[int, msgspec.Meta(ge=0, le=1 << 31)]
     side: Literal["left", "right"]
+
+
+def as_texts(texts: Iterable[Any]) -> list[str]:
+    """Texts as a list, refusing anything else.
+
+    Raises:
+        InputTypeError: something that is no string.
+        InputError: one is empty.
+    """
+    found = [str(text) if isinstance(text, str) else text for text in texts]
+    for row, text in enumerate(found):
+        if not isinstance(text, str):
+            raise InputTypeError(
+                f"texts must be strings, got {type(text).__name__} as text {row}. Use str(text)."
+            )
+        if not text.strip():
+            raise InputError(f"texts must not be empty, got {text!r} as text {row}. Leave it out.")
+    return found
 
 
 def opened_tokenizer(description: bytes, max_length: int | None) -> Any:

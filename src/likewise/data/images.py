@@ -27,9 +27,7 @@ from likewise._pixels import (
     tells_no_exif,
     upright,
 )
-from likewise._pixels import (
-    KINDS as KINDS,
-)
+from likewise._pixels import KINDS as KINDS
 from likewise.data.datasets import Batch
 from likewise.data.framing import Framing, ImageSize
 from likewise.data.labels import Labels, encode_labels

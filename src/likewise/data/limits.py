@@ -15,18 +15,10 @@ They are read when a file or a source is opened. Pillow's own limit, `PIL.Image.
 counts where the variable is not set.
 """
 
-from likewise._pixels import (
-    TooManyPixels as TooManyPixels,
-)
-from likewise._pixels import (
-    check_pixels as check_pixels,
-)
-from likewise._pixels import (
-    from_environment,
-)
-from likewise._pixels import (
-    max_pixels as max_pixels,
-)
+from likewise._pixels import TooManyPixels as TooManyPixels
+from likewise._pixels import check_pixels as check_pixels
+from likewise._pixels import from_environment
+from likewise._pixels import max_pixels as max_pixels
 from likewise.errors import InputError
 
 _UNPACKED = _KEPT = 2**30

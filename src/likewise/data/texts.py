@@ -8,6 +8,7 @@ from jaxtyping import Int
 from torch import Tensor
 from torch.utils.data import Dataset as TorchDataset
 
+from likewise._tokens import as_texts
 from likewise.data.datasets import Batch
 from likewise.data.labels import Labels, encode_labels
 from likewise.errors import InputError, InputTypeError
@@ -78,14 +79,7 @@ def checked_texts(texts: Any) -> list[str]:
     """
     if isinstance(texts, str):
         raise InputTypeError(f"texts must be a list of strings, got one. Use [{texts[:40]!r}].")
-    found = [str(text) if isinstance(text, str) else text for text in texts]
-    for row, text in enumerate(found):
-        if not isinstance(text, str):
-            raise InputTypeError(
-                f"texts must be strings, got {type(text).__name__} as text {row}. Use str(text)."
-            )
-        if not text.strip():
-            raise InputError(f"texts must not be empty, got {text!r} as text {row}. Leave it out.")
+    found = as_texts(texts)
     if not found:
         raise InputError("texts must hold at least one, got none.")
     return found

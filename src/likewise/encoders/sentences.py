@@ -209,16 +209,16 @@ class SentenceEncoder(nn.Module):
             raise InputTypeError(
                 f"items must be texts, got {type(texts).__name__}. Give a list of strings."
             )
-        found = list(token_batches(self._tokenizer(), texts, self.tokenizing))
-        if not found:
-            return self.tokenizer_file.new_zeros((0, self.embedding_dim), dtype=torch.float32)
         device = self.tokenizer_file.device
-        parts = [
-            self.of_tokens(**{name: torch.from_numpy(of).to(device) for name, of in inputs.items()})
-            for _, inputs in found
-        ]
-        order = torch.tensor([row for rows, _ in found for row in rows])
-        return torch.cat(parts)[order.argsort().to(parts[0].device)]
+        order: list[int] = []
+        parts = []
+        for rows, inputs in token_batches(self._tokenizer(), texts, self.tokenizing):
+            order += rows
+            given = {name: torch.from_numpy(of).to(device) for name, of in inputs.items()}
+            parts.append(self.of_tokens(**given))
+        if not parts:
+            return self.tokenizer_file.new_zeros((0, self.embedding_dim), dtype=torch.float32)
+        return torch.cat(parts)[torch.tensor(order).argsort().to(parts[0].device)]
 
     def of_tokens(
         self,

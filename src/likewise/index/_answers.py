@@ -10,6 +10,7 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from likewise import _tables
+from likewise._tables import name_of as name_of
 from likewise.errors import InputError
 
 NEAREST = 4  # of a query that are printed
@@ -118,13 +119,6 @@ class Neighbors:
 
     def __getstate__(self) -> dict[str, Any]:
         return {**self.__dict__, "index": None}
-
-
-def name_of(code: int, class_names: Sequence[str], absent: str) -> str:
-    """The name of a label code, the code itself where codes have no names; `absent` for −1."""
-    if code < 0:
-        return absent
-    return class_names[code] if code < len(class_names) else str(code)
 
 
 @dataclass(frozen=True, eq=False)

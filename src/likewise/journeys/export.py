@@ -104,12 +104,9 @@ class Parity:
 
     def to_dict(self) -> dict[str, Any]:
         """All numbers, ready for JSON."""
-        return {
-            **{name: getattr(self, name) for name in ("precision", "items", "largest_difference")},
-            **{name: getattr(self, name) for name in ("decisions", "changed", "allowed")},
-            "share": self.share.to_dict(),
-            "points": {name: dataclasses.asdict(each) for name, each in self.points.items()},
-        }
+        fields = dataclasses.asdict(self)
+        del fields["folder"]
+        return {**fields, "share": self.share.to_dict()}
 
 
 def export(
@@ -165,6 +162,7 @@ def export(
     allowed = ALLOWED[precision] if allowed is None else allowed
     check_rate("allowed", allowed)
     folder = Path(out)
+    place = folder.resolve()  # what "." and a link stand for
     _check_target(folder)
     if not isinstance(model, SimilarityModel):
         model = load(model, read_only=True)
@@ -175,7 +173,7 @@ def export(
         )
     source = opened(_kept(model) if items is None else items, model.preprocess, model.encoder)
     asked = _Asked.of(model, source)
-    part = folder.with_name(f".{folder.name}.{uuid4().hex}.part")
+    part = place.with_name(f".{place.name}.{uuid4().hex}.part")
     part.mkdir()
     try:
         of_model = model.embedded(asked.for_model)
@@ -188,7 +186,7 @@ def export(
         manifest = msgspec.structs.replace(manifest, points=raised)
         (part / exported.MANIFEST).write_bytes(exported.described(manifest))
         (part / "parity.json").write_bytes(exported.described(found.to_dict()))
-        _put(part, folder)
+        _put(part, place)
     finally:
         shutil.rmtree(part, ignore_errors=True)
     for point in raised.values():
@@ -236,6 +234,11 @@ def _check_target(folder: Path) -> None:
 
 def _check_can(model: SimilarityModel, precision: str) -> None:
     """Refuse what the runtime would decide otherwise."""
+    if model.query_encoder is not None:
+        raise InputError(
+            "model must have one encoder to be exported, got two towers. Encode with torch, and "
+            "export a model over the vectors."
+        )
     if NAMED.get(model.distance.name) != model.distance:
         raise InputError(
             f"distance must be one of {', '.join(sorted(NAMED))} to be exported, got "
@@ -245,7 +248,7 @@ def _check_can(model: SimilarityModel, precision: str) -> None:
         if made.rule not in (*votes.RULES, PAIRS):
             raise InputError(
                 f"rule must be one of {', '.join(votes.RULES)} to be exported, got {made.rule!r} "
-                f"of the operating point {name!r}, which is your own."
+                f"of the operating point {name!r}."
             )
     if model.index.recall is not None:
         raise InputError(
@@ -318,7 +321,7 @@ def _written(
         if takes_texts(plain):
             sentence, after = _of_texts(plain)
             graph: nn.Module = _OfTokens(sentence, after)
-            tokens = exported.Tokens(**sentence.tokenizing._asdict())
+            tokens = sentence.tokenizing
             contents[exported.TOKENIZER] = bytes(sentence.tokenizer_file.numpy())
             names = ["input_ids", "attention_mask", *["token_type_ids"] * tokens.uses_types]
             inputs = {name: torch.ones((3, 5), dtype=torch.int64) for name in names}
@@ -522,19 +525,21 @@ def _compared(
             else:
                 truth = model.match(of_model, point=name)
             ours = truth.distances.numpy(force=True).astype(np.float64)
-            theirs = asked().distances.astype(np.float64)
+            decided = asked()
+            theirs = decided.distances.astype(np.float64)
             both = np.isfinite(ours) & np.isfinite(theirs)
             difference = float(np.abs(ours - theirs)[both].max(initial=0))
             raised = 0.0
             if precision == "float32":
                 raised = min(2 * difference, ROUNDING * max(1.0, abs(point.threshold)))
-            points[name] = msgspec.structs.replace(
-                point,
-                threshold=point.threshold + raised,
-                by_class={code: limit + raised for code, limit in point.by_class.items()},
-            )
-            runtime.points = points
-            decided = asked()
+            if raised:
+                points[name] = msgspec.structs.replace(
+                    point,
+                    threshold=point.threshold + raised,
+                    by_class={code: limit + raised for code, limit in point.by_class.items()},
+                )
+                runtime.points = points
+                decided = asked()
             before = (truth.same if is_pairs else truth.labels).numpy(force=True)
             changed = int((before != (decided.same if is_pairs else decided.labels)).sum())
             found[name] = PointParity(len(before), changed, difference, raised)

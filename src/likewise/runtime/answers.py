@@ -8,6 +8,7 @@ import numpy as np
 import numpy.typing as npt
 
 from likewise import _tables
+from likewise._tables import name_of
 
 UNKNOWN = -1
 Numbers = npt.NDArray[np.float32]
@@ -24,7 +25,7 @@ class Neighbors:
         distances: (q, k), float32; padding has inf.
         labels: (q, k), class codes; -1 for padding and for unlabeled items.
         class_names: Names of the codes; empty where labels are plain integers.
-        metadata: Metadata of each known item, by its id.
+        known: Metadata of each known item, by its id.
     """
 
     ids: npt.NDArray[Any]
@@ -103,10 +104,3 @@ class Verified:
 
     __repr__ = _tables.as_text
     _repr_html_ = _tables.as_html
-
-
-def name_of(code: int, class_names: Sequence[str], absent: str) -> str:
-    """The name of a class code, the code itself where codes have no names; `absent` for -1."""
-    if code < 0:
-        return absent
-    return class_names[code] if code < len(class_names) else str(code)

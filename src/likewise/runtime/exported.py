@@ -11,6 +11,7 @@ import numpy.typing as npt
 
 from likewise._arguments import check_format
 from likewise._files import read_regular
+from likewise._tokens import Tokenizing
 from likewise.errors import ArtifactError, InputError
 
 FORMAT = 1
@@ -29,17 +30,6 @@ class Frame(msgspec.Struct, forbid_unknown_fields=True, frozen=True):
     mode: Literal["squash", "center", "border"]
     interpolation: Literal["nearest", "bilinear", "bicubic", "lanczos", "box", "hamming"]
     fill: Annotated[list[float], msgspec.Meta(min_length=1, max_length=1 << 10)]
-
-
-class Tokens(msgspec.Struct, forbid_unknown_fields=True, frozen=True):
-    """How texts become tokens; see `_tokens.Tokenizing`."""
-
-    max_length: _Size | None
-    lower_case: bool
-    prompt: str
-    uses_types: bool
-    pad: Annotated[int, msgspec.Meta(ge=0, le=1 << 31)]
-    side: Literal["left", "right"]
 
 
 class Chance(msgspec.Struct, forbid_unknown_fields=True, frozen=True):
@@ -78,7 +68,7 @@ class Manifest(msgspec.Struct, forbid_unknown_fields=True, frozen=True):
     encoder: str | None  # its fingerprint; None where items are embeddings already
     item_shape: list[_Size] | None  # None for texts
     frame: Frame | None
-    tokens: Tokens | None
+    tokens: Tokenizing | None
     distance: _Distance
     class_names: list[str]
     cohort: Annotated[int, msgspec.Meta(ge=2)] | None
@@ -146,13 +136,10 @@ def read_part(folder: Path, manifest: Manifest, name: str) -> bytes:
 
 def read_array(folder: Path, manifest: Manifest, name: str, kind: type) -> npt.NDArray[Any]:
     """An array of the folder, of float32 (n, d) or int64 (n,)."""
+    content = read_part(folder, manifest, name)
     try:
-        array: npt.NDArray[Any] = np.load(
-            io.BytesIO(read_part(folder, manifest, name)), allow_pickle=False
-        )
+        array: npt.NDArray[Any] = np.load(io.BytesIO(content), allow_pickle=False)
     except (ValueError, OSError, EOFError) as error:
-        if isinstance(error, InputError):
-            raise
         raise damaged(folder, name) from error
     if array.dtype != kind or array.ndim != (2 if kind is np.float32 else 1):
         raise damaged(folder, name)

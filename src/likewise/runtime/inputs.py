@@ -16,25 +16,6 @@ from likewise.runtime.exported import Frame
 BATCH = 64  # items encoded at once
 
 
-def checked_texts(items: Any) -> list[str]:
-    """Texts as a list.
-
-    Raises:
-        InputTypeError: they are none.
-        InputError: one is empty.
-    """
-    if isinstance(items, str) or not isinstance(items, (list, tuple)):
-        raise InputTypeError(f"items must be a list of texts, got {type(items).__name__}.")
-    for row, text in enumerate(items):
-        if not isinstance(text, str):
-            raise InputTypeError(
-                f"texts must be strings, got {type(text).__name__} as text {row}. Use str(text)."
-            )
-        if not text.strip():
-            raise InputError(f"texts must not be empty, got {text!r} as text {row}. Leave it out.")
-    return list(items)
-
-
 def batches(items: Any, shape: Sequence[int], frame: Frame | None) -> Iterator[Numbers]:
     """Items (n, *shape) as float32, some at a time: numbers, Pillow images, or image files.
 

@@ -3,14 +3,15 @@
 import importlib
 import math
 import warnings
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from likewise._arguments import check_choice, check_count
-from likewise._tokens import Tokenizing, opened_tokenizer, token_batches
-from likewise.errors import ArtifactError, InputError, MissingExtra
+from likewise._tokens import Tokenizing, as_texts, opened_tokenizer, token_batches
+from likewise.errors import ArtifactError, InputError, InputTypeError, MissingExtra
 from likewise.runtime import vectors, votes
 from likewise.runtime.answers import (
     UNKNOWN,
@@ -33,7 +34,7 @@ from likewise.runtime.exported import (
     read_part,
     read_stored,
 )
-from likewise.runtime.inputs import batches, checked_texts
+from likewise.runtime.inputs import batches
 
 PAIRS = "pairs"
 
@@ -126,9 +127,6 @@ class Runtime:
         self.points = dict(manifest.points)
         self._metadata = dict(zip(ids.tolist(), metadata, strict=True))
         self._cohort, self._session, self._tokenizer = cohort, session, tokenizer
-        self._centers: tuple[Numbers, Codes] | None = None
-        if any(point.rule == "center" for point in self.points.values()):
-            self._centers = self._made_centers()
 
     def __repr__(self) -> str:
         points = ", ".join(self.points) or "none"
@@ -144,7 +142,7 @@ class Runtime:
         """
         manifest = self.manifest
         if manifest.tokens is not None:
-            return self._embedded_texts(checked_texts(items), manifest.tokens)
+            return self._embedded_texts(items, manifest.tokens)
         parts = [np.empty((0, self.embeddings.shape[1]), np.float32)]
         for batch in batches(items, manifest.item_shape or (), manifest.frame):
             found = batch if self._session is None else self._run({"items": batch})
@@ -280,13 +278,19 @@ class Runtime:
 
     def _deciding(self, embeddings: Numbers, rule: str, k: int) -> Neighbors:
         """What a rule decides by, their distances normalized where there is a cohort."""
-        rows, labels, ids = self.embeddings, self.labels, self.ids
         if rule == "center":
-            rows, labels = self._centers or self._made_centers()
-            ids = labels
-        return self._neighbors(embeddings, rows, labels, ids, k, norm=self._cohort)
+            rows, codes = self._centers
+            return self._neighbors(embeddings, rows, codes, codes, k, norm=self._cohort)
+        return self._neighbors(
+            embeddings, self.embeddings, self.labels, self.ids, k, norm=self._cohort
+        )
 
-    def _made_centers(self) -> tuple[Numbers, Codes]:
+    @cached_property
+    def _prepared(self) -> vectors.Prepared:
+        return vectors.prepared(self.manifest.distance, self.embeddings)
+
+    @cached_property
+    def _centers(self) -> tuple[Numbers, Codes]:
         if not (self.labels >= 0).any():
             raise InputError("labels must be known for at least one item, got items without.")
         return vectors.class_centers(self.manifest.distance, self.embeddings, self.labels)
@@ -312,7 +316,8 @@ class Runtime:
                 f"must be at most {len(stored)}, the number of known items, got {k}.", argument="k"
             )
         distance = self.manifest.distance
-        distances, rows = vectors.nearest(distance, queries, stored, k)
+        ready = (lambda: self._prepared) if stored is self.embeddings else None
+        distances, rows = vectors.nearest(distance, queries, stored, k, ready)
         if norm is not None and len(queries):
             at, place = np.unique(rows, return_inverse=True)
             of_items = vectors.facts(distance, norm, stored[at], second=True)
@@ -343,8 +348,10 @@ class Runtime:
             )
         return self.points[point]
 
-    def _embedded_texts(self, texts: list[str], tokens: Any) -> Numbers:
-        how = Tokenizing(**{name: getattr(tokens, name) for name in Tokenizing._fields})
+    def _embedded_texts(self, items: Any, how: Tokenizing) -> Numbers:
+        if not isinstance(items, (list, tuple)):
+            raise InputTypeError(f"items must be a list of texts, got {type(items).__name__}.")
+        texts = as_texts(items)
         found = np.empty((len(texts), self.embeddings.shape[1]), np.float32)
         for rows, inputs in token_batches(self._tokenizer, texts, how):
             found[rows] = self._run(dict(inputs))

@@ -4,6 +4,7 @@ Distances are those of `likewise.distances`. They are computed in float64 and ro
 once, so that they are as near to the true ones as float32 allows.
 """
 
+from collections.abc import Callable
 from typing import NamedTuple
 
 import numpy as np
@@ -27,6 +28,18 @@ class Cohort(NamedTuple):
 
     embeddings: Numbers
     nearest: int
+
+
+class Prepared(NamedTuple):
+    """What FAISS compares: rows that it ranks as the distance does, and the longest of them.
+
+    Args:
+        rows: Rows, (n, d).
+        longest: Length of the longest.
+    """
+
+    rows: Numbers
+    longest: float
 
 
 class Facts(NamedTuple):
@@ -54,19 +67,45 @@ def paired(distance: str, a: Numbers, b: Numbers) -> Wide:
     return np.sqrt(far) if distance == "euclidean" else far
 
 
-def nearest(distance: str, queries: Numbers, stored: Numbers, k: int) -> tuple[Numbers, Codes]:
-    """Distances and rows of the k nearest stored, nearest first; equal distances by row."""
+def nearest(
+    distance: str,
+    queries: Numbers,
+    stored: Numbers,
+    k: int,
+    ready: Callable[[], Prepared] | None = None,
+) -> tuple[Numbers, Codes]:
+    """Distances and rows of the k nearest stored, nearest first; equal distances by row.
+
+    Args:
+        distance: Its name.
+        queries: Queries, (q, d).
+        stored: What they are compared with, (n, d).
+        k: How many.
+        ready: Function that gives `prepared(distance, stored)`, where it is kept between lookups.
+    """
     is_large = len(queries) * stored.size > AT_ONCE and len(stored) > 4 * (k + SPARE)
-    rank, each = (_proposed, (k + SPARE) * stored.shape[1]) if is_large else (_ranked, len(stored))
+    each = (k + SPARE) * stored.shape[1] if is_large else len(stored)
     step = max(1, AT_ONCE // each)
-    parts = [
-        rank(distance, queries[start : start + step], stored, k)
-        for start in range(0, len(queries), step)
-    ]
+    blocks = [queries[start : start + step] for start in range(0, len(queries), step)]
+    if is_large:
+        made = prepared(distance, stored) if ready is None else ready()
+        parts = [_proposed(distance, block, stored, k, made) for block in blocks]
+    else:
+        parts = [_ranked(distance, block, stored, k) for block in blocks]
     if not parts:
         return np.empty((0, k), np.float32), np.empty((0, k), np.int64)
     distances, rows = zip(*parts, strict=True)
     return np.concatenate(distances), np.concatenate(rows)
+
+
+def prepared(distance: str, rows: Numbers) -> Prepared:
+    """At least one row, made ready for FAISS."""
+    if distance == "cosine":
+        rows = _unit(rows.astype(np.float64)).astype(np.float32)
+    elif distance == "snr":
+        rows = _centered(rows.astype(np.float64)).astype(np.float32)
+    rows = np.ascontiguousarray(rows, dtype=np.float32)
+    return Prepared(rows, float(np.linalg.norm(rows, axis=1).max()))
 
 
 def facts(distance: str, cohort: Cohort, embeddings: Numbers, *, second: bool = False) -> Facts:
@@ -122,11 +161,13 @@ def _ranked(distance: str, queries: Numbers, stored: Numbers, k: int) -> tuple[N
     return np.take_along_axis(far, order, axis=1), order
 
 
-def _proposed(distance: str, queries: Numbers, stored: Numbers, k: int) -> tuple[Numbers, Codes]:
+def _proposed(
+    distance: str, queries: Numbers, stored: Numbers, k: int, made: Prepared
+) -> tuple[Numbers, Codes]:
     """By the distances of what FAISS proposes, and by all where it may have left one out."""
     import faiss  # takes 0.2 s, and only a large lookup needs it
 
-    x, y = _prepared(distance, queries), _prepared(distance, stored)
+    x, y = prepared(distance, queries).rows, made.rows
     by_product = distance in ("cosine", "inner_product")
     kind = faiss.METRIC_INNER_PRODUCT if by_product else faiss.METRIC_L2
     kind = faiss.METRIC_L1 if distance == "manhattan" else kind
@@ -139,7 +180,7 @@ def _proposed(distance: str, queries: Numbers, stored: Numbers, k: int) -> tuple
     measure = {faiss.METRIC_INNER_PRODUCT: "inner_product", faiss.METRIC_L1: "manhattan"}
     reached = paired(measure.get(kind, "squared_euclidean"), x, y[last])
     # At most d + a few half-units in the last place of the largest sum, in whatever order.
-    sizes = np.linalg.norm(x, axis=1) + float(np.linalg.norm(y, axis=1).max())
+    sizes = np.linalg.norm(x, axis=1) + made.longest
     largest = np.abs(worst) if distance == "manhattan" else np.square(sizes)
     is_open = ~(reached < worst - largest * (x.shape[1] + 16) * 2.0**-22)
     distances = np.take_along_axis(far, order, axis=1)
@@ -148,15 +189,6 @@ def _proposed(distance: str, queries: Numbers, stored: Numbers, k: int) -> tuple
         some = slice(row, row + 1)
         distances[some], found[some] = _ranked(distance, queries[some], stored, k)
     return distances, found
-
-
-def _prepared(distance: str, rows: Numbers) -> Numbers:
-    """What FAISS compares so that it ranks as the distance does."""
-    if distance == "cosine":
-        rows = _unit(rows.astype(np.float64)).astype(np.float32)
-    elif distance == "snr":
-        rows = _centered(rows.astype(np.float64)).astype(np.float32)
-    return np.ascontiguousarray(rows, dtype=np.float32)
 
 
 def _unit(x: Wide) -> Wide:
