@@ -113,6 +113,7 @@ def test_each_fold_is_carried_by_its_own_known_distances():
         ({"unknown": torch.ones(2)}, "unknown_folds must have shape"),
         ({"classes": torch.tensor([0, 0, 1, 3])}, "classes of a cross-fit must be codes of its 3"),
         ({"taken_for": torch.tensor([0, -1, 1, 2])}, "taken_for of a cross-fit must be codes"),
+        ({"unknown_folds": torch.zeros(4, dtype=torch.int64)}, "must be of at least 2 folds"),
         ({"known_folds": torch.zeros(5, dtype=torch.int64)}, "2 distances of each fold, got 0 of"),
     ],
 )

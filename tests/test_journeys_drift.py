@@ -39,6 +39,16 @@ def test_false_alarms_are_as_rare_as_asked(classes):
     assert alarms <= 4  # of 12; more by chance once in 200 times
 
 
+def test_another_share_of_real_unknowns_is_no_reason():
+    model = calibrated(classes=11)
+    items, names = drawn(1200, 2, classes=11)
+    known = np.array([name < "class 08" for name in names])
+    rows = np.sort(np.concatenate([np.flatnonzero(known)[:40], np.flatnonzero(~known)]))
+    point = find_drift(model, (items[rows], [names[row] for row in rows])).points["nearest"]
+    assert point.alike
+    assert not point.drift.drifted
+
+
 def test_another_spread_is_a_reason_to_calibrate_again():
     model = calibrated()
     found = find_drift(model, drawn(160, 2, spread=1.0))

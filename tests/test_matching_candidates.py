@@ -57,6 +57,33 @@ def test_sets_and_own_distances_agree_with_the_loops(distance, of, monkeypatch):
     assert bool(found.isinf().any()), "the class that is not stored"
 
 
+@pytest.mark.parametrize("distance", [EUCLIDEAN, COSINE, INNER_PRODUCT], ids=lambda d: d.name)
+def test_an_item_at_the_limit_is_inside_to_the_last_digit(distance, monkeypatch):
+    monkeypatch.setattr("likewise.matching.prediction_sets.NUMBERS", 90 * 300)  # several blocks
+    rng = torch.Generator().manual_seed(4)
+    labels = torch.arange(300) % 10
+    stored = torch.randn(300, 64, generator=rng)
+    # More near-equal items than a lookup would propose.
+    stored[labels < 3] = stored[0] + 1e-6 * torch.randn(90, 64, generator=rng)
+    index = Index(distance)
+    index.add(stored, labels=labels)
+    items, own = torch.randn(200, 64, generator=rng), torch.arange(200) % 10
+    limits = own_class_distances(items, own, index, distance=distance)
+    for item, code, limit in zip(items[:, None], own.tolist(), limits.tolist(), strict=True):
+        nearest = index.lookup(item, k=300)
+        assert limit == float(nearest.distances[nearest.labels == code].min())
+        below = float(np.nextafter(np.float32(limit), np.float32(-np.inf)))
+        (inside,) = classes_within(item, index, limit, distance=distance)
+        (without,) = classes_within(item, index, below, distance=distance)
+        assert code in inside.tolist()
+        assert code not in without.tolist()
+    sets = classes_within(items, index, float(limits.median()), distance=distance)
+    for item, codes in zip(items[:, None], sets, strict=True):
+        nearest = index.lookup(item, k=300)
+        expected = nearest.labels[nearest.distances <= limits.median()].tolist()
+        assert codes.tolist() == list(dict.fromkeys(expected))
+
+
 def test_a_limit_is_inclusive_and_equally_near_classes_come_as_they_are_stored():
     index = Index(EUCLIDEAN, class_names=["ant", "bee", "cat"])
     index.add(torch.tensor([[2.0], [-2.0], [3.0], [2.0]]), labels=["bee", "ant", "cat", "bee"])

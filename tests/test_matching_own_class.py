@@ -55,6 +55,23 @@ def test_it_is_a_lookup_in_an_index_without_the_class(distance, rule, names, mon
     assert (plain.ids != found.ids).any(), "no class left out would prove nothing"
 
 
+@pytest.mark.parametrize("distance", [EUCLIDEAN, COSINE, INNER_PRODUCT], ids=lambda d: d.name)
+def test_more_near_equal_items_than_a_lookup_proposes_come_in_order(distance):
+    rng = torch.Generator().manual_seed(4)
+    embeddings = torch.randn(1, 64, generator=rng) + 1e-6 * torch.randn(200, 64, generator=rng)
+    embeddings[50:100] = embeddings[:50]  # equals, in the order of the store
+    labels = torch.arange(200) % 4
+    index = Index(distance)
+    index.add(embeddings, labels=labels)
+    queries, own = torch.randn(40, 64, generator=rng), torch.arange(40) % 4
+    found = lookup_without_own_class(queries, own, index, distance=distance, k=5)
+    for row in range(40):
+        whole = index.lookup(queries[row : row + 1], k=200)
+        others = torch.where(whole.labels[0] != own[row])[0][:5]
+        assert found.ids[row].tolist() == whole.ids[0][others.numpy()].tolist()
+        assert found.distances[row].tolist() == whole.distances[0][others].tolist()
+
+
 @pytest.mark.parametrize("names", NAMES)
 def test_where_too_few_others_are_stored_the_rest_is_padding(names):
     index, queries, _ = stored(2, EUCLIDEAN, classes=2, count=6, names=names)

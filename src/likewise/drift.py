@@ -15,6 +15,7 @@ from likewise.calibration import Calibration
 from likewise.errors import InputError
 
 MOST = 10_000  # new distances that are looked at
+FALSE_ALARM = 0.01
 
 
 @dataclass(frozen=True)
@@ -71,7 +72,7 @@ class Drift:
 
 
 def check_drift(
-    calibration: Calibration, distances: Float[Tensor, " n"], *, false_alarm: float = 0.01
+    calibration: Calibration, distances: Float[Tensor, " n"], *, false_alarm: float = FALSE_ALARM
 ) -> Drift:
     """Whether distances of today look like those of a calibration, by the two-sample KS test.
 

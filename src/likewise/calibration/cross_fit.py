@@ -137,6 +137,11 @@ class CrossFit:
                 raise InputError(
                     f"{name} of a cross-fit must be codes of its {len(self.class_names)} classes."
                 )
+        if self.folds < 2:
+            raise InputError(
+                "unknown_folds of a cross-fit must be of at least 2 folds, got one, which leaves "
+                "no class to compare with."
+            )
         for fold in torch.unique(self.unknown_folds).tolist():
             count = int((self.known_folds == fold).sum())
             if count < FEWEST_KNOWN:

@@ -16,7 +16,7 @@ from likewise import data as sources
 from likewise._checks import check_rate
 from likewise.calibration import Calibration
 from likewise.calibration.guarantee import disjoint_rows
-from likewise.drift import Drift, check_drift
+from likewise.drift import FALSE_ALARM, Drift, check_drift
 from likewise.embedded import Embedded
 from likewise.errors import InputError
 from likewise.intervals import Estimate, binomial
@@ -174,7 +174,7 @@ def point_drift(
     made: Calibration,
     distances: Tensor | None,
     *,
-    false_alarm: float = 0.01,
+    false_alarm: float = FALSE_ALARM,
     gallery_size: int | None = None,
     unknown: Estimate | None = None,
     mixed: bool = False,
@@ -230,7 +230,7 @@ def find_drift(
     model: SimilarityModel,
     source: Any,
     *,
-    false_alarm: float = 0.01,
+    false_alarm: float = FALSE_ALARM,
     progress: Callable[[int, int], None] | None = None,
 ) -> DriftReport:
     """Whether a model still sees items as it did when it was calibrated, and what to do if not.

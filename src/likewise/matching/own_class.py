@@ -11,9 +11,9 @@ from likewise._checks import as_tensors, check_count, check_embeddings, check_la
 from likewise.distances import Distance
 from likewise.errors import InputError
 from likewise.index import Neighbors
+from likewise.index.rounding import matrix_error
 
 NUMBERS = 1 << 24  # numbers held at once
-SPARE = 16  # candidates beyond k
 
 
 class _Stored(Protocol):
@@ -39,7 +39,7 @@ def lookup_without_own_class(
     what a lookup would find in an index without this class, down to the last digit, so that a
     threshold chosen on it accepts the same items in use. Class centers are left out in the same
     way. Where fewer than k items of other classes are stored, the rest is padding, as in a lookup.
-    About 16 million numbers are held at once.
+    About 16 million distances are held at once.
 
     Args:
         queries: Embeddings.
@@ -67,34 +67,80 @@ def lookup_without_own_class(
     check_embeddings(queries, "queries")
     check_labels(labels, len(queries))
     check_count("k", k)
+    queries = queries.detach().float()  # as a lookup has them
     embeddings, codes, ids = stored.embeddings, stored.labels, stored.ids
     if not len(ids):
         raise InputError("stored must hold items, got none. Add some first.")
     if k > len(ids):
         raise InputError(f"k must be at most the number of stored items, {len(ids)}, got {k}.")
     padding = "" if ids.dtype.kind == "U" else -1
-    count = min(k + SPARE, len(ids))
-    rows = max(1, NUMBERS // max(len(ids), count * queries.shape[1]))
+    longest = longest_of(embeddings)
+    rows = max(1, NUMBERS // len(ids))
     found = []
     for some, own in zip(torch.split(queries, rows), torch.split(labels.cpu(), rows), strict=True):
-        # As in a lookup, `matrix` proposes and `paired` decides: they differ by rounding.
-        distances = distance.matrix(some, embeddings.to(some))
-        distances = distances.cpu().masked_fill(own[:, None] == codes[None, :], torch.inf)
-        columns = distances.topk(count, largest=False).indices.sort(dim=1).values
-        candidates = embeddings.index_select(0, columns.flatten()).to(some)
-        exact = distance.paired(some.repeat_interleave(count, dim=0), candidates).cpu()
-        is_none = distances.gather(1, columns).isposinf()
-        exact = exact.view(-1, count).masked_fill(is_none, torch.inf)
-        nearest, order = exact.sort(dim=1, stable=True)
-        nearest, columns = nearest[:, :k], columns.gather(1, order[:, :k])
-        none = nearest.isposinf()
-        named = np.where(none.numpy(), padding, ids[columns.numpy()])
-        found.append(Neighbors(named, nearest, codes[columns].masked_fill(none, -1)))
-    if not found:
-        empty = torch.empty(0, k)
-        return Neighbors(np.empty((0, k), ids.dtype), empty, empty.long())
+        proposed = distance.matrix(some, embeddings.to(some)).cpu()
+        proposed.masked_fill_(own[:, None] == codes[None, :], torch.inf)
+        # `amin` is eight times as fast as `topk` with one.
+        limits = proposed.amin(dim=1) if k == 1 else proposed.topk(k, largest=False).values[:, -1]
+        row, column = within(proposed, limits + slack(some, longest, limits, distance=distance))
+        exact = exactly(some, embeddings, row, column, distance=distance)
+        exact, order = exact.sort(stable=True)  # equals as they are stored
+        row, again = row[order].sort(stable=True)
+        exact, column = exact[again], column[order[again]]
+        counts = row.bincount(minlength=len(some))
+        place = torch.arange(len(row)) - (counts.cumsum(0) - counts)[row]
+        kept = place < k
+        nearest = exact.new_full((len(some), k), torch.inf)
+        nearest[row[kept], place[kept]] = exact[kept]
+        at = torch.full((len(some), k), -1)
+        at[row[kept], place[kept]] = column[kept]
+        named = np.where(at < 0, padding, ids[at.numpy()])
+        found.append(Neighbors(named, nearest, codes[at].masked_fill_(at < 0, -1)))
     return Neighbors(
         np.concatenate([each.ids for each in found]),
         torch.cat([each.distances for each in found]),
         torch.cat([each.labels for each in found]),
     )
+
+
+def slack(
+    queries: Float[Tensor, "q d"], longest: float, *values: Float[Tensor, " q"], distance: Distance
+) -> Float[Tensor, " q"]:
+    """How far a distance by `matrix` may be beyond another that is nearer by `paired`."""
+    errors = [matrix_error(distance, queries.cpu(), longest, each) for each in values]
+    return 2 * torch.stack(errors).amax(dim=0)
+
+
+def within(
+    proposed: Float[Tensor, "q n"], limits: Float[Tensor, " q"]
+) -> tuple[Int[Tensor, " p"], Int[Tensor, " p"]]:
+    """Rows and columns of what `matrix` proposes within the limits."""
+    most = torch.finfo(proposed.dtype).max  # what is infinite is left out, NaN is not
+    limits = limits.nan_to_num(nan=most, posinf=most)
+    # By NumPy, in a quarter of torch's time.
+    at = np.flatnonzero(~(proposed.numpy() > limits[:, None].numpy()))
+    row, column = np.divmod(at, max(1, proposed.shape[1]))
+    return torch.from_numpy(row), torch.from_numpy(column)
+
+
+def exactly(
+    queries: Float[Tensor, "q d"],
+    stored: Float[Tensor, "n d"],
+    row: Int[Tensor, " p"],
+    column: Int[Tensor, " p"],
+    *,
+    distance: Distance,
+) -> Float[Tensor, " p"]:
+    """The distances of these pairs as a lookup has them: by `paired`, on the CPU."""
+    queries = queries.cpu()
+    step = max(1, NUMBERS // queries.shape[1])
+    found = [
+        distance.paired(queries.index_select(0, a), stored.index_select(0, b))
+        for a, b in zip(torch.split(row, step), torch.split(column, step), strict=True)
+    ]
+    return torch.cat(found)
+
+
+def longest_of(stored: Float[Tensor, "n d"]) -> float:
+    """The norm of the longest row."""
+    return float(torch.linalg.vector_norm(stored, dim=1).max())

@@ -19,7 +19,7 @@ from likewise.calibration import KnownDistances
 from likewise.distances import Distance
 from likewise.errors import InputError
 from likewise.index import Index, name_of
-from likewise.matching.own_class import NUMBERS
+from likewise.matching.own_class import NUMBERS, exactly, longest_of, slack, within
 
 
 @dataclass(frozen=True, eq=False)
@@ -140,18 +140,30 @@ def classes_within(
     check_number("limit", limit)
     embeddings, labels = _labeled(stored)
     check_same_width(queries, embeddings, ("queries", "stored"))
-    embeddings = embeddings.to(queries)
-    codes, of_item = np.unique(labels.numpy(), return_inverse=True)
+    queries = queries.detach().float()  # as a lookup has them
+    codes, of_item = torch.unique(labels, return_inverse=True)
+    longest = longest_of(embeddings)
     sets: list[Tensor] = []
-    for some in torch.split(queries.detach(), max(1, NUMBERS // len(of_item))):
-        distances = distance.matrix(some, embeddings).double().cpu().numpy()
-        row, column = np.nonzero(distances <= limit)
-        order = np.lexsort((column, distances[row, column], row))  # equals as they are stored
-        row, of_class = row[order], of_item[column[order]]
-        _, nearest = np.unique(row * len(codes) + of_class, return_index=True)
+    for some in torch.split(queries, max(1, NUMBERS // len(of_item))):
+        proposed = distance.matrix(some, embeddings.to(some)).cpu()
+        limits = proposed.new_full((len(some),), limit)
+        room = slack(some, longest, limits, proposed.amin(dim=1), distance=distance)
+        row, column = within(proposed, limits + room)
+        group = row * len(codes) + of_item[column]
+        values = proposed[row, column]
+        least = proposed.new_full((len(some) * len(codes),), torch.inf)
+        least.scatter_reduce_(0, group, values, "amin")  # of the class
+        near = ~(values > least[group] + room[row])
+        row, column, group = row[near], column[near], group[near]
+        distances = exactly(some, embeddings, row, column, distance=distance).double()
+        inside = distances <= limit
+        kept = [each[inside].numpy() for each in (column, distances, row)]
+        order, group = np.lexsort(kept), group[inside].numpy()  # equals as they are stored
+        _, nearest = np.unique(group[order], return_index=True)
         nearest.sort()
-        counts = np.bincount(row[nearest], minlength=len(some)).tolist()
-        sets += torch.split(torch.from_numpy(codes[of_class[nearest]]), counts)
+        some_of, of_class = np.divmod(group[order][nearest], len(codes))
+        counts = np.bincount(some_of, minlength=len(some)).tolist()
+        sets += torch.split(codes[torch.from_numpy(of_class)], counts)
     return tuple(sets)
 
 
@@ -181,19 +193,30 @@ def own_class_distances(
     check_labels(labels, len(items))
     embeddings, codes = _labeled(stored)
     check_same_width(items, embeddings, ("items", "stored"))
-    own = labels.cpu()
+    items, own = items.detach().float(), labels.cpu()  # as a lookup has them
+    longest = longest_of(embeddings)
     order = codes.argsort(stable=True)
     ascending = codes[order]
-    found = torch.full((len(own),), torch.inf, dtype=torch.float64)
+    at: list[tuple[Tensor, Tensor]] = []
     for code in torch.unique(own).tolist():
         (rows,) = torch.where(own == code)
         start, end = torch.searchsorted(ascending, torch.tensor([code, code + 1])).tolist()
         if start == end:
             continue
-        of_class = embeddings[order[start:end]].to(items)
+        of_class = embeddings[order[start:end]]
         for some in torch.split(rows, max(1, NUMBERS // (end - start))):
-            nearest = distance.matrix(items[some.to(items.device)].detach(), of_class).amin(dim=1)
-            found[some] = nearest.double().cpu()
+            these = items[some.to(items.device)]
+            proposed = distance.matrix(these, of_class.to(these)).cpu()
+            nearest = proposed.amin(dim=1)
+            row, column = within(
+                proposed, nearest + slack(these, longest, nearest, distance=distance)
+            )
+            at.append((some[row], order[start:end][column]))
+    found = torch.full((len(own),), torch.inf, dtype=torch.float64)
+    if at:
+        row, column = map(torch.cat, zip(*at, strict=True))
+        exact = exactly(items, embeddings, row, column, distance=distance).double()
+        found.scatter_reduce_(0, row, exact, "amin")
     return found
 
 

@@ -2,7 +2,6 @@
 
 import math
 import threading
-from collections.abc import Callable
 
 import numpy as np
 import torch
@@ -25,6 +24,7 @@ from likewise.errors import InputError
 from likewise.index._growing import GrowingArray
 from likewise.index._searching.scan import best_products
 from likewise.index._searching.storage import dimension, unpack
+from likewise.index.rounding import matrix_error, relative_error
 
 BLOCK = 2**22  # numbers in one intermediate tensor; a few of them live at once, about 64 MB
 CACHE = 2**17  # numbers of which a few copies stay in a core's own memory
@@ -36,23 +36,6 @@ UNIT = 2**-21  # so near to 1 a length counts as 1; less than the bound of the r
 # called "cosine" is none of these.
 BY_PRODUCT = (COSINE, INNER_PRODUCT, EUCLIDEAN, SQUARED_EUCLIDEAN)
 NEVER_NEGATIVE = (COSINE, EUCLIDEAN, SQUARED_EUCLIDEAN, MANHATTAN, SNR)
-
-# Rounding is in proportion to the numbers that are summed on the way to a value: for `matrix`,
-# from the norms of the query and of the longest stored row, and the value. Those of a user's own
-# distance are taken to be about 1, as cosine's are.
-_Size = Callable[[Tensor, float, Tensor], Tensor]
-_SUMMED_BY_MATRIX: dict[Distance, _Size] = {
-    INNER_PRODUCT: lambda query, longest, value: query * longest,
-    **dict.fromkeys(
-        (EUCLIDEAN, SQUARED_EUCLIDEAN, MANHATTAN, SNR), lambda query, longest, value: value.abs()
-    ),
-}
-# How far both factors of a product may be off, by torch's setting for float32: TF32, bfloat16.
-_FACTORS = {"highest": 0.0, "high": 2**-10, "medium": 2**-7}
-
-
-def _about_one(query: Tensor, longest: float, value: Tensor) -> Tensor:
-    return value.abs() + 1
 
 
 class ExactSearch:
@@ -280,13 +263,13 @@ class _Part:
         ]
         positions = torch.cat([indices for _, indices in nearest])
         last = torch.cat([values[:, -1] for values, _ in nearest])
-        return positions, last - self._matrix_error(queries, last)
+        return positions, last - matrix_error(self.distance, queries, self.longest, last)
 
     def _settle(
         self, queries: Tensor, k: int, limits: Float[Tensor, " q"], allowed: Tensor | None
     ) -> tuple[Float[Tensor, "q k"], Int[Tensor, "q k"]]:
         """The k nearest, given that k are known to lie within `limits`."""
-        limits = limits + self._matrix_error(queries, limits)
+        limits = limits + matrix_error(self.distance, queries, self.longest, limits)
         distances = queries.new_full((len(queries), k), torch.nan)  # sorts behind infinity
         positions = torch.full((len(queries), k), -1)
         left = torch.arange(len(queries))
@@ -314,11 +297,6 @@ class _Part:
                 if not len(left):
                     break
         return distances, positions
-
-    def _matrix_error(self, queries: Tensor, values: Tensor) -> Tensor:
-        summed = _SUMMED_BY_MATRIX.get(self.distance, _about_one)
-        norms = torch.linalg.vector_norm(queries, dim=1)
-        return summed(norms, self.longest, values) * relative_error(queries)
 
 
 def ranked_by(
@@ -369,16 +347,6 @@ def chunks(rows: Tensor, numbers_per_row: int, block: int | None = None) -> list
     if 0 < count <= size:
         return [rows]
     return [rows[start : start + size] for start in range(0, count, size)]
-
-
-def relative_error(queries: Tensor) -> float:
-    """How far a float32 sum of d products may be off, as a share of its size.
-
-    At most d + a few half-units in the last place, in whatever order; twice, as the definition
-    rounds as well.
-    """
-    factors = _FACTORS[torch.get_float32_matmul_precision()]
-    return 2 * ((queries.shape[1] + 16) * 2**-24 + factors)
 
 
 def _root(squares: Tensor) -> Tensor:
