@@ -41,13 +41,11 @@ class Job:
         asked: Its body.
         items: Items to encode; the two sides of pairs one behind the other.
         ready: The same, decoded.
-        whole: Whether fingerprints and pictures are asked for.
     """
 
     asked: Any
     items: Sequence[bodies.Item]
     names: Sequence[str]
-    whole: bool = False
     ready: list[Ready] = field(default_factory=list)
 
 
