@@ -28,7 +28,7 @@ from starlette.testclient import TestClient
 
 from likewise.service import Keys, Settings, make_key, open_service, remove_key
 from likewise.service.application import Application
-from likewise.service.openapi import ENDPOINTS, document
+from likewise.service.openapi import ENDPOINTS, Served, document
 from likewise.service.refusals import CODES
 from likewise.service.routes import Routes
 
@@ -1039,18 +1039,41 @@ def test_the_document_names_every_endpoint_and_every_refusal(client):
         for code in each.codes:
             assert f"`{code}`" in operation["responses"][str(CODES[code][0])]["description"]
         assert callable(getattr(Routes, each.name))
-    forms = {
-        each.name: told["paths"][each.path]["post"]["requestBody"]["content"]
-        for each in ENDPOINTS
-        if each.form
-    }
-    k = forms["lookup"]["multipart/form-data"]["schema"]["properties"]["k"]
+    k = told["components"]["schemas"]["LookupRequest"]["properties"]["k"]
     assert (k["minimum"], k["maximum"], k["default"]) == (1, 100, 5)
     assert told["components"]["schemas"]["Envelope"]["required"] == [
         "code",
         "sentence",
         "request_id",
     ]
+
+
+def test_the_document_offers_only_forms_and_points_that_the_model_has(client):
+    def form(told, name):
+        content = told["paths"][f"/v1/{name}"]["post"]["requestBody"]["content"]
+        return content.get("multipart/form-data", {}).get("schema")
+
+    told = client.get("/openapi.json").json()
+    assert form(told, "match") is None  # of vectors
+    bodies, (asked, _) = (
+        told["components"]["schemas"],
+        told["paths"]["/v1/drift"]["get"]["parameters"],
+    )
+    for schema in (bodies["MatchRequest"]["properties"]["point"], asked["schema"]):
+        assert (schema["enum"], schema["default"]) == (["nearest", "sure"], "nearest")
+    assert bodies["VerifyRequest"]["properties"]["point"]["enum"] == ["pairs"]
+    client.app.routes.model.calibrate(vectors(60, 5), rule="center")
+    again = client.get("/openapi.json").json()["components"]["schemas"]["MatchRequest"]
+    assert again["properties"]["point"]["enum"] == ["center", "nearest", "sure"]
+
+    text, file = {"type": "string", "minLength": 1}, {"type": "string", "format": "binary"}
+    for takes, side in (("image", file), ("text", text)):
+        told = document(Served(has_keys=False, takes=takes, points=("other",)))
+        match, verify = form(told, "match"), form(told, "verify")
+        assert list(match["properties"]) == [takes, "point", "k", "where", "candidates"]
+        assert (match["required"], verify["required"]) == ([takes], ["a", "b"])
+        assert match["properties"]["point"] == {**text, "enum": ["other"]}
+        assert verify["properties"]["a"] == side
 
 
 def test_the_pages_of_the_docs_name_every_code_and_address():

@@ -128,7 +128,7 @@ class Answerer:
             raise Refusal(
                 "not_calibrated",
                 f"model must be calibrated for {kind}, got no operating point. Run likewise "
-                "calibrate, then start the service again.",
+                "calibrate: the service follows.",
             )
         raise Refusal("invalid", f"point must be one of {', '.join(sorted(known))}, got {name!r}.")
 

@@ -20,6 +20,7 @@ from starlette.responses import Response
 import likewise
 from likewise.model import SimilarityModel
 from likewise.model.folders import MANIFEST
+from likewise.model.trials import PAIRS
 from likewise.service import bodies
 from likewise.service.answering import Answerer, Decided, Job, label_of
 from likewise.service.batching import Batcher
@@ -144,10 +145,12 @@ class Routes:
 
     def served(self, *, has_keys: bool) -> Served:
         """What the OpenAPI document tells of the service."""
-        shape = self.reader.item_shape
+        shape, made = self.reader.item_shape, self.model.calibrations
         return Served(
             has_keys,
             self.reader.takes,
+            tuple(name for name, each in made.items() if each.rule != PAIRS),
+            tuple(name for name, each in made.items() if each.rule == PAIRS),
             None if shape is None else math.prod(shape),
             self.model.index.dimension,
             self.settings,
