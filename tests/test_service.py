@@ -374,9 +374,16 @@ def test_drift_is_noticed_where_distances_change():
             client.post("/v1/match", json=asked(far))
         after = client.get("/v1/drift", params={"false_alarm": 0.001}).json()
         assert after["drifted"]
+        # The model has seen no unknowns: another share of them may be all that has changed.
+        assert after["calibrate_again"] == []
+        assert "run likewise drift" in after["advice"]
         assert after["seen"] == 400
         assert after["p_value"] < 0.001
         assert sum(hour["unknown"] for hour in after["hours"]) > 20
+        model.index.add(points[:1], labels=["class 0"])
+        grown = client.get("/v1/drift", params={"point": "sure"}).json()
+        assert grown["calibrate_again"] == [grown["outgrown"]]
+        assert grown["outgrown"] in grown["advice"]
 
 
 def test_distances_and_hours_last_over_a_restart_until_it_is_calibrated_again(place, tmp_path):
