@@ -443,6 +443,29 @@ def test_a_model_that_was_calibrated_again_is_followed_whole(place, tmp_path, ha
         if has_gallery:
             added = {"items": [{"vector": [1.0] * 8, "label": "more"}]}
             assert client.post("/v1/items", json=added).status_code == 201
+            assert client.get("/v1/model").json()["indexed"] == 26
+    if has_gallery:  # which the service let go
+        lw.load(place, gallery=tmp_path / "known").add(vectors(1, 0))
+
+
+def test_a_model_with_another_gallery_is_not_followed(tmp_path, caplog):
+    for name in ("one", "other"):
+        model = lw.SimilarityModel(None)
+        model.use_gallery(tmp_path / name)
+        model.add(vectors(5, 0))
+        model.calibrate(vectors(60, 1, spread=0.3))
+        if name == "one":
+            model.save(tmp_path / "model")
+            model.index.close()
+            application = open_service(tmp_path / "model")
+    with client_of(application) as client:
+        before = client.get("/v1/model").json()
+        model.save(tmp_path / "model")
+        application.routes.follow()
+        assert client.get("/v1/model").json() == before
+        assert "start again" in caplog.text
+        added = {"items": [{"vector": [1.0] * 8, "label": "more"}]}
+        assert client.post("/v1/items", json=added).json()["indexed"] == 31
 
 
 def test_a_model_with_another_encoder_is_not_followed(tmp_path, caplog):

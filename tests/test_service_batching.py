@@ -105,19 +105,20 @@ def test_a_batch_waits_for_jobs_that_others_prepare(most):
     assert batches == [["early", "late"]]
 
 
-def test_a_job_that_takes_long_to_prepare_holds_up_no_other():
+@pytest.mark.parametrize(("most", "wait"), [(8, 0), (1, 30)])
+def test_a_job_that_takes_long_to_prepare_holds_up_no_other(most, wait):
     gate = threading.Event()
 
     def prepare(job):
         if job == "slow":
             assert gate.wait(30)
 
-    batcher = Batcher(prepare, list, most=8, wait=0, is_slow=lambda job: job == "slow")
+    batcher = Batcher(prepare, list, most=most, wait=wait, is_slow=lambda job: job == "slow")
 
     async def ask():
         slow = asyncio.ensure_future(batcher.ask("slow", 1))
         await asyncio.sleep(0)
-        quick = await batcher.ask("quick", 1)
+        quick = await asyncio.wait_for(batcher.ask("quick", 1), 10)
         gate.set()
         return quick, await slow
 
