@@ -11,7 +11,7 @@ from likewise.service.batching import Batcher
 def asked_together(batcher, jobs, sizes=None):
     async def ask():
         asked = [batcher.ask(job, sizes[at] if sizes else 1) for at, job in enumerate(jobs)]
-        # Who waits longer than the batch needs, waits 30 seconds.
+        # A batch that waits in vain does so for 30 seconds.
         return await asyncio.wait_for(asyncio.gather(*asked, return_exceptions=True), 10)
 
     try:
