@@ -7,8 +7,8 @@
     python benchmarks/service.py states       8 clients match while one enrolls 10,000 items
 
 Everything runs on this machine and ends by itself: latency and throughput within two minutes each,
-memory within ten, crashes and states as long as their options say. Throughput needs FastAPI, FAISS and
-python-multipart beside the extra serve. Servers are processes of their own; requests are
+memory within ten, crashes and states as long as their options say. Throughput needs FastAPI,
+FAISS and python-multipart beside the extra serve. Servers are processes of their own; requests are
 bytes made beforehand, so that the client costs as little as it can.
 """
 
