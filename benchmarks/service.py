@@ -7,13 +7,14 @@
     python benchmarks/service.py states       8 clients match while one enrolls 10,000 items
 
 Everything runs on this machine and ends by itself: latency and throughput within two minutes each,
-memory within ten, crashes and states as long as their options say. Throughput needs FastAPI and
-python-multipart beside the extra serve. Servers are processes of their own; requests are
+memory within ten, crashes and states as long as their options say. Throughput needs FastAPI,
+FAISS and python-multipart beside the extra serve. Servers are processes of their own; requests are
 bytes made beforehand, so that the client costs as little as it can.
 """
 
 import argparse
 import asyncio
+import importlib
 import io
 import json
 import math
@@ -321,6 +322,8 @@ uvicorn.Server(config).run(sockets=[listening])
 
 def throughput(folder, seconds, clients=32):
     """Requests per second of 32 clients: the service, and FastAPI over torch and FAISS."""
+    for name in ("fastapi", "python_multipart", "faiss"):
+        importlib.import_module(name)  # missed here, and not by a process that says nothing
     make_model(folder)
     (folder / "plain.py").write_text(PLAIN)
     rng = np.random.default_rng(1)

@@ -28,7 +28,7 @@ from starlette.testclient import TestClient
 
 from likewise.service import Keys, Settings, make_key, open_service, remove_key
 from likewise.service.application import Application
-from likewise.service.openapi import ENDPOINTS, document
+from likewise.service.openapi import ENDPOINTS, Served, document
 from likewise.service.refusals import CODES
 from likewise.service.routes import Routes
 
@@ -374,9 +374,16 @@ def test_drift_is_noticed_where_distances_change():
             client.post("/v1/match", json=asked(far))
         after = client.get("/v1/drift", params={"false_alarm": 0.001}).json()
         assert after["drifted"]
+        # The model has seen no unknowns: another share of them may be all that has changed.
+        assert after["calibrate_again"] == []
+        assert "run likewise drift" in after["advice"]
         assert after["seen"] == 400
         assert after["p_value"] < 0.001
         assert sum(hour["unknown"] for hour in after["hours"]) > 20
+        model.index.add(points[:1], labels=["class 0"])
+        grown = client.get("/v1/drift", params={"point": "sure"}).json()
+        assert grown["calibrate_again"] == [grown["outgrown"]]
+        assert grown["outgrown"] in grown["advice"]
 
 
 def test_distances_and_hours_last_over_a_restart_until_it_is_calibrated_again(place, tmp_path):
@@ -436,6 +443,29 @@ def test_a_model_that_was_calibrated_again_is_followed_whole(place, tmp_path, ha
         if has_gallery:
             added = {"items": [{"vector": [1.0] * 8, "label": "more"}]}
             assert client.post("/v1/items", json=added).status_code == 201
+            assert client.get("/v1/model").json()["indexed"] == 26
+    if has_gallery:  # which the service let go
+        lw.load(place, gallery=tmp_path / "known").add(vectors(1, 0))
+
+
+def test_a_model_with_another_gallery_is_not_followed(tmp_path, caplog):
+    for name in ("one", "other"):
+        model = lw.SimilarityModel(None)
+        model.use_gallery(tmp_path / name)
+        model.add(vectors(5, 0))
+        model.calibrate(vectors(60, 1, spread=0.3))
+        if name == "one":
+            model.save(tmp_path / "model")
+            model.index.close()
+            application = open_service(tmp_path / "model")
+    with client_of(application) as client:
+        before = client.get("/v1/model").json()
+        model.save(tmp_path / "model")
+        application.routes.follow()
+        assert client.get("/v1/model").json() == before
+        assert "start again" in caplog.text
+        added = {"items": [{"vector": [1.0] * 8, "label": "more"}]}
+        assert client.post("/v1/items", json=added).json()["indexed"] == 31
 
 
 def test_a_model_with_another_encoder_is_not_followed(tmp_path, caplog):
@@ -855,6 +885,7 @@ def test_more_items_than_allowed_are_refused(place):
         assert client.post("/v1/match", json=asked(points[:3])).status_code == 200
         refused(client.post("/v1/match", json=asked(points[:4])), 413, "too_large")
         pair = {"a": {"vector": points[0].tolist()}, "b": {"vector": points[1].tolist()}}
+        assert client.post("/v1/verify", json={"pairs": [pair] * 3}).status_code == 200
         refused(client.post("/v1/verify", json={"pairs": [pair] * 4}), 413, "too_large")
 
 
@@ -1038,18 +1069,41 @@ def test_the_document_names_every_endpoint_and_every_refusal(client):
         for code in each.codes:
             assert f"`{code}`" in operation["responses"][str(CODES[code][0])]["description"]
         assert callable(getattr(Routes, each.name))
-    forms = {
-        each.name: told["paths"][each.path]["post"]["requestBody"]["content"]
-        for each in ENDPOINTS
-        if each.form
-    }
-    k = forms["lookup"]["multipart/form-data"]["schema"]["properties"]["k"]
+    k = told["components"]["schemas"]["LookupRequest"]["properties"]["k"]
     assert (k["minimum"], k["maximum"], k["default"]) == (1, 100, 5)
     assert told["components"]["schemas"]["Envelope"]["required"] == [
         "code",
         "sentence",
         "request_id",
     ]
+
+
+def test_the_document_offers_only_forms_and_points_that_the_model_has(client):
+    def form(told, name):
+        content = told["paths"][f"/v1/{name}"]["post"]["requestBody"]["content"]
+        return content.get("multipart/form-data", {}).get("schema")
+
+    told = client.get("/openapi.json").json()
+    assert form(told, "match") is None  # of vectors
+    bodies, (asked, _) = (
+        told["components"]["schemas"],
+        told["paths"]["/v1/drift"]["get"]["parameters"],
+    )
+    for schema in (bodies["MatchRequest"]["properties"]["point"], asked["schema"]):
+        assert (schema["enum"], schema["default"]) == (["nearest", "sure"], "nearest")
+    assert bodies["VerifyRequest"]["properties"]["point"]["enum"] == ["pairs"]
+    client.app.routes.model.calibrate(vectors(60, 5), rule="center")
+    again = client.get("/openapi.json").json()["components"]["schemas"]["MatchRequest"]
+    assert again["properties"]["point"]["enum"] == ["center", "nearest", "sure"]
+
+    text, file = {"type": "string", "minLength": 1}, {"type": "string", "format": "binary"}
+    for takes, side in (("image", file), ("text", text)):
+        told = document(Served(has_keys=False, takes=takes, points=("other",)))
+        match, verify = form(told, "match"), form(told, "verify")
+        assert list(match["properties"]) == [takes, "point", "k", "where", "candidates"]
+        assert (match["required"], verify["required"]) == ([takes], ["a", "b"])
+        assert match["properties"]["point"] == {**text, "enum": ["other"]}
+        assert verify["properties"]["a"] == side
 
 
 def test_the_pages_of_the_docs_name_every_code_and_address():

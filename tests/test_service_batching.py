@@ -11,7 +11,8 @@ from likewise.service.batching import Batcher
 def asked_together(batcher, jobs, sizes=None):
     async def ask():
         asked = [batcher.ask(job, sizes[at] if sizes else 1) for at, job in enumerate(jobs)]
-        return await asyncio.gather(*asked, return_exceptions=True)
+        # A batch that waits in vain does so for 30 seconds.
+        return await asyncio.wait_for(asyncio.gather(*asked, return_exceptions=True), 10)
 
     try:
         return asyncio.run(ask())
@@ -25,9 +26,12 @@ def nothing(job):
 
 def test_a_job_that_comes_alone_is_answered_alone():
     seen = []
-    batcher = Batcher(nothing, lambda jobs: [job + 1 for job in jobs], most=8, wait=30)
-    batcher._told = lambda jobs, items: seen.append((jobs, items))
-    assert asked_together(batcher, [41]) == [42]  # within the test's time, not after 30 s
+
+    def told(*batch):
+        seen.append(batch)
+
+    batcher = Batcher(nothing, lambda jobs: [job + 1 for job in jobs], most=8, wait=30, told=told)
+    assert asked_together(batcher, [41]) == [42]
     assert seen == [(1, 1)]
 
 
@@ -83,7 +87,8 @@ def test_a_job_larger_than_a_batch_makes_one_alone():
     assert batches == [[1], [9], [2]]
 
 
-def test_a_batch_waits_for_jobs_that_others_prepare():
+@pytest.mark.parametrize("most", [2, 3])
+def test_a_batch_waits_for_jobs_that_others_prepare(most):
     batches, inside = [], threading.Barrier(2)
 
     def prepare(job):
@@ -95,24 +100,25 @@ def test_a_batch_waits_for_jobs_that_others_prepare():
         batches.append(sorted(jobs))
         return list(jobs)
 
-    batcher = Batcher(prepare, answer, most=2, wait=30, is_slow=lambda job: True)
+    batcher = Batcher(prepare, answer, most=most, wait=30, is_slow=lambda job: True)
     assert asked_together(batcher, ["early", "late"]) == ["early", "late"]
     assert batches == [["early", "late"]]
 
 
-def test_a_job_that_takes_long_to_prepare_holds_up_no_other():
+@pytest.mark.parametrize(("most", "wait"), [(8, 0), (1, 30)])
+def test_a_job_that_takes_long_to_prepare_holds_up_no_other(most, wait):
     gate = threading.Event()
 
     def prepare(job):
         if job == "slow":
             assert gate.wait(30)
 
-    batcher = Batcher(prepare, list, most=8, wait=0, is_slow=lambda job: job == "slow")
+    batcher = Batcher(prepare, list, most=most, wait=wait, is_slow=lambda job: job == "slow")
 
     async def ask():
         slow = asyncio.ensure_future(batcher.ask("slow", 1))
         await asyncio.sleep(0)
-        quick = await batcher.ask("quick", 1)
+        quick = await asyncio.wait_for(batcher.ask("quick", 1), 10)
         gate.set()
         return quick, await slow
 

@@ -354,6 +354,17 @@ def test_rates_and_drift_are_shown(page):
     assert int(matched.inner_text()) >= 1
     page.get_by_text("The same as a table").click()
     expect(page.locator("section:not([hidden]) tbody tr").first).to_be_visible()
+    told = page.locator("dt", has_text="Calibrate again").locator("xpath=../dd")
+    assert told.inner_text() == "no"
+
+    def outgrown(route):
+        answer = {**route.fetch().json(), "calibrate_again": ["a reason"], "advice": "All of it."}
+        route.fulfill(json=answer)
+
+    page.route("**/v1/drift*", outgrown)
+    page.get_by_role("button", name="Refresh").click()
+    expect(told).to_have_text("yes")
+    expect(page.get_by_text("All of it.", exact=True)).to_be_visible()
 
 
 def test_the_keyboard_is_enough(page):

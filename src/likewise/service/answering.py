@@ -41,13 +41,11 @@ class Job:
         asked: Its body.
         items: Items to encode; the two sides of pairs one behind the other.
         ready: The same, decoded.
-        whole: Whether fingerprints and pictures are asked for.
     """
 
     asked: Any
     items: Sequence[bodies.Item]
     names: Sequence[str]
-    whole: bool = False
     ready: list[Ready] = field(default_factory=list)
 
 
@@ -130,7 +128,7 @@ class Answerer:
             raise Refusal(
                 "not_calibrated",
                 f"model must be calibrated for {kind}, got no operating point. Run likewise "
-                "calibrate, then start the service again.",
+                "calibrate: the service follows.",
             )
         raise Refusal("invalid", f"point must be one of {', '.join(sorted(known))}, got {name!r}.")
 

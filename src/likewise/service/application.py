@@ -6,6 +6,7 @@ import time
 import uuid
 from collections import OrderedDict
 from collections.abc import Awaitable, Callable
+from functools import lru_cache
 from pathlib import Path
 from typing import Any
 from urllib.parse import quote, unquote, urlsplit
@@ -16,7 +17,7 @@ from starlette.responses import Response
 from starlette.types import Receive, Scope, Send
 
 from likewise.service.keys import Key, Keys
-from likewise.service.openapi import ENDPOINTS, Endpoint, document
+from likewise.service.openapi import ENDPOINTS, Endpoint, Served, document
 from likewise.service.receiving import Budget, Gone, Held, receive_body
 from likewise.service.refusals import Envelope, Refusal, refusal_of
 from likewise.service.routes import Routes
@@ -70,7 +71,6 @@ class Application:
             if "{" in each.path
         ]
         self._files = _page_files()
-        self._document = msgspec.json.encode(document(routes.served(has_keys=keys is not None)))
         routes.watch.gauge(
             "likewise_requests_working", "Requests worked on now.", lambda: self._working
         )
@@ -141,7 +141,9 @@ class Application:
                 headers={"Connection": "close"},
             )
         if endpoint is _DOCUMENT:
-            return Response(self._document, media_type="application/json")
+            # Asked anew, since the operating points of the model may be others now.
+            content = _document(self.routes.served(has_keys=self.keys is not None))
+            return Response(content, media_type="application/json")
         content = b""
         if endpoint.asks is not None:
             declared = request.headers.get("content-length")
@@ -255,6 +257,11 @@ class Application:
 
 
 _DOCUMENT = Endpoint("GET", "/openapi.json", "openapi", "This document.", None, scope=None)
+
+
+@lru_cache(maxsize=16)
+def _document(served: Served) -> bytes:
+    return msgspec.json.encode(document(served))
 
 
 def _check_scope(key: Key, endpoint: Endpoint) -> None:

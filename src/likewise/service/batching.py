@@ -2,10 +2,10 @@
 
 import asyncio
 import threading
-import time
 from collections import deque
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
 from typing import Generic, TypeVar
 
 J = TypeVar("J")
@@ -13,15 +13,14 @@ Prepare = Callable[[J], None]
 Answer = Callable[[Sequence[J]], Sequence[object]]
 
 
+@dataclass(eq=False, slots=True)
 class _Waiting(Generic[J]):
     """A job with the future that its request waits for."""
 
-    __slots__ = ("future", "is_prepared", "job", "loop", "size")
-
-    def __init__(self, job: J, size: int, loop: asyncio.AbstractEventLoop) -> None:
-        self.job, self.size, self.loop = job, size, loop
-        self.is_prepared = False
-        self.future: asyncio.Future[object] = loop.create_future()
+    job: J
+    size: int
+    future: asyncio.Future[object]
+    is_prepared: bool = False
 
 
 class Batcher(Generic[J]):
@@ -69,7 +68,7 @@ class Batcher(Generic[J]):
             Exception: What preparing or answering it raised.
         """
         loop = asyncio.get_running_loop()
-        waiting = _Waiting(job, size, loop)
+        waiting = _Waiting(job, size, loop.create_future())
         if self._is_slow(job):
             with self._changed:
                 self._preparing += 1
@@ -120,8 +119,7 @@ class Batcher(Generic[J]):
 
     def _next(self) -> list[_Waiting[J]]:
         with self._changed:
-            if self._preparing:
-                self._wait_for_others()
+            self._changed.wait_for(self._need_not_wait, self._wait)
             batch: list[_Waiting[J]] = []
             size = 0
             while self._waiting and (not batch or size + self._waiting[0].size <= self._most):
@@ -130,12 +128,8 @@ class Batcher(Generic[J]):
             self._is_led = bool(batch)
             return batch
 
-    def _wait_for_others(self) -> None:
-        end = time.monotonic() + self._wait
-        while self._preparing and sum(each.size for each in self._waiting) < self._most:
-            left = end - time.monotonic()
-            if left <= 0 or not self._changed.wait(left):
-                break
+    def _need_not_wait(self) -> bool:
+        return not self._preparing or sum(each.size for each in self._waiting) >= self._most
 
     def _answered(self, batch: Sequence[_Waiting[J]]) -> list[object]:
         try:
@@ -149,7 +143,7 @@ class Batcher(Generic[J]):
 
 def _hand_out(answers: Sequence[tuple[_Waiting[J], object]]) -> None:
     # One wakeup of the event loop for all of a batch.
-    loop = answers[0][0].loop
+    loop = answers[0][0].future.get_loop()
 
     def hand_out() -> None:
         for waiting, answer in answers:

@@ -70,15 +70,11 @@ class Endpoint:
 _FILE = {"type": "string", "format": "binary"}
 _TEXT = {"type": "string", "minLength": 1}
 _JSON = {"type": "string", "description": "JSON."}
-# Fields of forms that are not as in the body.
-FORM: Mapping[str, Mapping[str, Any]] = {
-    "image": {"type": "array", "items": _FILE},
-    "text": {"type": "array", "items": _TEXT},
-    "a": _FILE,
-    "b": _FILE,
-    "label": _TEXT,
-    "where": _JSON,
-    "metadata": _JSON,
+# Fields of forms that are not as in the body; items by what the model takes. Vectors have no form.
+FIELDS: dict[str, Any] = {"label": _TEXT, "where": _JSON, "metadata": _JSON}
+FORMS: dict[str, dict[str, Any]] = {
+    "image": {"image": {"type": "array", "items": _FILE, "minItems": 1}, "a": _FILE, "b": _FILE},
+    "text": {"text": {"type": "array", "items": _TEXT, "minItems": 1}, "a": _TEXT, "b": _TEXT},
 }
 ID = Parameter("id", "path", {"type": "string", "minLength": 1}, "The id.")
 IDEMPOTENCY = Parameter(
@@ -96,7 +92,7 @@ ENDPOINTS = (
         "Which known thing each item is, or that it is unknown.",
         bodies.MatchAnswers,
         bodies.MatchRequest,
-        form=("image", "text", "point", "k", "where"),
+        form=("image", "text", "point", "k", "where", "candidates"),
         codes=("not_calibrated", "too_few_items", "storage_failed"),
     ),
     Endpoint(
@@ -254,6 +250,8 @@ class Served:
     Attributes:
         has_keys: Whether clients must give a key.
         takes: "image", "text" or "vector".
+        points: Names of the operating points that match.
+        pair_points: Names of the operating points that verify.
         width: Numbers of a vector, if it is known.
         dimension: Numbers of an embedding, if it is known.
         settings: Limits.
@@ -261,6 +259,8 @@ class Served:
 
     has_keys: bool
     takes: str
+    points: tuple[str, ...] = ()
+    pair_points: tuple[str, ...] = ()
     width: int | None = None
     dimension: int | None = None
     settings: Settings = field(default_factory=Settings)
@@ -276,7 +276,6 @@ def document(served: Served) -> dict[str, Any]:
         >>> told["components"]["schemas"]["Item"]["oneOf"]
         [{'required': ['text']}, {'required': ['embedding']}]
     """
-    has_keys = served.has_keys
     structs: set[type] = {Envelope}
     for each in ENDPOINTS:
         structs |= {kind for kind in (each.asks, each.answers) if isinstance(kind, type)}
@@ -285,9 +284,9 @@ def document(served: Served) -> dict[str, Any]:
     _narrow(schemas, served)
     paths: dict[str, dict[str, Any]] = {}
     for each in ENDPOINTS:
-        paths.setdefault(each.path, {})[each.method.lower()] = _operation(each, has_keys, schemas)
+        paths.setdefault(each.path, {})[each.method.lower()] = _operation(each, served, schemas)
     components: dict[str, Any] = {"schemas": schemas}
-    if has_keys:
+    if served.has_keys:
         components["securitySchemes"] = {"key": {"type": "http", "scheme": "bearer"}}
     return {
         "openapi": "3.1.0",
@@ -321,14 +320,23 @@ def _narrow(schemas: dict[str, dict[str, Any]], served: Served) -> None:
                     fields[kind] |= {"minItems": width, "maxItems": width}
     for name in ("MatchRequest", "LookupRequest"):
         schemas[name]["properties"]["k"]["maximum"] = settings.most_neighbors
+    _name_points(schemas["MatchRequest"]["properties"]["point"], served.points)
+    _name_points(schemas["VerifyRequest"]["properties"]["point"], served.pair_points)
     for each in schemas.values():
         for many in ("items", "pairs"):
             if many in each.get("properties", {}) and "minItems" in each["properties"][many]:
                 each["properties"][many]["maxItems"] = settings.most_items
 
 
+def _name_points(schema: dict[str, Any], names: Sequence[str]) -> None:
+    if names:
+        schema["enum"] = sorted(names)
+    if schema["default"] not in names:
+        del schema["default"]
+
+
 def _operation(
-    endpoint: Endpoint, has_keys: bool, schemas: Mapping[str, Mapping[str, Any]]
+    endpoint: Endpoint, served: Served, schemas: Mapping[str, Mapping[str, Any]]
 ) -> dict[str, Any]:
     told: dict[str, Any] = {
         "operationId": endpoint.name,
@@ -343,32 +351,38 @@ def _operation(
             }
             for each in endpoint.parameters
         ]
-        + _query(endpoint),
+        + _query(endpoint, served),
         "responses": _responses(endpoint),
     }
     if endpoint.asks is not None:
         content: dict[str, Any] = {"application/json": {"schema": _ref(endpoint.asks)}}
-        if endpoint.form:
+        if endpoint.form and served.takes in FORMS:
             known = schemas[endpoint.asks.__name__]["properties"]
+            fields = FIELDS | FORMS[served.takes]
             content["multipart/form-data"] = {
                 "schema": {
                     "type": "object",
                     "properties": {
-                        name: FORM[name] if name in FORM else known[name] for name in endpoint.form
+                        name: fields[name] if name in fields else known[name]
+                        for name in endpoint.form
+                        if name in fields or name in known
                     },
+                    "required": [name for name in endpoint.form if name in FORMS[served.takes]],
                     "additionalProperties": False,
                 }
             }
         told["requestBody"] = {"required": True, "content": content}
-    if has_keys and endpoint.scope is not None:
+    if served.has_keys and endpoint.scope is not None:
         told["security"] = [{"key": []}]
     return told
 
 
-def _query(endpoint: Endpoint) -> list[dict[str, Any]]:
+def _query(endpoint: Endpoint, served: Served) -> list[dict[str, Any]]:
     if endpoint.query is None:
         return []
     _, schemas = msgspec.json.schema_components([endpoint.query])
+    if endpoint.query is bodies.DriftQuery:
+        _name_points(schemas["DriftQuery"]["properties"]["point"], served.points)
     return [
         {
             "name": name,

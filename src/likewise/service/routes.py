@@ -20,6 +20,7 @@ from starlette.responses import Response
 import likewise
 from likewise.model import SimilarityModel
 from likewise.model.folders import MANIFEST
+from likewise.model.trials import PAIRS
 from likewise.service import bodies
 from likewise.service.answering import Answerer, Decided, Job, label_of
 from likewise.service.batching import Batcher
@@ -144,10 +145,12 @@ class Routes:
 
     def served(self, *, has_keys: bool) -> Served:
         """What the OpenAPI document tells of the service."""
-        shape = self.reader.item_shape
+        shape, made = self.reader.item_shape, self.model.calibrations
         return Served(
             has_keys,
             self.reader.takes,
+            tuple(name for name, each in made.items() if each.rule != PAIRS),
+            tuple(name for name, each in made.items() if each.rule == PAIRS),
             None if shape is None else math.prod(shape),
             self.model.index.dimension,
             self.settings,
@@ -171,7 +174,7 @@ class Routes:
         asked = await self._read(request, content, bodies.MatchRequest, _with_items)
         self._check_neighbors(asked.k)
         self.answerer.check_point(asked.point, pairs=False)
-        decided = await self._ask(Job(asked, asked.items, _names(asked.items)))
+        decided = await self._ask(asked)
         if not isinstance(decided, Decided):
             raise TypeError("a match must be decided")
         answers = decided.answers.answers
@@ -191,18 +194,18 @@ class Routes:
         self.reader.check_count(asked.pairs)
         items = [pair.a for pair in asked.pairs] + [pair.b for pair in asked.pairs]
         names = [f"pairs[{at}].{side}" for side in "ab" for at in range(len(asked.pairs))]
-        return _json(await self._ask(Job(asked, items, names)))
+        return _json(await self.batcher.ask(Job(asked, items, names), len(items)))
 
     async def lookup(self, request: Request, content: bytes) -> Response:
         """Answer `POST /v1/lookup`."""
         asked = await self._read(request, content, bodies.LookupRequest, _with_items)
         self._check_neighbors(asked.k)
-        return _json(await self._ask(Job(asked, asked.items, _names(asked.items))))
+        return _json(await self._ask(asked))
 
     async def embed(self, request: Request, content: bytes) -> Response:
         """Answer `POST /v1/embed`."""
         asked = await self._read(request, content, bodies.EmbedRequest, _with_items)
-        return _json(await self._ask(Job(asked, asked.items, _names(asked.items))))
+        return _json(await self._ask(asked))
 
     async def add_items(self, request: Request, content: bytes) -> Response:
         """Answer `POST /v1/items`."""
@@ -215,7 +218,7 @@ class Routes:
             before = self.writer.repeated(key, digest)
             if before is not None:
                 return _json(before, 201)
-        items = await self._ask(Job(None, asked.items, _names(asked.items)))
+        items = await self._ask(asked)
         added = await self._run(
             self._writing,
             lambda: self.writer.add(
@@ -364,9 +367,10 @@ class Routes:
         text = await self._run(self._slow, self.watch.metrics)
         return Response(text, media_type="text/plain; version=0.0.4")
 
-    async def _ask(self, job: Job) -> object:
-        self.reader.check_count(job.items)
-        return await self.batcher.ask(job, len(job.items))
+    async def _ask(self, asked: Any) -> object:
+        self.reader.check_count(asked.items)
+        names = [f"items[{at}]" for at in range(len(asked.items))]
+        return await self.batcher.ask(Job(asked, asked.items, names), len(names))
 
     async def _run(self, pool: ThreadPoolExecutor, call: Callable[[], _T]) -> _T:
         return await asyncio.get_running_loop().run_in_executor(pool, call)
@@ -415,10 +419,6 @@ def _is_slow(job: Job) -> bool:
     """Whether a thread of its own should decode the images of a job."""
     sizes = (len(item.image) for item in job.items if isinstance(item.image, bytes))
     return sum(sizes) > QUICK
-
-
-def _names(items: list[Any]) -> list[str]:
-    return [f"items[{at}]" for at in range(len(items))]
 
 
 def _with_items(parts: list[Part], takes: str) -> dict[str, Any]:

@@ -48,8 +48,8 @@ function verdict(drift) {
   return [
     make("h3", { class: drift.drifted ? "unknown" : "known" }, verdictOf(drift)),
     make("p", {}, drift.advice),
-    drift.outgrown ? make("p", { class: "note" }, drift.outgrown) : "",
     facts([
+      ["Calibrate again", drift.calibrate_again.length ? "yes" : "no"],
       ["Matches looked at", count(drift.seen, "match", "matches")],
       ["Accepted when calibrated", drift.accepted_before === null ? null : share(drift.accepted_before)],
       ["Accepted now", drift.accepted_now === null ? null : share(drift.accepted_now)],
