@@ -394,3 +394,12 @@ def test_float32_of_a_small_batch_has_the_digits_of_float64(near, others, distan
     torch.testing.assert_close(values, expected, rtol=1e-6, atol=0)
     for mine, theirs in zip(gradients, of_gradients, strict=True):
         torch.testing.assert_close(mine, theirs, rtol=1e-5, atol=1e-5)
+
+
+def test_one_row_expanded_gives_the_same_numbers_as_its_copies():
+    one, many = torch.randn(1, 7), torch.randn(5, 7)
+    for row in (one, torch.zeros(1, 7)):
+        copies = row.repeat(5, 1)
+        with torch.no_grad():
+            assert torch.equal(COSINE.paired(row.expand(5, -1), many), COSINE.paired(copies, many))
+        assert torch.equal(COSINE.paired(row.expand(5, -1), many), COSINE.paired(copies, many))

@@ -24,7 +24,7 @@ from likewise.errors import InputError, InputTypeError
 
 def free_to_look(values: Tensor) -> bool:
     """Whether numbers may decide what is done: only where that does not wait for the device."""
-    return values.device.type == "cpu"
+    return values.is_cpu
 
 
 def as_tensors(**values: Any) -> tuple[Any, ...]:

@@ -142,8 +142,15 @@ def _none_is_zero(lengths: Tensor) -> bool:
 
 
 def _cosine(a: Tensor, b: Tensor, paired: bool = False) -> Tensor:
+    if not torch.is_grad_enabled():  # for one query, the steps of a Function cost as much again
+        return _cosine_of_units(_unit_and_length(a)[0], _unit_and_length(b)[0], paired)
     distances: Tensor = _Cosine.apply(a, b, paired)  # type: ignore[no-untyped-call]
     return distances
+
+
+def _cosine_of_units(a: Tensor, b: Tensor, paired: bool) -> Tensor:
+    cosines: Tensor = torch.linalg.vecdot(a, b) if paired else a @ b.T
+    return cosines.neg_().add_(1).clamp_(min=0)
 
 
 class _Cosine(torch.autograd.Function):
@@ -158,9 +165,7 @@ class _Cosine(torch.autograd.Function):
         to_a = _unit_and_length(a)
         to_b = to_a if a is b else _unit_and_length(b)
         ctx.save_for_backward(*to_a, *to_b)
-        cosines = torch.linalg.vecdot(to_a[0], to_b[0]) if paired else to_a[0] @ to_b[0].T
-        distances: Tensor = cosines.neg_().add_(1).clamp_(min=0)
-        return distances
+        return _cosine_of_units(to_a[0], to_b[0], paired)
 
     @staticmethod
     @once_differentiable
@@ -179,6 +184,9 @@ class _Cosine(torch.autograd.Function):
 
 
 def _unit_and_length(x: Tensor) -> tuple[Tensor, Tensor]:
+    if len(x) > 1 and x.stride(0) == 0:  # one row, expanded
+        unit, length = _unit_and_length(x[:1])
+        return unit.expand(x.shape), length.expand(len(x), 1)
     lengths = torch.linalg.vector_norm(x, dim=1, keepdim=True)
     # Where looking is free, it is one step instead of three.
     if not _none_is_zero(lengths):

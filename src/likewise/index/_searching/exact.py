@@ -195,8 +195,7 @@ class _Part:
             each = asked.expand(count, -1) if many == 1 else asked.repeat_interleave(count, dim=0)
             near = stored if many == 1 else stored.repeat(many, 1)
             exact = checked_paired(self.distance, each, near).view(many, count)
-            distances, positions = exact.sort(dim=1, stable=True)
-            ranked.append((distances[:, :k], positions[:, :k]))
+            ranked.append(_first(exact, k))
         if len(ranked) == 1:
             return ranked[0]
         distances, positions = map(torch.cat, zip(*ranked, strict=True))
@@ -297,6 +296,17 @@ class _Part:
                 if not len(left):
                     break
         return distances, positions
+
+
+def _first(
+    distances: Float[Tensor, "q n"], k: int
+) -> tuple[Float[Tensor, "q k"], Int[Tensor, "q k"]]:
+    """The k least of each row and where they are; equal ones by position."""
+    if k == 1:  # without a sort; of equal ones, min gives the first
+        least, at = distances.min(dim=1, keepdim=True)
+        return least, at
+    ranked, order = distances.sort(dim=1, stable=True)
+    return ranked[:, :k], order[:, :k]
 
 
 def ranked_by(
