@@ -127,6 +127,5 @@ def test_the_command_line_offers_the_choices_that_there_are():
     assert set(options.Augment) == set(names.AUGMENTS) == set(presets.NAMES)
     assert set(options.Projection) == set(names.PROJECTIONS)
     assert lw.Recipe.projection == options.Projection.DROP
-    assert lw.Recipe.made_classes == options.MadeClasses.NONE
     assert lw.Recipe.distance == options.DistanceName.COSINE
     assert lw.Recipe.precision == options.Precision.FLOAT32

@@ -136,6 +136,16 @@ def train(
         Optional[Path],  # noqa: UP045
         typer.Option(rich_help_panel=ENCODER, help="File with its weights, .safetensors or .pth."),
     ] = None,
+    features: Annotated[
+        Optional[float],  # noqa: UP045
+        typer.Option(
+            rich_help_panel=ENCODER,
+            min=0,
+            show_default="2 for fewer than 50 classes, else 0",
+            help="Weight of the small network's features beside its embedding, which has 1. They "
+            "help with classes that were not trained on.",
+        ),
+    ] = None,
     hold_out_classes: Annotated[
         Optional[list[str]],  # noqa: UP045
         typer.Option(
@@ -175,8 +185,13 @@ def train(
         ),
     ] = None,
     made_classes: Annotated[
-        MadeClasses, typer.Option(rich_help_panel=DATA, help="New classes from old ones.")
-    ] = MadeClasses.NONE,
+        Optional[MadeClasses],  # noqa: UP045
+        typer.Option(
+            rich_help_panel=DATA,
+            show_default="both for gray, square images and the small network",
+            help="New classes from old ones.",
+        ),
+    ] = None,
     workers: Annotated[
         int, typer.Option(rich_help_panel=DATA, help="Processes that read data.")
     ] = 0,
@@ -269,7 +284,8 @@ def train(
         Optional[float],  # noqa: UP045
         typer.Option(
             rich_help_panel=SCHEDULE,
-            show_default="0.001; 0.0001 where a pretrained encoder trains, 0.0002 one of sentences",
+            show_default="0.001; 0.003 for gray images and the small network, 0.0001 where a "
+            "pretrained encoder trains, 0.0002 one of sentences",
             help="The highest one.",
         ),
     ] = Recipe.learning_rate,

@@ -3,6 +3,7 @@
 from likewise.encoders.backbones import Backbone, backbone
 from likewise.encoders.encoding import encode, takes_texts
 from likewise.encoders.ensembles import OverViews, SideBySide
+from likewise.encoders.features import WithFeatures, condensed
 from likewise.encoders.heads import (
     GeneralizedMeanPool1d,
     GeneralizedMeanPool2d,
@@ -37,8 +38,10 @@ __all__ = [
     "Truncate",
     "TwoTowers",
     "Whitening",
+    "WithFeatures",
     "backbone",
     "by_name",
+    "condensed",
     "encode",
     "preprocess_of",
     "sentence_encoder",

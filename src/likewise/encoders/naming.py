@@ -1,5 +1,6 @@
 """`by_name`: encoders by name, with their weights, their head, and how they read their items."""
 
+import itertools
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
@@ -16,7 +17,8 @@ from likewise.errors import InputError, InputTypeError
 TRAINED = ("none", "head", "last", "all")
 HEADS = ("none", "linear", "mlp")
 PHOTOGRAPHS = f"timm:{_finding.PHOTOGRAPHS}"
-LARGEST_MAP = 8  # pixels on a side that are left before the dense layer
+WIDTHS = (32, 64, 128)  # channels of the convolutions; the last of all that follow
+SMALLEST_MAP = 4  # pixels on a side, from which on nothing is pooled
 _TRAINABLE = {"none": "frozen", "head": "frozen", "last": "partial", "all": "full"}
 
 
@@ -145,24 +147,27 @@ def parsed(name: str) -> tuple[str, str, str]:
 def small(item_shape: Sequence[int], embedding_dim: int = 64) -> nn.Module:
     """The small network for items of a shape.
 
-    Images get convolutions and a pool until at most 8 pixels are left on a side, all other items
-    a dense network.
+    Images get convolutions and pools until at most 4 pixels are left on the shorter side, all other
+    items a dense network.
 
     Example:
         >>> small((1, 28, 28)).config["layers"]
-        [32, 'pool', 64, 'pool', 128]
+        [32, 'pool', 64, 'pool', 128, 'pool']
     """
     if len(item_shape) != 3:
         return MLPEncoder(item_shape, embedding_dim=embedding_dim)
     layers: list[Any] = []
-    side, width = min(item_shape[1:]), 32
-    while True:
-        layers.append(width)
-        if side < LARGEST_MAP:
+    side = min(item_shape[1:])
+    for number in itertools.count():
+        layers.append(WIDTHS[min(number, len(WIDTHS) - 1)])
+        if side > SMALLEST_MAP:
+            layers.append("pool")
+            side //= 2
+        if side <= SMALLEST_MAP and number:  # two at least
             break
-        layers.append("pool")
-        side, width = side // 2, min(2 * width, 128)
-    return ConvEncoder(item_shape, layers=layers, embedding_dim=embedding_dim)
+    return ConvEncoder(
+        item_shape, layers=layers, pool_before_norm=True, embedding_dim=embedding_dim
+    )
 
 
 def new_head(head: str, features: int | None, embedding_dim: int | None = None) -> nn.Module:

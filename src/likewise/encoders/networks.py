@@ -153,8 +153,16 @@ class ConvEncoder(nn.Module):
 
     def forward(self, images: Float[Tensor, "n c h w"]) -> Float[Tensor, "n d"]:
         """Embeddings of a batch of images."""
+        return self.from_features(self.features_of(images))
+
+    def features_of(self, images: Float[Tensor, "n c h w"]) -> Float[Tensor, "n f"]:
+        """What the dense layers get of a batch of images."""
         _check_items(images, self.config["input_shape"])
-        return self.head(self.features(images))  # type: ignore[no-any-return]
+        return self.features(images)  # type: ignore[no-any-return]
+
+    def from_features(self, features: Float[Tensor, "n f"]) -> Float[Tensor, "n d"]:
+        """Embeddings from these features, by the dense layers."""
+        return self.head(features)  # type: ignore[no-any-return]
 
 
 class MLPEncoder(nn.Module):
@@ -221,8 +229,16 @@ class MLPEncoder(nn.Module):
 
     def forward(self, items: Float[Tensor, "n ..."]) -> Float[Tensor, "n d"]:
         """Embeddings of a batch of items."""
+        return self.from_features(self.features_of(items))
+
+    def features_of(self, items: Float[Tensor, "n ..."]) -> Float[Tensor, "n f"]:
+        """What the dense layers get of a batch: its numbers, flattened."""
         _check_items(items, self.config["input_shape"])
-        return self.layers(items)  # type: ignore[no-any-return]
+        return items.flatten(1)
+
+    def from_features(self, features: Float[Tensor, "n f"]) -> Float[Tensor, "n d"]:
+        """Embeddings from these numbers, by the dense layers."""
+        return self.layers(features)  # type: ignore[no-any-return]
 
 
 def _convolution(

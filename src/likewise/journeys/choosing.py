@@ -21,6 +21,8 @@ from likewise.journeys.recipe import Recipe
 LARGEST_SMALL = 64  # pixels on the shorter side; color images beyond it are photographs
 LOOKED_AT = 16  # files of a folder
 SMALL_DIM = 64
+GRAY_RATE = 3e-3  # learning rate
+FEATURE_WEIGHT, MANY_CLASSES = 2.0, 50
 
 
 def open_for_training(
@@ -144,7 +146,7 @@ def chosen(
     if recipe.encoder is not None:
         return recipe
     # Classes made by turning images would be one class for a network that was taught to ignore it.
-    if recipe.made_classes == "none" and _are_photographs(opened, sized):
+    if not recipe.makes_classes and _are_photographs(opened, sized):
         reason = missing(PHOTOGRAPHS, weights)
         if reason is None:
             return dataclasses.replace(recipe, encoder=PHOTOGRAPHS)
@@ -156,6 +158,37 @@ def chosen(
             argument="encoder",
         )
     return recipe
+
+
+def settled(recipe: Recipe, item_shape: Sequence[int], class_count: int) -> Recipe:
+    """The recipe with what its data decides, for the small network: nothing is left to a None.
+
+    What is chosen for gray images and for few classes was chosen on classes held out of digits,
+    MNIST, Fashion-MNIST, Omniglot and faces.
+
+    Args:
+        recipe: The choices.
+        item_shape: Shape of an item.
+        class_count: How many classes the items have.
+    """
+    is_gray = recipe.learns_classes and len(item_shape) == 3 and item_shape[0] == 1
+    made, rate = recipe.made_classes, recipe.learning_rate
+    if made is None:
+        made = "both" if is_gray and item_shape[1] == item_shape[2] else "none"
+    if rate is None and is_gray:
+        rate = GRAY_RATE
+    held = recipe.hold_out_classes or 0.0
+    trained = class_count - len(held) if isinstance(held, tuple) else class_count * (1 - held)
+    return dataclasses.replace(
+        recipe, made_classes=made, learning_rate=rate, features=feature_weight(recipe, trained)
+    )
+
+
+def feature_weight(recipe: Recipe, class_count: float) -> float:
+    """Weight of the small network's features beside its embedding, after so many classes."""
+    if recipe.features is not None:
+        return recipe.features
+    return FEATURE_WEIGHT if recipe.learns_classes and class_count < MANY_CLASSES else 0.0
 
 
 def _are_photographs(opened: data.Dataset, sized: bool) -> bool:

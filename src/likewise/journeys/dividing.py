@@ -33,7 +33,7 @@ def divided(
     """
     apart: dict[str, data.Dataset] = {}
     if isinstance(source, data.GivenPairs):
-        if recipe.hold_out_classes is not None or recipe.made_classes != "none":
+        if recipe.hold_out_classes is not None or recipe.makes_classes:
             held = recipe.hold_out_classes
             raise InputError(
                 "must be left out for given pairs, which have no classes, got "

@@ -35,6 +35,7 @@ SMALL_RATE, PRETRAINED_RATE, SENTENCES_RATE = 1e-3, 1e-4, 2e-4  # learning rates
 CENTERS_FASTER = 10  # times, as class centers begin at random and a pretrained encoder does not
 BATCH, SENTENCES_BATCH = 128, 64  # items
 CHECKED = 64  # items encoded after training, as the last step may have broken the encoder
+CONDENSED_ON = 2000  # items
 OF_EACH = 16  # items of a class that tell where its center begins
 
 
@@ -139,8 +140,11 @@ def _batch(recipe: Recipe, part: Any) -> _Batch:
 
 
 def batches_of(recipe: Recipe, part: Any) -> int:
-    """Batches per epoch."""
-    return recipe.batches or max(FEWEST_BATCHES, len(part) // _batch(recipe, part).size)
+    """Batches per epoch: about a pass over the items, those of made classes not counted."""
+    size = _batch(recipe, part).size
+    while isinstance(part, changes.MadeClasses):
+        part = part.data
+    return recipe.batches or max(FEWEST_BATCHES, len(part) // size)
 
 
 def drawing(recipe: Recipe, part: Any) -> dict[str, Any]:
@@ -197,6 +201,32 @@ def in_epochs(progress: Any, epochs: int, more: int = 0) -> Any:
     return lambda epoch, batch, batches: progress(
         (epoch - 1) * batches + batch, epochs * (batches + more)
     )
+
+
+def with_features(
+    encoder: Any,
+    items: data.Dataset,
+    weight: float,
+    preprocess: data.Preprocess | None,
+    *,
+    seed: int,
+) -> nn.Module:
+    """The trained small network with its features beside its embedding, in as many numbers.
+
+    Args:
+        encoder: The network.
+        items: Those trained on; up to 2,000 of them tell which directions are kept.
+        weight: Weight of the features.
+        preprocess: How the network reads items.
+        seed: Seed of the items drawn.
+    """
+    whole = encoders.WithFeatures(encoder, weight=weight).eval()
+    rows = torch.randperm(len(items), generator=torch.Generator().manual_seed(seed))
+    some = data.Subset(items, rows[:CONDENSED_ON].sort().values)
+    wide = encoders.encode(whole, some, preprocess=None if preprocess is None else preprocess.apply)
+    dim = min(encoder.config["embedding_dim"], wide.shape[1])
+    few = encoders.condensed(wide, dim).to(next(encoder.parameters()).device)
+    return nn.Sequential(whole, few, encoders.Normalize()).eval()
 
 
 def check_learned(

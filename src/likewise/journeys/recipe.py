@@ -63,12 +63,18 @@ class Recipe:
             "whitening", which is fitted at once; None for what `train` needs.
         embedding_dim: Numbers per embedding; None for 64, or as many as a pretrained encoder has.
             With two towers the smaller number.
+        features: Weight of the small network's features beside its embedding, which has 1, in the
+            model's embeddings; see `encoders.WithFeatures`. They help with classes that were not
+            trained on, and take nothing from `embedding_dim`. 0 for the embedding alone. None for
+            2 where the small network trains on fewer than 50 classes, and else for 0.
         labels: Whether labels are used. False learns from two changed views of each image, as
             SimCLR does: images need no labels, and those they have play no part.
         augment: How images are changed while training: "none", "light", "photos", "strong" or
             "views"; see `augment.by_name`. None for "light", or "views" without labels. With
             labels, images below 16 pixels a side, and other items, never are.
-        made_classes: New classes from old ones: "none", "turned", "mirrored" or "both".
+        made_classes: New classes from old ones: "none", "turned", "mirrored" or "both". None for
+            "both" where the small network trains on classes of gray, square images, and else for
+            "none".
         pairs: Whether pairs are trained on instead of classes.
         loss: A loss by name; None for "contrastive" with pairs, for "simclr" without labels, for
             "normalized-softmax" where a sentence encoder trains, for "multiple-negatives" with
@@ -79,14 +85,16 @@ class Recipe:
             computed on: "drop" to leave them out of the model, "keep", or "none" for no such
             layers.
         epochs: Number of epochs.
-        batches: Batches per epoch; None for about one pass over the data, at least 50.
+        batches: Batches per epoch; None for about one pass over the data, at least 50. Made classes
+            add none.
         classes_per_batch: Classes in a balanced batch; None for the default of `fit`, or 64 where
             a sentence encoder trains with a loss that has class centers.
         items_per_class: Items of each class in a batch; None for the default of `fit`, or as many
             as make 64 items where a sentence encoder trains with a loss that has class centers.
         batch_size: Items in a batch without labels, or pairs in one of two towers; None for 128.
-        learning_rate: The highest learning rate of the schedule; None for 0.001, for 0.0001 where
-            a pretrained encoder trains, and for 0.0002 where that is one of sentences.
+        learning_rate: The highest learning rate of the schedule; None for 0.001, for 0.003 where
+            the small network trains on classes of gray images, for 0.0001 where a pretrained
+            encoder trains, and for 0.0002 where that is one of sentences.
         loss_learning_rate: Rate of the loss's own weights, such as class centers; None for ten
             times the other where a pretrained encoder trains, and else for the same.
         clip_gradients: Largest norm of all gradients together; None clips nothing.
@@ -121,9 +129,10 @@ class Recipe:
     train: str | None = None
     head: str | None = None
     embedding_dim: int | None = None
+    features: float | None = None
     labels: bool = True
     augment: str | None = None
-    made_classes: str = "none"
+    made_classes: str | None = None
     pairs: bool = False
     loss: str | None = None
     distance: str = "cosine"
@@ -179,11 +188,13 @@ class Recipe:
         if self.augment is not None:
             check_choice("augment", self.augment, AUGMENTS)
         check_choice("projection", self.projection, PROJECTIONS)
-        check_choice("made_classes", self.made_classes, MADE_CLASSES)
+        if self.made_classes is not None:
+            check_choice("made_classes", self.made_classes, MADE_CLASSES)
         if isinstance(self.cross_fit, str):
             check_choice("cross_fit", self.cross_fit, ("auto", "off"))
         else:
             check_count("cross_fit", self.cross_fit, 2)
+        self._check_features()
         self._check_labels()
         allowed: tuple[str, ...] = (*PAIR_LOSSES, *CLASS_LOSSES)
         if self.towers is not None:
@@ -250,9 +261,39 @@ class Recipe:
         return all(name in (None, "small") for name in self.towers or (self.encoder,))
 
     @property
+    def learns_classes(self) -> bool:
+        """Whether the small network is trained on classes."""
+        return self.is_small and self.labels and not self.pairs and self.towers is None
+
+    @property
+    def makes_classes(self) -> bool:
+        """Whether new classes from old ones are asked for."""
+        return self.made_classes not in (None, "none")
+
+    @property
     def is_frozen(self) -> bool:
         """Whether the encoder itself does not train, so that each item is encoded once."""
         return self.labels and not self.is_small and self.train in (None, "none", "head")
+
+    def _check_features(self) -> None:
+        from likewise._checks import check_number
+
+        if self.features is None:
+            return
+        check_number("features", self.features)
+        if self.features < 0:
+            raise InputError(f"must be 0 or above, got {self.features}.", argument="features")
+        if self.features and self.projection == "keep":
+            raise InputError(
+                f"must be left out where the projection is kept, got {self.features}.",
+                argument="features",
+            )
+        if self.features and not self.is_small:
+            raise InputError(
+                f"must be left out for {self.encoder}, got {self.features}. They are "
+                "those of the small network.",
+                argument="features",
+            )
 
     def _check_labels(self) -> None:
         """Refuse choices that labels have no part in, or that need them."""
@@ -276,7 +317,7 @@ class Recipe:
         contradicts = {
             "pairs": self.pairs,
             "hold_out_classes": self.hold_out_classes is not None,
-            "made_classes": self.made_classes != "none",
+            "made_classes": self.makes_classes,
             "classes_per_batch": self.classes_per_batch is not None,
             "items_per_class": self.items_per_class is not None,
             "cross_fit": not isinstance(self.cross_fit, str),
@@ -340,7 +381,7 @@ class Recipe:
         defaults = {field.name: field.default for field in dataclasses.fields(self)}
         for name in (
             *("encoder", "labels", "pairs", "made_classes", "hold_out_classes", "evaluate_every"),
-            *("keep_aside", "classes_per_batch", "items_per_class"),
+            *("keep_aside", "classes_per_batch", "items_per_class", "features"),
         ):
             if getattr(self, name) != defaults[name]:
                 raise InputError(

@@ -16,7 +16,7 @@ from likewise.errors import InputError, naming
 from likewise.evaluation.baseline import Baseline
 from likewise.evaluation.during import EvaluateEpochs
 from likewise.journeys import cross_fitting, fitting, frozen, scoring, unlabeled
-from likewise.journeys.choosing import Start, chosen, open_for_training, start_of
+from likewise.journeys.choosing import Start, chosen, open_for_training, settled, start_of
 from likewise.journeys.dividing import Parts, divided
 from likewise.journeys.opening import PLAIN
 from likewise.journeys.recipe import SCORED, Recipe
@@ -153,6 +153,8 @@ def train(
             argument="data",
         )
     recipe = chosen(recipe, source if has_classes else source.data, weights=weights)
+    if has_classes:
+        recipe = settled(recipe, source.item_shape, len(data.items_per_class(source)))
     if recipe.evaluate_every is not None or (recipe.keep_best or "").startswith(SCORED):
         evaluate = scoring.ASIDE if evaluate is None else evaluate
     run = _Run(callbacks, progress, workers, device, augment, checkpoint, weights, tell)
@@ -323,7 +325,7 @@ def _set_up(
 
 def _check_unchanged(recipe: Recipe, augment: Any) -> None:
     """Refuse changes of items that an encoder that does not train sees once."""
-    if recipe.made_classes != "none":
+    if recipe.makes_classes:
         raise InputError(
             f"must be none for an encoder that does not train, got {recipe.made_classes!r}.",
             argument="made_classes",
@@ -434,9 +436,12 @@ def _learned(setup: _Setup, head: str | None, folds: cross_fitting.Plan | None) 
         encoder = nn.Sequential(setup.start.body, module)
     if history is None:
         return _Learned(module, encoder, [], {})
-    return _Learned(
-        module, encoder, history.records, scoring.restored(setup.best, module, setup.scores)
-    )
+    selected = scoring.restored(setup.best, module, setup.scores)
+    if recipe.features:
+        module = encoder = fitting.with_features(
+            encoder, setup.parts.kept, recipe.features, setup.preprocess, seed=recipe.seed
+        )
+    return _Learned(module, encoder, history.records, selected)
 
 
 def _baselines(setup: _Setup, learned: _Learned) -> list[Baseline]:

@@ -11,7 +11,7 @@ from torch.utils.data import IterableDataset
 from likewise import data, distances, training
 from likewise.data.fingerprints import item_fingerprints
 from likewise.errors import InputError, naming
-from likewise.journeys.choosing import chosen, start_of, stream_for_training
+from likewise.journeys.choosing import chosen, feature_weight, start_of, stream_for_training
 from likewise.journeys.fitting import (
     changes_of,
     check_learned,
@@ -19,6 +19,7 @@ from likewise.journeys.fitting import (
     following,
     in_epochs,
     rate_of,
+    with_features,
 )
 from likewise.journeys.recipe import CLASS_LOSSES, SCORED, Recipe
 from likewise.journeys.scoring import restored
@@ -91,6 +92,9 @@ def train_stream(
             seed=recipe.seed,
         )
     selected = restored(best, encoder)
+    weight = feature_weight(recipe, len(batches.class_names))
+    if weight:
+        encoder = with_features(encoder, sample, weight, preprocess, seed=recipe.seed)
     check_learned(encoder, sample, preprocess)
     if tell is not None:
         tell(f"{len(trained.prints):,} items of {len(batches.class_names)} classes were seen")
@@ -153,7 +157,7 @@ def _check_streamable(recipe: Recipe) -> None:
         ("made_classes", "classes are made of all items"),
         ("evaluate_every", "nothing is scored"),
     ):
-        if getattr(recipe, name) != getattr(defaults, name):
+        if getattr(recipe, name) not in (getattr(defaults, name), "none"):
             raise InputError(
                 f"must be left out for a stream, as {why}, got {getattr(recipe, name)!r}.",
                 argument=name,

@@ -32,6 +32,7 @@ from likewise.encoders import (
     SideBySide,
     Truncate,
     Whitening,
+    WithFeatures,
 )
 from likewise.errors import ArtifactError, InputError
 
@@ -215,8 +216,13 @@ _HOLDERS: dict[type[nn.Module], dict[str, Any]] = {
     OverViews: {"pixels": Size, "mirrored": bool},
     SelectOutput: {"key": Whole | str},
     SideBySide: {"weights": list[float]},
+    WithFeatures: {"weight": float},
 }
-_ONLY_PART: dict[type[nn.Module], str] = {OverViews: "encoder", SelectOutput: "module"}
+_ONLY_PART: dict[type[nn.Module], str] = {
+    OverViews: "encoder",
+    SelectOutput: "module",
+    WithFeatures: "encoder",
+}
 _CLASSES = {known.__name__: known for known in (*_KINDS, *_HOLDERS)}
 
 
