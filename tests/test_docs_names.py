@@ -50,7 +50,15 @@ NO_NAMES = {
     *("encoder.onnx", "embeddings.npy", "labels.npy", "items.json", "cohort.npy"),
     *("tokenizer.json", "export.json", "parity.json"),  # in the folder of an exported model
     *("Host", "Origin", "multipart/form-data", "enroll"),
-    *("pickle", "DataLoader", "nn.Module", "main", "gradcheck", "OMP_NUM_THREADS=1"),
+    *(
+        "KMP_DUPLICATE_LIB_OK=TRUE",
+        "pickle",
+        "DataLoader",
+        "nn.Module",
+        "main",
+        "gradcheck",
+        "OMP_NUM_THREADS=1",
+    ),
 }
 # Files of tests whose functions CONTRIBUTING.md names.
 NAMED_TESTS = ["test_distances.py", "test_losses.py"]

@@ -100,6 +100,15 @@ def test_the_page_of_the_command_line_has_every_command_and_option():
                     assert f"`{option}`" in section
 
 
+def test_messages_that_troubleshooting_names_are_there():
+    source = "".join(
+        re.sub(r'"\s*\n\s*f?"', "", path.read_text()) for path in generate.ROOT.rglob("*.py")
+    )
+    named = re.findall(r"\*\*“(.+?)”", (PROJECT / "docs" / "troubleshooting.md").read_text())
+    assert len(named) > 12
+    assert [message for message in named if message not in source] == []
+
+
 def test_names_become_links_outside_of_code_only():
     page = "`lw.fit`, `lw.losses.TripletLoss`, `lw.nothing`\n```python\n`lw.fit`\n```\n[a](../b.md)"
     assert generate.linked(page, "https://host/us") == (
