@@ -5,7 +5,7 @@ BIN := $(VENV)/bin
 CORE := $(VENV)/core
 READY := $(VENV)/ready
 LOWEST := .venv-lowest
-EXTRAS := backbones,docs,export,milvus,serve,tables,trackers
+EXTRAS := backbones,export,milvus,serve,tables,trackers
 
 help: ## list the targets
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 12
@@ -20,7 +20,7 @@ $(CORE): pyproject.toml constraints.txt
 
 $(READY): $(CORE) requirements-dev.txt
 	PIP_CONSTRAINT=constraints.txt $(BIN)/python -m pip install --quiet --disable-pip-version-check \
-		--editable '.[$(EXTRAS)]' --requirement requirements-dev.txt
+		--editable '.[$(EXTRAS),docs]' --requirement requirements-dev.txt
 	touch $(READY)
 
 demo: $(CORE) ## the whole journey on bundled digits; writes out/demo/report.html
