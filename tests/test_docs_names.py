@@ -260,7 +260,7 @@ def is_command(text):
     first, *rest = re.sub(r'"[^"]*"', "TEXT", text).split() or [""]
     options = {word.split("=")[0] for word in rest if re.match(r"--\w", word)}
     if first == "make":
-        targets = re.findall(r"^([a-z]+):", (PROJECT / "Makefile").read_text(), re.MULTILINE)
+        targets = re.findall(r"^([a-z-]+):", (PROJECT / "Makefile").read_text(), re.MULTILINE)
         return bool(rest) and set(rest) <= set(targets)
     if first == "likewise":
         if rest and rest[0].startswith("--"):

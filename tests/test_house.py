@@ -211,7 +211,8 @@ def test_links_between_pages_lead_somewhere():
     assert len(pages) > 5
     for page in pages:
         for target in re.findall(r"\]\(([^)#:]+)(?:#[^)]*)?\)", page.read_text()):
-            assert (page.parent / target).exists(), f"{page.name} points to {target}"
+            if not target.startswith("reference/"):  # made with the site, which checks such links
+                assert (page.parent / target).exists(), f"{page.name} points to {target}"
 
 
 DOORS = {"cli", "journeys", "pages", "service"}  # a command may have a file of its name in each
