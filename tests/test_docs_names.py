@@ -52,6 +52,11 @@ NO_NAMES = {
     *("Host", "Origin", "multipart/form-data", "enroll"),
     *(
         "KMP_DUPLICATE_LIB_OK=TRUE",
+        "dist/",
+        "pre-commit install",
+        "project.urls",
+        "/v1",
+        "cuda:1",
         "pickle",
         "DataLoader",
         "nn.Module",
