@@ -57,3 +57,8 @@ def test_every_page_is_in_the_navigation():
     pages = [path.name for path in PROJECT.glob("docs/*.md")]
     missing = [page for page in pages if f": {page}\n" not in navigation]
     assert missing == [], "add a line for it under nav in mkdocs.yml"
+
+
+@pytest.mark.parametrize(("page", "most"), [("README.md", 120), ("docs/architecture.md", 150)])
+def test_pages_that_are_read_first_stay_short(page, most):
+    assert len((PROJECT / page).read_text().splitlines()) <= most
