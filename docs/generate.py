@@ -135,7 +135,7 @@ def top_page() -> str:
     names = [name for name in sorted(full_names()) if "." not in name]
     rows = [f"| [`lw.{name}`][{full_names()[name]}] | `{full_names()[name]}` |" for name in names]
     modules = [
-        f"| [`lw.{module}`]({module}.md) | {summary(module).splitlines()[0]} |"
+        f"| [`lw.{module}`](likewise.{module}.md) | {summary(module).splitlines()[0]} |"
         for module in public_modules()
     ]
     return "\n".join(
@@ -224,7 +224,7 @@ def command_page() -> str:
 
 def generated() -> dict[str, str]:
     """Every page that is made, by its path below docs/."""
-    made = {f"reference/{module}.md": module_page(module) for module in public_modules()}
+    made = {f"reference/likewise.{module}.md": module_page(module) for module in public_modules()}
     return {"reference/likewise.md": top_page(), "reference/cli.md": command_page()} | made
 
 
@@ -247,7 +247,7 @@ def on_config(config: Any) -> Any:
     made = [
         {"likewise": "reference/likewise.md"},
         {"Command line": "reference/cli.md"},
-        *({module: f"reference/{module}.md"} for module in public_modules()),
+        *({module: f"reference/likewise.{module}.md"} for module in public_modules()),
     ]
     for section in config.nav:
         if "Reference" in section:
@@ -266,4 +266,4 @@ def on_files(files: Any, config: Any) -> Any:
 
 def on_page_markdown(markdown: str, page: Any, config: Any, files: Any) -> str:
     """Called by MkDocs for each page: adds the links that sources go without."""
-    return linked(markdown, config.repo_url.rstrip("/"))
+    return linked(markdown, config.extra["repository"])

@@ -127,5 +127,5 @@ def test_the_site_builds_without_a_warning(tmp_path):
         text=True,
     )
     assert built.returncode == 0, built.stderr
-    page = (tmp_path / "site" / "reference" / "losses" / "index.html").read_text()
+    page = (tmp_path / "site" / "reference" / "likewise.losses" / "index.html").read_text()
     assert 'id="likewise.losses.TripletLoss"' in page
