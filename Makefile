@@ -1,5 +1,5 @@
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test lowest check format bench mutants clean
+.PHONY: help setup demo test test-all durations lowest check format docs package bench mutants clean
 VENV := .venv
 BIN := $(VENV)/bin
 CORE := $(VENV)/core
@@ -8,7 +8,7 @@ LOWEST := .venv-lowest
 EXTRAS := backbones,export,milvus,serve,tables,trackers
 
 help: ## list the targets
-	@grep -hE '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 10
+	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 12
 
 setup: $(READY) ## make .venv with the pinned versions of constraints.txt
 
@@ -20,15 +20,22 @@ $(CORE): pyproject.toml constraints.txt
 
 $(READY): $(CORE) requirements-dev.txt
 	PIP_CONSTRAINT=constraints.txt $(BIN)/python -m pip install --quiet --disable-pip-version-check \
-		--editable '.[$(EXTRAS)]' --requirement requirements-dev.txt
+		--editable '.[$(EXTRAS),docs]' --requirement requirements-dev.txt
 	touch $(READY)
 
 demo: $(CORE) ## the whole journey on bundled digits; writes out/demo/report.html
 	$(BIN)/likewise demo --out out/demo
 
 # A process for each core, which computes on one thread: OpenMP threads that wait for a core spin.
-test: $(READY) ## run all tests, warnings as errors
+test: $(READY) ## run the quick tests: all but those of tests/slow.txt
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest --numprocesses auto --dist loadfile -m 'not slow'
+
+test-all: $(READY) ## run all tests, warnings as errors
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest --numprocesses auto --dist loadfile
+
+durations: $(READY) ## run all tests one by one and write tests/slow.txt anew
+	OMP_NUM_THREADS=1 PYTHONPATH=tests $(BIN)/python -m pytest -p measure
+	$(BIN)/python tests/measure.py
 
 lowest: $(LOWEST)/ready ## run all tests on the lowest versions that pyproject.toml allows
 	$(LOWEST)/bin/python -m pytest -W ignore::DeprecationWarning -W ignore::FutureWarning
@@ -44,14 +51,27 @@ $(LOWEST)/ready: pyproject.toml constraints.txt
 		--disable-pip-version-check --editable '.[$(EXTRAS)]' hypothesis pytest
 	touch $(LOWEST)/ready
 
-check: $(READY) ## formatting, lint, types
+check: $(READY) ## formatting, lint, spelling, words, types
 	$(BIN)/ruff format --check .
 	$(BIN)/ruff check .
+	$(BIN)/codespell
+	$(BIN)/python tests/words.py
 	$(BIN)/mypy
 
 format: $(READY) ## put all code into its format
 	$(BIN)/ruff format .
 	$(BIN)/ruff check --fix .
+
+docs: $(VENV)/docs ## build the documentation into out/site; every warning is an error
+	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build
+
+$(VENV)/docs: $(CORE)
+	PIP_CONSTRAINT=constraints.txt $(BIN)/python -m pip install --quiet --disable-pip-version-check \
+		--editable '.[docs]'
+	touch $(VENV)/docs
+
+package: $(READY) ## build wheel and source package into dist/, and try both in empty folders
+	PIP_CONSTRAINT=constraints.txt $(BIN)/python tests/package.py
 
 bench: $(READY) ## run the benchmarks of benchmarks/
 	$(BIN)/python -m pip install --quiet --no-deps --requirement benchmarks/requirements.txt

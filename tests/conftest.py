@@ -1,6 +1,16 @@
 import sys
+from pathlib import Path
 
 import pytest
+
+PROJECT = Path(__file__).parents[1]
+SLOW = frozenset((PROJECT / "tests" / "slow.txt").read_text().split("\n"))
+
+
+def pytest_collection_modifyitems(items):
+    for item in items:
+        if item.nodeid.split("[")[0] in SLOW:
+            item.add_marker("slow")
 
 
 @pytest.fixture

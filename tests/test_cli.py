@@ -272,7 +272,10 @@ MISTAKES = {
         "--out must be a new folder",
     ),
     "too many per class": (["index", "MODEL", "digits", "--per-class", "1000"], "1000"),
-    "a device that is not there": (["info", "MODEL", "--device", "tpu"], "--device must be one of"),
+    "a device that is not there": (
+        ["info", "MODEL", "--device", "tpu"],
+        "--device must be cpu, cuda",
+    ),
 }
 
 

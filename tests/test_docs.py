@@ -50,7 +50,23 @@ def photographs(folder):
                 Image.fromarray(pixels.astype(np.uint8)).save(place / f"{row}.jpg")
 
 
-DATA_OF = {"photographs.md": photographs}  # what the reader of a page has
+def pair_tables(folder):
+    """Three tables of pairs of small pictures, which show one of four patterns."""
+    rng = np.random.default_rng(0)
+    patterns = rng.integers(0, 256, (4, 12, 12))
+    (folder / "photos").mkdir()
+    for at in range(90):
+        pixels = patterns[at % 4] + rng.integers(-40, 40, (12, 12))
+        Image.fromarray(pixels.clip(0, 255).astype(np.uint8)).save(folder / f"photos/{at}.png")
+    for at, name in enumerate(("train", "aside", "test")):
+        pairs = rng.integers(30 * at, 30 * at + 30, (60, 2))
+        pairs = np.unique(np.sort(pairs[pairs[:, 0] != pairs[:, 1]], axis=1), axis=0)
+        rows = [f"photos/{a}.png,photos/{b}.png,{int(a % 4 == b % 4)}" for a, b in pairs]
+        (folder / f"{name}.csv").write_text("\n".join(["a,b,same", *rows]))
+
+
+# What the reader of a page has.
+DATA_OF = {"photographs.md": photographs, "pairs.md": pair_tables}
 
 
 @pytest.mark.parametrize("page", with_python(), ids=lambda page: page.name)
@@ -62,7 +78,8 @@ def test_the_python_of_a_page_runs(page, tmp_path, monkeypatch):
 
 def test_pages_that_show_how_have_python():
     shown = {page.name for page in with_python()}
-    assert shown >= {"README.md", "architecture.md", "choosing.md", "CONTRIBUTING.md"}
+    assert shown >= {"README.md", "CONTRIBUTING.md", "choosing.md", "photographs.md", "text.md"}
+    assert shown >= {"vectors.md", "pairs.md", "names.md", "calibrate.md", "unknowns.md"}
 
 
 def test_blocks_are_joined_and_others_skipped():

@@ -50,7 +50,20 @@ NO_NAMES = {
     *("encoder.onnx", "embeddings.npy", "labels.npy", "items.json", "cohort.npy"),
     *("tokenizer.json", "export.json", "parity.json"),  # in the folder of an exported model
     *("Host", "Origin", "multipart/form-data", "enroll"),
-    *("pickle", "DataLoader", "nn.Module", "main", "gradcheck", "OMP_NUM_THREADS=1"),
+    *(
+        "KMP_DUPLICATE_LIB_OK=TRUE",
+        "dist/",
+        "pre-commit install",
+        "project.urls",
+        "/v1",
+        "cuda:1",
+        "pickle",
+        "DataLoader",
+        "nn.Module",
+        "main",
+        "gradcheck",
+        "OMP_NUM_THREADS=1",
+    ),
 }
 # Files of tests whose functions CONTRIBUTING.md names.
 NAMED_TESTS = ["test_distances.py", "test_losses.py"]
@@ -252,7 +265,7 @@ def is_command(text):
     first, *rest = re.sub(r'"[^"]*"', "TEXT", text).split() or [""]
     options = {word.split("=")[0] for word in rest if re.match(r"--\w", word)}
     if first == "make":
-        targets = re.findall(r"^([a-z]+):", (PROJECT / "Makefile").read_text(), re.MULTILINE)
+        targets = re.findall(r"^([a-z-]+):", (PROJECT / "Makefile").read_text(), re.MULTILINE)
         return bool(rest) and set(rest) <= set(targets)
     if first == "likewise":
         if rest and rest[0].startswith("--"):

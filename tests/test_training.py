@@ -281,7 +281,7 @@ def test_a_training_is_told_of_only_after_five_epochs_without_a_difference():
         ({"precision": "float8"}, "precision must be one of bfloat16, float16, float32"),
         ({"precision": "float16"}, "precision must not be float16 on a CPU"),
         ({"weight_decay": -1.0}, "weight_decay must be at least 0, got -1"),
-        ({"device": "tpu"}, "device must be cpu or cuda, got 'tpu'"),
+        ({"device": "tpu"}, "device must be cpu, cuda, cuda:N or mps, got 'tpu'"),
         ({"data": ArrayDataset(torch.rand(4, 6), [0, 0, 0, 0])}, "class"),
         ({"data": ArrayDataset(torch.rand(4, 6), [0, 1, 2, 3])}, "class"),
     ],

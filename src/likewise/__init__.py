@@ -63,7 +63,7 @@ if TYPE_CHECKING:
     from likewise.plots import show
     from likewise.training import History, fit
 
-__version__ = "0.1.0"
+__version__ = "1.0.0rc1"
 
 __all__ = [
     "UNKNOWN",

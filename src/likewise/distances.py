@@ -16,6 +16,19 @@ from torch.autograd.function import once_differentiable
 from likewise._checks import check_choice, check_embeddings, check_same_width, free_to_look
 from likewise.errors import InputError, InputTypeError
 
+__all__ = [
+    "COSINE",
+    "EUCLIDEAN",
+    "INNER_PRODUCT",
+    "MANHATTAN",
+    "NAMED",
+    "SNR",
+    "SQUARED_EUCLIDEAN",
+    "Distance",
+    "by_name",
+    "unit",
+]
+
 
 @dataclass(frozen=True)
 class Distance:

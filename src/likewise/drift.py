@@ -14,6 +14,8 @@ from likewise._checks import check_finite, check_rate
 from likewise.calibration import Calibration
 from likewise.errors import InputError
 
+__all__ = ["Drift", "check_drift"]
+
 MOST = 10_000  # new distances that are looked at
 FALSE_ALARM = 0.01
 

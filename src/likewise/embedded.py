@@ -11,6 +11,8 @@ from torch import Tensor
 from likewise import _tables
 from likewise.errors import InputError
 
+__all__ = ["Embedded"]
+
 
 @dataclass(frozen=True, eq=False, repr=False)
 class Embedded:

@@ -15,6 +15,15 @@ fault of ours and keeps its traceback.
 from collections.abc import Iterator
 from contextlib import contextmanager
 
+__all__ = [
+    "ArtifactError",
+    "GalleryError",
+    "InputError",
+    "InputTypeError",
+    "MissingExtra",
+    "MissingFileError",
+]
+
 
 class InputError(ValueError):
     """An argument, a file or a state that cannot work; the sentence says what must hold.

@@ -10,6 +10,8 @@ from torch import Tensor
 from likewise._checks import check_embeddings, check_labels, check_same_width, free_to_look
 from likewise.errors import InputError
 
+__all__ = ["UNLABELED", "Compared", "compared", "masks"]
+
 UNLABELED = -1  # such an item is neither positive nor negative for anything
 
 

@@ -17,6 +17,8 @@ from likewise._checks import (
 from likewise.distances import COSINE, Distance
 from likewise.errors import InputError
 
+__all__ = ["AdaptiveNorm", "CohortFacts", "normalize"]
+
 MOST = 1 << 22  # distances to the cohort in memory at once
 
 

@@ -23,6 +23,8 @@ from likewise.errors import InputError
 from likewise.metrics import Sweep, sweep
 from likewise.metrics.priors import check_prior
 
+__all__ = ["Probability", "fit_isotonic", "fit_logistic"]
+
 _Numbers = np.ndarray[tuple[int], np.dtype[np.float64]]
 METHODS = ("isotonic", "logistic")
 

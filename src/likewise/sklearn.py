@@ -26,6 +26,8 @@ from likewise.journeys.train import train
 from likewise.matching import class_centers
 from likewise.probability import Probability, fit_logistic
 
+__all__ = ["SimilarityClassifier", "SimilarityTransformer"]
+
 RULES = ("center", "nearest")
 MOST = 1 << 22  # distances in memory at once
 UNKNOWNS = 0.5  # share of the queries, for probabilities

@@ -18,6 +18,8 @@ from likewise.encoders import SiameseNet, encode
 from likewise.errors import InputError
 from likewise.losses import LearnedThreshold
 
+__all__ = ["DistanceSiamese", "ThresholdSiamese", "pair_distances", "validate_pairs"]
+
 CHUNK = 1 << 16  # pairs compared at once
 
 

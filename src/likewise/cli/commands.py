@@ -668,9 +668,10 @@ app.command()(serving.key)
 def info(model: Model, seed: Seed = 0, device: Device = None, as_json: Json = False) -> None:
     """What a saved model is made of; its encoder is not built."""
     import likewise as lw
-    from likewise.cli import answers, journeys
+    from likewise._devices import chosen_device
+    from likewise.cli import answers
 
-    journeys.chosen_device(device)
+    chosen_device(device)
     opened = lw.load(model, read_only=True, without_encoder=True)
     console.finish(*answers.summary(opened), as_json=as_json)
 

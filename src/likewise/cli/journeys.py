@@ -12,6 +12,7 @@ import torch
 import likewise as lw
 from likewise import calibration, data
 from likewise._checks import check_choice, check_exists
+from likewise._devices import chosen_device
 from likewise.cli import console
 from likewise.data.images import is_image_name
 from likewise.data.loading import FILES, NAMES
@@ -99,19 +100,6 @@ def made_encoder(place: str) -> torch.nn.Module:
             argument="encoder_from",
         )
     return made
-
-
-def chosen_device(device: str | None) -> str:
-    """The device by its name, or the best there is."""
-    cuda = torch.cuda.is_available()
-    if device is None:
-        return "cuda" if cuda else "cpu"
-    check_choice("device", device, ("cpu", "cuda"))
-    if device == "cuda" and not cuda:
-        raise InputError(
-            "must be one this machine has, got 'cuda'. Use --device cpu.", argument="device"
-        )
-    return device
 
 
 def remove(model: SimilarityModel, ids: Sequence[str], class_name: str | None) -> int:

@@ -29,7 +29,7 @@ Json = Annotated[bool, typer.Option("--json", help="One JSON document on standar
 Seed = Annotated[int, typer.Option(min=0, max=2**32 - 1, help="Of everything drawn at random.")]
 Device = Annotated[
     Optional[str],  # noqa: UP045
-    typer.Option(help="cpu or cuda; the best there is if left out."),
+    typer.Option(help="cpu, cuda, cuda:1 or mps; the GPU, else the CPU, if left out."),
 ]
 EncoderFrom = Annotated[
     Optional[str],  # noqa: UP045

@@ -90,7 +90,7 @@ def serve(
     """Answer over HTTP, with a page at /, until stopped; a JSON log on standard error."""
     import sys
 
-    from likewise.cli import journeys
+    from likewise._devices import chosen_device
     from likewise.service import open_service
 
     settings = Settings(
@@ -110,7 +110,7 @@ def serve(
         keep_most=keep_most,
         keep_days=keep_days,
     )
-    chosen = journeys.chosen_device(device)
+    chosen = chosen_device(device)
     application = open_service(
         model,
         gallery=gallery,

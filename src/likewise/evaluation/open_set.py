@@ -50,7 +50,7 @@ class OpenSetResult:
             threshold, less what chance in so few queries gives; 0 where one threshold serves all
             classes alike. None for fewer than two classes of two queries.
         inconsistency: operating-point inconsistency score (OPIS), the variance over the known
-            classes of their utility, meaned over thresholds; None for fewer than two classes.
+            classes of their utility, averaged over thresholds; None for fewer than two classes.
         per_class: false negative rate at the threshold of each known class, by name.
         known_total: how many known queries there were.
         unknown_total: how many unknowns.

@@ -10,6 +10,7 @@ import torch
 from torch import nn
 
 from likewise import data, encoders
+from likewise._devices import chosen_device
 from likewise.distances import Distance
 from likewise.encoders.naming import new_head
 from likewise.evaluation import evaluate_retrieval
@@ -80,7 +81,7 @@ def features_by(
     return Features(
         start.body,
         start.preprocess,
-        device or ("cuda" if torch.cuda.is_available() else "cpu"),
+        chosen_device(device),
         progress if callable(progress) else None,
         workers,
         None if checkpoint is None else Path(checkpoint) / FEATURES,

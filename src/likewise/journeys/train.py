@@ -78,7 +78,7 @@ def train(
             nothing. A function is called as progress(done, total) after each batch.
         workers: Processes that load data; 0 loads in this one.
         buffer: Items of a stream that are in memory at once; more mix better. None reads all.
-        device: "cpu" or "cuda"; the best there is if None.
+        device: "cpu", "cuda", "cuda:1" or "mps"; the GPU, else the CPU, if None.
         name: What the source is called where the model tells how it was made.
         scored_on: What `evaluate` is called there; "aside" if None.
         reading: Which columns of a table hold what; the model remembers them.

@@ -13,6 +13,7 @@ from torch.utils.data import Sampler
 
 from likewise import _workers
 from likewise._checks import check_at_least, check_choice, check_count, check_positive
+from likewise._devices import chosen_device
 from likewise.data import (
     BalancedStream,
     Stream,
@@ -33,6 +34,7 @@ from likewise.training.telling import AfterBatch, telling
 from likewise.training.validation import Validation
 
 Callback = Callable[[dict[str, float], nn.Module], bool | None]
+ACCELERATES_DEVICE = "ACCELERATE_TORCH_DEVICE"
 MPI_SIZES = ("PMI_SIZE", "OMPI_COMM_WORLD_SIZE", "MV2_COMM_WORLD_SIZE")
 STREAMED = 100  # batches per epoch of a stream
 PRECISIONS = {"float32": "no", "bfloat16": "bf16", "float16": "fp16"}  # ours and Accelerate's
@@ -125,7 +127,7 @@ def fit(
             standard error is a terminal, and in a notebook. False shows nothing. A function is
             called as progress(epoch, batch, batches) after each batch.
         workers: processes that load data; 0 loads in this one.
-        device: "cpu" or "cuda"; the best there is if None.
+        device: "cpu", "cuda", "cuda:1" or "mps"; the GPU, else the CPU, if None.
         precision: "float32", or "bfloat16" or "float16" for mixed precision.
         seed: Seed of the batches, the augmentation, dropout.
         checkpoint: folder that is written after every epoch, and from which a training that was
@@ -241,7 +243,7 @@ def fit(
         encoder_there, optimizer_there, loader_there, loss, scheduler, accelerator, clip_gradients
     )
     records: list[dict[str, float]] = []
-    cuda = [torch.cuda.current_device()] if accelerator.device.type == "cuda" else []
+    cuda = [_index(accelerator.device)] if accelerator.device.type == "cuda" else []
     kept: Checkpoint | None = None
     stopped = False
     try:
@@ -458,26 +460,22 @@ def _accelerator(device: str | None, precision: str) -> Any:
     from accelerate.state import AcceleratorState
 
     check_choice("precision", precision, PRECISIONS)
-    cuda = torch.cuda.is_available()
-    if device not in (None, "cpu", "cuda"):
-        raise InputError(
-            f"device must be cpu or cuda, got {device!r}. "
-            "Choose one of several GPUs with CUDA_VISIBLE_DEVICES."
-        )
-    if device == "cuda" and not cuda:
-        raise InputError(
-            "must be one this machine has, got 'cuda'.",
-            argument="device",
-            remedy="Use device='cpu'.",
-            command="Use --device cpu.",
-        )
-    if precision == "float16" and (device == "cpu" or not cuda):
+    chosen = chosen_device(device)
+    if precision == "float16" and chosen == "cpu":
         raise InputError(
             "must not be float16 on a CPU, got float16. Use bfloat16.", argument="precision"
         )
     # Accelerate keeps device and precision of a process's first run for all later ones.
     AcceleratorState._reset_state(reset_partial_state=True)
-    return Accelerator(cpu=device == "cpu", mixed_precision=PRECISIONS[precision])
+    told = os.environ.get(ACCELERATES_DEVICE)
+    os.environ[ACCELERATES_DEVICE] = chosen  # the only way to name one of several GPUs to it
+    try:
+        return Accelerator(cpu=chosen == "cpu", mixed_precision=PRECISIONS[precision])
+    finally:
+        if told is None:
+            del os.environ[ACCELERATES_DEVICE]
+        else:
+            os.environ[ACCELERATES_DEVICE] = told
 
 
 def _optimizer(
@@ -523,6 +521,10 @@ def _check_optimizer_holds(loss: nn.Module, optimizer: torch.optim.Optimizer) ->
             f"{forgotten} of them, which would never learn. "
             "Build it with [*encoder.parameters(), *loss.parameters()]."
         )
+
+
+def _index(device: torch.device) -> int:
+    return torch.cuda.current_device() if device.index is None else device.index
 
 
 def _device_of(module: nn.Module) -> torch.device:
