@@ -211,8 +211,8 @@ class Snapshot:
         return self.ids_at(rows.numpy()), distances, labels
 
     def wait(self) -> None:
-        """Return when no approximate search is in training any more."""
-        self.searching.wait()
+        """Train the approximate search, if the items ask for it, and return when it is done."""
+        self.searching.ready(self.packed)
 
     def _rows_of_keys(self, keys: Integers) -> Integers:
         positions = np.full(len(keys), -1, dtype=np.int64)

@@ -137,7 +137,7 @@ class View(Known, Protocol):
         """
 
     def wait(self) -> None:
-        """Return when no training of a search runs any more."""
+        """Train the search, where there is something to train, and return when it is done."""
 
 
 V = TypeVar("V", bound=View)
@@ -147,7 +147,10 @@ class Store(Protocol[V]):
     """Keeps the items of one index, and gives them out as views."""
 
     distance: Distance
-    recall: float | None
+
+    @property
+    def recall(self) -> float | None:
+        """The share of the true nearest that a lookup shall find; None for exact."""
 
     @property
     def facts(self) -> About:

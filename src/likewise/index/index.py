@@ -16,7 +16,14 @@ from torch import Tensor
 from likewise._checks import check_choice, check_count
 from likewise.distances import COSINE, Distance
 from likewise.errors import InputError, InputTypeError
-from likewise.index._answers import Items, Neighbors, Summary, per_class, percentiles
+from likewise.index._answers import (
+    Items,
+    Neighbors,
+    SearchedBy,
+    Summary,
+    per_class,
+    percentiles,
+)
 from likewise.index._durable.checksums import Integers
 from likewise.index._given import (
     LARGEST_ID,
@@ -497,8 +504,21 @@ class Index:
             batches=now.facts.batches,
         )
 
+    @property
+    def searched_by(self) -> SearchedBy:
+        """How lookups search now: exactly, or approximately with the recall measured.
+
+        Example:
+            >>> str(Index().searched_by)
+            'exact search'
+        """
+        return SearchedBy(*self._store.newest().search)
+
     def wait(self) -> None:
-        """Until no approximate index is in training; then answers do not depend on timing."""
+        """Train the approximate index, if the items ask for it; then no answer depends on timing.
+
+        Without `recall`, and with fewer than 50,000 items, there is nothing to train.
+        """
         self._store.newest().wait()
 
     def state(self) -> dict[str, Any]:

@@ -22,7 +22,7 @@ from likewise.embedded import Embedded
 from likewise.encoders import TwoTowers, encode
 from likewise.errors import ArtifactError, GalleryError, InputError, InputTypeError
 from likewise.index import Gallery, Index, MilvusGallery, Neighbors
-from likewise.matching import RULES, Matches, Rule, match, rule_name
+from likewise.matching import OF_CENTERS, RULES, Matches, Rule, match, rule_name
 from likewise.model import saving
 from likewise.model.embedding import MOST_RAW, Progress, embed, embed_kept, opened
 from likewise.model.merging import Kept
@@ -710,6 +710,7 @@ class SimilarityModel:
             bound,
             rule=rule,
             gallery_size=len(self.index),
+            searched_by=None if rule in OF_CENTERS else self.index.searched_by,
             probability=self.probabilities.get(point) if threshold is None else None,
         )
         return decided if sets is None else dataclasses.replace(decided, candidates=sets)
@@ -792,6 +793,7 @@ class SimilarityModel:
         matches = None
         if len(self.index):
             warn_of_spelling(self.index, new)
+            self.index.wait()  # as for a calibration
             matches = self.match(new, point=point)
         judges_pairs = self.query_encoder is None
         of_pairs = self.calibrations.get(PAIRS) if judges_pairs else None

@@ -98,6 +98,11 @@ class Search:
             with self._lock:
                 self._take_over()
 
+    def ready(self, stored: Tensor) -> None:
+        """Train, if the rows ask for it, and return when that is done."""
+        self._caught_up(stored)
+        self.wait()
+
     def nearest(
         self,
         queries: Float[Tensor, "q d"],
