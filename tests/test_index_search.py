@@ -12,6 +12,7 @@ from likewise.distances import COSINE, EUCLIDEAN, INNER_PRODUCT, MANHATTAN, NAME
 from likewise.index import Index
 from likewise.index._searching import approximate as _approximate
 from likewise.index._searching import exact as _exact
+from likewise.index._searching import inside as _inside
 from likewise.index._searching.approximate import Search
 from likewise.index._searching.exact import ExactSearch, checked_paired
 from likewise.index._searching.scan import best_products
@@ -244,8 +245,8 @@ def test_lists_reach_the_recall_asked_for_with_distances_of_the_definition(dista
 def test_fewer_lists_than_needed_would_miss_some():
     stored, queries = clustered(5000, 1), clustered(200, 2)
     search = trained(EUCLIDEAN, stored, recall=0.98)
-    assert search._lists.probes > 1
-    search._lists.probes = 1
+    assert search._lists.effort > 1
+    search._lists.effort = 1
     assert share_found(search, queries, stored) < 0.9
 
 
@@ -255,7 +256,7 @@ def test_centers_are_those_of_five_rounds_of_k_means():
     for _ in range(5):
         nearest = ((rows[:, None] - centers) ** 2).sum(axis=2).argmin(axis=1)
         centers = np.stack([rows[nearest == each].mean(axis=0) for each in range(count)])
-    found = _approximate._centers(torch.from_numpy(rows), count).numpy()
+    found = _inside._centers(torch.from_numpy(rows), count).numpy()
     assert np.allclose(found, centers, atol=1e-5)
     again = ((rows[:, None] - centers) ** 2).sum(axis=2).argmin(axis=1)
     assert (again != nearest).any(), "a sixth round would give others"
@@ -267,7 +268,7 @@ def test_later_rows_stand_among_the_earlier_ones_query_by_query():
     search = trained(EUCLIDEAN, stored[:4000])
     lists, queries = search._lists, clustered(40, 5)
     lists.add = lambda stored: None  # so that the rows behind 4,000 are late
-    lists.probes = len(lists.centers)  # and nothing is missed
+    lists.effort = len(lists.inside._centers)  # and nothing is missed
     distances, at = search.nearest(queries, stored, 6)
     expected, order = ExactSearch(EUCLIDEAN).nearest(queries, stored, 6)
     assert (at >= 4000).any(dim=1).sum() > 3
@@ -289,13 +290,13 @@ def test_rows_added_later_are_found_at_once():
 @pytest.mark.usefixtures("small")
 def test_lookups_while_lists_are_trained_are_exact(monkeypatch):
     stored, queries = clustered(4000, 1), clustered(50, 2)
-    go, make = threading.Event(), _approximate._Lists
+    go, make = threading.Event(), _approximate.Trained.of
 
     def held(*args):
         go.wait(20)
         return make(*args)
 
-    monkeypatch.setattr(_approximate, "_Lists", held)
+    monkeypatch.setattr(_approximate.Trained, "of", held)
     search = Search(EUCLIDEAN, recall=0.9)
     assert share_found(search, queries, stored) == 1
     assert search.kind == "exact"
@@ -310,7 +311,7 @@ def test_a_failed_training_is_told_by_the_next_lookup(monkeypatch):
     def broken(*args):
         raise MemoryError("no room")
 
-    monkeypatch.setattr(_approximate, "_Lists", broken)
+    monkeypatch.setattr(_approximate.Trained, "of", broken)
     stored = clustered(4000, 1)
     search = Search(EUCLIDEAN, recall=0.9)
     search.nearest(stored[:1].clone(), stored, 1)

@@ -137,8 +137,8 @@ class Calibration:
             else "unknowns meet items that were missed, and more may be accepted than guaranteed"
         )
         return (
-            f"search must be the one that a calibration was measured through, {told}, got {serves}: "
-            f"{worth}. Calibrate again."
+            f"search must be the one that a calibration was measured through, {told}, got "
+            f"{serves}: {worth}. Calibrate again."
         )
 
     def outgrown(self, gallery_size: int) -> str | None:

@@ -35,7 +35,9 @@ class Gallery(Index):
         class_names: names of label codes 0, 1, … of a new gallery. Names seen for the first time
             in `add` go behind them.
         recall: the share of the true nearest that a lookup shall find, see `Index`. Without,
-            always exact. Not kept with the gallery.
+            always exact. Not kept with the gallery, but what was trained for it is: `close` and
+            `wait` leave it in the folder, and the next opening trains nothing.
+        approximate: What searches then, see `Index`. Not kept with the gallery.
         storage: Storage of a new one: "float32", by default, or "float16" or "int8", see `Index`.
         read_only: look things up in a gallery that another process may write.
 
@@ -67,10 +69,11 @@ class Gallery(Index):
         dimension: int | None = None,
         class_names: Sequence[str] = (),
         recall: float | None = None,
+        approximate: str = "IVF",
         storage: str | None = None,
         read_only: bool = False,
     ) -> None:
-        asked = Asked(distance, encoder, dimension, class_names, storage, recall)
+        asked = Asked(distance, encoder, dimension, class_names, storage, recall, approximate)
         self._start(open_folder(Path(path), asked, read_only=read_only))
 
     @property

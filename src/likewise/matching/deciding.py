@@ -123,9 +123,8 @@ def match(
             bound = dataclasses.replace(bound, guarantee=by_class.guarantee)
         if warning := bound.outgrown(gallery_size):
             warnings.warn(warning, stacklevel=2)
-    if isinstance(bound, Calibration) and searched_by is not None:
-        if warning := _searched_otherwise(bound, searched_by):
-            warnings.warn(warning, stacklevel=2)
+    if warning := _searched_otherwise(bound, searched_by):
+        warnings.warn(warning, stacklevel=2)
     labels, distances = decide(neighbors, rule)
     limits = None if by_class is None else by_class.of(labels).to(labels.device)
     # In float64: comparing float32 with a number would first round that number to float32.
@@ -136,7 +135,9 @@ def match(
     )
 
 
-def _searched_otherwise(bound: Calibration, by: SearchedBy) -> str | None:
+def _searched_otherwise(bound: float | Calibration, by: SearchedBy | None) -> str | None:
+    if not isinstance(bound, Calibration) or by is None:
+        return None
     if by.kind != "exact" and by.recall is None:
         return None  # nothing is known of it
     return bound.searched_otherwise(by.recall)

@@ -3,7 +3,7 @@
 import json
 import re
 import threading
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import replace
 from functools import cached_property
@@ -64,7 +64,6 @@ class CollectionView:
         collections: where the items are.
         searched: How lookups search, where the caller says so.
         tuned: How they search, where it was measured.
-        settle: Returns when all items are in the index, and how that is searched is measured.
     """
 
     def __init__(
@@ -74,13 +73,12 @@ class CollectionView:
         collections: Collections,
         searched: Searched,
         tuned: Tuned | None,
-        settle: Callable[[], None],
     ) -> None:
         self.facts = facts
         self.class_names = tuple(class_names)
         self.collections = collections
         self.keys: list[int] = []  # by row number
-        self._searched, self._tuned, self._settle = searched, tuned, settle
+        self._searched, self._tuned = searched, tuned
 
     def __len__(self) -> int:
         return self.count
@@ -201,10 +199,6 @@ class CollectionView:
             check_enough(k, len(self))
         return found
 
-    def wait(self) -> None:
-        """Return when all items are in the index, and how that is searched is measured."""
-        self._settle()
-
 
 class InMilvus:
     """The facts as they were last read, and the two collections behind them.
@@ -219,6 +213,8 @@ class InMilvus:
         layout: How the collection is laid out; likewise.
         searched: How lookups search.
     """
+
+    approximate = "IVF"  # of an index in memory with the items; Milvus has types of its own
 
     def __init__(
         self,
@@ -452,8 +448,7 @@ class InMilvus:
 
     def _view(self, collections: Collections) -> CollectionView:
         facts = self._refreshed(collections)
-        settle = self.settle
-        return CollectionView(facts, self.names, collections, self._searched, self._tuned, settle)
+        return CollectionView(facts, self.names, collections, self._searched, self._tuned)
 
     def _refreshed(self, collections: Collections) -> CollectionFacts:
         """The newest facts, which another process may have written."""
