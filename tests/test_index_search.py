@@ -45,8 +45,8 @@ def small(monkeypatch):
     monkeypatch.setattr(_approximate, "SAMPLE", 100)
 
 
-def trained(distance, stored, recall=0.95):
-    search = Search(distance, recall=recall)
+def trained(distance, stored, recall=0.95, kind="IVF"):
+    search = Search(distance, recall=recall, approximate=kind)
     search.nearest(stored[:1].clone(), stored, 1)
     search.wait()
     search.nearest(stored[:1].clone(), stored, 1)
@@ -320,10 +320,27 @@ def test_a_failed_training_is_told_by_the_next_lookup(monkeypatch):
 
 
 @pytest.mark.usefixtures("small")
+@by_any_product
+@pytest.mark.parametrize("kind", ["RaBitQ", "HNSW"])
+def test_every_kind_finds_the_share_that_was_asked_for(distance, kind):
+    stored, queries = clustered(4000, 1), clustered(100, 2)
+    search = trained(distance, stored, kind=kind)
+    assert search.kind.startswith(kind)
+    assert search.measured_recall >= 0.95
+    assert share_found(search, queries, stored) > 0.93
+    search._lists.effort = 1 if kind == "RaBitQ" else 17
+    assert share_found(search, queries, stored) < 1
+    allowed = torch.arange(4000) % 2 == 0
+    _, at = search.nearest(queries, stored, 5, allowed)
+    assert (at % 2 == 0).all()
+
+
+@pytest.mark.usefixtures("small")
 @by_product
-def test_removed_rows_are_never_found_again(distance):
+@pytest.mark.parametrize("kind", _inside.KINDS)
+def test_removed_rows_are_never_found_again(distance, kind):
     stored = clustered(5000, 1)
-    search = trained(distance, stored)
+    search = trained(distance, stored, kind=kind)
     kept = torch.arange(5000) % 3 != 0
     search = search.kept(kept)
     assert search.trained == int(kept.sum())

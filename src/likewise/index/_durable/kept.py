@@ -98,8 +98,7 @@ def _is_for(told: dict[str, Any], now: Snapshot) -> bool:
 
 def _tail(now: Snapshot, lists: Trained, inside: bytes, positions: Integers) -> bytes:
     facts = now.facts
-    step = max(1, lists.rows // _MARKS)
-    rows = np.arange(0, lists.rows, step)
+    rows = np.random.default_rng(0).permutation(lists.rows)[:_MARKS]
     text = json.dumps(
         {
             "format": _FORMAT,

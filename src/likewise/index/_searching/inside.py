@@ -29,6 +29,9 @@ class Inside(Protocol):
     def is_mapped(self) -> bool:
         """Whether the rows are in a file, and nothing can be put there without reading it."""
 
+    def unmap(self) -> None:
+        """Take rows that are in a file into memory."""
+
     @property
     def most(self) -> int:
         """The greatest effort that pays."""
@@ -121,7 +124,7 @@ class Lists:
         """Put rows into their lists."""
         import faiss
 
-        self._unmap()
+        self.unmap()
         into = nearest_center(rows, self._centers)
         ids = first + torch.arange(len(rows))
         parts = (faiss.swig_ptr(part.numpy()) for part in (rows, ids, into))
@@ -161,7 +164,7 @@ class Lists:
 
         return isinstance(faiss.downcast_InvertedLists(self.index.invlists), _on_disk())
 
-    def _unmap(self) -> None:
+    def unmap(self) -> None:
         """Take lists that are in a file into memory."""
         import faiss
 
@@ -195,6 +198,9 @@ class Graph:
 
     def __init__(self, index: Any) -> None:
         self.index = index
+
+    def unmap(self) -> None:
+        """A graph is always in memory."""
 
     @classmethod
     def trained(cls, training: Float[Tensor, "n d"], *, is_product: bool) -> "Graph":
@@ -292,6 +298,7 @@ def written(inside: Inside) -> bytes:
     import faiss
 
     library: Any = faiss
+    inside.unmap()  # else FAISS writes where the lists are, not what is in them
     return np.asarray(library.serialize_index(inside.index)).tobytes()
 
 
