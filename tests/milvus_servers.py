@@ -1,6 +1,6 @@
 """A Milvus server on loopback, in a process of its own, to be asked, stopped and killed.
 
-The server comes with the package `milvus`, whose Python is named by LIKEWISE_MILVUS_PYTHON: it needs
+The server comes with the package `milvus`, whose Python LIKEWISE_MILVUS_PYTHON names. It needs
 an environment of its own, `python -m venv V && V/bin/pip install --no-deps milvus==2.3.5`.
 """
 

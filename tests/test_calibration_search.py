@@ -138,7 +138,7 @@ def test_a_search_that_misses_more_than_the_calibration_knows_is_warned_of():
 
 
 @pytest.mark.usefixtures("misses")
-def test_a_guarantee_that_was_measured_through_a_search_that_misses_is_warned_of_where_it_does_not():
+def test_a_guarantee_measured_through_a_search_that_misses_is_warned_of_where_none_is_missed():
     approximate, aside = model_of(0.9), dataset(4, seed=2)
     exact = model_of(None)
     exact.calibrations["nearest"] = approximate.calibrate(aside)

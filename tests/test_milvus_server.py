@@ -143,7 +143,7 @@ def test_another_index_of_the_same_items_is_built_in_place(server):
         with pytest.raises(GalleryError, match="uri must lead to a Milvus server that does what"):
             one.reindex("NO_SUCH_INDEX")
         assert one.lookup(stored[:9] + 0.1, k=5).ids.tolist() == expected.ids.tolist()
-        with pytest.raises(GalleryError, match="index_type must be 'FLAT', .* reindex it"):
+        with pytest.raises(GalleryError, match=r"index_type must be 'FLAT', .* reindex it"):
             gallery(server, one._store.name, index_type="HNSW")
 
 
@@ -245,10 +245,10 @@ def opened_in_the_end(server, name, seconds=90):
 
 def test_a_server_that_asks_for_a_token_and_speaks_tls(tmp_path):
     pem = {name: tmp_path / f"{name}.pem" for name in ("server", "key")}
+    names = "subjectAltName=DNS:localhost,IP:127.0.0.1"
+    asked = f"req -x509 -newkey rsa:2048 -nodes -days 2 -subj /CN=localhost -addext {names}"
     made = subprocess.run(
-        ["openssl", "req", "-x509", "-newkey", "rsa:2048", "-nodes", "-days", "2"]
-        + ["-subj", "/CN=localhost", "-addext", "subjectAltName=DNS:localhost,IP:127.0.0.1"]
-        + ["-keyout", pem["key"], "-out", pem["server"]],
+        ["openssl", *asked.split(), "-keyout", pem["key"], "-out", pem["server"]],
         capture_output=True,
         check=False,
     )

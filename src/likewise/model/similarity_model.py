@@ -292,7 +292,7 @@ class SimilarityModel:
         return self.index
 
     def use_milvus(
-        self, uri: str | Path, *, collection: str, token: str | None = None
+        self, uri: str | Path, *, collection: str, token: str | None = None, **options: Any
     ) -> MilvusGallery:
         """Keep the known items in Milvus instead of in memory; otherwise as `use_gallery`.
 
@@ -300,6 +300,7 @@ class SimilarityModel:
             uri: see `MilvusGallery`.
             collection: likewise.
             token: likewise. It is not saved with the model; give it to `load` again.
+            options: What else `MilvusGallery` takes, such as `index_type` and `recall`.
         """
         place = os.path.realpath(uri) if "://" not in str(uri) else str(uri)
         opened_there = MilvusGallery(
@@ -308,6 +309,7 @@ class SimilarityModel:
             distance=self.distance,
             encoder=self.fingerprint,
             token=token,
+            **options,
         )
         try:
             _check_maker(place, opened_there.encoder, self.fingerprint)
