@@ -3,10 +3,10 @@
     LIKEWISE_MILVUS_PYTHON=V/bin/python python benchmarks/milvus.py --items 1000000
     LIKEWISE_MILVUS_PYTHON=V/bin/python python benchmarks/milvus.py --kills 50
 
-V is an environment with the package `milvus`, see `tests/milvus_servers.py`. The first loads vectors
-of 64 numbers around 2,000 centers into Milvus, measures HNSW, and builds FLAT of the same items; the
-indexes in this process hold the same. The second kills the server while it writes, starts it again,
-and compares what is there with what was acknowledged.
+V is an environment with the package `milvus`, see `tests/milvus_servers.py`. The first loads
+vectors of 64 numbers around 2,000 centers into Milvus, measures HNSW, and builds FLAT of the same
+items; the indexes in this process hold the same. The second kills the server while it writes,
+starts it again, and compares what is there with what was acknowledged.
 """
 
 import argparse
