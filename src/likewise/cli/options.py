@@ -63,8 +63,8 @@ MilvusIndex = Annotated[
     Optional[str],  # noqa: UP045
     typer.Option(
         metavar="TYPE",
-        help="Index of a new collection: FLAT, which is exact, HNSW, IVF_FLAT or any other that the "
-        "server knows. What those miss, calibrate measures.",
+        help="Index of a new collection: FLAT, which is exact, HNSW, IVF_FLAT or any other that "
+        "the server knows. What those miss, calibrate measures.",
         show_default="FLAT",
     ),
 ]

@@ -3,6 +3,7 @@
 import copy
 import importlib
 import json
+import logging
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
@@ -371,8 +372,9 @@ class Collections:
         client.create_collection(name, schema=schema, consistency_level=level, **more)
         try:
             self._index(vector, metric, layout, of=name)
-            for each in sorted({"tags", "position"} & {each for each, _ in fields}):
-                self._index_of_values(name, each)
+            for each, index in (("position", "STL_SORT"), ("tags", "INVERTED")):
+                if each in dict(fields):
+                    self._index_of_values(name, each, index)
             client.load_collection(name, timeout=self._long)
         except self._errors:  # a refused index leaves no half of a collection
             with suppress(*self._errors):
@@ -391,10 +393,10 @@ class Collections:
         timeout = self.connection.timeout
         self._client.create_index(of or self.name, indexes, sync=False, timeout=timeout)
 
-    def _index_of_values(self, name: str, values: str) -> None:
+    def _index_of_values(self, name: str, values: str, index_type: str) -> None:
         """So that filters look at few rows; a server that has no such index looks at all."""
         indexes = self._client.prepare_index_params()
-        indexes.add_index(values, index_type="INVERTED")
+        indexes.add_index(values, index_type=index_type)
         with suppress(self._milvus.MilvusException):
             timeout = self.connection.timeout
             self._client.create_index(name, indexes, sync=False, timeout=timeout)
@@ -467,7 +469,10 @@ def _among(keys: Sequence[int]) -> Iterator[str]:
 
 def _pymilvus() -> Any:
     try:
-        return importlib.import_module("pymilvus")
+        pymilvus = importlib.import_module("pymilvus")
+        # It writes the traceback of each error, which our sentence tells, to standard error.
+        logging.getLogger("pymilvus").setLevel(logging.CRITICAL)
+        return pymilvus
     except ModuleNotFoundError as error:
         raise MissingExtra(
             f"pymilvus must be installed for a gallery in Milvus, got no module {error.name!r}. "
