@@ -23,6 +23,13 @@ COMPONENTS = (
     "dataCoord",
     "dataNode",
 )
+# What a test waits for in vain: the server looks for work to do more often.
+SOON = {
+    "proxy.timeTickInterval": 50,
+    "queryCoord.checkInterval": 200,
+    "queryCoord.checkHandoffInterval": 500,
+    "queryCoord.distPullInterval": 100,
+}
 START = """
 import json, os, sys
 from milvus import MilvusServer, MilvusServerConfig
@@ -35,12 +42,14 @@ for name, value in more.items():
 server = MilvusServer(config, wait_for_started=False)
 server.start()
 print(json.dumps([server.server_proc.pid, server.webservice_port]), flush=True)
-sys.stdin.read()
-server.server_proc.terminate()
 try:
-    server.server_proc.wait(timeout=20)
-except Exception:
-    server.server_proc.kill()
+    sys.stdin.read()
+finally:
+    server.server_proc.terminate()
+    try:
+        server.server_proc.wait(timeout=10)
+    except Exception:
+        server.server_proc.kill()
 """
 
 
@@ -83,7 +92,7 @@ class Server:
         unpacked.mkdir(exist_ok=True)
         if not (self.folder / "bin").exists():
             (self.folder / "bin").symlink_to(unpacked)  # 300 MB, which take 20 s to unpack
-        asked = json.dumps([str(self.folder), self.port, self.more, COMPONENTS])
+        asked = json.dumps([str(self.folder), self.port, {**SOON, **self.more}, COMPONENTS])
         self.helper = subprocess.Popen(
             [os.environ[PYTHON], "-c", START, asked],
             stdin=subprocess.PIPE,
