@@ -180,8 +180,8 @@ def kills(count: int, seed: int) -> None:
         server = Server(folder)
         server.start()
         try:
+            one = opened(server)
             for turn in range(count):
-                one = opened(server)
                 timer = threading.Timer(writer.random.uniform(0.3, 3.0), server.kill)
                 timer.start()
                 try:
@@ -192,12 +192,12 @@ def kills(count: int, seed: int) -> None:
                 one.close()
                 server.start()
                 started = time.monotonic()
-                with opened(server) as one:
-                    there = {
-                        id_: int(row[1]) if row[0] == id_ else -1
-                        for id_, row in zip(one.ids.tolist(), one.embeddings.tolist(), strict=True)
-                    }
-                    twice += len(one) - len(there)
+                one = opened(server)
+                there = {
+                    id_: int(row[1]) if row[0] == id_ else -1
+                    for id_, row in zip(one.ids.tolist(), one.embeddings.tolist(), strict=True)
+                }
+                twice += len(one) - len(there)
                 waited.append(time.monotonic() - started)
                 for id_, version in writer.known.items():
                     if id_ not in writer.open and there.get(id_) != version:
@@ -217,11 +217,12 @@ def kills(count: int, seed: int) -> None:
                     kept["part" if len(set(states)) > 1 else states[0]] += 1
                 writer.known = dict(there)
                 writer.open = {}
-                if (turn + 1) % 5 == 0:
+                if (turn + 1) % 2 == 0:
                     say(
                         f"{turn + 1} kills, {writer.acknowledged} batches acknowledged, "
                         f"{len(there)} items; lost {lost}, not asked for {other}, twice {twice}"
                     )
+            one.close()
         finally:
             server.stop()
     say(
