@@ -268,7 +268,7 @@ def test_later_rows_stand_among_the_earlier_ones_query_by_query():
     search = trained(EUCLIDEAN, stored[:4000])
     lists, queries = search._lists, clustered(40, 5)
     lists.add = lambda stored: None  # so that the rows behind 4,000 are late
-    lists.effort = len(lists.inside._centers)  # and nothing is missed
+    lists.effort = len(lists.inside.centers)  # and nothing is missed
     distances, at = search.nearest(queries, stored, 6)
     expected, order = ExactSearch(EUCLIDEAN).nearest(queries, stored, 6)
     assert (at >= 4000).any(dim=1).sum() > 3

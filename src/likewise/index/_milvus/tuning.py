@@ -50,7 +50,9 @@ class Tuned:
             return None
         if searched.params is not None:
             return found if dict(searched.params) == found.params else None
-        return found if searched.recall in (None, found.asked) and found.asked else None
+        if found.asked is None:  # of parameters that were given, or of a type that takes none
+            return None if facts.index_type in EFFORTS else found
+        return found if searched.recall in (None, found.asked) else None
 
     def to_dict(self) -> dict[str, Any]:
         """As plain values."""

@@ -66,7 +66,7 @@ class Lists:
     def __init__(self, kind: str, index: Any, centers: Float[Tensor, "c d"]) -> None:
         import faiss
 
-        self.kind, self.index, self._centers = kind, index, centers
+        self.kind, self.index, self.centers = kind, index, centers
         self._is_product = index.metric_type == faiss.METRIC_INNER_PRODUCT
         self._offsets = None if self._is_product else centers.square().sum(dim=1) / -2
 
@@ -106,11 +106,11 @@ class Lists:
     @property
     def most(self) -> int:
         """A quarter of the lists."""
-        return max(1, len(self._centers) // 4)
+        return max(1, len(self.centers) // 4)
 
     def told(self, effort: int) -> str:
         """How many lists, and how many are looked into."""
-        return f"{self.kind}, {len(self._centers):,} lists, {effort} probed"
+        return f"{self.kind}, {len(self.centers):,} lists, {effort} probed"
 
     def beyond(self, k: int) -> int:
         """Few for 8 bits; as many again, and more, for less."""
@@ -125,7 +125,7 @@ class Lists:
         import faiss
 
         self.unmap()
-        into = nearest_center(rows, self._centers)
+        into = nearest_center(rows, self.centers)
         ids = first + torch.arange(len(rows))
         parts = (faiss.swig_ptr(part.numpy()) for part in (rows, ids, into))
         self.index.add_core(len(rows), *parts, None)
@@ -179,7 +179,7 @@ class Lists:
 
     def _nearest_lists(self, queries: Tensor, probes: int) -> tuple[Tensor, Tensor]:
         """Which lists, nearest first, and how near in FAISS's measure."""
-        values, at = best_products(queries, self._centers, probes, offsets=self._offsets)
+        values, at = best_products(queries, self.centers, probes, offsets=self._offsets)
         values, order = values.sort(dim=1, descending=True)
         if not self._is_product:
             values = queries.square().sum(dim=1, keepdim=True) - 2 * values
