@@ -31,7 +31,7 @@ SOON = {
     "queryCoord.distPullInterval": 100,
 }
 START = """
-import json, os, sys
+import json, signal, sys
 from milvus import MilvusServer, MilvusServerConfig
 folder, port, more, components = json.loads(sys.argv[1])
 config = MilvusServerConfig(data_dir=folder, proxy_port=port)
@@ -42,14 +42,11 @@ for name, value in more.items():
 server = MilvusServer(config, wait_for_started=False)
 server.start()
 print(json.dumps([server.server_proc.pid, server.webservice_port]), flush=True)
+signal.signal(signal.SIGTERM, lambda *_: sys.exit())
 try:
     sys.stdin.read()
 finally:
-    server.server_proc.terminate()
-    try:
-        server.server_proc.wait(timeout=10)
-    except Exception:
-        server.server_proc.kill()
+    server.server_proc.kill()
 """
 
 
@@ -72,6 +69,8 @@ def free_port():
 
 class Server:
     """A standalone server; `kill` ends it at once, `start` goes on with what it kept.
+
+    One at a time on a machine: the store within it listens on port 2380, which cannot be chosen.
 
     Args:
         folder: where it keeps everything.
@@ -110,7 +109,7 @@ class Server:
         self._gone()
 
     def stop(self):
-        """Ask it to end, and wait for that."""
+        """End it, if it runs; what it acknowledged is kept."""
         if self.helper is not None:
             self._gone()
 
