@@ -30,6 +30,7 @@ import likewise as lw
 from likewise.distances import COSINE
 from likewise.index._searching.approximate import Search
 from likewise.index._searching.exact import ExactSearch
+from likewise.index._searching.inside import Lists
 from likewise.matching import decide
 
 K, DIM, CENTERS = 10, 64, 2000
@@ -160,14 +161,14 @@ def _raw(
 ) -> tuple[Any, int, float]:
     # Our centers, as training them again would take minutes and change nothing.
     lists = ours._lists
-    if lists is None:
+    if lists is None or not isinstance(lists.inside, Lists):
         raise RuntimeError("nothing was trained")
     quantizer = faiss.IndexFlatL2(DIM)
-    quantizer.add(lists.centers.numpy())
-    raw = faiss.IndexIVFFlat(quantizer, DIM, len(lists.centers), faiss.METRIC_L2)
+    quantizer.add(lists.inside.centers.numpy())
+    raw = faiss.IndexIVFFlat(quantizer, DIM, len(lists.inside.centers), faiss.METRIC_L2)
     for rows in stored.split(2**17):
         raw.add(rows.numpy())
-    for probes in range(1, len(lists.centers)):
+    for probes in range(1, len(lists.inside.centers)):
         raw.nprobe = probes
         found = torch.from_numpy(raw.search(queries.numpy(), K)[1])
         if (reached := recall(found, truth)) >= least or probes > 64:

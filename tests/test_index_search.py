@@ -12,6 +12,7 @@ from likewise.distances import COSINE, EUCLIDEAN, INNER_PRODUCT, MANHATTAN, NAME
 from likewise.index import Index
 from likewise.index._searching import approximate as _approximate
 from likewise.index._searching import exact as _exact
+from likewise.index._searching import inside as _inside
 from likewise.index._searching.approximate import Search
 from likewise.index._searching.exact import ExactSearch, checked_paired
 from likewise.index._searching.scan import best_products
@@ -44,8 +45,8 @@ def small(monkeypatch):
     monkeypatch.setattr(_approximate, "SAMPLE", 100)
 
 
-def trained(distance, stored, recall=0.95):
-    search = Search(distance, recall=recall)
+def trained(distance, stored, recall=0.95, kind="IVF"):
+    search = Search(distance, recall=recall, approximate=kind)
     search.nearest(stored[:1].clone(), stored, 1)
     search.wait()
     search.nearest(stored[:1].clone(), stored, 1)
@@ -244,8 +245,8 @@ def test_lists_reach_the_recall_asked_for_with_distances_of_the_definition(dista
 def test_fewer_lists_than_needed_would_miss_some():
     stored, queries = clustered(5000, 1), clustered(200, 2)
     search = trained(EUCLIDEAN, stored, recall=0.98)
-    assert search._lists.probes > 1
-    search._lists.probes = 1
+    assert search._lists.effort > 1
+    search._lists.effort = 1
     assert share_found(search, queries, stored) < 0.9
 
 
@@ -255,7 +256,7 @@ def test_centers_are_those_of_five_rounds_of_k_means():
     for _ in range(5):
         nearest = ((rows[:, None] - centers) ** 2).sum(axis=2).argmin(axis=1)
         centers = np.stack([rows[nearest == each].mean(axis=0) for each in range(count)])
-    found = _approximate._centers(torch.from_numpy(rows), count).numpy()
+    found = _inside._centers(torch.from_numpy(rows), count).numpy()
     assert np.allclose(found, centers, atol=1e-5)
     again = ((rows[:, None] - centers) ** 2).sum(axis=2).argmin(axis=1)
     assert (again != nearest).any(), "a sixth round would give others"
@@ -267,7 +268,7 @@ def test_later_rows_stand_among_the_earlier_ones_query_by_query():
     search = trained(EUCLIDEAN, stored[:4000])
     lists, queries = search._lists, clustered(40, 5)
     lists.add = lambda stored: None  # so that the rows behind 4,000 are late
-    lists.probes = len(lists.centers)  # and nothing is missed
+    lists.effort = len(lists.inside.centers)  # and nothing is missed
     distances, at = search.nearest(queries, stored, 6)
     expected, order = ExactSearch(EUCLIDEAN).nearest(queries, stored, 6)
     assert (at >= 4000).any(dim=1).sum() > 3
@@ -289,13 +290,13 @@ def test_rows_added_later_are_found_at_once():
 @pytest.mark.usefixtures("small")
 def test_lookups_while_lists_are_trained_are_exact(monkeypatch):
     stored, queries = clustered(4000, 1), clustered(50, 2)
-    go, make = threading.Event(), _approximate._Lists
+    go, make = threading.Event(), _approximate.Trained.of
 
     def held(*args):
         go.wait(20)
         return make(*args)
 
-    monkeypatch.setattr(_approximate, "_Lists", held)
+    monkeypatch.setattr(_approximate.Trained, "of", held)
     search = Search(EUCLIDEAN, recall=0.9)
     assert share_found(search, queries, stored) == 1
     assert search.kind == "exact"
@@ -310,7 +311,7 @@ def test_a_failed_training_is_told_by_the_next_lookup(monkeypatch):
     def broken(*args):
         raise MemoryError("no room")
 
-    monkeypatch.setattr(_approximate, "_Lists", broken)
+    monkeypatch.setattr(_approximate.Trained, "of", broken)
     stored = clustered(4000, 1)
     search = Search(EUCLIDEAN, recall=0.9)
     search.nearest(stored[:1].clone(), stored, 1)
@@ -319,10 +320,27 @@ def test_a_failed_training_is_told_by_the_next_lookup(monkeypatch):
 
 
 @pytest.mark.usefixtures("small")
+@by_any_product
+@pytest.mark.parametrize("kind", ["RaBitQ", "HNSW"])
+def test_every_kind_finds_the_share_that_was_asked_for(distance, kind):
+    stored, queries = clustered(4000, 1), clustered(100, 2)
+    search = trained(distance, stored, kind=kind)
+    assert search.kind.startswith(kind)
+    assert search.measured_recall >= 0.95
+    assert share_found(search, queries, stored) > 0.93
+    search._lists.effort = 1 if kind == "RaBitQ" else 17
+    assert share_found(search, queries, stored) < 1
+    allowed = torch.arange(4000) % 2 == 0
+    _, at = search.nearest(queries, stored, 5, allowed)
+    assert (at % 2 == 0).all()
+
+
+@pytest.mark.usefixtures("small")
 @by_product
-def test_removed_rows_are_never_found_again(distance):
+@pytest.mark.parametrize("kind", _inside.KINDS)
+def test_removed_rows_are_never_found_again(distance, kind):
     stored = clustered(5000, 1)
-    search = trained(distance, stored)
+    search = trained(distance, stored, kind=kind)
     kept = torch.arange(5000) % 3 != 0
     search = search.kept(kept)
     assert search.trained == int(kept.sum())

@@ -196,7 +196,7 @@ def test_a_collection_of_something_else_is_left_alone(home):
 def test_a_collection_of_another_version_is_refused_as_such(home):
     one = home(dimension=2)
     one._store.collections.put_facts(replace(one._store.facts, format=1))
-    with pytest.raises(GalleryError, match="must be of format 2, got format 1, which another"):
+    with pytest.raises(GalleryError, match="must be of format 3, got format 1, which another"):
         again(one)
 
 
@@ -263,10 +263,10 @@ def test_an_add_that_breaks_off_takes_back_what_it_stored(home, monkeypatch):
     error = collections._milvus.MilvusException(message="the line broke")
     insert, sent = collections._client.insert, []
 
-    def breaks(name, rows):
+    def breaks(name, rows, **more):
         if sent:
             raise error
-        sent.append(insert(name, rows))
+        sent.append(insert(name, rows, **more))
 
     monkeypatch.setattr("likewise.index._milvus.collections._AT_ONCE", 500)
     monkeypatch.setattr(collections._client, "insert", breaks)

@@ -190,7 +190,9 @@ class Trials:
             guarantee=guarantee,
             gallery_size=self.gallery_size,
             unknowns=unknowns,
-            known=None,  # which takes the stored items
+            known=None,  # which takes the stored items, as the search through them does
+            search="exact",
+            search_recall=None,
             sample=self.sample,
             sweep=counts if keep_sweep else None,
         )

@@ -14,6 +14,8 @@ from likewise.errors import InputError
 from likewise.intervals import Estimate
 from likewise.metrics import Sweep
 
+SLACK = 0.01  # of recall, within which two measurements of one search differ
+
 
 @dataclass(frozen=True)
 class Calibration:
@@ -47,6 +49,9 @@ class Calibration:
         unknowns: the unknowns that it was judged on, by kind, the kind that gave the threshold
             first; none for pairs.
         known: Distances of the known items to their own class, for prediction sets; None for pairs.
+        search: How the gallery was searched, "exact" or a kind of approximate search. What that
+            misses counts: a known query whose own class is missed is missed.
+        search_recall: Recall measured of that; None where it is exact.
         sample: distances of at most 1,000 independent pairs, drawn at random and ascending, for
             `drift.check_drift`.
         sweep: all thresholds, if asked to be kept; not saved.
@@ -69,6 +74,8 @@ class Calibration:
     gallery_size: int | None = None
     unknowns: tuple[UnknownsJudged, ...] = ()
     known: KnownDistances | None = dataclasses.field(default=None, repr=False)
+    search: str = "exact"
+    search_recall: float | None = None
     sample: tuple[float, ...] = dataclasses.field(default=(), repr=False)
     sweep: Sweep | None = dataclasses.field(default=None, repr=False, compare=False)
 
@@ -103,6 +110,36 @@ class Calibration:
         if self.guarantee is None or self.gallery_size is None:
             return None if self.guarantee is None else str(self.guarantee)
         return f"{self.guarantee}, in a gallery of up to {self.gallery_size:,} items"
+
+    @property
+    def measured_through(self) -> str | None:
+        """The approximate search that this was measured through, in words; None where exact."""
+        if self.search == "exact":
+            return None
+        recall = "" if self.search_recall is None else f" at recall {self.search_recall:.4g}"
+        return f"{self.search}{recall}"
+
+    def searched_otherwise(self, recall: float | None) -> str | None:
+        """What this is worth where lookups find less, or more, than those it was measured through.
+
+        Args:
+            recall: Recall of the search that serves; None where that is exact.
+        """
+        made = self.search_recall if self.search != "exact" else 1.0
+        now = 1.0 if recall is None else recall
+        if made is None or abs(made - now) <= SLACK or (now > made and self.guarantee is None):
+            return None
+        told = "exact search" if made == 1.0 else f"a search at recall {made:.4g}"
+        serves = "exact" if recall is None else f"one at recall {recall:.4g}"
+        worth = (
+            "known items are missed more often than this calibration says"
+            if now < made
+            else "unknowns meet items that were missed, and more may be accepted than guaranteed"
+        )
+        return (
+            f"search must be the one that a calibration was measured through, {told}, got "
+            f"{serves}: {worth}. Calibrate again."
+        )
 
     def outgrown(self, gallery_size: int) -> str | None:
         """What the guarantee is worth in a gallery of this size; None where it holds as it is.
@@ -230,5 +267,7 @@ _FIELDS: dict[str, Callable[[str, object], Any]] = {
     "gallery_size": _or_none(_read_count),
     "unknowns": _read_unknowns,
     "known": _or_none(_by(KnownDistances.from_dict)),
+    "search": _read_text,
+    "search_recall": _or_none(_read_threshold),
     "sample": _read_sample,
 }

@@ -108,6 +108,8 @@ def calibration_lines(name: str, made: Calibration) -> list[str]:
         if len(made.unknowns) > 1:
             each = ", ".join(f"{one.threshold:.4g} by {one.kind}" for one in made.unknowns)
             lines.append(f"  the stricter of {each}")
+    if made.measured_through is not None:
+        lines.append(f"  measured through {made.measured_through}")
     return lines + ([] if made.guaranteed is None else [f"  guaranteed: {made.guaranteed}"])
 
 
@@ -180,7 +182,9 @@ def summary(model: SimilarityModel) -> Answer:
     if model.gallery is not None:
         rows.append(["gallery", model.gallery])
     for point, made in model.calibrations.items():
-        rows.append([f"threshold for {point}", f"{made.threshold:.4g} ({made.goal})"])
+        through = made.measured_through
+        told = made.goal if through is None else f"{made.goal}; measured through {through}"
+        rows.append([f"threshold for {point}", f"{made.threshold:.4g} ({told})"])
     if "decided" in model.origin:
         rows.append(["head", model.origin["decided"]])
     for choice, value in model.origin.get("recipe", {}).items():

@@ -35,6 +35,7 @@ def open_model(
     encoder_from: str | None = None,
     milvus: str | None = None,
     collection: str | None = None,
+    milvus_index: str | None = None,
 ) -> SimilarityModel:
     """A saved model with its encoder on the device asked for, and its gallery if it has one.
 
@@ -48,6 +49,8 @@ def open_model(
         )
     if milvus is not None and gallery is not None:
         raise InputError("must be left out with --gallery, got both.", argument="milvus")
+    if milvus_index is not None and milvus is None:
+        raise InputError("must come with --milvus, got none.", argument="milvus_index")
     token = os.environ.get(TOKEN)
     if gallery is not None and not writing:
         check_exists("gallery", gallery)
@@ -61,7 +64,7 @@ def open_model(
             encoder = made_encoder(encoder_from)
     model = lw.load(path, gallery=gallery, read_only=not writing, encoder=encoder, token=token)
     if milvus is not None and collection is not None:
-        model.use_milvus(milvus, collection=collection, token=token)
+        model.use_milvus(milvus, collection=collection, token=token, index_type=milvus_index)
     for encoder in (model.encoder, model.query_encoder):
         if encoder is not None:
             encoder.to(chosen_device(device))

@@ -14,6 +14,7 @@ from likewise.cli.options import (
     GalleryFolder,
     Json,
     Milvus,
+    MilvusIndex,
     Model,
     Point,
     Rule,
@@ -55,6 +56,7 @@ def index(
     gallery: GalleryFolder = None,
     milvus: Milvus = None,
     collection: Collection = None,
+    milvus_index: MilvusIndex = None,
     replace: Annotated[
         bool,
         typer.Option("--replace", help="Put the data in place of all known items, in one step."),
@@ -95,6 +97,7 @@ def index(
         encoder_from=encoder_from,
         milvus=milvus,
         collection=collection,
+        milvus_index=milvus_index,
     )
     examples = open_fitting(loaded, source, split, default_split="train", reading=reading)
     if classes or except_:

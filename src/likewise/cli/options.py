@@ -59,6 +59,15 @@ Collection = Annotated[
     Optional[str],  # noqa: UP045
     typer.Option(metavar="NAME", help="The collection there; made if it is not there."),
 ]
+MilvusIndex = Annotated[
+    Optional[str],  # noqa: UP045
+    typer.Option(
+        metavar="TYPE",
+        help="Index of a new collection: FLAT, which is exact, HNSW, IVF_FLAT or any other that "
+        "the server knows. What those miss, calibrate measures.",
+        show_default="FLAT",
+    ),
+]
 Cache = Annotated[
     Optional[Path],  # noqa: UP045
     typer.Option(

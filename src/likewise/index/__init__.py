@@ -1,7 +1,7 @@
 """Labeled embeddings by stable ids, and the nearest of them to any query."""
 
 from likewise.errors import GalleryError
-from likewise.index._answers import Items, Neighbors, Summary, name_of
+from likewise.index._answers import Items, Neighbors, SearchedBy, Summary, name_of
 from likewise.index.arrow import (
     Columns,
     from_table,
@@ -29,6 +29,7 @@ __all__ = [
     "KeepingLoss",
     "MilvusGallery",
     "Neighbors",
+    "SearchedBy",
     "Summary",
     "changed_decisions",
     "check_gallery",

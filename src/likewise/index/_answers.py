@@ -135,6 +135,25 @@ class Items:
 
 
 @dataclass(frozen=True)
+class SearchedBy:
+    """How lookups search.
+
+    Attributes:
+        kind: "exact", or the kind of approximate search.
+        recall: Share of the true nearest that it was measured to find; None where it is exact, or
+            not measured yet.
+    """
+
+    kind: str = "exact"
+    recall: float | None = None
+
+    def __str__(self) -> str:
+        if self.kind == "exact":
+            return "exact search"
+        return self.kind if self.recall is None else f"{self.kind}, at recall {self.recall:.4g}"
+
+
+@dataclass(frozen=True)
 class Summary:
     """An index or a gallery in numbers."""
 

@@ -7,6 +7,7 @@ from likewise._checks import check_choice, check_count, check_rate
 from likewise.distances import Distance
 from likewise.errors import GalleryError, InputError, InputTypeError
 from likewise.index._given import check_class_names, utf8
+from likewise.index._searching.inside import KINDS
 from likewise.index._searching.storage import STORAGES
 from likewise.index._store import About
 
@@ -42,6 +43,7 @@ class Asked:
     class_names: Sequence[str] = ()
     storage: str | None = None
     recall: float | None = None
+    approximate: str = "IVF"
 
     def check(self, known: Collection[Distance], error: InputError) -> None:
         """Refuse what no index can be made for.
@@ -60,6 +62,7 @@ class Asked:
             check_choice("storage", self.storage, STORAGES)
         if self.recall is not None:
             check_rate("recall", self.recall)
+        check_choice("approximate", self.approximate, KINDS)
         check_class_names(self.class_names)
 
     def check_is(self, facts: About, class_names: Sequence[str], place: str) -> None:

@@ -28,6 +28,7 @@ class InMemory:
         distance: what near means.
         class_names: Names of label codes 0, 1, …
         recall: see `Search`.
+        approximate: likewise.
         storage: see `_searching/storage`.
     """
 
@@ -37,12 +38,14 @@ class InMemory:
         class_names: Sequence[str],
         *,
         recall: float | None,
+        approximate: str = "IVF",
         storage: str,
     ) -> None:
         self.distance = distance
         self.recall = recall
+        self.approximate = approximate
         facts = Facts("", distance.name, None, storage=storage)  # type: ignore[arg-type]
-        self.held = Held(facts, class_names, distance, recall=recall)
+        self.held = Held(facts, class_names, distance, recall=recall, approximate=approximate)
         self._filters = Filters()
         self._columns: dict[str, Column] = {}
 
@@ -103,6 +106,10 @@ class InMemory:
             added=[] if chunk is None else [chunk],
         )
 
+    def settle(self) -> None:
+        """Train the search, where there is something to train."""
+        self.held.current.train()
+
     def reserve(self, count: int) -> None:
         """Make room for `count` items in all."""
         self.held.reserve(count)
@@ -159,6 +166,7 @@ class InMemory:
 class _Parts(NamedTuple):
     distance: Distance
     recall: float | None
+    approximate: str
     facts: Facts
     class_names: tuple[str, ...]
     arrays: Arrays
@@ -171,6 +179,7 @@ def _parts(store: InMemory) -> _Parts:
     return _Parts(
         store.distance,
         store.recall,
+        store.approximate,
         now.facts,
         tuple(now.class_names),
         now.arrays,
@@ -180,7 +189,13 @@ def _parts(store: InMemory) -> _Parts:
 
 
 def _made(parts: _Parts) -> InMemory:
-    made = InMemory(parts.distance, (), recall=parts.recall, storage=parts.facts.storage)
+    made = InMemory(
+        parts.distance,
+        (),
+        recall=parts.recall,
+        approximate=parts.approximate,
+        storage=parts.facts.storage,
+    )
     made.held.restart(
         parts.facts,
         parts.class_names,

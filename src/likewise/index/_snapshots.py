@@ -210,9 +210,9 @@ class Snapshot:
             labels[rows < 0] = UNLABELED
         return self.ids_at(rows.numpy()), distances, labels
 
-    def wait(self) -> None:
-        """Return when no approximate search is in training any more."""
-        self.searching.wait()
+    def train(self) -> None:
+        """Train the approximate search, if the items ask for it, and return when it is done."""
+        self.searching.ready(self.packed)
 
     def _rows_of_keys(self, keys: Integers) -> Integers:
         positions = np.full(len(keys), -1, dtype=np.int64)
@@ -393,6 +393,7 @@ class Held:
         class_names: Names of its labels.
         distance: what near means.
         recall: see `Search`.
+        approximate: likewise.
     """
 
     def __init__(
@@ -402,9 +403,10 @@ class Held:
         distance: Distance,
         *,
         recall: float | None,
+        approximate: str,
     ) -> None:
         self.lock = threading.RLock()
-        self._distance, self._recall = distance, recall
+        self._distance, self._recall, self._approximate = distance, recall, approximate
         self._room = 0
         self._columns: Columns
         self.current: Snapshot
@@ -442,12 +444,15 @@ class Held:
             metadata: Metadata of them, where memory keeps it.
             payloads: likewise.
         """
-        search = Search(self._distance, recall=self._recall)
+        search = self._search()
         columns = Columns(facts, search, self._room, arrays, metadata, payloads)
         for chunk in chunks:
             columns.append(chunk)
         current = columns.snapshot(facts, class_names)
         self._columns, self.current = columns, current
+
+    def _search(self) -> Search:
+        return Search(self._distance, recall=self._recall, approximate=self._approximate)
 
     def take_in(
         self,
@@ -472,7 +477,7 @@ class Held:
         before = self.current
         try:
             if facts.dimension != before.facts.dimension:
-                search = Search(self._distance, recall=self._recall)
+                search = self._search()
                 self._columns = Columns(facts, search, self._room)
             if len(changed):
                 self._columns.relabel(changed, labels)

@@ -136,9 +136,6 @@ class View(Known, Protocol):
             InputError: there are fewer than k items, or none.
         """
 
-    def wait(self) -> None:
-        """Return when no training of a search runs any more."""
-
 
 V = TypeVar("V", bound=View)
 
@@ -147,7 +144,14 @@ class Store(Protocol[V]):
     """Keeps the items of one index, and gives them out as views."""
 
     distance: Distance
-    recall: float | None
+
+    @property
+    def recall(self) -> float | None:
+        """The share of the true nearest that a lookup shall find; None for exact."""
+
+    @property
+    def approximate(self) -> str:
+        """What holds the items where that is less than 1."""
 
     @property
     def facts(self) -> About:
@@ -193,6 +197,9 @@ class Store(Protocol[V]):
             changed: rows of `now` that get other labels, each once.
             labels: these.
         """
+
+    def settle(self) -> None:
+        """Train the search, where there is something to train, and return when it is done."""
 
     def reserve(self, count: int) -> None:
         """Make room for `count` items in all, where the store keeps them in memory."""

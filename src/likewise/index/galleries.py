@@ -1,14 +1,16 @@
 """Indexes whose items last: in a folder, and in Milvus."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 from likewise.distances import Distance
 from likewise.errors import GalleryError
 from likewise.index._asked import Asked, check_encoder
 from likewise.index._durable.copies import backup, merge
 from likewise.index._durable.folder import InFolder, is_gallery, open_folder
-from likewise.index._milvus.collection import open_collection
+from likewise.index._milvus.collection import InMilvus, open_collection
+from likewise.index._milvus.options import Connection, Layout, Searched
 from likewise.index.index import Index
 
 
@@ -33,7 +35,9 @@ class Gallery(Index):
         class_names: names of label codes 0, 1, … of a new gallery. Names seen for the first time
             in `add` go behind them.
         recall: the share of the true nearest that a lookup shall find, see `Index`. Without,
-            always exact. Not kept with the gallery.
+            always exact. Not kept with the gallery, but what was trained for it is: `close` and
+            `wait` leave it in the folder, and the next opening trains nothing.
+        approximate: What searches then, see `Index`. Not kept with the gallery.
         storage: Storage of a new one: "float32", by default, or "float16" or "int8", see `Index`.
         read_only: look things up in a gallery that another process may write.
 
@@ -65,10 +69,11 @@ class Gallery(Index):
         dimension: int | None = None,
         class_names: Sequence[str] = (),
         recall: float | None = None,
+        approximate: str = "IVF",
         storage: str | None = None,
         read_only: bool = False,
     ) -> None:
-        asked = Asked(distance, encoder, dimension, class_names, storage, recall)
+        asked = Asked(distance, encoder, dimension, class_names, storage, recall, approximate)
         self._start(open_folder(Path(path), asked, read_only=read_only))
 
     @property
@@ -140,18 +145,21 @@ class Gallery(Index):
 class MilvusGallery(Index):
     """An `Index` in Milvus, for when one machine is outgrown.
 
-    The answers are those of every index: Milvus proposes candidates by a flat search, and
-    `distance.paired` ranks them, equals in the order of insertion. Only where more than 16,384
-    items are as near as the k-th, which of them come first is left to Milvus.
+    Milvus proposes candidates, and `distance.paired` ranks them, equals in the order of insertion.
+    With the index type FLAT the answers are those of every index. Only where more than 16,384
+    items are as near as the k-th, which of them come first is left to Milvus. Any other type misses
+    some; how hard it searches is chosen and measured by `wait`.
 
-    Every verb sees what was written before it, by whatever process. One process at a time may
-    write; several may where each gives ids and class names of its own. A verb that writes stores
-    its items in messages of 16 MB: where the connection breaks between two of them, `add` takes
-    back what it stored, as far as it can, and `upsert` and `relabel` are to be called again.
+    Every verb sees what was written before it, by whatever process, unless another consistency is
+    asked for. One process at a time may write; several may where each gives ids and class names of
+    its own. A verb that writes stores its items in messages of 16 MB: where the connection breaks
+    between two of them, `add` takes back what it stored, as far as it can, and `upsert` and
+    `relabel` are to be called again.
 
     Args:
-        uri: Address of a server or cluster, `http://host:19530`; or a file ending in .db, which
-            Milvus Lite keeps and serves on loopback as long as this process lives.
+        uri: Address of a server or cluster, `http://host:19530`, or `https://` for one with TLS; or
+            a file ending in .db, which Milvus Lite keeps and serves on loopback as long as this
+            process lives.
         collection: name of the gallery there. A second collection, of that name and `_facts`,
             holds class names and what the gallery is made for.
         distance: COSINE, EUCLIDEAN, SQUARED_EUCLIDEAN or INNER_PRODUCT, which Milvus knows. For
@@ -162,12 +170,29 @@ class MilvusGallery(Index):
         class_names: names of label codes 0, 1, … of a new gallery. Names seen for the first time
             in `add` go behind them.
         token: `user:password` or an API key, where the server asks for one.
+        index_type: Index of a new gallery, by Milvus's name: "FLAT", by default, is exact; "HNSW",
+            "IVF_FLAT" and any other that the server knows is faster and misses some.
+        index_params: What that is built with, such as `{"M": 16, "efConstruction": 200}`.
+        recall: The share of the true nearest that a lookup shall find with an approximate index,
+            0.99 by default; see `wait`. Kept with the gallery.
+        search_params: Search parameters of Milvus instead, such as `{"ef": 64}`: measured, not
+            chosen.
+        consistency: How new what a lookup sees is, in a new gallery: "Strong", by default, sees all
+            that was written; "Bounded", "Session" and "Eventually" wait less and may see older
+            items. Verbs that write always see all.
+        shards: Number of channels that a new gallery is written through, from 1 to 16.
+        timeout: Seconds that a question may take. An insert may take longer, as to repeat it could
+            store its items twice; so may building and loading an index.
+        connection: What `pymilvus.MilvusClient` takes beside these, such as `db_name`,
+            `server_pem_path` or `client_pem_path`.
 
     Raises:
         GalleryError: nothing answers at `uri`, or the gallery was made for another encoder,
-            distance or dimension.
+            distance or dimension, or with another index.
         MissingExtra: pymilvus is not installed.
     """
+
+    _store: InMilvus
 
     def __init__(
         self,
@@ -179,6 +204,48 @@ class MilvusGallery(Index):
         dimension: int | None = None,
         class_names: Sequence[str] = (),
         token: str | None = None,
+        index_type: str | None = None,
+        index_params: Mapping[str, Any] | None = None,
+        recall: float | None = None,
+        search_params: Mapping[str, Any] | None = None,
+        consistency: str | None = None,
+        shards: int | None = None,
+        timeout: float = 30.0,
+        connection: Mapping[str, Any] | None = None,
     ) -> None:
+        there = Connection(str(uri), token, timeout, {} if connection is None else connection)
         asked = Asked(distance, encoder, dimension, class_names)
-        self._start(open_collection(str(uri), collection, token, asked))
+        layout = Layout(index_type, index_params, consistency, shards)
+        searched = Searched(recall, search_params)
+        self._start(open_collection(there, collection, asked, layout, searched))
+
+    def wait(self) -> None:
+        """Until all items are in the index; then measure how an approximate one is searched.
+
+        Up to 500 stored items are looked up with growing effort (`ef` of a graph, `nprobe` of
+        lists) until `recall` is reached, or there is no more. What they should find, a pass over
+        all items says, which reads each once. The effort and the recall measured are kept with the
+        gallery; they are measured again once the items have doubled. Before, lookups search hard.
+
+        Raises:
+            GalleryError: Milvus does not answer, or is not done in time.
+        """
+        super().wait()
+
+    def reindex(
+        self, index_type: str = "FLAT", index_params: Mapping[str, Any] | None = None
+    ) -> None:
+        """Build another index of the same items, in place of the one that is there.
+
+        While it is built nothing can be looked up.
+
+        Args:
+            index_type: see `MilvusGallery`.
+            index_params: likewise.
+
+        Raises:
+            GalleryError: the server refuses it; then the one that was there is built again.
+        """
+        layout = Layout(index_type, index_params)
+        layout.check()
+        self._store.reindex(layout)

@@ -16,7 +16,14 @@ from torch import Tensor
 from likewise._checks import check_choice, check_count
 from likewise.distances import COSINE, Distance
 from likewise.errors import InputError, InputTypeError
-from likewise.index._answers import Items, Neighbors, Summary, per_class, percentiles
+from likewise.index._answers import (
+    Items,
+    Neighbors,
+    SearchedBy,
+    Summary,
+    per_class,
+    percentiles,
+)
 from likewise.index._durable.checksums import Integers
 from likewise.index._given import (
     LARGEST_ID,
@@ -41,6 +48,7 @@ from likewise.index._store import NONE, Added, Given, Known, Store, View
 from likewise.index._where import parsed
 
 Self = TypeVar("Self", bound="Index")
+KINDS_OF = ("storage", "recall", "approximate")  # what a state may leave out
 
 
 class Index:
@@ -67,6 +75,9 @@ class Index:
         recall: the share of the true nearest that a lookup shall find, such as 0.99: from
             50,000 items on they are then searched by an approximate index, which is trained in
             the background and never returns what was removed. Without, always exact.
+        approximate: That index: "IVF", lists by nearest center with 8 bits a number; "RaBitQ", such
+            lists with about 4 bits; or "HNSW", a graph, which takes longest to train and finds
+            soonest.
         storage: "float32", or "float16" or "int8" for half or about a quarter of the memory;
             then embeddings come back, and are compared, as rounded to that.
 
@@ -88,12 +99,15 @@ class Index:
         *,
         class_names: Sequence[str] = (),
         recall: float | None = None,
+        approximate: str = "IVF",
         storage: str = "float32",
     ) -> None:
         check_distance(distance)
         check_class_names(class_names)
         check_choice("storage", storage, STORAGES)
-        self._start(InMemory(distance, class_names, recall=recall, storage=storage))
+        self._start(
+            InMemory(distance, class_names, recall=recall, approximate=approximate, storage=storage)
+        )
 
     def _start(self, store: Store[Any]) -> None:
         self._store = store
@@ -497,9 +511,25 @@ class Index:
             batches=now.facts.batches,
         )
 
+    @property
+    def searched_by(self) -> SearchedBy:
+        """How lookups search now: exactly, or approximately with the recall measured.
+
+        Example:
+            >>> str(Index().searched_by)
+            'exact search'
+        """
+        return SearchedBy(*self._store.newest().search)
+
     def wait(self) -> None:
-        """Until no approximate index is in training; then answers do not depend on timing."""
-        self._store.newest().wait()
+        """Train the approximate index, if the items ask for it; then no answer depends on timing.
+
+        Without `recall`, and with fewer than 50,000 items, there is nothing to train.
+
+        Raises:
+            GalleryError: a gallery is closed.
+        """
+        self._store.settle()
 
     def state(self) -> dict[str, Any]:
         """Everything but the distance, in plain arrays and lists, to be saved.
@@ -517,6 +547,7 @@ class Index:
                 "class_names": list(now.class_names),
                 "storage": now.facts.storage,
                 "recall": self.recall,
+                "approximate": self._store.approximate,
             }
         if any(payload is not None for payload in payloads):
             state["payloads"] = [
@@ -539,7 +570,7 @@ class Index:
         parts = {"embeddings", "labels", "ids", "metadata", "next_id", "class_names"}
         if missing := sorted(parts - state.keys()):
             raise InputError(f"state must hold {', '.join(sorted(parts))}, got no {missing[0]}.")
-        kind = {name: state[name] for name in ("storage", "recall") if name in state}
+        kind = {name: state[name] for name in KINDS_OF if name in state}
         index = Index(distance, class_names=state["class_names"], **kind)
         store: InMemory = index._store  # type: ignore[assignment]
         embeddings = state["embeddings"]

@@ -3,7 +3,7 @@
 from likewise.matching.centers import class_centers
 from likewise.matching.deciding import Matches, match
 from likewise.matching.normalizing import normalize_neighbors
-from likewise.matching.own_class import lookup_without_own_class
+from likewise.matching.own_class import found_without_own_class, lookup_without_own_class
 from likewise.matching.prediction_sets import (
     Candidates,
     candidates,
@@ -37,6 +37,7 @@ __all__ = [
     "class_centers",
     "classes_within",
     "decide",
+    "found_without_own_class",
     "lookup_without_own_class",
     "majority",
     "match",

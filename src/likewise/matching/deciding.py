@@ -11,7 +11,7 @@ from torch import Tensor
 from likewise import _tables
 from likewise.calibration import Calibration, ClassThresholds
 from likewise.errors import InputError, InputTypeError
-from likewise.index import Neighbors, name_of
+from likewise.index import Neighbors, SearchedBy, name_of
 from likewise.matching.prediction_sets import Candidates
 from likewise.matching.rules import UNKNOWN, Rule, decide, rule_name
 from likewise.probability import Probability
@@ -78,6 +78,7 @@ def match(
     *,
     rule: str | Rule = "nearest",
     gallery_size: int | None = None,
+    searched_by: SearchedBy | None = None,
     probability: Probability | None = None,
 ) -> Matches:
     """The label of each query, or UNKNOWN where even the best is too far.
@@ -92,6 +93,8 @@ def match(
         rule: a name in RULES, or a function like those.
         gallery_size: how many items are indexed now; if more than a guarantee was made for, a
             warning says what it is worth.
+        searched_by: How the neighbors were found; if less, or more, than by the search that a
+            calibration was measured through, a warning says what it is worth.
         probability: Probability that a label is right, by the distance of this rule, as fitted by
             `fit_logistic(distances, same)` on what `decide` gives; its prior is the share of
             labels that are right.
@@ -120,6 +123,8 @@ def match(
             bound = dataclasses.replace(bound, guarantee=by_class.guarantee)
         if warning := bound.outgrown(gallery_size):
             warnings.warn(warning, stacklevel=2)
+    if warning := _searched_otherwise(bound, searched_by):
+        warnings.warn(warning, stacklevel=2)
     labels, distances = decide(neighbors, rule)
     limits = None if by_class is None else by_class.of(labels).to(labels.device)
     # In float64: comparing float32 with a number would first round that number to float32.
@@ -128,6 +133,14 @@ def match(
     return Matches(
         labels.where(accepted, UNKNOWN), distances, neighbors, limit, name, limits, chances
     )
+
+
+def _searched_otherwise(bound: float | Calibration, by: SearchedBy | None) -> str | None:
+    if not isinstance(bound, Calibration) or by is None:
+        return None
+    if by.kind != "exact" and by.recall is None:
+        return None  # nothing is known of it
+    return bound.searched_otherwise(by.recall)
 
 
 def _limit(threshold: float | Calibration, rule: str, k: int) -> float:

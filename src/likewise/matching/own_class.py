@@ -10,10 +10,11 @@ from torch import Tensor
 from likewise._checks import as_tensors, check_count, check_embeddings, check_labels
 from likewise.distances import Distance
 from likewise.errors import InputError
-from likewise.index import Neighbors
+from likewise.index import Index, Neighbors
 from likewise.index.rounding import matrix_error
 
 NUMBERS = 1 << 24  # numbers held at once
+MOST = 16384  # neighbors of one lookup, which every store finds
 
 
 class _Stored(Protocol):
@@ -101,6 +102,48 @@ def lookup_without_own_class(
         torch.cat([each.distances for each in found]),
         torch.cat([each.labels for each in found]),
     )
+
+
+def found_without_own_class(
+    queries: Float[Tensor, "q d"], labels: Int[Tensor, " q"], index: Index, *, k: int
+) -> Neighbors:
+    """As `lookup_without_own_class`, through the search by which the index answers.
+
+    The index is asked for more neighbors, of which those of the own class are left out, until k are
+    left. What an approximate search misses, it misses here as well.
+
+    Args:
+        queries: Embeddings.
+        labels: Their class codes, those of the index.
+        index: What is looked up in.
+        k: Number of neighbors.
+    """
+    own, size = labels.cpu(), len(index)
+    padding = "" if index.lookup(queries[:1], k=1).ids.dtype.kind == "U" else -1
+    ids = np.full((len(queries), k), padding, dtype=object)
+    distances = torch.full((len(queries), k), torch.inf)
+    codes = torch.full((len(queries), k), -1)
+    left, count = torch.arange(len(queries)), min(size, MOST, 2 * k + 30)
+    while len(left):
+        found = index.lookup(queries[left], k=count)
+        others = (found.labels != own[left, None]) & ~found.distances.isposinf()
+        place = others.cumsum(dim=1) - 1
+        row, column = torch.where(others & (place < k))
+        at = place[row, column]
+        ids[left[row].numpy(), at.numpy()] = found.ids[row.numpy(), column.numpy()]
+        distances[left[row], at] = found.distances[row, column]
+        codes[left[row], at] = found.labels[row, column]
+        left = left[others.sum(dim=1) < k]
+        if count == size:
+            break
+        if count == MOST and len(left):  # a class so large is not looked past by any lookup
+            rest = lookup_without_own_class(
+                queries[left], own[left], index, distance=index.distance, k=k
+            )
+            ids[left.numpy()], distances[left], codes[left] = rest.ids, rest.distances, rest.labels
+            break
+        count = min(size, MOST, 4 * count)
+    return Neighbors(np.array(ids.tolist()).reshape(ids.shape), distances, codes)
 
 
 def slack(

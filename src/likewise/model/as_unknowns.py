@@ -11,7 +11,7 @@ from likewise.calibration import CrossFit, class_folds
 from likewise.calibration.cross_fit import FEWEST_KNOWN, FOLDS
 from likewise.errors import InputError
 from likewise.index import Index, Neighbors
-from likewise.matching import lookup_without_own_class
+from likewise.matching import found_without_own_class, lookup_without_own_class
 
 Refit = Callable[[Sequence[int]], Index]
 Judge = Callable[[Neighbors, Float[Tensor, "q d"]], tuple[Tensor, Tensor]]
@@ -124,13 +124,13 @@ def _without_own_class(
             continue
         stored = searched if refit is None else refit(without[at])
         queries = _taken(own, some)
-        near = lookup_without_own_class(
-            embeddings[some],
-            queries.truth,
-            stored,
-            distance=stored.distance,
-            k=min(k, len(stored)),
-        )
+        most = min(k, len(stored))
+        if stored.searched_by.kind == "exact":
+            near = lookup_without_own_class(
+                embeddings[some], queries.truth, stored, distance=stored.distance, k=most
+            )
+        else:
+            near = found_without_own_class(embeddings[some], queries.truth, stored, k=most)
         labels, distances = judge(near, embeddings[some])
         parts.append(queries._replace(distances=distances, labels=labels))
     return parts

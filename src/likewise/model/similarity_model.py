@@ -22,7 +22,7 @@ from likewise.embedded import Embedded
 from likewise.encoders import TwoTowers, encode
 from likewise.errors import ArtifactError, GalleryError, InputError, InputTypeError
 from likewise.index import Gallery, Index, MilvusGallery, Neighbors
-from likewise.matching import RULES, Matches, Rule, match, rule_name
+from likewise.matching import OF_CENTERS, RULES, Matches, Rule, match, rule_name
 from likewise.model import saving
 from likewise.model.embedding import MOST_RAW, Progress, embed, embed_kept, opened
 from likewise.model.merging import Kept
@@ -292,7 +292,7 @@ class SimilarityModel:
         return self.index
 
     def use_milvus(
-        self, uri: str | Path, *, collection: str, token: str | None = None
+        self, uri: str | Path, *, collection: str, token: str | None = None, **options: Any
     ) -> MilvusGallery:
         """Keep the known items in Milvus instead of in memory; otherwise as `use_gallery`.
 
@@ -300,6 +300,7 @@ class SimilarityModel:
             uri: see `MilvusGallery`.
             collection: likewise.
             token: likewise. It is not saved with the model; give it to `load` again.
+            options: What else `MilvusGallery` takes, such as `index_type` and `recall`.
         """
         place = os.path.realpath(uri) if "://" not in str(uri) else str(uri)
         opened_there = MilvusGallery(
@@ -308,6 +309,7 @@ class SimilarityModel:
             distance=self.distance,
             encoder=self.fingerprint,
             token=token,
+            **options,
         )
         try:
             _check_maker(place, opened_there.encoder, self.fingerprint)
@@ -710,6 +712,7 @@ class SimilarityModel:
             bound,
             rule=rule,
             gallery_size=len(self.index),
+            searched_by=None if rule in OF_CENTERS else self.index.searched_by,
             probability=self.probabilities.get(point) if threshold is None else None,
         )
         return decided if sets is None else dataclasses.replace(decided, candidates=sets)
@@ -792,6 +795,7 @@ class SimilarityModel:
         matches = None
         if len(self.index):
             warn_of_spelling(self.index, new)
+            self.index.wait()  # as for a calibration
             matches = self.match(new, point=point)
         judges_pairs = self.query_encoder is None
         of_pairs = self.calibrations.get(PAIRS) if judges_pairs else None

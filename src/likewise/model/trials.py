@@ -27,7 +27,7 @@ from likewise.data.pairs import draw_pairs
 from likewise.distances import Distance
 from likewise.embedded import Embedded
 from likewise.errors import InputError
-from likewise.index import Index, Neighbors
+from likewise.index import Index, Neighbors, SearchedBy
 from likewise.matching import (
     OF_CENTERS,
     RULES,
@@ -72,6 +72,7 @@ class Trials(NamedTuple):
     as_given: int | None = None  # in matching, how many, the first, are not judged a second time
     growth: float = 1.0  # in matching, how many times as often an unknown is accepted in use
     to_own_class: KnownDistances | None = None  # in matching, of the known items
+    searched_by: SearchedBy = SearchedBy()  # in matching, how neighbors were found
 
     @property
     def prior(self) -> float:
@@ -186,6 +187,7 @@ def matching_trials(
     new = labeled(new)
     check_some_indexed(index, new)
     searched = _searched(index, rule)
+    searched.wait()  # what serves is measured, not what stands in for it until it is trained
     found = searched.lookup(new.embeddings, k=k)
 
     def judge(near: Neighbors, embeddings: Tensor) -> tuple[Tensor, Tensor]:
@@ -235,6 +237,7 @@ def matching_trials(
         len(new),
         unknowns.growth * size / len(index),
         own,
+        searched.searched_by,
     )
 
 
@@ -291,7 +294,7 @@ def calibrated(
         rule=rule,
         k=k,
     )
-    return dataclasses.replace(chosen, known=trials.to_own_class)
+    return _of_index(chosen, trials)
 
 
 def warn_of_many(chosen: Calibration, *, stacklevel: int) -> None:
@@ -328,8 +331,15 @@ def calibrated_per_class(
         rule=rule,
         k=k,
     )
-    whole = dataclasses.replace(made.everywhere, known=trials.to_own_class)
-    return dataclasses.replace(made, everywhere=whole)
+    return dataclasses.replace(made, everywhere=_of_index(made.everywhere, trials))
+
+
+def _of_index(chosen: Calibration, trials: Trials) -> Calibration:
+    """The calibration, which knows what only the index tells."""
+    by = trials.searched_by
+    return dataclasses.replace(
+        chosen, known=trials.to_own_class, search=by.kind, search_recall=by.recall
+    )
 
 
 def candidates_for(

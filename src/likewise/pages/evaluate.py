@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from likewise import data, plots
+from likewise.calibration import Calibration
 from likewise.embedded import Embedded
 from likewise.errors import InputError
 from likewise.intervals import Estimate
@@ -79,11 +80,16 @@ def evaluation_page(
         **{f"trained: {k}": v for k, v in model.origin.items() if k != "history" and v is not None},
         "distance": model.distance.name,
         "indexed items": len(model.index),
-        **{f"calibrated for {rule}": made.goal for rule, made in model.calibrations.items()},
+        **{f"calibrated for {rule}": _goal(made) for rule, made in model.calibrations.items()},
     }
     return write_page(
         path, title=title, facts=_facts(model, found), sections=sections, settings=settings
     )
+
+
+def _goal(made: Calibration) -> str:
+    through = made.measured_through
+    return made.goal if through is None else f"{made.goal}, measured through {through}"
 
 
 def _facts(model: SimilarityModel, found: Evaluation) -> list[tuple[str, Any]]:

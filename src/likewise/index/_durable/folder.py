@@ -17,7 +17,7 @@ from likewise.distances import COSINE, NAMED, by_name
 from likewise.errors import GalleryError, InputTypeError
 from likewise.index._answers import Items
 from likewise.index._asked import Asked
-from likewise.index._durable import mapped
+from likewise.index._durable import kept, mapped
 from likewise.index._durable.checksums import (
     Integers,
     part_checksums,
@@ -48,6 +48,7 @@ class InFolder:
         made_for: see `Database`.
         names: see `Database`.
         recall: see `Search`.
+        approximate: likewise.
         may_map: open by mapping the file beside the database; else every row is read.
     """
 
@@ -59,9 +60,11 @@ class InFolder:
         made_for: Facts | None = None,
         names: Sequence[str] = (),
         recall: float | None = None,
+        approximate: str = "IVF",
         may_map: bool = True,
     ) -> None:
         self.recall = recall
+        self.approximate = approximate
         self.folder = folder
         self.read_only = read_only
         self.is_open = True
@@ -240,7 +243,7 @@ class InFolder:
 
     def __reduce__(self) -> tuple[Any, ...]:
         self._check_open()
-        return _reopened, (os.path.realpath(self.folder), self.recall)
+        return _reopened, (os.path.realpath(self.folder), self.recall, self.approximate)
 
     def adopt(self, encoder: str) -> None:
         """Say which encoder made the embeddings."""
@@ -260,15 +263,25 @@ class InFolder:
 
     def _open(self, facts: Facts, may_map: bool) -> None:
         empty = replace(facts, items=0)
-        self.held = Held(empty, (), self.distance, recall=self.recall)
+        self.held = Held(empty, (), self.distance, recall=self.recall, approximate=self.approximate)
         arrays = mapped.read_mapped(self.folder, facts) if may_map else None
         if arrays is None:
             self._load(facts)
         else:
             self.held.restart(facts, self.database.names(facts.names), arrays=arrays)
+        if self.recall is not None:
+            kept.read_kept(self.folder, self.current)
+
+    def settle(self) -> None:
+        """Train the search, where there is something to train, and leave it in the folder."""
+        self.newest().train()
+        if not self.read_only:
+            with self.writing() as now:
+                kept.write_kept(self.folder, now)
 
     def _map(self) -> None:
         # What is mapped is of a batch that is acknowledged, and whole.
+        kept.write_kept(self.folder, self.current)
         if len(self.current) >= mapped.LEAST:
             mapped.write_mapped(self.folder, self.current)
 
@@ -386,6 +399,7 @@ def open_folder(folder: Path, asked: Asked, *, read_only: bool) -> InFolder:
         made_for=None if read_only else facts,
         names=asked.class_names,
         recall=asked.recall,
+        approximate=asked.approximate,
     )
     try:
         asked.check_is(store.facts, store.current.class_names, str(folder))
@@ -395,9 +409,10 @@ def open_folder(folder: Path, asked: Asked, *, read_only: bool) -> InFolder:
     return store
 
 
-def _reopened(folder: str, recall: float | None) -> InFolder:
+def _reopened(folder: str, recall: float | None, approximate: str) -> InFolder:
     # What was pickled may still be written where it comes from.
-    return open_folder(Path(folder), Asked(recall=recall), read_only=True)
+    asked = Asked(recall=recall, approximate=approximate)
+    return open_folder(Path(folder), asked, read_only=True)
 
 
 def is_gallery(folder: Path) -> bool:

@@ -37,6 +37,7 @@ from likewise.index._milvus.collections import (
     filter_of_parts,
     filter_of_tags,
 )
+from likewise.index._milvus.options import EXACT, Connection, Layout, Searched
 from likewise.index._milvus.rows import (
     EVERYTHING,
     check_length,
@@ -47,6 +48,7 @@ from likewise.index._milvus.rows import (
     rows_of,
 )
 from likewise.index._milvus.search import nearest
+from likewise.index._milvus.tuning import Tuned, params_for, tuned
 from likewise.index._store import NONE, Added, Found, Given
 from likewise.index._where import Condition, Test, as_json, folded, unknown_key
 
@@ -60,19 +62,38 @@ class CollectionView:
         facts: Facts of the gallery.
         class_names: likewise.
         collections: where the items are.
+        searched: How lookups search, where the caller says so.
+        tuned: How they search, where it was measured.
     """
 
     def __init__(
-        self, facts: CollectionFacts, class_names: Sequence[str], collections: Collections
+        self,
+        facts: CollectionFacts,
+        class_names: Sequence[str],
+        collections: Collections,
+        searched: Searched,
+        tuned: Tuned | None,
     ) -> None:
         self.facts = facts
         self.class_names = tuple(class_names)
         self.collections = collections
         self.keys: list[int] = []  # by row number
-        self.search: tuple[str, float | None] = ("exact", None)
+        self._searched, self._tuned = searched, tuned
 
     def __len__(self) -> int:
         return self.count
+
+    @property
+    def search(self) -> tuple[str, float | None]:
+        """How lookups search, and the recall measured where that is not exact."""
+        if self.facts.index_type in EXACT:
+            return "exact", None
+        params = params_for(self.facts, self._searched, self._tuned, 1)
+        told = "".join(f", {name} {value}" for name, value in params.items())
+        of = f"{self.facts.index_type} of Milvus{told}"
+        if self._tuned is None:
+            return f"{of}, not measured", None
+        return of, self._tuned.recall
 
     @cached_property
     def count(self) -> int:
@@ -171,14 +192,12 @@ class CollectionView:
             expression=None if facts.dimension is None else allowed,
             longest=facts.longest,
             has_strings=facts.kind == "strings",
+            params=lambda count: params_for(facts, self._searched, self._tuned, count),
         )
         # To count is another question to Milvus, so it is asked only where it may matter.
         if len(queries) == 0 or bool(found[1].isinf().any()):
             check_enough(k, len(self))
         return found
-
-    def wait(self) -> None:
-        """Milvus searches exactly, so there is nothing to wait for."""
 
 
 class InMilvus:
@@ -188,24 +207,36 @@ class InMilvus:
     out twice, whatever breaks in between.
 
     Args:
-        uri: see `Collections`.
+        connection: see `Collections`.
         collection: Collection of the items.
-        token: see `Collections`.
         asked: what the gallery is made for, if it is there, and else shall be.
+        layout: How the collection is laid out; likewise.
+        searched: How lookups search.
     """
 
-    recall: float | None = None  # always exact
+    approximate = "IVF"  # of an index in memory with the items; Milvus has types of its own
 
-    def __init__(self, uri: str, collection: str, token: str | None, asked: Asked) -> None:
+    def __init__(
+        self,
+        connection: Connection,
+        collection: str,
+        asked: Asked,
+        layout: Layout,
+        searched: Searched,
+    ) -> None:
         self.name = collection
+        self._searched = searched
+        self._tuned: Tuned | None = None
         self.names: list[str] = []
         self._renamed = -1  # what the names were read at
         self._lock = threading.RLock()
-        self._collections: Collections | None = Collections(uri, collection, token)
+        self._collections: Collections | None = Collections(connection, collection)
         try:
             if not self.collections.has_facts():
-                self._begin(asked)
-            self.facts = self._refreshed()
+                self._begin(asked, layout)
+            self.facts = self._refreshed(self.collections)
+            _check_layout(layout, self.facts, collection)
+            self._tuned = Tuned.of(self.collections.tuned(), self.facts, searched)
             if self.facts.dimension is not None and not self.collections.has_items():
                 raise GalleryError(
                     f"collection must be whole, got {collection!r}, of which only "
@@ -216,6 +247,13 @@ class InMilvus:
         except BaseException:
             self.close()
             raise
+
+    @property
+    def recall(self) -> float | None:
+        """The share of the true nearest that a lookup shall find; None for exact."""
+        if self.facts.index_type in EXACT:
+            return None
+        return self._searched.asked(self._tuned)
 
     @property
     def shown(self) -> str:
@@ -239,9 +277,8 @@ class InMilvus:
             self._collections = None
 
     def newest(self) -> CollectionView:
-        """The newest items, whatever process wrote them."""
-        facts = self._refreshed()
-        return CollectionView(facts, self.names, self.collections)
+        """The newest items, whatever process wrote them, as new as the consistency has it."""
+        return self._view(self.collections.read_at(self.facts.consistency))
 
     @contextmanager
     def reading(self) -> Iterator[CollectionView]:
@@ -252,7 +289,40 @@ class InMilvus:
     def writing(self) -> Iterator[CollectionView]:
         """The newest items, which no other thread changes while this lasts."""
         with self._lock:
-            yield self.newest()
+            yield self._view(self.collections)
+
+    def reindex(self, layout: Layout) -> None:
+        """Build another index of the embeddings, in place of the one that is there."""
+        with self.writing() as now:
+            kept = replace(
+                now.facts,
+                index_type=layout.index_type or "FLAT",
+                index_params=layout.built_with(),
+            )
+            if kept.dimension is not None:
+                metric = METRICS[self.distance]
+                try:
+                    self.collections.reindex(metric, kept.layout)
+                except GalleryError:
+                    with suppress(GalleryError):
+                        self.collections.reindex(metric, now.facts.layout)
+                    raise
+            self._remember(kept, now.class_names)
+            self._tuned = None
+
+    def settle(self) -> None:
+        """Return when all items are in the index, and how that is searched is measured."""
+        with self._lock:
+            now = self._view(self.collections)
+            if now.facts.index_type in EXACT or now.facts.dimension is None:
+                return
+            self.collections.settle()
+            if self._tuned is not None and len(now) <= 2 * self._tuned.items:
+                return
+            found = tuned(self.collections, now.facts, self.distance, self._searched, len(now))
+            if found is not None:
+                self.collections.put_tuned(found.to_dict())
+                self._tuned = found
 
     def chosen(self, condition: Condition | None) -> tuple[CollectionView, str]:
         """The newest items, and the expression of Milvus that leaves those that pass."""
@@ -295,7 +365,8 @@ class InMilvus:
     def clear(self, now: CollectionView) -> None:
         """Forget all items."""
         self._remember(now.facts, now.class_names)
-        self.collections.make_items(now.facts.dimension or 1, METRICS[self.distance])
+        dimension = now.facts.dimension or 1
+        self.collections.make_items(dimension, METRICS[self.distance], now.facts.layout)
 
     def items(self, now: CollectionView, rows: Integers) -> Items:
         """What is stored in these rows."""
@@ -347,7 +418,7 @@ class InMilvus:
         rows = rows_of(added, facts.next_position)
         dimension = embeddings.shape[1]
         if facts.dimension is None:
-            self.collections.make_items(dimension, METRICS[self.distance])
+            self.collections.make_items(dimension, METRICS[self.distance], facts.layout)
         after = replace(
             facts,
             dimension=dimension,
@@ -362,7 +433,7 @@ class InMilvus:
         except GalleryError:
             if not is_replacing:
                 with suppress(GalleryError):
-                    self.collections.remove(keys.tolist())
+                    self.collections.remove(keys.tolist(), soon=True)
             raise
 
     def _remember(self, facts: CollectionFacts, class_names: Sequence[str]) -> None:
@@ -375,33 +446,53 @@ class InMilvus:
         self.collections.put_facts(facts)
         self.facts, self.names, self._renamed = facts, names, renamed
 
-    def _refreshed(self) -> CollectionFacts:
+    def _view(self, collections: Collections) -> CollectionView:
+        facts = self._refreshed(collections)
+        return CollectionView(facts, self.names, collections, self._searched, self._tuned)
+
+    def _refreshed(self, collections: Collections) -> CollectionFacts:
         """The newest facts, which another process may have written."""
-        facts = self.collections.facts()
+        facts = collections.facts()
         if (facts.names, facts.renamed) != (len(self.names), self._renamed):
-            self.names, self._renamed = self.collections.names(facts.names), facts.renamed
+            self.names, self._renamed = collections.names(facts.names), facts.renamed
         self.facts = facts
         return facts
 
-    def _begin(self, asked: Asked) -> None:
+    def _begin(self, asked: Asked, layout: Layout) -> None:
         # A beginning that was interrupted has its collection of facts, with none in it.
-        if self.collections.has_items() and not self.collections.has_begun():
+        has_items = self.collections.has_items()
+        if has_items and not self.collections.has_begun():
             raise GalleryError(
                 f"collection must be new or a gallery, got {self.name!r}, which is "
                 "something else. Choose another name."
             )
+        if has_items and self.collections.count():
+            raise GalleryError(
+                f"collection must be whole, got {self.name!r}, which holds items whose facts are "
+                "gone. Drop it and its facts, and add the items again."
+            )
         distance, names = asked.distance or COSINE, asked.class_names
         facts = CollectionFacts(
-            uuid4().hex, distance.name, asked.encoder, asked.dimension, names=len(names)
+            uuid4().hex,
+            distance.name,
+            asked.encoder,
+            asked.dimension,
+            names=len(names),
+            index_type=layout.index_type or "FLAT",
+            index_params=layout.built_with(),
+            consistency=layout.consistency or "Strong",
+            shards=layout.shards,
         )
         self.collections.make_facts()
         if asked.dimension is not None:
-            self.collections.make_items(asked.dimension, METRICS[distance])
+            self.collections.make_items(asked.dimension, METRICS[distance], facts.layout)
         self.collections.put_names(0, names)
         self.collections.put_facts(facts)
 
 
-def open_collection(uri: str, collection: str, token: str | None, asked: Asked) -> InMilvus:
+def open_collection(
+    connection: Connection, collection: str, asked: Asked, layout: Layout, searched: Searched
+) -> InMilvus:
     """The gallery in a collection; a new one where none is.
 
     Raises:
@@ -426,7 +517,26 @@ def open_collection(uri: str, collection: str, token: str | None, asked: Asked) 
         ),
     )
     check_length("class_names", asked.class_names)
-    return InMilvus(uri, collection, token, asked)
+    connection.check()
+    layout.check()
+    searched.check()
+    return InMilvus(connection, collection, asked, layout, searched)
+
+
+def _check_layout(asked: Layout, facts: CollectionFacts, place: str) -> None:
+    """Refuse a gallery that is laid out in another way.
+
+    Raises:
+        GalleryError: it is.
+    """
+    for name, made in vars(facts.layout).items():
+        given = getattr(asked, name)
+        if given is not None and given != made:
+            remedy = "reindex it" if name.startswith("index") else "make another gallery"
+            raise GalleryError(
+                f"{name} must be {made!r}, as the gallery {place!r} was made with, got {given!r}. "
+                f"Leave it out, or {remedy}."
+            )
 
 
 def _expression(now: CollectionView, condition: Condition) -> str:

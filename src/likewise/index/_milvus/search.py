@@ -1,6 +1,6 @@
 """Nearest neighbors among candidates that Milvus proposes."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -42,6 +42,7 @@ def nearest(
     expression: str | None,
     longest: float,
     has_strings: bool,
+    params: Callable[[int], Mapping[str, Any]],
 ) -> Found:
     """The k nearest items, padded where there are fewer; equal distances by position.
 
@@ -53,6 +54,7 @@ def nearest(
         expression: which items may be found; None for no item at all.
         longest: the largest norm of an embedding there.
         has_strings: for ids.
+        params: Search parameters, by the number of candidates.
     """
     ids = np.full((len(queries), k), "" if has_strings else -1, dtype=object)
     distances = torch.full((len(queries), k), torch.inf)
@@ -63,7 +65,9 @@ def nearest(
         is_open = []
         step = max(1, min(MOST, _NUMBERS // (count * queries.shape[1])))
         for at in np.split(left, range(step, len(left), step)):
-            hits = collections.nearest(wide(queries[at]), _FIELDS, count, expression or "")
+            hits = collections.nearest(
+                wide(queries[at]), _FIELDS, count, expression or "", params(count)
+            )
             found = _ranked(distance, queries[at], hits, k, longest)
             ids[at[found.query], found.place] = ids_in(found.rows)
             distances[at[found.query], found.place] = found.distances
