@@ -90,10 +90,21 @@ def lines_of_use(page: str) -> list[str]:
     return shown + re.findall(r"^ *(?:>>>|\.\.\.) (.*)", page, re.MULTILINE)
 
 
-def uses(name: str, lines: list[str]) -> list[str]:
-    """The lines that use a name, other than by importing it."""
-    word = re.compile(rf"\b{re.escape(name.split('.')[-1])}\b")
-    found = [line.strip() for line in lines if word.search(line.split("  #")[0])]
+def uses(name: str, lines: list[str], module: str = "") -> list[str]:
+    """The lines that use a name, other than by importing it.
+
+    With a module it must be that module's name: `lw.fit`, `training.fit`, or `fit` where a line
+    imports it from there. Other things may go by the same word.
+    """
+    last = re.escape(name.split(".")[-1])
+    known = rf"(?<![\w.]){last}\b"
+    imported = rf"from likewise(\.{module}[\w.]*)? import .*{known}"
+    if module and not any(re.search(imported, line) for line in lines):
+        inner = "".join(rf"{part}\." for part in name.split(".")[:-1])
+        known = rf"\b(lw\.{inner}|{module}\.{inner}){last}\b"
+        if inner:  # a journey, whose file is imported, under whatever name
+            known = rf"\.{last}\b"
+    found = [line.strip() for line in lines if re.search(known, line.split("  #")[0])]
     return [line for line in found if not line.startswith(("import ", "from "))]
 
 
@@ -105,9 +116,11 @@ def pages() -> dict[str, list[str]]:
 
 
 @functools.cache
-def docstring_lines() -> list[str]:
-    """The lines of Python in all docstrings."""
-    return [line for path in ROOT.rglob("*.py") for line in lines_of_use(path.read_text())]
+def docstring_lines(module: str) -> list[str]:
+    """The lines of Python in the docstrings of a module."""
+    files = [path for path in ROOT.rglob("*.py") if path.relative_to(ROOT).parts[0] == module]
+    files += [file_of(module)]
+    return [line for path in files for line in lines_of_use(path.read_text())]
 
 
 def summary(module: str) -> str:
@@ -122,7 +135,7 @@ def module_page(module: str) -> str:
         text = [f"# likewise.{module}", "", summary(module), ""]
     for name in public_names(module):
         text += [f"::: likewise.{module}.{name}", ""]
-        shown = [(page, uses(name, lines)) for page, lines in pages().items()]
+        shown = [(page, uses(name, lines, module)) for page, lines in pages().items()]
         shown = [(page, lines) for page, lines in shown if lines]
         if shown:  # rather from a page that explains than from the list of all names
             page, (line, *_) = min(shown, key=lambda each: each[0] == "names.md")

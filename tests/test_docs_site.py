@@ -35,9 +35,12 @@ def test_every_public_module_has_a_page_and_every_name_is_there():
 
 @pytest.mark.parametrize("module", generate.public_modules())
 def test_every_public_name_has_a_line_of_use(module):
-    shown = [line for lines in generate.pages().values() for line in lines]
-    shown += generate.docstring_lines()
-    without = [name for name in generate.public_names(module) if not generate.uses(name, shown)]
+    without = [
+        name
+        for name in generate.public_names(module)
+        if not generate.uses(name, generate.docstring_lines(module))
+        and not any(generate.uses(name, lines, module) for lines in generate.pages().values())
+    ]
     assert without == [], "use it in docs/names.md, or in an example of its docstring"
 
 
@@ -45,6 +48,14 @@ def test_a_line_that_imports_a_name_is_no_use():
     lines = ["from likewise.losses import TripletLoss", "x = 1  # TripletLoss", "MyTripletLoss()"]
     assert generate.uses("TripletLoss", lines) == []
     assert generate.uses("TripletLoss", ["  loss = TripletLoss()"]) == ["loss = TripletLoss()"]
+
+
+def test_another_thing_of_the_same_name_is_no_use():
+    assert generate.uses("weighted", ["weighted = other.weighted(x)"], "matching") == []
+    for line in ("lw.matching.weighted(x)", "matching.weighted(x)", "lw.weighted(x)"):
+        assert generate.uses("weighted", [line], "matching") == [line]
+    imports = "from likewise.matching import nearest, weighted"
+    assert generate.uses("weighted", [imports, "weighted(x)"], "matching") == ["weighted(x)"]
 
 
 def commands_of(page):
