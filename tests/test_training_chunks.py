@@ -17,7 +17,7 @@ from likewise.data import (
     TripletDataset,
     ViewDataset,
 )
-from likewise.encoders import ConvEncoder, MLPEncoder, SiameseNet, TripletNet, TwoTowers
+from likewise.encoders import ConvEncoder, SiameseNet, TripletNet, TwoTowers
 from likewise.training.batches import batch_loss
 from likewise.training.chunks import Chunks
 
@@ -43,10 +43,10 @@ def weights(*modules):
     return [value for module in modules for value in module.state_dict().values()]
 
 
-def close(found, expected, rtol=1e-6):
+def close(found, expected, rtol=1e-6, atol=1e-9):
     assert len(found) == len(expected) > 0
     for one, other in zip(found, expected, strict=True):
-        torch.testing.assert_close(one, other, rtol=rtol, atol=1e-9)
+        torch.testing.assert_close(one, other, rtol=rtol, atol=atol)
 
 
 @pytest.mark.parametrize("settings", [{"dropout": 0.3}, {"dropout": 0.3, "norm": "batch"}])
@@ -112,7 +112,7 @@ KINDS = {
     "items": (network, losses.MultiSimilarityLoss, pictures),
     "memory": (
         network,
-        lambda: losses.CrossBatchMemory(losses.ContrastiveLoss(), size=40),
+        lambda: losses.CrossBatchMemory(losses.ContrastiveLoss(), size=40, embedding_dim=5),
         pictures,
     ),
     "sum": (
@@ -170,8 +170,9 @@ def test_a_training_in_chunks_is_a_training(name):
     *whole, largest = trained(None)
     *parts, most = trained(8)
     assert largest > 8 >= most
+    torch.manual_seed(0)
     before = KINDS[name][0]()
-    assert any(not torch.equal(*pair) for pair in zip(weights(whole[0]), weights(before)))
+    assert not all(map(torch.equal, weights(whole[0]), weights(before)))
     close(weights(*parts[:2]), weights(*whole[:2]))
     for one, other in zip(parts[2].records, whole[2].records, strict=True):
         del one["seconds"], other["seconds"]
@@ -221,7 +222,6 @@ def test_a_batch_that_is_no_larger_than_a_chunk_is_encoded_whole():
 
 def test_running_statistics_move_once_by_the_mean_over_chunks():
     norm = nn.BatchNorm1d(3, momentum=0.1)
-    instance = nn.InstanceNorm1d(3, momentum=None, track_running_stats=True)
     encoder = nn.Sequential(norm, nn.Linear(3, 2))
     items = torch.randn(21, 3, generator=torch.Generator().manual_seed(0)) * 2 + 5
     rows = torch.randperm(21, generator=torch.Generator().manual_seed(21)).tensor_split(3)
@@ -237,7 +237,6 @@ def test_running_statistics_move_once_by_the_mean_over_chunks():
     torch.testing.assert_close(norm.running_mean, 0.55 * items.mean(dim=0))
     assert int(norm.num_batches_tracked) == 2
     assert norm.momentum is None
-    assert instance.running_mean is not None
 
 
 def test_frozen_weights_are_left_and_other_weights_learn():
@@ -266,10 +265,7 @@ def test_frozen_weights_are_left_and_other_weights_learn():
 @pytest.mark.parametrize("precision", ["bfloat16"])
 def test_mixed_precision_goes_with_chunks(precision):
     def trained(chunk):
-        encoder = ConvEncoder((1, 8, 8), layers=(4, "pool", 6), embedding_dim=5, norm=None)
-        with torch.no_grad():
-            for weight in encoder.parameters():
-                weight.copy_(torch.linspace(-0.3, 0.4, weight.numel()).view_as(weight))
+        encoder = network().float()
         dtypes = set()
         encoder.head[0].register_forward_hook(lambda _, __, out: dtypes.add(out.dtype))
         sgd = torch.optim.SGD(encoder.parameters(), lr=0.1)
@@ -288,7 +284,7 @@ def test_mixed_precision_goes_with_chunks(precision):
 
     parts, loss = trained(8)
     whole, expected = trained(None)
-    close(parts, whole, rtol=0.02)
+    close(parts, whole, rtol=0.02, atol=1e-3)
     assert loss == pytest.approx(expected, rel=1e-3)
 
 
@@ -306,7 +302,7 @@ class Moody(nn.Module):
 def test_an_encoder_that_cannot_encode_alike_twice_is_refused_before_it_learns():
     encoder = Moody()
     before = [weight.clone() for weight in weights(encoder)]
-    with pytest.raises(lw.errors.InputError, match="the same embeddings twice .* from Moody"):
+    with pytest.raises(lw.errors.InputError, match=r"the same embeddings twice .* from Moody"):
         lw.fit(encoder, losses.TripletLoss(), pictures(), epochs=1, device="cpu", chunk=8)
     assert all(map(torch.equal, weights(encoder), before))
 
@@ -320,7 +316,7 @@ def test_a_chunk_that_is_no_count_is_refused(chunk):
 
 
 def test_a_batch_norm_over_a_handful_is_refused():
-    with pytest.raises(lw.errors.InputError, match="chunk must be at least 8 .* got 7"):
+    with pytest.raises(lw.errors.InputError, match=r"chunk must be at least 8 .* got 7"):
         lw.fit(network(norm="batch"), losses.TripletLoss(), pictures(), epochs=1, chunk=7)
     lw.fit(
         network(),
@@ -335,7 +331,7 @@ def test_a_batch_norm_over_a_handful_is_refused():
 
 
 def test_what_cannot_be_taken_apart_is_refused():
-    with pytest.raises(lw.errors.InputTypeError, match="preprocess must give .* got set"):
+    with pytest.raises(lw.errors.InputTypeError, match=r"preprocess must give .* got set"):
         Chunks(2, nn.Identity())(nn.Identity(), {1, 2})
     pooled = nn.Flatten(0)
     with pytest.raises(lw.errors.InputError, match="each of 2 items with chunk, got 6 rows"):
@@ -345,7 +341,7 @@ def test_what_cannot_be_taken_apart_is_refused():
 def test_a_checkpoint_knows_the_chunk(tmp_path):
     def trained(chunk, folder, epochs=2, callbacks=()):
         encoder = network(dropout=0.2, norm="batch")
-        history = lw.fit(
+        lw.fit(
             encoder,
             losses.TripletLoss(),
             pictures(),
@@ -356,16 +352,16 @@ def test_a_checkpoint_knows_the_chunk(tmp_path):
             checkpoint=folder,
             callbacks=callbacks,
         )
-        return weights(encoder), history
+        return weights(encoder)
 
     def interrupt(record, encoder):
         raise KeyboardInterrupt
 
-    whole, _ = trained(8, tmp_path / "whole")
+    whole = trained(8, tmp_path / "whole")
     stops = [lambda record, encoder: interrupt(record, encoder) if record["epoch"] == 2 else None]
     with pytest.raises(KeyboardInterrupt):
         trained(8, tmp_path / "parts", callbacks=stops)
-    resumed, _ = trained(8, tmp_path / "parts")
+    resumed = trained(8, tmp_path / "parts")
     assert all(map(torch.equal, resumed, whole))
-    with pytest.raises(lw.errors.InputError, match="of this training, .*chunk"):
+    with pytest.raises(lw.errors.InputError, match=r"of this training, .*chunk"):
         trained(10, tmp_path / "parts")

@@ -124,7 +124,12 @@ class _Encoded(torch.autograd.Function):
                     all_rows[place] = each
         ctx.chunks, ctx.encoder, ctx.inputs, ctx.rows = chunks, encoder, inputs, rows
         ctx.states, ctx.devices = states, devices
-        ctx.changing = [buffer for buffer, version in buffers if buffer._version != version]
+        # A batch norm changes its statistics without a new version.
+        ctx.changing = [
+            buffer
+            for buffer, version in buffers
+            if buffer.is_floating_point() or buffer._version != version
+        ]
         ctx.save_for_backward(*whole)
         return tuple(whole)
 

@@ -85,7 +85,7 @@ class Validation:
         encoder.eval()
         loss.eval()
         self._generator.manual_seed(self._seed)
-        facts = getattr(loss, "facts", None)
+        told = [(part, part.facts) for part in loss.modules() if "facts" in vars(part)]
         values = []
         with torch.random.fork_rng(devices=self._devices):
             for batch in _workers.batches(self._loader):
@@ -93,8 +93,8 @@ class Validation:
                     batch = batch._replace(ids=batch.ids + self._first_id)
                 step = batch_loss(encoder, loss, batch, self._prepared, self._encoded)
                 values.append(step.loss)
-        if facts is not None:
-            loss.facts = facts
+        for part, facts in told:
+            part.facts = facts
         return float(torch.stack(values).double().mean())
 
     def _prepared(self, items: Any, side: int) -> Any:
