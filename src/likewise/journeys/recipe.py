@@ -96,7 +96,7 @@ class Recipe:
         hold_out_classes: Classes that are not trained on: their names, or their share, such as
             0.4.
         keep_aside: Share of each class that is not trained on, for calibration; without labels
-            the share of all items.
+            the share of all items, and of given pairs none.
         evaluate_every: Score epoch 1 and every N-th epoch; None for every epoch where anything
             is scored.
         keep_best: The number by which the best epoch is kept, such as "unseen_map_at_r".

@@ -409,6 +409,11 @@ def _epoch(
     number = 0
     for number, batch in enumerate(_workers.batches(run.loader), start=1):
         value, labels, embeddings = batch_loss(run.encoder, run.loss, batch, prepare, run.encoded)
+        if not value.requires_grad:
+            raise InputError(
+                f"loss must have a gradient, got {type(run.loss).__name__} without one. Compare by "
+                "a distance that changes with the embeddings, not by one that counts."
+            )
         run.optimizer.zero_grad()
         run.accelerator.backward(value)
         guard.see(embeddings, value)
