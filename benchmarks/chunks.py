@@ -74,7 +74,7 @@ def one_peak(loss: str, batch: int, chunk: int | None) -> None:
         LOSSES[loss](),
         data,
         epochs=1,
-        batches=2 if batch == BATCH else 20,
+        batches=1 if batch == BATCH else 20,
         classes_per_batch=batch // EACH,
         items_per_class=EACH,
         augment=Augment(),
