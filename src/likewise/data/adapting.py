@@ -105,12 +105,12 @@ def as_dataset(data: Any, *, pairs: bool = False) -> Any:
     if isinstance(data, ConcatDataset):
         parts = [as_dataset(part) for part in data.datasets]
         names = list(dict.fromkeys(name for part in parts for name in part.class_names))
-        codes = {name: code for code, name in enumerate(names)}
-        labels = [
-            torch.tensor([*(codes[name] for name in part.class_names), UNLABELED])[part.labels]
+        code_of = {name: code for code, name in enumerate(names)}
+        joined = [
+            torch.tensor([*(code_of[name] for name in part.class_names), UNLABELED])[part.labels]
             for part in parts
         ]
-        return _Adapted(data, torch.cat(labels), names)
+        return _Adapted(data, torch.cat(joined), names)
     labels = next((getattr(data, n) for n in ("labels", "targets") if hasattr(data, n)), None)
     if labels is None or callable(labels):
         raise InputTypeError(
