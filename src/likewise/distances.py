@@ -23,6 +23,9 @@ class _Floating:
 
     compare: Callable[[Tensor, Tensor], Tensor]
 
+    def __repr__(self) -> str:
+        return repr(self.compare)
+
     def __call__(self, a: Tensor, b: Tensor) -> Tensor:
         found = self.compare(a, b)
         if found.is_floating_point() or found.is_complex():

@@ -104,13 +104,13 @@ def as_dataset(data: Any, *, pairs: bool = False) -> Any:
         return _Adapted(data, whole.labels[list(data.indices)], whole.class_names)
     if isinstance(data, ConcatDataset):
         parts = [as_dataset(part) for part in data.datasets]
-        names = list(dict.fromkeys(name for part in parts for name in part.class_names))
-        code_of = {name: code for code, name in enumerate(names)}
+        every = list(dict.fromkeys(name for part in parts for name in part.class_names))
+        code_of = {name: code for code, name in enumerate(every)}
         joined = [
             torch.tensor([*(code_of[name] for name in part.class_names), UNLABELED])[part.labels]
             for part in parts
         ]
-        return _Adapted(data, torch.cat(joined), names)
+        return _Adapted(data, torch.cat(joined), every)
     labels = next((getattr(data, n) for n in ("labels", "targets") if hasattr(data, n)), None)
     if labels is None or callable(labels):
         raise InputTypeError(
