@@ -553,13 +553,15 @@ def test_log_sum_exp_has_the_value_and_slope_of_its_definition(scale, dim, way, 
 def test_both_sums_have_their_slopes_where_one_or_both_are_of_few(few, monkeypatch):
     values = points(20, 0, dim=30)
     positive = torch.rand(20, 30, generator=torch.Generator().manual_seed(1)) < 0.1
+    negative = torch.rand(20, 30, generator=torch.Generator().manual_seed(2)) < 0.5
+    assert (positive & negative).any()
     found = []
     for large in (1 << 20, 0):
         monkeypatch.setattr("likewise.losses._log_sum_exp.SMALL", 0)
         monkeypatch.setattr("likewise.losses._log_sum_exp.LARGE", large)
         monkeypatch.setattr("likewise.losses._log_sum_exp.FEW", few)
         leaf = values.clone().requires_grad_()
-        sums = pull_and_push(leaf, positive, ~positive, pull_scale=2.0, push_scale=-5.0)
+        sums = pull_and_push(leaf, positive, negative, pull_scale=2.0, push_scale=-5.0)
         sum((side * (1 + torch.arange(20))).sum() for side in sums).backward()
         found.append((*sums, leaf.grad))
     assert found[0][2].abs().max() > 1

@@ -798,7 +798,7 @@ def test_validation_changes_nothing_of_the_training(kind):
             ),
             "pairs": lambda: losses.GivenPairsLoss(),
             "triplets": lambda: losses.GivenTripletsLoss(),
-            "views": lambda: losses.NTXentLoss(),
+            "views": lambda: losses.OnViews(losses.SimCLRLoss()),
             "proxies": lambda: losses.SoftmaxLoss(3, 4),
         }[kind]()
         encoder = nn.Sequential(network(), nn.BatchNorm1d(3))
