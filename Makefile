@@ -77,6 +77,7 @@ bench: $(READY) ## run the benchmarks of benchmarks/
 	$(BIN)/python -m pip install --quiet --no-deps --requirement benchmarks/requirements.txt
 	$(BIN)/python benchmarks/startup.py
 	$(BIN)/python benchmarks/losses.py
+	$(BIN)/python benchmarks/chunks.py --only time
 	$(BIN)/python benchmarks/verification.py
 	$(BIN)/python benchmarks/index.py
 	$(BIN)/python benchmarks/match.py

@@ -154,15 +154,22 @@ def test_what_is_no_labeled_data_is_refused_in_a_sentence(data, message):
     assert isinstance(info.value, lw.errors.InputTypeError)
 
 
+def test_parts_with_classes_of_their_own_are_joined_by_name():
+    first = ArrayDataset(torch.zeros(3, 2), [0, 1, -1], ["cat", "dog"])
+    second = ArrayDataset(torch.ones(3, 2), ["fox", "dog", "dog"])
+    both = lw.data.as_dataset(first + second)
+    assert both.class_names == ["cat", "dog", "fox"]
+    assert both.labels.tolist() == [0, 1, -1, 2, 1, 1]
+    batch = lw.data.fetch(both, [3, 1])
+    assert batch.labels.tolist() == [2, 1]
+    assert batch.items.tolist() == [[1, 1], [0, 0]]
+
+
 @pytest.mark.parametrize(
     ("data", "message"),
     [
         (Foreign(targets=[0, 1]), "labels of data must be one per item, 40, got 2"),
         (Foreign(targets=LABELS, classes=["a", "b"]), "labels must be between 0 and 1"),
-        (
-            ConcatDataset([KNOWN, Foreign(POINTS[:2], "ab", targets=["a", "b"])]),
-            "parts of data must have the same class names",
-        ),
         (Foreign(POINTS[:0], [], targets=[]), "data must hold at least one item, got none"),
         (
             Foreign([{"x": 1}], [0], targets=[0]),

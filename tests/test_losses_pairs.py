@@ -9,7 +9,7 @@ import torch
 from likewise import losses, miners
 from likewise.distances import COSINE, EUCLIDEAN, INNER_PRODUCT, SNR, SQUARED_EUCLIDEAN
 from likewise.losses import n_pairs as n_pairs_module
-from likewise.losses._log_sum_exp import log_sum_exp
+from likewise.losses._log_sum_exp import log_sum_exp, pull_and_push
 from likewise.masks import masks
 
 
@@ -531,7 +531,10 @@ def test_labels_of_the_wrong_shape_or_kind_are_named(loss):
 
 @pytest.mark.parametrize("scale", [1.0, -1.0, 7.5, -30.0])
 @pytest.mark.parametrize("dim", [0, 1])
-def test_log_sum_exp_has_the_value_and_slope_of_its_definition(scale, dim):
+@pytest.mark.parametrize("way", [{}, {"SMALL": 0}, {"SMALL": 0, "LARGE": 0, "FEW": 1.0}])
+def test_log_sum_exp_has_the_value_and_slope_of_its_definition(scale, dim, way, monkeypatch):
+    for name, limit in way.items():
+        monkeypatch.setattr(f"likewise.losses._log_sum_exp.{name}", limit)
     values = (20 * points(6, 0, dim=8)).requires_grad_()
     mask = torch.rand(6, 8, generator=torch.Generator().manual_seed(1)) < 0.5
     mask[:, 2], mask[3] = False, False
@@ -544,6 +547,25 @@ def test_log_sum_exp_has_the_value_and_slope_of_its_definition(scale, dim):
     (slope,) = torch.autograd.grad(found.sum(), values)
     (wanted,) = torch.autograd.grad(expected[some].sum(), values)
     torch.testing.assert_close(slope, wanted)
+
+
+@pytest.mark.parametrize("few", [0.2, 1.0])
+def test_both_sums_have_their_slopes_where_one_or_both_are_of_few(few, monkeypatch):
+    values = points(20, 0, dim=30)
+    positive = torch.rand(20, 30, generator=torch.Generator().manual_seed(1)) < 0.1
+    negative = torch.rand(20, 30, generator=torch.Generator().manual_seed(2)) < 0.5
+    assert (positive & negative).any()
+    found = []
+    for large in (1 << 20, 0):
+        monkeypatch.setattr("likewise.losses._log_sum_exp.SMALL", 0)
+        monkeypatch.setattr("likewise.losses._log_sum_exp.LARGE", large)
+        monkeypatch.setattr("likewise.losses._log_sum_exp.FEW", few)
+        leaf = values.clone().requires_grad_()
+        sums = pull_and_push(leaf, positive, negative, pull_scale=2.0, push_scale=-5.0)
+        sum((side * (1 + torch.arange(20))).sum() for side in sums).backward()
+        found.append((*sums, leaf.grad))
+    assert found[0][2].abs().max() > 1
+    torch.testing.assert_close(found[1], found[0])
 
 
 def test_a_pair_may_be_hopeless_without_losing_its_gradient():

@@ -325,6 +325,16 @@ def test_long_sweeps_are_thinned_but_keep_both_ends():
         assert (curve.get_xdata()[-1], curve.get_ydata()[-1]) == (1, 1)
 
 
+def test_precision_against_recall_holds_the_sweep():
+    one, two = some_sweep(), some_sweep(5)
+    lines = plots.precision_recall({"one": one, "two": two}).axes[0].lines
+    for line, counts in zip(lines, (one, two), strict=True):
+        np.testing.assert_array_equal(line.get_xdata(), counts.recall)
+        np.testing.assert_array_equal(line.get_ydata(), counts.precision)
+    assert lines[0].get_color() != lines[1].get_color()
+    assert plots.precision_recall(one).axes[0].get_legend() is None
+
+
 def test_roc_starts_at_the_corner_and_ends_at_the_other():
     figure = plots.roc({"one": some_sweep(), "two": some_sweep(5)})
     _, one, two = figure.axes[0].lines
@@ -632,6 +642,7 @@ def pictures() -> dict[str, Figure]:
         "histogram": plots.distance_histogram(1e4 * random(99), random(99) > 0.5, 2e3),
         "curves": plots.threshold_curves(some_sweep(), 0.4),
         "roc": plots.roc(some_sweep()),
+        "precision": plots.precision_recall(some_sweep()),
         "log roc": plots.roc({name: some_sweep(i) for i, name in enumerate(names[:5])}, log_x=True),
         "training": plots.training_curves(records),
         "training once": plots.training_curves(records[:1]),

@@ -287,7 +287,7 @@ def test_perfect_pairs_stand_in_the_corner():
 
 
 def test_what_is_not_a_sweep_is_refused():
-    for plot in (plots.det, plots.roc):
+    for plot in (plots.det, plots.precision_recall, plots.roc):
         with pytest.raises(ValueError, match="sweeps must hold at least one sweep, got none"):
             plot({})
         with pytest.raises(TypeError, match=r"sweeps must be a Sweep, .* got tuple"):

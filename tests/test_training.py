@@ -798,7 +798,7 @@ def test_validation_changes_nothing_of_the_training(kind):
             ),
             "pairs": lambda: losses.GivenPairsLoss(),
             "triplets": lambda: losses.GivenTripletsLoss(),
-            "views": lambda: losses.NTXentLoss(),
+            "views": lambda: losses.OnViews(losses.SimCLRLoss()),
             "proxies": lambda: losses.SoftmaxLoss(3, 4),
         }[kind]()
         encoder = nn.Sequential(network(), nn.BatchNorm1d(3))
@@ -896,6 +896,16 @@ def test_a_checkpoint_knows_clipping_and_validation(tmp_path, changed):
     (name,) = changed
     with pytest.raises(ValueError, match=f"checkpoint must be of this training, .*{name}"):
         fit(**(settings | changed))
+
+
+def test_a_loss_without_a_gradient_is_refused():
+    signs = lw.distances.Distance(
+        "signs",
+        lambda a, b: ((a[:, None] > 0) != (b[None] > 0)).sum(dim=-1),
+        lambda a, b: ((a > 0) != (b > 0)).sum(dim=-1),
+    )
+    with pytest.raises(lw.InputError, match="a gradient, got ContrastiveLoss without one"):
+        fit(loss=losses.ContrastiveLoss(distance=signs))
 
 
 def test_progress_that_is_no_function_is_refused():

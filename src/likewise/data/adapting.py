@@ -32,6 +32,7 @@ from likewise.data.tables import LABEL_NAMES
 from likewise.data.texts import TEXT_SHAPE, TextDataset, are_texts, is_text
 from likewise.data.triplets import GivenTriplets
 from likewise.errors import InputError, InputTypeError
+from likewise.masks import UNLABELED
 
 
 def as_dataset(data: Any, *, pairs: bool = False) -> Any:
@@ -43,7 +44,7 @@ def as_dataset(data: Any, *, pairs: bool = False) -> Any:
     (items, labels)           as in `ArrayDataset`; texts as in `TextDataset`
     torch's TensorDataset     its two tensors, items and labels
     torch's Subset            those of the whole, in the order of the part; random_split gives such
-    torch's ConcatDataset     those of its parts, whose class names must agree
+    torch's ConcatDataset     those of its parts, classes of equal name being one
     torch's DataLoader        those of its dataset, in the order of that; one that collates in its
                               own way is refused
     Hugging Face datasets     the column label (class, target, ...) and its names; items are the
@@ -103,13 +104,13 @@ def as_dataset(data: Any, *, pairs: bool = False) -> Any:
         return _Adapted(data, whole.labels[list(data.indices)], whole.class_names)
     if isinstance(data, ConcatDataset):
         parts = [as_dataset(part) for part in data.datasets]
-        names = parts[0].class_names
-        if any(part.class_names != names for part in parts):
-            raise InputError(
-                "parts of data must have the same class names, got several. "
-                "Give (items, labels) with the names as labels."
-            )
-        return _Adapted(data, torch.cat([part.labels for part in parts]), names)
+        every = list(dict.fromkeys(name for part in parts for name in part.class_names))
+        code_of = {name: code for code, name in enumerate(every)}
+        joined = [
+            torch.tensor([*(code_of[name] for name in part.class_names), UNLABELED])[part.labels]
+            for part in parts
+        ]
+        return _Adapted(data, torch.cat(joined), every)
     labels = next((getattr(data, n) for n in ("labels", "targets") if hasattr(data, n)), None)
     if labels is None or callable(labels):
         raise InputTypeError(

@@ -12,6 +12,8 @@ from torch.autograd.function import once_differentiable
 from likewise._checks import free_to_look
 
 SMALL = 1 << 14  # entries up to which steps of torch cost more than the numbers in them
+LARGE = 1 << 20  # entries from which on a matrix of its own for a few of them is too much
+FEW = 1 / 16  # of the entries: so few are taken out one by one
 TINY, HUGE = 1e-30, 1e30  # sums of exponentials between them keep the digits of float32
 
 
@@ -66,12 +68,16 @@ class _LogSumExps(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, values: Tensor, dim: int, *sides: Any) -> tuple[Tensor, ...]:
         ctx.dim, ctx.scales = dim, sides[::2]
-        ctx.small = is_small(values)
-        one = _one_in_numpy if ctx.small else _one
-        parts = [
-            one(values, mask, scale, dim)
-            for scale, mask in zip(sides[::2], sides[1::2], strict=True)
-        ]
+        ctx.small, ctx.shape = is_small(values), values.shape
+        ctx.places, parts = [], []
+        for scale, mask in zip(sides[::2], sides[1::2], strict=True):
+            places = None if ctx.small or dim != 1 else _places_of_few(mask)
+            if places is not None:
+                part = _one_of_few(values, places, scale)
+            else:
+                part = (_one_in_numpy if ctx.small else _one)(values, mask, scale, dim)
+            ctx.places.append(places)
+            parts.append(part)
         ctx.save_for_backward(*(kept for part in parts for kept in part[:2]))
         return tuple(result for _, _, result in parts)
 
@@ -81,13 +87,22 @@ class _LogSumExps(torch.autograd.Function):
         saved = ctx.saved_tensors
         if ctx.small:
             return _gradient_in_numpy(ctx, slopes, saved), None, *([None] * (2 * len(slopes)))
-        gradient = None
-        for slope, scale, weights, total in zip(
-            slopes, ctx.scales, saved[::2], saved[1::2], strict=True
+        gradient, few = None, []
+        for slope, scale, places, weights, total in zip(
+            slopes, ctx.scales, ctx.places, saved[::2], saved[1::2], strict=True
         ):
             # The largest entry adds 1, so only an empty sum is below 1.
             share = slope.unsqueeze(ctx.dim).mul(scale).div_(total.clamp(min=1))
-            gradient = weights * share if gradient is None else gradient.addcmul_(weights, share)
+            if places is not None:
+                few.append((places, weights * share.flatten()[places // ctx.shape[1]]))
+            else:
+                gradient = (
+                    weights * share if gradient is None else gradient.addcmul_(weights, share)
+                )
+        if gradient is None:
+            gradient = saved[1].new_zeros(ctx.shape)
+        for places, slopes_there in few:
+            gradient.put_(places, slopes_there, accumulate=True)
         return gradient, None, *([None] * (2 * len(slopes)))
 
 
@@ -104,6 +119,29 @@ def _one(values: Tensor, mask: Tensor, scale: float, dim: int) -> tuple[Tensor, 
     # Sums of two such numbers must stay finite as well.
     result = total.log().add_(most, alpha=scale).clamp_(min=limits.min / 8)
     return weights, total, result.squeeze(dim)
+
+
+def _places_of_few(mask: Tensor) -> Tensor | None:
+    """Where a mask on a CPU is True, counted through all rows; None if there are many places."""
+    if mask.numel() < LARGE or not free_to_look(mask):
+        return None
+    found = mask.numpy()
+    if np.count_nonzero(found) > FEW * mask.numel():
+        return None
+    return torch.from_numpy(np.flatnonzero(found))
+
+
+def _one_of_few(values: Tensor, places: Tensor, scale: float) -> tuple[Tensor, Tensor, Tensor]:
+    # As `_one` along rows, without a matrix.
+    count, width = values.shape
+    rows, some = places // max(width, 1), values.take(places)
+    limits = torch.finfo(values.dtype)
+    nothing, reach = (limits.min, "amax") if scale > 0 else (limits.max, "amin")
+    most = values.new_full((count,), nothing).scatter_reduce_(0, rows, some, reach)
+    weights = some.sub_(most[rows]).mul_(scale / math.log(2)).exp2_()
+    total = values.new_zeros(count).index_add_(0, rows, weights)
+    result = total.log().add_(most, alpha=scale).clamp_(min=limits.min / 8)
+    return weights, total[:, None], result
 
 
 def _one_in_numpy(

@@ -152,5 +152,5 @@ class AngularLoss(nn.Module):
             most_positives=self.most_positives,
         )
         self.facts = batch_facts(embeddings, distances, *batch.pairs)
-        mean = total / batch.is_positive.sum().clamp(min=1)
+        mean = total / torch.count_nonzero(batch.is_positive).clamp(min=1)
         return shown(mean, distances, embeddings)

@@ -124,7 +124,8 @@ class ThresholdConsistencyLoss(nn.Module):
         def active() -> Tensor:
             hard = torch.where(pairs.positive, apart >= margins[0], apart <= margins[1])
             selected = pairs.positive | pairs.negative
-            return (hard & selected).sum() / selected.sum().clamp(min=1)
+            count = torch.count_nonzero(selected)
+            return torch.count_nonzero(hard & selected) / count.clamp(min=1)
 
         self.facts = batch_facts(embeddings, distances, *batch.pairs, active=active)
         return shown(loss, distances, embeddings)

@@ -68,7 +68,7 @@ def _balanced_positive_pairs(
     generator: torch.Generator | None,
 ) -> Pairs:
     chance = torch.rand(distances.shape, generator=generator, device=distances.device)
-    return Pairs(is_positive, _smallest(chance, is_negative, is_positive.sum()))
+    return Pairs(is_positive, _smallest(chance, is_negative, torch.count_nonzero(is_positive)))
 
 
 @torch.no_grad()
@@ -92,7 +92,7 @@ def hard_negative_pairs(
         Bielski, "siamese-triplet", 2018, HardNegativePairSelector (there an error when
         negatives are the fewer).
     """
-    return Pairs(is_positive, _smallest(distances, is_negative, is_positive.sum()))
+    return Pairs(is_positive, _smallest(distances, is_negative, torch.count_nonzero(is_positive)))
 
 
 def _smallest(values: Tensor, mask: Tensor, count: Tensor) -> Tensor:
@@ -103,7 +103,7 @@ def _smallest(values: Tensor, mask: Tensor, count: Tensor) -> Tensor:
     # Not by [...]: an index without dimensions would be read as a number, and waited for.
     last = sorted_values(flat).take((count - 1).clamp(min=0))
     below, level = flat < last, flat == last
-    left = count - below.sum()
+    left = count - torch.count_nonzero(below)
     return mask & (below | (level & (level.cumsum(0) <= left))).view_as(mask)
 
 

@@ -7,7 +7,7 @@ none of the caller's rcParams. `save` writes it; in a notebook it shows itself.
 from likewise.plots.comparison import differences, estimates
 from likewise.plots.confusions import confusion
 from likewise.plots.contact_sheet import augmented_views, contact_sheet, neighbors
-from likewise.plots.curves import det, roc, threshold_curves
+from likewise.plots.curves import det, precision_recall, roc, threshold_curves
 from likewise.plots.embedding_maps import embedding_map, embedding_maps
 from likewise.plots.figure_files import save
 from likewise.plots.histograms import distance_histogram
@@ -36,6 +36,7 @@ __all__ = [
     "labeled_pairs",
     "neighbors",
     "pairs",
+    "precision_recall",
     "reliability",
     "roc",
     "save",

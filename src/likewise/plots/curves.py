@@ -138,6 +138,47 @@ def roc(sweeps: Sweep | Mapping[str, Sweep], *, log_x: bool = False) -> Figure:
 
 
 @styled
+def precision_recall(sweeps: Sweep | Mapping[str, Sweep]) -> Figure:
+    """Precision against recall over all thresholds, one curve per sweep.
+
+    A point for each threshold, with no straight lines between: precision does not change evenly
+    from one to the next.
+
+    Args:
+        sweeps: one, or several by the name to show, e.g. {"trained": …, "raw pixels": …}.
+
+    Raises:
+        InputError: without any sweep.
+
+    Example:
+        >>> import torch
+        >>> from likewise.metrics import sweep
+        >>> counts = sweep(torch.tensor([0.1, 0.4, 0.6]), torch.tensor([True, False, True]))
+        >>> precision_recall({"trained": counts}).get_suptitle()
+        'Precision against recall'
+    """
+    named = _named(sweeps)
+    figure = canvas(4.3, "Precision against recall", "Up and right is better.")
+    axes = figure.subplots()
+    for position, (name, sweep) in enumerate(named.items()):
+        recall, precision = (rate.cpu().numpy() for rate in (sweep.recall, sweep.precision))
+        shown = thinned(len(recall))
+        axes.plot(
+            recall[shown],
+            precision[shown],
+            drawstyle="steps-pre",
+            **_look(position),
+            label=fit(name, 3.8, NOTE_SIZE) if name else "_curve",
+        )
+    axes.set(xlabel="recall (share of same pairs accepted)", ylabel="precision (share of accepted)")
+    unit(axes, "x")
+    unit(axes, "y")
+    axes.grid()
+    legend(axes, columns=1 if max(map(len, named)) > 16 else 3)
+    return figure
+
+
+@styled
 def det(sweeps: Sweep | Mapping[str, Sweep]) -> Figure:
     """False rejects against false accepts over all thresholds, one curve per sweep.
 

@@ -24,8 +24,15 @@ from likewise.encoders import takes_texts
 from likewise.encoders.encoding import check_suits
 from likewise.errors import InputError
 from likewise.training import settings
-from likewise.training.batches import StreamLoader, batch_loss, default_batches, label_facts
+from likewise.training.batches import (
+    StreamLoader,
+    batch_loss,
+    default_batches,
+    label_facts,
+    whole,
+)
 from likewise.training.checkpoints import Checkpoint
+from likewise.training.chunks import Chunks
 from likewise.training.divergence import Guard
 from likewise.training.history import History, check_healthy
 from likewise.training.schedules import Schedule, cosine
@@ -59,6 +66,7 @@ def fit(
     augment: Any = None,
     augment_after: int = 0,
     clip_gradients: float | None = None,
+    chunk: int | None = None,
     validation: Any = None,
     callbacks: Sequence[Callback] = (),
     progress: AfterBatch | bool = True,
@@ -115,6 +123,12 @@ def fit(
         augment_after: how many epochs go without augmentation first.
         clip_gradients: Largest norm of all gradients together; larger ones are scaled down to it.
             The record then holds `gradient_norm`, the mean norm before. None clips nothing.
+        chunk: Items that are encoded at once, so that a large batch needs the memory of a small
+            one: each chunk is encoded, the loss sees the whole batch, and each is encoded again
+            with the same random numbers for its gradient. Takes up to half as long again. The
+            gradient is that of the whole batch, but dropout draws other numbers than without
+            chunks, and a batch norm normalizes each chunk by itself; see `training.Chunks`. Items
+            are augmented and preprocessed before, all together. None encodes batches whole.
         validation: Data as `data` takes it that is not trained on. After each epoch the record
             gets `validation_loss`: the mean loss in evaluation mode over about one pass, in the
             same batches each time, without augmentation. A loss with weights for each class
@@ -162,6 +176,7 @@ def fit(
         check_positive("clip_gradients", clip_gradients)
     _check_something_learns(encoder, loss)
     _check_one_process(device)
+    encoded = whole if chunk is None else Chunks(chunk, encoder)
     streamed: BalancedStream | None = None
     if isinstance(data, BalancedStream) or is_stream(data):
         _check_streamable(loss, batch_sampler, workers, checkpoint)
@@ -233,6 +248,7 @@ def fit(
             "augment": settings.described(augment),
             "augment_after": augment_after,
             "clip_gradients": None if clip_gradients is None else float(clip_gradients),
+            "chunk": chunk,
             "validation": None if validation is None else settings.dataset(validation, workers),
         }
     homes = _device_of(encoder), _device_of(loss)
@@ -240,7 +256,14 @@ def fit(
     encoder_there, optimizer_there = accelerator.prepare(encoder, optimizer)
     loader_there = loader if streamed is not None else accelerator.prepare(loader)
     run = _Run(
-        encoder_there, optimizer_there, loader_there, loss, scheduler, accelerator, clip_gradients
+        encoder_there,
+        optimizer_there,
+        loader_there,
+        loss,
+        scheduler,
+        accelerator,
+        clip_gradients,
+        encoded,
     )
     records: list[dict[str, float]] = []
     cuda = [_index(accelerator.device)] if accelerator.device.type == "cuda" else []
@@ -260,6 +283,7 @@ def fit(
                     workers=workers,
                     prepare=accelerator.prepare,
                     devices=cuda,
+                    encoded=encoded,
                 )
         with torch.random.fork_rng(devices=cuda), telling(progress, epochs) as told:
             torch.manual_seed(seed)
@@ -361,6 +385,7 @@ class _Run(NamedTuple):
     scheduler: torch.optim.lr_scheduler.LRScheduler
     accelerator: Any
     clip_gradients: float | None
+    encoded: Callable[..., Any]
 
 
 def _epoch(
@@ -385,7 +410,12 @@ def _epoch(
 
     number = 0
     for number, batch in enumerate(_workers.batches(run.loader), start=1):
-        value, labels, embeddings = batch_loss(run.encoder, run.loss, batch, prepare)
+        value, labels, embeddings = batch_loss(run.encoder, run.loss, batch, prepare, run.encoded)
+        if not value.requires_grad:
+            raise InputError(
+                f"loss must have a gradient, got {type(run.loss).__name__} without one. Compare by "
+                "a distance that changes with the embeddings, not by one that counts."
+            )
         run.optimizer.zero_grad()
         run.accelerator.backward(value)
         guard.see(embeddings, value)
