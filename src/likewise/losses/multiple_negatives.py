@@ -9,7 +9,7 @@ from torch import Tensor, nn
 from likewise._checks import check_positive
 from likewise.distances import COSINE, Distance
 from likewise.losses._shown import shown
-from likewise.losses.facts import batch_facts, mean_where
+from likewise.losses.facts import batch_facts, batch_mean_where
 from likewise.losses.nt_xent import nt_xent_loss
 from likewise.masks import compared
 
@@ -56,6 +56,11 @@ class MultipleNegativesLoss(nn.Module):
         self.symmetric = symmetric
         self.facts: Mapping[str, Tensor] = {}
 
+    @property
+    def by_rows(self) -> bool:
+        """Whether processes may share a batch: whether queries alone look for keys."""
+        return not self.symmetric
+
     def forward(
         self,
         embeddings: Float[Tensor, "n d"],
@@ -76,4 +81,4 @@ class MultipleNegativesLoss(nn.Module):
             back = nt_xent_loss(distances.T, batch.is_negative.T, temperature=self.temperature)
             costs = torch.lerp(costs, back.T, 0.5)
         self.facts = batch_facts(embeddings, distances, *batch.pairs)
-        return shown(mean_where(costs, batch.is_positive), distances, embeddings)
+        return shown(batch_mean_where(costs, batch.is_positive), distances, embeddings)
