@@ -2,7 +2,7 @@
 
 import time
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -14,6 +14,7 @@ from torch.utils.data import Sampler
 from likewise import _workers
 from likewise._checks import check_at_least, check_choice, check_count, check_positive
 from likewise._shares import everything, sharing
+from likewise.augment.presets import draws_by_item
 from likewise.data import (
     BalancedStream,
     Stream,
@@ -447,16 +448,18 @@ def _epoch(
     batches = len(run.loader)
     learning_rate = float(run.scheduler.get_last_lr()[0])
     guard = Guard(run.encoder, run.loss)
+    processes = run.processes
     told: list[dict[str, Tensor]] = []
     shares: list[float] = []  # of each batch, the part of its rows that is here
 
     def prepare(items: Any, side: int) -> Any:
         change, apply = of_side(augment, side), of_side(preprocess, side)
-        items = items if change is None else change(items)
+        if change is not None:
+            with nullcontext() if draws_by_item(change) else processes.own_chance():
+                items = change(items)
         return items if apply is None else apply(items)
 
     number = 0
-    processes = run.processes
     weights = [*run.encoder.parameters(), *run.loss.parameters()]
     here = processes.batches(_workers.batches(_shared(run)), run.divided)
     for number, (batch, rows) in enumerate(here, start=1):

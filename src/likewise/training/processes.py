@@ -32,7 +32,7 @@ def told_count() -> int:
     """
     if dist.is_available() and dist.is_initialized():
         return dist.get_world_size()
-    by_mpi = max((_number(name) for name in MPI_SIZES), default=1)
+    by_mpi = max(map(_number, MPI_SIZES))
     count = max(_number("WORLD_SIZE"), by_mpi)
     missing = [name for name in ("RANK", "MASTER_ADDR", "MASTER_PORT") if name not in os.environ]
     if count > 1 and by_mpi == 1 and missing:
@@ -237,10 +237,10 @@ class Processes:
                 failed = error
             rows = 0 if batch is None else rows_of(batch)
             of_whole = drawn.of_next() if drawn is not None and batch is not None else 0
-            every = self.numbers(-1 if failed is not None else rows, of_whole)
+            every = self.numbers(-1 if failed is not None else rows, of_whole, _random_key())
             if failed is not None:
                 raise known_to_all(failed)
-            for rank, (there, _) in enumerate(every):
+            for rank, (there, *_) in enumerate(every):
                 if there < 0:
                     raise known_to_all(
                         ConnectionError(
@@ -248,7 +248,7 @@ class Processes:
                             "batch; its own message says why."
                         )
                     )
-            if len({whole for _, whole in every}) > 1 or len({bool(n) for n, _ in every}) > 1:
+            if len({whole for _, whole, _ in every}) > 1 or len({n > 0 for n, *_ in every}) > 1:
                 raise known_to_all(
                     InputError(
                         "batch_sampler must draw the same batches in every process, got others in "
@@ -257,7 +257,9 @@ class Processes:
                 )
             if batch is None:
                 return
-            yield batch, [there for there, _ in every]
+            if len({key for *_, key in every}) > 1:  # one drew more often than another
+                torch.manual_seed(every[0][2])
+            yield batch, [there for there, *_ in every]
 
     @contextmanager
     def own_chance(self) -> Iterator[None]:
@@ -270,9 +272,7 @@ class Processes:
             yield
             return
         common = _random_states()
-        key = zlib.crc32(common[0].numpy().tobytes())
-        for state in common[1:]:
-            key = zlib.crc32(state.numpy().tobytes(), key)
+        key = _random_key()
         torch.manual_seed(key * 2**16 + 1 + self.rank)
         begun = _random_states()
         try:
@@ -377,11 +377,17 @@ def placed(loader: Any, device: torch.device) -> Any:
 def is_first_process() -> bool:
     """Whether this process is the one that writes; also where it is the only one.
 
+    After `fit` on several processes each has the same encoder, and one is enough to save it.
+
     Example:
         >>> is_first_process()
         True
     """
-    return not (dist.is_available() and dist.is_initialized()) or dist.get_rank() == 0
+    if dist.is_available() and dist.is_initialized():
+        return dist.get_rank() == 0
+    ranks = ("RANK", *(name.replace("SIZE", "RANK") for name in MPI_SIZES))
+    told = [os.environ[name] for name in ranks if name in os.environ]
+    return _number("WORLD_SIZE") * max(map(_number, MPI_SIZES)) == 1 or told[:1] in ([], ["0"])
 
 
 def rows_of(batch: Any) -> int:
@@ -412,6 +418,14 @@ def _random_states() -> list[Tensor]:
     if torch.cuda.is_available():
         states.append(torch.cuda.get_rng_state())
     return states
+
+
+def _random_key() -> int:
+    """A number that stands for where the random numbers are."""
+    key = 0
+    for state in _random_states():
+        key = zlib.crc32(state.numpy().tobytes(), key)
+    return key
 
 
 def _set_random_states(states: list[Tensor]) -> None:
