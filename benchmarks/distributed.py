@@ -377,7 +377,8 @@ def started(arguments: list[str], processes: int, threads: int = 1) -> None:
             }
         command = [sys.executable, __file__, *arguments]
         running.append(subprocess.Popen(command, env=environment))
-    if any([process.wait() for process in running]):
+    statuses = [process.wait() for process in running]
+    if any(statuses):
         raise SystemExit(f"{processes} processes failed")
 
 
