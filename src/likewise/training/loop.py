@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import torch
+import torch.distributed as dist
 from torch import Tensor, nn
 from torch.utils.data import Sampler
 
@@ -564,10 +565,18 @@ def _accelerator(device: str | None, precision: str) -> Any:
             "must not be float16 on a CPU, got float16. Use bfloat16.", argument="precision"
         )
     # Of several processes it makes a group on CPUs only where it is told that there is no GPU.
-    on_cpu = device == "cpu" or (told_count() > 1 and not cuda)
+    several = told_count() > 1
+    on_cpu = device == "cpu" or (several and not cuda)
     # Accelerate keeps device and precision of a process's first run for all later ones.
     AcceleratorState._reset_state(reset_partial_state=True)
-    return Accelerator(cpu=on_cpu, mixed_precision=PRECISIONS[precision])
+    accelerator = Accelerator(cpu=on_cpu, mixed_precision=PRECISIONS[precision])
+    met = dist.get_world_size() if dist.is_available() and dist.is_initialized() else 1
+    if told_count() != met:
+        raise InputError(
+            f"LOCAL_RANK must tell which of {told_count()} processes this is, got none. "
+            "Start them with torchrun or accelerate launch."
+        )
+    return accelerator
 
 
 def _optimizer(

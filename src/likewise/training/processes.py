@@ -32,14 +32,16 @@ def told_count() -> int:
     """
     if dist.is_available() and dist.is_initialized():
         return dist.get_world_size()
-    by_mpi = max(map(_number, MPI_SIZES))
-    count = max(_number("WORLD_SIZE"), by_mpi)
-    missing = [name for name in ("RANK", "MASTER_ADDR", "MASTER_PORT") if name not in os.environ]
-    if count > 1 and by_mpi == 1 and missing:
+    told = max(("WORLD_SIZE", *MPI_SIZES), key=_number)
+    count = _number(told)
+    needed = ["RANK", "MASTER_ADDR", "MASTER_PORT"]
+    if told in MPI_SIZES:
+        needed = [told.replace("SIZE", "RANK"), "MASTER_ADDR"]
+    missing = [name for name in needed if name not in os.environ]
+    if count > 1 and missing:
         raise InputError(
-            f"WORLD_SIZE must come with {', '.join(missing)}, got {count} processes that do not "
-            "know of each other. Start them with torchrun or accelerate launch, or leave "
-            "WORLD_SIZE out."
+            f"{told} must come with {', '.join(missing)}, got {count} processes that do not know "
+            "of each other. Start them with torchrun or accelerate launch, or leave it out."
         )
     return count
 
