@@ -14,8 +14,9 @@ from torch import nn
 
 import likewise as lw
 from likewise import losses, miners
-from likewise._shares import parted, sharing
-from likewise.training.gathering import share
+from likewise._shares import sharing
+from likewise.training.batch_norm import synchronized
+from likewise.training.gathering import Parted, share
 from likewise.training.processes import Processes, share_of
 
 CLASSES, WIDTH = 5, 4
@@ -101,6 +102,39 @@ def every_loss():
     }
 
 
+def of_views():
+    """Losses of two views of each item, and the layers behind the embeddings that belong to one."""
+
+    def layers():
+        made = (nn.Linear(WIDTH, 6), nn.BatchNorm1d(6), nn.ReLU(), nn.Linear(6, WIDTH))
+        return nn.Sequential(*made).double()
+
+    return {
+        "SimCLR": losses.OnViews(losses.SimCLRLoss(), projector=layers()),
+        "SimSiam": losses.OnViews(losses.SimSiamLoss(layers()), projector=layers()),
+        "VICReg": losses.OnViews(losses.VICRegLoss(), projector=layers()),
+        "Barlow twins": losses.OnViews(losses.BarlowTwinsLoss()),
+        "NT-Xent of views": losses.NTXentLoss(),
+        "N-pairs of views": losses.NPairsLoss(),
+        "memory of views": losses.CrossBatchMemory(
+            losses.NTXentLoss(), embedding_dim=WIDTH, size=25
+        ),
+    }
+
+
+def of_towers():
+    """Losses of queries and keys."""
+    return {
+        "multiple negatives": losses.MultipleNegativesLoss(),
+        "multiple negatives, both ways": losses.MultipleNegativesLoss(symmetric=True),
+        "sigmoid pairs": losses.SigmoidPairsLoss(),
+        "Matryoshka, both ways": losses.MatryoshkaLoss(
+            losses.MultipleNegativesLoss(symmetric=True), (4, 2)
+        ),
+        "lifted of towers": losses.LiftedStructureLoss(),
+    }
+
+
 class Unknown(nn.Module):
     """A loss that somebody wrote, which says nothing of rows."""
 
@@ -108,47 +142,90 @@ class Unknown(nn.Module):
         return (embeddings[labels == 0].mean(0) - embeddings[labels == 1].mean(0)).norm()
 
 
-def of_parts(loss, processes, seed, unlabeled):
-    """How far value and gradients of the parts are from those of the whole, twice in a row."""
-    apart = []
-    for step in range(2):
-        rng = torch.Generator().manual_seed(seed + step)
-        whole = torch.randn(21, WIDTH, generator=rng, dtype=torch.float64, requires_grad=True)
-        labels = torch.arange(21) % CLASSES
-        if unlabeled:
-            labels[[3, 17]] = -1
-        ids = torch.arange(21) + 100 * step
-        options = {"ids": ids} if getattr(loss, "takes_ids", False) else {}
-        before = {name: value.clone() for name, value in loss.state_dict().items()}
-        torch.manual_seed(5)
-        expected = loss(whole, labels, **options)
-        expected.backward()
-        weights = list(loss.parameters())
-        wanted = [whole.grad, *(each.grad for each in weights)]
-        after = {name: value.clone() for name, value in loss.state_dict().items()}
-        loss.load_state_dict(before)
-        loss.zero_grad()
-        rows = share_of(21, processes)
-        mine = whole.detach()[rows].requires_grad_()
-        counts = [len(range(21)[rows])] if processes.count == 1 else [11, 10]
-        torch.manual_seed(5)
-        with sharing(share(processes, counts, 1)):
-            value = parted(
-                loss, mine, labels[rows], **{name: each[rows] for name, each in options.items()}
-            )
-        value.backward()
-        processes.add_gradients(weights)
-        found = [mine.grad, *(each.grad for each in weights)]
-        apart.append(float((processes.add(value.detach()) - expected.detach()).abs()))
-        for ours, theirs in zip(found, [wanted[0][rows], *wanted[1:]], strict=True):
-            assert (ours is None) == (theirs is None)
-            if ours is not None:
-                apart.append(float((ours - theirs).abs().max()))
-        for name, value in loss.state_dict().items():
-            apart.append(float((value.double() - after[name].double()).abs().max()))
-        loss.zero_grad()
-        assert float(expected.detach()) != 0 or isinstance(loss, losses.CrossBatchMemory)
-    return max(apart)
+def apart(loss, processes, whole, labels, *, sides=1, views=1, ids=None):
+    """How far value and gradients of the parts are from those of the whole.
+
+    Args:
+        whole: Embeddings of each view, or of queries and keys, one after the other.
+        sides: 2 for queries and keys.
+    """
+    size = len(labels)
+    rows = share_of(size, processes)
+    counts = [row.stop - row.start for row in (share_of(size, each) for each in BOTH)]
+    options = {"ids": ids} if getattr(loss, "takes_ids", False) else {}
+    before = {name: value.clone() for name, value in loss.state_dict().items()}
+    weights = list(loss.parameters())
+
+    def value_of(parts, codes, named, call):
+        if sides == 2:
+            return call(parts[0], codes, parts[1], codes)
+        named = {name: each.repeat(views) for name, each in named.items()}
+        return call(torch.cat(parts), codes.repeat(views), **named)
+
+    leaves = [each.clone().requires_grad_() for each in whole]
+    torch.manual_seed(5)
+    expected = value_of(leaves, labels, options, loss)
+    expected.backward()
+    wanted = [*(leaf.grad[rows] for leaf in leaves), *(each.grad for each in weights)]
+    after = {name: value.clone() for name, value in loss.state_dict().items()}
+    loss.load_state_dict(before)
+    loss.zero_grad()
+    mine = [each[rows].clone().requires_grad_() for each in whole]
+    torch.manual_seed(5)
+    with synchronized(nn.Identity(), loss, processes), sharing(share(processes, counts, views)):
+        here = {name: each[rows] for name, each in options.items()}
+        value = value_of(mine, labels[rows], here, Parted(loss))
+    value.backward()
+    processes.add_gradients(weights)
+    found = [*(each.grad for each in mine), *(each.grad for each in weights)]
+    differences = [float((processes.add(value.detach()) - expected.detach()).abs())]
+    for ours, theirs in zip(found, wanted, strict=True):
+        assert (ours is None) == (theirs is None)
+        if ours is not None:
+            differences.append(float((ours - theirs).abs().max()))
+    for name, now in loss.state_dict().items():
+        differences.append(float((now.double() - after[name].double()).abs().max()))
+    loss.zero_grad()
+    assert float(expected.detach()) != 0 or isinstance(loss, losses.CrossBatchMemory)
+    return max(differences)
+
+
+class Side:
+    """What `share_of` asks of processes."""
+
+    def __init__(self, rank):
+        self.rank, self.count = rank, 2
+
+
+BOTH = (Side(0), Side(1))
+
+
+def of_parts(processes):
+    """By the name of a loss, how far its parts are from it, twice in a row."""
+    told = {}
+    torch.manual_seed(1)  # for centers
+    kinds = [
+        *((name, loss, {}) for name, loss in every_loss().items()),
+        *((name, loss, {"views": 2}) for name, loss in of_views().items()),
+        *((name, loss, {"sides": 2}) for name, loss in of_towers().items()),
+    ]
+    for name, loss, kind in kinds:
+        loss.double()
+        several = bool(kind)
+        for unlabeled in (False, True)[: 1 if several or name == "unknown to us" else 2]:
+            found = []
+            for step in range(2):
+                rng = torch.Generator().manual_seed(11 + step)
+                count = 21 if name != "unknown to us" else 20
+                whole = torch.randn(2, count, WIDTH, generator=rng, dtype=torch.float64)
+                labels = torch.arange(count) if several else torch.arange(count) % CLASSES
+                if unlabeled:
+                    labels[[3, 17]] = -1
+                ids = torch.arange(count) + 100 * step
+                whole = list(whole) if several else [whole[0]]
+                found.append(apart(loss, processes, whole, labels, ids=ids, **kind))
+            told[f"{name}{', unlabeled' * unlabeled}"] = max(found)
+    return told
 
 
 def trained(loss, source, encoder=None, width=WIDTH, **told):
@@ -239,13 +316,7 @@ def main():
     )
     processes = Processes()
     told = {"parts": {}, "trainings": {}, "outcomes": {}}
-    for unlabeled in (False, True):
-        torch.manual_seed(1)  # for centers
-        for name, loss in every_loss().items():
-            if unlabeled and name == "unknown to us":
-                continue
-            key = f"{name}{', unlabeled' * unlabeled}"
-            told["parts"][key] = of_parts(loss.double(), processes, 11, unlabeled)
+    told["parts"] = of_parts(processes)
     processes.close()
     for name, train in trainings().items():
         told["trainings"][name] = train()

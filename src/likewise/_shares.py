@@ -22,7 +22,7 @@ class Share:
         first: Position in the batch of the first row that is here.
         rows: Rows that are here.
         total: Rows of the batch.
-        views: Embeddings that a row has, stacked view by view.
+        views: Views that a row has; their embeddings come stacked view by view.
         gather: From the rows of a tensor that are here to those of all processes, in order and with
             a gradient.
         add: From a tensor without gradient to its sum over the processes.
@@ -57,15 +57,21 @@ class Share:
 
     def _ordered(self, rows: Tensor) -> Tensor:
         # One process stacks the first view of all items, then the second.
-        if self.views == 1:
+        views = len(rows) // self.rows
+        if views == 1:
             return self._gather(rows)
-        by_item = rows.view(self.views, self.rows, *rows.shape[1:]).transpose(0, 1)
+        by_item = rows.reshape(views, self.rows, *rows.shape[1:]).transpose(0, 1)
         return self._gather(by_item).transpose(0, 1).flatten(0, 1)
 
-    def positions(self, device: torch.device) -> Tensor:
+    def here(self, whole: Tensor) -> Tensor | None:
+        """The rows that a tensor was gathered from; None if it was not."""
+        found = (rows for rows, gathered in self._gathered.values() if gathered is whole)
+        return next(found, None)
+
+    def positions(self, count: int, device: torch.device) -> Tensor:
         """Where in the batch the rows lie that are here."""
         own = torch.arange(self.first, self.first + self.rows, device=device)
-        starts = torch.arange(self.views, device=device) * self.total
+        starts = torch.arange(count // self.rows, device=device) * self.total
         return (starts[:, None] + own).flatten()
 
 
@@ -95,7 +101,7 @@ def everything(rows: Tensor) -> Tensor:
 
 def positions(count: int, device: torch.device) -> Tensor:
     """Where in the batch the `count` rows lie that are here."""
-    return torch.arange(count, device=device) if _share is None else _share.positions(device)
+    return torch.arange(count, device=device) if _share is None else _share.positions(count, device)
 
 
 def counted(number: Number) -> Number:

@@ -15,21 +15,27 @@ from torch.autograd.function import once_differentiable
 from torch.nn.modules.batchnorm import _BatchNorm
 from torch.overrides import TorchFunctionMode
 
+from likewise._shares import current
 from likewise.training.processes import Processes
 
 
 @contextmanager
-def synchronized(module: nn.Module, processes: Processes) -> Iterator[None]:
-    """Within, the batch normalizations of a module that trains see the rows of all processes.
+def synchronized(encoder: nn.Module, loss: nn.Module, processes: Processes) -> Iterator[None]:
+    """Within, batch normalizations that train see the rows of all processes.
 
-    Layers of other libraries that derive from torch's do as well.
+    Layers of other libraries that derive from torch's do as well. Those of a loss that is computed
+    on the whole batch see all of it anyway.
     """
-    layers = [each for each in module.modules() if isinstance(each, _BatchNorm)]
+    kinds = [(each, False) for each in encoder.modules()] + [
+        (each, True) for each in loss.modules()
+    ]
     if processes.count == 1:
-        layers = []
+        kinds = []
+    parts = {each: of_loss for each, of_loss in kinds if isinstance(each, _BatchNorm)}
+    layers = list(parts)
     before = [layer.__dict__.get("forward") for layer in layers]
     for layer in layers:
-        layer.__dict__["forward"] = _over_all(layer, processes)
+        layer.__dict__["forward"] = _over_all(layer, parts[layer], processes)
     try:
         yield
     finally:
@@ -39,11 +45,11 @@ def synchronized(module: nn.Module, processes: Processes) -> Iterator[None]:
                 layer.__dict__["forward"] = forward
 
 
-def _over_all(layer: nn.Module, processes: Processes) -> Callable[..., Any]:
+def _over_all(layer: nn.Module, of_loss: bool, processes: Processes) -> Callable[..., Any]:
     alone = layer.forward
 
     def forward(*given: Any, **named: Any) -> Any:
-        if not layer.training:
+        if not layer.training or (of_loss and current() is None):
             return alone(*given, **named)
         with _Redirected(processes):
             return alone(*given, **named)

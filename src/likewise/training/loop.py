@@ -294,7 +294,7 @@ def fit(
         with (
             torch.random.fork_rng(devices=cuda),
             telling(progress if processes.leads else _quiet(progress), epochs) as told,
-            synchronized(encoder_there, processes),
+            synchronized(encoder_there, loss, processes),
         ):
             torch.manual_seed(seed)
             processes.agree(
