@@ -156,10 +156,14 @@ def test_pictures_kept_with_items_are_drawn_when_the_files_are_gone(run, folder,
     assert lw.show(model.lookup(queries, k=2), queries=queries)
 
 
-def test_train_clips_gradients_and_tells(run, folder):
-    options = ["--epochs", 1, "--batches", 2, "--clip-gradients", 0.5, "--json"]
+def test_train_clips_gradients_encodes_in_chunks_and_tells(run, folder):
+    options = ["--epochs", 1, "--batches", 2, "--clip-gradients", 0.5, "--chunk", 8, "--json"]
     status, out, err = run("train", folder / "data", "--out", folder / "new", *options)
     assert status == 0, err
     told = json.loads(out)
     assert told["recipe"]["clip_gradients"] == 0.5
+    assert told["recipe"]["chunk"] == 8
     assert told["history"][0]["gradient_norm"] > 0
+    status, _, err = run("train", folder / "data", "--out", folder / "other", "--chunk", 4)
+    assert status == 2
+    assert "--chunk must be at least 8 for an encoder with batch normalization" in err

@@ -146,7 +146,10 @@ def test_data_without_same_or_without_different_is_refused():
         (lambda: choose_classes(SIX, []), ValueError, "classes must be among .*, got none"),
         (lambda: Subset(SIX, [24]), ValueError, "indices must be between 0 and 23, got 24"),
         (lambda: Subset(SIX, [-1]), ValueError, "indices must be between 0 and 23, got -1"),
-        (lambda: Subset(SIX, [0.5]), TypeError, "indices must be integers .*, got torch.float32"),
+        (lambda: Subset(SIX, [0.5]), TypeError, "indices must be integers .*, got torch.float64"),
+        (lambda: Subset(SIX, [[0], [1, 2]]), ValueError, "indices must have rows of one length"),
+        (lambda: Subset(SIX, ["a"]), TypeError, "indices must be numbers, got <U1"),
+        (lambda: Subset(SIX, None), TypeError, "indices must be integers .*, got NoneType"),
         (lambda: Subset(SIX, torch.ones(24).bool()), TypeError, "Use .nonzero"),
     ],
 )

@@ -5,6 +5,9 @@ from hypothesis import strategies as st
 
 from likewise import distances
 from likewise.distances import COSINE, EUCLIDEAN, INNER_PRODUCT, MANHATTAN, SNR, SQUARED_EUCLIDEAN
+from likewise.evaluation import evaluate_retrieval
+from likewise.index import Index
+from likewise.matching import lookup_without_own_class
 
 WAYS = {  # SMALL and WIDE
     "product": (0, 0),
@@ -174,6 +177,28 @@ def test_equal_rows_are_zero_apart_by_cosine_up_to_rounding_and_never_below():
     apart = COSINE.matrix(a, a).diagonal()
     assert (apart >= 0).all()
     assert apart.max() < 1e-6
+
+
+def test_a_distance_that_counts_serves_where_infinity_stands_for_none():
+    differ = distances.Distance(
+        "differing signs",
+        lambda a, b: ((a[:, None] > 0) != (b[None] > 0)).sum(dim=-1),
+        lambda a, b: ((a > 0) != (b > 0)).sum(dim=-1),
+    )
+    items = torch.randn(40, 16, generator=torch.Generator().manual_seed(0))
+    labels = torch.arange(40) % 4
+    counts = differ.matrix(items, items)
+    assert counts.dtype == differ.paired(items, items).dtype == torch.float32
+    assert 1 < counts.max() == counts.max().round()
+    assert differ.matrix(items.double(), items).dtype == torch.float64
+    scored = evaluate_retrieval(items, labels, distance=differ)
+    signs = evaluate_retrieval(items.sign(), labels, distance=SQUARED_EUCLIDEAN)
+    assert float(scored.map_at_r) == float(signs.map_at_r) > 0
+    index = Index(differ)
+    index.add(items, labels=labels)
+    found = lookup_without_own_class(items, labels, index, distance=differ, k=3)
+    others = counts.masked_fill(labels[:, None] == labels, torch.inf)
+    assert torch.equal(found.distances, others.sort(dim=1).values[:, :3])
 
 
 def test_smaller_is_closer_for_the_inner_product_too():

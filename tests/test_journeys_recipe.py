@@ -25,6 +25,7 @@ CHOICES = {
     "head": st.sampled_from((None, "none", "linear", "mlp")),
     "epochs": st.integers(1, 1000),
     "batches": st.none() | st.integers(1, 1000),
+    "chunk": st.none() | st.integers(1, 1000),
     "learning_rate": st.floats(1e-9, 10),
     "hold_out_classes": st.none()
     | st.floats(0.01, 0.99)

@@ -123,6 +123,8 @@ def test_given_pairs_train_and_have_no_classes_to_hold_out():
     assert len(model.trained_prints) == len(digits)
     with pytest.raises(lw.InputError, match="hold_out_classes must be left out for given pairs"):
         lw.train(pairs, lw.Recipe(pairs=True, hold_out_classes=0.5))
+    with pytest.raises(lw.InputError, match=r"keep_aside must be left out for given pairs.* 0\.3"):
+        lw.train(pairs, lw.Recipe(pairs=True, keep_aside=0.3))
     with pytest.raises(lw.InputError, match="pairs must be True for given pairs"):
         lw.train(pairs, lw.Recipe())
 

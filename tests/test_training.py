@@ -836,6 +836,16 @@ def test_a_checkpoint_knows_clipping_and_validation(tmp_path, changed):
         fit(**(settings | changed))
 
 
+def test_a_loss_without_a_gradient_is_refused():
+    signs = lw.distances.Distance(
+        "signs",
+        lambda a, b: ((a[:, None] > 0) != (b[None] > 0)).sum(dim=-1),
+        lambda a, b: ((a > 0) != (b > 0)).sum(dim=-1),
+    )
+    with pytest.raises(lw.InputError, match="a gradient, got ContrastiveLoss without one"):
+        fit(loss=losses.ContrastiveLoss(distance=signs))
+
+
 def test_progress_that_is_no_function_is_refused():
     with pytest.raises(TypeError, match="progress must be True, False or a function, got int"):
         fit(progress=3)

@@ -18,6 +18,19 @@ from likewise.errors import InputError, InputTypeError
 
 
 @dataclass(frozen=True)
+class _Floating:
+    """A comparison whose results are floating point, so that infinity can stand among them."""
+
+    compare: Callable[[Tensor, Tensor], Tensor]
+
+    def __call__(self, a: Tensor, b: Tensor) -> Tensor:
+        found = self.compare(a, b)
+        if found.is_floating_point() or found.is_complex():
+            return found
+        return found.to(torch.promote_types(a.dtype, torch.float32))
+
+
+@dataclass(frozen=True)
 class Distance:
     """A named way to compare embeddings; smaller means more alike.
 
@@ -29,8 +42,8 @@ class Distance:
 
     Args:
         name: what the distance is called on the command line and in a saved model.
-        matrix: (n, d), (m, d) -> (n, m).
-        paired: (n, d), (n, d) -> (n,).
+        matrix: (n, d), (m, d) -> (n, m). What counts, and gives integers, is made floating point.
+        paired: (n, d), (n, d) -> (n,), likewise.
 
     Example:
         >>> import torch
@@ -46,6 +59,12 @@ class Distance:
     name: str
     matrix: Callable[[Tensor, Tensor], Tensor]
     paired: Callable[[Tensor, Tensor], Tensor]
+
+    def __post_init__(self) -> None:
+        for name in ("matrix", "paired"):
+            given = getattr(self, name)
+            if not isinstance(given, _Floating):
+                object.__setattr__(self, name, _Floating(given))
 
     def __reduce__(self) -> str | tuple[Any, ...]:
         # Pickled and copied by name, those of this module stay the very same objects.

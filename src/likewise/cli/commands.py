@@ -285,6 +285,14 @@ def train(
         Optional[float],  # noqa: UP045
         typer.Option(rich_help_panel=SCHEDULE, help="Largest norm of all gradients together."),
     ] = None,
+    chunk: Annotated[
+        Optional[int],  # noqa: UP045
+        typer.Option(
+            rich_help_panel=SCHEDULE,
+            help="Items that are encoded at once, so that a large batch needs the memory of a "
+            "small one.",
+        ),
+    ] = None,
     precision: Annotated[Precision, typer.Option(rich_help_panel=SCHEDULE)] = Precision.FLOAT32,
     evaluate: Annotated[
         Optional[str],  # noqa: UP045

@@ -11,9 +11,8 @@ from torch import Tensor
 from torch.utils.data import Dataset as TorchDataset
 from torch.utils.data._utils.collate import default_collate_fn_map
 
-from likewise._checks import check_same
 from likewise.data.datasets import Dataset, fetch
-from likewise.data.pairs import as_rows, check_once
+from likewise.data.pairs import as_rows, as_truth, check_once
 from likewise.errors import InputError
 
 
@@ -72,9 +71,8 @@ class CrossPairs(TorchDataset[tuple[tuple[Any, Any], bool]]):
         self.pairs: Int[Tensor, "p 2"] = _checked(pairs, len(a), len(b))
         count = len(self.pairs)
         self.same: Bool[Tensor, " p"] = (
-            torch.ones(count, dtype=torch.bool) if same is None else torch.as_tensor(same).cpu()
+            torch.ones(count, dtype=torch.bool) if same is None else as_truth(same, count)
         )
-        check_same(self.same, count)
         if not bool(self.same.any()):
             raise InputError(
                 f"same must be True for some pairs, got {count} that are all different. "

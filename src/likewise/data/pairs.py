@@ -55,8 +55,7 @@ class GivenPairs(TorchDataset[tuple[tuple[Tensor, Tensor], bool | float]]):
     ) -> None:
         self.data = data
         self.pairs: Int[Tensor, "p 2"] = check_tuples("pairs", pairs, 2, len(data))
-        self.same: Bool[Tensor, " p"] = torch.as_tensor(same).cpu()
-        check_same(self.same, len(self.pairs))
+        self.same: Bool[Tensor, " p"] = as_truth(same, len(self.pairs))
         low, high = self.pairs.aminmax(dim=1)
         check_once(self.pairs, low * len(data) + high, ", in neither order")
 
@@ -197,7 +196,13 @@ def as_rows(
         InputTypeError: no integers.
         InputError: another shape, or no rows.
     """
-    rows = torch.as_tensor(positions).cpu()
+    rows = as_tensor(positions, name)
+    if not isinstance(rows, Tensor):
+        raise InputTypeError(
+            f"{name} must be rows of {width} positions, got {type(rows).__name__}. "
+            f"Give a tensor, an array or a list of shape (n, {width})."
+        )
+    rows = rows.cpu()
     if rows.ndim != 2 or rows.shape[1] != width or not len(rows):
         raise InputError(
             f"{name} must have shape (n, {width}), one row of positions each and at least one, "
@@ -206,6 +211,19 @@ def as_rows(
     if rows.is_floating_point() or rows.is_complex() or rows.dtype == torch.bool:
         raise InputTypeError(f"{name} must be integers, got {rows.dtype}. Use .long().")
     return rows.to(torch.int64)
+
+
+def as_truth(same: Any, count: int) -> Bool[Tensor, " p"]:
+    """Whether each of `count` pairs is the same, on the CPU.
+
+    Raises:
+        InputTypeError: No booleans.
+        InputError: Another shape.
+    """
+    given = as_tensor(same, "same")
+    check_same(given, count)
+    truth: Tensor = given.cpu()
+    return truth
 
 
 def check_once(pairs: Int[Tensor, "p 2"], keys: Int[Tensor, " p"], how: str = "") -> None:

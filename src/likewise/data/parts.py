@@ -11,7 +11,7 @@ from jaxtyping import Int
 from torch import Tensor
 from torch.utils.data import Dataset as TorchDataset
 
-from likewise._checks import check_count
+from likewise._checks import as_tensor, check_count
 from likewise.data.datasets import Batch, Dataset, fetch
 from likewise.embedded import Embedded
 from likewise.errors import InputError, InputTypeError
@@ -370,7 +370,12 @@ def _part_sizes(count: int, shares: np.ndarray) -> np.ndarray:
 
 
 def _check_indices(indices: Sequence[int] | Tensor | np.ndarray, count: int) -> Int[Tensor, " n"]:
-    rows = torch.as_tensor(indices)
+    rows = as_tensor(list(indices) if isinstance(indices, range) else indices, "indices")
+    if not isinstance(rows, Tensor):
+        raise InputTypeError(
+            f"indices must be integers of shape (n,), got {type(rows).__name__}. Give a tensor, an "
+            "array or a list."
+        )
     if rows.numel() == 0:
         return torch.empty(0, dtype=torch.int64)
     if rows.ndim != 1 or rows.is_floating_point() or rows.dtype == torch.bool:

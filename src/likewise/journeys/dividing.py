@@ -40,6 +40,12 @@ def divided(
                 f"{held or recipe.made_classes!r}.",
                 argument="made_classes" if held is None else "hold_out_classes",
             )
+        if recipe.keep_aside not in (0, Recipe.keep_aside):
+            raise InputError(
+                "must be left out for given pairs, whose items are in several of them, got "
+                f"{recipe.keep_aside}. Keep some pairs in another table.",
+                argument="keep_aside",
+            )
         if not recipe.pairs:
             raise InputError(
                 "must be True for given pairs, got False.",

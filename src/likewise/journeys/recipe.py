@@ -90,11 +90,13 @@ class Recipe:
         loss_learning_rate: Rate of the loss's own weights, such as class centers; None for ten
             times the other where a pretrained encoder trains, and else for the same.
         clip_gradients: Largest norm of all gradients together; None clips nothing.
+        chunk: Items that are encoded at once, so that a large batch needs the memory of a small
+            one; None encodes batches whole. See `fit`.
         precision: "float32", "bfloat16" or "float16".
         hold_out_classes: Classes that are not trained on: their names, or their share, such as
             0.4.
         keep_aside: Share of each class that is not trained on, for calibration; without labels
-            the share of all items.
+            the share of all items, and of given pairs none.
         evaluate_every: Score epoch 1 and every N-th epoch; None for every epoch where anything
             is scored.
         keep_best: The number by which the best epoch is kept, such as "unseen_map_at_r".
@@ -137,6 +139,7 @@ class Recipe:
     learning_rate: float | None = None
     loss_learning_rate: float | None = None
     clip_gradients: float | None = None
+    chunk: int | None = None
     precision: str = "float32"
     hold_out_classes: float | tuple[str, ...] | None = None
     keep_aside: float = 0.1
@@ -156,7 +159,7 @@ class Recipe:
         check_count("epochs", self.epochs)
         for name in (
             *("embedding_dim", "batches", "classes_per_batch", "items_per_class"),
-            *("batch_size", "evaluate_every", "patience"),
+            *("batch_size", "chunk", "evaluate_every", "patience"),
         ):
             if getattr(self, name) is not None:
                 check_count(name, getattr(self, name))

@@ -395,6 +395,7 @@ def _fit(
             learning_rate=fitting.rate_of(recipe),
             loss_learning_rate=fitting.loss_rate_of(recipe),
             clip_gradients=recipe.clip_gradients,
+            chunk=recipe.chunk,
             preprocess=apply,
             augment=setup.views,
             callbacks=callbacks,

@@ -82,6 +82,7 @@ def train_stream(
             epochs=recipe.epochs,
             learning_rate=rate_of(recipe),
             clip_gradients=recipe.clip_gradients,
+            chunk=recipe.chunk,
             preprocess=None if preprocess is None else preprocess.apply,
             augment=views,
             callbacks=[each for each in (best, early, *callbacks) if each is not None],

@@ -147,6 +147,7 @@ def train_towers(
             learning_rate=rate_of(recipe),
             loss_learning_rate=loss_rate_of(recipe),
             clip_gradients=recipe.clip_gradients,
+            chunk=recipe.chunk,
             preprocess=(a.reads, b.reads),
             augment=(a.views, b.views),
             callbacks=[each for each in (best, early, *callbacks) if each is not None],

@@ -1,6 +1,7 @@
 """Training: `fit` runs the loop, callbacks look on after each epoch, checkpoints resume it."""
 
 from likewise.training.checkpoints import load_weights as load_weights
+from likewise.training.chunks import Chunks as Chunks
 from likewise.training.following import KeepBest as KeepBest
 from likewise.training.following import StopEarly as StopEarly
 from likewise.training.history import History as History

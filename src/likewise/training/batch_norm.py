@@ -12,7 +12,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
-from torch.nn.modules.batchnorm import _BatchNorm
+from torch.nn.modules.batchnorm import _BatchNorm, _NormBase
 from torch.overrides import TorchFunctionMode
 
 from likewise._shares import current
@@ -43,6 +43,18 @@ def synchronized(encoder: nn.Module, loss: nn.Module, processes: Processes) -> I
             del layer.__dict__["forward"]
             if forward is not None:
                 layer.__dict__["forward"] = forward
+
+
+@torch.no_grad()
+def averaged(encoder: nn.Module, processes: Processes) -> None:
+    """Give running statistics that each process made of its own chunks the mean over processes."""
+    if processes.count == 1:
+        return
+    for layer in encoder.modules():
+        if isinstance(layer, _NormBase) and layer.running_mean is not None:
+            for statistic in (layer.running_mean, layer.running_var):
+                if statistic is not None:
+                    statistic.copy_(processes.add(statistic) / processes.count)
 
 
 def _over_all(layer: nn.Module, of_loss: bool, processes: Processes) -> Callable[..., Any]:

@@ -107,30 +107,40 @@ class Step(NamedTuple):
     embeddings: Sequence[Tensor]
 
 
+def whole(encoder: nn.Module, *inputs: Any) -> Any:
+    """What an encoder gives for a batch, all of it at once."""
+    return encoder(*inputs)
+
+
 def batch_loss(
-    encoder: nn.Module, loss: nn.Module, batch: Any, prepare: Callable[[Any, int], Any]
+    encoder: nn.Module,
+    loss: nn.Module,
+    batch: Any,
+    prepare: Callable[[Any, int], Any],
+    encoded: Callable[..., Any] = whole,
 ) -> Step:
     """The loss of a batch of any dataset of ours, its embeddings, and its labels if any.
 
     Items (n, ...) with labels: loss(embeddings, labels), with ids where the batch has them.
     Views: the same, of all views stacked. Two sides: loss(a, b, same). Three sides:
     loss(anchor, positive, negative). Pairs of two datasets: loss(a, b, same) for a loss of given
-    pairs, else loss(a, labels of a, b, labels of b). Items are prepared by prepare(items, side).
+    pairs, else loss(a, labels of a, b, labels of b). Items are prepared by prepare(items, side),
+    and encoded by encoded(encoder, *inputs).
     """
     options: dict[str, Tensor] = {}
     if isinstance(batch, IdBatch):
         batch, options["ids"] = batch
     items, labels = batch[:2]
     if isinstance(items, Tensor) or isinstance(items[0], str):
-        embeddings = encoder(prepare(items, 0))
+        embeddings = encoded(encoder, prepare(items, 0))
         return Step(loss(embeddings, labels, **options), labels, (embeddings,))
     sides = [prepare(items, side) for side, items in enumerate(items)]
     if not isinstance(encoder, TwoTowers):
         _check_one_kind(encoder, sides)
     if isinstance(encoder, (SiameseNet, TripletNet, TwoTowers)):
-        embeddings = seen = encoder(*sides)
+        embeddings = seen = encoded(encoder, *sides)
     else:
-        stacked = encoder(_joined(sides))
+        stacked = encoded(encoder, _joined(sides))
         embeddings, seen = stacked.split([len(side) for side in sides]), (stacked,)
     if isinstance(batch, ViewBatch):
         labels = labels.repeat(len(sides))

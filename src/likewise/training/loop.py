@@ -27,9 +27,16 @@ from likewise.encoders import takes_texts
 from likewise.encoders.encoding import check_suits
 from likewise.errors import InputError
 from likewise.training import settings
-from likewise.training.batch_norm import synchronized
-from likewise.training.batches import StreamLoader, batch_loss, default_batches, label_facts
+from likewise.training.batch_norm import averaged, synchronized
+from likewise.training.batches import (
+    StreamLoader,
+    batch_loss,
+    default_batches,
+    label_facts,
+    whole,
+)
 from likewise.training.checkpoints import Checkpoint, go_on
+from likewise.training.chunks import Chunks
 from likewise.training.divergence import Guard
 from likewise.training.gathering import Parted, facts_of_all, share
 from likewise.training.history import History, check_healthy
@@ -71,6 +78,7 @@ def fit(
     augment: Any = None,
     augment_after: int = 0,
     clip_gradients: float | None = None,
+    chunk: int | None = None,
     validation: Any = None,
     callbacks: Sequence[Callback] = (),
     progress: AfterBatch | bool = True,
@@ -127,6 +135,12 @@ def fit(
         augment_after: how many epochs go without augmentation first.
         clip_gradients: Largest norm of all gradients together; larger ones are scaled down to it.
             The record then holds `gradient_norm`, the mean norm before. None clips nothing.
+        chunk: Items that are encoded at once, so that a large batch needs the memory of a small
+            one: each chunk is encoded, the loss sees the whole batch, and each is encoded again
+            with the same random numbers for its gradient. Takes up to half as long again. The
+            gradient is that of the whole batch, but dropout draws other numbers than without
+            chunks, and a batch norm normalizes each chunk by itself; see `training.Chunks`. Items
+            are augmented and preprocessed before, all together. None encodes batches whole.
         validation: Data as `data` takes it that is not trained on. After each epoch the record
             gets `validation_loss`: the mean loss in evaluation mode over about one pass, in the
             same batches each time, without augmentation. A loss with weights for each class
@@ -173,6 +187,7 @@ def fit(
     if clip_gradients is not None:
         check_positive("clip_gradients", clip_gradients)
     _check_something_learns(encoder, loss)
+    encoded = whole if chunk is None else Chunks(chunk, encoder)
     streamed: BalancedStream | None = None
     if isinstance(data, BalancedStream) or is_stream(data):
         _check_streamable(loss, batch_sampler, workers, checkpoint)
@@ -247,6 +262,7 @@ def fit(
             "augment": settings.described(augment),
             "augment_after": augment_after,
             "clip_gradients": None if clip_gradients is None else float(clip_gradients),
+            "chunk": chunk,
             "validation": None if validation is None else settings.dataset(validation, workers),
         }
     homes = _device_of(encoder), _device_of(loss)
@@ -267,6 +283,7 @@ def fit(
         scheduler,
         accelerator,
         clip_gradients,
+        encoded,
         processes,
         divided,
         data.views if isinstance(data, ViewDataset) else 1,
@@ -290,11 +307,12 @@ def fit(
                     workers=workers,
                     prepare=ready,
                     devices=cuda,
+                    encoded=encoded,
                 )
         with (
             torch.random.fork_rng(devices=cuda),
             telling(progress if processes.leads else _quiet(progress), epochs) as told,
-            synchronized(encoder_there, loss, processes),
+            synchronized(nn.Identity() if chunk is not None else encoder_there, loss, processes),
         ):
             torch.manual_seed(seed)
             processes.agree(
@@ -339,6 +357,8 @@ def fit(
                     **_epoch(run, views, preprocess, epoch, told.batch),
                 }
                 encoder.eval()
+                if chunk is not None:
+                    averaged(encoder, processes)
 
                 def judged(record: dict[str, float] = record) -> tuple[dict[str, float], bool]:
                     if validated is not None:
@@ -431,6 +451,7 @@ class _Run(NamedTuple):
     scheduler: torch.optim.lr_scheduler.LRScheduler
     accelerator: Any
     clip_gradients: float | None
+    encoded: Callable[..., Any]
     processes: Processes
     divided: Divided | None
     views: int
@@ -466,8 +487,18 @@ def _epoch(
     for number, (batch, rows) in enumerate(here, start=1):
         with sharing(share(processes, rows, run.views)):
             compare: Any = run.loss if processes.count == 1 else Parted(run.loss)
-            value, labels, embeddings = batch_loss(run.encoder, compare, batch, prepare)
+            value, labels, embeddings = batch_loss(
+                run.encoder, compare, batch, prepare, run.encoded
+            )
             labels = None if labels is None else everything(labels)
+        if not value.requires_grad:
+            raise known_to_all(
+                InputError(
+                    f"loss must have a gradient, got {type(run.loss).__name__} without one. "
+                    "Compare by a distance that changes with the embeddings, not by one that "
+                    "counts."
+                )
+            )
         run.optimizer.zero_grad()
         run.accelerator.backward(value)
         processes.add_gradients(weights)

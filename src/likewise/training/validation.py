@@ -16,7 +16,7 @@ from likewise.data import (
     ViewDataset,
     WithIds,
 )
-from likewise.training.batches import batch_loss, default_batches, has_classes
+from likewise.training.batches import batch_loss, default_batches, has_classes, whole
 from likewise.training.suiting import PerSide, of_side
 
 
@@ -32,6 +32,7 @@ class Validation:
         first_id: Ids count from here, above those of the training data; None for no ids.
         prepare: Puts a loader on the training device.
         devices: CUDA devices whose random state is left as it was, besides the CPU's.
+        encoded: Called as encoded(encoder, *inputs) for embeddings.
 
     Raises:
         InputError: The data holds no two classes, or nothing that is the same.
@@ -49,6 +50,7 @@ class Validation:
         workers: int,
         prepare: Callable[[Any], Any],
         devices: list[int],
+        encoded: Callable[..., Any] = whole,
     ) -> None:
         if not has_classes(data):
             classes_per_batch = items_per_class = None
@@ -66,6 +68,7 @@ class Validation:
         self._first_id = first_id
         self._seed = seed
         self._devices = devices
+        self._encoded = encoded
         self._generator = torch.Generator()
         self._loader = prepare(
             _workers.loader(
@@ -82,15 +85,16 @@ class Validation:
         encoder.eval()
         loss.eval()
         self._generator.manual_seed(self._seed)
-        facts = getattr(loss, "facts", None)
+        told = [(part, part.facts) for part in loss.modules() if "facts" in vars(part)]
         values = []
         with torch.random.fork_rng(devices=self._devices):
             for batch in _workers.batches(self._loader):
                 if isinstance(batch, IdBatch) and self._first_id is not None:
                     batch = batch._replace(ids=batch.ids + self._first_id)
-                values.append(batch_loss(encoder, loss, batch, self._prepared).loss)
-        if facts is not None:
-            loss.facts = facts
+                step = batch_loss(encoder, loss, batch, self._prepared, self._encoded)
+                values.append(step.loss)
+        for part, facts in told:
+            part.facts = facts
         return float(torch.stack(values).double().mean())
 
     def _prepared(self, items: Any, side: int) -> Any:
