@@ -102,6 +102,11 @@ def fit(
     `GivenTriplets`) as loss(anchor, positive, negative).
     A `SiameseNet` or `TripletNet` gets the sides; any other encoder gets them stacked.
 
+    Under torchrun or `accelerate launch` the processes train together what one would train: they
+    share each batch, which is drawn as by one, gather embeddings and labels with gradient, and add
+    up gradients. Each ends with the same encoder. Callbacks, progress and checkpoints are left to
+    the first one; see `training.is_first_process`.
+
     On `CrossPairs`, whose sides may be of different kinds, an `encoders.TwoTowers` trains both of
     its encoders. A loss of given pairs is called as above, any other as
     loss(a, labels of a, b, labels of b), as `losses.MultipleNegativesLoss` takes queries and keys.
@@ -168,9 +173,10 @@ def fit(
         One record per epoch.
 
     Raises:
+        ConnectionError: another process of the training failed.
         InputError: an argument is out of range, the data cannot train, an optimizer leaves out
-            weights of the loss, there are several processes, or the checkpoint is damaged, in
-            use, or of another training. Also if embeddings, loss, gradients or weights stop
+            weights of the loss, processes differ in arguments or batches, or the checkpoint is
+            damaged, in use, or of another training. Also if embeddings, loss, gradients or weights stop
             being finite; encoder and loss then have the weights from before that epoch.
 
     Example:
