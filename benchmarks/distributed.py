@@ -13,11 +13,10 @@ rows against the whole batch, "whole" that it computes all of it.
 
 import argparse
 import json
+import multiprocessing
 import os
 import socket
 import statistics
-import subprocess
-import sys
 import tempfile
 import time
 from collections.abc import Callable
@@ -25,6 +24,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+import accelerate  # noqa: F401  # before the forks
 import torch
 from torch import Tensor, nn
 
@@ -358,16 +358,20 @@ def work(begins: str, folder: Path) -> None:
         torch.save(results, folder / "results.pt")
 
 
-def started(arguments: list[str], processes: int, threads: int = 1) -> None:
-    """Run this file in several processes, as torchrun does; one alone knows of no others."""
+def started(processes: int, act: Callable[..., None], *given: Any, threads: int = 1) -> None:
+    """Do something in several processes that torchrun would start; one alone knows of no others.
+
+    They are forks, since importing takes longer than training here.
+    """
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
-    running = []
-    for rank in range(processes):
-        environment = {**os.environ, "OMP_NUM_THREADS": str(threads)}
+
+    def run(rank: int) -> None:
+        torch.set_num_threads(threads)
         if processes > 1:
-            environment |= {
+            os.environ |= {
+                "OMP_NUM_THREADS": str(threads),
                 "RANK": str(rank),
                 "LOCAL_RANK": str(rank),
                 "WORLD_SIZE": str(processes),
@@ -375,10 +379,15 @@ def started(arguments: list[str], processes: int, threads: int = 1) -> None:
                 "MASTER_ADDR": "127.0.0.1",
                 "MASTER_PORT": str(port),
             }
-        command = [sys.executable, __file__, *arguments]
-        running.append(subprocess.Popen(command, env=environment))
-    statuses = [process.wait() for process in running]
-    if any(statuses):
+        act(*given)
+
+    fork = multiprocessing.get_context("fork")
+    running = [fork.Process(target=run, args=(rank,)) for rank in range(processes)]
+    for process in running:
+        process.start()
+    for process in running:
+        process.join()
+    if any(process.exitcode for process in running):
         raise SystemExit(f"{processes} processes failed")
 
 
@@ -389,7 +398,7 @@ def equal(begins: str) -> None:
         for count in PROCESSES:
             folder = Path(place) / str(count)
             folder.mkdir()
-            started(["work", begins, str(folder)], count)
+            started(count, work, begins, folder)
             found[count] = torch.load(folder / "results.pt", weights_only=False)
         more = resumed(Path(place)) if not begins else {}
     print(f"{'loss, miner, data':44} road   " + "  ".join(f"{n} processes" for n in PROCESSES[1:]))
@@ -442,13 +451,13 @@ def interrupted(folder: Path, stop: bool, path: Path) -> None:
 def resumed(place: Path) -> dict[str, float]:
     """Trainings that were interrupted on some processes and went on on others."""
     whole = place / "whole.pt"
-    started(["resume", str(place / "checkpoint"), "go", str(whole)], 1)
+    started(1, interrupted, place / "checkpoint", False, whole)
     expected = torch.load(whole)
     apart = {}
     for before, after in ((2, 2), (2, 1), (1, 4), (4, 2)):
         folder, path = place / f"checkpoint-{before}-{after}", place / f"{before}-{after}.pt"
-        started(["resume", str(folder), "stop", str(path)], before)
-        started(["resume", str(folder), "go", str(path)], after)
+        started(before, interrupted, folder, True, path)
+        started(after, interrupted, folder, False, path)
         name = f"interrupted on {before}, went on on {after}"
         apart[name] = difference(expected, torch.load(path))
     return apart
@@ -486,7 +495,7 @@ def throughput(times: int = 5) -> None:
             speeds = []
             for processes, threads in ((1, 2), (2, 1)):
                 path = Path(place) / "speed"
-                started(["speed", str(path)], processes, threads)
+                started(processes, speed, path, threads=threads)
                 speeds.append(json.loads(path.read_text()))
             ratios.append(speeds[1] / speeds[0])
             print(
@@ -573,17 +582,11 @@ def _plot(counts: tuple[int, ...], found: dict[str, list[float]]) -> None:
 def main() -> None:
     """Do what the command line says."""
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("what", choices=["equal", "throughput", "cost", "work", "resume", "speed"])
+    parser.add_argument("what", choices=["equal", "throughput", "cost"])
     parser.add_argument("rest", nargs="*")
     told = parser.parse_args()
     if told.what == "equal":
         equal(" ".join(told.rest))
-    elif told.what == "work":
-        work(told.rest[0], Path(told.rest[1]))
-    elif told.what == "resume":
-        interrupted(Path(told.rest[0]), told.rest[1] == "stop", Path(told.rest[2]))
-    elif told.what == "speed":
-        speed(Path(told.rest[0]))
     elif told.what == "throughput":
         throughput()
     else:

@@ -96,6 +96,8 @@ def test_no_process_waits_for_one_that_failed(ranks):
     first, second = outcomes(ranks, "gone")
     assert first.startswith("ConnectionError: another process of this training ended")
     assert second == "MemoryError: no memory left here"
+    for told in outcomes(ranks, "again"):
+        assert told.startswith("InputError: fit must be called in processes that reach each other")
 
 
 def test_dropout_differs_but_weights_do_not(ranks):

@@ -365,6 +365,7 @@ def main():
         ),
         "dropout": lambda: trained(loss, source, noise[0])[0],
         "gone": lambda: trained(loss, source, Failing()),
+        "again": lambda: trained(loss, source),
     }
     for name, act in acts.items():
         told["outcomes"][name] = outcome(act)

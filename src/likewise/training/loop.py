@@ -298,7 +298,7 @@ def fit(
     records: list[dict[str, float]] = []
     cuda = [torch.cuda.current_device()] if accelerator.device.type == "cuda" else []
     kept: Checkpoint | None = None
-    stopped = False
+    stopped = begun = False
     try:
         validated = None
         if validation is not None:
@@ -351,6 +351,7 @@ def fit(
                 if not processes.leads:
                     go_on(state, parts, cuda)
             processes.alike(encoder, loss)
+            begun = True
             for epoch in range(len(records) + 1, epochs + 1):
                 if stopped:
                     break
@@ -388,7 +389,8 @@ def fit(
                     if not processes.leads:
                         each.load_state_dict(state)
     except BaseException as error:
-        if not is_known_to_all(error):
+        # What is refused before the first epoch is refused by all.
+        if not (is_known_to_all(error) or (isinstance(error, InputError) and not begun)):
             processes.leave()
         raise
     finally:

@@ -21,6 +21,7 @@ from likewise.errors import InputError, MissingExtra
 Result = TypeVar("Result")
 MPI_SIZES = ("PMI_SIZE", "OMPI_COMM_WORLD_SIZE", "MV2_COMM_WORLD_SIZE")
 PATIENCE = timedelta(days=30)  # with which processes wait while the first one evaluates
+_left: list[int] = []  # the ranks that this process had where it ended the connection
 BUCKET = 1 << 23  # gradients, in numbers, that are added up at once
 
 
@@ -32,6 +33,11 @@ def told_count() -> int:
     """
     if dist.is_available() and dist.is_initialized():
         return dist.get_world_size()
+    if _left:
+        raise InputError(
+            "fit must be called in processes that reach each other, got one whose connection ended "
+            "with a training that failed. Start all processes anew."
+        )
     told = max(("WORLD_SIZE", *MPI_SIZES), key=_number)
     count = _number(told)
     needed = ["RANK", "MASTER_ADDR", "MASTER_PORT"]
@@ -86,6 +92,7 @@ class Processes:
     def leave(self) -> None:
         """End the connection, so that others do not wait for this process."""
         if self.count > 1 and dist.is_initialized():
+            _left.append(self.rank)
             self._control = None
             dist.destroy_process_group()
 
