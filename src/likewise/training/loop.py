@@ -176,8 +176,8 @@ def fit(
         ConnectionError: another process of the training failed.
         InputError: an argument is out of range, the data cannot train, an optimizer leaves out
             weights of the loss, processes differ in arguments or batches, or the checkpoint is
-            damaged, in use, or of another training. Also if embeddings, loss, gradients or weights stop
-            being finite; encoder and loss then have the weights from before that epoch.
+            damaged, in use, or of another training. Also if embeddings, loss, gradients or weights
+            stop being finite; encoder and loss then have the weights from before that epoch.
 
     Example:
         >>> import torch
