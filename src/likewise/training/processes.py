@@ -187,8 +187,11 @@ class Processes:
         with torch.no_grad(), _reached():
             for module in modules:
                 for each in (*module.parameters(), *module.buffers()):
+                    if not each.numel():
+                        continue
                     there = each.detach().contiguous()
-                    dist.broadcast(there, src=0)
+                    # As bytes, since a backend may not know each kind of number.
+                    dist.broadcast(there.flatten().view(torch.uint8), src=0)
                     each.copy_(there)
 
     def add_gradients(self, weights: Sequence[nn.Parameter]) -> None:
@@ -198,7 +201,8 @@ class Processes:
         """
         if self.count == 1:
             return
-        learning = [weight for weight in weights if weight.requires_grad]
+        # One that encoder and loss share comes once.
+        learning = [weight for weight in dict.fromkeys(weights) if weight.requires_grad]
         used = torch.tensor([weight.grad is not None for weight in learning], dtype=torch.uint8)
         with _reached():
             dist.all_reduce(used, dist.ReduceOp.MAX, group=self._control)
