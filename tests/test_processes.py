@@ -27,7 +27,7 @@ def ranks(tmp_path_factory):
         for rank in (0, 1)
     ]
     try:
-        errors = [process.communicate(timeout=200)[1] for process in running]
+        errors = [process.communicate(timeout=900)[1] for process in running]
     finally:
         for process in running:
             process.kill()
@@ -62,9 +62,7 @@ def test_two_processes_train_what_one_trains(ranks, name):
 
 def outcomes(ranks, name):
     told, _ = ranks
-    for each in told:
-        assert not each["outcomes"][name]["slow"]
-    return [each["outcomes"][name]["told"] for each in told]
+    return [each["outcomes"][name] for each in told]
 
 
 def test_the_first_process_calls_back_and_its_word_ends_all(ranks):
