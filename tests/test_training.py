@@ -1,6 +1,4 @@
 import json
-import subprocess
-import sys
 import warnings
 
 import pytest
@@ -659,66 +657,6 @@ def test_a_sampler_that_cannot_be_resumed_is_refused_with_a_checkpoint(tmp_path)
         fit(batch_sampler=Forgetful(), checkpoint=tmp_path)
     sampler = BalancedBatchSampler(blobs().labels, classes_per_batch=2, items_per_class=4)
     fit(batch_sampler=sampler, checkpoint=tmp_path)
-
-
-def environment(name, value, count):
-    return pytest.param({name: value}, count, id=f"{name}={value}")
-
-
-@pytest.mark.parametrize(
-    ("variables", "count"),
-    [
-        environment("WORLD_SIZE", "2", 2),
-        environment("OMPI_COMM_WORLD_SIZE", "8", 8),
-        environment("PMI_SIZE", "3", 3),
-    ],
-)
-def test_several_processes_are_refused(variables, count, monkeypatch):
-    for name, value in variables.items():
-        monkeypatch.setenv(name, value)
-    calls = []
-    with pytest.raises(lw.InputError, match=f"fit must run in one process, got {count}, each"):
-        fit(progress=lambda *numbers: calls.append(numbers))
-    assert not calls
-    for name in variables:
-        monkeypatch.setenv(name, "1")
-    fit(epochs=1)
-
-
-RANK = """
-import sys
-import torch
-import likewise as lw
-
-torch.distributed.init_process_group(
-    "gloo", init_method=f"file://{sys.argv[1]}", rank=int(sys.argv[2]), world_size=2
-)
-points = lw.data.load((torch.randn(40, 5), torch.arange(40) % 4))
-encoder = torch.nn.Linear(5, 2)
-print(lw.encode(encoder, points).shape)
-try:
-    lw.fit(encoder, lw.losses.TripletLoss(), points, epochs=1, device="cpu")
-except lw.InputError as error:
-    print(error)
-torch.distributed.destroy_process_group()
-"""
-
-
-def test_two_real_processes_may_encode_and_not_train(tmp_path):
-    ranks = [
-        subprocess.Popen(
-            [sys.executable, "-c", RANK, str(tmp_path / "meeting"), str(rank)],
-            stdout=subprocess.PIPE,
-            text=True,
-        )
-        for rank in (0, 1)
-    ]
-    for rank in ranks:
-        told, _ = rank.communicate(timeout=120)
-        assert rank.returncode == 0
-        shape, sentence = told.splitlines()
-        assert shape == "torch.Size([40, 2])"
-        assert sentence.startswith("fit must run in one process, got 2, each of which")
 
 
 @pytest.mark.parametrize(

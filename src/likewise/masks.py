@@ -7,6 +7,7 @@ import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
+from likewise import _shares
 from likewise._checks import check_embeddings, check_labels, check_same_width, free_to_look
 from likewise.errors import InputError
 
@@ -126,8 +127,8 @@ def compared(
 ) -> Compared:
     """The batch that a loss works on, with every argument checked.
 
-    Without references the embeddings are compared with each other. Items labeled -1 are as `masks`
-    says.
+    Without references the embeddings are compared with each other; on several processes, those that
+    are here with those of the whole batch. Items labeled -1 are as `masks` says.
 
     Raises:
         InputError: a shape does not fit, or one of references and reference_labels is missing.
@@ -141,7 +142,11 @@ def compared(
             "Give both, or neither to compare the batch with itself."
         )
     if references is None or reference_labels is None:
-        return Compared(embeddings, embeddings, *_masks(labels))
+        if _shares.current() is None:
+            return Compared(embeddings, embeddings, *_masks(labels))
+        references, reference_labels = map(_shares.everything, (embeddings, labels))
+        ids = _shares.positions(len(labels), labels.device)
+        reference_ids = torch.arange(len(reference_labels), device=labels.device)
     check_embeddings(references, "references")
     check_same_width(embeddings, references, ("embeddings", "references"))
     check_labels(reference_labels, len(references), "reference_labels")

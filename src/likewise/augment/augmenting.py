@@ -10,6 +10,7 @@ import torch.nn.functional as F
 from jaxtyping import Float, Shaped
 from torch import Tensor
 
+from likewise import _shares
 from likewise._checks import check_at_least, check_choice, check_count, check_rate
 from likewise.errors import InputError, InputTypeError
 
@@ -137,7 +138,11 @@ class Augment:
         if len(images) == 0:
             return images.clone()
         source = generator.device if generator is not None else torch.device("cpu")
-        numbers = torch.rand(len(_Draws._fields), len(images), generator=generator, device=source)
+        kinds = len(_Draws._fields)
+        numbers = _shares.drawn(
+            len(images),
+            lambda count: torch.rand(kinds, count, generator=generator, device=source),
+        )
         noise_seed = torch.randint(2**63 - 1, (), generator=generator, device=source)
         draws = _Draws(*numbers.to(images.device))
         # Half precision would place pixels coarsely.
@@ -278,7 +283,12 @@ def _blur(images: Tensor, deviation: Float[Tensor, " n"], largest: float) -> Ten
 def _add_noise(images: Tensor, deviation: Float[Tensor, " n"], seed: int) -> Tensor:
     # Drawn where the images are: there are as many numbers as pixels.
     source = torch.Generator(images.device).manual_seed(seed)
-    noise = torch.randn(images.shape, generator=source, device=images.device, dtype=images.dtype)
+
+    def draw(count: int) -> Tensor:
+        shape = (count, *images.shape[1:])
+        return torch.randn(shape, generator=source, device=images.device, dtype=images.dtype)
+
+    noise = _shares.drawn(len(images), draw, dim=0)
     return (images + noise * per_image(deviation)).clamp(0, 1)
 
 

@@ -7,6 +7,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from likewise import _shares
 from likewise._checks import check_choice
 from likewise.augment.augmenting import Augment
 from likewise.augment.view_augment import ViewAugment
@@ -96,17 +97,34 @@ def as_batch_change(augment: Any) -> Change:
     return augment  # type: ignore[no-any-return]
 
 
+def draws_by_item(change: Any) -> bool:
+    """Whether a change draws for each item what it would draw beside any other items.
+
+    So processes that share a batch draw what one process would.
+
+    Example:
+        >>> draws_by_item(Augment()), draws_by_item(torch.rand_like)
+        (True, False)
+    """
+    if isinstance(change, _EachImage):
+        return change.change is _by_tensor
+    return isinstance(change, (Augment, ViewAugment))
+
+
 class _EachImage:
-    """A batch, each image of which is changed alone."""
+    """A batch, each image of which is changed alone, by random numbers of its own."""
 
     def __init__(self, augment: Any, change: Callable[[Any, Tensor], Tensor]) -> None:
         self.augment = augment
         self.change = change
 
     def __call__(self, images: Tensor) -> Tensor:
+        seeds = _shares.drawn(len(images), lambda count: torch.randint(2**62, (count,)))
         changed = []
-        for image in images:
-            new = self.change(self.augment, image)
+        for image, seed in zip(images, seeds.tolist(), strict=True):
+            with torch.random.fork_rng(devices=[]):
+                torch.default_generator.manual_seed(seed)
+                new = self.change(self.augment, image)
             if new.shape != image.shape:
                 raise InputError(
                     f"augment must keep the shape of an image, {tuple(image.shape)}, got "

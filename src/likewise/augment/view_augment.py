@@ -8,6 +8,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from likewise import _shares
 from likewise._checks import check_at_least, check_rate
 from likewise.augment.augmenting import (
     LUMA,
@@ -105,7 +106,9 @@ class ViewAugment:
         if len(images) == 0:
             return images.clone()
         source = generator.device if generator is not None else torch.device("cpu")
-        drawn = torch.rand(9, len(images), generator=generator, device=source).to(images.device)
+        drawn = _shares.drawn(
+            len(images), lambda count: torch.rand(9, count, generator=generator, device=source)
+        ).to(images.device)
         window, colors = drawn[:4], drawn[5:]
         # Half precision would place pixels coarsely.
         changed = images.float() if images.element_size() < 4 else images

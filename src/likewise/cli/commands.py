@@ -369,10 +369,12 @@ def train(
 ) -> None:
     """Train an encoder and save it as a new model, with nothing indexed yet.
 
-    Every epoch is kept beside the model until that is saved, so that --resume can go on.
+    Every epoch is kept beside the model until that is saved, so that --resume can go on. Under
+    torchrun or accelerate launch the processes train one model together.
     """
     from likewise.cli import training
     from likewise.model.folders import check_target
+    from likewise.training import is_first_process
 
     check_target(out)  # before the work rather than after it
     if buffer is not None and resume:
@@ -399,6 +401,8 @@ def train(
         checkpoint=checkpoint,
         weights=weights,
     )
+    if not is_first_process():
+        return
     folder = model.save(out)
     if checkpoint is not None:
         training.forget(checkpoint)

@@ -21,6 +21,7 @@ from likewise.journeys.opening import PLAIN, is_pair_table, named_classes, open_
 from likewise.journeys.scoring import ASIDE, selection_notes
 from likewise.journeys.train_towers import open_for_towers
 from likewise.model import SimilarityModel
+from likewise.training import is_first_process
 from likewise.training.checkpoints import MANIFEST, load_checkpoint
 from likewise.training.telling import epoch_line
 from likewise.training.tracking import Track
@@ -118,11 +119,13 @@ def train(
                 tell=console.say,
             )
     except KeyboardInterrupt:
-        if checkpoint is not None:
+        if checkpoint is not None and is_first_process():
             tell_kept(checkpoint, recipe.epochs)
         raise
     except InputError:
-        if is_new and checkpoint is not None:  # what was refused cannot go on
+        if (
+            is_new and checkpoint is not None and is_first_process()
+        ):  # what was refused cannot go on
             forget(checkpoint)
         raise
 
@@ -134,6 +137,8 @@ def checkpoint_of(out: Path, *, resume: bool) -> Path:
         InputError: one is kept there that is not to be resumed, or the other way around.
     """
     place = out.parent / f"{out.name}.checkpoint"
+    if not is_first_process():  # which may be ahead, and have begun to write
+        return place
     is_there = (place / MANIFEST).is_file() or (place / FEATURES).is_dir()
     if is_there and not resume:
         raise InputError(

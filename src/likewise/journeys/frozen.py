@@ -19,6 +19,7 @@ from likewise.intervals import FEWEST_GROUPS
 from likewise.journeys.choosing import Start
 from likewise.journeys.recipe import Recipe
 from likewise.model import embed
+from likewise.training import is_first_process
 
 FOLDS = 3  # of classes, each held out once
 FEWEST_CLASSES = 6  # two for each fold
@@ -84,7 +85,7 @@ def features_by(
         chosen_device(device),
         progress if callable(progress) else None,
         workers,
-        None if checkpoint is None else Path(checkpoint) / FEATURES,
+        None if checkpoint is None or not is_first_process() else Path(checkpoint) / FEATURES,
     )
 
 

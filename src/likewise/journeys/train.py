@@ -61,6 +61,9 @@ def train(
     `hold_out_classes` are names, `keep_aside` is a share of the items, chosen by their content, and
     an epoch has 100 batches if the recipe says none. Nothing is scored while training.
 
+    Under torchrun or `accelerate launch` the processes train one model together; see `fit`. Each
+    gets the model, and one is to save it: see `training.is_first_process`.
+
     With `towers` in the recipe, two encoders learn from pairs across two sides, `CrossPairs` or
     their table: the model's `query_encoder` from the first, its `encoder` of known items from the
     second. Pretrained encoders stay frozen, with a head behind features that are made once, unless
@@ -104,6 +107,8 @@ def train(
         (1, 10)
     """
     recipe = recipe or Recipe()
+    if not training.is_first_process():
+        progress, tell = False, None
     if isinstance(source, (str, Path)):
         name = name or str(source)
     if buffer is not None:

@@ -10,6 +10,7 @@ import torch.nn.functional as F
 from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
 
+from likewise import _shares
 from likewise._checks import (
     check_count,
     check_embeddings,
@@ -27,6 +28,7 @@ from likewise.losses.facts import (
     FEW,
     Told,
     as_numpy,
+    batch_mean_over,
     facts_of,
     mean_over,
     relative_spread,
@@ -116,9 +118,10 @@ class ClassCenters(nn.Module):
         check_embeddings(embeddings)
         labeled = labeled_codes(labels, len(embeddings), self.class_count)
         labels = labels.long()
-        size = max(math.ceil(self.share * self.class_count), len(labels))
+        every = _shares.everything(labels) if self.training and self.share < 1 else labels
+        size = max(math.ceil(self.share * self.class_count), len(every))
         if self.training and size < self.class_count:
-            classes = self._draw(labels, size)
+            classes = self._draw(every, size)
             own = torch.searchsorted(classes, labels).masked_fill_(labels == UNLABELED, UNLABELED)
             centers = self.weight[classes]
         else:
@@ -232,10 +235,10 @@ def mean_cross_entropy(
     if weights is not None:
         costs = F.cross_entropy(logits, own, ignore_index=UNLABELED, reduction="none")
         return weighted_mean(costs, labeled, weights)
-    if labeled is None:
+    if labeled is None and _shares.current() is None:
         return F.cross_entropy(logits, own) if len(logits) else logits.sum()
     total = F.cross_entropy(logits, own, ignore_index=UNLABELED, reduction="sum")
-    return total / labeled.sum().clamp(min=1)
+    return total / _shares.counted((own != UNLABELED).sum()).clamp(min=1)
 
 
 def weighted_mean(
@@ -245,7 +248,7 @@ def weighted_mean(
 ) -> Float[Tensor, ""]:
     """Mean over the labeled items, by their weights if given; 0 if there are none."""
     if weights is None:
-        return mean_over(costs, labeled)
+        return batch_mean_over(costs, labeled)
     if weights.shape != costs.shape:
         raise InputError(
             f"weights must have shape {tuple(costs.shape)}, one per item, got "
@@ -253,7 +256,8 @@ def weighted_mean(
         )
     shares = weights.to(costs.dtype) if labeled is None else weights.to(costs.dtype) * labeled
     # Divided beforehand, where no gradient passes.
-    return (shares / shares.sum().clamp(min=torch.finfo(costs.dtype).tiny) * costs).sum()
+    total = _shares.counted(shares.sum()).clamp(min=torch.finfo(costs.dtype).tiny)
+    return (shares / total * costs).sum()
 
 
 @torch.no_grad()

@@ -11,9 +11,9 @@ from likewise._checks import check_choice, check_positive
 from likewise.distances import COSINE, Distance
 from likewise.losses._log_sum_exp import is_empty, log_sum_exp
 from likewise.losses._shown import shown
-from likewise.losses.facts import batch_facts, mean_over
+from likewise.losses.facts import batch_facts, batch_mean_over, mean_over
 from likewise.masks import compared
-from likewise.miners import PairMiner, all_pairs
+from likewise.miners import PairMiner, all_pairs, works_by_rows
 
 
 def circle_loss(
@@ -110,6 +110,11 @@ class CircleLoss(nn.Module):
         self.coupled = coupled
         self.facts: Mapping[str, Tensor] = {}
 
+    @property
+    def by_rows(self) -> bool:
+        """Whether processes may share a batch: whether the miner selects row by row."""
+        return works_by_rows(self.miner)
+
     def forward(
         self,
         embeddings: Float[Tensor, "n d"],
@@ -138,5 +143,5 @@ class CircleLoss(nn.Module):
         self.facts = batch_facts(
             embeddings, distances, *batch.pairs, active=lambda: mean_over(active, labeled)
         )
-        mean = mean_over(costs, active if self.average == "active" else batch.labeled)
+        mean = batch_mean_over(costs, active if self.average == "active" else batch.labeled)
         return shown(mean, distances, embeddings)

@@ -67,6 +67,13 @@ class ClassWeighted(nn.Module):
         """Whether the loss wants the ids of the batch."""
         return bool(getattr(self.loss, "takes_ids", False))
 
+    @property
+    def by_rows(self) -> bool:
+        """Whether processes may share a batch: whether the loss itself takes weights."""
+        return bool(
+            getattr(self.loss, "takes_weights", False) and getattr(self.loss, "by_rows", False)
+        )
+
     def forward(
         self,
         embeddings: Float[Tensor, "n d"],

@@ -6,6 +6,7 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor, nn
 
+from likewise import _shares
 from likewise._checks import check_positive
 from likewise.errors import InputError, InputTypeError
 
@@ -35,6 +36,8 @@ class Sum(nn.Module):
         >>> loss.facts["triplet/loss"], loss.facts["contrastive/loss"]
         (tensor(0.5000), tensor(0.1667))
     """
+
+    by_rows = True  # so that processes may share a batch
 
     def __init__(self, *parts: nn.Module | tuple[float, nn.Module]) -> None:
         super().__init__()
@@ -80,7 +83,7 @@ class Sum(nn.Module):
             options = {"ids": ids, "reference_ids": reference_ids}
             if not against and not getattr(part, "takes_ids", False):
                 options = {}  # ids only tell older copies among references
-            value = part(embeddings, labels, *against, **options)
+            value = _shares.parted(part, embeddings, labels, *against, **options)
             total = total + weight * value
             self.facts |= told_by(part, value, name)
         return total

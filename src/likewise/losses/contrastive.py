@@ -9,14 +9,15 @@ import torch.nn.functional as F
 from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
 
+from likewise import _shares
 from likewise._checks import check_at_least, check_choice, check_positive, free_to_look
 from likewise.distances import EUCLIDEAN, INNER_PRODUCT, SNR, Distance
 from likewise.errors import InputError
 from likewise.losses._shown import shown
 from likewise.losses._slopes import with_slopes
-from likewise.losses.facts import batch_facts, mean_over
+from likewise.losses.facts import batch_facts, batch_mean_over
 from likewise.masks import compared, labeled_among
-from likewise.miners import PairMiner, Pairs, all_pairs
+from likewise.miners import PairMiner, Pairs, all_pairs, works_by_rows
 
 
 def contrastive_loss(
@@ -118,6 +119,11 @@ class ContrastiveLoss(nn.Module):
         self.average = average
         self.facts: Mapping[str, Tensor] = {}
 
+    @property
+    def by_rows(self) -> bool:
+        """Whether processes may share a batch: whether the miner selects row by row."""
+        return works_by_rows(self.miner)
+
     def forward(
         self,
         embeddings: Float[Tensor, "n d"],
@@ -171,6 +177,7 @@ def _mean(
         counts = active if average == "active" else selected
         if average == "pairs":
             counts = [selected[0] + selected[1]] * 2
+        counts = [_shares.counted(count) for count in counts]
         pull_share, push_share = (
             distances.new_tensor((0.5 if halved else 1.0) / max(count, 1))
             if isinstance(count, int)
@@ -248,6 +255,11 @@ class SNRContrastiveLoss(nn.Module):
         self.distance = SNR
         self.facts: Mapping[str, Tensor] = {}
 
+    @property
+    def by_rows(self) -> bool:
+        """Whether processes may share a batch: whether the miner selects row by row."""
+        return self.pairs.by_rows
+
     def forward(
         self,
         embeddings: Float[Tensor, "n d"],
@@ -266,4 +278,4 @@ class SNRContrastiveLoss(nn.Module):
         if not self.mean_weight:
             return loss
         sums = embeddings.to(loss.dtype).sum(dim=1).abs()
-        return loss + self.mean_weight * mean_over(sums, labeled_among(labels))
+        return loss + self.mean_weight * batch_mean_over(sums, labeled_among(labels))

@@ -7,6 +7,7 @@ import torch.nn.functional as F
 from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
 
+from likewise import _shares
 from likewise._checks import (
     check_embeddings,
     check_finite,
@@ -83,6 +84,7 @@ class DistillationLoss(nn.Module):
         tensor(True)
     """
 
+    by_rows = True  # so that processes may share a batch
     takes_ids = True
     teacher: Tensor
 
@@ -117,9 +119,11 @@ class DistillationLoss(nn.Module):
     ) -> Float[Tensor, ""]:
         """The mean over the items; 0 for fewer than two. Items with one id are no pair."""
         check_embeddings(embeddings)
-        others, own = embeddings, self._positions(ids, len(embeddings), "ids")
-        known = own
-        if references is not None:
+        own = self._positions(ids, len(embeddings), "ids")
+        others, known = embeddings, own
+        if references is None:
+            others, known = map(_shares.everything, (embeddings, own))
+        else:
             check_embeddings(references, "references")
             others = references
             known = self._positions(reference_ids, len(references), "reference_ids")
@@ -135,7 +139,8 @@ class DistillationLoss(nn.Module):
                 "spread": spread(kept),
             }
         )
-        return shown(costs.sum() / max(len(costs), 1), distances, embeddings)
+        count = max(_shares.counted(len(costs)), 1)
+        return shown(costs.sum() / count, distances, embeddings)
 
     def _positions(self, ids: Tensor | None, count: int, name: str) -> Tensor:
         if ids is None:

@@ -10,6 +10,7 @@ from jaxtyping import Bool, Float
 from torch import Tensor
 
 from likewise._checks import free_to_look
+from likewise._shares import counted, current
 
 MOST_ANCHORS = 128  # whose pairs are looked at
 FEW = 1 << 17  # up to this many distances the facts wait until they are read
@@ -55,11 +56,7 @@ class Told(Mapping[str, Tensor]):
 
 def mean_where(values: Float[Tensor, "..."], mask: Bool[Tensor, "..."]) -> Float[Tensor, ""]:
     """Mean of the values where the mask is True; zero, and still differentiable, if nowhere."""
-    if not free_to_look(mask):
-        return torch.where(mask, values, 0).sum() / torch.count_nonzero(mask).clamp(min=1)
-    count = int(np.count_nonzero(mask.numpy()))
-    some = values if count == mask.numel() else torch.where(mask, values, 0)
-    return some.sum() / max(count, 1)
+    return _mean_where(values, mask, _here)
 
 
 def mean_over(values: Float[Tensor, " n"], labeled: Bool[Tensor, " n"] | None) -> Float[Tensor, ""]:
@@ -67,6 +64,36 @@ def mean_over(values: Float[Tensor, " n"], labeled: Bool[Tensor, " n"] | None) -
     if labeled is None:
         return values.sum() / max(len(values), 1)
     return mean_where(values, labeled)
+
+
+def batch_mean_where(values: Float[Tensor, "..."], mask: Bool[Tensor, "..."]) -> Float[Tensor, ""]:
+    """As `mean_where`; of a batch that processes share, what the rows here add to its mean."""
+    return _mean_where(values, mask, counted)
+
+
+def batch_mean_over(
+    values: Float[Tensor, " n"], labeled: Bool[Tensor, " n"] | None
+) -> Float[Tensor, ""]:
+    """As `mean_over`; of a batch that processes share, what the rows here add to its mean."""
+    if current() is not None:  # some may be labeled on one process, and all on another
+        labeled = torch.ones_like(values, dtype=torch.bool) if labeled is None else labeled
+    if labeled is None:
+        return values.sum() / max(len(values), 1)
+    return batch_mean_where(values, labeled)
+
+
+def _here(count: Any) -> Any:
+    return count
+
+
+def _mean_where(values: Tensor, mask: Tensor, total: Callable[[Any], Any]) -> Tensor:
+    if not free_to_look(mask):
+        every: Tensor = total(torch.count_nonzero(mask))
+        return torch.where(mask, values, 0).sum() / every.clamp(min=1)
+    count = int(np.count_nonzero(mask.numpy()))
+    some = values if count == mask.numel() else torch.where(mask, values, 0)
+    whole: int = total(count)
+    return some.sum() / max(whole, 1)
 
 
 @torch.no_grad()

@@ -11,7 +11,7 @@ from torch.autograd.function import once_differentiable
 from likewise._checks import check_count, check_positive
 from likewise.distances import COSINE, Distance
 from likewise.losses._shown import shown
-from likewise.losses.facts import batch_facts, mean_where
+from likewise.losses.facts import batch_facts, batch_mean_where
 from likewise.losses.smooth_ranking import blocks
 from likewise.masks import compared
 
@@ -114,6 +114,8 @@ class FastAPLoss(nn.Module):
         tensor(True)
     """
 
+    by_rows = True  # so that processes may share a batch
+
     def __init__(
         self, *, bins: int = 10, farthest: float = 2.0, distance: Distance = COSINE
     ) -> None:
@@ -147,5 +149,5 @@ class FastAPLoss(nn.Module):
             bins=self.bins,
             farthest=self.farthest,
         )
-        mean = mean_where(values, batch.is_positive.any(dim=1))
+        mean = batch_mean_where(values, batch.is_positive.any(dim=1))
         return shown(mean, distances, embeddings)

@@ -8,14 +8,15 @@ import torch.nn.functional as F
 from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
 
+from likewise import _shares
 from likewise._checks import check_at_least
 from likewise.distances import EUCLIDEAN, Distance
 from likewise.losses._log_sum_exp import HUGE, TINY, is_small, log_sum_exp, pull_and_push
 from likewise.losses._shown import shown
 from likewise.losses._slopes import with_slopes
-from likewise.losses.facts import batch_facts, mean_over, mean_where
+from likewise.losses.facts import batch_facts, batch_mean_over, mean_over, mean_where
 from likewise.masks import compared
-from likewise.miners import PairMiner, Pairs, all_pairs
+from likewise.miners import PairMiner, Pairs, all_pairs, works_by_rows
 
 
 def lifted_structure_loss(
@@ -178,6 +179,11 @@ class GeneralizedLiftedLoss(nn.Module):
         self.miner = miner
         self.facts: Mapping[str, Tensor] = {}
 
+    @property
+    def by_rows(self) -> bool:
+        """Whether processes may share a batch: whether the miner selects row by row."""
+        return works_by_rows(self.miner)
+
     def forward(
         self,
         embeddings: Float[Tensor, "n d"],
@@ -197,7 +203,7 @@ class GeneralizedLiftedLoss(nn.Module):
         found = _mean_of_few(distances, pairs, self.margin)
         if found is None:
             costs = generalized_lifted_loss(distances, *pairs, margin=self.margin)
-            found = mean_over(costs, batch.labeled), costs.detach() > 0
+            found = batch_mean_over(costs, batch.labeled), costs.detach() > 0
         (mean, costly), labeled = found, batch.labeled
         self.facts = batch_facts(
             embeddings, distances, *batch.pairs, active=lambda: mean_over(costly, labeled)
@@ -208,7 +214,7 @@ class GeneralizedLiftedLoss(nn.Module):
 def _mean_of_few(distances: Tensor, pairs: Pairs, margin: float) -> tuple[Tensor, Tensor] | None:
     # The mean over all anchors of a small batch, with its gradient, and which of them cost; None
     # if an anchor lacks a kind of pair, or if the exponentials need more care than float32 gives.
-    if not is_small(distances):
+    if not is_small(distances) or _shares.current() is not None:
         return None
     with np.errstate(all="ignore"):
         each = np.exp(distances.detach().numpy())

@@ -7,6 +7,7 @@ import torch.nn.functional as F
 from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
 
+from likewise import _shares
 from likewise._checks import check_at_least, check_count, check_number
 from likewise.distances import EUCLIDEAN, Distance
 from likewise.losses._centers import labeled_codes
@@ -15,7 +16,7 @@ from likewise.losses._slopes import with_slopes
 from likewise.losses.facts import batch_facts
 from likewise.losses.triplet import triplets_of_pairs
 from likewise.masks import compared
-from likewise.miners import AllTriplets, TripletMiner, all_triplets
+from likewise.miners import AllTriplets, TripletMiner, all_triplets, works_by_rows
 
 
 def margin_loss(
@@ -96,6 +97,11 @@ class MarginLoss(nn.Module):
         self.miner = miner
         self.facts: Mapping[str, Tensor] = {}
 
+    @property
+    def by_rows(self) -> bool:
+        """Whether processes may share a batch: whether the miner selects row by row."""
+        return works_by_rows(self.miner)
+
     def forward(
         self,
         embeddings: Float[Tensor, "n d"],
@@ -125,13 +131,14 @@ class MarginLoss(nn.Module):
             costs = margin_loss(apart, batch.is_positive, beta=0, margin=self.margin)
             slopes = torch.where(costs > 0, times, 0)
             count = slopes.sum()
-            share = 1 / count.clamp(min=1)
+            every = _shares.counted(count)
+            share = 1 / every.clamp(min=1)
             value = costs.mul_(slopes).sum() * share
             slopes = torch.where(batch.is_positive, slopes, -slopes).mul_(share)
         value = with_slopes(apart, value, slopes)
         if self.nu:
             # Each triplet has one positive pair, so that these sums count an anchor's triplets.
-            triplets = torch.where(batch.is_positive, times, 0).sum(dim=1) * (share * (count > 0))
+            triplets = torch.where(batch.is_positive, times, 0).sum(dim=1) * (share * (every > 0))
             value = value + self.nu * (triplets * beta.to(distances.dtype)).sum()
         self.facts = batch_facts(
             embeddings,

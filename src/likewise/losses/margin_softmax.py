@@ -124,6 +124,7 @@ class ArcFaceLoss(nn.Module):
         0
     """
 
+    by_rows = True  # so that processes may share a batch
     takes_weights = True  # of the items
 
     def __init__(
@@ -214,6 +215,7 @@ class CosFaceLoss(nn.Module):
         0
     """
 
+    by_rows = True  # so that processes may share a batch
     takes_weights = True  # of the items
 
     def __init__(
@@ -298,6 +300,7 @@ class SphereFaceLoss(nn.Module):
         0
     """
 
+    by_rows = True  # so that processes may share a batch
     takes_weights = True  # of the items
 
     def __init__(

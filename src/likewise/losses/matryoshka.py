@@ -8,6 +8,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
+from likewise import _shares
 from likewise._checks import check_count, check_positive
 from likewise.encoders import Truncate
 from likewise.errors import InputError, InputTypeError
@@ -45,6 +46,8 @@ class MatryoshkaLoss(nn.Module):
         >>> loss(points, torch.tensor([0, 0, 1])), loss.facts["1/loss"]  # 1.0 from 0.0 at width 1
         (tensor(0.), tensor(0.))
     """
+
+    by_rows = True  # so that processes may share a batch
 
     def __init__(
         self,
@@ -90,7 +93,8 @@ class MatryoshkaLoss(nn.Module):
         self.facts = {}
         terms = []
         for dim, weight, part in zip(self.dims, self.weights, cycle(self.parts)):
-            value = part(
+            value = _shares.parted(
+                part,
                 *(self._cut(each, dim) for each in given),
                 **{name: self._cut(each, dim) for name, each in named.items()},
             )

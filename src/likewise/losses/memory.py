@@ -4,6 +4,7 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor, nn
 
+from likewise import _shares
 from likewise._checks import check_count, check_embeddings, check_labels, check_positive
 from likewise.errors import InputError
 from likewise.masks import UNLABELED
@@ -58,6 +59,7 @@ class CrossBatchMemory(nn.Module):
         tensor([0, 1, 0, 1])
     """
 
+    by_rows = True  # so that processes may share a batch
     takes_ids = True
     embeddings: Tensor
     labels: Tensor
@@ -112,7 +114,7 @@ class CrossBatchMemory(nn.Module):
         self._check(embeddings, labels, ids, references is not None)
         if ids is None or self.copies:
             # Ids that match nothing in the memory, and each itself only within the batch.
-            known = torch.arange(len(labels), device=labels.device)
+            known = _shares.positions(len(labels), labels.device)
             remembered = torch.full_like(self.ids, -1)
         else:
             known, remembered = ids, self.ids
@@ -125,16 +127,17 @@ class CrossBatchMemory(nn.Module):
         )
         self.facts["memory/filled"] = (self.labels != UNLABELED).float().mean()
         if self.training:
-            self._remember(embeddings.detach(), labels, known if ids is None else ids)
+            rows = embeddings.detach(), labels, known if ids is None else ids
+            self._remember(*map(_shares.everything, rows))
         return value
 
     def _one_by_one(
         self, embeddings: Tensor, labels: Tensor, memory: Tensor, ids: Tensor, remembered: Tensor
     ) -> Tensor:
-        value: Tensor = self.loss(embeddings, labels)
+        value = _shares.parted(self.loss, embeddings, labels)
         self.facts = dict(getattr(self.loss, "facts", {}))
-        against: Tensor = self.loss(
-            embeddings, labels, memory, self.labels, ids=ids, reference_ids=remembered
+        against = _shares.parted(
+            self.loss, embeddings, labels, memory, self.labels, ids=ids, reference_ids=remembered
         )
         self.facts["memory/loss"] = against.detach()
         for name, fact in getattr(self.loss, "facts", {}).items():
@@ -145,13 +148,14 @@ class CrossBatchMemory(nn.Module):
     def _at_once(
         self, embeddings: Tensor, labels: Tensor, memory: Tensor, ids: Tensor, remembered: Tensor
     ) -> Tensor:
-        value: Tensor = self.loss(
+        value = _shares.parted(
+            self.loss,
             embeddings,
             labels,
-            torch.cat([embeddings, memory]),
-            torch.cat([labels, self.labels]),
+            torch.cat([_shares.everything(embeddings), memory]),
+            torch.cat([_shares.everything(labels), self.labels]),
             ids=ids,
-            reference_ids=torch.cat([ids, remembered]),
+            reference_ids=torch.cat([_shares.everything(ids), remembered]),
         )
         self.facts = dict(getattr(self.loss, "facts", {}))
         return value

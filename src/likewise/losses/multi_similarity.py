@@ -13,9 +13,9 @@ from likewise.distances import COSINE, Distance
 from likewise.errors import InputError
 from likewise.losses._log_sum_exp import pull_and_push
 from likewise.losses._shown import shown
-from likewise.losses.facts import batch_facts, mean_over
+from likewise.losses.facts import batch_facts, batch_mean_over
 from likewise.masks import compared
-from likewise.miners import PairMiner, Pairs
+from likewise.miners import PairMiner, Pairs, works_by_rows
 
 
 def multi_similarity_loss(
@@ -121,6 +121,11 @@ class MultiSimilarityLoss(nn.Module):
         self.miner = miners.multi_similarity(0.1) if miner is None else miner
         self.facts: Mapping[str, Tensor] = {}
 
+    @property
+    def by_rows(self) -> bool:
+        """Whether processes may share a batch: whether the miner selects row by row."""
+        return works_by_rows(self.miner)
+
     def forward(
         self,
         embeddings: Float[Tensor, "n d"],
@@ -144,7 +149,7 @@ class MultiSimilarityLoss(nn.Module):
         self.facts = batch_facts(
             embeddings, distances, *batch.pairs, active=lambda: _share(pairs, possible)
         )
-        return shown(mean_over(costs, batch.labeled), distances, embeddings)
+        return shown(batch_mean_over(costs, batch.labeled), distances, embeddings)
 
 
 def _share(selected: Pairs, possible: Pairs) -> Tensor:

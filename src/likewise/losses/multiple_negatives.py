@@ -6,10 +6,11 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor, nn
 
+from likewise import _shares
 from likewise._checks import check_positive
 from likewise.distances import COSINE, Distance
 from likewise.losses._shown import shown
-from likewise.losses.facts import batch_facts, mean_where
+from likewise.losses.facts import batch_facts, batch_mean_where, mean_where
 from likewise.losses.nt_xent import nt_xent_loss
 from likewise.masks import compared
 
@@ -46,6 +47,8 @@ class MultipleNegativesLoss(nn.Module):
         tensor(True)
     """
 
+    by_rows = True  # so that processes may share a batch
+
     def __init__(
         self, *, temperature: float = 0.05, distance: Distance = COSINE, symmetric: bool = False
     ) -> None:
@@ -72,8 +75,53 @@ class MultipleNegativesLoss(nn.Module):
         )
         distances = self.distance.matrix(batch.anchors, batch.references)
         costs = nt_xent_loss(distances, batch.is_negative, temperature=self.temperature)
+        if self.symmetric and _shares.current() is not None:
+            self.facts = batch_facts(embeddings, distances, *batch.pairs)
+            value = batch_mean_where(costs, batch.is_positive)
+            back = self._back(embeddings, labels, references, reference_labels, ids, reference_ids)
+            return shown((value + back) / 2, distances, embeddings)
         if self.symmetric:
             back = nt_xent_loss(distances.T, batch.is_negative.T, temperature=self.temperature)
             costs = torch.lerp(costs, back.T, 0.5)
         self.facts = batch_facts(embeddings, distances, *batch.pairs)
-        return shown(mean_where(costs, batch.is_positive), distances, embeddings)
+        return shown(batch_mean_where(costs, batch.is_positive), distances, embeddings)
+
+    def _back(
+        self,
+        embeddings: Tensor,
+        labels: Tensor,
+        references: Tensor | None,
+        reference_labels: Tensor | None,
+        ids: Tensor | None,
+        reference_ids: Tensor | None,
+    ) -> Tensor:
+        """What a process that shares a batch adds where keys look for the queries of all of it."""
+        share = _shares.current()
+        queries, query_labels = _shares.everything(embeddings), _shares.everything(labels)
+        if references is None or reference_labels is None or share is None:
+            given = [embeddings, labels, _shares.positions(len(labels), labels.device)]
+            found: list[Tensor | None] = [*given]
+            ids = torch.arange(len(query_labels), device=labels.device)
+        else:
+            ids = None if ids is None else _shares.everything(ids)
+            given = [references, reference_labels]
+            given += [] if reference_ids is None else [reference_ids]
+            found = [share.here(each) for each in given]
+        is_parted = all(each is not None for each in found)  # or they are a memory
+        keys, key_labels, *key_ids = (
+            whole if here is None or not is_parted else here
+            for whole, here in zip(given, found, strict=True)
+        )
+        batch = compared(
+            queries,
+            query_labels,
+            keys,
+            key_labels,
+            ids=ids,
+            reference_ids=next(iter(key_ids), None),
+        )
+        distances = self.distance.matrix(batch.anchors, batch.references).T
+        costs = nt_xent_loss(distances, batch.is_negative.T, temperature=self.temperature)
+        if is_parted:
+            return batch_mean_where(costs, batch.is_positive.T)
+        return _shares.once(mean_where(costs, batch.is_positive.T))

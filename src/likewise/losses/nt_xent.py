@@ -10,9 +10,9 @@ from likewise._checks import check_positive
 from likewise.distances import COSINE, Distance
 from likewise.losses._log_sum_exp import log_sum_exp
 from likewise.losses._shown import shown
-from likewise.losses.facts import batch_facts, mean_where
+from likewise.losses.facts import batch_facts, batch_mean_where
 from likewise.masks import compared
-from likewise.miners import PairMiner, all_pairs
+from likewise.miners import PairMiner, all_pairs, works_by_rows
 
 
 def nt_xent_loss(
@@ -80,6 +80,11 @@ class NTXentLoss(nn.Module):
         self.miner = miner
         self.facts: Mapping[str, Tensor] = {}
 
+    @property
+    def by_rows(self) -> bool:
+        """Whether processes may share a batch: whether the miner selects row by row."""
+        return works_by_rows(self.miner)
+
     def forward(
         self,
         embeddings: Float[Tensor, "n d"],
@@ -98,4 +103,4 @@ class NTXentLoss(nn.Module):
         pairs = self.miner(distances, *batch.pairs)
         costs = nt_xent_loss(distances, pairs.negative, temperature=self.temperature)
         self.facts = batch_facts(embeddings, distances, *batch.pairs)
-        return shown(mean_where(costs, pairs.positive), distances, embeddings)
+        return shown(batch_mean_where(costs, pairs.positive), distances, embeddings)

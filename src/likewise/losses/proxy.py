@@ -9,6 +9,7 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 
+from likewise import _shares
 from likewise._checks import check_at_least, check_count, check_positive
 from likewise.distances import unit
 from likewise.losses._centers import (
@@ -147,6 +148,7 @@ class ProxyNCALoss(nn.Module):
         0
     """
 
+    by_rows = True  # so that processes may share a batch
     takes_weights = True  # of the items
 
     def __init__(
@@ -308,6 +310,7 @@ class SoftTripleLoss(nn.Module):
         0
     """
 
+    by_rows = True  # so that processes may share a batch
     takes_weights = True  # of the items
 
     def __init__(
@@ -356,7 +359,7 @@ class SoftTripleLoss(nn.Module):
         logits = (softened + self.margin * compared.is_own) * -self.scale
         value = mean_cross_entropy(logits, compared.own, compared.labeled, weights)
         if self.regularizer:
-            value = value + self.regularizer * centers_apart(compared.centers)
+            value = value + _shares.once(self.regularizer * centers_apart(compared.centers))
         return compared.shown(value)
 
     def logits(self, embeddings: Float[Tensor, "n d"]) -> Float[Tensor, "n c"]:

@@ -9,7 +9,7 @@ from torch import Tensor, nn
 from likewise._checks import check_at_least, check_positive, check_rate
 from likewise.distances import EUCLIDEAN, Distance
 from likewise.losses._shown import shown
-from likewise.losses.facts import batch_facts, mean_over, mean_where
+from likewise.losses.facts import batch_facts, batch_mean_over, mean_where
 from likewise.masks import compared
 
 
@@ -85,6 +85,8 @@ class RankedListLoss(nn.Module):
         tensor(0.1000)
     """
 
+    by_rows = True  # so that processes may share a batch
+
     def __init__(
         self,
         *,
@@ -141,4 +143,4 @@ class RankedListLoss(nn.Module):
             return mean_where(costly.float(), positive | negative)
 
         self.facts = batch_facts(embeddings, distances, *batch.pairs, active=active)
-        return shown(mean_over(costs, batch.labeled), distances, embeddings)
+        return shown(batch_mean_over(costs, batch.labeled), distances, embeddings)

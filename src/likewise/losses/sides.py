@@ -7,6 +7,7 @@ import torch
 from jaxtyping import Bool, Float
 from torch import Tensor, nn
 
+from likewise import _shares
 from likewise._checks import check_embeddings, check_same, check_same_width
 from likewise.distances import EUCLIDEAN, Distance
 from likewise.errors import InputError
@@ -38,6 +39,7 @@ class GivenPairsLoss(nn.Module):
         tensor(4.6250)
     """
 
+    by_rows = True  # so that processes may share a batch
     takes_pairs = True  # by which `fit` knows how to call it on pairs of two towers
 
     def __init__(
@@ -67,7 +69,7 @@ class GivenPairsLoss(nn.Module):
                 "spread": spread(torch.cat([a, b])),
                 **getattr(self.cost, "facts", {}),
             }
-        return shown(costs.sum() / max(len(costs), 1), distances, a)
+        return shown(costs.sum() / max(_shares.counted(len(costs)), 1), distances, a)
 
 
 class GivenTripletsLoss(nn.Module):
@@ -89,6 +91,8 @@ class GivenTripletsLoss(nn.Module):
         >>> GivenTripletsLoss()(anchor, positive, negative)
         tensor(0.1000)
     """
+
+    by_rows = True  # so that processes may share a batch
 
     def __init__(
         self,
@@ -120,7 +124,8 @@ class GivenTripletsLoss(nn.Module):
                 "negative_distance": to_negative.sum() / count,
                 "spread": spread(torch.cat([anchor, positive, negative])),
             }
-        return shown(costs.sum() / count, torch.cat([to_positive, to_negative]), anchor)
+        mean = costs.sum() / max(_shares.counted(len(costs)), 1)
+        return shown(mean, torch.cat([to_positive, to_negative]), anchor)
 
 
 def check_sides(**sides: Tensor) -> None:

@@ -11,9 +11,9 @@ from torch import Tensor, nn
 from likewise._checks import check_positive
 from likewise.distances import COSINE, Distance
 from likewise.losses._shown import shown
-from likewise.losses.facts import batch_facts, mean_over
+from likewise.losses.facts import batch_facts, batch_mean_over
 from likewise.masks import compared
-from likewise.miners import PairMiner, all_pairs
+from likewise.miners import PairMiner, all_pairs, works_by_rows
 
 
 def sigmoid_pairs_loss(
@@ -78,6 +78,11 @@ class SigmoidPairsLoss(nn.Module):
         self.miner = miner
         self.facts: Mapping[str, Tensor] = {}
 
+    @property
+    def by_rows(self) -> bool:
+        """Whether processes may share a batch: whether the miner selects row by row."""
+        return works_by_rows(self.miner)
+
     def forward(
         self,
         embeddings: Float[Tensor, "n d"],
@@ -103,4 +108,4 @@ class SigmoidPairsLoss(nn.Module):
             scale=scale.detach(),
             bias=self.bias.detach().clone(),
         )
-        return shown(mean_over(costs, batch.labeled), distances, embeddings)
+        return shown(batch_mean_over(costs, batch.labeled), distances, embeddings)

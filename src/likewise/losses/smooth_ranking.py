@@ -12,7 +12,7 @@ from likewise._checks import check_count, check_positive
 from likewise.distances import COSINE, Distance
 from likewise.errors import InputError
 from likewise.losses._shown import shown
-from likewise.losses.facts import batch_facts, mean_where
+from likewise.losses.facts import batch_facts, batch_mean_where
 from likewise.masks import compared
 
 MOST = 1 << 20  # values made at once: 4 MB of float32, which a processor's cache holds
@@ -137,6 +137,8 @@ class SmoothAPLoss(nn.Module):
         tensor(True)
     """
 
+    by_rows = True  # so that processes may share a batch
+
     def __init__(
         self, *, temperature: float = 0.01, distance: Distance = COSINE, most: int | None = None
     ) -> None:
@@ -173,7 +175,7 @@ class SmoothAPLoss(nn.Module):
         )
         precision = torch.where(ranked, among_positives / among_all, 0).sum(dim=1)
         costs = 1 - precision / ranked.sum(dim=1).clamp(min=1)
-        return shown(mean_where(costs, ranked.any(dim=1)), distances, embeddings)
+        return shown(batch_mean_where(costs, ranked.any(dim=1)), distances, embeddings)
 
 
 class RecallAtKLoss(nn.Module):
@@ -202,6 +204,8 @@ class RecallAtKLoss(nn.Module):
         >>> loss(apart, torch.tensor([0, 0, 1, 1])) < loss(apart, torch.tensor([0, 1, 0, 1]))
         tensor(True)
     """
+
+    by_rows = True  # so that processes may share a batch
 
     def __init__(
         self,
@@ -253,4 +257,4 @@ class RecallAtKLoss(nn.Module):
         within = sum(((k - ranks) / self.rank_temperature).sigmoid() for k in self.ks)
         recall = torch.where(ranked, within / len(self.ks), 0).sum(dim=1)
         costs = 1 - recall / ranked.sum(dim=1).clamp(min=1)
-        return shown(mean_where(costs, ranked.any(dim=1)), distances, embeddings)
+        return shown(batch_mean_where(costs, ranked.any(dim=1)), distances, embeddings)

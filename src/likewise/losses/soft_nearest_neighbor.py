@@ -7,14 +7,15 @@ import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
 
+from likewise import _shares
 from likewise._checks import check_choice, check_positive
 from likewise.distances import SQUARED_EUCLIDEAN, Distance
 from likewise.losses._log_sum_exp import HUGE, TINY, has_any, is_empty, is_small, pull_and_push
 from likewise.losses._shown import shown
 from likewise.losses._slopes import with_slopes
-from likewise.losses.facts import batch_facts, mean_over
+from likewise.losses.facts import batch_facts, batch_mean_over
 from likewise.masks import compared
-from likewise.miners import PairMiner, Pairs, all_pairs
+from likewise.miners import PairMiner, Pairs, all_pairs, works_by_rows
 
 
 def soft_nearest_neighbor_loss(
@@ -90,6 +91,11 @@ class SoftNearestNeighborLoss(nn.Module):
         self.average = average
         self.facts: Mapping[str, Tensor] = {}
 
+    @property
+    def by_rows(self) -> bool:
+        """Whether processes may share a batch: whether the miner selects row by row."""
+        return works_by_rows(self.miner)
+
     def forward(
         self,
         embeddings: Float[Tensor, "n d"],
@@ -111,14 +117,14 @@ class SoftNearestNeighborLoss(nn.Module):
         if mean is None:
             costs = soft_nearest_neighbor_loss(distances, *pairs, temperature=self.temperature)
             counted = has_any(pairs.positive)
-            mean = mean_over(costs, counted if self.average == "active" else batch.labeled)
+            mean = batch_mean_over(costs, counted if self.average == "active" else batch.labeled)
         return shown(mean, distances, embeddings)
 
 
 def _mean_of_few(distances: Tensor, pairs: Pairs, temperature: float) -> Tensor | None:
     # The mean over all anchors of a small batch, with its gradient; None if an anchor has no
     # positive, or if the exponentials need more care than float32 gives.
-    if not is_small(distances):
+    if not is_small(distances) or _shares.current() is not None:
         return None
     with np.errstate(all="ignore"):
         each = np.exp(distances.detach().numpy() * (-1 / temperature))

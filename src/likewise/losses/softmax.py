@@ -45,6 +45,7 @@ class SoftmaxLoss(nn.Module):
         0
     """
 
+    by_rows = True  # so that processes may share a batch
     takes_weights = True  # of the items
 
     def __init__(self, embedding_dim: int, class_count: int) -> None:
@@ -130,6 +131,7 @@ class NormalizedSoftmaxLoss(nn.Module):
         0
     """
 
+    by_rows = True  # so that processes may share a batch
     takes_weights = True  # of the items
 
     def __init__(

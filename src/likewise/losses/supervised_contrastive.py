@@ -10,9 +10,9 @@ from likewise._checks import check_choice, check_positive
 from likewise.distances import COSINE, Distance
 from likewise.losses._log_sum_exp import has_any, log_sum_exp
 from likewise.losses._shown import shown
-from likewise.losses.facts import batch_facts, mean_over
+from likewise.losses.facts import batch_facts, batch_mean_over
 from likewise.masks import compared
-from likewise.miners import PairMiner, all_pairs
+from likewise.miners import PairMiner, all_pairs, works_by_rows
 
 
 def supervised_contrastive_loss(
@@ -85,6 +85,11 @@ class SupervisedContrastiveLoss(nn.Module):
         self.average = average
         self.facts: Mapping[str, Tensor] = {}
 
+    @property
+    def by_rows(self) -> bool:
+        """Whether processes may share a batch: whether the miner selects row by row."""
+        return works_by_rows(self.miner)
+
     def forward(
         self,
         embeddings: Float[Tensor, "n d"],
@@ -104,5 +109,5 @@ class SupervisedContrastiveLoss(nn.Module):
         costs = supervised_contrastive_loss(distances, *pairs, temperature=self.temperature)
         self.facts = batch_facts(embeddings, distances, *batch.pairs)
         counted = has_any(pairs.positive)
-        mean = mean_over(costs, counted if self.average == "active" else batch.labeled)
+        mean = batch_mean_over(costs, counted if self.average == "active" else batch.labeled)
         return shown(mean, distances, embeddings)

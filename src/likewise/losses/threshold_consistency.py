@@ -9,9 +9,9 @@ from torch import Tensor, nn
 from likewise._checks import check_at_least
 from likewise.distances import COSINE, Distance
 from likewise.losses._shown import shown
-from likewise.losses.facts import batch_facts, mean_where
+from likewise.losses.facts import batch_facts, batch_mean_where
 from likewise.masks import compared
-from likewise.miners import PairMiner, all_pairs
+from likewise.miners import PairMiner, all_pairs, works_by_rows
 
 
 def threshold_consistency_loss(
@@ -44,8 +44,8 @@ def threshold_consistency_loss(
     # What is not easy, for NaN is neither: it must not be passed over.
     hard_positive = positive & ~(distances < positive_margin)
     hard_negative = negative & ~(distances > negative_margin)
-    pull = mean_where(distances - positive_margin, hard_positive)
-    push = mean_where(negative_margin - distances, hard_negative)
+    pull = batch_mean_where(distances - positive_margin, hard_positive)
+    push = batch_mean_where(negative_margin - distances, hard_negative)
     return positive_weight * pull + negative_weight * push
 
 
@@ -94,6 +94,11 @@ class ThresholdConsistencyLoss(nn.Module):
         self.distance = distance
         self.miner = miner
         self.facts: Mapping[str, Tensor] = {}
+
+    @property
+    def by_rows(self) -> bool:
+        """Whether processes may share a batch: whether the miner selects row by row."""
+        return works_by_rows(self.miner)
 
     def forward(
         self,

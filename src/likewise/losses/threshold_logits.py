@@ -12,9 +12,9 @@ from likewise._checks import check_positive
 from likewise.distances import COSINE, Distance
 from likewise.errors import InputError
 from likewise.losses._shown import shown
-from likewise.losses.facts import batch_facts, mean_where
+from likewise.losses.facts import batch_facts, batch_mean_where, mean_where
 from likewise.masks import compared
-from likewise.miners import PairMiner, all_pairs
+from likewise.miners import PairMiner, all_pairs, works_by_rows
 
 
 def threshold_logits(
@@ -156,6 +156,11 @@ class ThresholdLoss(nn.Module):
         self.miner = miner
         self.facts: Mapping[str, Tensor] = {}
 
+    @property
+    def by_rows(self) -> bool:
+        """Whether processes may share a batch: whether the miner selects row by row."""
+        return works_by_rows(self.miner)
+
     def forward(
         self,
         embeddings: Float[Tensor, "n d"],
@@ -178,5 +183,7 @@ class ThresholdLoss(nn.Module):
             hits, wrong = (mean_where(accepted, kind) for kind in pairs)
         of_pairs = {**self.threshold.facts, "accuracy": (hits + 1 - wrong) / 2}
         self.facts = batch_facts(embeddings, distances, *batch.pairs, **of_pairs)
-        mean = (mean_where(costs, pairs.positive) + mean_where(costs, pairs.negative)) / 2
+        mean = (
+            batch_mean_where(costs, pairs.positive) + batch_mean_where(costs, pairs.negative)
+        ) / 2
         return shown(mean, distances, embeddings)

@@ -11,13 +11,14 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 
+from likewise import _shares
 from likewise._checks import check_choice, check_count, check_positive, free_to_look
 from likewise.distances import EUCLIDEAN, Distance
 from likewise.losses._shown import shown
 from likewise.losses._slopes import with_slopes
 from likewise.losses.facts import batch_facts
 from likewise.masks import compared
-from likewise.miners import AllTriplets, TripletMiner, Triplets, all_triplets
+from likewise.miners import AllTriplets, TripletMiner, Triplets, all_triplets, works_by_rows
 from likewise.miners.anchor_rows import or_infinite, positive_columns, row_blocks, sorted_rows
 
 FEW_TRIPLETS = 1 << 17  # up to which steps cost more than looking at every triplet
@@ -347,6 +348,11 @@ class TripletLoss(nn.Module):
         self.most_positives = most_positives
         self.facts: Mapping[str, Tensor] = {}
 
+    @property
+    def by_rows(self) -> bool:
+        """Whether processes may share a batch: whether nothing is compared but anchors with all."""
+        return not self.swap and works_by_rows(self.miner)
+
     def forward(
         self,
         embeddings: Float[Tensor, "n d"],
@@ -376,6 +382,7 @@ class TripletLoss(nn.Module):
             embeddings, distances, *batch.pairs, active=lambda: active / count.clamp(min=1)
         )
         divisor: Any = active if self.average == "active" else count
+        divisor = _shares.counted(divisor)
         mean = total / (max(int(divisor), 1) if free_to_look(divisor) else divisor.clamp(min=1))
         return shown(mean, distances, embeddings)
 

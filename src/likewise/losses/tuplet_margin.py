@@ -12,10 +12,10 @@ from likewise.distances import COSINE
 from likewise.losses._log_sum_exp import log_sum_exp
 from likewise.losses._shown import shown
 from likewise.losses._slopes import with_slopes
-from likewise.losses.facts import batch_facts, mean_where
+from likewise.losses.facts import batch_facts, batch_mean_where
 from likewise.losses.margin_softmax import turned
 from likewise.masks import compared
-from likewise.miners import PairMiner, all_pairs
+from likewise.miners import PairMiner, all_pairs, works_by_rows
 
 
 def tuplet_margin_loss(
@@ -77,6 +77,11 @@ class TupletMarginLoss(nn.Module):
         self.miner = miner
         self.facts: Mapping[str, Tensor] = {}
 
+    @property
+    def by_rows(self) -> bool:
+        """Whether processes may share a batch: whether the miner selects row by row."""
+        return works_by_rows(self.miner)
+
     def forward(
         self,
         embeddings: Float[Tensor, "n d"],
@@ -95,7 +100,7 @@ class TupletMarginLoss(nn.Module):
         pairs = self.miner(distances, *batch.pairs)
         costs = tuplet_margin_loss(distances, pairs.negative, margin=self.margin, scale=self.scale)
         self.facts = batch_facts(embeddings, distances, *batch.pairs)
-        return shown(mean_where(costs, pairs.positive), distances, embeddings)
+        return shown(batch_mean_where(costs, pairs.positive), distances, embeddings)
 
 
 def intra_pair_variance_loss(

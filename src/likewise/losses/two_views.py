@@ -12,6 +12,7 @@ import torch.nn.functional as F
 from jaxtyping import Float, Int
 from torch import Tensor, nn
 
+from likewise import _shares
 from likewise._checks import (
     check_at_least,
     check_embeddings,
@@ -76,6 +77,8 @@ class SimCLRLoss(nn.Module):
         tensor(True)
     """
 
+    by_rows = True  # so that processes may share a batch
+
     def __init__(self, *, temperature: float = 0.5) -> None:
         super().__init__()
         check_positive("temperature", temperature)
@@ -88,14 +91,15 @@ class SimCLRLoss(nn.Module):
         """The mean over 2n views; 0 for no items."""
         _check_views(view_a, view_b)
         views = torch.cat(_widened(view_a, view_b))
-        size = len(views)
-        distances = COSINE.matrix(views, views)
-        itself = torch.eye(size, dtype=torch.bool, device=views.device)
-        is_other = itself.roll(size // 2, dims=0)
+        every = _shares.everything(views)
+        distances = COSINE.matrix(views, every)
+        places = torch.arange(len(every), device=views.device)
+        own = _shares.positions(len(views), views.device)
+        other = (own + len(every) // 2) % max(len(every), 1)
+        itself, is_other = (place[:, None] == places for place in (own, other))
         self.facts = batch_facts(views, distances, is_other, ~(itself | is_other))
-        other = torch.arange(size, device=views.device).roll(size // 2)
         logits = (distances * (-1 / self.temperature)).masked_fill(itself, -torch.inf)
-        return F.cross_entropy(logits, other, reduction="sum") / max(size, 1)
+        return F.cross_entropy(logits, other, reduction="sum") / max(len(every), 1)
 
 
 def simsiam_loss(
@@ -144,6 +148,8 @@ class SimSiamLoss(nn.Module):
         0
     """
 
+    by_rows = True  # so that processes may share a batch
+
     def __init__(self, predictor: nn.Module) -> None:
         super().__init__()
         self.predictor = predictor
@@ -156,7 +162,7 @@ class SimSiamLoss(nn.Module):
         _check_views(view_a, view_b)
         self.facts = _view_facts(view_a, view_b)
         costs = simsiam_loss(self.predictor(view_a), self.predictor(view_b), view_a, view_b)
-        return costs.sum() / max(len(costs), 1)
+        return costs.sum() / max(_shares.counted(len(costs)), 1)
 
 
 def barlow_twins_loss(
@@ -346,6 +352,12 @@ class OnViews(nn.Module):
         super().__init__()
         self.loss = loss
         self.projector = projector
+
+    @property
+    def by_rows(self) -> bool:
+        """Whether processes may share a batch: whether each has both views of its items."""
+        share = _shares.current()
+        return share is not None and share.views == 2 and _shares.by_rows(self.loss)
 
     @property
     def facts(self) -> dict[str, Tensor]:

@@ -1,5 +1,6 @@
 """Rules that select pairs and triplets from a matrix of distances and two masks."""
 
+from likewise.miners.by_rows import works_by_rows
 from likewise.miners.pair_miners import (
     PairMiner,
     Pairs,
@@ -52,4 +53,5 @@ __all__ = [
     "random_semi_hard",
     "semi_hard",
     "within_range",
+    "works_by_rows",
 ]

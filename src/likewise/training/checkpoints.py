@@ -149,6 +149,17 @@ class Checkpoint:
             torch.cuda.set_rng_state(random, device)
         return state["records"], state["stopped"]
 
+    def state(self) -> dict[str, Any]:
+        """What other processes of the training need to go on, besides weights and buffers."""
+        names = self.parts.keys() - {"encoder"}
+        return {
+            "parts": {
+                name: self.parts[name].state_dict() for name in names if "callback" not in name
+            },
+            "random": torch.get_rng_state(),
+            "random_cuda": [torch.cuda.get_rng_state(device) for device in self.devices],
+        }
+
     def close(self) -> None:
         """Let other processes have the folder."""
         if self._lock is not None:
@@ -160,6 +171,17 @@ class Checkpoint:
             "Train as before; or give another folder, and start from these weights with "
             "training.load_weights(checkpoint, encoder)."
         )
+
+
+def go_on(state: Mapping[str, Any], parts: Mapping[str, Any], devices: list[int]) -> None:
+    """Bring parts to where `Checkpoint.state` says that they stand in another process."""
+    for name, kept in state["parts"].items():
+        parts[name].load_state_dict(kept)
+        if isinstance(parts[name], torch.optim.Optimizer):
+            _lay_out(parts[name])
+    torch.set_rng_state(state["random"])
+    for device, random in zip(devices, state["random_cuda"], strict=False):
+        torch.cuda.set_rng_state(random, device)
 
 
 def load_weights(checkpoint: str | Path, encoder: nn.Module, loss: nn.Module | None = None) -> None:

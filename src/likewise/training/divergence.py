@@ -1,6 +1,6 @@
 """Divergence: an epoch whose numbers stop being finite ends the training and is undone."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import torch
 from torch import Tensor, nn
@@ -50,10 +50,16 @@ class Guard:
         self._skipped.add(len(self._seen["loss"]) - 1)
 
     @torch.no_grad()
-    def check(self, epoch: int) -> None:
+    def check(
+        self, epoch: int, everywhere: Callable[[Tensor], Tensor] = lambda finite: finite
+    ) -> None:
         """Undo the epoch if a number of it is not finite.
 
         Skipped steps count only where every step was skipped.
+
+        Args:
+            epoch: Number of the epoch.
+            everywhere: From what is finite here (1) or not (0) to what is in all processes.
 
         Raises:
             InputError: a number is not finite; the sentence names the first batch.
@@ -61,7 +67,7 @@ class Guard:
         finite = torch.stack(
             [torch.stack(column).float().flatten() for column in self._seen.values()]
         ).isfinite()
-        finite = finite.cpu()
+        finite = everywhere(finite.cpu().to(torch.uint8)).bool()
         if len(self._skipped) < finite.shape[1]:
             finite[:, sorted(self._skipped)] = True
         broken = ~finite.all(dim=0)

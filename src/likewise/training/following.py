@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from likewise._checks import check_at_least, check_count, check_folder_target
 from likewise.errors import InputError
 from likewise.training.checkpoints import load_checkpoint, save_checkpoint
+from likewise.training.processes import is_first_process
 
 HIGHER = (
     *("accuracy", "f1", "identification_rate", "map", "precision", "recall", "roc_auc"),
@@ -127,7 +128,7 @@ class KeepBest:
         self._write()
 
     def _write(self) -> None:
-        if self.folder is not None and self._weights is not None:
+        if self.folder is not None and self._weights is not None and is_first_process():
             save_checkpoint(self.folder, self.state_dict())
 
 

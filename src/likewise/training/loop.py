@@ -1,22 +1,26 @@
 """The training loop: `fit`."""
 
-import os
 import time
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
+from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import torch
+import torch.distributed as dist
 from torch import Tensor, nn
 from torch.utils.data import Sampler
 
 from likewise import _workers
 from likewise._checks import check_at_least, check_choice, check_count, check_positive
 from likewise._devices import chosen_device
+from likewise._shares import everything, sharing
+from likewise.augment.presets import draws_by_item
 from likewise.data import (
     BalancedStream,
     Stream,
+    ViewDataset,
     WithIds,
     is_stream,
 )
@@ -24,6 +28,7 @@ from likewise.encoders import takes_texts
 from likewise.encoders.encoding import check_suits
 from likewise.errors import InputError
 from likewise.training import settings
+from likewise.training.batch_norm import averaged, synchronized
 from likewise.training.batches import (
     StreamLoader,
     batch_loss,
@@ -31,10 +36,20 @@ from likewise.training.batches import (
     label_facts,
     whole,
 )
-from likewise.training.checkpoints import Checkpoint
+from likewise.training.checkpoints import Checkpoint, go_on
 from likewise.training.chunks import Chunks
 from likewise.training.divergence import Guard
+from likewise.training.gathering import Parted, facts_of_all, share
 from likewise.training.history import History, check_healthy
+from likewise.training.processes import (
+    Divided,
+    Processes,
+    is_known_to_all,
+    known_to_all,
+    of_stream,
+    placed,
+    told_count,
+)
 from likewise.training.schedules import Schedule, cosine
 from likewise.training.suiting import PerSide, as_changes, of_side, per_side, suited
 from likewise.training.telling import AfterBatch, telling
@@ -42,7 +57,6 @@ from likewise.training.validation import Validation
 
 Callback = Callable[[dict[str, float], nn.Module], bool | None]
 ACCELERATES_DEVICE = "ACCELERATE_TORCH_DEVICE"
-MPI_SIZES = ("PMI_SIZE", "OMPI_COMM_WORLD_SIZE", "MV2_COMM_WORLD_SIZE")
 STREAMED = 100  # batches per epoch of a stream
 PRECISIONS = {"float32": "no", "bfloat16": "bf16", "float16": "fp16"}  # ours and Accelerate's
 
@@ -89,6 +103,11 @@ def fit(
     loss(a, b, same), as `losses.GivenPairsLoss` is, and on triplets (`TripletDataset`,
     `GivenTriplets`) as loss(anchor, positive, negative).
     A `SiameseNet` or `TripletNet` gets the sides; any other encoder gets them stacked.
+
+    Under torchrun or `accelerate launch` the processes train together what one would train: they
+    share each batch, which is drawn as by one, gather embeddings and labels with gradient, and add
+    up gradients. Each ends with the same encoder. Callbacks, progress and checkpoints are left to
+    the first one; see `training.is_first_process`.
 
     On `CrossPairs`, whose sides may be of different kinds, an `encoders.TwoTowers` trains both of
     its encoders. A loss of given pairs is called as above, any other as
@@ -156,10 +175,11 @@ def fit(
         One record per epoch.
 
     Raises:
+        ConnectionError: another process of the training failed.
         InputError: an argument is out of range, the data cannot train, an optimizer leaves out
-            weights of the loss, there are several processes, or the checkpoint is damaged, in
-            use, or of another training. Also if embeddings, loss, gradients or weights stop
-            being finite; encoder and loss then have the weights from before that epoch.
+            weights of the loss, processes differ in arguments or batches, or the checkpoint is
+            damaged, in use, or of another training. Also if embeddings, loss, gradients or weights
+            stop being finite; encoder and loss then have the weights from before that epoch.
 
     Example:
         >>> import torch
@@ -175,7 +195,6 @@ def fit(
     if clip_gradients is not None:
         check_positive("clip_gradients", clip_gradients)
     _check_something_learns(encoder, loss)
-    _check_one_process(device)
     encoded = whole if chunk is None else Chunks(chunk, encoder)
     streamed: BalancedStream | None = None
     if isinstance(data, BalancedStream) or is_stream(data):
@@ -212,14 +231,17 @@ def fit(
     # a checkpoint too, as random numbers of a worker could not be brought back.
     lasting = workers > 0 and checkpoint is None and not hasattr(data, "set_epoch")
     generator = torch.Generator()
+    processes = Processes()
     loader: Any
+    divided: Divided | None = None
     if streamed is not None:
         loader = StreamLoader(streamed, accelerator.device)
     else:
+        divided = Divided(batch_sampler, processes) if processes.count > 1 else None
         loader = _workers.loader(
             WithIds(data) if getattr(loss, "takes_ids", False) else data,
             workers=workers,
-            batch_sampler=batch_sampler,
+            batch_sampler=batch_sampler if divided is None else divided,
             persistent_workers=lasting,
             generator=generator,
         )
@@ -253,8 +275,14 @@ def fit(
         }
     homes = _device_of(encoder), _device_of(loss)
     loss.to(accelerator.device)
-    encoder_there, optimizer_there = accelerator.prepare(encoder, optimizer)
-    loader_there = loader if streamed is not None else accelerator.prepare(loader)
+    ready = accelerator.prepare
+    if processes.count > 1:  # Accelerate would divide batches and average gradients its own way
+        ready = partial(placed, device=accelerator.device)
+        encoder_there = accelerator.prepare_model(encoder, evaluation_mode=True)
+        optimizer_there = accelerator.prepare_optimizer(optimizer)
+    else:
+        encoder_there, optimizer_there = accelerator.prepare(encoder, optimizer)
+    loader_there = loader if streamed is not None else ready(loader)
     run = _Run(
         encoder_there,
         optimizer_there,
@@ -264,11 +292,15 @@ def fit(
         accelerator,
         clip_gradients,
         encoded,
+        processes,
+        divided,
+        data.views if isinstance(data, ViewDataset) else 1,
     )
+    own_chance = processes.with_own_chance(encoder_there)
     records: list[dict[str, float]] = []
     cuda = [_index(accelerator.device)] if accelerator.device.type == "cuda" else []
     kept: Checkpoint | None = None
-    stopped = False
+    stopped = begun = False
     try:
         validated = None
         if validation is not None:
@@ -281,12 +313,23 @@ def fit(
                     items_per_class=items_per_class,
                     seed=seed,
                     workers=workers,
-                    prepare=accelerator.prepare,
+                    prepare=ready,
                     devices=cuda,
                     encoded=encoded,
                 )
-        with torch.random.fork_rng(devices=cuda), telling(progress, epochs) as told:
+        with (
+            torch.random.fork_rng(devices=cuda),
+            telling(progress if processes.leads else _quiet(progress), epochs) as told,
+            synchronized(nn.Identity() if chunk is not None else encoder_there, loss, processes),
+        ):
             torch.manual_seed(seed)
+            processes.agree(
+                epochs=epochs,
+                batches=len(loader),
+                seed=seed,
+                items=None if streamed is not None else len(data),
+                weights=sum(each.numel() for each in (*encoder.parameters(), *loss.parameters())),
+            )
             if checkpoint is not None:
                 parts = {
                     "encoder": encoder,
@@ -298,38 +341,71 @@ def fit(
                 if accelerator.scaler is not None:
                     parts["scaler"] = accelerator.scaler
                 parts |= _with_state(callbacks)
-                kept = Checkpoint(checkpoint, parts, training, cuda)
-                records, stopped = kept.resume()
+                where = checkpoint
+
+                def resumed() -> tuple[list[dict[str, float]], bool, Any]:
+                    nonlocal kept
+                    kept = Checkpoint(where, parts, training, cuda)
+                    found, was_stopped = kept.resume()
+                    return found, was_stopped, kept.state() if processes.count > 1 else None
+
+                records, stopped, state = processes.lead(resumed)
+                if not processes.leads:
+                    go_on(state, parts, cuda)
+            processes.alike(encoder, loss)
+            begun = True
             for epoch in range(len(records) + 1, epochs + 1):
                 if stopped:
                     break
-                generator.manual_seed((seed * 1_000_003 + epoch) % 2**63)
+                key = seed * 1_000_003 + epoch + processes.rank * 2**40
+                generator.manual_seed(key % 2**63)
                 loader_there.set_epoch(epoch - 1)
                 views = change if epoch > augment_after else None
                 record: dict[str, float] = {
                     "epoch": epoch,
                     **_epoch(run, views, preprocess, epoch, told.batch),
                 }
-                if validated is not None:
-                    record["validation_loss"] = validated(run.encoder, loss)
-                if streamed is not None:
-                    record["classes_seen"] = len(streamed.class_names)
-                check_healthy(record, records)
-                records.append(record)
                 encoder.eval()
-                answers = [callback(record, encoder) for callback in callbacks]
-                stopped = any(answers)
-                told.epoch(record)
-                if kept is not None:
-                    kept.save(records, stopped=stopped)
+                if chunk is not None:
+                    averaged(encoder, processes)
+
+                def judged(record: dict[str, float] = record) -> tuple[dict[str, float], bool]:
+                    if validated is not None:
+                        record["validation_loss"] = validated(run.encoder, loss)
+                    if streamed is not None:
+                        record["classes_seen"] = len(streamed.class_names)
+                    check_healthy(record, records)
+                    encoder.eval()
+                    answers = [callback(record, encoder) for callback in callbacks]
+                    told.epoch(record)
+                    if kept is not None:
+                        kept.save([*records, record], stopped=any(answers))
+                    return record, any(answers)
+
+                record, stopped = processes.lead(judged)
+                records.append(record)
+            if processes.count > 1:
+                followed = list(_with_state(callbacks).values())
+                states = processes.lead(lambda: [each.state_dict() for each in followed])
+                for each, state in zip(followed, states, strict=True):
+                    if not processes.leads:
+                        each.load_state_dict(state)
+    except BaseException as error:
+        # What is refused before the first epoch is refused by all.
+        if not (is_known_to_all(error) or (isinstance(error, InputError) and not begun)):
+            processes.leave()
+        raise
     finally:
+        processes.close()
+        for hook in own_chance:
+            hook.remove()
         # Mixed precision wraps the encoder's forward; what comes back is the encoder as it was.
         accelerator.unwrap_model(run.encoder, keep_fp32_wrapper=False)
         encoder.to(homes[0]).eval()
         loss.to(homes[1]).eval()
         if kept is not None:
             kept.close()
-        for callback in callbacks:
+        for callback in callbacks if processes.leads else ():
             if hasattr(callback, "finish"):
                 callback.finish()
     return History(records)
@@ -386,6 +462,9 @@ class _Run(NamedTuple):
     accelerator: Any
     clip_gradients: float | None
     encoded: Callable[..., Any]
+    processes: Processes
+    divided: Divided | None
+    views: int
 
 
 def _epoch(
@@ -401,27 +480,41 @@ def _epoch(
     batches = len(run.loader)
     learning_rate = float(run.scheduler.get_last_lr()[0])
     guard = Guard(run.encoder, run.loss)
+    processes = run.processes
     told: list[dict[str, Tensor]] = []
+    shares: list[float] = []  # of each batch, the part of its rows that is here
 
     def prepare(items: Any, side: int) -> Any:
         change, apply = of_side(augment, side), of_side(preprocess, side)
-        items = items if change is None else change(items)
+        if change is not None:
+            with nullcontext() if draws_by_item(change) else processes.own_chance():
+                items = change(items)
         return items if apply is None else apply(items)
 
     number = 0
-    for number, batch in enumerate(_workers.batches(run.loader), start=1):
-        value, labels, embeddings = batch_loss(run.encoder, run.loss, batch, prepare, run.encoded)
+    weights = [*run.encoder.parameters(), *run.loss.parameters()]
+    here = processes.batches(_workers.batches(_shared(run)), run.divided)
+    for number, (batch, rows) in enumerate(here, start=1):
+        with sharing(share(processes, rows, run.views)):
+            compare: Any = run.loss if processes.count == 1 else Parted(run.loss)
+            value, labels, embeddings = batch_loss(
+                run.encoder, compare, batch, prepare, run.encoded
+            )
+            labels = None if labels is None else everything(labels)
         if not value.requires_grad:
-            raise InputError(
-                f"loss must have a gradient, got {type(run.loss).__name__} without one. Compare by "
-                "a distance that changes with the embeddings, not by one that counts."
+            raise known_to_all(
+                InputError(
+                    f"loss must have a gradient, got {type(run.loss).__name__} without one. "
+                    "Compare by a distance that changes with the embeddings, not by one that "
+                    "counts."
+                )
             )
         run.optimizer.zero_grad()
         run.accelerator.backward(value)
+        processes.add_gradients(weights)
         guard.see(embeddings, value)
         norm: dict[str, Tensor] = {}
         if run.clip_gradients is not None:
-            weights = [*run.encoder.parameters(), *run.loss.parameters()]
             norm["gradient_norm"] = run.accelerator.clip_grad_norm_(weights, run.clip_gradients)
         run.optimizer.step()
         run.scheduler.step()
@@ -432,27 +525,49 @@ def _epoch(
         else:
             facts = getattr(run.loss, "facts", {})
             told.append({"loss": value.detach(), **norm, **classes, **facts})
+            shares.append(rows[processes.rank] / max(sum(rows), 1))
         if progress is not None:
             progress(epoch, number, batches)
     if not number:
-        raise InputError(
-            f"batch_sampler must give at least one batch per epoch, got none in epoch {epoch}. "
-            "Give one that can be gone through again."
+        raise known_to_all(
+            InputError(
+                f"batch_sampler must give at least one batch per epoch, got none in epoch {epoch}. "
+                "Give one that can be gone through again."
+            )
         )
-    guard.check(epoch)
+    try:
+        guard.check(epoch, processes.least)
+    except InputError as error:
+        raise known_to_all(error) from None
     return {
-        **_means(told),
+        **_means(told, shares, processes),
         "learning_rate": learning_rate,
         "seconds": time.perf_counter() - started,
     }
 
 
-def _means(told: list[dict[str, Tensor]]) -> dict[str, float]:
+def _shared(run: _Run) -> Any:
+    if isinstance(run.loader, StreamLoader) and run.processes.count > 1:
+        return of_stream(run.loader, run.processes)
+    return run.loader
+
+
+def _means(
+    told: list[dict[str, Tensor]], shares: list[float], processes: Processes
+) -> dict[str, float]:
     # In float64, where no sum of float32 numbers overflows.
-    return {
-        name: float(torch.stack([facts[name].float() for facts in told]).cpu().double().mean())
+    steps = {
+        name: torch.stack([facts[name].float() for facts in told]).cpu().double()
         for name in told[0]
     }
+    if processes.count > 1:
+        steps = facts_of_all(steps, torch.tensor(shares, dtype=torch.float64), processes)
+    return {name: float(numbers.mean()) for name, numbers in steps.items()}
+
+
+def _quiet(progress: AfterBatch | bool) -> AfterBatch | bool:
+    """What a process shows that does not lead; what is no progress at all is refused as ever."""
+    return False if callable(progress) or isinstance(progress, bool) else progress
 
 
 @contextmanager
@@ -468,23 +583,6 @@ def _with_state(callbacks: Sequence[Callback]) -> dict[str, Any]:
     return {f"callback {n} ({type(c).__name__})": c for n, c in enumerate(kept, start=1)}
 
 
-def _check_one_process(device: str | None) -> None:
-    """Refuse a share of a training: losses would see the pairs within it alone."""
-    from accelerate.utils import parse_flag_from_env
-
-    told = ["WORLD_SIZE"]  # by torchrun and `accelerate launch`
-    if device == "cpu" or parse_flag_from_env("ACCELERATE_USE_CPU"):
-        told += MPI_SIZES  # which Accelerate goes by on CPUs
-    counts = [int(size) for name in told if (size := os.environ.get(name, "")).isdecimal()]
-    if torch.distributed.is_available() and torch.distributed.is_initialized():
-        counts.append(torch.distributed.get_world_size())
-    if max(counts, default=1) > 1:
-        raise InputError(
-            f"fit must run in one process, got {max(counts)}, each of which would learn from its "
-            "own share of every batch. Start it without torchrun, mpirun or accelerate launch."
-        )
-
-
 def _accelerator(device: str | None, precision: str) -> Any:
     from accelerate import Accelerator
     from accelerate.state import AcceleratorState
@@ -498,14 +596,23 @@ def _accelerator(device: str | None, precision: str) -> Any:
     # Accelerate keeps device and precision of a process's first run for all later ones.
     AcceleratorState._reset_state(reset_partial_state=True)
     told = os.environ.get(ACCELERATES_DEVICE)
-    os.environ[ACCELERATES_DEVICE] = chosen  # the only way to name one of several GPUs to it
+    if told_count() == 1:  # several share out the GPUs by themselves
+        os.environ[ACCELERATES_DEVICE] = chosen  # the only way to name one of several GPUs to it
     try:
-        return Accelerator(cpu=chosen == "cpu", mixed_precision=PRECISIONS[precision])
+        # Of several processes it makes a group on CPUs only where it is told that there is no GPU.
+        accelerator = Accelerator(cpu=chosen == "cpu", mixed_precision=PRECISIONS[precision])
     finally:
         if told is None:
-            del os.environ[ACCELERATES_DEVICE]
+            os.environ.pop(ACCELERATES_DEVICE, None)
         else:
             os.environ[ACCELERATES_DEVICE] = told
+    met = dist.get_world_size() if dist.is_available() and dist.is_initialized() else 1
+    if told_count() != met:
+        raise InputError(
+            f"LOCAL_RANK must tell which of {told_count()} processes this is, got none. "
+            "Start them with torchrun or accelerate launch."
+        )
+    return accelerator
 
 
 def _optimizer(
