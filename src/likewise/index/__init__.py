@@ -2,6 +2,7 @@
 
 from likewise.errors import GalleryError
 from likewise.index._answers import Items, Neighbors, Summary, name_of
+from likewise.index._given import WrittenMetadata
 from likewise.index.arrow import (
     Columns,
     from_table,
@@ -30,6 +31,7 @@ __all__ = [
     "MilvusGallery",
     "Neighbors",
     "Summary",
+    "WrittenMetadata",
     "changed_decisions",
     "check_gallery",
     "find_conflicts",
