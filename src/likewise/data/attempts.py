@@ -63,7 +63,7 @@ def attempt(data: Any, rows: Sequence[int]) -> Attempt:
     Example:
         >>> files = ImageFiles(["none.png"], [-1], image_size=8, channels=1)
         >>> attempt(files, [0]).failures
-        {0: "file 'none.png' must be readable, got: No such file or directory."}
+        {0: "image 'none.png' must exist, got no such file. Check the path."}
     """
     try:
         return Attempt(_fetched(data, rows), {})

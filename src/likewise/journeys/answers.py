@@ -1,4 +1,4 @@
-"""Answers to any number of items as Parquet parts: `match_parts`, `lookup_parts`, `verify_parts`."""
+"""Answers to any number of items as Parquet parts: to match, to look up, to verify."""
 
 import hashlib
 import json
