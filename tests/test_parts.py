@@ -180,7 +180,7 @@ def test_what_is_no_folder_of_parts_is_refused(tmp_path):
 
 def test_parts_of_another_kind_are_refused(tmp_path):
     fill(tmp_path)
-    with pytest.raises(InputError, match="must hold parts of embed, .* those of match"):
+    with pytest.raises(InputError, match=r"must hold parts of embed, .* those of match"):
         Parts(tmp_path, ["embed"])
 
 
