@@ -147,7 +147,11 @@ def test_an_import_that_was_interrupted_is_completed_by_replace(parts, tmp_path)
 
 
 def test_classes_meet_by_name(parts):
-    for names, labels in ((["9", "x"], [0, 1]), ([*"9876543210"], [0, 9]), ([*"0123456789x"], [9])):
+    for names, labels in (
+        (["9", "x"], [0, 1]),
+        ([*"9876543210"], [0, 9]),
+        ([*"0123456789x"], [9, 10]),
+    ):
         index = lw.Index(class_names=names)
         index.add(torch.ones(len(labels), 64), labels=labels, ids=[1000 + row for row in labels])
         add_parts(index, parts)
@@ -164,10 +168,10 @@ def test_a_gallery_of_another_encoder_or_distance_refuses_parts(parts, tmp_path)
             add_parts(gallery, parts)
     with pytest.raises(InputError, match="must be of the distance of the gallery, 'euclidean'"):
         add_parts(lw.Index(lw.distances.EUCLIDEAN), parts)
-    untold = lw.Index()
-    untold.add(torch.eye(64)[:1])
-    with pytest.raises(InputError, match="must be of the encoder of the gallery, None"):
-        add_parts(untold, parts)
+    with lw.Gallery(tmp_path / "b") as untold:
+        untold.add(torch.eye(64)[:1])
+        with pytest.raises(InputError, match="must be of the encoder of the gallery, None"):
+            add_parts(untold, parts)
 
 
 def test_a_damaged_part_is_refused_in_a_sentence(parts, tmp_path):
@@ -214,7 +218,7 @@ def test_shards_killed_again_and_again_hold_every_row_once(tmp_path, monkeypatch
                 break
             assert status == signal.SIGKILL
             kills += 1
-    assert kills > 4
+    assert kills > 3
     found = embedded_parts(tmp_path / "p", MODEL)
     assert torch.equal(found.fingerprints, lw.data.fingerprints(items))
     assert [row["row"] for row in read(tmp_path / "p")] == list(range(100))

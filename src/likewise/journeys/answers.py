@@ -13,7 +13,6 @@ from torch import Tensor
 from likewise._parts import pyarrow
 from likewise.calibration import Calibration
 from likewise.data.attempts import Ask
-from likewise.data.parts import label_names
 from likewise.embedded import Embedded
 from likewise.errors import InputError
 from likewise.index import name_of
@@ -24,8 +23,10 @@ from likewise.journeys.in_parts import (
     asks_in_order,
     batch_for,
     check_no_cache,
+    class_of_each,
     digest_of,
     names_for,
+    plain,
     plan_for,
     spread,
     written,
@@ -377,7 +378,7 @@ def _answered(
     check_no_cache(model)
     encoder, _ = model.tower(queries=True)
     named = names_for(source)
-    truths = label_names(source) if _has_truth(source) else None
+    truths = class_of_each(source) if _has_truth(source) else None
     all_facts = {
         "encoder": _encoders(model),
         **facts,
@@ -393,12 +394,12 @@ def _answered(
         called = named(rows) if names is None else list(names[rows.start : rows.stop])
         columns = {
             "row": arrow.array(np.arange(rows.start, rows.stop), arrow.int64()),
-            "query": arrow.array(map(_plain, called), arrow.string()),
+            "query": arrow.array(map(plain, called), arrow.string()),
             **columns_of(read[0].good, read[0].embeddings),
         }
         if truths is not None:
             columns["truth"] = arrow.array(truths[rows.start : rows.stop], arrow.string())
-        columns["error"] = arrow.array(map(_plain, read[0].errors), arrow.string())
+        columns["error"] = arrow.array(map(plain, read[0].errors), arrow.string())
         return arrow.table(columns)
 
     return written(
@@ -438,7 +439,7 @@ def _as_embedded(embeddings: Tensor) -> Embedded:
 
 
 def _names_of(codes: Sequence[int], class_names: Sequence[str]) -> list[str | None]:
-    names = {code: name_of(code, class_names, "") for code in set(codes) if code >= 0}
+    names = {code: plain(name_of(code, class_names, "")) for code in set(codes) if code >= 0}
     return [names.get(code) for code in codes]
 
 
@@ -448,11 +449,6 @@ def _lists(flat: Any, good: np.ndarray[Any, Any], width: int) -> Any:
     ends = np.concatenate([[0], np.cumsum(good) * width])
     offsets = arrow.array(ends, arrow.int32())
     return arrow.ListArray.from_arrays(offsets, flat, mask=arrow.array(~good))
-
-
-def _plain(text: str | None) -> str | None:
-    """Text that UTF-8 can hold; the bytes of some file names come as halves of characters."""
-    return None if text is None else text.encode("utf-8", "backslashreplace").decode()
 
 
 def _check_point(model: SimilarityModel, point: str, threshold: float | None) -> float:

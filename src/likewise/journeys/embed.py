@@ -13,7 +13,7 @@ from likewise import data as sources
 from likewise import distances
 from likewise._parts import Parts, pyarrow
 from likewise.data.embedded_parts import EMBED, PartRows, part_rows, read_embedded
-from likewise.data.parts import ids_of, label_names
+from likewise.data.parts import ids_of
 from likewise.embedded import Embedded
 from likewise.errors import InputError
 from likewise.index import Gallery, Index, WrittenMetadata
@@ -23,8 +23,10 @@ from likewise.journeys.in_parts import (
     Written,
     asks_in_order,
     check_no_cache,
+    class_of_each,
     digest_of,
     paths_for,
+    plain,
     plan_for,
     spread,
     written,
@@ -104,7 +106,7 @@ def embed_parts(
     are_text = own is not None and not all(isinstance(each, int) for each in own)
     labels = getattr(source, "labels", None)
     codes = torch.full((len(source),), -1) if labels is None else labels.long()
-    classes = [None] * len(source) if labels is None else label_names(source)
+    classes = class_of_each(source)
     origin = {} if place is None else {"source": str(place)}
     facts = {
         "encoder": embedding_fingerprint(encoder, preprocess),
@@ -151,7 +153,7 @@ def embed_parts(
             arrow.array(told, text),
             spread(found.prints, good, arrow.int64()),
             arrow.array(np.arange(rows.start, rows.stop), arrow.int64()),
-            arrow.array(map(_plain, found.errors), text),
+            arrow.array(map(plain, found.errors), text),
         ]
         return arrow.table(columns, names=list(COLUMNS))
 
@@ -240,11 +242,13 @@ def add_parts(
     """
     parts = Parts(folder, [EMBED])
     facts = parts.plan.facts
+    # In memory an index is told of no encoder, and neither is a new gallery.
+    is_open = index.encoder is None and (type(index) is Index or not len(index))
     for what, theirs, its in (
         ("encoder", facts["gallery_encoder"], index.encoder),
         ("distance", facts["distance"], index.distance.name),
     ):
-        if theirs != its and (what == "distance" or index.encoder is not None or len(index)):
+        if theirs != its and not (what == "encoder" and is_open):
             raise InputError(
                 f"must be of the {what} of the gallery, {its!r}, got {str(folder)!r}, which is of "
                 f"{theirs!r}. Embed the items with the model of the gallery.",
@@ -302,8 +306,3 @@ def _labels_for(index: Index, rows: PartRows, names: Sequence[str]) -> Any:
     if bool((there[used] >= 0).all()):
         return torch.where(labels >= 0, there[labels.clamp(min=0)], -1)
     return [None if code < 0 else names[code] for code in labels.tolist()]
-
-
-def _plain(text: str | None) -> str | None:
-    """Text that UTF-8 can hold; the bytes of some file names come as halves of characters."""
-    return None if text is None else text.encode("utf-8", "backslashreplace").decode()

@@ -227,7 +227,7 @@ def digest_of(source: Any, *more: Any) -> str:
     own = ids_of(source)
     _add(digest, () if own is None else map(str, own))
     for each in more:
-        digest.update(each if isinstance(each, bytes) else str(each).encode())
+        digest.update(str(each).encode("utf-8", "surrogatepass"))
     return digest.hexdigest()[:32]
 
 
@@ -259,6 +259,19 @@ def paths_for(source: Any) -> Callable[[Sequence[int]], list[str]] | None:
         return [os.path.join(real(os.path.dirname(path)), os.path.basename(path)) for path in found]
 
     return paths
+
+
+def plain(text: str | None) -> str | None:
+    """Text that UTF-8 can hold; the bytes of some file names come as halves of characters."""
+    return None if text is None else text.encode("utf-8", "backslashreplace").decode()
+
+
+def class_of_each(source: Any) -> list[str | None]:
+    """The class of each item by its name, as text that UTF-8 can hold; None for unlabeled."""
+    if (labels := getattr(source, "labels", None)) is None:
+        return [None] * len(source)
+    names = [*map(plain, source.class_names), None]
+    return [names[code] for code in labels.tolist()]
 
 
 def spread(values: Any, good: np.ndarray[Any, Any], kind: Any) -> Any:
@@ -342,7 +355,7 @@ def _sample(count: int) -> list[int]:
 
 def _add(digest: Any, texts: Any) -> None:
     for text in texts:
-        digest.update(os.fsencode(text) if isinstance(text, str) else str(text).encode())
+        digest.update(str(text).encode("utf-8", "surrogatepass"))
         digest.update(b"\0")
 
 
