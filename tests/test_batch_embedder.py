@@ -11,7 +11,9 @@ import torch
 from PIL import Image
 
 import likewise as lw
+from likewise._parts import read_plan
 from likewise.errors import InputError
+from likewise.journeys.embed import embed_parts
 from likewise.model import batch_embedder
 
 TEST = lw.data.load("digits", split="test")
@@ -127,8 +129,8 @@ def test_it_is_pickled_into_a_fresh_process_as_a_path_and_answers_the_same(model
     found, fingerprint = pickle.loads(ran.stdout)
     assert np.allclose(found, expected, atol=1e-6)
     assert fingerprint == embedder.fingerprint
-    lw.journeys.embed.embed_parts(model, PIXELS[:, None], folder.parent / "parts")
-    plan = lw.journeys.in_parts.read_plan(folder.parent / "parts")
+    embed_parts(model, PIXELS[:, None], folder.parent / "parts")
+    plan = read_plan(folder.parent / "parts")
     assert plan.facts["encoder"] == fingerprint
 
 
