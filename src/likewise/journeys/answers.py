@@ -346,7 +346,7 @@ def verify_parts(
     }
     return written(
         out,
-        plan_for(out, "verify", len(positions), facts, part_rows=part_rows, resume=resume),
+        plan_for(out, "verify", len(positions), facts, part_rows=part_rows),
         sides,
         asks_of,
         encode,
@@ -404,7 +404,7 @@ def _answered(
 
     return written(
         out,
-        plan_for(out, kind, len(source), all_facts, part_rows=part_rows, resume=resume),
+        plan_for(out, kind, len(source), all_facts, part_rows=part_rows),
         [source],
         asks_in_order(source, encoder),
         encode,

@@ -165,7 +165,6 @@ def embed_parts(
             len(source),
             facts,
             part_rows=part_rows,
-            resume=resume,
             shards=shards,
         ),
         [source],

@@ -166,16 +166,15 @@ def plan_for(
     facts: Mapping[str, Any],
     *,
     part_rows: int | None,
-    resume: bool,
     shards: int = 1,
 ) -> Plan:
-    """The plan of a folder; one that is resumed keeps the size of its parts."""
+    """The plan of a folder; one that was begun keeps the size of its parts."""
     if part_rows is not None:
         check_count("part_rows", part_rows)
     check_count("shards", shards)
     if items < 1:
         raise InputError("items must hold at least one item, got none.")
-    if part_rows is None and is_parts(out) and (resume or shards > 1):
+    if part_rows is None and is_parts(out):
         part_rows = read_plan(out).part_rows
     return Plan(kind, items, part_rows or rows_for(items), shards, facts)
 
