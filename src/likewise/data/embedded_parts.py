@@ -1,5 +1,6 @@
 """Embeddings of a folder of parts, as a dataset of vectors and as what a model embedded."""
 
+import warnings
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -66,7 +67,7 @@ def read_embedded(folder: str | Path) -> Embedded:
     """All embeddings of a folder of parts, with labels, class names and fingerprints.
 
     The source is a dataset of these vectors, which tells their ids. Items that could not be read
-    are left out, and counted as skipped. Memory holds what is given back, and one part besides.
+    are left out, and a warning counts them. Memory holds what is given back, and one part besides.
 
     Raises:
         InputError: it is no such folder, parts are missing or damaged, or no item could be read.
@@ -94,6 +95,12 @@ def read_embedded(folder: str | Path) -> Embedded:
             f"must hold an item that could be read, got {str(folder)!r} without.",
             argument="parts",
         )
+    if count < total:
+        warnings.warn(
+            f"{total - count} of {total} items could not be read when they were embedded, and are "
+            "left out; the column error says why.",
+            stacklevel=2,
+        )
     vectors = ArrayDataset(
         made[:count], torch.from_numpy(labels[:count]), parts.plan.facts["class_names"]
     )
@@ -105,7 +112,6 @@ def read_embedded(folder: str | Path) -> Embedded:
         torch.from_numpy(prints[:count]),
         torch.arange(count),
         vectors,
-        skipped=total - count,
     )
 
 

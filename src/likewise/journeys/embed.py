@@ -184,8 +184,8 @@ def embedded_parts(
 ) -> Embedded:
     """The items of parts that `embed_parts` wrote, as if the model had just embedded them.
 
-    Items that could not be read are left out, and counted as skipped. Memory holds the embeddings
-    of all items, and the rows of one part besides.
+    Items that could not be read are left out, and a warning counts them. Memory holds the
+    embeddings of all items, and the rows of one part besides.
 
     Args:
         folder: The parts, complete.
