@@ -295,7 +295,7 @@ def _keep_plan(folder: Path, plan: Plan) -> None:
                 argument="out",
             )
         told = {"format": FORMAT, **asdict(plan)}
-        content = json.dumps({**told, "sha256": _digest(told)}, indent=1)
+        content = json.dumps({**told, "sha256": _digest(told)}, indent=1, default=str)
         write_whole(folder / _PLAN, content.encode())
         return
     begun = read_plan(folder)
@@ -303,7 +303,7 @@ def _keep_plan(folder: Path, plan: Plan) -> None:
     theirs = {**asdict(begun), **begun.facts}
     for name in [name for name in own | theirs if name != "facts"]:
         # As JSON gives it back: tuples are lists there.
-        ours = json.loads(json.dumps(own.get(name)))
+        ours = json.loads(json.dumps(own.get(name), default=str))
         if ours != theirs.get(name):
             raise InputError(
                 f"must be begun with the same {name.replace('_', ' ')}, got {str(folder)!r}, which "
@@ -343,7 +343,7 @@ def _is_whole(file: Path) -> bool:
 
 
 def _digest(told: Mapping[str, Any]) -> str:
-    return hashlib.sha256(json.dumps(told, sort_keys=True).encode()).hexdigest()
+    return hashlib.sha256(json.dumps(told, sort_keys=True, default=str).encode()).hexdigest()
 
 
 def _short(value: Any) -> str:

@@ -177,7 +177,7 @@ def lookup_parts(
     """The k known items that are most like each of any number of items, as Parquet parts.
 
     All is as for `match_parts`, but for the columns: row, query, ids, labels (null for an
-    unlabeled item) and distances, each a list with the nearest first, and error.
+    unlabeled item) and distances, each a list with the nearest first, truth and error.
 
     Args:
         model: Has known items.
@@ -223,7 +223,7 @@ def lookup_parts(
         model,
         _opened(model, items),
         out,
-        {"k": k, "where": None if where is None else dict(where)},
+        {"k": k, "where": None if where is None else repr(sorted(where.items()))},
         columns,
         names=names,
         workers=workers,

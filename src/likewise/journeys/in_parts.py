@@ -18,7 +18,7 @@ from likewise import _tables
 from likewise import data as sources
 from likewise._checks import check_count
 from likewise._parts import Plan, Writer, is_parts, pyarrow, read_plan, rows_for
-from likewise.data.attempts import Ask, Attempt, attempts
+from likewise.data.attempts import Ask, Attempt, attempt, attempts
 from likewise.data.images import ImageFiles
 from likewise.data.parts import Subset, ids_of
 from likewise.encoders.encoding import fitting_batch
@@ -218,7 +218,8 @@ def digest_of(source: Any, *more: Any) -> str:
     elif sources.is_text(source):
         _add(digest, sources.items(source))
     else:
-        digest.update(sources.items(source, _sample(len(source))).numpy().tobytes())
+        found = attempt(source, _sample(len(source))).items
+        digest.update(found.numpy().tobytes() if isinstance(found, Tensor) else b"")
     labels = getattr(source, "labels", None)
     if labels is not None:
         digest.update(labels.numpy().tobytes())
