@@ -188,7 +188,7 @@ class Writer:
         """
         sink = pyarrow().BufferOutputStream()
         pyarrow("pyarrow.parquet").write_table(table, sink, write_page_checksum=True, **options)
-        content = memoryview(sink.getvalue())
+        content = sink.getvalue().to_pybytes()
         name = f"part-{number:08d}-{hashlib.sha256(content).hexdigest()}.parquet"
         path = self.folder / name
         write_whole(path, content)

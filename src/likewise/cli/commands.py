@@ -544,7 +544,7 @@ def verify(
         from likewise.journeys.answers import verify_parts
 
         with console.warnings_as_lines(), console.progress("verifying") as show:
-            written = verify_parts(
+            done = verify_parts(
                 loaded,
                 asked,
                 out,
@@ -556,7 +556,7 @@ def verify(
                 part_rows=part_rows,
                 progress=show,
             )
-        in_parts.finish(written, what="answers", as_json=as_json)
+        in_parts.finish(done, what="answers", as_json=as_json)
         return
     with console.progress("verifying") as show:
         decided = pairs_of.judge(
@@ -649,13 +649,14 @@ def evaluate(
             told = search.benchmark_answer(loaded, source, show)
         console.finish(*told, as_json=as_json)
         return
-    opening = open_fitting if relevance is not None else open_items
-    examples = opening(loaded, source, split, default_split="test", reading=reading, queries=True)
+    asked: dict[str, Any] = {"default_split": "test", "reading": reading, "queries": True}
     if relevance is not None:
+        queries = open_fitting(loaded, source, split, **asked)
         with console.warnings_as_lines(), console.progress("searching") as show:
-            told = search.search_answer(loaded, examples, relevance, ks, show)
+            told = search.search_answer(loaded, queries, relevance, ks, show)
         console.finish(*told, as_json=as_json)
         return
+    examples = open_items(loaded, source, split, **asked)
     with console.warnings_as_lines(), console.progress("evaluating") as show:
         found = loaded.evaluate(examples, point=point or rule, seed=seed, progress=show)
     result: dict[str, Any] = found.to_dict()

@@ -311,9 +311,9 @@ def load(
             )
         case "parts":
             _choose((), split, where)
-            found = read_embedded(path)
-            fit_images(found.embeddings, size, channels)  # refuses both, as they are no images
-            return found.source  # type: ignore[no-any-return]
+            vectors = read_embedded(path)
+            fit_images(vectors.embeddings, size, channels)  # refuses both, as they are no images
+            return vectors.source  # type: ignore[no-any-return]
         case "tar":
             _choose((), split, where)
             return collected(Stream(TarShards(source), image_size=size, channels=channels))

@@ -38,7 +38,10 @@ from likewise.model.embedding import opened
 from likewise.model.rebuilding import embedding_fingerprint
 from likewise.model.trials import PAIRS
 
-OPTIONS = {"compression": "zstd", "use_dictionary": ["label", "truth"]}  # of Parquet
+OPTIONS: dict[str, Any] = {
+    "compression": "zstd",
+    "use_dictionary": ["label", "truth"],
+}  # of Parquet
 
 
 def match_parts(
@@ -205,17 +208,16 @@ def lookup_parts(
         arrow = pyarrow()
         of_id = arrow.string() if model.index.ids.dtype.kind == "U" else arrow.int64()
         found = None if not len(embeddings) else model.index.lookup(embeddings, k=k, where=where)
-        if found is None:
-            ids, labels, distances = [], [], []
-        else:
-            ids = found.ids.ravel().tolist()
-            labels = _names_of(found.labels.flatten().tolist(), model.class_names)
-            distances = found.distances.flatten().numpy()
+        flat: tuple[list[Any], list[Any], list[Any]] = ([], [], [])
+        if found is not None:
+            codes, distances = found.labels.flatten(), found.distances.flatten()
+            names = _names_of(codes.tolist(), model.class_names)
+            flat = (found.ids.ravel().tolist(), names, distances.tolist())
         width = 0 if found is None else found.ids.shape[1]
+        kinds = {"ids": of_id, "labels": arrow.string(), "distances": arrow.float32()}
         return {
-            "ids": _lists(arrow.array(ids, of_id), good, width),
-            "labels": _lists(arrow.array(labels, arrow.string()), good, width),
-            "distances": _lists(arrow.array(distances, arrow.float32()), good, width),
+            name: _lists(arrow.array(values, kind), good, width)
+            for (name, kind), values in zip(kinds.items(), flat, strict=True)
         }
 
     return _answered(

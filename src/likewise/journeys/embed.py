@@ -36,7 +36,10 @@ from likewise.model.embedding import opened
 from likewise.model.rebuilding import embedding_fingerprint
 
 COLUMNS = ("id", "label", "class", "embedding", "metadata", "fingerprint", "row", "error")
-OPTIONS = {"compression": "none", "use_dictionary": ["class"]}  # numbers do not become smaller
+OPTIONS: dict[str, Any] = {
+    "compression": "none",
+    "use_dictionary": ["class"],
+}  # numbers do not become smaller
 
 
 def embed_parts(
