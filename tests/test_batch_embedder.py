@@ -175,9 +175,13 @@ def test_texts_are_a_column_of_strings(tmp_path):
     assert embedder(np.array(["a", "bcd"])).tolist() == [[1, 1], [3, 1]]
 
 
-def test_a_ray_cluster_of_two_workers_embeds_each_row_once(model, folder):
+@pytest.mark.filterwarnings("ignore")  # Ray's own
+def test_a_ray_cluster_of_two_workers_embeds_each_row_once(model, folder, monkeypatch):
+    # On loopback alone, and without a word to others or a file in the home folder.
+    monkeypatch.setenv("RAY_USAGE_STATS_ENABLED", "0")
+    monkeypatch.setenv("RAY_AUTH_MODE", "disabled")
     ray = pytest.importorskip("ray", reason="needs Ray: pip install likewise[ray]")
-    ray.init(num_cpus=2, include_dashboard=False, log_to_driver=False)
+    ray.init(num_cpus=2, include_dashboard=False, log_to_driver=False, _node_ip_address="127.0.0.1")
     try:
         rows = 40
         items = [{"item": PIXELS[row % 6][None], "row": row} for row in range(rows)]

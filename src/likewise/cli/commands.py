@@ -632,7 +632,7 @@ def evaluate(
     """
     from likewise.cli import answers, journeys
     from likewise.data import items_per_class
-    from likewise.journeys.opening import open_fitting, open_items
+    from likewise.journeys.opening import open_fitting
     from likewise.journeys.scoring import selection_notes
 
     if report is not None:
@@ -656,7 +656,7 @@ def evaluate(
             told = search.search_answer(loaded, queries, relevance, ks, show)
         console.finish(*told, as_json=as_json)
         return
-    examples = open_items(loaded, source, split, **asked)
+    examples = journeys.open_items(loaded, source, split, **asked)
     with console.warnings_as_lines(), console.progress("evaluating") as show:
         found = loaded.evaluate(examples, point=point or rule, seed=seed, progress=show)
     result: dict[str, Any] = found.to_dict()

@@ -17,7 +17,8 @@ from likewise.data.images import is_image_name
 from likewise.data.loading import FILES, NAMES
 from likewise.encoders import takes_texts
 from likewise.errors import InputError, InputTypeError, naming
-from likewise.journeys.opening import PLAIN, is_pair_table, names_of, open_items, open_pairs
+from likewise.journeys import opening
+from likewise.journeys.opening import PLAIN, is_pair_table, names_of, open_pairs
 from likewise.model import SimilarityModel
 from likewise.model.trials import LEAVE_OUT, check_some_indexed
 
@@ -112,6 +113,12 @@ def chosen_device(device: str | None) -> str:
             "must be one this machine has, got 'cuda'. Use --device cpu.", argument="device"
         )
     return device
+
+
+def open_items(model: SimilarityModel, source: str, split: str | None, **asked: Any) -> Any:
+    """Data, or what was embedded of it; what was left out of parts is a line on standard error."""
+    with console.warnings_as_lines():
+        return opening.open_items(model, source, split, **asked)
 
 
 def remove(model: SimilarityModel, ids: Sequence[str], class_name: str | None) -> int:
