@@ -134,9 +134,11 @@ def match_parts(
         made = None if not len(embeddings) else decide(embeddings)
         empty = torch.empty(0)
         chances = None if made is None else made.probabilities
-        labels = _names_of([] if made is None else made.labels.tolist(), model.class_names)
+        codes = np.full(len(good), -1)
+        if made is not None:
+            codes[good] = made.labels.numpy()
         table = {
-            "label": spread(labels, good, text),
+            "label": _names_of(codes, model.class_names),
             "distance": spread(empty if made is None else made.distances, good, arrow.float32()),
             "probability": arrow.nulls(len(good), arrow.float32())
             if chances is None
@@ -208,17 +210,15 @@ def lookup_parts(
         arrow = pyarrow()
         of_id = arrow.string() if model.index.ids.dtype.kind == "U" else arrow.int64()
         found = None if not len(embeddings) else model.index.lookup(embeddings, k=k, where=where)
-        flat: tuple[list[Any], list[Any], list[Any]] = ([], [], [])
+        ids = codes = distances = np.empty((0, 0))
         if found is not None:
-            codes, distances = found.labels.flatten(), found.distances.flatten()
-            names = _names_of(codes.tolist(), model.class_names)
-            flat = (found.ids.ravel().tolist(), names, distances.tolist())
-        width = 0 if found is None else found.ids.shape[1]
-        kinds = {"ids": of_id, "labels": arrow.string(), "distances": arrow.float32()}
-        return {
-            name: _lists(arrow.array(values, kind), good, width)
-            for (name, kind), values in zip(kinds.items(), flat, strict=True)
+            ids, codes, distances = found.ids, found.labels.numpy(), found.distances.numpy()
+        flat = {
+            "ids": arrow.array(ids.ravel(), of_id),
+            "labels": _names_of(codes.ravel(), model.class_names),
+            "distances": arrow.array(distances.ravel(), arrow.float32()),
         }
+        return {name: _lists(values, good, ids.shape[1]) for name, values in flat.items()}
 
     return _answered(
         "lookup",
@@ -440,9 +440,12 @@ def _as_embedded(embeddings: Tensor) -> Embedded:
     return Embedded(embeddings, torch.full_like(rows, -1), [], rows, rows)
 
 
-def _names_of(codes: Sequence[int], class_names: Sequence[str]) -> list[str | None]:
-    names = {code: plain(name_of(code, class_names, "")) for code in set(codes) if code >= 0}
-    return [names.get(code) for code in codes]
+def _names_of(codes: np.ndarray[Any, Any], class_names: Sequence[str]) -> Any:
+    """The class of each code by its name, null for -1, as an Arrow array."""
+    arrow = pyarrow()
+    known, places = np.unique(codes, return_inverse=True)
+    names = [plain(name_of(code, class_names, "")) for code in known.astype(int).tolist()]
+    return arrow.array(names, arrow.string()).take(arrow.array(places, mask=codes < 0))
 
 
 def _lists(flat: Any, good: np.ndarray[Any, Any], width: int) -> Any:
