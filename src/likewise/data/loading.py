@@ -311,9 +311,9 @@ def load(
             )
         case "parts":
             _choose((), split, where)
-            vectors = read_embedded(path)
-            fit_images(vectors.embeddings, size, channels)  # refuses both, as they are no images
-            return vectors.source  # type: ignore[no-any-return]
+            made = read_embedded(path)
+            fit_images(made.embeddings, size, channels)  # refuses both, as they are no images
+            return made.source  # type: ignore[no-any-return]
         case "tar":
             _choose((), split, where)
             return collected(Stream(TarShards(source), image_size=size, channels=channels))
