@@ -129,12 +129,17 @@ def test_a_damaged_part_is_refused_by_readers_and_written_again(tmp_path, change
     assert held(tmp_path) == list(range(10))
 
 
-def test_a_second_copy_of_a_part_is_taken_away(tmp_path):
-    fill(tmp_path)
-    other = tmp_path / f"part-00000001-{'0' * 64}.parquet"
-    other.write_bytes(part(tmp_path, 1).read_bytes())
-    assert fill(tmp_path, resume=True).damaged == 1
-    assert held(tmp_path) == list(range(10))
+@pytest.mark.parametrize("is_whole", [True, False])
+def test_a_second_copy_of_a_part_is_taken_away(tmp_path, is_whole):
+    fill(tmp_path / "a")
+    with Writer(tmp_path / "b", PLAN) as writer:  # as another version of Parquet would write it
+        other = writer.put(1, rows(PLAN.rows(1)), compression="none")
+    name = other.name if is_whole else f"part-00000001-{'0' * 64}.parquet"
+    other.rename(tmp_path / "a" / name)
+    assert len(list((tmp_path / "a").glob("part-00000001-*"))) == 2
+    assert fill(tmp_path / "a", resume=True).damaged == 1
+    assert held(tmp_path / "a") == list(range(10))
+    assert len(list((tmp_path / "a").glob("part-00000001-*"))) == 1
 
 
 def test_two_processes_do_not_write_one_shard(tmp_path):
