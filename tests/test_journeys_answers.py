@@ -266,7 +266,9 @@ def test_other_known_items_or_another_encoder_do_not_go_on(tmp_path):
         match_parts(made(1, [0, 1, 2]), TEST, tmp_path, threshold=LIMIT, resume=True)
 
 
-def test_an_encoder_that_suits_no_item_ends_the_run_and_one_bad_item_does_not(tmp_path):
+def test_an_encoder_that_suits_no_item_ends_the_run_and_one_bad_item_does_not(
+    tmp_path, monkeypatch
+):
     class Inverse(nn.Module):
         def forward(self, items):
             return 1 / items.flatten(1)
@@ -277,6 +279,10 @@ def test_an_encoder_that_suits_no_item_ends_the_run_and_one_bad_item_does_not(tm
     done = match_parts(model, items, tmp_path / "a", threshold=9.0)
     assert done.failed == 1
     assert "finite" in read(tmp_path / "a")[1]["error"]
+    with monkeypatch.context() as alone:
+        alone.setattr(in_parts, "fitting_batch", lambda *_: 1)
+        match_parts(model, items, tmp_path / "d", threshold=9.0)
+    assert read(tmp_path / "d") == read(tmp_path / "a")
     with pytest.raises(InputError, match="finite"):
         match_parts(model, torch.zeros(4, 2), tmp_path / "b", threshold=9.0)
     with pytest.raises(InputError, match="dimension"):
