@@ -114,6 +114,9 @@ def test_failures_are_rows_and_stay_out_of_galleries_and_evaluations(table, tmp_
     assert [row["row"] for row in rows if row["embedding"] is None] == [4, 7]
     assert [row["class"] for row in rows] == [*"ababababa"]
     assert json.loads(rows[0]["metadata"])["path"] == str(tmp_path / "0.png")
+    told = [json.loads(row["metadata"]).get("fingerprint") for row in rows]
+    assert told == [row["fingerprint"] for row in rows]
+    assert told.count(None) == 2
     assert (done.rows, done.failed) == (9, 2)
     with pytest.warns(UserWarning, match="2 of 9 items could not be read"):
         found = embedded_parts(tmp_path / "p", MODEL)
