@@ -185,7 +185,7 @@ def test_a_ray_cluster_of_two_workers_embeds_each_row_once(model, folder, monkey
     try:
         rows = 40
         items = [{"item": PIXELS[row % 6][None], "row": row} for row in range(rows)]
-        data = ray.data.from_items(items).repartition(4)
+        data = ray.data.from_items(items, override_num_blocks=4)
         embedded = data.map_batches(
             lw.BatchEmbedder,
             fn_constructor_args=(str(folder),),
