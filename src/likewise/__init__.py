@@ -60,6 +60,7 @@ if TYPE_CHECKING:
     from likewise.journeys.wrap import wrap
     from likewise.matching import UNKNOWN, Matches, match
     from likewise.model import SimilarityModel, embed, load
+    from likewise.model.batch_embedder import BatchEmbedder
     from likewise.plots import show
     from likewise.training import History, fit
 
@@ -68,6 +69,7 @@ __version__ = "1.0.0rc1"
 __all__ = [
     "UNKNOWN",
     "ArtifactError",
+    "BatchEmbedder",
     "Calibration",
     "Embedded",
     "Estimate",
@@ -131,6 +133,7 @@ __all__ = [
 _MODULE_OF = {  # the other names of __all__ are modules themselves
     "UNKNOWN": "matching",
     "ArtifactError": "errors",
+    "BatchEmbedder": "model.batch_embedder",
     "Calibration": "calibration",
     "Embedded": "embedded",
     "Estimate": "intervals",

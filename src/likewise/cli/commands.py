@@ -10,6 +10,7 @@ from likewise.cli import (
     comparing,
     console,
     drifting,
+    embed,
     ending,
     exporting,
     gallery,
@@ -31,14 +32,18 @@ from likewise.cli.options import (
     Loss,
     MadeClasses,
     Model,
+    PartRows,
+    PartsFolder,
     Point,
     Precision,
     Projection,
+    Resume,
     Rule,
     Seed,
     Split,
     Threshold,
     Trained,
+    Workers,
     reads_data,
 )
 from likewise.errors import InputError
@@ -534,6 +539,10 @@ def verify(
         Optional[Path],  # noqa: UP045
         typer.Option(help="Also write a page about the pairs of the table."),
     ] = None,
+    out: PartsFolder = None,
+    workers: Workers = 0,
+    resume: Resume = False,
+    part_rows: PartRows = None,
     cache: Cache = None,
     seed: Seed = 0,
     encoder_from: EncoderFrom = None,
@@ -542,7 +551,7 @@ def verify(
 ) -> None:
     """Whether two items, or each pair of a table, are the same."""
     from likewise._checks import check_file_target
-    from likewise.cli import journeys
+    from likewise.cli import in_parts, journeys
     from likewise.cli import verify as told
     from likewise.journeys import verify as pairs_of
 
@@ -553,8 +562,30 @@ def verify(
         raise InputError(
             "must come with --pairs, got two files. Use --picture for these.", argument="report"
         )
+    in_parts.refuse_without_out(out, {"workers": workers, "resume": resume, "part_rows": part_rows})
+    in_parts.refuse_beside_out(out, {"cache": cache, "picture": picture, "report": report})
+    if out is not None and pairs is None:
+        raise InputError("must come with --pairs, got no table.", argument="out")
     loaded = journeys.open_model(model, device, cache=cache, encoder_from=encoder_from)
-    asked = pairs_of.read(loaded, files or [], pairs)
+    asked = pairs_of.read(loaded, files or [], pairs, unchecked=out is not None)
+    if out is not None:
+        from likewise.journeys.answers import verify_parts
+
+        with console.warnings_as_lines(), console.progress("verifying") as show:
+            done = verify_parts(
+                loaded,
+                asked,
+                out,
+                point=point or "pairs",
+                threshold=threshold,
+                prior=prior,
+                workers=workers,
+                resume=resume,
+                part_rows=part_rows,
+                progress=show,
+            )
+        in_parts.finish(done, what="answers", as_json=as_json)
+        return
     with console.progress("verifying") as show:
         decided = pairs_of.judge(
             loaded,
@@ -646,14 +677,14 @@ def evaluate(
             told = search.benchmark_answer(loaded, source, show)
         console.finish(*told, as_json=as_json)
         return
-    examples = open_fitting(
-        loaded, source, split, default_split="test", reading=reading, queries=True
-    )
+    asked: dict[str, Any] = {"default_split": "test", "reading": reading, "queries": True}
     if relevance is not None:
+        queries = open_fitting(loaded, source, split, **asked)
         with console.warnings_as_lines(), console.progress("searching") as show:
-            told = search.search_answer(loaded, examples, relevance, ks, show)
+            told = search.search_answer(loaded, queries, relevance, ks, show)
         console.finish(*told, as_json=as_json)
         return
+    examples = journeys.open_items(loaded, source, split, **asked)
     with console.warnings_as_lines(), console.progress("evaluating") as show:
         found = loaded.evaluate(examples, point=point or rule, seed=seed, progress=show)
     result: dict[str, Any] = found.to_dict()
@@ -671,6 +702,7 @@ def evaluate(
 
 app.command()(comparing.compare)
 app.command()(drifting.drift)
+app.command()(embed.embed)
 app.command()(exporting.export)
 app.command()(serving.serve)
 app.command()(serving.key)

@@ -44,10 +44,11 @@ def drift(
     from likewise.cli import journeys
     from likewise.errors import naming
     from likewise.journeys.drift import find_drift
-    from likewise.journeys.opening import open_fitting
 
     loaded = journeys.open_model(model, device, gallery, cache=cache, encoder_from=encoder_from)
-    items = open_fitting(loaded, source, split, default_split="test", reading=reading, queries=True)
+    items = journeys.open_items(
+        loaded, source, split, default_split="test", reading=reading, queries=True
+    )
     with console.warnings_as_lines(), console.progress("encoding") as show, naming(items="DATA"):
         found = find_drift(loaded, items, false_alarm=false_alarm, progress=show)
     again = "calibrate again" if found.calibrate_again else "no need to calibrate again"

@@ -76,16 +76,34 @@ def export(
 @app.command("import")
 def import_(
     gallery: Folder,
-    source: Annotated[Path, typer.Argument(metavar="FILE", help="A .parquet file of items.")],
+    source: Annotated[
+        Path,
+        typer.Argument(
+            metavar="FILE|PARTS",
+            help="A .parquet file of items, or the folder that likewise embed wrote.",
+        ),
+    ],
     replace: Annotated[
         bool, typer.Option("--replace", help="Replace items whose id is there already.")
     ] = False,
     as_json: Json = False,
 ) -> None:
-    """Add the items of a Parquet file; the gallery is made if it is not there."""
+    """Add the items of a Parquet file, or of parts; the gallery is made if it is not there.
+
+    Parts are taken in one after another. Where that was interrupted, --replace completes it.
+    """
     from likewise import distances
+    from likewise.data.embedded_parts import is_embedded
     from likewise.index import Gallery, read_parquet
 
+    if is_embedded(source):
+        from likewise.journeys.embed import parts_into_gallery
+
+        with console.progress("importing") as show:
+            told = parts_into_gallery(source, gallery, replace=replace, progress=show)
+        lines = [f"{told['imported']:,} items came; the gallery holds {told['items']:,}"]
+        console.finish(told, lines, as_json=as_json)
+        return
     columns = read_parquet(source)
     count = len(columns.ids)
     asked: dict[str, Any] = {"encoder": columns.encoder}

@@ -18,7 +18,8 @@ from likewise.data.images import is_image_name
 from likewise.data.loading import FILES, NAMES
 from likewise.encoders import takes_texts
 from likewise.errors import InputError, InputTypeError, naming
-from likewise.journeys.opening import PLAIN, is_pair_table, names_of, open_fitting, open_pairs
+from likewise.journeys import opening
+from likewise.journeys.opening import PLAIN, is_pair_table, names_of, open_pairs
 from likewise.model import SimilarityModel
 from likewise.model.trials import LEAVE_OUT, check_some_indexed
 
@@ -105,6 +106,12 @@ def made_encoder(place: str) -> torch.nn.Module:
     return made
 
 
+def open_items(model: SimilarityModel, source: str, split: str | None, **asked: Any) -> Any:
+    """Data, or what was embedded of it; what was left out of parts is a line on standard error."""
+    with console.warnings_as_lines():
+        return opening.open_items(model, source, split, **asked)
+
+
 def remove(model: SimilarityModel, ids: Sequence[str], class_name: str | None) -> int:
     """Take items out of the index, by their ids or by their class; how many."""
     index = model.index
@@ -149,7 +156,7 @@ def calibrate(
         examples = open_pairs(model, source)
         rules = [rule or "pairs"]
     else:
-        examples = open_fitting(
+        examples = open_items(
             model, source, split, default_split="train", reading=reading, queries=True
         )
         also = ["pairs"] if model.query_encoder is None else []  # which come across both sides
@@ -175,7 +182,7 @@ def calibrate(
     real = None
     if unknowns is not None:
         with naming(source="unknowns"):
-            real = open_fitting(model, unknowns, split, default_split="train", queries=True)
+            real = open_items(model, unknowns, split, default_split="train", queries=True)
     made = {}
     with console.warnings_as_lines(), console.progress("calibrating") as show:
         if len(rules) > 1:  # each item is read once for both
@@ -203,8 +210,13 @@ def queries(
     sources: Sequence[str],
     split: str | None,
     reading: data.Reading = PLAIN,
+    *,
+    naming_all: bool = True,
 ) -> tuple[Any, list[str]]:
-    """The items to ask about, and a name for each: image files, texts, or one source of data."""
+    """The items to ask about, and a name for each: image files, texts, or one source of data.
+
+    Without `naming_all` the items of a source have no names yet, as there may be millions.
+    """
     encoder, preprocess = model.tower(queries=True)
     if takes_texts(encoder):
         if len(sources) > 1 or not (sources[0] in NAMES or Path(sources[0]).exists()):
@@ -220,10 +232,10 @@ def queries(
         raise InputError(
             f"FILE must be image files, or one source of data, got {' '.join(sources)}."
         )
-    examples = open_fitting(
+    examples = open_items(
         model, sources[0], split, default_split="test", reading=reading, queries=True
     )
-    return examples, names_of(examples)
+    return examples, names_of(examples) if naming_all else []
 
 
 def _is_image_file(source: str) -> bool:

@@ -1,5 +1,6 @@
 """The commands about known items: `index`, `remove`, `lookup`, `match`."""
 
+import dataclasses
 from typing import Annotated, Any, Optional
 
 import typer
@@ -16,11 +17,15 @@ from likewise.cli.options import (
     Milvus,
     MilvusIndex,
     Model,
+    PartRows,
+    PartsFolder,
     Point,
+    Resume,
     Rule,
     Seed,
     Split,
     Threshold,
+    Workers,
     reads_data_with_ids,
 )
 
@@ -162,6 +167,10 @@ def lookup(
     model: Model,
     sources: Sources,
     k: Annotated[int, typer.Option("-k", help="Neighbors of each.")] = 5,
+    out: PartsFolder = None,
+    workers: Workers = 0,
+    resume: Resume = False,
+    part_rows: PartRows = None,
     gallery: GalleryFolder = None,
     split: Split = None,
     cache: Cache = None,
@@ -173,9 +182,29 @@ def lookup(
     reading: Any,
 ) -> None:
     """The k indexed items that are most like each given one."""
-    from likewise.cli import answers, journeys
+    from likewise.cli import answers, in_parts, journeys
 
+    in_parts.refuse_without_out(out, {"workers": workers, "resume": resume, "part_rows": part_rows})
+    in_parts.refuse_beside_out(out, {"cache": cache})
     loaded = journeys.open_model(model, device, gallery, cache=cache, encoder_from=encoder_from)
+    if out is not None:
+        from likewise.journeys.answers import lookup_parts
+
+        items, names = _unread(loaded, sources, split, reading)
+        with console.warnings_as_lines(), console.progress("looking up") as show:
+            written = lookup_parts(
+                loaded,
+                items,
+                out,
+                k=k,
+                names=names,
+                workers=workers,
+                resume=resume,
+                part_rows=part_rows,
+                progress=show,
+            )
+        in_parts.finish(written, what="answers", as_json=as_json)
+        return
     items, names = journeys.queries(loaded, sources, split, reading)
     found = loaded.lookup(items, k=k)
     console.finish(*answers.neighbors(loaded, found, names), as_json=as_json)
@@ -197,6 +226,10 @@ def match(
             "the right class at least this often, e.g. 0.95; an empty list means unknown.",
         ),
     ] = None,
+    out: PartsFolder = None,
+    workers: Workers = 0,
+    resume: Resume = False,
+    part_rows: PartRows = None,
     gallery: GalleryFolder = None,
     split: Split = None,
     cache: Cache = None,
@@ -208,9 +241,33 @@ def match(
     reading: Any,
 ) -> None:
     """Which known class each item is, or that it is unknown."""
-    from likewise.cli import answers, journeys
+    from likewise.cli import answers, in_parts, journeys
 
+    in_parts.refuse_without_out(out, {"workers": workers, "resume": resume, "part_rows": part_rows})
+    in_parts.refuse_beside_out(out, {"cache": cache})
     loaded = journeys.open_model(model, device, gallery, cache=cache, encoder_from=encoder_from)
+    if out is not None:
+        from likewise.journeys.answers import match_parts
+
+        items, names = _unread(loaded, sources, split, reading)
+        with console.warnings_as_lines(), console.progress("matching") as show:
+            written = match_parts(
+                loaded,
+                items,
+                out,
+                point=point or rule,
+                threshold=threshold,
+                rule=rule,
+                k=k,
+                candidates=candidates,
+                names=names,
+                workers=workers,
+                resume=resume,
+                part_rows=part_rows,
+                progress=show,
+            )
+        in_parts.finish(written, what="answers", as_json=as_json)
+        return
     items, names = journeys.queries(loaded, sources, split, reading)
     with console.warnings_as_lines(), console.progress("matching") as show:
         decided = loaded.match(
@@ -223,3 +280,17 @@ def match(
             progress=show,
         )
     console.finish(*answers.matches(loaded, decided, names, items), as_json=as_json)
+
+
+def _unread(
+    model: Any, sources: list[str], split: str | None, reading: Any
+) -> tuple[Any, list[str] | None]:
+    """Items to be answered in parts, and their names if they were named one by one.
+
+    Files that a table names are looked for when they are read, as one that is not there is a row.
+    """
+    from likewise.cli import journeys
+
+    reading = dataclasses.replace(reading, unchecked=True)
+    items, names = journeys.queries(model, sources, split, reading, naming_all=False)
+    return items, names or None

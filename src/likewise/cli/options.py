@@ -87,6 +87,39 @@ Threshold = Annotated[
 ]
 
 
+_PARTS = "Answers in parts"
+PartsFolder = Annotated[
+    Optional[Path],  # noqa: UP045
+    typer.Option(
+        "--out",
+        metavar="DIR",
+        rich_help_panel=_PARTS,
+        help="Write answers into Parquet parts in this folder as they come, for any number of "
+        "items; one that cannot be read has a row with its error.",
+    ),
+]
+Workers = Annotated[
+    int, typer.Option(min=0, rich_help_panel=_PARTS, help="With --out: processes that read items.")
+]
+Resume = Annotated[
+    bool,
+    typer.Option(
+        "--resume",
+        rich_help_panel=_PARTS,
+        help="With --out: go on in a folder where a run was interrupted, with the same options.",
+    ),
+]
+PartRows = Annotated[
+    Optional[int],  # noqa: UP045
+    typer.Option(
+        min=1,
+        rich_help_panel=_PARTS,
+        metavar="ROWS",
+        show_default="4,096; more where there would be over 10,000 parts",
+        help="With --out: rows of a part, which is what an interruption costs.",
+    ),
+]
+
 _READING = "How DATA is read"
 Id = Annotated[
     Optional[str],  # noqa: UP045

@@ -72,8 +72,13 @@ def open_cross_pairs(
     )
 
 
-def read_cross_table(source: str | Path, *, texts: tuple[bool, bool]) -> CrossTable:
-    """What a table of pairs across two sides holds; the rules are those of `load_cross_pairs`."""
+def read_cross_table(
+    source: str | Path, *, texts: tuple[bool, bool], unchecked: bool = False
+) -> CrossTable:
+    """What a table of pairs across two sides holds; the rules are those of `load_cross_pairs`.
+
+    With `unchecked` files are looked for only when they are fetched.
+    """
     path = Path(source).expanduser()
     check_exists("source", path)
     records = open_records(path)
@@ -85,7 +90,7 @@ def read_cross_table(source: str | Path, *, texts: tuple[bool, bool]) -> CrossTa
             "both. Remove one."
         )
     read = {name: _listed(cells) for name, cells in records.read([*columns, *told]).items()}
-    sides = [Sides(path, "texts" if is_text else "files") for is_text in texts]
+    sides = [Sides(path, "texts" if is_text else "files", unchecked=unchecked) for is_text in texts]
     truth_of: dict[tuple[int, int], bool | None] = {}
     count = 0
     for row, pair in enumerate(zip(*(read[name] for name in columns), strict=True)):

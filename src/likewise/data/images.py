@@ -1,5 +1,6 @@
 """Image files: decoding of any mode and size, and the dataset that decodes when fetched."""
 
+import copy
 import io
 import os
 import warnings
@@ -117,13 +118,20 @@ class ImageFiles(TorchDataset[tuple[Tensor, int]]):
                     self.framing = Framing(*size)
         self.item_shape: tuple[int, ...] = (channels, *size)
         self._kept: dict[int, Tensor] = {}
+        self._keeps = True
         self._room = max_kept()
         if skip_unreadable:
             self._skip_unreadable()
 
     def __getstate__(self) -> dict[str, Any]:
         """All but the decoded images, which a worker process decodes again."""
-        return {**self.__dict__, "_kept": {}, "_room": max_kept()}
+        return {**self.__dict__, "_kept": {}, "_room": max_kept() if self._keeps else 0}
+
+    def unkept(self) -> "ImageFiles":
+        """The same files, decoded each time they are fetched, for who goes through them once."""
+        same = copy.copy(self)
+        same._keeps, same._room = False, 0
+        return same
 
     def __len__(self) -> int:
         return len(self.paths)

@@ -14,6 +14,7 @@ import torch
 from torch import Tensor
 
 from likewise._checks import check_choice, check_exists
+from likewise._parts import is_parts
 from likewise.data.benchmarks import BENCHMARKS, PARTS, Benchmark, benchmark_at, benchmark_parts
 from likewise.data.datasets import ArrayDataset, stored_items
 from likewise.data.downloads import (
@@ -24,6 +25,7 @@ from likewise.data.downloads import (
     find_or_download,
     unpacked,
 )
+from likewise.data.embedded_parts import read_embedded
 from likewise.data.framing import ImageSize
 from likewise.data.idx import idx_parts, read_idx
 from likewise.data.image_folders import files_by_class, folder_parts
@@ -107,6 +109,12 @@ class _Asked:
     id: str | None
     labels: str | Path | None
     skip_unreadable: bool
+    unchecked: bool
+
+    @property
+    def checks(self) -> bool:
+        """Whether the files that a table names must be there."""
+        return not (self.skip_unreadable or self.unchecked)
 
     @property
     def columns(self) -> dict[str, str]:
@@ -142,6 +150,7 @@ def load(
     id: str | None = None,
     labels: str | Path | None = None,
     skip_unreadable: bool = False,
+    unchecked: bool = False,
 ) -> ArrayDataset | ImageFiles | TextDataset | Subset:
     """Labeled data from wherever it is; every part has the codes and names of the whole.
 
@@ -191,6 +200,7 @@ def load(
                             their labels
     folder of save_to_disk  a dataset of Hugging Face, read into memory; see `SavedDataset`. text=
                             and vectors= name the column of items
+    folder of parts         embeddings that `likewise embed` wrote, as vectors (n, d); no parts
     .tar                    a shard of WebDataset, or several as "train-{00..15}.tar", read into
                             memory; see `TarShards`
     (items, labels)         arrays or tensors; no parts
@@ -224,6 +234,7 @@ def load(
             another .npy.
         skip_unreadable: leave out image files that cannot be read, with a warning that counts and
             names them, instead of refusing them.
+        unchecked: look for the files that a table names only when they are fetched.
 
     Raises:
         FileNotFoundError: no such name or path, or a file that a table lists is not there.
@@ -241,7 +252,17 @@ def load(
     size = check_image_size(image_size)
     check_channels(channels)
     asked = _Asked(
-        split, size, channels, text, label, vectors, path_column, id, labels, skip_unreadable
+        split,
+        size,
+        channels,
+        text,
+        label,
+        vectors,
+        path_column,
+        id,
+        labels,
+        skip_unreadable,
+        unchecked,
     )
     if is_frame(source):
         return _load_records(open_records(source), Path.cwd(), asked)
@@ -288,6 +309,11 @@ def load(
             return collected(
                 Stream(opened, item=item, label=label, image_size=size, channels=channels)
             )
+        case "parts":
+            _choose((), split, where)
+            made = read_embedded(path)
+            fit_images(made.embeddings, size, channels)  # refuses both, as they are no images
+            return made.source  # type: ignore[no-any-return]
         case "tar":
             _choose((), split, where)
             return collected(Stream(TarShards(source), image_size=size, channels=channels))
@@ -357,7 +383,7 @@ def has_splits(
         case "saved":
             found = set(saved_parts(path))
             return "train" in found and bool(found & {"val", "test"})
-        case "npy" | "image" | "tar":
+        case "npy" | "image" | "tar" | "parts":
             return False
         case _:
             return open_records(path).has("split") is not None
@@ -430,10 +456,12 @@ def _check_columns(asked: _Asked, path: Path | None) -> None:
 
 
 def _kind(path: Path) -> str:
-    """One of idx, benchmark, folder, saved, table, records, npz, npy, tar, image."""
+    """One of idx, benchmark, folder, parts, saved, table, records, npz, npy, tar, image."""
     if path.is_dir() and benchmark_at(path) is not None:
         return "benchmark"
     if path.is_dir():
+        if is_parts(path):
+            return "parts"
         if is_saved_dataset(path):
             return "saved"
         return "idx" if idx_parts(path) else "folder"
@@ -576,7 +604,7 @@ def _load_benchmark(path: Path, where: str, asked: _Asked) -> ImageFiles:
 
 
 def _load_path_table(path: Path, columns: Columns, where: str, asked: _Asked) -> ImageFiles:
-    table = read_path_table(path, columns, check=not asked.skip_unreadable)
+    table = read_path_table(path, columns, check=asked.checks)
     codes, names = _encoded(table.labels or [None] * len(table.paths))
     keep = _kept(table.splits, len(table.paths), asked.split, where)
     files = asked.files(list(compress(table.paths, keep)), codes[torch.tensor(keep)], names)
@@ -616,7 +644,7 @@ def _load_records(
         return _named(TextDataset(list(compress(texts, keep)), codes, names), ids)
     if files is not None:
         named = [str(cell) for cell in compress(cells[files], keep)]
-        check = not asked.skip_unreadable
+        check = asked.checks
         paths = [
             image_path(home / "-", cell, records.where(row), check=check)
             for row, cell in enumerate(named)

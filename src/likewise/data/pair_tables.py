@@ -117,12 +117,15 @@ def load_triplets(
     return GivenTriplets(_files(files.sides, files.names, image_size, channels), triplets)
 
 
-def read_pair_table(csv_path: str | Path, *, what: str = "files") -> PairTable:
+def read_pair_table(
+    csv_path: str | Path, *, what: str = "files", unchecked: bool = False
+) -> PairTable:
     """What a CSV of pairs holds, with its truth or without; the rules are those of `load_pairs`.
 
     Args:
         csv_path: the table.
         what: the columns name "files", hold "texts", or "ids" of items that are known.
+        unchecked: look for files only when they are fetched.
 
     Raises:
         FileNotFoundError: the table, or a file that it names, is not there.
@@ -138,7 +141,7 @@ def read_pair_table(csv_path: str | Path, *, what: str = "files") -> PairTable:
             f" {'Remove one' if truth else 'Rename it to what its 1 means'}."
         )
     _check_columns(path, header, ("a", "b", *truth))
-    sides = Sides(path, what)
+    sides = Sides(path, what, unchecked=unchecked)
     row_of: dict[tuple[int, int], str] = {}
     truth_of: dict[tuple[int, int], bool | None] = {}
     pairs: list[tuple[int, int]] = []
@@ -196,9 +199,10 @@ def truth_of_cell(where: str, cell: str, column: str) -> bool:
 class Sides:
     """The distinct image files, texts or ids in a table, each with a position."""
 
-    def __init__(self, table: Path, what: str) -> None:
+    def __init__(self, table: Path, what: str, *, unchecked: bool = False) -> None:
         self.table = table
         self.what = what
+        self.unchecked = unchecked
         self.sides: list[str] = []
         self.names: list[str] = []
         self._position_of_cell: dict[str, int] = {}
@@ -219,7 +223,7 @@ class Sides:
         if cell not in self._position_of_cell:
             side = key = cell
             if self.what == "files":
-                side = image_path(self.table, cell, where)
+                side = image_path(self.table, cell, where, check=not self.unchecked)
                 key = os.path.realpath(side)
             elif not cell:
                 raise InputError(

@@ -20,6 +20,7 @@ class Reading:
         id: the column of ids.
         labels: a file with the labels of an .npy.
         skip_unreadable: whether image files that cannot be read are left out.
+        unchecked: whether files that a table names are looked for only when they are fetched.
 
     Example:
         >>> remembered = Reading(text="question", label="intent").columns
@@ -34,6 +35,7 @@ class Reading:
     id: str | None = None
     labels: str | Path | None = None
     skip_unreadable: bool = False
+    unchecked: bool = False
 
     @property
     def given(self) -> dict[str, Any]:

@@ -129,7 +129,7 @@ def encode_chosen(
     waiting: list[Any] = []
     done = 0
     first = next((w for m in modules for w in m.parameters(recurse=False)), _NO_PARAMETER)
-    batch_size = batch_size or _fitting_batch(inputs, first.device)
+    batch_size = batch_size or fitting_batch(inputs, first.device)
     with _evaluating(modules):
         for batch in _batches(inputs, batch_size, workers):
             check_suits(of_texts, batch)
@@ -245,7 +245,7 @@ def _are_texts(items: Any) -> bool:
     return isinstance(items, (list, tuple)) and bool(items) and isinstance(items[0], str)
 
 
-def _fitting_batch(inputs: Any, device: torch.device) -> int:
+def fitting_batch(inputs: Any, device: torch.device) -> int:
     """The default batch size: on a CPU, batches of photographs outgrow caches and the heap."""
     shape: tuple[int, ...] = getattr(inputs, "item_shape", getattr(inputs, "shape", (0,))[1:])
     if device.type != "cpu":

@@ -2,6 +2,7 @@
 
 from likewise.errors import GalleryError
 from likewise.index._answers import Items, Neighbors, SearchedBy, Summary, name_of
+from likewise.index._given import WrittenMetadata
 from likewise.index.arrow import (
     Columns,
     from_table,
@@ -31,6 +32,7 @@ __all__ = [
     "Neighbors",
     "SearchedBy",
     "Summary",
+    "WrittenMetadata",
     "changed_decisions",
     "check_gallery",
     "find_conflicts",

@@ -22,6 +22,30 @@ Rows = Tensor | np.ndarray[Any, Any] | Sequence[Any]  # of embeddings
 
 Where = Mapping[str, Any]
 
+
+class WrittenMetadata(Sequence[Mapping[str, Any]]):
+    """Metadata of items as a table holds it: JSON objects as text, which are stored as they are.
+
+    Args:
+        texts: One JSON object per item. They are not looked at; take them from what was checked.
+        prints: The fingerprint in each of them, (n,).
+
+    Example:
+        >>> given = WrittenMetadata(['{"year": 1999, "fingerprint": 5}'], np.array([5]))
+        >>> given[0]["year"], len(given)
+        (1999, 1)
+    """
+
+    def __init__(self, texts: Sequence[str], prints: Integers) -> None:
+        self.texts, self.prints = list(texts), prints
+
+    def __len__(self) -> int:
+        return len(self.texts)
+
+    def __getitem__(self, at: Any) -> Any:
+        return json.loads(self.texts[at])
+
+
 UNLABELED = -1
 LARGEST_ID = LARGEST_LABEL = 2**63 - 1
 FINGERPRINT = "fingerprint"  # the metadata key by which an item is known again
@@ -268,6 +292,9 @@ def metadata_texts(metadata: Sequence[Mapping[str, Any]] | None, count: int) -> 
     """
     if metadata is None:
         return ["{}"] * count
+    if isinstance(metadata, WrittenMetadata):
+        check_one_per_item("metadata", len(metadata), count)
+        return metadata.texts
     values = _listed("metadata", metadata)
     check_one_per_item("metadata", len(values), count)
     return [_json(value) for value in values]
@@ -278,6 +305,8 @@ def prints_of(metadata: Sequence[Mapping[str, Any]] | None, count: int) -> Integ
 
     Where no item has one, nothing, (0, 2).
     """
+    if isinstance(metadata, WrittenMetadata):
+        return np.column_stack([metadata.prints, np.ones(count, dtype=np.int64)])
     found = [] if metadata is None else [facts.get(FINGERPRINT) for facts in metadata]
     rows = [row for row, value in enumerate(found) if _fits(value)]
     prints = np.zeros((count if rows else 0, 2), dtype=np.int64)

@@ -105,7 +105,7 @@ def index(
     """
     check_choice("way", way, WAYS)
     data = sources.as_dataset(data)
-    place = _place(source)
+    place = place_of(source)
     facts = _whereabouts(data, place)
     own = _as_indexed(ids_of(data), model)
     if way == "add" and own is None:
@@ -357,7 +357,7 @@ def _doubtful(model: SimilarityModel, count: int) -> int:
     return sum(len(classes[print_]) > 1 for print_, _ in indexed[-count:])
 
 
-def _place(source: str | Path | None) -> str | None:
+def place_of(source: str | Path | None) -> str | None:
     """A source by the one name that it has from anywhere."""
     if source is None:
         return None

@@ -10,6 +10,7 @@ from torch import Tensor
 
 from likewise import data
 from likewise._checks import check_choice
+from likewise._parts import is_parts
 from likewise.data.benchmarks import PARTS
 from likewise.data.cross_tables import open_cross_pairs
 from likewise.data.framing import ImageSize
@@ -21,7 +22,8 @@ from likewise.data.saved_datasets import is_saved_dataset
 from likewise.data.tables import TABLES, read_header
 from likewise.embedded import Embedded
 from likewise.encoders import takes_texts
-from likewise.errors import InputError
+from likewise.errors import InputError, naming
+from likewise.journeys.embed import embedded_parts
 from likewise.model import SimilarityModel
 
 PLAIN = data.Reading()
@@ -76,6 +78,13 @@ def open_fitting(
         InputError: The model is over texts, and nothing says which column holds them.
     """
     encoder, preprocess = model.tower(queries=queries)
+    if is_parts(source) and not isinstance(encoder, torch.nn.Identity):
+        raise InputError(
+            f"must be items that are yet to be embedded, got parts, {str(source)!r}.",
+            argument="source",
+            remedy="Take them into an index with journeys.embed.add_parts.",
+            command="Take them into a gallery with likewise gallery import.",
+        )
     if encoder is model.encoder:  # the columns that a model remembers are those of known items
         reading = _as_remembered(model, source, reading)
     if takes_texts(encoder) and reading.text is None:
@@ -85,6 +94,34 @@ def open_fitting(
     return open_data(
         source, split, default_split=default_split, reading=reading, **_size(preprocess)
     )
+
+
+def open_items(
+    model: SimilarityModel,
+    source: str | Path,
+    split: str | None = None,
+    *,
+    default_split: str,
+    reading: data.Reading = PLAIN,
+    queries: bool = False,
+) -> data.Dataset | Embedded:
+    """As `open_fitting`, or the embeddings in a folder of parts that this model made.
+
+    Raises:
+        InputError: Another encoder made the parts, or they are to be read otherwise than whole.
+    """
+    encoder, _ = model.tower(queries=queries)
+    if not is_parts(source) or isinstance(encoder, torch.nn.Identity):
+        return open_fitting(
+            model, source, split, default_split=default_split, reading=reading, queries=queries
+        )
+    if split not in (None, "all"):
+        raise InputError(f"must be left out for parts, got {split!r}.", argument="split")
+    if reading.columns:
+        name, column = next(iter(reading.columns.items()))
+        raise InputError(f"must be left out for parts, got {column!r}.", argument=name)
+    with naming(parts="source"):
+        return embedded_parts(source, model, queries=queries)
 
 
 def _as_remembered(

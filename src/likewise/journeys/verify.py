@@ -31,11 +31,13 @@ class Pairs:
     same: Bool[Tensor, " p"] | None
 
 
-def read(model: SimilarityModel, sides: Sequence[str], table: Path | None) -> Pairs:
+def read(
+    model: SimilarityModel, sides: Sequence[str], table: Path | None, *, unchecked: bool = False
+) -> Pairs:
     """The pairs to verify: two items, or those of a table.
 
     Items are texts for a model over texts, ids of known items for one without an encoder, and
-    image files for any other.
+    image files for any other. With `unchecked` these are looked for only when they are read.
 
     Raises:
         InputError: neither, both, or a table that is none of pairs.
@@ -50,13 +52,14 @@ def read(model: SimilarityModel, sides: Sequence[str], table: Path | None) -> Pa
         raise InputError("pairs must come alone, got two items as well. Give either.")
     if model.query_encoder is not None:
         texts = (takes_texts(model.query_encoder), takes_texts(model.encoder))
-        across = read_cross_table(table, texts=texts)
+        across = read_cross_table(table, texts=texts, unchecked=unchecked)
         positions = torch.tensor(across.pairs) + torch.tensor([0, len(across.a)])
         same = None if across.same is None else torch.tensor(across.same)
         names = [*across.names_a, *across.names_b]
         return Pairs([*across.a, *across.b], names, positions, same)
     what = "files" if model.has_encoder else "ids"
-    rows = read_pair_table(table, what="texts" if takes_texts(model.encoder) else what)
+    what = "texts" if takes_texts(model.encoder) else what
+    rows = read_pair_table(table, what=what, unchecked=unchecked)
     same = None if rows.same is None else torch.tensor(rows.same)
     return Pairs(rows.sides, rows.names, torch.tensor(rows.pairs), same)
 

@@ -18,6 +18,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.parameter import is_lazy
 
+from likewise.data import Preprocess
 from likewise.encoders import (
     Backbone,
     ConvEncoder,
@@ -377,6 +378,18 @@ def encoder_fingerprint(encoder: nn.Module) -> str:
         digest.update(f"{name} {tuple(weight.shape)} {weight.dtype}".encode())
         digest.update(weight.cpu().flatten().view(torch.uint8).numpy().tobytes())
     return digest.hexdigest()[:32]
+
+
+def embedding_fingerprint(encoder: nn.Module, preprocess: Preprocess | None) -> str:
+    """By which embeddings are known to be of one kind: the encoder's, with what is done before it.
+
+    Example:
+        >>> embedding_fingerprint(nn.Identity(), None) == embedding_fingerprint(nn.Identity(), None)
+        True
+    """
+    before = None if preprocess is None else preprocess.to_dict()
+    made_by = json.dumps([encoder_fingerprint(encoder), before])
+    return hashlib.sha256(made_by.encode()).hexdigest()[:32]
 
 
 _STORED = {

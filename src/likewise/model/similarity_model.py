@@ -694,11 +694,11 @@ class SimilarityModel:
             >>> len(sets.names) == len(queries), sets.level
             (True, 0.95)
         """
-        made = self._bound(point, threshold)  # refuses before the work rather than after it
+        made = self.bound(point, threshold)  # refuses before the work rather than after it
         if candidates is not None:
             check_candidates(candidates, made, where)
         embeddings = self.embed(items, queries=True, progress=progress)
-        bound: float | Calibration | ClassThresholds = self._bound(point, threshold)
+        bound: float | Calibration | ClassThresholds = self.bound(point, threshold)
         sets = None
         if isinstance(bound, Calibration):
             rule, k = self.rules.get(bound.rule, bound.rule), bound.k or k
@@ -735,7 +735,7 @@ class SimilarityModel:
             threshold: used instead of the calibration.
             prior: share of such pairs that are the same, for the probabilities; 0.5 if None.
         """
-        bound = self._bound(point, threshold)
+        bound = self.bound(point, threshold)
         if isinstance(bound, Calibration) and bound.rule != PAIRS:
             raise InputError(
                 f"must be one for pairs, got {point!r}, for {bound.rule}.", argument="point"
@@ -788,7 +788,7 @@ class SimilarityModel:
         if not isinstance(data, Embedded):
             data = sources.as_dataset(data)
         if len(self.index):
-            self._bound(point, None)  # refuses before the work rather than after it
+            self.bound(point, None)  # refuses before the work rather than after it
         compares = self.has_encoder and len(data) <= MOST_RAW
         all_new = self._new(data, progress, keep_raw=compares)
         new = labeled(all_new)
@@ -883,7 +883,12 @@ class SimilarityModel:
             for kept in (self.calibrations, self.class_thresholds, self.probabilities):
                 kept.pop(name, None)
 
-    def _bound(self, point: str, threshold: float | None) -> float | Calibration:
+    def bound(self, point: str, threshold: float | None = None) -> float | Calibration:
+        """The calibration of an operating point, or the threshold that is given instead.
+
+        Raises:
+            InputError: the model is not calibrated for it.
+        """
         if threshold is not None:
             if math.isnan(threshold):
                 raise InputError("must be a number, got nan.", argument="threshold")

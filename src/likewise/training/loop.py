@@ -1,5 +1,6 @@
 """The training loop: `fit`."""
 
+import os
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, nullcontext
