@@ -6,6 +6,7 @@ import importlib
 import logging
 import os
 import shutil
+import sys
 import warnings
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
@@ -31,6 +32,7 @@ from likewise.embedded import Embedded
 from likewise.encoders import SentenceEncoder, takes_texts
 from likewise.errors import ArtifactError, InputError, InputTypeError, MissingExtra
 from likewise.intervals import Estimate, binomial
+from likewise.journeys.measuring import measured
 from likewise.journeys.opening import open_fitting
 from likewise.model import SimilarityModel, load
 from likewise.model.embedding import opened
@@ -101,6 +103,26 @@ class Parity:
 
     __repr__ = _tables.as_text
     _repr_html_ = _tables.as_html
+
+    def _table(self) -> _tables.Table:
+        rows = [["", "decisions", "changed", "share", "distances differ by", "raised by"]]
+        rows += [
+            [
+                name,
+                f"{each.decisions:,}",
+                f"{each.changed:,}",
+                str(binomial(each.changed, each.decisions)),
+                f"{each.largest_difference:.2g}",
+                f"{each.raised:.2g}",
+            ]
+            for name, each in self.points.items()
+        ]
+        rows.append(["in all", f"{self.decisions:,}", f"{self.changed:,}", str(self.share), "", ""])
+        title = (
+            f"Export in {self.precision}: {self.items:,} items, embeddings differ by at most "
+            f"{self.largest_difference:.2g}"
+        )
+        return _tables.Table(title, rows, headings=True)
 
     def to_dict(self) -> dict[str, Any]:
         """All numbers, ready for JSON."""
@@ -184,7 +206,7 @@ def export(
         found = _parity(folder, precision, allowed, of_model, embeddings, points)
         _check_parity(found, of_model)
         manifest = msgspec.structs.replace(manifest, points=raised)
-        (part / exported.MANIFEST).write_bytes(exported.described(manifest))
+        (part / exported.MANIFEST).write_bytes(exported.sealed(manifest))
         (part / "parity.json").write_bytes(exported.described(found.to_dict()))
         _put(part, place)
     finally:
@@ -346,7 +368,7 @@ def _written(
         points={name: _point(model, name) for name in model.calibrations},
         files={name: exported.checksum(content) for name, content in contents.items()},
     )
-    (part / exported.MANIFEST).write_bytes(exported.described(manifest))
+    (part / exported.MANIFEST).write_bytes(exported.sealed(manifest))
     return manifest
 
 
@@ -356,13 +378,14 @@ def _point(model: SimilarityModel, name: str) -> exported.Point:
     if own is not None:
         made = dataclasses.replace(made, guarantee=own.guarantee)
     chance = model.probabilities.get(name)
+    threshold = min(max(made.threshold, -sys.float_info.max), sys.float_info.max)
     return exported.Point(
         rule=made.rule,  # type: ignore[arg-type]  # checked before
         k=made.k,
-        threshold=made.threshold,
-        calibrated=made.threshold,
+        threshold=threshold,
+        calibrated=threshold,
         goal=made.goal,
-        guarantee=made.guaranteed,
+        measured=measured(made, made.guarantee, len(model.index)),
         warning=made.outgrown(len(model.index))
         if made.rule != PAIRS and len(model.index)
         else None,
