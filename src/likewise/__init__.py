@@ -55,6 +55,7 @@ if TYPE_CHECKING:
     from likewise.index import Gallery, Index, Neighbors
     from likewise.intervals import Estimate
     from likewise.journeys.export import export
+    from likewise.journeys.migrate import migrate
     from likewise.journeys.recipe import Recipe
     from likewise.journeys.train import train
     from likewise.journeys.wrap import wrap
@@ -111,6 +112,7 @@ __all__ = [
     "match",
     "matching",
     "metrics",
+    "migrate",
     "miners",
     "model",
     "normalization",
@@ -158,6 +160,7 @@ _MODULE_OF = {  # the other names of __all__ are modules themselves
     "least_cost": "calibration",
     "load": "model",
     "match": "matching",
+    "migrate": "journeys.migrate",
     "show": "plots",
     "train": "journeys.train",
     "wrap": "journeys.wrap",

@@ -15,6 +15,7 @@ from likewise.cli import (
     gallery,
     known,
     maps,
+    migrating,
     serving,
     wrapping,
 )
@@ -453,9 +454,11 @@ def calibrate(
     DATA may also be a .csv of pairs, with columns a, b and same: of image files, of texts, or of
     ids of known items for a model over vectors.
     """
+    from likewise.calibration import threshold_change
     from likewise.cli import answers, journeys
 
     loaded = journeys.open_model(model, device, gallery, cache=cache, encoder_from=encoder_from)
+    before = dict(loaded.calibrations)
     made = journeys.calibrate(
         loaded,
         source,
@@ -472,13 +475,25 @@ def calibrate(
         reading=reading,
     )
     loaded.save(model)
-    lines = [line for name, each in made.items() for line in answers.calibration_lines(name, each)]
+    moved = {
+        name: threshold_change(before[name], each) for name, each in made.items() if name in before
+    }
+    lines = []
+    for name, each in made.items():
+        lines += answers.calibration_lines(name, each)
+        lines += [f"  {moved[name]}"] if name in moved else []
     lines += [
         f"{name}: {len(by_class.classes)} classes have thresholds of their own"
         for name, by_class in loaded.class_thresholds.items()
         if name in made
     ]
-    told = {name: console.without(each.to_dict(), "sample", "known") for name, each in made.items()}
+    told = {
+        name: {
+            **console.without(each.to_dict(), "sample", "known"),
+            "moved": moved[name].to_dict() if name in moved else None,
+        }
+        for name, each in made.items()
+    }
     console.finish(told, lines, as_json=as_json)
 
 
@@ -644,6 +659,7 @@ def evaluate(
 app.command()(comparing.compare)
 app.command()(drifting.drift)
 app.command()(exporting.export)
+app.command()(migrating.migrate)
 app.command()(serving.serve)
 app.command()(serving.key)
 
