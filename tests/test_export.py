@@ -522,7 +522,7 @@ def test_a_changed_number_in_the_manifest_is_seen(exported, tmp_path):
     told = json.loads((tmp_path / "export.json").read_text())
     told["points"]["nearest"]["threshold"] += 0.5
     (tmp_path / "export.json").write_text(json.dumps(told))
-    with pytest.raises(ArtifactError, match="whose export.json is missing, changed or cut off"):
+    with pytest.raises(ArtifactError, match=r"whose export\.json is missing, changed or cut off"):
         lw.runtime.load(tmp_path)
     told["points"]["nearest"]["threshold"] -= 0.5
     (tmp_path / "export.json").write_text(json.dumps(told))  # laid out otherwise, the same words

@@ -138,7 +138,9 @@ def test_the_document_has_what_there_is(clients):
     offered = {(e.method.lower(), e.path) for e in ENDPOINTS if e.exported}
     assert {(m, path) for path, told in theirs["paths"].items() for m in told} == offered
     assert len(offered) < len(ENDPOINTS)
-    fields = [set(told["components"]["schemas"]["MatchRequest"]["properties"]) for told in (ours, theirs)]
+    fields = [
+        set(told["components"]["schemas"]["MatchRequest"]["properties"]) for told in (ours, theirs)
+    ]
     assert fields[0] - fields[1] == {"where", "candidates"}
 
 

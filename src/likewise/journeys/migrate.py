@@ -289,9 +289,11 @@ def migrate(
     check_exists("model", path)
     new = to if isinstance(to, SimilarityModel) else load(to, read_only=True)
     is_gallery = Gallery.is_at(path)
-    if is_gallery and isinstance(to, SimilarityModel):
-        raise InputError("to must be a folder for a gallery without a model, got a model.")
-    target = Path(to) if is_gallery else path
+    target = path
+    if is_gallery:
+        if isinstance(to, SimilarityModel):
+            raise InputError("to must be a folder for a gallery without a model, got a model.")
+        target = Path(to)
     old = None if is_gallery else before or load(path, read_only=True)
     _check_can(old, new)
     if old is not None and not new.reading.columns:
@@ -410,7 +412,7 @@ class _Migrating:
                     break
                 encode = self._encoder(known, items, fitted)
         for each in (new.calibrations, new.class_thresholds, new.probabilities):
-            each.clear()  # type: ignore[attr-defined]
+            each.clear()
         if self.gallery is None:
             new.index = _in_memory(place, new)
             new.gallery = new.collection = None
