@@ -55,6 +55,7 @@ if TYPE_CHECKING:
     from likewise.index import Gallery, Index, Neighbors
     from likewise.intervals import Estimate
     from likewise.journeys.export import export
+    from likewise.journeys.hub import from_pretrained, push_to_hub
     from likewise.journeys.migrate import migrate
     from likewise.journeys.recipe import Recipe
     from likewise.journeys.train import train
@@ -102,6 +103,7 @@ __all__ = [
     "evaluation",
     "export",
     "fit",
+    "from_pretrained",
     "index",
     "intervals",
     "journeys",
@@ -119,6 +121,7 @@ __all__ = [
     "pages",
     "plots",
     "probability",
+    "push_to_hub",
     "runtime",
     "samplers",
     "service",
@@ -157,10 +160,12 @@ _MODULE_OF = {  # the other names of __all__ are modules themselves
     "equal_error": "calibration",
     "export": "journeys.export",
     "fit": "training",
+    "from_pretrained": "journeys.hub",
     "least_cost": "calibration",
     "load": "model",
     "match": "matching",
     "migrate": "journeys.migrate",
+    "push_to_hub": "journeys.hub",
     "show": "plots",
     "train": "journeys.train",
     "wrap": "journeys.wrap",

@@ -574,6 +574,12 @@ def evaluate(
         Optional[Path],  # noqa: UP045
         typer.Option(help="Also write a page with all numbers and pictures."),
     ] = None,
+    card: Annotated[
+        bool,
+        typer.Option(
+            "--card", help="Also write card.md into the model's folder, with the numbers."
+        ),
+    ] = False,
     relevance: Annotated[
         Optional[Path],  # noqa: UP045
         typer.Option(
@@ -653,6 +659,11 @@ def evaluate(
         page = evaluation_page(report, loaded, found, title=title, source=source)
         result["report"] = str(page)
         lines.append(f"report: {page}")
+    if card:
+        from likewise.journeys.card import write_card
+
+        result["card"] = str(write_card(model, found, data=source))
+        lines.append(f"card: {result['card']}")
     console.finish(result, lines, as_json=as_json)
 
 
@@ -665,14 +676,29 @@ app.command()(serving.key)
 
 
 @app.command()
-def info(model: Model, seed: Seed = 0, device: Device = None, as_json: Json = False) -> None:
+def info(
+    model: Model,
+    card: Annotated[
+        bool,
+        typer.Option("--card", help="Also write card.md into the folder, with what evaluate kept."),
+    ] = False,
+    seed: Seed = 0,
+    device: Device = None,
+    as_json: Json = False,
+) -> None:
     """What a saved model is made of; its encoder is not built."""
     import likewise as lw
     from likewise.cli import answers, journeys
 
     journeys.chosen_device(device)
     opened = lw.load(model, read_only=True, without_encoder=True)
-    console.finish(*answers.summary(opened), as_json=as_json)
+    result, lines = answers.summary(opened)
+    if card:
+        from likewise.journeys.card import write_card
+
+        result["card"] = str(write_card(model))
+        lines.append(f"card: {result['card']}")
+    console.finish(result, lines, as_json=as_json)
 
 
 for _app in (app, gallery.app):
