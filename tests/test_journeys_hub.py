@@ -1,4 +1,4 @@
-"""Cards of models, and models on the hub: a hub of folders, and the real code that reads a cache."""
+"""Cards of models, and models on the hub: a hub of folders, and the real cache."""
 
 import shutil
 from pathlib import Path
@@ -43,7 +43,8 @@ def test_a_card_tells_what_the_model_is_and_how_it_did(tmp_path):
     found = model.evaluate(aside)
     text = write_card(folder, found, data="aside | more").read_text()
     for name, value in found.headline():
-        assert f"| {name} | {str(value).replace('[', '\\[').replace(']', '\\]')} |" in text
+        told = str(value).replace("[", "\\[").replace("]", "\\]")
+        assert f"| {name} | {told} |" in text
     assert "On aside \\| more: 90 items" in text
     assert "saved again since" not in text
     assert write_card(folder).read_text() == text, "the last evaluation is kept"

@@ -85,8 +85,6 @@ def card_of(model: SimilarityModel, name: str, kept: Kept | None, mark: str) -> 
         mark: A hash of its manifest, to tell whether the evaluation is of the model as it is.
     """
     encoder = str(getattr(model.encoder, "name", type(model.encoder).__name__))
-    if hasattr(model.encoder, "described"):
-        encoder = model.encoder.described.class_
     recipe = model.origin.get("recipe", {})
     facts = [
         ("encoder", encoder if model.has_encoder else "none: items are embeddings"),

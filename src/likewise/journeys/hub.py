@@ -1,5 +1,6 @@
 """Saved models on the Hugging Face hub: `push_to_hub` and `from_pretrained`."""
 
+import contextlib
 import importlib
 import tempfile
 from pathlib import Path
@@ -142,14 +143,11 @@ def _hub() -> Any:
 def _refusals(hub: Any) -> tuple[type[Exception], ...]:
     """What huggingface_hub raises where a name, a token or the network is at fault."""
     errors = importlib.import_module("huggingface_hub.errors")
-    named = ("HfHubHTTPError", "LocalEntryNotFoundError", "LocalTokenNotFoundError")
-    found = [
-        getattr(errors, each) for each in (*named, "HFValidationError") if hasattr(errors, each)
-    ]
-    try:  # what it speaks HTTP with from version 1 on
-        found.append(importlib.import_module("httpx").HTTPError)
-    except ImportError:
-        pass
+    names = ("HfHubHTTPError", "LocalEntryNotFoundError", "LocalTokenNotFoundError")
+    found = [getattr(errors, name) for name in (*names, "HFValidationError")]
+    for speaks in ("httpx", "httpx2"):  # HTTP, from version 1 of huggingface_hub on
+        with contextlib.suppress(ImportError):
+            found.append(importlib.import_module(speaks).HTTPError)
     return (*found, OSError)
 
 
