@@ -39,6 +39,7 @@ import numpy as np
 import torch
 
 import likewise as lw
+from likewise.data.parts import paths_of
 from likewise.intervals import binomial
 from likewise.journeys.migrate import take_back
 
@@ -104,7 +105,7 @@ def forked(work: Callable[[], Any]) -> int:
     return child
 
 
-def kills(count: int, seed: int, place: Path, *, gallery: bool, items: int = 2500) -> Counter[str]:
+def kills(count: int, seed: int, place: Path, *, gallery: bool, items: int = 1200) -> Counter[str]:
     torch.set_num_threads(1)  # threads of a parent do not live in its forks
     counts: Counter[str] = Counter()
     rng = random.Random(seed)
@@ -131,23 +132,33 @@ def kills(count: int, seed: int, place: Path, *, gallery: bool, items: int = 250
         loaded.save(model)
         loaded.index.close()
 
-    fresh()
-    started = time.monotonic()
-    os.waitpid(forked(migrated), 0)
-    whole = time.monotonic() - started
+    record = place / "model.migration" / "migration.json"
+
+    def stage() -> str:
+        try:
+            return str(json.loads(record.read_text())["stage"])
+        except (OSError, ValueError):
+            return "none"
+
+    stages = ("none", "filling", "ready", "switched")
     for round_ in range(count):
         fresh()
         reader = forked(lambda: reading(model, items, told))
+        # A stage at random, and a moment within it: the last stages take little of the time.
+        wanted, wait = rng.choice(stages), rng.expovariate(1) * rng.choice((0.001, 0.02, 0.3))
         child = forked(migrated)
-        time.sleep(rng.random() * whole * 1.05)
+        while stages.index(stage()) < stages.index(wanted):
+            time.sleep(0.0005)
+        time.sleep(wait)
         os.kill(child, signal.SIGKILL)
         _, status = os.waitpid(child, 0)
+        counts[f"killed in stage {wanted!r} or behind"] += 1
         counts["ended before the kill"] += os.WIFEXITED(status)
         counts["failed"] += os.WIFEXITED(status) and os.WEXITSTATUS(status) != 0
         state = found(model, items)
         counts[f"{state} after the kill" if state in ("old", "new") else state] += 1
         if round_ % 2:
-            if (model.parent / "model.migration" / "migration.json").exists():
+            if record.exists():
                 take_back(model)
             counts["taken back"] += 1
             counts["failed"] += found(model, items) != "old"
@@ -297,25 +308,26 @@ def unpacked(place: Path) -> Path:
 
 
 def whole(place: Path, models: list[lw.SimilarityModel], known: Any, aside: Any) -> None:
-    """One migration of the items themselves, timed."""
+    """One migration of the items themselves; what was encoded is in the models' caches then."""
     old, new = models
     old.use_gallery(place / "known")
-    started = time.process_time()
-    old.add(known)
+    old.add(known, metadata=texts_of(known))
     old.calibrate(aside)
-    spent = time.process_time() - started
     old.save(place / "old")
     old.index.close()
     new.save(place / "new")
+    before = lw.load(place / "old", read_only=True)
+    before.cache = old.cache
     started = time.process_time()
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
-        done = lw.migrate(place / "old", place / "new", aside=aside)
+        done = lw.migrate(place / "old", new, aside=aside, before=before)
     print(done)
-    print(
-        f"processor time: index and calibrate before {spent:.0f} s, migrate "
-        f"{time.process_time() - started:.0f} s"
-    )
+    print(f"processor time {time.process_time() - started:.0f} s", flush=True)
+
+
+def texts_of(items: Any) -> list[dict[str, str]] | None:
+    return [{"text": text} for text in lw.data.items(items)] if lw.data.is_text(items) else None
 
 
 def photos(weights: str | None, name: str, count: int) -> None:
@@ -336,68 +348,62 @@ def photos(weights: str | None, name: str, count: int) -> None:
     with tempfile.TemporaryDirectory() as where:
         place = Path(where)
         source = unpacked(place / "photos")
-        data = [lw.data.load(source, image_size=m.preprocess.framing, channels=3) for m in models]
-        parts = np.random.default_rng(0).permutation(len(data[0]))
-        known = lw.data.Subset(data[0], parts[: len(parts) // 2].tolist())
-        table = place / "aside"
-        for row in parts[len(parts) // 2 :]:
-            file = Path(data[0].paths[row])
-            (table / file.parent.name).mkdir(parents=True, exist_ok=True)
-            shutil.copy(file, table / file.parent.name / file.name)
-        whole(place, models, known, str(table))
-        features = torch.cat([m.embed(d) for m, d in zip(models, data, strict=True)], dim=1)
-        split = models[0].embed(lw.data.Subset(data[0], [0])).shape[1]
-    draws(features, split, data[0].labels.numpy(), count, known_classes=40, per_class=(10, 8))
+        for number, model in enumerate(models):
+            model.cache = place / f"cache {number}"
+        data = [
+            lw.data.load(source, image_size=model.preprocess.framing, channels=3)
+            for model in models
+        ]
+        codes = data[0].labels.numpy()
+        first = np.concatenate([np.flatnonzero(codes == each)[:20] for each in np.unique(codes)])
+        data = [lw.data.Subset(each, first) for each in data]
+        labels = data[0].labels.numpy()
+        aside = place / "aside"
+        for path in paths_of(data[0])[1::2]:
+            (aside / Path(path).parent.name).mkdir(parents=True, exist_ok=True)
+            shutil.copy(path, aside / Path(path).parent.name / Path(path).name)
+        known = lw.data.Subset(data[0], np.arange(0, len(labels), 2))
+        whole(place, models, known, str(aside))
+        parts = [model.embed(each) for model, each in zip(models, data, strict=True)]
+    features = torch.cat(parts, dim=1)
+    draws(features, parts[0].shape[1], labels, count, known_classes=40, per_class=(7, 6))
 
 
-def clinc(trained: str, count: int) -> None:
-    raw = json.loads((HOME / "clinc150" / "data_full.json").read_text())
+def clinc(trained: str, count: int, per_intent: int) -> None:
     from safetensors.torch import load_file
 
+    raw = json.loads((HOME / "clinc150" / "data_full.json").read_text())
     encoders = [lw.encoders.by_name("sentence:all-MiniLM-L6-v2") for _ in range(2)]
     encoders[1].load_state_dict(load_file(trained))
     models = [lw.SimilarityModel(each) for each in encoders]
-    known = raw["train"]
-    aside = raw["val"] + raw["oos_val"]
-    new = raw["test"] + raw["oos_test"][:150]
+    seen: Counter[str] = Counter()
+    known = []
+    for text, intent in raw["train"]:
+        seen[intent] += 1
+        if seen[intent] <= per_intent:
+            known.append((text, intent))
+    # As many out of scope among the new ones as among those compared.
+    pairs = [known, raw["val"] + raw["oos_val"], raw["test"] + raw["oos_test"][:150]]
+    data = [lw.data.TextDataset(*map(list, zip(*part, strict=True))) for part in pairs]
     with tempfile.TemporaryDirectory() as where:
         place = Path(where)
-        pairs = [tuple(zip(*part, strict=True)) for part in (known, aside, new)]
-        data = [lw.data.TextDataset(list(texts), list(names)) for texts, names in pairs]
-        models[0].reading = lw.data.Reading(text="text", label="label")
-        old, new_model = models
-        old.add(data[0], metadata=[{"text": text} for text in pairs[0][0]])
-        old.calibrate(data[1])
-        old.save(place / "old")
-        new_model.save(place / "new")
-        started = time.process_time()
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")
-            done = lw.migrate(place / "old", place / "new", aside=data[1])
-        print(done)
-        print(f"processor time {time.process_time() - started:.0f} s")
-        after = lw.load(place / "old")
-        found = [m.embedded(data[2]) for m in (old, after)]
-        pairs_of = zip(old.match(found[0]).names, after.match(found[1]).names, strict=True)
-        changed = sum(a != b for a, b in pairs_of)
-        print(f"new items: {changed} of {len(data[2])} changed, {changed / len(data[2]):.4f}")
-        # What both made of the aside and the new items, for draws of these.
-        both = [
-            torch.cat([m.embedded(data[1]).embeddings, f.embeddings])
-            for m, f in zip((old, after), found, strict=True)
+        for number, model in enumerate(models):
+            model.cache = place / f"cache {number}"
+        whole(place, models, data[0], data[1])
+        after, before = (lw.load(place / name) for name in ("old", "old.migration/before"))
+        found = [model.embedded(data[2]) for model in models]
+        names = [m.match(e).names for m, e in zip((before, after), found, strict=True)]
+        changed = sum(a != b for a, b in zip(*names, strict=True))
+        print(f"new items: {binomial(changed, len(data[2]))} changed, {changed} of {len(data[2])}")
+        parts = [
+            torch.cat([model.embed(data[1]), new.embeddings])
+            for model, new in zip(models, found, strict=True)
         ]
-    features = torch.cat(both, dim=1)
-    labels = np.array([*pairs[1][1], *pairs[2][1]])
+    labels = np.array([name for part in pairs[1:] for _, name in part])
     inside = labels != "oos"
     codes = np.unique(labels[inside], return_inverse=True)[1]
-    draws(
-        features[torch.from_numpy(inside)],
-        both[0].shape[1],
-        codes,
-        count,
-        known_classes=120,
-        per_class=(15, 10),
-    )
+    features = torch.cat(parts, dim=1)[torch.from_numpy(inside)]
+    draws(features, parts[0].shape[1], codes, count, known_classes=120, per_class=(15, 10))
 
 
 def main() -> None:
@@ -409,6 +415,7 @@ def main() -> None:
     parser.add_argument("--weights")
     parser.add_argument("--network", default="tf_efficientnet_lite2")
     parser.add_argument("--trained")
+    parser.add_argument("--per-intent", type=int, default=100)
     given = parser.parse_args()
     if given.what == "kills":
         for gallery in (True, False):
@@ -424,7 +431,7 @@ def main() -> None:
     elif given.trained is None:
         sys.exit("clinc needs --trained FILE")
     else:
-        clinc(given.trained, given.draws)
+        clinc(given.trained, given.draws, given.per_intent)
 
 
 if __name__ == "__main__":
