@@ -58,7 +58,7 @@ def test_a_card_tells_what_the_model_is_and_how_it_did(tmp_path):
 
 def test_the_commands_write_cards(tmp_path, run):
     folder, (points, names) = saved(tmp_path / "model")
-    np.savez(tmp_path / "aside.npz", x=points, label=np.array(names))
+    np.savez(tmp_path / "aside.npz", x=points, y=np.array(names))
     status, told, _ = run("info", folder, "--card")
     assert (status, "card: " in told) == (0, True)
     assert "Not evaluated." in (folder / "card.md").read_text()

@@ -411,7 +411,7 @@ def test_what_cannot_be_migrated_is_one_sentence(tmp_path):
 def test_the_command_migrates_and_goes_back(tmp_path, run):
     old, new = made(tmp_path)
     for name, (items, names) in (("known", KNOWN), ("aside", ASIDE)):
-        np.savez(tmp_path / f"{name}.npz", x=items, label=np.array(names))
+        np.savez(tmp_path / f"{name}.npz", x=items, y=np.array(names))
     reads = ("--items", tmp_path / "known.npz", "--aside", tmp_path / "aside.npz")
     status, told, _ = run("migrate", old, "--to", new, *reads, "--dry-run", "--json")
     assert status == 0

@@ -170,9 +170,12 @@ def test_what_is_kept_or_written_is_refused_before(folders, tmp_path):
 BLOCKED = """
 import sys
 
+NOT_NEEDED = {"torch", "scipy", "sklearn", "kornia", "matplotlib", "jaxtyping", "accelerate"}
+NOT_NEEDED |= {"safetensors", "tomli_w", "pooch", "jinja2", "markupsafe"}
+
 class Blocked:
     def find_spec(self, name, *_):
-        if name.partition(".")[0] in ("torch", "scipy", "sklearn", "kornia", "matplotlib"):
+        if name.partition(".")[0] in NOT_NEEDED:
             raise ImportError(f"{name} is blocked", name=name)
 
 sys.meta_path.insert(0, Blocked())
