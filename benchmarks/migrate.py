@@ -45,6 +45,7 @@ from likewise.journeys.migrate import take_back
 
 HOME = Path(os.environ.get("LIKEWISE_DATA", "../shared/data"))
 WIDTH = 8
+PAUSE = 0.02  # seconds between two loads, so that the migration goes on too
 BAD = ("mixed", "unloadable", "lost items", "failed")
 
 # ---------------------------------------------------------------- kills
@@ -86,9 +87,11 @@ def found(model: Path, items: int) -> str:
 
 def reading(model: Path, items: int, told: Path) -> None:
     """Load a model again and again, and write what was found, one letter each."""
+    parent = os.getppid()
     with told.open("ab", buffering=0) as file:
-        while True:
+        while os.getppid() == parent:
             file.write(found(model, items)[0].encode())
+            time.sleep(PAUSE)
 
 
 def forked(work: Callable[[], Any]) -> int:
@@ -105,11 +108,11 @@ def forked(work: Callable[[], Any]) -> int:
     return child
 
 
-def kills(count: int, seed: int, place: Path, *, gallery: bool, items: int = 1200) -> Counter[str]:
+def kills(count: int, seed: int, place: Path, *, gallery: bool, items: int = 1100) -> Counter[str]:
     torch.set_num_threads(1)  # threads of a parent do not live in its forks
     counts: Counter[str] = Counter()
     rng = random.Random(seed)
-    known, aside = drawn(items, 0), drawn(400, 1)
+    known, aside = drawn(items, 0), drawn(150, 1)
     model, new, told = place / "model", place / "new", place / "told"
     made = turned(0, 6)
     if gallery:
@@ -167,6 +170,7 @@ def kills(count: int, seed: int, place: Path, *, gallery: bool, items: int = 120
         counts["failed"] += os.WEXITSTATUS(status) != 0 or found(model, items) != "new"
         os.kill(reader, signal.SIGKILL)
         os.waitpid(reader, 0)
+        print(f"{round_ + 1} of {count}: {state}", file=sys.stderr, flush=True)
     seen = Counter(told.read_text())
     names = {"o": "old, by the reader", "n": "new, by the reader"}
     names |= {"m": "mixed", "u": "unloadable", "l": "lost items"}
