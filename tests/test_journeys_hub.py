@@ -1,5 +1,6 @@
 """Cards of models, and models on the hub: a hub of folders, and the real cache."""
 
+import importlib
 import shutil
 from pathlib import Path
 
@@ -12,6 +13,7 @@ from likewise.errors import ArtifactError, InputError
 from likewise.journeys.card import write_card
 
 hub = pytest.importorskip("huggingface_hub", reason="needs the extra hub")
+OFFLINE = importlib.import_module("huggingface_hub.constants")
 
 
 def saved(place, *, known=True):
@@ -121,7 +123,7 @@ def test_a_fetched_model_is_found_in_the_cache(tmp_path, monkeypatch):
     (cached / "refs").mkdir(parents=True)
     (cached / "refs" / "main").write_text(commit)
     shutil.copytree(tmp_path / "owner" / "kinds", cached / "snapshots" / commit)
-    monkeypatch.setattr(hub.constants, "HF_HUB_OFFLINE", True)
+    monkeypatch.setattr(OFFLINE, "HF_HUB_OFFLINE", True)
     model = lw.from_pretrained("owner/kinds", cache=tmp_path / "cache")
     assert model.match(aside).names == lw.load(folder).match(aside).names
     assert len(lw.from_pretrained("owner/kinds", revision=commit, cache=tmp_path / "cache").index)
@@ -131,7 +133,7 @@ def test_a_fetched_model_is_found_in_the_cache(tmp_path, monkeypatch):
 
 
 def test_what_is_not_there_is_one_sentence(tmp_path, monkeypatch):
-    monkeypatch.setattr(hub.constants, "HF_HUB_OFFLINE", True)
+    monkeypatch.setattr(OFFLINE, "HF_HUB_OFFLINE", True)
     with pytest.raises(InputError, match="name must be OWNER/NAME on the hub, or a folder, got"):
         lw.from_pretrained("owner/none", cache=tmp_path)
     with pytest.raises(InputError, match="name must be OWNER/NAME on the hub"):

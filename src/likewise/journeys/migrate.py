@@ -579,11 +579,10 @@ class _Migrating:
             if old is not None and old.has_encoder:
                 reads = sources.TextDataset if old.preprocess is None else old.preprocess.files
             return by_model(new, told, np.arange(len(told)), as_known(known, told, reads))
-        prints = None
-        if old is not None and old.has_encoder:
-            prints = sources.fingerprints(self._opened(old, items))
         source = self._opened(new, items)
-        rows, missing = rows_in(known, source, prints)
+        reads = old if old is not None and old.has_encoder else None
+        prints = sources.fingerprints(source if reads is None else self._opened(reads, items))
+        rows, missing = rows_in(known, source, prints, loosely=reads is None)
         if len(missing):
             shown = ", ".join(repr(each) for each in known.ids[missing[:3]].tolist())
             raise InputError(

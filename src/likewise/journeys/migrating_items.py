@@ -43,17 +43,18 @@ class Known:
 
 
 def rows_in(
-    known: Known, source: Any, prints: Tensor | None
+    known: Known, source: Any, prints: Tensor, *, loosely: bool
 ) -> tuple[np.ndarray[Any, Any], np.ndarray[Any, Any]]:
     """Which item of a source each known one is, and which are not there.
 
-    An item is known again by its id where the source has ids, else by its fingerprint, its file
-    or its text.
+    An item is known again by its id where the source has ids, else by its fingerprint.
 
     Args:
         known: The known items.
         source: A dataset.
-        prints: Fingerprints of its items, read as the known ones were; None if that is not known.
+        prints: Fingerprints of its items.
+        loosely: Whether these may have been read otherwise than the known ones were: an item is
+            then known again by its file or its text too.
 
     Returns:
         For each known item the row of the source, -1 where there is none; and the known items
@@ -62,9 +63,9 @@ def rows_in(
     keys: list[tuple[Sequence[Any], Sequence[Any]]] = []
     if (own := ids_of(source)) is not None:
         keys.append(([str(each) for each in known.ids.tolist()], [str(each) for each in own]))
-    elif prints is not None:
-        keys.append((known.column("fingerprint"), prints.tolist()))
     else:
+        keys.append((known.column("fingerprint"), prints.tolist()))
+    if own is None and loosely:
         keys.append((known.column("path"), paths_of(source)))
         if sources.is_text(source):
             keys.append((known.column("text"), list(sources.items(source))))
