@@ -580,9 +580,9 @@ class _Migrating:
                 reads = sources.TextDataset if old.preprocess is None else old.preprocess.files
             return by_model(new, told, np.arange(len(told)), as_known(known, told, reads))
         source = self._opened(new, items)
-        reads = old if old is not None and old.has_encoder else None
-        prints = sources.fingerprints(source if reads is None else self._opened(reads, items))
-        rows, missing = rows_in(known, source, prints, loosely=reads is None)
+        reader = old if old is not None and old.has_encoder else None
+        prints = sources.fingerprints(source if reader is None else self._opened(reader, items))
+        rows, missing = rows_in(known, source, prints, loosely=reader is None)
         if len(missing):
             shown = ", ".join(repr(each) for each in known.ids[missing[:3]].tolist())
             raise InputError(
