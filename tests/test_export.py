@@ -208,8 +208,8 @@ def test_a_damaged_folder_is_one_sentence(exported, name, tmp_path):
 
 def test_another_format_is_refused(exported, tmp_path):
     told = json.loads((exported / "export.json").read_text())
-    (tmp_path / "export.json").write_text(json.dumps({**told, "format": 2}))
-    with pytest.raises(ArtifactError, match="must be of format 1, got format 2"):
+    (tmp_path / "export.json").write_text(json.dumps({**told, "format": 3}))
+    with pytest.raises(ArtifactError, match="must be of format 2, got format 3"):
         lw.runtime.load(tmp_path)
 
 
@@ -501,3 +501,29 @@ def test_a_backbone_decides_on_files_as_the_model_does(tmp_path):
     assert runtime.lookup(paths, k=2).ids.tolist() == model.lookup(paths, k=2).ids.tolist()
     status = found.to_dict()
     assert status["points"]["lookup"]["raised"] == 0
+
+
+def test_print_of_a_parity_is_a_table(tmp_path):
+    told = repr(lw.export(model_over_vectors(), tmp_path / "out", drawn(200, 1)))
+    title, heads, *rows = told.splitlines()
+    assert title.startswith("Export in float32: 200 items, embeddings differ by at most ")
+    assert heads.split("  ")[-1] == "raised by"
+    assert [row.split()[0] for row in rows[:-1]] == sorted(
+        ["center", "majority", "nearest", "own", "pairs", "weighted"],
+        key=list(json.loads((tmp_path / "out" / "parity.json").read_text())["points"]).index,
+    )
+    assert rows[-1].split()[:2] == ["in", "all"]
+    assert "PointParity" not in told
+
+
+def test_a_changed_number_in_the_manifest_is_seen(exported, tmp_path):
+    for file in exported.iterdir():
+        (tmp_path / file.name).write_bytes(file.read_bytes())
+    told = json.loads((tmp_path / "export.json").read_text())
+    told["points"]["nearest"]["threshold"] += 0.5
+    (tmp_path / "export.json").write_text(json.dumps(told))
+    with pytest.raises(ArtifactError, match=r"whose export\.json is missing, changed or cut off"):
+        lw.runtime.load(tmp_path)
+    told["points"]["nearest"]["threshold"] -= 0.5
+    (tmp_path / "export.json").write_text(json.dumps(told))  # laid out otherwise, the same words
+    assert len(lw.runtime.load(tmp_path).labels) == 150

@@ -55,6 +55,8 @@ if TYPE_CHECKING:
     from likewise.index import Gallery, Index, Neighbors
     from likewise.intervals import Estimate
     from likewise.journeys.export import export
+    from likewise.journeys.hub import from_pretrained, push_to_hub
+    from likewise.journeys.migrate import migrate
     from likewise.journeys.recipe import Recipe
     from likewise.journeys.train import train
     from likewise.journeys.wrap import wrap
@@ -103,6 +105,7 @@ __all__ = [
     "evaluation",
     "export",
     "fit",
+    "from_pretrained",
     "index",
     "intervals",
     "journeys",
@@ -113,12 +116,14 @@ __all__ = [
     "match",
     "matching",
     "metrics",
+    "migrate",
     "miners",
     "model",
     "normalization",
     "pages",
     "plots",
     "probability",
+    "push_to_hub",
     "runtime",
     "samplers",
     "service",
@@ -158,9 +163,12 @@ _MODULE_OF = {  # the other names of __all__ are modules themselves
     "equal_error": "calibration",
     "export": "journeys.export",
     "fit": "training",
+    "from_pretrained": "journeys.hub",
     "least_cost": "calibration",
     "load": "model",
     "match": "matching",
+    "migrate": "journeys.migrate",
+    "push_to_hub": "journeys.hub",
     "show": "plots",
     "train": "journeys.train",
     "wrap": "journeys.wrap",

@@ -8,6 +8,7 @@ from likewise.calibration.calibrating import (
     calibrate_all,
     calibrate_matching,
 )
+from likewise.calibration.changing import ThresholdChange, threshold_change
 from likewise.calibration.cross_fit import CrossFit, carried, class_folds
 from likewise.calibration.goals import (
     Goal,
@@ -20,6 +21,7 @@ from likewise.calibration.goals import (
     equal_error,
     goal_name,
     least_cost,
+    named_goal,
     parse_goal,
 )
 from likewise.calibration.guarantee import Guarantee, KeptGuarantee, MeanGuarantee, disjoint_rows
@@ -36,6 +38,7 @@ __all__ = [
     "KeptGuarantee",
     "KnownDistances",
     "MeanGuarantee",
+    "ThresholdChange",
     "UnknownsJudged",
     "at_least_precision",
     "at_least_recall",
@@ -53,5 +56,7 @@ __all__ = [
     "equal_error",
     "goal_name",
     "least_cost",
+    "named_goal",
     "parse_goal",
+    "threshold_change",
 ]

@@ -1,8 +1,10 @@
 """Goals: which of all thresholds to choose."""
 
+import ast
 import math
 from collections.abc import Callable
 from functools import partial
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -240,11 +242,44 @@ def goal_name(goal: Goal) -> str:
     return str(getattr(goal, "__name__", type(goal).__name__))
 
 
+def named_goal(name: str) -> Goal:
+    """The goal that reads so, see `goal_name`: to calibrate again for what was chosen before.
+
+    Raises:
+        InputError: No goal of this library reads so.
+
+    Example:
+        >>> goal_name(named_goal("at_most_false_accepts(0.01, confidence=0.95)"))
+        'at_most_false_accepts(0.01, confidence=0.95)'
+    """
+    try:
+        said = ast.parse(name, mode="eval").body
+        called = said.func if isinstance(said, ast.Call) else said
+        found = (_MADE if isinstance(said, ast.Call) else _CHOOSE)[ast.unparse(called)]
+        made: Goal = found
+        if isinstance(said, ast.Call):
+            words = {str(each.arg): ast.literal_eval(each.value) for each in said.keywords}
+            made = found(*map(ast.literal_eval, said.args), **words)
+    except (SyntaxError, KeyError, ValueError, TypeError) as error:
+        if isinstance(error, InputError):
+            raise
+        raise InputError(
+            f"goal must be one of likewise to be chosen for again, got {name!r}. Calibrate again "
+            "with the function."
+        ) from error
+    return made
+
+
 def _named(goal: Goal, name: str) -> Goal:
     goal.__name__ = name
     return goal
 
 
+_CHOOSE: dict[str, Any] = {each.__name__: each for each in (best_f1, best_accuracy, equal_error)}
+_MADE: dict[str, Any] = {
+    each.__name__: each
+    for each in (balanced, at_most_false_accepts, least_cost, at_least_precision, at_least_recall)
+}
 _PLAIN_GOALS: dict[str, Goal] = {
     "balanced": balanced(),
     "best-f1": best_f1,

@@ -16,6 +16,7 @@ from likewise.cli import (
     gallery,
     known,
     maps,
+    migrating,
     serving,
     wrapping,
 )
@@ -486,9 +487,11 @@ def calibrate(
     DATA may also be a .csv of pairs, with columns a, b and same: of image files, of texts, or of
     ids of known items for a model over vectors.
     """
+    from likewise.calibration import threshold_change
     from likewise.cli import answers, journeys
 
     loaded = journeys.open_model(model, device, gallery, cache=cache, encoder_from=encoder_from)
+    before = dict(loaded.calibrations)
     made = journeys.calibrate(
         loaded,
         source,
@@ -505,13 +508,25 @@ def calibrate(
         reading=reading,
     )
     loaded.save(model)
-    lines = [line for name, each in made.items() for line in answers.calibration_lines(name, each)]
+    moved = {
+        name: threshold_change(before[name], each) for name, each in made.items() if name in before
+    }
+    lines = []
+    for name, each in made.items():
+        lines += answers.calibration_lines(name, each)
+        lines += [f"  {moved[name]}"] if name in moved else []
     lines += [
         f"{name}: {len(by_class.classes)} classes have thresholds of their own"
         for name, by_class in loaded.class_thresholds.items()
         if name in made
     ]
-    told = {name: console.without(each.to_dict(), "sample", "known") for name, each in made.items()}
+    told = {
+        name: {
+            **console.without(each.to_dict(), "sample", "known"),
+            "moved": moved[name].to_dict() if name in moved else None,
+        }
+        for name, each in made.items()
+    }
     console.finish(told, lines, as_json=as_json)
 
 
@@ -618,6 +633,12 @@ def evaluate(
         Optional[Path],  # noqa: UP045
         typer.Option(help="Also write a page with all numbers and pictures."),
     ] = None,
+    card: Annotated[
+        bool,
+        typer.Option(
+            "--card", help="Also write card.md into the model's folder, with the numbers."
+        ),
+    ] = False,
     relevance: Annotated[
         Optional[Path],  # noqa: UP045
         typer.Option(
@@ -697,6 +718,11 @@ def evaluate(
         page = evaluation_page(report, loaded, found, title=title, source=source)
         result["report"] = str(page)
         lines.append(f"report: {page}")
+    if card:
+        from likewise.journeys.card import write_card
+
+        result["card"] = str(write_card(model, found, data=source))
+        lines.append(f"card: {result['card']}")
     console.finish(result, lines, as_json=as_json)
 
 
@@ -704,12 +730,22 @@ app.command()(comparing.compare)
 app.command()(drifting.drift)
 app.command()(embed.embed)
 app.command()(exporting.export)
+app.command()(migrating.migrate)
 app.command()(serving.serve)
 app.command()(serving.key)
 
 
 @app.command()
-def info(model: Model, seed: Seed = 0, device: Device = None, as_json: Json = False) -> None:
+def info(
+    model: Model,
+    card: Annotated[
+        bool,
+        typer.Option("--card", help="Also write card.md into the folder, with what evaluate kept."),
+    ] = False,
+    seed: Seed = 0,
+    device: Device = None,
+    as_json: Json = False,
+) -> None:
     """What a saved model is made of; its encoder is not built."""
     import likewise as lw
     from likewise._devices import chosen_device
@@ -717,7 +753,13 @@ def info(model: Model, seed: Seed = 0, device: Device = None, as_json: Json = Fa
 
     chosen_device(device)
     opened = lw.load(model, read_only=True, without_encoder=True)
-    console.finish(*answers.summary(opened), as_json=as_json)
+    result, lines = answers.summary(opened)
+    if card:
+        from likewise.journeys.card import write_card
+
+        result["card"] = str(write_card(model))
+        lines.append(f"card: {result['card']}")
+    console.finish(result, lines, as_json=as_json)
 
 
 for _app in (app, gallery.app):

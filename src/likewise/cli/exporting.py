@@ -76,6 +76,7 @@ def export(
     lines = [
         f"{found.changed:,} of {found.decisions:,} decisions on {found.items:,} items changed",
         f"embeddings differ by at most {found.largest_difference:.2g}",
-        f"exported to {to} in {out}; next, in Python: likewise.runtime.load({str(out)!r})",
+        f"exported to {to} in {out}; next: likewise serve {out}, or in Python "
+        f"likewise.runtime.load({str(out)!r})",
     ]
     console.finish({"folder": str(out), **found.to_dict()}, lines, as_json=as_json)

@@ -87,10 +87,13 @@ def serve(
     ] = Settings.keep_days,
     device: Device = None,
 ) -> None:
-    """Answer over HTTP, with a page at /, until stopped; a JSON log on standard error."""
+    """Answer over HTTP, with a page at /, until stopped; a JSON log on standard error.
+
+    MODEL may also be a folder that likewise export wrote; torch is then not needed.
+    """
     import sys
 
-    from likewise._devices import chosen_device
+    from likewise.runtime.exported import is_exported
     from likewise.service import open_service
 
     settings = Settings(
@@ -110,7 +113,11 @@ def serve(
         keep_most=keep_most,
         keep_days=keep_days,
     )
-    chosen = chosen_device(device)
+    chosen = device or "cpu"
+    if not is_exported(model):  # which is served without torch
+        from likewise._devices import chosen_device
+
+        chosen = chosen_device(device)
     application = open_service(
         model,
         gallery=gallery,

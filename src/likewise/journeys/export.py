@@ -24,14 +24,14 @@ from likewise import _tables, data
 from likewise._checks import check_choice, check_exists, check_folder_target, check_rate
 from likewise._files import sync_folder
 from likewise.calibration import Calibration
-from likewise.data.pairs import draw_pairs
 from likewise.data.parts import paths_of
 from likewise.distances import NAMED
 from likewise.embedded import Embedded
 from likewise.encoders import SentenceEncoder, takes_texts
 from likewise.errors import ArtifactError, InputError, InputTypeError, MissingExtra
 from likewise.intervals import Estimate, binomial
-from likewise.journeys.opening import open_fitting
+from likewise.journeys.calibration_items import calibrated_on, pairs_of
+from likewise.journeys.measuring import measured
 from likewise.model import SimilarityModel, load
 from likewise.model.embedding import opened
 from likewise.model.rebuilding import unwrapped
@@ -102,6 +102,26 @@ class Parity:
     __repr__ = _tables.as_text
     _repr_html_ = _tables.as_html
 
+    def _table(self) -> _tables.Table:
+        rows = [["", "decisions", "changed", "share", "distances differ by", "raised by"]]
+        rows += [
+            [
+                name,
+                f"{each.decisions:,}",
+                f"{each.changed:,}",
+                str(binomial(each.changed, each.decisions)),
+                f"{each.largest_difference:.2g}",
+                f"{each.raised:.2g}",
+            ]
+            for name, each in self.points.items()
+        ]
+        rows.append(["in all", f"{self.decisions:,}", f"{self.changed:,}", str(self.share), "", ""])
+        title = (
+            f"Export in {self.precision}: {self.items:,} items, embeddings differ by at most "
+            f"{self.largest_difference:.2g}"
+        )
+        return _tables.Table(title, rows, headings=True)
+
     def to_dict(self) -> dict[str, Any]:
         """All numbers, ready for JSON."""
         fields = dataclasses.asdict(self)
@@ -171,7 +191,9 @@ def export(
         raise InputTypeError(
             "items must be as the encoder takes them, got an Embedded. Give what it was made of."
         )
-    source = opened(_kept(model) if items is None else items, model.preprocess, model.encoder)
+    source = opened(
+        calibrated_on(model) if items is None else items, model.preprocess, model.encoder
+    )
     asked = _Asked.of(model, source)
     part = place.with_name(f".{place.name}.{uuid4().hex}.part")
     part.mkdir()
@@ -184,7 +206,7 @@ def export(
         found = _parity(folder, precision, allowed, of_model, embeddings, points)
         _check_parity(found, of_model)
         manifest = msgspec.structs.replace(manifest, points=raised)
-        (part / exported.MANIFEST).write_bytes(exported.described(manifest))
+        (part / exported.MANIFEST).write_bytes(exported.sealed(manifest))
         (part / "parity.json").write_bytes(exported.described(found.to_dict()))
         _put(part, place)
     finally:
@@ -278,27 +300,6 @@ def _check_can(model: SimilarityModel, precision: str) -> None:
         )
 
 
-def _kept(model: SimilarityModel) -> Any:
-    """The items that the model was calibrated on, in the data that its origin names."""
-    name = model.origin.get("data", model.origin.get("wrapped"))
-    try:
-        if not isinstance(name, str):
-            raise InputError("the model does not name its data")
-        source = open_fitting(
-            model, name, "all" if data.has_splits(name) else None, default_split="all"
-        )
-    except (InputError, OSError) as error:
-        raise InputError(
-            f"must be given to compare the decisions on, got none, and {name!r} of the model's "
-            "origin cannot be opened.",
-            argument="items",
-            remedy="Give those of the calibration.",
-            command="Give DATA, best that of the calibration.",
-        ) from error
-    seen = torch.isin(data.fingerprints(source), model.calibrated_prints)
-    return data.Subset(source, seen.nonzero().flatten()) if bool(seen.any()) else source
-
-
 def _written(
     model: SimilarityModel, part: Path, asked: _Asked, of_model: Embedded, precision: str
 ) -> exported.Manifest:
@@ -346,7 +347,7 @@ def _written(
         points={name: _point(model, name) for name in model.calibrations},
         files={name: exported.checksum(content) for name, content in contents.items()},
     )
-    (part / exported.MANIFEST).write_bytes(exported.described(manifest))
+    (part / exported.MANIFEST).write_bytes(exported.sealed(manifest))
     return manifest
 
 
@@ -362,7 +363,7 @@ def _point(model: SimilarityModel, name: str) -> exported.Point:
         threshold=made.threshold,
         calibrated=made.threshold,
         goal=made.goal,
-        guarantee=made.guaranteed,
+        measured=measured(made, made.guarantee, len(model.index)),
         warning=made.outgrown(len(model.index))
         if made.rule != PAIRS and len(model.index)
         else None,
@@ -507,7 +508,7 @@ def _compared(
 ) -> tuple[dict[str, PointParity], dict[str, exported.Point]]:
     """Every operating point decided twice, and the points with their thresholds raised."""
     found, points = {}, dict(runtime.points)
-    pairs = _pairs(of_model)
+    pairs = pairs_of(of_model)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # of a guarantee outgrown it is told once, at the end
         for name, point in runtime.points.items():
@@ -550,15 +551,6 @@ def _compared(
             difference = float(np.abs(nearest.distances.numpy() - theirs.distances).max())
             found["lookup"] = PointParity(len(embeddings), changed, difference, 0.0)
     return found, points
-
-
-def _pairs(items: Embedded) -> np.ndarray[Any, Any]:
-    """Pairs of items to verify, (p, 2): half of them the same where classes allow it."""
-    sizes = data.items_per_class(items) if bool((items.labels >= 0).all()) else {}
-    if len(sizes) > 1 and max(sizes.values()) > 1:
-        return np.asarray(draw_pairs(items.labels.numpy(), 2.0, (0,))[0])
-    rows = np.arange(len(items))
-    return np.stack([rows, np.random.default_rng(0).permutation(rows)], axis=1)
 
 
 def _parity(

@@ -13,8 +13,9 @@ from likewise._arguments import check_format
 from likewise._files import read_regular
 from likewise._tokens import Tokenizing
 from likewise.errors import ArtifactError, InputError
+from likewise.runtime.measured import Measured
 
-FORMAT = 1
+FORMAT = 2
 MANIFEST = "export.json"
 ENCODER, TOKENIZER, METADATA = "encoder.onnx", "tokenizer.json", "items.json"
 _Size = Annotated[int, msgspec.Meta(ge=1, le=1 << 31)]
@@ -53,7 +54,7 @@ class Point(msgspec.Struct, forbid_unknown_fields=True, frozen=True):
     threshold: float
     calibrated: float
     goal: str
-    guarantee: str | None
+    measured: Measured
     warning: str | None  # where the gallery has outgrown the guarantee
     by_class: dict[str, float] = {}
     chance: Chance | None = None
@@ -84,8 +85,14 @@ class Stored(msgspec.Struct, forbid_unknown_fields=True):
 
 
 def described(content: Any) -> bytes:
-    """A manifest, or `Stored`, as JSON to read."""
+    """Plain values, or a struct, as JSON to read."""
     return msgspec.json.format(msgspec.json.encode(content), indent=1)
+
+
+def sealed(manifest: Manifest) -> bytes:
+    """A manifest as JSON to read, with the checksum of all that it says."""
+    whole = msgspec.json.decode(msgspec.json.encode(manifest))  # as a reader will find it
+    return described({"checksum": _checksum_of(whole), **whole})
 
 
 def packed(array: npt.NDArray[Any]) -> bytes:
@@ -95,9 +102,18 @@ def packed(array: npt.NDArray[Any]) -> bytes:
     return written.getvalue()
 
 
+def _checksum_of(manifest: dict[str, Any]) -> str:
+    return checksum(msgspec.json.encode(manifest, order="sorted"))
+
+
 def checksum(content: bytes) -> str:
     """The SHA-256 of a file's bytes."""
     return hashlib.sha256(content).hexdigest()
+
+
+def is_exported(folder: str | Path) -> bool:
+    """Whether a folder says that it is an exported model, whole or not."""
+    return (Path(folder) / MANIFEST).is_file()
 
 
 def read_manifest(folder: Path) -> Manifest:
@@ -118,6 +134,8 @@ def read_manifest(folder: Path) -> Manifest:
         written = msgspec.json.decode(content)
         if isinstance(written, dict):
             check_format(f"exported model {str(folder)!r}", written.get("format"), FORMAT)
+            if written.pop("checksum", None) != _checksum_of(written):
+                raise damaged(folder, MANIFEST)
         return msgspec.convert(written, Manifest)
     except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
         raise damaged(folder, MANIFEST) from error

@@ -48,9 +48,14 @@ def batches(items: Any, shape: Sequence[int], frame: Frame | None) -> Iterator[N
         yield batch
 
 
+def framing_of(shape: Sequence[int], frame: Frame | None) -> Frame:
+    """How images of a shape (c, h, w) are brought to its size, where nothing else is said too."""
+    return frame or Frame(shape[1], shape[2], 1.0, "squash", "bilinear", [0.0])
+
+
 def _picture(item: Any, shape: Sequence[int], frame: Frame | None) -> Numbers:
-    channels, height, width = shape
-    frame = frame or Frame(height, width, 1.0, "squash", "bilinear", [0.0])
+    channels = shape[0]
+    frame = framing_of(shape, frame)
     if isinstance(item, Image.Image):
         pixels = plain_pixels(plain(item), channels, frame)
     elif isinstance(item, bytes):

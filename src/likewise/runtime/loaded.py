@@ -105,6 +105,7 @@ class Runtime:
         embeddings: Embeddings of the known items, (n, d).
         labels: Their class codes, (n,).
         ids: Their ids, (n,).
+        metadata: Their metadata, by id.
         class_names: Names of the class codes.
         points: The operating points by name.
     """
@@ -125,7 +126,7 @@ class Runtime:
         self.embeddings, self.labels, self.ids = embeddings, labels, ids
         self.class_names = list(manifest.class_names)
         self.points = dict(manifest.points)
-        self._metadata = dict(zip(ids.tolist(), metadata, strict=True))
+        self.metadata = dict(zip(ids.tolist(), metadata, strict=True))
         self._cohort, self._session, self._tokenizer = cohort, session, tokenizer
 
     def __repr__(self) -> str:
@@ -171,7 +172,9 @@ class Runtime:
             rule: How neighbors decide under a threshold: nearest, majority, weighted or center.
             k: How many decide under a threshold.
         """
-        self._bound(point, threshold)  # refuses before the work rather than after it
+        bound = self._bound(point, threshold)  # refuses before the work rather than after it
+        if isinstance(bound, Point) and bound.warning is not None:
+            warnings.warn(bound.warning, stacklevel=2)
         return self.match_embedded(
             self.embed(items), point=point, threshold=threshold, rule=rule, k=k
         )
@@ -213,7 +216,7 @@ class Runtime:
         rule: str = "nearest",
         k: int = 1,
     ) -> Matches:
-        """As `match`, of embeddings (q, d) that `embed` made."""
+        """As `match`, of embeddings (q, d) that `embed` made; a guarantee outgrown is not told."""
         bound = self._bound(point, threshold)
         made = bound if isinstance(bound, Point) else None
         if made is not None:
@@ -221,8 +224,6 @@ class Runtime:
                 raise InputError(
                     f"must be one for matching, got {point!r}, for pairs.", argument="point"
                 )
-            if made.warning is not None:
-                warnings.warn(made.warning, stacklevel=3)
             rule, k = made.rule, made.k or k
         check_choice("rule", rule, votes.RULES)
         neighbors = self._deciding(embeddings, rule, k)
@@ -264,6 +265,7 @@ class Runtime:
             raise InputError(f"b must hold as many items as a, {len(a)}, got {len(b)}.")
         if prior is not None and not 0 < prior < 1:
             raise InputError(f"must be above 0 and below 1, got {prior}.", argument="prior")
+        a, b = np.asarray(a, np.float32), np.asarray(b, np.float32)  # as a model's embeddings are
         far = vectors.paired(self.manifest.distance, a, b)
         if self._cohort is not None:
             of_a = vectors.facts(self.manifest.distance, self._cohort, a)
@@ -284,6 +286,12 @@ class Runtime:
         return self._neighbors(
             embeddings, self.embeddings, self.labels, self.ids, k, norm=self._cohort
         )
+
+    @property
+    def dimension(self) -> int | None:
+        """Length of an embedding; None for a model over vectors that knows no item."""
+        width = self.embeddings.shape[1]
+        return width if len(self.embeddings) or width else None
 
     @cached_property
     def _prepared(self) -> vectors.Prepared:
@@ -315,6 +323,7 @@ class Runtime:
             raise InputError(
                 f"must be at most {len(stored)}, the number of known items, got {k}.", argument="k"
             )
+        queries = np.asarray(queries, np.float32)  # as a model's embeddings are
         distance = self.manifest.distance
         ready = (lambda: self._prepared) if stored is self.embeddings else None
         distances, rows = vectors.nearest(distance, queries, stored, k, ready)
@@ -331,7 +340,7 @@ class Runtime:
             order = np.argsort(far, axis=1, kind="stable")
             distances = np.take_along_axis(far, order, axis=1)
             rows = np.take_along_axis(rows, order, axis=1)
-        known = self._metadata if ids is self.ids else {}
+        known = self.metadata if ids is self.ids else {}
         return Neighbors(ids[rows], distances, labels[rows], self.class_names, known)
 
     def _bound(self, point: str, threshold: float | None) -> float | Point:

@@ -13,6 +13,7 @@ from likewise.errors import InputError
 from likewise.runtime.answers import Codes, Numbers, Wide
 
 AT_ONCE = 1 << 22  # numbers in a temporary
+FEW = 1 << 17  # numbers in all pairs; up to here ranking all takes less than proposing some
 SPARE = 32  # candidates more than are asked for
 _TINY = float(np.finfo(np.float32).tiny) ** 0.5
 _EPS = float(np.finfo(np.float32).eps)
@@ -31,14 +32,16 @@ class Cohort(NamedTuple):
 
 
 class Prepared(NamedTuple):
-    """What FAISS compares: rows that it ranks as the distance does, and the longest of them.
+    """Rows that a product in float32, or FAISS, ranks about as the distance does.
 
     Args:
         rows: Rows, (n, d).
+        squares: Their squared lengths, (n,).
         longest: Length of the longest.
     """
 
     rows: Numbers
+    squares: Numbers
     longest: float
 
 
@@ -83,9 +86,9 @@ def nearest(
         k: How many.
         ready: Function that gives `prepared(distance, stored)`, where it is kept between lookups.
     """
-    is_large = len(queries) * stored.size > AT_ONCE and len(stored) > 4 * (k + SPARE)
+    is_large = len(queries) * stored.size > FEW and len(stored) > 4 * (k + SPARE)
     each = (k + SPARE) * stored.shape[1] if is_large else len(stored)
-    step = max(1, AT_ONCE // each)
+    step = max(1, AT_ONCE // max(each, 1))
     blocks = [queries[start : start + step] for start in range(0, len(queries), step)]
     if is_large:
         made = prepared(distance, stored) if ready is None else ready()
@@ -99,13 +102,17 @@ def nearest(
 
 
 def prepared(distance: str, rows: Numbers) -> Prepared:
-    """At least one row, made ready for FAISS."""
-    if distance == "cosine":
-        rows = _unit(rows.astype(np.float64)).astype(np.float32)
-    elif distance == "snr":
-        rows = _centered(rows.astype(np.float64)).astype(np.float32)
+    """At least one row, made ready to be proposed from; some at a time, for their memory."""
     rows = np.ascontiguousarray(rows, dtype=np.float32)
-    return Prepared(rows, float(np.linalg.norm(rows, axis=1).max()))
+    change = {"cosine": _unit, "snr": _centered}.get(distance)
+    if change is not None:
+        whole = np.empty_like(rows)
+        step = max(1, AT_ONCE // rows.shape[1])
+        for start in range(0, len(rows), step):
+            whole[start : start + step] = change(rows[start : start + step].astype(np.float64))
+        rows = whole
+    squares = np.einsum("ij,ij->i", rows, rows, dtype=np.float64)
+    return Prepared(rows, squares.astype(np.float32), float(np.sqrt(squares.max())))
 
 
 def facts(distance: str, cohort: Cohort, embeddings: Numbers, *, second: bool = False) -> Facts:
@@ -164,21 +171,17 @@ def _ranked(distance: str, queries: Numbers, stored: Numbers, k: int) -> tuple[N
 def _proposed(
     distance: str, queries: Numbers, stored: Numbers, k: int, made: Prepared
 ) -> tuple[Numbers, Codes]:
-    """By the distances of what FAISS proposes, and by all where it may have left one out."""
-    import faiss  # takes 0.2 s, and only a large lookup needs it
-
-    x, y = prepared(distance, queries).rows, made.rows
-    by_product = distance in ("cosine", "inner_product")
-    kind = faiss.METRIC_INNER_PRODUCT if by_product else faiss.METRIC_L2
-    kind = faiss.METRIC_L1 if distance == "manhattan" else kind
-    values, rows = faiss.knn(x, y, k + SPARE, metric=kind)
-    worst = -values[:, -1].astype(np.float64) if by_product else values[:, -1].astype(np.float64)
+    """By the distances of what float32 proposes, and by all where it may have left one out."""
+    x = prepared(distance, queries).rows
+    kind = {"cosine": "inner_product", "inner_product": "inner_product", "manhattan": "manhattan"}
+    measure = kind.get(distance, "squared_euclidean")
+    is_small = len(x) * len(made.rows) <= AT_ONCE and measure != "manhattan"
+    worst, rows = (_by_numpy if is_small else _by_faiss)(measure, x, made, k + SPARE)
     rows = np.sort(rows, axis=1)  # so that the stable sort leaves ties by row
     far = paired(distance, queries[:, None], stored[rows]).astype(np.float32)
     order = np.argsort(far, axis=1, kind="stable")[:, :k]
     last = rows[np.arange(len(rows)), order[:, -1]]
-    measure = {faiss.METRIC_INNER_PRODUCT: "inner_product", faiss.METRIC_L1: "manhattan"}
-    reached = paired(measure.get(kind, "squared_euclidean"), x, y[last])
+    reached = paired(measure, x, made.rows[last])
     # At most d + a few half-units in the last place of the largest sum, in whatever order.
     sizes = np.linalg.norm(x, axis=1) + made.longest
     largest = np.abs(worst) if distance == "manhattan" else np.square(sizes)
@@ -189,6 +192,27 @@ def _proposed(
         some = slice(row, row + 1)
         distances[some], found[some] = _ranked(distance, queries[some], stored, k)
     return distances, found
+
+
+def _by_numpy(measure: str, x: Numbers, made: Prepared, count: int) -> tuple[Wide, Codes]:
+    """The distance of the last of the nearest rows, up to rounding, and these rows, unsorted."""
+    far = -(x @ made.rows.T)
+    if measure == "squared_euclidean":
+        far *= 2
+        far += made.squares
+        far += np.einsum("ij,ij->i", x, x)[:, None]
+    rows = np.argpartition(far, count - 1, axis=1)[:, :count]
+    return np.take_along_axis(far, rows, axis=1).max(axis=1).astype(np.float64), rows
+
+
+def _by_faiss(measure: str, x: Numbers, made: Prepared, count: int) -> tuple[Wide, Codes]:
+    """As `_by_numpy`, in less memory."""
+    import faiss  # takes 0.2 s, and only a large lookup needs it
+
+    metrics = {"inner_product": faiss.METRIC_INNER_PRODUCT, "manhattan": faiss.METRIC_L1}
+    values, rows = faiss.knn(x, made.rows, count, metric=metrics.get(measure, faiss.METRIC_L2))
+    worst = values[:, -1].astype(np.float64)
+    return -worst if measure == "inner_product" else worst, rows
 
 
 def _unit(x: Wide) -> Wide:

@@ -5,48 +5,34 @@ import math
 import threading
 from collections import defaultdict
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from typing import Any, TypeVar
 
 import msgspec
+import numpy as np
 import torch
 from jaxtyping import Float
 from torch import Tensor
 
 from likewise.calibration import Calibration
 from likewise.data.fingerprints import item_fingerprints
+from likewise.data.framing import Framing
 from likewise.data.pictures import encode_pictures
 from likewise.embedded import Embedded
+from likewise.encoders import takes_texts
 from likewise.errors import InputError
-from likewise.index import MilvusGallery, Neighbors, name_of
-from likewise.intervals import Estimate
+from likewise.index import MilvusGallery, Neighbors
+from likewise.journeys.measuring import measured
 from likewise.matching import OF_CENTERS, UNKNOWN, Matches, match
 from likewise.model import SimilarityModel
 from likewise.model.trials import PAIRS, candidates_for, check_candidates, neighbors_for
 from likewise.service import bodies
-from likewise.service.items import Reader, Ready
+from likewise.service.items import Reader, Ready, Takes
+from likewise.service.jobs import Fields, Job, label_of, shown_metadata
 from likewise.service.refusals import Refusal
 
-HIDDEN = ("fingerprint", "idempotency", "source")  # metadata that is ours
 TRIES = 4  # to read while nobody writes, before writers are made to wait
-Fields = tuple[str | None, float | None, float, float | None]  # of a `MatchAnswer`
 _T = TypeVar("_T")
-
-
-@dataclass
-class Job:
-    """What one request asks.
-
-    Attributes:
-        asked: Its body.
-        items: Items to encode; the two sides of pairs one behind the other.
-        ready: The same, decoded.
-    """
-
-    asked: Any
-    items: Sequence[bodies.Item]
-    names: Sequence[str]
-    ready: list[Ready] = field(default_factory=list)
 
 
 @dataclass(frozen=True)
@@ -145,8 +131,9 @@ class Answerer:
             if len(self._points) > 1000:
                 self._points.clear()
             made = self.model.calibrations[name]
-            kept = self._points[name, size] = operating_point(
-                name, made, self._guarantee(name), size
+            told = measured(made, self._guarantee(name), size)
+            kept = self._points[name, size] = bodies.OperatingPoint(
+                name, made.rule, made.k, made.threshold, made.goal, **msgspec.structs.asdict(told)
             )
         return kept
 
@@ -156,15 +143,17 @@ class Answerer:
 
     def _embeddings(self, items: Sequence[Ready]) -> Float[Tensor, "n d"]:
         by_shape: dict[object, list[int]] = defaultdict(list)
-        rows: list[Tensor | None] = [one.embedding for one in items]
+        rows: list[Tensor | None] = [
+            None if one.embedding is None else torch.from_numpy(one.embedding) for one in items
+        ]
         for at, one in enumerate(items):
-            if isinstance(one.given, Tensor):
-                by_shape[tuple(one.given.shape)].append(at)
+            if isinstance(one.given, np.ndarray):
+                by_shape[one.given.shape].append(at)
             elif one.given is not None:
                 by_shape["text"].append(at)
         for kind, places in by_shape.items():
             given: Any = [items[at].given for at in places]
-            made = self.model.embed(given if kind == "text" else torch.stack(given))
+            made = self.model.embed(given if kind == "text" else torch.from_numpy(np.stack(given)))
             if len(places) == len(items):
                 return made
             for at, row in zip(places, made, strict=True):
@@ -379,92 +368,6 @@ class Answerer:
         return bodies.VerifyAnswers(answers, self.point(asked.point))
 
 
-def label_of(code: int, class_names: Sequence[str]) -> str | None:
-    """The name of a class; None of −1."""
-    return None if code < 0 else name_of(code, class_names, "")
-
-
-def shown_metadata(facts: Mapping[str, Any]) -> dict[str, Any]:
-    """Metadata as clients see it: without what is ours, and paths by their last part.
-
-    Example:
-        >>> shown_metadata({"fingerprint": 7, "path": "/data/till/1.png", "year": 1999})
-        {'path': '1.png', 'year': 1999}
-    """
-    told = {key: value for key, value in facts.items() if key not in HIDDEN}
-    if isinstance(told.get("path"), str):
-        told["path"] = told["path"].replace("\\", "/").rpartition("/")[2]
-    return told
-
-
-def operating_point(
-    name: str, made: Calibration, kept: Any, gallery_size: int
-) -> bodies.OperatingPoint:
-    """What is told of a calibration.
-
-    Args:
-        name: Name of the point.
-        made: The calibration.
-        kept: Its guarantee, or that of all classes together.
-        gallery_size: Known items now.
-    """
-    pairs = made.rule == PAIRS
-    guarantee = None
-    if kept is not None:
-        whole = replace(made, guarantee=kept)
-        guarantee = bodies.Guarantee(
-            sentence=str(whole.guaranteed),
-            rate=kept.rate,
-            confidence=kept.confidence,
-            holds_for=kept.holds_for,
-            gallery_size=made.gallery_size,
-            outgrown=None if pairs else whole.outgrown(gallery_size),
-        )
-    return bodies.OperatingPoint(
-        name=name,
-        rule=made.rule,
-        k=made.k,
-        threshold=made.threshold,
-        goal=made.goal,
-        guarantee=guarantee,
-        unknowns_accepted=None if pairs else _rate(made.false_positive_rate),
-        knowns_missed=None if pairs else _rate(made.false_negative_rate),
-        unknowns=[
-            bodies.UnknownsJudged(
-                sentence=str(each),
-                kind=each.kind,
-                items=each.items,
-                classes=each.classes,
-                accepted=_as_rate(each.accepted),
-                asked=each.asked,
-                expected=each.expected,
-            )
-            for each in made.unknowns
-        ],
-        different_accepted=_rate(made.false_accept_rate) if pairs else None,
-        same_rejected=_less(made.true_accept_rate) if pairs else None,
-    )
-
-
-def _rate(told: Estimate | None) -> bodies.Rate | None:
-    return None if told is None else _as_rate(told)
-
-
-def _as_rate(told: Estimate) -> bodies.Rate:
-    value, low, high = _finite(told.value), _finite(told.low), _finite(told.high)
-    return bodies.Rate(value, low, high, told.method)
-
-
-def _finite(value: float) -> float | None:
-    return value if math.isfinite(value) else None
-
-
-def _less(told: Estimate | None) -> bodies.Rate | None:
-    if told is None:
-        return None
-    return _as_rate(Estimate(1 - told.value, 1 - told.high, 1 - told.low, told.method))
-
-
 def _taken(found: Neighbors, rows: Sequence[int], k: int) -> Neighbors:
     if len(rows) == len(found.ids):
         ids, distances, labels = found.ids, found.distances, found.labels
@@ -502,7 +405,8 @@ def embedded_of(ready: Sequence[Ready], embeddings: Float[Tensor, "n d"]) -> Emb
     """Items with fingerprints and small pictures, to be kept."""
     prints, pictures = [], []
     for one, row in zip(ready, embeddings, strict=True):
-        given = row if one.given is None else one.given
+        given = torch.from_numpy(one.given) if isinstance(one.given, np.ndarray) else one.given
+        given = row if given is None else given
         if isinstance(given, Tensor):
             prints.append(item_fingerprints(given[None].float()))
             pictures += encode_pictures(given[None])
@@ -510,3 +414,24 @@ def embedded_of(ready: Sequence[Ready], embeddings: Float[Tensor, "n d"]) -> Emb
             prints.append(item_fingerprints([given]))
             pictures.append(None)
     return replace(_plain(embeddings), fingerprints=torch.cat(prints), pictures=pictures)
+
+
+def taken_by(model: SimilarityModel) -> Takes:
+    """What a model takes.
+
+    Example:
+        >>> import likewise as lw
+        >>> taken_by(lw.SimilarityModel(None)).kind
+        'vector'
+    """
+    if takes_texts(model.encoder):
+        return Takes("text")
+    if not model.has_encoder:
+        dimension = model.index.dimension
+        return Takes("vector", None if dimension is None else (dimension,), encodes=False)
+    if model.preprocess is None:
+        return Takes("vector")
+    shape = tuple(model.preprocess.item_shape)
+    if len(shape) == 3 and shape[0] in (1, 3):
+        return Takes("image", shape, model.preprocess.framing or Framing(*shape[1:]))
+    return Takes("vector", shape)

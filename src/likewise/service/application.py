@@ -8,7 +8,7 @@ from collections import OrderedDict
 from collections.abc import Awaitable, Callable
 from functools import lru_cache
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 from urllib.parse import quote, unquote, urlsplit
 
 import msgspec
@@ -19,8 +19,11 @@ from starlette.types import Receive, Scope, Send
 from likewise.service.keys import Key, Keys
 from likewise.service.openapi import ENDPOINTS, Endpoint, Served, document
 from likewise.service.receiving import Budget, Gone, Held, receive_body
-from likewise.service.refusals import Envelope, Refusal, refusal_of
-from likewise.service.routes import Routes
+from likewise.service.refusals import Envelope, Refusal, not_exported, refusal_of
+
+if TYPE_CHECKING:
+    from likewise.service.exported_routes import ExportedRoutes
+    from likewise.service.routes import Routes
 
 PAGE = Path(__file__).with_name("page")
 TYPES = {
@@ -59,7 +62,7 @@ class Application:
         keys: The keys of clients; None where everybody on this machine may ask.
     """
 
-    def __init__(self, routes: Routes, keys: Keys | None = None) -> None:
+    def __init__(self, routes: "Routes | ExportedRoutes", keys: Keys | None = None) -> None:
         self.routes, self.keys, self.settings = routes, keys, routes.settings
         self.budget = Budget(self.settings.most_bytes_waiting)
         self._working = 0
@@ -71,10 +74,10 @@ class Application:
             if "{" in each.path
         ]
         self._files = _page_files()
-        routes.watch.gauge(
+        routes.counts.gauge(
             "likewise_requests_working", "Requests worked on now.", lambda: self._working
         )
-        routes.watch.gauge(
+        routes.counts.gauge(
             "likewise_body_bytes", "Bytes of bodies in memory.", lambda: self.budget.taken
         )
 
@@ -118,8 +121,8 @@ class Application:
         seconds = time.perf_counter() - started
         route = told.setdefault("route", "other")
         told |= {"status": response.status_code, "seconds": round(seconds, 6)}
-        self.routes.watch.requests.labels(route, str(response.status_code)).inc()
-        self.routes.watch.seconds.labels(route).observe(seconds)
+        self.routes.counts.requests.labels(route, str(response.status_code)).inc()
+        self.routes.counts.seconds.labels(route).observe(seconds)
         _log.info("answered", extra={"told": told})
 
     async def _respond(
@@ -145,11 +148,13 @@ class Application:
             content = _document(self.routes.served(has_keys=self.keys is not None))
             return Response(content, media_type="application/json")
         content = b""
+        handler: Handler | None = getattr(self.routes, endpoint.name, None)
+        if handler is None:
+            raise not_exported(endpoint.path)
         if endpoint.asks is not None:
             declared = request.headers.get("content-length")
             content = await receive_body(receive, declared, self.settings, self.budget, held)
             told["bytes"] = len(content)
-        handler: Handler = getattr(self.routes, endpoint.name)
         if endpoint.scope is None:
             return await handler(request, content)
         if self._working >= self.settings.most_concurrent:
@@ -243,7 +248,7 @@ class Application:
                 "internal", "service must answer, got a fault of ours. The log has more."
             )
         told["code"] = refusal.code
-        self.routes.watch.refused.labels(refusal.code).inc()
+        self.routes.counts.refused.labels(refusal.code).inc()
         return Response(
             msgspec.json.encode(Envelope(refusal.code, refusal.sentence, request_id)),
             refusal.status,

@@ -5,6 +5,10 @@ from typing import Annotated, Any
 import msgspec
 from msgspec import UNSET, Meta, UnsetType
 
+from likewise.runtime.measured import Guarantee as Guarantee
+from likewise.runtime.measured import Rate as Rate
+from likewise.runtime.measured import UnknownsJudged as UnknownsJudged
+
 Text = Annotated[str, Meta(min_length=1)]
 Label = Annotated[str, Meta(min_length=1, max_length=256)]
 # "." and ".." are no names within an address.
@@ -145,64 +149,6 @@ class DriftQuery(msgspec.Struct, forbid_unknown_fields=True):
         float,
         Meta(gt=0, lt=1, description="Chance of an alarm where nothing has changed, at most."),
     ] = 0.01
-
-
-class Rate(msgspec.Struct):
-    """A share with its interval, as it was measured when calibrating.
-
-    Attributes:
-        value: The share; null of nothing.
-        low: Where the interval begins; null where there are too few items for one.
-        high: Where it ends; null likewise.
-        method: Method of the interval.
-    """
-
-    value: float | None
-    low: float | None
-    high: float | None
-    method: str
-
-
-class Guarantee(msgspec.Struct):
-    """What an operating point guarantees.
-
-    Attributes:
-        sentence: The guarantee in words.
-        rate: Unknowns (or different pairs) are accepted at most at this rate.
-        confidence: With which that holds.
-        holds_for: For what: new unknown classes, new items of these, and so on.
-        gallery_size: Items that the gallery may have at most; null for pairs.
-        outgrown: What it is worth now, where the gallery has more items; null where it holds.
-    """
-
-    sentence: str
-    rate: float
-    confidence: float
-    holds_for: str
-    gallery_size: int | None
-    outgrown: str | None
-
-
-class UnknownsJudged(msgspec.Struct):
-    """One kind of unknowns that an operating point was judged on.
-
-    Attributes:
-        sentence: What it says in words.
-        kind: "given", "left out", "cross-fit" or "trained", as in `Calibration.unknowns`.
-        items: How many there were.
-        classes: Number of classes; null if that is not known.
-        accepted: Share accepted at the threshold.
-        asked: The rate that the goal asked for; null where it asked for none.
-        expected: The highest rate to expect for new classes; null likewise.
-    """
-
-    sentence: str
-    kind: str
-    items: int
-    classes: int | None
-    accepted: Rate
-    asked: float | None
-    expected: float | None
 
 
 class OperatingPoint(msgspec.Struct):
@@ -455,6 +401,8 @@ class ModelCard(msgspec.Struct):
         trained_on: Classes that the encoder was trained on.
         writes: Whether items can be added, relabeled and removed.
         keeps_unknowns: Whether unknowns are kept.
+        exported: Whether an exported model answers, which has no filters, candidates, pictures,
+            unknowns and drift.
         limits: What a request may hold.
     """
 
@@ -472,6 +420,7 @@ class ModelCard(msgspec.Struct):
     trained_on: list[str]
     writes: bool
     keeps_unknowns: bool
+    exported: bool
     limits: Limits
 
 

@@ -15,7 +15,7 @@ from likewise.errors import GalleryError, InputError
 from likewise.index import Index
 from likewise.model import SimilarityModel
 from likewise.service import bodies
-from likewise.service.answering import HIDDEN, label_of, shown_metadata
+from likewise.service.jobs import HIDDEN, label_of, shown_metadata
 from likewise.service.refusals import Refusal
 
 KEY = "idempotency"  # under which an item's metadata tell the request that added it

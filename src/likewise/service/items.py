@@ -1,27 +1,40 @@
 """Items as requests bring them, made into what the model encodes."""
 
+import io
 import math
 import threading
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
-import torch
-from jaxtyping import Float
+import numpy.typing as npt
 from msgspec import UNSET
-from torch import Tensor
 
-from likewise.data.framing import Framing
-from likewise.data.images import decode_image
-from likewise.data.limits import TooManyPixels
-from likewise.encoders import takes_texts
-from likewise.model import SimilarityModel
+from likewise._pixels import Frame, TooManyPixels, plain_pixels, reading, upright
 from likewise.service.bodies import Item
 from likewise.service.refusals import Refusal
 from likewise.service.settings import Settings
 
 FORMATS = ("PNG", "JPEG", "WEBP", "GIF", "BMP", "TIFF")  # what a browser or a camera makes
 LARGE = 4_000_000  # pixels of an image that is decoded alone, for the memory it takes
+Numbers = npt.NDArray[np.float32]
+
+
+@dataclass(frozen=True)
+class Takes:
+    """What a model takes.
+
+    Attributes:
+        kind: "image", "text" or "vector".
+        shape: Shape of one item, where it is of numbers and known.
+        frame: How images are brought to one size; None for what is no image.
+        encodes: Whether items are encoded; else they are embeddings already.
+    """
+
+    kind: str
+    shape: tuple[int, ...] | None = None
+    frame: Frame | None = None
+    encodes: bool = True
 
 
 @dataclass(frozen=True)
@@ -29,29 +42,29 @@ class Ready:
     """One item, decoded: what the encoder takes, or an embedding.
 
     Attributes:
-        given: A tensor or a text for the encoder; None for an embedding.
+        given: Numbers or a text for the encoder; None for an embedding.
         embedding: Given as one; None for what is to be encoded.
     """
 
-    given: Tensor | str | None
-    embedding: Float[Tensor, " d"] | None
+    given: Numbers | str | None
+    embedding: Numbers | None
 
 
 class Reader:
     """Decodes items for one model.
 
     Args:
-        model: Says what an item is.
+        takes: What an item is.
         settings: Say how large one may be.
+        dimension: Tells the length of an embedding, if it is known.
     """
 
-    def __init__(self, model: SimilarityModel, settings: Settings) -> None:
-        self.model, self.settings = model, settings
-        self.takes, self.item_shape = kind_of(model)
-        self._framing: Framing | None = None
-        if self.takes == "image" and model.preprocess is not None:
-            _, height, width = model.preprocess.item_shape
-            self._framing = model.preprocess.framing or Framing(height, width)
+    def __init__(
+        self, takes: Takes, settings: Settings, dimension: Callable[[], int | None]
+    ) -> None:
+        self.settings, self.dimension = settings, dimension
+        self.takes, self.item_shape = takes.kind, takes.shape
+        self._frame, self._encodes = takes.frame, takes.encodes
         self._large = threading.Lock()
 
     def check_count(self, items: Sequence[object]) -> None:
@@ -83,7 +96,7 @@ class Reader:
             )
         (kind,) = given
         if kind == "embedding":
-            return Ready(None, self._numbers(item.embedding, self._dimension(), name))
+            return Ready(None, self._numbers(item.embedding, self.dimension(), name))
         if kind != self.takes:
             raise Refusal(
                 "invalid", f"{name} must be of the kind {self.takes} for this model, got {kind}."
@@ -94,14 +107,12 @@ class Reader:
             return Ready(self._text(item.text, name), None)
         width = None if self.item_shape is None else math.prod(self.item_shape)
         numbers = self._numbers(item.vector, width, name)
-        if not self.model.has_encoder:
+        if not self._encodes:
             return Ready(None, numbers)
-        return Ready(numbers if self.item_shape is None else numbers.view(self.item_shape), None)
+        shaped = numbers if self.item_shape is None else numbers.reshape(self.item_shape)
+        return Ready(shaped, None)
 
-    def _dimension(self) -> int | None:
-        return self.model.index.dimension
-
-    def _image(self, content: bytes, name: str) -> Float[Tensor, "c h w"]:
+    def _image(self, content: bytes, name: str) -> Numbers:
         most, large = self.settings.most_pixels, False
 
         def check(width: int, height: int) -> None:
@@ -117,14 +128,11 @@ class Reader:
 
         channels = 3 if self.item_shape is None else self.item_shape[0]
         try:
-            return decode_image(
-                content,
-                name,
-                channels=channels,
-                image_size=self._framing,
-                formats=FORMATS,
-                check=check,
-            )
+            with reading(name, io.BytesIO(content), FORMATS, name) as image:
+                check(*image.size)
+                whole = upright(image, name, channels, self._frame)
+                pixels = plain_pixels(whole, channels, self._frame)
+            return pixels.astype(np.float32) / np.float32(255)
         except TooManyPixels:
             raise Refusal(
                 "too_large", f"{name} must have at most {most:,} pixels, got more. Resize it."
@@ -146,30 +154,10 @@ class Reader:
             raise Refusal("invalid", f"{name} must be Unicode, got half a character.") from None
         return text
 
-    def _numbers(self, values: object, width: int | None, name: str) -> Float[Tensor, " d"]:
+    def _numbers(self, values: object, width: int | None, name: str) -> Numbers:
         numbers = np.array(values, dtype=np.float64)
         if width is not None and len(numbers) != width:
             raise Refusal("invalid", f"{name} must hold {width} numbers, got {len(numbers)}.")
         if not (np.abs(numbers) <= np.finfo(np.float32).max).all():
             raise Refusal("invalid", f"{name} must hold finite numbers of float32, got others.")
-        return torch.from_numpy(numbers.astype(np.float32))
-
-
-def kind_of(model: SimilarityModel) -> tuple[str, tuple[int, ...] | None]:
-    """What a model takes, "image", "text" or "vector", and the shape of one item if it is known.
-
-    Example:
-        >>> import likewise as lw
-        >>> kind_of(lw.SimilarityModel(None))
-        ('vector', None)
-    """
-    if takes_texts(model.encoder):
-        return "text", None
-    if not model.has_encoder:
-        dimension = model.index.dimension
-        return "vector", None if dimension is None else (dimension,)
-    if model.preprocess is None:
-        return "vector", None
-    shape = tuple(model.preprocess.item_shape)
-    is_image = len(shape) == 3 and shape[0] in (1, 3)
-    return ("image" if is_image else "vector"), shape
+        return numbers.astype(np.float32)

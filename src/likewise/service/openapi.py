@@ -51,6 +51,7 @@ class Endpoint:
         status: Status of the answer.
         codes: Codes of refusals beyond those that any endpoint has.
         parameters: Parameters of the path and the headers.
+        exported: Whether an exported model answers it too.
     """
 
     method: str
@@ -65,6 +66,7 @@ class Endpoint:
     status: int = 200
     codes: Sequence[str] = ()
     parameters: Sequence[Parameter] = field(default=())
+    exported: bool = False
 
 
 _FILE = {"type": "string", "format": "binary"}
@@ -94,6 +96,7 @@ ENDPOINTS = (
         bodies.MatchRequest,
         form=("image", "text", "point", "k", "where", "candidates"),
         codes=("not_calibrated", "too_few_items", "storage_failed"),
+        exported=True,
     ),
     Endpoint(
         "POST",
@@ -104,6 +107,7 @@ ENDPOINTS = (
         bodies.VerifyRequest,
         form=("a", "b", "point", "prior"),
         codes=("not_calibrated",),
+        exported=True,
     ),
     Endpoint(
         "POST",
@@ -114,6 +118,7 @@ ENDPOINTS = (
         bodies.LookupRequest,
         form=("image", "text", "k", "where"),
         codes=("too_few_items", "storage_failed"),
+        exported=True,
     ),
     Endpoint(
         "POST",
@@ -123,6 +128,7 @@ ENDPOINTS = (
         bodies.Embeddings,
         bodies.EmbedRequest,
         form=("image", "text"),
+        exported=True,
     ),
     Endpoint(
         "POST",
@@ -145,6 +151,7 @@ ENDPOINTS = (
         bodies.KnownItems,
         query=bodies.ItemsPage,
         codes=("not_found", "storage_failed"),
+        exported=True,
     ),
     Endpoint(
         "GET",
@@ -154,6 +161,7 @@ ENDPOINTS = (
         bodies.KnownItem,
         codes=("not_found", "storage_failed"),
         parameters=(ID,),
+        exported=True,
     ),
     Endpoint(
         "GET",
@@ -225,7 +233,7 @@ ENDPOINTS = (
         codes=("not_kept", "not_found", "storage_failed"),
         parameters=(ID,),
     ),
-    Endpoint("GET", "/v1/model", "model_card", "What is served.", bodies.ModelCard),
+    Endpoint("GET", "/v1/model", "model_card", "What is served.", bodies.ModelCard, exported=True),
     Endpoint(
         "GET",
         "/v1/drift",
@@ -235,10 +243,25 @@ ENDPOINTS = (
         query=bodies.DriftQuery,
         codes=("not_calibrated",),
     ),
-    Endpoint("GET", "/v1/health", "health", "That the service lives.", bodies.Health, scope=None),
-    Endpoint("GET", "/v1/ready", "ready", "That it answers.", bodies.Health, scope=None),
     Endpoint(
-        "GET", "/v1/metrics", "metrics", "Numbers for Prometheus.", "text/plain; version=0.0.4"
+        "GET",
+        "/v1/health",
+        "health",
+        "That the service lives.",
+        bodies.Health,
+        scope=None,
+        exported=True,
+    ),
+    Endpoint(
+        "GET", "/v1/ready", "ready", "That it answers.", bodies.Health, scope=None, exported=True
+    ),
+    Endpoint(
+        "GET",
+        "/v1/metrics",
+        "metrics",
+        "Numbers for Prometheus.",
+        "text/plain; version=0.0.4",
+        exported=True,
     ),
 )
 
@@ -255,6 +278,7 @@ class Served:
         width: Numbers of a vector, if it is known.
         dimension: Numbers of an embedding, if it is known.
         settings: Limits.
+        exported: Whether an exported model answers, which can do less.
     """
 
     has_keys: bool
@@ -264,6 +288,7 @@ class Served:
     width: int | None = None
     dimension: int | None = None
     settings: Settings = field(default_factory=Settings)
+    exported: bool = False
 
 
 def document(served: Served) -> dict[str, Any]:
@@ -277,13 +302,14 @@ def document(served: Served) -> dict[str, Any]:
         [{'required': ['text']}, {'required': ['embedding']}]
     """
     structs: set[type] = {Envelope}
-    for each in ENDPOINTS:
+    offered = [each for each in ENDPOINTS if each.exported or not served.exported]
+    for each in offered:
         structs |= {kind for kind in (each.asks, each.answers) if isinstance(kind, type)}
     ordered = sorted(structs, key=lambda kind: kind.__name__)
     _, schemas = msgspec.json.schema_components(ordered, ref_template=REF)
     _narrow(schemas, served)
     paths: dict[str, dict[str, Any]] = {}
-    for each in ENDPOINTS:
+    for each in offered:
         paths.setdefault(each.path, {})[each.method.lower()] = _operation(each, served, schemas)
     components: dict[str, Any] = {"schemas": schemas}
     if served.has_keys:
@@ -305,6 +331,8 @@ def _narrow(schemas: dict[str, dict[str, Any]], served: Served) -> None:
     settings = served.settings
     kinds = (served.takes, "embedding")
     for name in ("Item", "NewItem"):
+        if name not in schemas:  # where nothing can be added
+            continue
         fields = schemas[name]["properties"]
         for kind in ("image", "text", "vector"):
             if kind not in kinds:
@@ -319,7 +347,10 @@ def _narrow(schemas: dict[str, dict[str, Any]], served: Served) -> None:
                 if width is not None:
                     fields[kind] |= {"minItems": width, "maxItems": width}
     for name in ("MatchRequest", "LookupRequest"):
-        schemas[name]["properties"]["k"]["maximum"] = settings.most_neighbors
+        fields = schemas[name]["properties"]
+        fields["k"]["maximum"] = settings.most_neighbors
+        for only in ("where", "candidates") if served.exported else ():
+            fields.pop(only, None)
     _name_points(schemas["MatchRequest"]["properties"]["point"], served.points)
     _name_points(schemas["VerifyRequest"]["properties"]["point"], served.pair_points)
     for each in schemas.values():

@@ -4,12 +4,14 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from likewise.errors import InputError, MissingExtra
-from likewise.index import Gallery
-from likewise.model import SimilarityModel, load
+from likewise.runtime.exported import is_exported
 from likewise.service.settings import Settings
 
 if TYPE_CHECKING:
+    from likewise.model import SimilarityModel
     from likewise.service.application import Application
+    from likewise.service.exported_routes import ExportedRoutes
+    from likewise.service.routes import Routes
 
 
 def open_service(
@@ -22,11 +24,14 @@ def open_service(
     device: str = "cpu",
     settings: Settings | None = None,
 ) -> "Application":
-    """An ASGI application that answers questions to a saved model.
+    """An ASGI application that answers questions to a saved model, or to an exported one.
 
     Known items can be changed over HTTP if they are in a gallery, where what is acknowledged is on
     disk. With `gallery` they are moved into one: the items of the model are copied into the new
     folder, and the model remembers it. Without any the service answers and changes nothing.
+
+    An exported model, see `likewise.export`, is served without torch. It answers match, verify,
+    lookup and embed, and can keep and change nothing.
 
     Args:
         path: The folder of the model.
@@ -43,7 +48,6 @@ def open_service(
     """
     try:
         from likewise.service.application import Application
-        from likewise.service.routes import Routes
     except ImportError as error:
         raise MissingExtra(
             f"{error.name} must be installed to serve a model, got none. Install likewise[serve]."
@@ -51,28 +55,65 @@ def open_service(
     from likewise.service.keys import Keys
 
     known = None if keys is None else Keys(keys)
+    limits = settings or Settings()
+    if is_exported(path):
+        _check_plain(gallery=gallery, keep=keep, device=None if device == "cpu" else device)
+        return Application(_of_exported(Path(path), limits), known)
+    return Application(_of_model(Path(path), limits, gallery, keep, read_only, device), known)
+
+
+def _check_plain(**given: object) -> None:
+    """Refuse what an exported model has no use for."""
+    for name, value in given.items():
+        if value is not None:
+            raise InputError(
+                f"must be left out for an exported model, which answers and keeps nothing, got "
+                f"{str(value)!r}.",
+                argument=name,
+            )
+
+
+def _of_exported(path: Path, settings: Settings) -> "ExportedRoutes":
+    from likewise.runtime import load as load_exported
+    from likewise.service.exported_routes import ExportedRoutes
+
+    return ExportedRoutes(load_exported(path), settings, folder=path)
+
+
+def _of_model(
+    path: Path,
+    settings: Settings,
+    gallery: str | Path | None,
+    keep: str | Path | None,
+    read_only: bool,
+    device: str,
+) -> "Routes":
+    from likewise.model import load
+    from likewise.service.routes import Routes
+
     model = load(path, gallery=_there(gallery), read_only=True if read_only else None)
     model.check_one_tower("the service")
     writes = False
     if not read_only:
-        writes = _open_for_writing(model, Path(path), gallery)
+        writes = _open_for_writing(model, path, gallery)
     model.encoder.to(device)
-    routes = Routes(
+    return Routes(
         model,
-        settings or Settings(),
-        folder=Path(path),
+        settings,
+        folder=path,
         keep=None if keep is None else Path(keep),
         writes=writes,
         again=lambda: load(path, gallery=_there(gallery), read_only=True),
     )
-    return Application(routes, known)
 
 
 def _there(gallery: str | Path | None) -> str | Path | None:
+    from likewise.index import Gallery
+
     return gallery if gallery is not None and Gallery.is_at(gallery) else None
 
 
-def _open_for_writing(model: SimilarityModel, path: Path, gallery: str | Path | None) -> bool:
+def _open_for_writing(model: "SimilarityModel", path: Path, gallery: str | Path | None) -> bool:
     """Have the known items in a gallery that can be written, if there is one; whether there is."""
     if model.collection is not None:
         return True
@@ -91,7 +132,7 @@ def _open_for_writing(model: SimilarityModel, path: Path, gallery: str | Path | 
     return True
 
 
-def _move(model: SimilarityModel, gallery: str | Path) -> None:
+def _move(model: "SimilarityModel", gallery: str | Path) -> None:
     """Put a copy of the known items into a new gallery; thresholds stay, as the items do."""
     before = model.index
     kept = [

@@ -14,6 +14,7 @@ CODES: dict[str, tuple[int, str]] = {
     "too_slow": (408, "The body did not come in time."),
     "read_only": (409, "The service was started without a place to keep items."),
     "not_kept": (409, "The service was started without a place to keep unknowns."),
+    "not_exported": (409, "An exported model answers, which cannot do this."),
     "not_calibrated": (409, "The model has no operating point for this."),
     "too_few_items": (409, "There are fewer known items than the answer needs."),
     "id_taken": (409, "An item has this id already."),
@@ -57,6 +58,20 @@ class Refusal(InputError):
         self.code = code
         self.status = CODES[code][0]
         self.headers = headers or {}
+
+
+def not_exported(what: str) -> Refusal:
+    """What is told to a client that asks an exported model for what it cannot do.
+
+    Example:
+        >>> not_exported("/v1/drift").code
+        'not_exported'
+    """
+    return Refusal(
+        "not_exported",
+        f"model must be served from its own folder for {what}, got an exported one. Serve the "
+        "folder that it was exported from.",
+    )
 
 
 def refusal_of(error: Exception) -> Refusal | None:

@@ -8,12 +8,11 @@ import math
 import threading
 import time
 from collections import Counter
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any, TypeVar
 
-import msgspec
 from starlette.requests import Request
 from starlette.responses import Response
 
@@ -22,20 +21,34 @@ from likewise.model import SimilarityModel
 from likewise.model.folders import MANIFEST
 from likewise.model.trials import PAIRS
 from likewise.service import bodies
-from likewise.service.answering import Answerer, Decided, Job, label_of
+from likewise.service.answering import Answerer, Decided, taken_by
+from likewise.service.asking import (
+    SMALL,
+    Form,
+    as_json,
+    as_picture,
+    facts_of,
+    idempotency_of,
+    is_slow,
+    limits_of,
+    query_of,
+    read_body,
+    with_items,
+    with_new_items,
+    with_pair,
+)
 from likewise.service.batching import Batcher
+from likewise.service.counting import Counts
 from likewise.service.enrolling import Writer, digest_of
 from likewise.service.items import Reader
+from likewise.service.jobs import Job, label_of
 from likewise.service.openapi import Served
-from likewise.service.receiving import Part, converted, decoded, parts_of
 from likewise.service.refusals import Refusal
 from likewise.service.settings import Settings
 from likewise.service.unknowns import Queue
 from likewise.service.watching import Watch
 
 MOST_CLASSES = 1000  # that are listed
-SMALL = 65_536  # bytes of a body that is decoded where it arrives
-QUICK = 16_384  # bytes of images that are decoded on the way to their answer
 LOOKED_AGAIN = 1.0  # seconds between two looks at the folder of the model
 SAVED = 10.0  # seconds between two writes of what was seen
 _log = logging.getLogger("likewise.service")
@@ -69,7 +82,7 @@ class Routes:
     ) -> None:
         self.settings, self.folder, self._again = settings, folder, again
         self._stamp = None if folder is None else _stamp(folder)
-        self.reader = Reader(model, settings)
+        self.reader = Reader(taken_by(model), settings, lambda: self.model.index.dimension)
         self.writer = Writer(model, is_open=writes)
         self.answerer = Answerer(model, self.reader, self.writer.lock, _version(folder))
         self.queue = (
@@ -77,6 +90,7 @@ class Routes:
             if keep is None
             else Queue(keep, model, most=settings.keep_most, days=settings.keep_days)
         )
+        self.counts = Counts()
         self.watch = Watch(None if keep is None else keep / "seen.json")
         self.watch.calibrated(_marks(model))
         self.name = "model" if folder is None else folder.resolve().name
@@ -86,15 +100,15 @@ class Routes:
             lambda jobs: self.answerer.answer(jobs),
             most=settings.batch,
             wait=settings.wait_ms / 1000,
-            is_slow=_is_slow,
-            told=self.watch.saw_batch,
+            is_slow=is_slow,
+            told=self.counts.saw_batch,
         )
         self._writing = ThreadPoolExecutor(1, thread_name_prefix="likewise-write")
         self._slow = ThreadPoolExecutor(2, thread_name_prefix="likewise-slow")
         self.is_ready = True
-        self.watch.gauge("likewise_items", "Known items.", lambda: len(self.model.index))
+        self.counts.gauge("likewise_items", "Known items.", lambda: len(self.model.index))
         if self.queue is not None:
-            self.watch.gauge("likewise_unknowns", "Unknowns kept.", self.queue.__len__)
+            self.counts.gauge("likewise_unknowns", "Unknowns kept.", self.queue.__len__)
         self._stop = threading.Event()
         self._upkeep = threading.Thread(target=self._keep_up, name="likewise-upkeep", daemon=True)
         if again is not None or keep is not None:
@@ -127,7 +141,6 @@ class Routes:
             new.index = old.index
         elif not self.writer.is_open:
             self.writer.model = new
-        self.reader.model = new
         self.watch.calibrated(_marks(new))
         self.answerer = Answerer(new, self.reader, self.writer.lock, version)
         _log.info("the model was saved again and is followed", extra={"told": {"version": version}})
@@ -171,17 +184,18 @@ class Routes:
 
     async def match(self, request: Request, content: bytes) -> Response:
         """Answer `POST /v1/match`."""
-        asked = await self._read(request, content, bodies.MatchRequest, _with_items)
+        asked = await self._read(request, content, bodies.MatchRequest, with_items)
         self._check_neighbors(asked.k)
         self.answerer.check_point(asked.point, pairs=False)
         decided = await self._ask(asked)
         if not isinstance(decided, Decided):
             raise TypeError("a match must be decided")
         answers = decided.answers.answers
+        self.counts.saw_matches(asked.point, answers)
         self.watch.saw_matches(asked.point, answers)
         if self.queue is not None and any(answer.label is None for answer in answers):
             await self._run(self._slow, lambda: self._offer(decided))
-        return _json(decided.answers)
+        return as_json(decided.answers)
 
     def _offer(self, decided: Decided) -> None:
         if self.queue is not None:
@@ -189,35 +203,35 @@ class Routes:
 
     async def verify(self, request: Request, content: bytes) -> Response:
         """Answer `POST /v1/verify`."""
-        asked = await self._read(request, content, bodies.VerifyRequest, _with_pair)
+        asked = await self._read(request, content, bodies.VerifyRequest, with_pair)
         self.answerer.check_point(asked.point, pairs=True)
         self.reader.check_count(asked.pairs)
         items = [pair.a for pair in asked.pairs] + [pair.b for pair in asked.pairs]
         names = [f"pairs[{at}].{side}" for side in "ab" for at in range(len(asked.pairs))]
-        return _json(await self.batcher.ask(Job(asked, items, names), len(items)))
+        return as_json(await self.batcher.ask(Job(asked, items, names), len(items)))
 
     async def lookup(self, request: Request, content: bytes) -> Response:
         """Answer `POST /v1/lookup`."""
-        asked = await self._read(request, content, bodies.LookupRequest, _with_items)
+        asked = await self._read(request, content, bodies.LookupRequest, with_items)
         self._check_neighbors(asked.k)
-        return _json(await self._ask(asked))
+        return as_json(await self._ask(asked))
 
     async def embed(self, request: Request, content: bytes) -> Response:
         """Answer `POST /v1/embed`."""
-        asked = await self._read(request, content, bodies.EmbedRequest, _with_items)
-        return _json(await self._ask(asked))
+        asked = await self._read(request, content, bodies.EmbedRequest, with_items)
+        return as_json(await self._ask(asked))
 
     async def add_items(self, request: Request, content: bytes) -> Response:
         """Answer `POST /v1/items`."""
         self.writer.check_open()
-        key = _idempotency(request)
-        asked = await self._read(request, content, bodies.AddRequest, _with_new_items)
+        key = idempotency_of(request)
+        asked = await self._read(request, content, bodies.AddRequest, with_new_items)
         digest = ""
         if key is not None:
             digest = await self._run(self._slow, lambda: digest_of(asked))
             before = self.writer.repeated(key, digest)
             if before is not None:
-                return _json(before, 201)
+                return as_json(before, 201)
         items = await self._ask(asked)
         added = await self._run(
             self._writing,
@@ -225,56 +239,60 @@ class Routes:
                 items,  # type: ignore[arg-type]
                 [item.label for item in asked.items],
                 [item.id for item in asked.items],
-                [_facts(item) for item in asked.items],
+                [facts_of(item) for item in asked.items],
                 key=key,
                 digest=digest,
             ),
         )
-        return _json(added, 201)
+        return as_json(added, 201)
 
     async def list_items(self, request: Request, content: bytes) -> Response:
         """Answer `GET /v1/items`."""
-        page = _query(request, bodies.ItemsPage)
-        return _json(await self._run(self._slow, lambda: self.writer.listed(page)))
+        page = query_of(request, bodies.ItemsPage)
+        return as_json(await self._run(self._slow, lambda: self.writer.listed(page)))
 
     async def get_item(self, request: Request, content: bytes) -> Response:
         """Answer `GET /v1/items/{id}`."""
         id_ = request.path_params["id"]
-        return _json(await self._run(self._slow, lambda: self.writer.get(id_)))
+        return as_json(await self._run(self._slow, lambda: self.writer.get(id_)))
 
     async def get_picture(self, request: Request, content: bytes) -> Response:
         """Answer `GET /v1/items/{id}/picture`."""
         id_ = request.path_params["id"]
-        return _picture(await self._run(self._slow, lambda: self.writer.picture(id_)))
+        return as_picture(await self._run(self._slow, lambda: self.writer.picture(id_)))
 
     async def relabel_item(self, request: Request, content: bytes) -> Response:
         """Answer `PATCH /v1/items/{id}`."""
         id_ = request.path_params["id"]
         self.writer.check_open()
         asked = await self._read(request, content, bodies.RelabelRequest, None)
-        return _json(await self._run(self._writing, lambda: self.writer.relabel(id_, asked.label)))
+        return as_json(
+            await self._run(self._writing, lambda: self.writer.relabel(id_, asked.label))
+        )
 
     async def remove_item(self, request: Request, content: bytes) -> Response:
         """Answer `DELETE /v1/items/{id}`."""
         id_ = request.path_params["id"]
-        return _json(await self._run(self._writing, lambda: self.writer.remove(id_)))
+        return as_json(await self._run(self._writing, lambda: self.writer.remove(id_)))
 
     async def list_unknowns(self, request: Request, content: bytes) -> Response:
         """Answer `GET /v1/unknowns`."""
-        queue, page = self._queue(), _query(request, bodies.Page)
-        return _json(await self._run(self._slow, lambda: queue.listed(page)))
+        queue, page = self._queue(), query_of(request, bodies.Page)
+        return as_json(await self._run(self._slow, lambda: queue.listed(page)))
 
     async def get_unknown_picture(self, request: Request, content: bytes) -> Response:
         """Answer `GET /v1/unknowns/{id}/picture`."""
         queue, id_ = self._queue(), request.path_params["id"]
-        return _picture(await self._run(self._slow, lambda: queue.picture(id_)))
+        return as_picture(await self._run(self._slow, lambda: queue.picture(id_)))
 
     async def enroll_unknown(self, request: Request, content: bytes) -> Response:
         """Answer `POST /v1/unknowns/{id}/enroll`."""
         queue, id_ = self._queue(), request.path_params["id"]
         self.writer.check_open()
         asked = await self._read(request, content, bodies.EnrollRequest, None)
-        return _json(await self._run(self._writing, lambda: self._enrolled(queue, id_, asked)), 201)
+        return as_json(
+            await self._run(self._writing, lambda: self._enrolled(queue, id_, asked)), 201
+        )
 
     def _enrolled(self, queue: Queue, id_: str, asked: bodies.EnrollRequest) -> bodies.Added:
         items, facts = queue.taken(id_)
@@ -296,11 +314,11 @@ class Routes:
     async def remove_unknown(self, request: Request, content: bytes) -> Response:
         """Answer `DELETE /v1/unknowns/{id}`."""
         queue, id_ = self._queue(), request.path_params["id"]
-        return _json(await self._run(self._slow, lambda: queue.remove(id_)))
+        return as_json(await self._run(self._slow, lambda: queue.remove(id_)))
 
     async def model_card(self, request: Request, content: bytes) -> Response:
         """Answer `GET /v1/model`."""
-        return _json(await self._run(self._slow, self.card))
+        return as_json(await self._run(self._slow, self.card))
 
     def card(self) -> bodies.ModelCard:
         """What is served."""
@@ -331,40 +349,34 @@ class Routes:
             trained_on=model.trained_on[:MOST_CLASSES],
             writes=self.writer.is_open,
             keeps_unknowns=self.queue is not None,
-            limits=bodies.Limits(
-                settings.most_bytes,
-                settings.most_pixels,
-                settings.most_characters,
-                settings.most_items,
-                settings.most_neighbors,
-                settings.most_concurrent,
-            ),
+            exported=False,
+            limits=limits_of(settings),
         )
 
     async def drift(self, request: Request, content: bytes) -> Response:
         """Answer `GET /v1/drift`."""
-        asked = _query(request, bodies.DriftQuery)
+        asked = query_of(request, bodies.DriftQuery)
         made = self.answerer.check_point(asked.point, pairs=False)
         size = len(self.model.index)
         report = await self._run(
             self._slow,
             lambda: self.watch.drift(asked.point, made, size, asked.false_alarm),
         )
-        return _json(report)
+        return as_json(report)
 
     async def health(self, request: Request, content: bytes) -> Response:
         """Answer `GET /v1/health`."""
-        return _json(bodies.Health("alive"))
+        return as_json(bodies.Health("alive"))
 
     async def ready(self, request: Request, content: bytes) -> Response:
         """Answer `GET /v1/ready`."""
         if not self.is_ready:
             raise Refusal("stopping", "service must not be about to stop, got that it is.")
-        return _json(bodies.Health("ready"))
+        return as_json(bodies.Health("ready"))
 
     async def metrics(self, request: Request, content: bytes) -> Response:
         """Answer `GET /v1/metrics`."""
-        text = await self._run(self._slow, self.watch.metrics)
+        text = await self._run(self._slow, self.counts.metrics)
         return Response(text, media_type="text/plain; version=0.0.4")
 
     async def _ask(self, asked: Any) -> object:
@@ -380,21 +392,13 @@ class Routes:
         request: Request,
         content: bytes,
         kind: type[_T],
-        form: "Callable[[list[Part], str], Mapping[str, Any]] | None",
+        form: Form | None,
     ) -> _T:
         typed = request.headers.get("content-type", "")
-        plain = typed.partition(";")[0].strip().lower()
-        if plain == "application/json":
-            if len(content) <= SMALL:
-                return decoded(content, kind)
-            return await self._run(self._slow, lambda: decoded(content, kind))
-        if plain == "multipart/form-data" and form is not None:
-            takes = self.reader.takes
-            return converted(form(parts_of(typed, content), takes), kind)
-        expected = "application/json" + (" or multipart/form-data" if form is not None else "")
-        raise Refusal(
-            "unsupported_media_type", f"Content-Type must be {expected}, got {typed[:80]!r}."
-        )
+        if len(content) <= SMALL or not typed.lower().startswith("application/json"):
+            return read_body(typed, content, kind, form, self.reader.takes)
+        takes = self.reader.takes
+        return await self._run(self._slow, lambda: read_body(typed, content, kind, form, takes))
 
     def _queue(self) -> Queue:
         if self.queue is None:
@@ -408,96 +412,6 @@ class Routes:
         most = self.settings.most_neighbors
         if k > most:
             raise Refusal("invalid", f"k must be at most {most}, got {k}.")
-
-
-def _facts(item: bodies.NewItem) -> dict[str, Any]:
-    """What is kept with an item; of a text also itself, as `likewise index` keeps it."""
-    return {"text": item.text, **item.metadata} if isinstance(item.text, str) else item.metadata
-
-
-def _is_slow(job: Job) -> bool:
-    """Whether a thread of its own should decode the images of a job."""
-    sizes = (len(item.image) for item in job.items if isinstance(item.image, bytes))
-    return sum(sizes) > QUICK
-
-
-def _with_items(parts: list[Part], takes: str) -> dict[str, Any]:
-    """The fields of a form with items: files, or texts under the name "text"."""
-    fields: dict[str, Any] = {"items": []}
-    for part in parts:
-        if part.is_file:
-            fields["items"].append(_item_of(part))
-        elif part.name == "text":
-            fields["items"].append({"text": _text(part)})
-        elif part.name in ("items", "a", "b") or part.name in fields:
-            raise Refusal("invalid", f"form must have each field once, got {part.name[:40]!r}.")
-        else:
-            fields[part.name] = _text(part)
-    for name in ("where", "metadata"):
-        if name in fields:
-            fields[name] = decoded(fields[name].encode(), dict)
-    return fields
-
-
-def _with_new_items(parts: list[Part], takes: str) -> dict[str, Any]:
-    fields = _with_items(parts, takes)
-    shared = {name: fields.pop(name) for name in ("label", "metadata") if name in fields}
-    fields["items"] = [{**item, **shared} for item in fields["items"]]
-    return fields
-
-
-def _with_pair(parts: list[Part], takes: str) -> dict[str, Any]:
-    sides: dict[str, Any] = {}
-    fields: dict[str, Any] = {}
-    for part in parts:
-        if part.name in sides or part.name in fields or part.name == "pairs":
-            raise Refusal("invalid", f"form must have each field once, got {part.name[:40]!r}.")
-        if part.name in ("a", "b"):
-            is_text = takes == "text" and not part.is_file
-            sides[part.name] = {"text": _text(part)} if is_text else _item_of(part)
-        else:
-            fields[part.name] = _text(part)
-    return {**fields, "pairs": [sides]}
-
-
-def _item_of(part: Part) -> bodies.Item:
-    return {"image": part.content}  # type: ignore[return-value]
-
-
-def _text(part: Part) -> str:
-    try:
-        return part.content.decode()
-    except UnicodeDecodeError:
-        raise Refusal(
-            "invalid", f"field {part.name[:40]!r} must be UTF-8, got other bytes."
-        ) from None
-
-
-def _query(request: Request, kind: type[_T]) -> _T:
-    given = request.query_params.multi_items()
-    if len({name for name, _ in given}) < len(given):
-        raise Refusal("invalid", "parameters must be given once each, got one twice.")
-    return converted(dict(given), kind)
-
-
-def _idempotency(request: Request) -> str | None:
-    key = request.headers.get("idempotency-key")
-    if key is None:
-        return None
-    if not 1 <= len(key) <= 255 or not key.isascii() or not key.isprintable() or " " in key:
-        raise Refusal(
-            "invalid", "Idempotency-Key must have 1 to 255 visible characters of ASCII, got others."
-        )
-    return key
-
-
-def _json(answer: object, status: int = 200) -> Response:
-    return Response(msgspec.json.encode(answer), status, media_type="application/json")
-
-
-def _picture(content: bytes) -> Response:
-    kind = "image/png" if content.startswith(b"\x89PNG") else "image/jpeg"
-    return Response(content, media_type=kind, headers={"Cache-Control": "private, max-age=300"})
 
 
 def _marks(model: SimilarityModel) -> dict[str, str]:

@@ -2,6 +2,7 @@
 
 from dataclasses import dataclass, fields
 
+from likewise._arguments import check_count, check_number
 from likewise.errors import InputError
 
 MIB = 2**20
@@ -53,8 +54,6 @@ class Settings:
     keep_days: float = 7.0
 
     def __post_init__(self) -> None:
-        from likewise._checks import check_count, check_number  # which need torch
-
         for field in fields(self):
             value = getattr(self, field.name)
             if field.type is int:

@@ -1,23 +1,15 @@
-"""What a service sees of itself: metrics for Prometheus, distances of today, rates by the hour."""
+"""What a service sees of its answers: distances of today, and rates by the hour."""
 
 import logging
 import math
 import threading
 import time
 from collections import deque
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 
 import msgspec
 import torch
-from prometheus_client import (
-    CollectorRegistry,
-    Counter,
-    Gauge,
-    Histogram,
-    ProcessCollector,
-    generate_latest,
-)
 
 from likewise._files import read_regular, write_whole
 from likewise.calibration import Calibration
@@ -28,7 +20,6 @@ from likewise.service import bodies
 
 HOUR = 3600.0
 HOURS = 24 * 7
-SECONDS = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10)
 LARGEST = 2**26  # bytes of the file that keeps it; of 10,000 distances about 200,000
 _log = logging.getLogger(__name__)
 
@@ -48,7 +39,7 @@ class _Seen(msgspec.Struct, forbid_unknown_fields=True):
 
 
 class Watch:
-    """Counts requests, and remembers the distances of matches.
+    """Remembers the distances of matches.
 
     Args:
         path: A file that keeps distances and hours over a restart; None to keep none.
@@ -56,33 +47,6 @@ class Watch:
 
     def __init__(self, path: Path | None = None) -> None:
         self.path = path
-        self.registry = CollectorRegistry()
-        ProcessCollector(registry=self.registry)
-        self.requests = Counter(
-            "likewise_requests", "Requests answered.", ("route", "status"), registry=self.registry
-        )
-        self.seconds = Histogram(
-            "likewise_request_seconds",
-            "Seconds from the head of a request to its answer.",
-            ("route",),
-            buckets=SECONDS,
-            registry=self.registry,
-        )
-        self.refused = Counter(
-            "likewise_refused", "Requests refused, by code.", ("code",), registry=self.registry
-        )
-        self.matched = Counter(
-            "likewise_matched",
-            "Items matched, by operating point and outcome.",
-            ("point", "outcome"),
-            registry=self.registry,
-        )
-        self.batches = Histogram(
-            "likewise_batch_items",
-            "Items encoded together.",
-            buckets=(1, 2, 4, 8, 16, 32, 64, 128, 256),
-            registry=self.registry,
-        )
         self._distances: dict[str, deque[float]] = {}
         self._hours: dict[str, deque[bodies.Hour]] = {}
         self._marks: dict[str, str] = {}
@@ -130,25 +94,9 @@ class Watch:
             self._hours[name] = deque(told.hours, maxlen=HOURS)
             self._marks[name] = told.mark
 
-    def gauge(self, name: str, sentence: str, value: Callable[[], float]) -> None:
-        """A number that is asked for when metrics are."""
-        Gauge(name, sentence, registry=self.registry).set_function(value)
-
-    def metrics(self) -> bytes:
-        """All of it, as Prometheus reads it."""
-        return generate_latest(self.registry)
-
-    def saw_batch(self, requests: int, items: int) -> None:
-        """Count a batch."""
-        self.batches.observe(items)
-
     def saw_matches(self, point: str, answers: list[bodies.MatchAnswer]) -> None:
-        """Count matches and remember their distances."""
+        """Remember the distances of matches."""
         unknown = sum(answer.label is None for answer in answers)
-        if unknown:
-            self.matched.labels(point, "unknown").inc(unknown)
-        if unknown < len(answers):
-            self.matched.labels(point, "known").inc(len(answers) - unknown)
         near = [answer.distance for answer in answers if answer.distance is not None]
         began = time.time() // HOUR * HOUR
         with self._lock:

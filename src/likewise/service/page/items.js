@@ -151,7 +151,13 @@ export function itemPath(id) {
 export function whyNothingChanges(model) {
   return model.writes
     ? null
-    : make("p", { class: "quiet" }, "This service was started without a gallery, so it changes nothing.");
+    : make(
+        "p",
+        { class: "quiet" },
+        model.exported
+          ? "An exported model answers, so nothing can be changed here."
+          : "This service was started without a gallery, so it changes nothing.",
+      );
 }
 
 /** A known item in a list, with what can be done to it. */
@@ -174,7 +180,7 @@ export function knownRow(context, item, { onChanged, onRemoved = null }) {
     ),
     shown ? make("span", { class: "more quiet" }, shown) : null,
   );
-  const isPictured = item.picture ?? context.model.takes === "image";
+  const isPictured = item.picture ?? (context.model.takes === "image" && !context.model.exported);
   const row = make(
     "li",
     { class: "thing" },

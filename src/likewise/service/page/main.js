@@ -24,11 +24,17 @@ const context = {
     byId("name").textContent = name;
     byId("card").textContent = `${count(indexed, "item")} of ${count(classes, "class", "classes")}`;
     byId("forget").hidden = !hasKey();
+    for (const link of document.querySelectorAll("nav a")) link.parentElement.hidden = !offers(link.hash.slice(1));
     byId("classes").replaceChildren(
       ...Object.keys(context.model.classes).map((value) => make("option", { value })),
     );
   },
 };
+
+/** Whether there is a view of this name: an exported model keeps no unknowns and sees no drift. */
+function offers(name) {
+  return Object.hasOwn(VIEWS, name) && !(context.model.exported && ["unknowns", "time"].includes(name));
+}
 
 whenKeyIsWanted(
   (why) =>
@@ -65,8 +71,8 @@ whenKeyIsWanted(
 
 function show(isMoved) {
   const asked = location.hash.slice(1);
-  const name = Object.hasOwn(VIEWS, asked) ? asked : current ?? "match";
-  if (asked && !Object.hasOwn(VIEWS, asked) && current !== null) return; // as the link to the content
+  const name = offers(asked) ? asked : current ?? "match";
+  if (asked && !offers(asked) && current !== null) return; // as the link to the content
   current = name;
   views[name] ??= VIEWS[name](context);
   const view = views[name];

@@ -28,12 +28,14 @@ export function matchView(context) {
       {},
       make("summary", {}, "More"),
       make("div", { class: "field" }, make("label", { for: k.id }, "Neighbors to show"), k),
-      make(
-        "div",
-        { class: "field" },
-        make("label", { for: where.id }, "Only among known items with this metadata (JSON)"),
-        where,
-      ),
+      model.exported
+        ? null
+        : make(
+            "div",
+            { class: "field" },
+            make("label", { for: where.id }, "Only among known items with this metadata (JSON)"),
+            where,
+          ),
     ),
     submit,
     place,

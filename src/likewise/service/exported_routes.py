@@ -1,0 +1,228 @@
+"""What each endpoint does over an exported model; what it cannot do has no method here."""
+
+import asyncio
+import math
+from collections import Counter
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Any, TypeVar
+
+import numpy as np
+from starlette.requests import Request
+from starlette.responses import Response
+
+import likewise
+from likewise.runtime import Runtime
+from likewise.runtime.exported import MANIFEST, checksum
+from likewise.runtime.loaded import PAIRS
+from likewise.service import bodies
+from likewise.service.asking import (
+    SMALL,
+    Form,
+    as_json,
+    is_slow,
+    limits_of,
+    query_of,
+    read_body,
+    with_items,
+    with_pair,
+)
+from likewise.service.batching import Batcher
+from likewise.service.counting import Counts
+from likewise.service.exported_answering import ExportedAnswerer, taken_by
+from likewise.service.items import Reader
+from likewise.service.jobs import Job, label_of, shown_metadata
+from likewise.service.openapi import Served
+from likewise.service.refusals import Refusal
+from likewise.service.settings import Settings
+
+MOST_CLASSES = 1000  # that are listed
+_T = TypeVar("_T")
+
+
+class ExportedRoutes:
+    """Answers requests over an exported model, without torch.
+
+    Args:
+        runtime: Is asked.
+        settings: Say what is allowed.
+        folder: The folder of the exported model.
+    """
+
+    def __init__(self, runtime: Runtime, settings: Settings, *, folder: Path) -> None:
+        self.runtime, self.settings = runtime, settings
+        self.name = folder.resolve().name
+        self.version = checksum((folder / MANIFEST).read_bytes())[:12]
+        self.reader = Reader(taken_by(runtime), settings, lambda: runtime.dimension)
+        self.answerer = ExportedAnswerer(runtime, self.reader)
+        self.counts = Counts()
+        self.counts.gauge("likewise_items", "Known items.", lambda: len(runtime.labels))
+        self.batcher: Batcher[Job] = Batcher(
+            self.answerer.prepare,
+            self.answerer.answer,
+            most=settings.batch,
+            wait=settings.wait_ms / 1000,
+            is_slow=is_slow,
+            told=self.counts.saw_batch,
+        )
+        self._slow = ThreadPoolExecutor(2, thread_name_prefix="likewise-slow")
+        self._rows = {str(id_): row for row, id_ in enumerate(runtime.ids.tolist())}
+        self.is_ready = True
+
+    def served(self, *, has_keys: bool) -> Served:
+        """What the OpenAPI document tells of the service."""
+        shape, points = self.reader.item_shape, self.runtime.points
+        return Served(
+            has_keys,
+            self.reader.takes,
+            tuple(name for name, each in points.items() if each.rule != PAIRS),
+            tuple(name for name, each in points.items() if each.rule == PAIRS),
+            None if shape is None else math.prod(shape),
+            self.runtime.dimension,
+            self.settings,
+            exported=True,
+        )
+
+    def close(self) -> None:
+        """Finish what was begun."""
+        self.batcher.close()
+        self._slow.shutdown(wait=True)
+
+    async def match(self, request: Request, content: bytes) -> Response:
+        """Answer `POST /v1/match`."""
+        asked = await self._read(request, content, bodies.MatchRequest, with_items)
+        self._check_neighbors(asked.k)
+        self.answerer.point(asked.point, pairs=False)
+        decided: Any = await self._ask(asked)
+        self.counts.saw_matches(asked.point, decided.answers)
+        return as_json(decided)
+
+    async def verify(self, request: Request, content: bytes) -> Response:
+        """Answer `POST /v1/verify`."""
+        asked = await self._read(request, content, bodies.VerifyRequest, with_pair)
+        self.answerer.point(asked.point, pairs=True)
+        self.reader.check_count(asked.pairs)
+        items = [pair.a for pair in asked.pairs] + [pair.b for pair in asked.pairs]
+        names = [f"pairs[{at}].{side}" for side in "ab" for at in range(len(asked.pairs))]
+        return as_json(await self.batcher.ask(Job(asked, items, names), len(items)))
+
+    async def lookup(self, request: Request, content: bytes) -> Response:
+        """Answer `POST /v1/lookup`."""
+        asked = await self._read(request, content, bodies.LookupRequest, with_items)
+        self._check_neighbors(asked.k)
+        return as_json(await self._ask(asked))
+
+    async def embed(self, request: Request, content: bytes) -> Response:
+        """Answer `POST /v1/embed`."""
+        return as_json(
+            await self._ask(await self._read(request, content, bodies.EmbedRequest, with_items))
+        )
+
+    async def list_items(self, request: Request, content: bytes) -> Response:
+        """Answer `GET /v1/items`."""
+        page = query_of(request, bodies.ItemsPage)
+        return as_json(await self._run(lambda: self._listed(page)))
+
+    async def get_item(self, request: Request, content: bytes) -> Response:
+        """Answer `GET /v1/items/{id}`."""
+        return as_json(self._item(self._row(request.path_params["id"])))
+
+    async def model_card(self, request: Request, content: bytes) -> Response:
+        """Answer `GET /v1/model`."""
+        return as_json(await self._run(self.card))
+
+    def card(self) -> bodies.ModelCard:
+        """What is served."""
+        runtime, manifest = self.runtime, self.runtime.manifest
+        counts = Counter(runtime.labels[runtime.labels >= 0].tolist())
+        told = {str(label_of(code, runtime.class_names)): many for code, many in counts.items()}
+        shape = self.reader.item_shape
+        return bodies.ModelCard(
+            name=self.name,
+            version=self.version,
+            likewise=likewise.__version__,
+            takes=self.reader.takes,
+            item_shape=None if shape is None else list(shape),
+            encoder=bodies.Encoder(
+                name=None if manifest.encoder is None else f"ONNX, {manifest.precision}",
+                fingerprint=manifest.encoder,
+                dimension=runtime.dimension,
+            ),
+            distance=manifest.distance,
+            points=[
+                self.answerer.point(name, pairs=each.rule == PAIRS)
+                for name, each in runtime.points.items()
+            ],
+            indexed=len(runtime.labels),
+            classes=dict(sorted(told.items())[:MOST_CLASSES]),
+            class_count=len(told),
+            trained_on=[],
+            writes=False,
+            keeps_unknowns=False,
+            exported=True,
+            limits=limits_of(self.settings),
+        )
+
+    async def health(self, request: Request, content: bytes) -> Response:
+        """Answer `GET /v1/health`."""
+        return as_json(bodies.Health("alive"))
+
+    async def ready(self, request: Request, content: bytes) -> Response:
+        """Answer `GET /v1/ready`."""
+        return as_json(bodies.Health("ready"))
+
+    async def metrics(self, request: Request, content: bytes) -> Response:
+        """Answer `GET /v1/metrics`."""
+        text = await self._run(self.counts.metrics)
+        return Response(text, media_type="text/plain; version=0.0.4")
+
+    def _listed(self, page: bodies.ItemsPage) -> bodies.KnownItems:
+        rows = np.arange(len(self.runtime.labels))
+        if isinstance(page.label, str):
+            names = self.runtime.class_names
+            codes = {label_of(code, names): code for code in set(self.runtime.labels.tolist())}
+            rows = rows[self.runtime.labels == codes.get(page.label, -2)]
+        total = len(rows)
+        if isinstance(page.before, str):
+            rows = rows[rows < self._row(page.before)]
+        chosen = rows[::-1][: page.limit].tolist()
+        items = [self._item(row) for row in chosen]
+        more = len(rows) > len(chosen)
+        return bodies.KnownItems(items, total, items[-1].id if more and items else None)
+
+    def _item(self, row: int) -> bodies.KnownItem:
+        runtime = self.runtime
+        id_ = runtime.ids[row].item()
+        label = label_of(int(runtime.labels[row]), runtime.class_names)
+        return bodies.KnownItem(str(id_), label, shown_metadata(runtime.metadata[id_]), False)
+
+    def _row(self, id_: str) -> int:
+        row = self._rows.get(id_)
+        if row is None:
+            raise Refusal(
+                "not_found", f"item must be known, got the id {id_[:80]!r}, which is not."
+            )
+        return row
+
+    async def _ask(self, asked: Any) -> object:
+        self.answerer.check(asked)
+        self.reader.check_count(asked.items)
+        names = [f"items[{at}]" for at in range(len(asked.items))]
+        return await self.batcher.ask(Job(asked, asked.items, names), len(names))
+
+    async def _run(self, call: Callable[[], _T]) -> _T:
+        return await asyncio.get_running_loop().run_in_executor(self._slow, call)
+
+    async def _read(
+        self, request: Request, content: bytes, kind: type[_T], form: Form | None
+    ) -> _T:
+        typed, takes = request.headers.get("content-type", ""), self.reader.takes
+        if len(content) <= SMALL or not typed.lower().startswith("application/json"):
+            return read_body(typed, content, kind, form, takes)
+        return await self._run(lambda: read_body(typed, content, kind, form, takes))
+
+    def _check_neighbors(self, k: int) -> None:
+        most = self.settings.most_neighbors
+        if k > most:
+            raise Refusal("invalid", f"k must be at most {most}, got {k}.")
