@@ -31,10 +31,20 @@ SOON = {
     "queryCoord.distPullInterval": 100,
 }
 START = """
-import json, signal, sys
+import json, signal, socket, sys
 from milvus import MilvusServer, MilvusServerConfig
+def bound(port):  # also where connections of a server that was killed have not timed out
+    one = socket.socket()
+    one.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+    try:
+        one.bind(("127.0.0.1", port))
+    except OSError:
+        one.close()
+        return None
+    return one
 folder, port, more, components = json.loads(sys.argv[1])
 config = MilvusServerConfig(data_dir=folder, proxy_port=port)
+config.try_bind_port = bound
 for component in components:  # they find each other on loopback
     config.set(component + ".ip", "127.0.0.1")
 for name, value in more.items():

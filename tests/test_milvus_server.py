@@ -119,6 +119,8 @@ def test_an_approximate_index_is_searched_as_hard_as_the_recall_takes(server, ki
         found, expected = one.lookup(queries, k=10), plain.lookup(queries, k=10)
         share = (found.distances <= expected.distances[:, -1:]).float().mean()
         assert share > 0.85
+        if kind != "HNSW":  # what is kept is the same for every type
+            return
         with gallery(server, one._store.name) as again:
             assert (again.searched_by, again.recall) == (by, 0.9)
         with gallery(server, one._store.name, recall=0.5) as again:

@@ -171,6 +171,7 @@ class _Index(msgspec.Struct, forbid_unknown_fields=True):
     class_names: list[str]
     storage: str
     recall: float | None
+    approximate: str = "IVF"
     payloads: list[str | None] | None = None  # base64
 
 

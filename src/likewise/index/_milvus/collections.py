@@ -33,6 +33,8 @@ _AT_ONCE = 2**24  # bytes of one message; Milvus takes 64 MB
 _FORMAT = 3
 _FACTS = (0, -1)  # keys, which take turns: a write that breaks off leaves the facts before it
 _TUNED = -2  # key of how lookups search
+# A server that comes back is found soon: by itself gRPC waits up to two minutes.
+_SOON = {"grpc.initial_reconnect_backoff_ms": 200, "grpc.max_reconnect_backoff_ms": 2000}
 _SHORT = 5.0  # seconds for what is done after a failure
 _EVERYTHING, _NOTHING = "position >= 0", "position < 0"  # expressions
 
@@ -94,7 +96,7 @@ class Collections:
                 uri=connection.uri,
                 token=connection.token or "",
                 timeout=connection.timeout,
-                **connection.more,
+                **{"grpc_options": _SOON, **connection.more},
             )
 
     @property
