@@ -255,8 +255,9 @@ def paths_for(source: Any) -> Callable[[Sequence[int]], list[str]] | None:
     at = source.source_indices if isinstance(source, Subset) else None
 
     def paths(rows: Sequence[int]) -> list[str]:
-        found = [whole.paths[row if at is None else int(at[row])] for row in rows]
-        return [os.path.join(real(os.path.dirname(path)), os.path.basename(path)) for path in found]
+        found = rows if at is None else at[list(rows)].tolist()
+        split = (os.path.split(whole.paths[row]) for row in found)
+        return [os.path.join(real(folder), name) for folder, name in split]
 
     return paths
 
