@@ -185,7 +185,7 @@ def settled(recipe: Recipe, item_shape: Sequence[int], class_count: int) -> Reci
 
 
 def feature_weight(recipe: Recipe, class_count: float) -> float:
-    """Weight of the small network's features beside its embedding, after so many classes."""
+    """Weight of the small network's features, where it is trained on that number of classes."""
     if recipe.features is not None:
         return recipe.features
     return FEATURE_WEIGHT if recipe.learns_classes and class_count < MANY_CLASSES else 0.0

@@ -67,9 +67,9 @@ class Read:
     """What was read and encoded of one dataset for one part.
 
     Attributes:
-        rows: of the dataset, those that were asked for.
+        rows: Rows of the dataset that were asked for.
         errors: a sentence for each of these, or None.
-        embeddings: of the others, (g, d).
+        embeddings: Embeddings of the others, (g, d).
         prints: their fingerprints, (g,), where these were asked for.
     """
 

@@ -58,7 +58,7 @@ class BatchEmbedder:
         device: "cpu" or "cuda"; the best there is in the process that embeds if None.
 
     Attributes:
-        fingerprint: of the encoder and the preprocessing, as parts of `likewise embed` have it.
+        fingerprint: Fingerprint of encoder and preprocessing, as parts of `likewise embed` have it.
 
     Raises:
         ArtifactError: there is no model; when called, also that it is another one now.
