@@ -238,7 +238,8 @@ class Collections:
                 time.sleep(0.2)
             # What is searched follows what is built.
             client.load_collection(self.name, timeout=self._long)
-            self._client.refresh_load(self.name, timeout=self._long)
+            if "://" in self.connection.uri:  # Milvus Lite loads at once, and never says so
+                self._client.refresh_load(self.name, timeout=self._long)
 
     def count(self, expression: str = "") -> int:
         """How many items there are."""
