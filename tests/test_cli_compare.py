@@ -18,7 +18,9 @@ def models(tmp_path_factory):
 
     folder = tmp_path_factory.mktemp("compare")
     for name, epochs, batches in (("good", 2, 20), ("poor", 1, 2)):
-        recipe = lw.Recipe(epochs=epochs, batches=batches, embedding_dim=8)
+        recipe = lw.Recipe(
+            epochs=epochs, batches=batches, embedding_dim=8, features=0, made_classes="none"
+        )
         made = lw.train("digits", recipe)
         if name == "poor":
             made.save(folder / "bare")

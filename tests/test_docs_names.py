@@ -64,6 +64,11 @@ NO_NAMES = {
         "gradcheck",
         "OMP_NUM_THREADS=1",
     ),
+    *("accelerate launch", "torchrun", "by_rows = True", "card.md", "out/site"),
+    *("do_bulk_insert", "LIKEWISE_MILVUS_PYTHON", "gallery.search", "https://"),
+    *("benchmarks/milvus.py --items N", "benchmarks/milvus.py --kills 50"),
+    'connection={"server_pem_path": …}',
+    'connection={"client_pem_path": …, "db_name": …}',
 }
 # Files of tests whose functions CONTRIBUTING.md names.
 NAMED_TESTS = ["test_distances.py", "test_losses.py"]

@@ -76,7 +76,10 @@ def test_what_cannot_be_is_refused():
         ({"features": -1.0}, "features must be 0 or above"),
         ({"features": math.inf}, "features must be a finite number"),
         ({"features": 1.0, "encoder": "none"}, "features must be left out for none"),
-        ({"features": 1.0, "labels": False, "projection": "keep"}, "features must be left out where"),
+        (
+            {"features": 1.0, "labels": False, "projection": "keep"},
+            "features must be left out where",
+        ),
         ({"features": 1.0, "towers": ("small", "small")}, "features must be left out with towers"),
     ],
 )

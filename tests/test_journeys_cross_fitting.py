@@ -137,6 +137,7 @@ def test_baselines_are_beside_the_epoch_that_was_kept():
         hold_out_classes=0.3,
         keep_best="unseen_map_at_r",
         learning_rate=0.3,  # after which later epochs are worse
+        made_classes="none",
         cross_fit="off",
     )
     model = lw.train(digits, recipe, **TOLD)

@@ -13,6 +13,7 @@ import likewise as lw
 from likewise.augment import Augment, ViewAugment, presets
 from likewise.journeys.recipe import VIEW_LOSSES
 
+SETTLED = {"features": 0.0, "made_classes": "none"}  # by the data
 QUICK = {"labels": False, "epochs": 1, "batches": 2, "batch_size": 16}
 
 
@@ -63,7 +64,7 @@ def test_the_model_tells_it_and_names_no_class(digits, tmp_path):
     loaded = lw.load(model.save(tmp_path / "m"))
     assert loaded.origin["recipe"]["labels"] is False
     assert loaded.trained_on == []
-    assert lw.Recipe.from_dict(loaded.origin["recipe"]) == lw.Recipe(**QUICK)
+    assert lw.Recipe.from_dict(loaded.origin["recipe"]) == lw.Recipe(**QUICK, **SETTLED)
 
 
 def test_items_that_were_trained_on_cannot_calibrate(digits):
@@ -103,7 +104,9 @@ def test_python_and_the_command_line_give_the_same_model(run, tmp_path):
     )
     assert status == 0, said
     assert lw.load(tmp_path / "m").fingerprint == ours.fingerprint
-    assert lw.Recipe.from_dict(json.loads(told)["recipe"]) == lw.Recipe(**QUICK, **choices)
+    assert lw.Recipe.from_dict(json.loads(told)["recipe"]) == lw.Recipe(
+        **QUICK, **SETTLED, **choices
+    )
     status, told, _ = run("info", tmp_path / "m")
     assert status == 0
     assert "1078 items without their labels" in told or "1080 items without" in told

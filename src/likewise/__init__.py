@@ -61,8 +61,7 @@ if TYPE_CHECKING:
     from likewise.journeys.train import train
     from likewise.journeys.wrap import wrap
     from likewise.matching import UNKNOWN, Matches, match
-    from likewise.model import SimilarityModel, embed, load
-    from likewise.model.batch_embedder import BatchEmbedder
+    from likewise.model import BatchEmbedder, SimilarityModel, embed, load
     from likewise.plots import show
     from likewise.training import History, fit
 
@@ -138,7 +137,7 @@ __all__ = [
 _MODULE_OF = {  # the other names of __all__ are modules themselves
     "UNKNOWN": "matching",
     "ArtifactError": "errors",
-    "BatchEmbedder": "model.batch_embedder",
+    "BatchEmbedder": "model",
     "Calibration": "calibration",
     "Embedded": "embedded",
     "Estimate": "intervals",

@@ -41,6 +41,11 @@ def push_to_hub(
         InputError: The known items are in a gallery, or the hub refuses.
         ArtifactError: There is no model in the folder, or it is damaged.
         MissingExtra: huggingface_hub is not installed.
+
+    Example:
+        >>> import likewise as lw
+        >>> lw.push_to_hub("faces-model", "someone/faces")  # doctest: +SKIP
+        'https://huggingface.co/someone/faces'
     """
     hub = _hub()
     place = Path(folder)

@@ -117,6 +117,12 @@ def found_without_own_class(
         labels: Their class codes, those of the index.
         index: What is looked up in.
         k: Number of neighbors.
+
+    Example:
+        >>> known = Index()
+        >>> _ = known.add(torch.eye(3), labels=[0, 0, 1])
+        >>> found_without_own_class(torch.eye(3)[:1], torch.tensor([0]), known, k=1).labels
+        tensor([[1]])
     """
     own, size = labels.cpu(), len(index)
     padding = "" if index.lookup(queries[:1], k=1).ids.dtype.kind == "U" else -1
