@@ -47,13 +47,13 @@ def decoded(monkeypatch):
 def encoded(monkeypatch):
     """How many items each call of the encoder had."""
     counts = []
-    really = lw.encoders.ConvEncoder.forward
+    really = lw.encoders.ConvEncoder.features_of
 
     def counted(encoder, items):
         counts.append(len(items))
         return really(encoder, items)
 
-    monkeypatch.setattr(lw.encoders.ConvEncoder, "forward", counted)
+    monkeypatch.setattr(lw.encoders.ConvEncoder, "features_of", counted)
     return counts
 
 

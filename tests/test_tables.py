@@ -32,7 +32,7 @@ NOT_RESULTS = {  # settings, and what is passed on between steps
     ),
     *("CrossFit", "GivenUnknowns", "Preprocess", "Section", "Trials"),
     *("Contents", "Folder", "Fresh", "Kinds", "Reading", "Records"),
-    *("Features", "Framing", "Trial"),
+    *("Features", "Framing", "Read", "SearchedBy", "Trial"),
 }
 
 
@@ -46,7 +46,8 @@ def result_classes():
         for name, each in vars(loaded).items():
             is_public = each.__module__ == module.name if isinstance(each, type) else False
             is_public |= name in getattr(loaded, "__all__", ())
-            if is_public and dataclasses.is_dataclass(each) and not name.startswith("_"):
+            is_class = isinstance(each, type) and dataclasses.is_dataclass(each)
+            if is_public and is_class and not name.startswith("_"):
                 found[name] = each
     for name in NOT_RESULTS:
         found.pop(name, None)

@@ -43,8 +43,7 @@ def push_to_hub(
         MissingExtra: huggingface_hub is not installed.
 
     Example:
-        >>> import likewise as lw
-        >>> lw.push_to_hub("faces-model", "someone/faces")  # doctest: +SKIP
+        >>> push_to_hub("faces-model", "someone/faces")  # doctest: +SKIP
         'https://huggingface.co/someone/faces'
     """
     hub = _hub()
