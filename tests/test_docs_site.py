@@ -82,13 +82,18 @@ def parse(words):
         assert command is not None, name
 
 
+def fault_of(words):
+    """What the reader of options says against a command; None if it can be read."""
+    try:
+        parse(words)
+    except Exception as error:
+        return f"likewise {shlex.join(words)}: {error}"
+    return None
+
+
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
 def test_every_command_that_is_shown_can_be_read(page):
-    for words in commands_of(page.read_text()):
-        try:
-            parse(words)
-        except Exception as error:  # whatever the reader of options says
-            pytest.fail(f"likewise {shlex.join(words)}: {error}")
+    assert [fault for words in commands_of(page.read_text()) if (fault := fault_of(words))] == []
 
 
 def test_a_command_that_cannot_be_read_is_found():
@@ -96,8 +101,7 @@ def test_a_command_that_cannot_be_read_is_found():
     assert commands_of(page) == [["match", "m", "x.png", "--point", "near"]]
     assert parse(["match", "m", "x.png", "--point", "near"])["point"] == "near"
     for wrong in (["match"], ["match", "m", "--nothing"], ["gallery", "eat", "g"]):
-        with pytest.raises(Exception, match=r"Missing|No such|not"):
-            parse(wrong)
+        assert re.search(r"Missing|No such|not", fault_of(wrong))
 
 
 def test_the_page_of_the_command_line_has_every_command_and_option():

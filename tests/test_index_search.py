@@ -171,7 +171,7 @@ def test_products_of_lower_precision_do_not_change_the_answer(distance, precisio
 
 
 def cut(rows, bits):
-    """float32 rows as a product reads them that leaves so many digits after the first."""
+    """float32 rows as a product reads them that keeps `bits` digits after the first."""
     dropped = 23 - bits
     return ((rows.view(torch.int32) + 2 ** (dropped - 1)) >> dropped << dropped).view(torch.float32)
 

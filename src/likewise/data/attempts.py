@@ -18,7 +18,7 @@ class Attempt(NamedTuple):
     """What could be read of some items.
 
     Attributes:
-        items: Those that could, stacked, or a list of texts; None if none could.
+        items: Items that could be read, stacked, or a list of texts; None if none could.
         failures: a sentence for each of the others, by its place among the rows asked for.
     """
 

@@ -66,7 +66,7 @@ def condensed(embeddings: Float[Tensor, "n d"], dim: int) -> nn.Linear:
     `dim`, the directions left are drawn at random, across the others.
 
     Args:
-        embeddings: Those to fit on, (n, d); a few thousand, as n × n numbers are made.
+        embeddings: Embeddings to fit on, (n, d); a few thousand, as n × n numbers are made.
         dim: Numbers that are kept of the d.
 
     Raises:

@@ -75,9 +75,9 @@ class Index:
         recall: the share of the true nearest that a lookup shall find, such as 0.99: from
             50,000 items on they are then searched by an approximate index, which is trained in
             the background and never returns what was removed. Without, always exact.
-        approximate: That index: "IVF", lists by nearest center with 8 bits a number; "RaBitQ", such
-            lists with about 4 bits; or "HNSW", a graph, which takes longest to train and finds
-            soonest.
+        approximate: Kind of approximate index: "IVF", lists by nearest center with 8 bits a
+            number; "RaBitQ", such lists with about 4 bits; or "HNSW", a graph, which takes longest
+            to train and finds soonest.
         storage: "float32", or "float16" or "int8" for half or about a quarter of the memory;
             then embeddings come back, and are compared, as rounded to that.
 

@@ -72,9 +72,9 @@ def match_parts(
 
     Args:
         model: Has known items and a calibration; see `SimilarityModel.match`.
-        items: As `SimilarityModel.match` takes them; image files are read a batch at a time.
+        items: Items as `SimilarityModel.match` takes them; image files are read a batch at a time.
         out: The folder; made if it is not there.
-        point: As for `SimilarityModel.match`, like threshold, rule, k and candidates.
+        point: Operating point, as for `SimilarityModel.match`.
         threshold: Used instead of the calibrated one.
         rule: The rule, with a threshold.
         k: Neighbors, with a threshold.
@@ -186,11 +186,11 @@ def lookup_parts(
 
     Args:
         model: Has known items.
-        items: As `SimilarityModel.lookup` takes them.
+        items: Items as `SimilarityModel.lookup` takes them.
         out: The folder.
         k: Neighbors of each.
         where: See `SimilarityModel.lookup`.
-        names: As for `match_parts`, like the arguments after it.
+        names: Names of the items, as for `match_parts`; so are the arguments after it.
         workers: Processes that read items.
         resume: Go on in a folder that holds parts.
         part_rows: Rows of a part.
@@ -258,10 +258,10 @@ def verify_parts(
         model: Is calibrated for pairs.
         pairs: From `journeys.verify.read`.
         out: The folder.
-        point: As for `SimilarityModel.verify`, like threshold and prior.
+        point: Operating point, as for `SimilarityModel.verify`; so are threshold and prior.
         threshold: Used instead of the calibration.
         prior: Share of such pairs that are the same.
-        workers: As for `match_parts`, like the arguments after it.
+        workers: Processes that read, as for `match_parts`; so are the arguments after it.
         resume: Go on in a folder that holds parts.
         part_rows: Rows of a part.
         progress: Called as progress(done, total), of the items that are left to read.

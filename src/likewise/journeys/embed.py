@@ -192,7 +192,7 @@ def embedded_parts(
 
     Args:
         folder: The parts, complete.
-        model: That made them.
+        model: Model that made them.
         queries: Side of two towers; see `SimilarityModel.embed`.
 
     Raises:

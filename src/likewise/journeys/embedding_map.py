@@ -25,7 +25,7 @@ class EmbeddingMap:
 
     Attributes:
         method: "orthogonal" (turned and scaled as one), or "ridge" (any linear map).
-        strength: Of the ridge regression; None for "orthogonal".
+        strength: Penalty of the ridge regression; None for "orthogonal".
         items: How many it was fitted on.
         loss: Mean distance between the mapped and the true new embedding of items that the map
             was not fitted on (cross-fitted), with its interval.

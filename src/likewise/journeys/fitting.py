@@ -215,7 +215,7 @@ def with_features(
 
     Args:
         encoder: The network.
-        items: Those trained on; up to 2,000 of them tell which directions are kept.
+        items: Items trained on; up to 2,000 of them tell which directions are kept.
         weight: Weight of the features.
         preprocess: How the network reads items.
         seed: Seed of the items drawn.

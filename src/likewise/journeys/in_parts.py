@@ -42,7 +42,7 @@ class Written:
         damaged: Files that were written again, as their bytes were not those written.
         counts: How many rows have which answer; of what is answered with one word.
         told: Rows whose truth the data tell; None where they tell none.
-        right: How many of these are right.
+        right: Count of answers among them that are right.
     """
 
     folder: Path

@@ -71,7 +71,7 @@ class PointChange:
         right: Difference of the shares that are right, after less before, where labels tell;
             None where they do not.
         threshold_before: The threshold of the model before; None where it had none.
-        threshold_after: That of the model after; None likewise.
+        threshold_after: Threshold of the model after; None where there is none.
     """
 
     decisions: int

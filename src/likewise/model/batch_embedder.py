@@ -65,11 +65,11 @@ class BatchEmbedder:
         InputError: when called: the batch has no such column.
 
     Example:
-        >>> import pickle, tempfile
+        >>> import copy, tempfile
         >>> import likewise as lw
         >>> folder = tempfile.TemporaryDirectory()
         >>> _ = lw.SimilarityModel(lw.encoders.MLPEncoder((4,), embedding_dim=8)).save(folder.name)
-        >>> embedder = pickle.loads(pickle.dumps(BatchEmbedder(folder.name)))
+        >>> embedder = copy.deepcopy(BatchEmbedder(folder.name))  # as Ray sends one
         >>> embedder(np.zeros((3, 4))).shape
         (3, 8)
         >>> found = embedder({"item": np.zeros((3, 4)), "name": np.array(["a", "b", "c"])})

@@ -59,7 +59,7 @@ def facts_of_all(
 
     Args:
         steps: A number of each step, by its name.
-        shares: Of each step, the part of its rows that is here.
+        shares: Part of the rows of each step that is here.
         processes: The processes.
     """
     told: dict[str, Tensor] = {}
