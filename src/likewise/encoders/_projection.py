@@ -7,6 +7,12 @@ from likewise._checks import check_embeddings
 from likewise.errors import InputError
 
 
+def signed(directions: Float[Tensor, "d k"]) -> Float[Tensor, "d k"]:
+    """Directions whose largest entry is positive, as either way along one is as good."""
+    largest = directions.gather(0, directions.abs().argmax(dim=0, keepdim=True))
+    return directions * largest.sign()
+
+
 class Projection(nn.Module):
     """Embeddings less a mean, in some directions; nothing of it trains."""
 

@@ -6,6 +6,7 @@ from torch import Tensor, nn
 from torch.nn.functional import normalize
 
 from likewise._checks import check_count, check_embeddings, check_finite, check_positive
+from likewise.encoders._projection import signed
 from likewise.encoders.networks import ConvEncoder, MLPEncoder
 from likewise.errors import InputError, InputTypeError
 
@@ -95,9 +96,7 @@ def condensed(embeddings: Float[Tensor, "n d"], dim: int) -> nn.Linear:
     directions = vectors[:, :kept]
     if by_rows:
         directions = x.T @ (directions / values[:kept].sqrt())
-    # Either way along a direction is as good; the largest entry is made positive.
-    largest = directions.gather(0, directions.abs().argmax(dim=0, keepdim=True))
-    directions = directions * largest.sign()
+    directions = signed(directions)
     if kept < dim:
         drawn = torch.randn(
             width, dim - kept, dtype=torch.float64, generator=torch.Generator().manual_seed(0)

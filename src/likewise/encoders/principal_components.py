@@ -5,7 +5,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from likewise._checks import check_count, check_embeddings, check_finite
-from likewise.encoders._projection import Projection
+from likewise.encoders._projection import Projection, signed
 from likewise.errors import InputError
 
 
@@ -64,6 +64,4 @@ class PrincipalComponents(Projection):
                 f"embeddings vary, got {dim}. Give a smaller one, or fit on more items."
             )
         chosen = directions.flip(1)[:, :dim]
-        # Either way along a direction is as good; the largest entry is made positive.
-        largest = chosen.gather(0, chosen.abs().argmax(dim=0, keepdim=True))
-        return cls(mean.float(), (chosen * largest.sign()).float()).to(embeddings.device)
+        return cls(mean.float(), signed(chosen).float()).to(embeddings.device)
