@@ -162,6 +162,11 @@ def test_what_cannot_work_ends_in_a_sentence(folder, tmp_path):
         lw.BatchEmbedder(folder)(objects([np.zeros(3), np.zeros((1, 8, 8))]))
 
 
+def test_a_device_that_is_not_there_is_refused_when_called(folder):
+    with pytest.raises(InputError, match="device must be cpu, cuda, cuda:N or mps, got 'gpu'"):
+        lw.BatchEmbedder(folder, device="gpu")(PIXELS[:, None])
+
+
 def test_texts_are_a_column_of_strings(tmp_path):
     class Lengths(torch.nn.Module):
         takes_texts = True

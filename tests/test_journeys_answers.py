@@ -1,5 +1,6 @@
 """Answers in parts: the same as those of the model, however the run went."""
 
+import dataclasses
 import os
 import re
 import shutil
@@ -17,6 +18,7 @@ from likewise.errors import InputError
 from likewise.journeys import in_parts
 from likewise.journeys import verify as pairs_of
 from likewise.journeys.answers import lookup_parts, match_parts, verify_parts
+from likewise.journeys.embed import embed_parts
 from likewise.matching import UNKNOWN
 
 DIGITS = lw.data.load("digits", split="train")
@@ -296,6 +298,19 @@ def test_what_is_refused_is_refused_before_the_work(model, tmp_path):
         match_parts(model, TEST, tmp_path / "a", workers=-1)
     with pytest.raises(InputError, match="part_rows must be at least 1"):
         match_parts(model, TEST, tmp_path / "a", part_rows=0)
+    with pytest.raises(InputError, match="names must hold one for each item, 447, got 446"):
+        match_parts(model, TEST, tmp_path / "a", names=["x"] * 446)
+    with pytest.raises(InputError, match="rule must be one of"):
+        match_parts(model, TEST, tmp_path / "a", threshold=1.0, rule="other")
+    with pytest.raises(InputError, match="candidates must be"):
+        match_parts(model, TEST, tmp_path / "a", candidates=2.0)
+    with pytest.raises(InputError, match="k must be at least 1"):
+        lookup_parts(model, TEST, tmp_path / "a", k=0)
+    pairs = pairs_of.read(model, ["a.png", "b.png"], None, unchecked=True)
+    with pytest.raises(InputError, match="must be one for pairs"):
+        verify_parts(model, pairs, tmp_path / "a", point="nearest")
+    with pytest.raises(InputError, match="prior must be"):
+        verify_parts(model, pairs, tmp_path / "a", prior=2.0)
     with pytest.raises(InputError, match="got an Embedded"):
         match_parts(model, model.embedded(TEST), tmp_path / "a")
     cached = lw.SimilarityModel(model.encoder)
@@ -303,6 +318,56 @@ def test_what_is_refused_is_refused_before_the_work(model, tmp_path):
     with pytest.raises(InputError, match="cache must be left out"):
         match_parts(cached, TEST, tmp_path / "a", threshold=1.0)
     assert not (tmp_path / "a").exists()
+
+
+def test_one_bad_item_in_the_last_part_is_a_row_also_after_a_kill_and_in_its_own_shard(tmp_path):
+    class Inverse(nn.Module):
+        def forward(self, items):
+            return 1 / items.flatten(1)
+
+    model = lw.SimilarityModel(Inverse(), distance=lw.distances.EUCLIDEAN)
+    model.index.add(torch.eye(2) + 1, labels=["a", "b"])
+    items = torch.tensor([[1.0, 2.0], [2.0, 2.0], [0.0, 2.0]])
+    match_parts(model, items, tmp_path / "a", threshold=9.0, part_rows=2)
+    expected = read(tmp_path / "a")
+    assert [row["error"] is None for row in expected] == [True, True, False]
+    next((tmp_path / "a").glob("part-00000001-*")).unlink()
+    match_parts(model, items, tmp_path / "a", threshold=9.0, resume=True)
+    assert read(tmp_path / "a") == expected
+    done = [
+        embed_parts(model, items, tmp_path / "b", part_rows=2, shard=shard, shards=2)
+        for shard in (0, 1)
+    ]
+    assert [each.failed for each in done] == [0, 1]
+
+
+def test_another_calibration_with_the_same_threshold_does_not_go_on(model, tmp_path):
+    items = lw.data.Subset(TEST, range(9))
+    pairs = pairs_of.read(model, ["a.png", "b.png"], None, unchecked=True)
+    same = lw.load(model.save(tmp_path / "model"))
+    for point, ask in (
+        ("nearest", lambda each, **how: match_parts(each, items, tmp_path / "a", **how)),
+        ("pairs", lambda each, **how: verify_parts(each, pairs, tmp_path / "b", **how)),
+    ):
+        ask(model)
+        ask(same, resume=True)
+        made = same.probabilities[point]
+        same.probabilities[point] = dataclasses.replace(made, prior=0.1)
+        with pytest.raises(InputError, match="the same calibration"):
+            ask(same, resume=True)
+
+
+def test_names_that_are_no_text_of_utf_8_are_written_with_their_bytes_escaped(tmp_path):
+    class Lengths(nn.Module):
+        takes_texts = True
+
+        def forward(self, texts):
+            return torch.tensor([[float(len(text)), 1.0] for text in texts])
+
+    model = lw.SimilarityModel(Lengths())
+    pairs = pairs_of.read(model, ["a\udce4", "bb"], None)
+    verify_parts(model, pairs, tmp_path / "out", threshold=0.1)
+    assert [(row["a"], row["b"]) for row in read(tmp_path / "out")] == [("a\\udce4", "bb")]
 
 
 def test_progress_counts_what_is_left(model, tmp_path):

@@ -119,8 +119,9 @@ class Writer:
         resume: Whether parts of this shard may be there.
 
     Attributes:
-        missing: numbers of the parts that are yet to be written.
-        damaged: how many files were removed, as their bytes were not those that were written.
+        missing: Numbers of the parts that are yet to be written.
+        damaged: Count of files that were removed, as their bytes were not those written.
+        is_begun: Whether the folder held a part, of any shard.
 
     Raises:
         InputError: the folder holds something else, or parts that are not to be resumed; or
@@ -153,7 +154,9 @@ class Writer:
 
     def _found_missing(self, *, resume: bool) -> list[int]:
         own = self.plan.numbers(self.shard)
-        there = {n: files for n, files in _files_of(self.folder).items() if n in own}
+        found = _files_of(self.folder)
+        self.is_begun = bool(found)
+        there = {n: files for n, files in found.items() if n in own}
         if there and not resume:
             raise InputError(
                 f"must be new, got {str(self.folder)!r}, which holds {len(there)} of {len(own)} "
@@ -163,7 +166,7 @@ class Writer:
                 command="Go on with --resume, or choose another folder.",
             )
         for name in os.listdir(self.folder):
-            if (found := _UNFINISHED.fullmatch(name)) and int(found[1]) in own:
+            if (unfinished := _UNFINISHED.fullmatch(name)) and int(unfinished[1]) in own:
                 (self.folder / name).unlink(missing_ok=True)  # of a process that was killed
         whole = set()
         for number, files in there.items():

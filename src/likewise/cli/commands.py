@@ -544,8 +544,11 @@ def verify(
     threshold: Threshold = None,
     point: Point = None,
     prior: Annotated[
-        float, typer.Option(help="Share of such pairs that are the same, for the probability.")
-    ] = 0.5,
+        Optional[float],  # noqa: UP045
+        typer.Option(
+            show_default="0.5", help="Share of such pairs that are the same, for the probability."
+        ),
+    ] = None,
     picture: Annotated[
         Optional[Path],  # noqa: UP045
         typer.Option(help="Also draw the pairs, side by side, into this .png or .svg."),
@@ -577,40 +580,27 @@ def verify(
         raise InputError(
             "must come with --pairs, got two files. Use --picture for these.", argument="report"
         )
-    in_parts.refuse_without_out(out, {"workers": workers, "resume": resume, "part_rows": part_rows})
-    in_parts.refuse_beside_out(out, {"cache": cache, "picture": picture, "report": report})
+    how = in_parts.asked(
+        out,
+        beside={"cache": cache, "picture": picture, "report": report},
+        workers=workers,
+        resume=resume,
+        part_rows=part_rows,
+    )
     if out is not None and pairs is None:
         raise InputError("must come with --pairs, got no table.", argument="out")
     loaded = journeys.open_model(model, device, cache=cache, encoder_from=encoder_from)
     asked = pairs_of.read(loaded, files or [], pairs, unchecked=out is not None)
+    question: dict[str, Any] = {"point": point or "pairs", "threshold": threshold, "prior": prior}
     if out is not None:
         from likewise.journeys.answers import verify_parts
 
-        with console.warnings_as_lines(), console.progress("verifying") as show:
-            done = verify_parts(
-                loaded,
-                asked,
-                out,
-                point=point or "pairs",
-                threshold=threshold,
-                prior=prior,
-                workers=workers,
-                resume=resume,
-                part_rows=part_rows,
-                progress=show,
-            )
-        in_parts.finish(done, what="answers", as_json=as_json)
+        how |= question
+        in_parts.write(verify_parts, loaded, asked, out, doing="verifying", as_json=as_json, **how)
         return
     with console.progress("verifying") as show:
-        decided = pairs_of.judge(
-            loaded,
-            asked,
-            point=point or "pairs",
-            threshold=threshold,
-            prior=prior,
-            progress=show,
-        )
-    judged = pairs_of.evaluated(loaded, asked, decided, point or "pairs")
+        decided = pairs_of.judge(loaded, asked, progress=show, **question)
+    judged = pairs_of.evaluated(loaded, asked, decided, question["point"])
     result, lines = told.answer(asked, decided, judged)
     if picture is not None or report is not None:
         from likewise.pages.verify import pairs_page, pairs_picture

@@ -2,18 +2,20 @@
 
 import re
 from pathlib import Path
-from typing import Annotated, Any, Optional
+from typing import Annotated, Any
 
 import typer
 
-from likewise.cli import console
 from likewise.cli.options import (
     Data,
     Device,
     EncoderFrom,
     Json,
     Model,
+    PartRows,
+    Resume,
     Split,
+    Workers,
     reads_data_with_ids,
 )
 from likewise.errors import InputError
@@ -34,22 +36,9 @@ def embed(
             help="Write share I of N, counted from 0, as one of N processes or machines.",
         ),
     ] = "0/1",
-    workers: Annotated[int, typer.Option(min=0, help="Processes that read items.")] = 0,
-    resume: Annotated[
-        bool,
-        typer.Option(
-            "--resume", help="Go on where this shard was interrupted, with the same options."
-        ),
-    ] = False,
-    part_rows: Annotated[
-        Optional[int],  # noqa: UP045
-        typer.Option(
-            min=1,
-            metavar="ROWS",
-            show_default="4,096; more where there would be over 10,000 parts",
-            help="Rows of a part, which is what an interruption costs.",
-        ),
-    ] = None,
+    workers: Workers = 0,
+    resume: Resume = False,
+    part_rows: PartRows = None,
     queries: Annotated[
         bool,
         typer.Option("--queries", help="Of two towers: embed queries instead of known items."),
@@ -65,7 +54,7 @@ def embed(
 
     Each part appears whole or not at all, so after a kill at any moment --resume goes on exactly.
     An item that cannot be read has a row with its error. `likewise gallery import` takes the parts
-    into a gallery; calibrate, evaluate, match and lookup take them as DATA.
+    into a gallery; calibrate, evaluate, match, lookup and drift take them as DATA.
     """
     import dataclasses
 
@@ -84,22 +73,21 @@ def embed(
         reading=dataclasses.replace(reading, unchecked=True),
         queries=queries,
     )
-    with console.warnings_as_lines(), console.progress("embedding") as show:
-        written = embed_parts(
-            loaded,
-            items,
-            out,
-            shard=number,
-            shards=count,
-            queries=queries,
-            place=place_of(source),
-            workers=workers,
-            resume=resume,
-            part_rows=part_rows,
-            progress=show,
-        )
-    in_parts.finish(
-        written, what="items", as_json=as_json, shard=None if count == 1 else f"{number}/{count}"
+    in_parts.write(
+        embed_parts,
+        loaded,
+        items,
+        out,
+        doing="embedding",
+        what="items" if count == 1 else f"items of shard {number}/{count}",
+        as_json=as_json,
+        shard=number,
+        shards=count,
+        queries=queries,
+        place=place_of(source),
+        workers=workers,
+        resume=resume,
+        part_rows=part_rows,
     )
 
 

@@ -1,6 +1,6 @@
 """What commands that write parts check and tell."""
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -10,24 +10,27 @@ from likewise.errors import InputError
 MOST_COUNTS = 20  # answers that are counted in a line; --json has all
 
 
-def refuse_without_out(out: Path | None, given: Mapping[str, Any]) -> None:
-    """Refuse options of parts where none are written; they are given by their names."""
-    asked = [name for name, value in given.items() if value]
-    if out is None and asked:
-        raise InputError("must come with --out, got none.", argument=asked[0])
+def asked(out: Path | None, *, beside: Mapping[str, Any], **options: Any) -> dict[str, Any]:
+    """Options of parts, by their names; refused without --out, as options beside it are with it."""
+    if out is None and (given := [name for name, value in options.items() if value]):
+        raise InputError("must come with --out, got none.", argument=given[0])
+    if out is not None and (given := [name for name, value in beside.items() if value is not None]):
+        raise InputError("must be left out with --out, got both.", argument=given[0])
+    return options
 
 
-def refuse_beside_out(out: Path | None, given: Mapping[str, Any]) -> None:
-    """Refuse options that cannot go with parts."""
-    asked = [name for name, value in given.items() if value is not None]
-    if out is not None and asked:
-        raise InputError("must be left out with --out, got both.", argument=asked[0])
-
-
-def finish(written: Any, *, what: str, as_json: bool, shard: str | None = None) -> None:
-    """Tell what stands in a folder of parts, a `Written`."""
-    of = "" if shard is None else f" of shard {shard}"
-    lines = [f"{written.rows:,} {what}{of} in {written.folder}"]
+def write(
+    journey: Callable[..., Any],
+    *given: Any,
+    doing: str,
+    as_json: bool,
+    what: str = "answers",
+    **options: Any,
+) -> None:
+    """Write parts by a journey, with its progress, and tell what stands in their folder."""
+    with console.warnings_as_lines(), console.progress(doing) as show:
+        written = journey(*given, progress=show, **options)
+    lines = [f"{written.rows:,} {what} in {written.folder}"]
     if written.there_before:
         lines[0] += f"; {written.there_before:,} were there before"
     if written.failed:

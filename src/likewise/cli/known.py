@@ -184,26 +184,16 @@ def lookup(
     """The k indexed items that are most like each given one."""
     from likewise.cli import answers, in_parts, journeys
 
-    in_parts.refuse_without_out(out, {"workers": workers, "resume": resume, "part_rows": part_rows})
-    in_parts.refuse_beside_out(out, {"cache": cache})
+    how = in_parts.asked(
+        out, beside={"cache": cache}, workers=workers, resume=resume, part_rows=part_rows
+    )
     loaded = journeys.open_model(model, device, gallery, cache=cache, encoder_from=encoder_from)
     if out is not None:
         from likewise.journeys.answers import lookup_parts
 
         items, names = _unread(loaded, sources, split, reading)
-        with console.warnings_as_lines(), console.progress("looking up") as show:
-            written = lookup_parts(
-                loaded,
-                items,
-                out,
-                k=k,
-                names=names,
-                workers=workers,
-                resume=resume,
-                part_rows=part_rows,
-                progress=show,
-            )
-        in_parts.finish(written, what="answers", as_json=as_json)
+        how.update(k=k, names=names)
+        in_parts.write(lookup_parts, loaded, items, out, doing="looking up", as_json=as_json, **how)
         return
     items, names = journeys.queries(loaded, sources, split, reading)
     found = loaded.lookup(items, k=k)
@@ -243,42 +233,27 @@ def match(
     """Which known class each item is, or that it is unknown."""
     from likewise.cli import answers, in_parts, journeys
 
-    in_parts.refuse_without_out(out, {"workers": workers, "resume": resume, "part_rows": part_rows})
-    in_parts.refuse_beside_out(out, {"cache": cache})
+    how = in_parts.asked(
+        out, beside={"cache": cache}, workers=workers, resume=resume, part_rows=part_rows
+    )
     loaded = journeys.open_model(model, device, gallery, cache=cache, encoder_from=encoder_from)
+    question: dict[str, Any] = {
+        "point": point or rule,
+        "threshold": threshold,
+        "rule": rule,
+        "k": k,
+        "candidates": candidates,
+    }
     if out is not None:
         from likewise.journeys.answers import match_parts
 
         items, names = _unread(loaded, sources, split, reading)
-        with console.warnings_as_lines(), console.progress("matching") as show:
-            written = match_parts(
-                loaded,
-                items,
-                out,
-                point=point or rule,
-                threshold=threshold,
-                rule=rule,
-                k=k,
-                candidates=candidates,
-                names=names,
-                workers=workers,
-                resume=resume,
-                part_rows=part_rows,
-                progress=show,
-            )
-        in_parts.finish(written, what="answers", as_json=as_json)
+        how.update(names=names, **question)
+        in_parts.write(match_parts, loaded, items, out, doing="matching", as_json=as_json, **how)
         return
     items, names = journeys.queries(loaded, sources, split, reading)
     with console.warnings_as_lines(), console.progress("matching") as show:
-        decided = loaded.match(
-            items,
-            point=point or rule,
-            threshold=threshold,
-            rule=rule,
-            k=k,
-            candidates=candidates,
-            progress=show,
-        )
+        decided = loaded.match(items, progress=show, **question)
     console.finish(*answers.matches(loaded, decided, names, items), as_json=as_json)
 
 

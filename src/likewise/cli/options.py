@@ -9,6 +9,8 @@ from typing import Annotated, Any, Optional
 
 import typer
 
+from likewise._parts import MOST_PARTS, ROWS
+
 Model = Annotated[str, typer.Argument(metavar="MODEL", help="Folder of a saved model.")]
 Data = Annotated[
     str,
@@ -87,7 +89,7 @@ Threshold = Annotated[
 ]
 
 
-_PARTS = "Answers in parts"
+_PARTS = "Parts (with --out)"
 PartsFolder = Annotated[
     Optional[Path],  # noqa: UP045
     typer.Option(
@@ -99,14 +101,14 @@ PartsFolder = Annotated[
     ),
 ]
 Workers = Annotated[
-    int, typer.Option(min=0, rich_help_panel=_PARTS, help="With --out: processes that read items.")
+    int, typer.Option(min=0, rich_help_panel=_PARTS, help="Processes that read items.")
 ]
 Resume = Annotated[
     bool,
     typer.Option(
         "--resume",
         rich_help_panel=_PARTS,
-        help="With --out: go on in a folder where a run was interrupted, with the same options.",
+        help="Go on in a folder where a run was interrupted, with the same options.",
     ),
 ]
 PartRows = Annotated[
@@ -115,8 +117,8 @@ PartRows = Annotated[
         min=1,
         rich_help_panel=_PARTS,
         metavar="ROWS",
-        show_default="4,096; more where there would be over 10,000 parts",
-        help="With --out: rows of a part, which is what an interruption costs.",
+        show_default=f"{ROWS:,}; more where there would be over {MOST_PARTS:,} parts",
+        help="Rows of a part, which is what an interruption costs.",
     ),
 ]
 

@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+import warnings
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -11,11 +12,10 @@ import torch
 from torch import Tensor
 
 from likewise._parts import pyarrow
-from likewise.calibration import Calibration
 from likewise.data.attempts import Ask
 from likewise.embedded import Embedded
 from likewise.errors import InputError
-from likewise.index import name_of
+from likewise.index import Neighbors, name_of
 from likewise.journeys.in_parts import (
     Progress,
     Read,
@@ -33,7 +33,7 @@ from likewise.journeys.in_parts import (
 )
 from likewise.journeys.opening import known_embeddings
 from likewise.journeys.verify import Pairs
-from likewise.model import SimilarityModel
+from likewise.model import SimilarityModel, Verified
 from likewise.model.embedding import opened
 from likewise.model.rebuilding import embedding_fingerprint
 from likewise.model.trials import PAIRS
@@ -115,15 +115,14 @@ def match_parts(
             candidates=candidates,
         )
 
-    limit = _check_point(model, point, threshold)
-    bound = None if threshold is not None else model.calibrations.get(point)
-    by_class = None if bound is None else model.class_thresholds.get(point)
+    _check(model, decide)
+    bound = model.calibrations[point] if threshold is None else None
     facts = {
-        "threshold": limit,
+        "threshold": model.calibrations[point].threshold if threshold is None else float(threshold),
         "rule": rule if bound is None else bound.rule,
         "k": k if bound is None else bound.k or k,
         "candidates": candidates,
-        "class_thresholds": None if by_class is None else _json_digest(by_class.to_dict()),
+        "calibration": None if bound is None else _calibration(model, point),
     }
     source = _opened(model, items)
     has_truth = _has_truth(source)
@@ -206,10 +205,15 @@ def lookup_parts(
         2
     """
 
+    def look_up(embeddings: Tensor) -> Neighbors:
+        return model.index.lookup(embeddings, k=k, where=where)
+
+    _check(model, look_up)
+
     def columns(good: np.ndarray[Any, Any], embeddings: Tensor) -> dict[str, Any]:
         arrow = pyarrow()
         of_id = arrow.string() if model.index.ids.dtype.kind == "U" else arrow.int64()
-        found = None if not len(embeddings) else model.index.lookup(embeddings, k=k, where=where)
+        found = None if not len(embeddings) else look_up(embeddings)
         ids = codes = distances = np.empty((0, 0))
         if found is not None:
             ids, codes, distances = found.ids, found.labels.numpy(), found.distances.numpy()
@@ -266,8 +270,12 @@ def verify_parts(
         part_rows: Rows of a part.
         progress: Called as progress(done, total), of the items that are left to read.
     """
-    check_no_cache(model)
-    bound = _check_point(model, point, threshold)
+
+    def decide(left: Tensor, right: Tensor) -> Verified:
+        sides = _as_embedded(left), _as_embedded(right)
+        return model.verify(*sides, point=point, threshold=threshold, prior=prior)
+
+    _check(model, lambda vector: decide(vector, vector))
     towers = model.query_encoder is not None
     if not model.has_encoder:
         sides = [opened(known_embeddings(model, pairs.sides), model.preprocess, model.encoder)]
@@ -313,13 +321,13 @@ def verify_parts(
         made = None
         if good.any():
             left, right = (
-                _as_embedded(one.embeddings[(np.cumsum(one.good) - 1)[of[good]]])
+                one.embeddings[(np.cumsum(one.good) - 1)[of[good]]]
                 for one, of in zip(both, places, strict=True)
             )
-            made = model.verify(left, right, point=point, threshold=threshold, prior=prior)
+            made = decide(left, right)
         chances = None if made is None else made.probabilities
         empty = torch.empty(0)
-        names = [[pairs.names[at] for at in part[:, side].tolist()] for side in (0, 1)]
+        names = [[plain(pairs.names[at]) for at in part[:, side].tolist()] for side in (0, 1)]
         columns = {
             "row": arrow.array(np.arange(rows.start, rows.stop), arrow.int64()),
             "a": arrow.array(names[0], arrow.string()),
@@ -333,15 +341,16 @@ def verify_parts(
         if pairs.same is not None:
             truth = pairs.same[rows.start : rows.stop]
             columns["truth"] = arrow.array(truth.numpy(), arrow.bool_())
-        columns["error"] = arrow.array(errors, arrow.string())
+        columns["error"] = arrow.array(map(plain, errors), arrow.string())
         return arrow.table(columns)
 
     truth = b"" if pairs.same is None else pairs.same.numpy().tobytes()
     facts = {
         "encoder": _encoders(model),
-        "threshold": bound,
+        "threshold": model.calibrations[point].threshold if threshold is None else float(threshold),
         "point": point,
         "prior": prior,
+        "calibration": _calibration(model, point),
         "data": _json_digest(
             [pairs.names, hashlib.sha256(positions.tobytes() + truth).hexdigest()]
         ),
@@ -377,8 +386,11 @@ def _answered(
     **rest: Any,
 ) -> Written:
     """Write the answers to each item, which need its embedding alone."""
-    check_no_cache(model)
     encoder, _ = model.tower(queries=True)
+    if names is not None and len(names) != len(source):
+        raise InputError(
+            f"must hold one for each item, {len(source)}, got {len(names)}.", argument="names"
+        )
     named = names_for(source)
     truths = class_of_each(source) if _has_truth(source) else None
     all_facts = {
@@ -456,10 +468,17 @@ def _lists(flat: Any, good: np.ndarray[Any, Any], width: int) -> Any:
     return arrow.ListArray.from_arrays(offsets, flat, mask=arrow.array(~good))
 
 
-def _check_point(model: SimilarityModel, point: str, threshold: float | None) -> float:
-    """The threshold; refuses a point that was not calibrated, before the work."""
-    bound = model.bound(point, threshold)
-    return bound.threshold if isinstance(bound, Calibration) else bound
+def _check(model: SimilarityModel, ask: Callable[[Tensor], Any]) -> None:
+    """Ask about one vector, so that a wrong question is refused before there is a folder for it."""
+    check_no_cache(model)
+    with warnings.catch_warnings(action="ignore"):
+        ask(torch.ones(1, model.index.dimension or 1))
+
+
+def _calibration(model: SimilarityModel, point: str) -> str:
+    """By which what was calibrated is known to be that of before."""
+    kept = (model.calibrations, model.class_thresholds, model.probabilities)
+    return _json_digest([one[point].to_dict() for one in kept if point in one])
 
 
 def _encoders(model: SimilarityModel) -> list[str]:

@@ -140,7 +140,7 @@ def written(
         total = sum(len(ask.rows) for _, ask in todo)
         reading = attempts(sides, [ask for _, ask in todo], workers=workers) if todo else ()
         read: dict[int, Read] = {}
-        done, any_yet = 0, False
+        done, any_yet = 0, writer.is_begun
         for at, ((number, ask), found) in enumerate(zip(todo, reading, strict=True)):
             side = read.setdefault(ask.side, Read())
             any_yet = _take(side, ask, found, encode, any_yet=any_yet) or any_yet

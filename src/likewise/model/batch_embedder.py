@@ -13,6 +13,7 @@ from PIL import Image
 from torch import Tensor
 
 from likewise import data as sources
+from likewise._devices import chosen_device
 from likewise._files import read_regular
 from likewise.data.attempts import sentence_of
 from likewise.data.images import decode_image, pixels_of
@@ -55,7 +56,7 @@ class BatchEmbedder:
         path: Folder of a saved model, where every process can read it.
         column: The column with the items.
         queries: Side of two towers; see `SimilarityModel.embed`.
-        device: "cpu" or "cuda"; the best there is in the process that embeds if None.
+        device: Name, such as "cuda:1"; the GPU, else the CPU, of the process that embeds if None.
 
     Attributes:
         fingerprint: Fingerprint of encoder and preprocessing, as parts of `likewise embed` have it.
@@ -121,7 +122,7 @@ class BatchEmbedder:
 
     @property
     def fingerprint(self) -> str:
-        """Of the encoder and the preprocessing."""
+        """Fingerprint of the encoder and the preprocessing."""
         return embedding_fingerprint(*self._model().tower(queries=self.queries))
 
     def _embedded(self, model: SimilarityModel, values: Any) -> tuple[Embedded, list[str]]:
@@ -166,7 +167,7 @@ class BatchEmbedder:
         return _joined(made), errors
 
     def _model(self) -> SimilarityModel:
-        device = self.device or ("cuda" if torch.cuda.is_available() else "cpu")
+        device = chosen_device(self.device)
         key = (self.path, self._sha256, device)
         with _loading:
             if key not in _loaded:
