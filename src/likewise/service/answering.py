@@ -23,12 +23,12 @@ from likewise.encoders import takes_texts
 from likewise.errors import InputError
 from likewise.index import MilvusGallery, Neighbors
 from likewise.journeys.measuring import measured
-from likewise.matching import OF_CENTERS, UNKNOWN, Matches, match
+from likewise.matching import OF_CENTERS, Matches, match
 from likewise.model import SimilarityModel
 from likewise.model.trials import PAIRS, candidates_for, check_candidates, neighbors_for
 from likewise.service import bodies
 from likewise.service.items import Reader, Ready, Takes
-from likewise.service.jobs import Fields, Job, label_of, shown_metadata
+from likewise.service.jobs import Fields, Job, fields_of, label_of, shown_metadata, verify_answers
 from likewise.service.refusals import Refusal
 
 TRIES = 4  # to read while nobody writes, before writers are made to wait
@@ -278,7 +278,7 @@ class Answerer:
             else:
                 rows = [row for at in places for row in range(starts[at], starts[at + 1])]
                 near = _taken(found, rows, k)
-            fields = iter(_fields(self._matched(near, name, made)))
+            fields = iter(fields_of(self._matched(near, name, made)))
             for at in places:
                 decided[at] = list(itertools.islice(fields, len(parts[at])))
         return decided
@@ -356,16 +356,7 @@ class Answerer:
         decided = self.model.verify(
             _plain(left), _plain(right), point=asked.point, prior=asked.prior
         )
-        chances: Sequence[float | None] = (
-            [None] * len(left) if decided.probabilities is None else decided.probabilities.tolist()
-        )
-        answers = [
-            bodies.VerifyAnswer(same, distance, decided.threshold, chance)
-            for same, distance, chance in zip(
-                decided.same.tolist(), decided.distances.tolist(), chances, strict=True
-            )
-        ]
-        return bodies.VerifyAnswers(answers, self.point(asked.point))
+        return bodies.VerifyAnswers(verify_answers(decided), self.point(asked.point))
 
 
 def _taken(found: Neighbors, rows: Sequence[int], k: int) -> Neighbors:
@@ -374,26 +365,6 @@ def _taken(found: Neighbors, rows: Sequence[int], k: int) -> Neighbors:
     else:
         ids, distances, labels = found.ids[rows], found.distances[rows], found.labels[rows]
     return replace(found, ids=ids[:, :k], distances=distances[:, :k], labels=labels[:, :k])
-
-
-def _fields(decided: Matches) -> list[Fields]:
-    labels, distances = decided.labels.tolist(), decided.distances.tolist()
-    limits = [decided.threshold] * len(labels)
-    if decided.limits is not None:
-        limits = decided.limits.tolist()
-    chances: Sequence[float | None] = [None] * len(labels)
-    if decided.probabilities is not None:
-        chances = decided.probabilities.tolist()
-    names = decided.neighbors.class_names
-    return [
-        (
-            None if code == UNKNOWN else label_of(code, names),
-            distance if math.isfinite(distance) else None,
-            limit,
-            chance,
-        )
-        for code, distance, limit, chance in zip(labels, distances, limits, chances, strict=True)
-    ]
 
 
 def _plain(embeddings: Float[Tensor, "n d"]) -> Embedded:

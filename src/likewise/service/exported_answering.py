@@ -1,7 +1,6 @@
 """Answers of an exported model to match, lookup, verify and embed, in batches and without torch."""
 
 import itertools
-import math
 from collections import defaultdict
 from collections.abc import Sequence
 from typing import Any
@@ -9,13 +8,13 @@ from typing import Any
 import msgspec
 import numpy as np
 
-from likewise.runtime import Matches, Neighbors, Runtime
+from likewise.runtime import Neighbors, Runtime
 from likewise.runtime.exported import Point
 from likewise.runtime.inputs import framing_of
 from likewise.runtime.loaded import PAIRS
 from likewise.service import bodies
 from likewise.service.items import Numbers, Reader, Takes
-from likewise.service.jobs import Fields, Job, label_of, shown_metadata
+from likewise.service.jobs import Job, fields_of, label_of, shown_metadata, verify_answers
 from likewise.service.refusals import Refusal, not_exported
 
 
@@ -63,7 +62,7 @@ class ExportedAnswerer:
             if getattr(asked, name, None) is not None:
                 raise not_exported(name)
 
-    def point(self, name: str, *, pairs: bool) -> bodies.OperatingPoint:
+    def check_point(self, name: str, *, pairs: bool) -> bodies.OperatingPoint:
         """The operating point that a request names.
 
         Raises:
@@ -116,7 +115,7 @@ class ExportedAnswerer:
             if isinstance(each, bodies.MatchRequest):
                 together[each.point].append(at)
         for name, places in together.items():
-            needed = self.point(name, pairs=False).k or 1
+            needed = self.check_point(name, pairs=False).k or 1
             if needed > size:
                 raise Refusal(
                     "too_few_items",
@@ -126,11 +125,11 @@ class ExportedAnswerer:
             whole = self.runtime.match_embedded(
                 np.concatenate([parts[at] for at in places]), point=name
             )
-            fields = iter(_fields(whole))
+            fields = iter(fields_of(whole))
             for at in places:
                 decided[at] = [bodies.MatchAnswer(*next(fields), near) for near in shown[at]]
         return [
-            bodies.MatchAnswers(decided[at], self.point(each.point, pairs=False))
+            bodies.MatchAnswers(decided[at], self.check_point(each.point, pairs=False))
             if isinstance(each, bodies.MatchRequest)
             else bodies.LookupAnswers([bodies.LookupAnswer(near) for near in shown[at]])
             for at, each in enumerate(asked)
@@ -154,19 +153,10 @@ class ExportedAnswerer:
         ]
 
     def _verified(self, asked: bodies.VerifyRequest, sides: Numbers) -> bodies.VerifyAnswers:
-        point = self.point(asked.point, pairs=True)
+        point = self.check_point(asked.point, pairs=True)
         left, right = np.split(sides, 2)
         decided = self.runtime.verify_embedded(left, right, point=asked.point, prior=asked.prior)
-        chances: Sequence[float | None] = (
-            [None] * len(left) if decided.probabilities is None else decided.probabilities.tolist()
-        )
-        answers = [
-            bodies.VerifyAnswer(same, distance, decided.threshold, chance)
-            for same, distance, chance in zip(
-                decided.same.tolist(), decided.distances.tolist(), chances, strict=True
-            )
-        ]
-        return bodies.VerifyAnswers(answers, point)
+        return bodies.VerifyAnswers(verify_answers(decided), point)
 
 
 def taken_by(runtime: Runtime) -> Takes:
@@ -186,19 +176,3 @@ def taken_by(runtime: Runtime) -> Takes:
 def _told(name: str, made: Point) -> bodies.OperatingPoint:
     measured = msgspec.structs.asdict(made.measured)
     return bodies.OperatingPoint(name, made.rule, made.k, made.threshold, made.goal, **measured)
-
-
-def _fields(decided: Matches) -> list[Fields]:
-    limits = [decided.threshold] * len(decided.labels)
-    if decided.limits is not None:
-        limits = decided.limits.tolist()
-    chances: Sequence[float | None] = [None] * len(limits)
-    if decided.probabilities is not None:
-        chances = decided.probabilities.tolist()
-    names = decided.neighbors.class_names
-    return [
-        (label_of(code, names), distance if math.isfinite(distance) else None, limit, chance)
-        for code, distance, limit, chance in zip(
-            decided.labels.tolist(), decided.distances.tolist(), limits, chances, strict=True
-        )
-    ]

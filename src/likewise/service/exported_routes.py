@@ -1,12 +1,9 @@
 """What each endpoint does over an exported model; what it cannot do has no method here."""
 
-import asyncio
 import math
 from collections import Counter
-from collections.abc import Callable
-from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any
 
 import numpy as np
 from starlette.requests import Request
@@ -17,31 +14,17 @@ from likewise.runtime import Runtime
 from likewise.runtime.exported import MANIFEST, checksum
 from likewise.runtime.loaded import PAIRS
 from likewise.service import bodies
-from likewise.service.asking import (
-    SMALL,
-    Form,
-    as_json,
-    is_slow,
-    limits_of,
-    query_of,
-    read_body,
-    with_items,
-    with_pair,
-)
-from likewise.service.batching import Batcher
-from likewise.service.counting import Counts
+from likewise.service.asking import as_json, limits_of, query_of, with_items
 from likewise.service.exported_answering import ExportedAnswerer, taken_by
 from likewise.service.items import Reader
-from likewise.service.jobs import Job, label_of, shown_metadata
+from likewise.service.jobs import label_of, shown_metadata
 from likewise.service.openapi import Served
+from likewise.service.questions import MOST_CLASSES, Questions
 from likewise.service.refusals import Refusal
 from likewise.service.settings import Settings
 
-MOST_CLASSES = 1000  # that are listed
-_T = TypeVar("_T")
 
-
-class ExportedRoutes:
+class ExportedRoutes(Questions):
     """Answers requests over an exported model, without torch.
 
     Args:
@@ -50,25 +33,16 @@ class ExportedRoutes:
         folder: The folder of the exported model.
     """
 
+    answerer: ExportedAnswerer
+
     def __init__(self, runtime: Runtime, settings: Settings, *, folder: Path) -> None:
-        self.runtime, self.settings = runtime, settings
+        reader = Reader(taken_by(runtime), settings, lambda: runtime.dimension)
+        super().__init__(reader, ExportedAnswerer(runtime, reader), settings)
+        self.runtime = runtime
         self.name = folder.resolve().name
         self.version = checksum((folder / MANIFEST).read_bytes())[:12]
-        self.reader = Reader(taken_by(runtime), settings, lambda: runtime.dimension)
-        self.answerer = ExportedAnswerer(runtime, self.reader)
-        self.counts = Counts()
         self.counts.gauge("likewise_items", "Known items.", lambda: len(runtime.labels))
-        self.batcher: Batcher[Job] = Batcher(
-            self.answerer.prepare,
-            self.answerer.answer,
-            most=settings.batch,
-            wait=settings.wait_ms / 1000,
-            is_slow=is_slow,
-            told=self.counts.saw_batch,
-        )
-        self._slow = ThreadPoolExecutor(2, thread_name_prefix="likewise-slow")
         self._rows = {str(id_): row for row, id_ in enumerate(runtime.ids.tolist())}
-        self.is_ready = True
 
     def served(self, *, has_keys: bool) -> Served:
         """What the OpenAPI document tells of the service."""
@@ -84,40 +58,14 @@ class ExportedRoutes:
             exported=True,
         )
 
-    def close(self) -> None:
-        """Finish what was begun."""
-        self.batcher.close()
-        self._slow.shutdown(wait=True)
-
     async def match(self, request: Request, content: bytes) -> Response:
         """Answer `POST /v1/match`."""
         asked = await self._read(request, content, bodies.MatchRequest, with_items)
         self._check_neighbors(asked.k)
-        self.answerer.point(asked.point, pairs=False)
+        self.answerer.check_point(asked.point, pairs=False)
         decided: Any = await self._ask(asked)
         self.counts.saw_matches(asked.point, decided.answers)
         return as_json(decided)
-
-    async def verify(self, request: Request, content: bytes) -> Response:
-        """Answer `POST /v1/verify`."""
-        asked = await self._read(request, content, bodies.VerifyRequest, with_pair)
-        self.answerer.point(asked.point, pairs=True)
-        self.reader.check_count(asked.pairs)
-        items = [pair.a for pair in asked.pairs] + [pair.b for pair in asked.pairs]
-        names = [f"pairs[{at}].{side}" for side in "ab" for at in range(len(asked.pairs))]
-        return as_json(await self.batcher.ask(Job(asked, items, names), len(items)))
-
-    async def lookup(self, request: Request, content: bytes) -> Response:
-        """Answer `POST /v1/lookup`."""
-        asked = await self._read(request, content, bodies.LookupRequest, with_items)
-        self._check_neighbors(asked.k)
-        return as_json(await self._ask(asked))
-
-    async def embed(self, request: Request, content: bytes) -> Response:
-        """Answer `POST /v1/embed`."""
-        return as_json(
-            await self._ask(await self._read(request, content, bodies.EmbedRequest, with_items))
-        )
 
     async def list_items(self, request: Request, content: bytes) -> Response:
         """Answer `GET /v1/items`."""
@@ -151,7 +99,7 @@ class ExportedRoutes:
             ),
             distance=manifest.distance,
             points=[
-                self.answerer.point(name, pairs=each.rule == PAIRS)
+                self.answerer.check_point(name, pairs=each.rule == PAIRS)
                 for name, each in runtime.points.items()
             ],
             indexed=len(runtime.labels),
@@ -163,19 +111,6 @@ class ExportedRoutes:
             exported=True,
             limits=limits_of(self.settings),
         )
-
-    async def health(self, request: Request, content: bytes) -> Response:
-        """Answer `GET /v1/health`."""
-        return as_json(bodies.Health("alive"))
-
-    async def ready(self, request: Request, content: bytes) -> Response:
-        """Answer `GET /v1/ready`."""
-        return as_json(bodies.Health("ready"))
-
-    async def metrics(self, request: Request, content: bytes) -> Response:
-        """Answer `GET /v1/metrics`."""
-        text = await self._run(self.counts.metrics)
-        return Response(text, media_type="text/plain; version=0.0.4")
 
     def _listed(self, page: bodies.ItemsPage) -> bodies.KnownItems:
         rows = np.arange(len(self.runtime.labels))
@@ -207,22 +142,4 @@ class ExportedRoutes:
 
     async def _ask(self, asked: Any) -> object:
         self.answerer.check(asked)
-        self.reader.check_count(asked.items)
-        names = [f"items[{at}]" for at in range(len(asked.items))]
-        return await self.batcher.ask(Job(asked, asked.items, names), len(names))
-
-    async def _run(self, call: Callable[[], _T]) -> _T:
-        return await asyncio.get_running_loop().run_in_executor(self._slow, call)
-
-    async def _read(
-        self, request: Request, content: bytes, kind: type[_T], form: Form | None
-    ) -> _T:
-        typed, takes = request.headers.get("content-type", ""), self.reader.takes
-        if len(content) <= SMALL or not typed.lower().startswith("application/json"):
-            return read_body(typed, content, kind, form, takes)
-        return await self._run(lambda: read_body(typed, content, kind, form, takes))
-
-    def _check_neighbors(self, k: int) -> None:
-        most = self.settings.most_neighbors
-        if k > most:
-            raise Refusal("invalid", f"k must be at most {most}, got {k}.")
+        return await super()._ask(asked)

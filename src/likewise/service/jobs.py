@@ -1,5 +1,6 @@
 """What requests ask and how answers are told, whatever answers them."""
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
@@ -44,3 +45,36 @@ def shown_metadata(facts: Mapping[str, Any]) -> dict[str, Any]:
     if isinstance(told.get("path"), str):
         told["path"] = told["path"].replace("\\", "/").rpartition("/")[2]
     return told
+
+
+def fields_of(decided: Any) -> list[Fields]:
+    """What is told of each item that was matched: `Matches` of the model or of the runtime."""
+    labels, distances = decided.labels.tolist(), decided.distances.tolist()
+    limits = [decided.threshold] * len(labels)
+    if decided.limits is not None:
+        limits = decided.limits.tolist()
+    names = decided.neighbors.class_names
+    return [
+        (label_of(code, names), distance if math.isfinite(distance) else None, limit, chance)
+        for code, distance, limit, chance in zip(
+            labels, distances, limits, _chances(decided, len(labels)), strict=True
+        )
+    ]
+
+
+def verify_answers(decided: Any) -> list[bodies.VerifyAnswer]:
+    """What is told of each pair that was verified, by the model or by the runtime."""
+    same, distances = decided.same.tolist(), decided.distances.tolist()
+    return [
+        bodies.VerifyAnswer(is_same, distance, decided.threshold, chance)
+        for is_same, distance, chance in zip(
+            same, distances, _chances(decided, len(same)), strict=True
+        )
+    ]
+
+
+def _chances(decided: Any, count: int) -> Sequence[float | None]:
+    if decided.probabilities is None:
+        return [None] * count
+    chances: list[float | None] = decided.probabilities.tolist()
+    return chances

@@ -11,7 +11,7 @@ from collections import Counter
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import TypeVar
 
 from starlette.requests import Request
 from starlette.responses import Response
@@ -23,39 +23,32 @@ from likewise.model.trials import PAIRS
 from likewise.service import bodies
 from likewise.service.answering import Answerer, Decided, taken_by
 from likewise.service.asking import (
-    SMALL,
-    Form,
     as_json,
     as_picture,
     facts_of,
     idempotency_of,
-    is_slow,
     limits_of,
     query_of,
-    read_body,
     with_items,
     with_new_items,
-    with_pair,
 )
-from likewise.service.batching import Batcher
-from likewise.service.counting import Counts
 from likewise.service.enrolling import Writer, digest_of
 from likewise.service.items import Reader
-from likewise.service.jobs import Job, label_of
+from likewise.service.jobs import label_of
 from likewise.service.openapi import Served
+from likewise.service.questions import MOST_CLASSES, Questions
 from likewise.service.refusals import Refusal
 from likewise.service.settings import Settings
 from likewise.service.unknowns import Queue
 from likewise.service.watching import Watch
 
-MOST_CLASSES = 1000  # that are listed
 LOOKED_AGAIN = 1.0  # seconds between two looks at the folder of the model
 SAVED = 10.0  # seconds between two writes of what was seen
 _log = logging.getLogger("likewise.service")
 _T = TypeVar("_T")
 
 
-class Routes:
+class Routes(Questions):
     """Answers requests over one model.
 
     A model that was calibrated again, while it is served, is followed within about a second: every
@@ -70,6 +63,8 @@ class Routes:
         again: Opens the saved model once more; None to follow no change.
     """
 
+    answerer: Answerer
+
     def __init__(
         self,
         model: SimilarityModel,
@@ -80,32 +75,21 @@ class Routes:
         writes: bool = False,
         again: Callable[[], SimilarityModel] | None = None,
     ) -> None:
-        self.settings, self.folder, self._again = settings, folder, again
+        self.folder, self._again = folder, again
         self._stamp = None if folder is None else _stamp(folder)
-        self.reader = Reader(taken_by(model), settings, lambda: self.model.index.dimension)
+        reader = Reader(taken_by(model), settings, lambda: self.model.index.dimension)
         self.writer = Writer(model, is_open=writes)
-        self.answerer = Answerer(model, self.reader, self.writer.lock, _version(folder))
+        answerer = Answerer(model, reader, self.writer.lock, _version(folder))
+        super().__init__(reader, answerer, settings)
         self.queue = (
             None
             if keep is None
             else Queue(keep, model, most=settings.keep_most, days=settings.keep_days)
         )
-        self.counts = Counts()
         self.watch = Watch(None if keep is None else keep / "seen.json")
         self.watch.calibrated(_marks(model))
         self.name = "model" if folder is None else folder.resolve().name
-        # All of a batch is answered by one answerer, while another may take its place.
-        self.batcher: Batcher[Job] = Batcher(
-            lambda job: self.answerer.prepare(job),
-            lambda jobs: self.answerer.answer(jobs),
-            most=settings.batch,
-            wait=settings.wait_ms / 1000,
-            is_slow=is_slow,
-            told=self.counts.saw_batch,
-        )
         self._writing = ThreadPoolExecutor(1, thread_name_prefix="likewise-write")
-        self._slow = ThreadPoolExecutor(2, thread_name_prefix="likewise-slow")
-        self.is_ready = True
         self.counts.gauge("likewise_items", "Known items.", lambda: len(self.model.index))
         if self.queue is not None:
             self.counts.gauge("likewise_unknowns", "Unknowns kept.", self.queue.__len__)
@@ -171,9 +155,8 @@ class Routes:
 
     def close(self) -> None:
         """Finish what was begun; what was acknowledged is on disk before."""
-        self.batcher.close()
+        super().close()
         self._writing.shutdown(wait=True)
-        self._slow.shutdown(wait=True)
         self._stop.set()
         if self._upkeep.is_alive():
             self._upkeep.join()
@@ -194,32 +177,12 @@ class Routes:
         self.counts.saw_matches(asked.point, answers)
         self.watch.saw_matches(asked.point, answers)
         if self.queue is not None and any(answer.label is None for answer in answers):
-            await self._run(self._slow, lambda: self._offer(decided))
+            await self._run(lambda: self._offer(decided))
         return as_json(decided.answers)
 
     def _offer(self, decided: Decided) -> None:
         if self.queue is not None:
             self.queue.offer(decided)
-
-    async def verify(self, request: Request, content: bytes) -> Response:
-        """Answer `POST /v1/verify`."""
-        asked = await self._read(request, content, bodies.VerifyRequest, with_pair)
-        self.answerer.check_point(asked.point, pairs=True)
-        self.reader.check_count(asked.pairs)
-        items = [pair.a for pair in asked.pairs] + [pair.b for pair in asked.pairs]
-        names = [f"pairs[{at}].{side}" for side in "ab" for at in range(len(asked.pairs))]
-        return as_json(await self.batcher.ask(Job(asked, items, names), len(items)))
-
-    async def lookup(self, request: Request, content: bytes) -> Response:
-        """Answer `POST /v1/lookup`."""
-        asked = await self._read(request, content, bodies.LookupRequest, with_items)
-        self._check_neighbors(asked.k)
-        return as_json(await self._ask(asked))
-
-    async def embed(self, request: Request, content: bytes) -> Response:
-        """Answer `POST /v1/embed`."""
-        asked = await self._read(request, content, bodies.EmbedRequest, with_items)
-        return as_json(await self._ask(asked))
 
     async def add_items(self, request: Request, content: bytes) -> Response:
         """Answer `POST /v1/items`."""
@@ -228,13 +191,12 @@ class Routes:
         asked = await self._read(request, content, bodies.AddRequest, with_new_items)
         digest = ""
         if key is not None:
-            digest = await self._run(self._slow, lambda: digest_of(asked))
+            digest = await self._run(lambda: digest_of(asked))
             before = self.writer.repeated(key, digest)
             if before is not None:
                 return as_json(before, 201)
         items = await self._ask(asked)
-        added = await self._run(
-            self._writing,
+        added = await self._write(
             lambda: self.writer.add(
                 items,  # type: ignore[arg-type]
                 [item.label for item in asked.items],
@@ -249,50 +211,46 @@ class Routes:
     async def list_items(self, request: Request, content: bytes) -> Response:
         """Answer `GET /v1/items`."""
         page = query_of(request, bodies.ItemsPage)
-        return as_json(await self._run(self._slow, lambda: self.writer.listed(page)))
+        return as_json(await self._run(lambda: self.writer.listed(page)))
 
     async def get_item(self, request: Request, content: bytes) -> Response:
         """Answer `GET /v1/items/{id}`."""
         id_ = request.path_params["id"]
-        return as_json(await self._run(self._slow, lambda: self.writer.get(id_)))
+        return as_json(await self._run(lambda: self.writer.get(id_)))
 
     async def get_picture(self, request: Request, content: bytes) -> Response:
         """Answer `GET /v1/items/{id}/picture`."""
         id_ = request.path_params["id"]
-        return as_picture(await self._run(self._slow, lambda: self.writer.picture(id_)))
+        return as_picture(await self._run(lambda: self.writer.picture(id_)))
 
     async def relabel_item(self, request: Request, content: bytes) -> Response:
         """Answer `PATCH /v1/items/{id}`."""
         id_ = request.path_params["id"]
         self.writer.check_open()
         asked = await self._read(request, content, bodies.RelabelRequest, None)
-        return as_json(
-            await self._run(self._writing, lambda: self.writer.relabel(id_, asked.label))
-        )
+        return as_json(await self._write(lambda: self.writer.relabel(id_, asked.label)))
 
     async def remove_item(self, request: Request, content: bytes) -> Response:
         """Answer `DELETE /v1/items/{id}`."""
         id_ = request.path_params["id"]
-        return as_json(await self._run(self._writing, lambda: self.writer.remove(id_)))
+        return as_json(await self._write(lambda: self.writer.remove(id_)))
 
     async def list_unknowns(self, request: Request, content: bytes) -> Response:
         """Answer `GET /v1/unknowns`."""
         queue, page = self._queue(), query_of(request, bodies.Page)
-        return as_json(await self._run(self._slow, lambda: queue.listed(page)))
+        return as_json(await self._run(lambda: queue.listed(page)))
 
     async def get_unknown_picture(self, request: Request, content: bytes) -> Response:
         """Answer `GET /v1/unknowns/{id}/picture`."""
         queue, id_ = self._queue(), request.path_params["id"]
-        return as_picture(await self._run(self._slow, lambda: queue.picture(id_)))
+        return as_picture(await self._run(lambda: queue.picture(id_)))
 
     async def enroll_unknown(self, request: Request, content: bytes) -> Response:
         """Answer `POST /v1/unknowns/{id}/enroll`."""
         queue, id_ = self._queue(), request.path_params["id"]
         self.writer.check_open()
         asked = await self._read(request, content, bodies.EnrollRequest, None)
-        return as_json(
-            await self._run(self._writing, lambda: self._enrolled(queue, id_, asked)), 201
-        )
+        return as_json(await self._write(lambda: self._enrolled(queue, id_, asked)), 201)
 
     def _enrolled(self, queue: Queue, id_: str, asked: bodies.EnrollRequest) -> bodies.Added:
         items, facts = queue.taken(id_)
@@ -314,11 +272,11 @@ class Routes:
     async def remove_unknown(self, request: Request, content: bytes) -> Response:
         """Answer `DELETE /v1/unknowns/{id}`."""
         queue, id_ = self._queue(), request.path_params["id"]
-        return as_json(await self._run(self._slow, lambda: queue.remove(id_)))
+        return as_json(await self._run(lambda: queue.remove(id_)))
 
     async def model_card(self, request: Request, content: bytes) -> Response:
         """Answer `GET /v1/model`."""
-        return as_json(await self._run(self._slow, self.card))
+        return as_json(await self._run(self.card))
 
     def card(self) -> bodies.ModelCard:
         """What is served."""
@@ -359,46 +317,12 @@ class Routes:
         made = self.answerer.check_point(asked.point, pairs=False)
         size = len(self.model.index)
         report = await self._run(
-            self._slow,
             lambda: self.watch.drift(asked.point, made, size, asked.false_alarm),
         )
         return as_json(report)
 
-    async def health(self, request: Request, content: bytes) -> Response:
-        """Answer `GET /v1/health`."""
-        return as_json(bodies.Health("alive"))
-
-    async def ready(self, request: Request, content: bytes) -> Response:
-        """Answer `GET /v1/ready`."""
-        if not self.is_ready:
-            raise Refusal("stopping", "service must not be about to stop, got that it is.")
-        return as_json(bodies.Health("ready"))
-
-    async def metrics(self, request: Request, content: bytes) -> Response:
-        """Answer `GET /v1/metrics`."""
-        text = await self._run(self._slow, self.counts.metrics)
-        return Response(text, media_type="text/plain; version=0.0.4")
-
-    async def _ask(self, asked: Any) -> object:
-        self.reader.check_count(asked.items)
-        names = [f"items[{at}]" for at in range(len(asked.items))]
-        return await self.batcher.ask(Job(asked, asked.items, names), len(names))
-
-    async def _run(self, pool: ThreadPoolExecutor, call: Callable[[], _T]) -> _T:
-        return await asyncio.get_running_loop().run_in_executor(pool, call)
-
-    async def _read(
-        self,
-        request: Request,
-        content: bytes,
-        kind: type[_T],
-        form: Form | None,
-    ) -> _T:
-        typed = request.headers.get("content-type", "")
-        if len(content) <= SMALL or not typed.lower().startswith("application/json"):
-            return read_body(typed, content, kind, form, self.reader.takes)
-        takes = self.reader.takes
-        return await self._run(self._slow, lambda: read_body(typed, content, kind, form, takes))
+    async def _write(self, call: Callable[[], _T]) -> _T:
+        return await asyncio.get_running_loop().run_in_executor(self._writing, call)
 
     def _queue(self) -> Queue:
         if self.queue is None:
@@ -407,11 +331,6 @@ class Routes:
                 "unknowns must be kept to be seen, got none. Start the service with --keep DIR.",
             )
         return self.queue
-
-    def _check_neighbors(self, k: int) -> None:
-        most = self.settings.most_neighbors
-        if k > most:
-            raise Refusal("invalid", f"k must be at most {most}, got {k}.")
 
 
 def _marks(model: SimilarityModel) -> dict[str, str]:
