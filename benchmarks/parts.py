@@ -4,6 +4,7 @@
     python benchmarks/parts.py embed --items 200000 --shards 4 --kills 30
     python benchmarks/parts.py memory --items 100000
     python benchmarks/parts.py time --items 20000 --rounds 5
+    python benchmarks/parts.py shards --items 20000 --shards 4 --rounds 5 --larger
 
 Items are PNG files of 28 × 28, made from Fashion-MNIST, all different; some cannot be read.
 
@@ -12,8 +13,9 @@ SIGKILL at random moments, and start them again with `--resume`. In the end ever
 row, with what an uninterrupted run says of it: files of parts are named by their checksum, so equal
 names are equal bytes. `memory` is the peak of a process that answers a tenth of the items beside
 that of one that answers all. `time` takes `encode` and each journey in turn on the same files; a
-ratio is processor time of `encode` by that of the journey. It needs Fashion-MNIST in
-$LIKEWISE_DATA, and `likewise[tables]`.
+ratio is processor time of `encode` by that of the journey. `shards` takes `embed` in a process of
+one thread for each shard and one `encode` of two threads in turn, by the clock: nothing else may
+run. It needs Fashion-MNIST in $LIKEWISE_DATA, and `likewise[tables]`.
 """
 
 import argparse
@@ -46,22 +48,20 @@ SIDE = 28
 
 def main() -> None:
     asked = argparse.ArgumentParser(description=__doc__)
-    asked.add_argument("what", choices=["answers", "embed", "memory", "time"])
+    asked.add_argument("what", choices=list(WHAT))
     asked.add_argument("--items", type=int, default=20_000)
     asked.add_argument("--kills", type=int, default=20)
     asked.add_argument("--shards", type=int, default=4)
     asked.add_argument("--rounds", type=int, default=5)
     asked.add_argument("--workers", type=int, default=0)
     asked.add_argument("--seed", type=int, default=0)
-    asked.add_argument("--larger", action="store_true", help="time: the encoder of train")
+    asked.add_argument("--larger", action="store_true", help="time, shards: the encoder of train")
     asked.add_argument("--folder", type=Path, help="Where files are made and kept.")
     given = asked.parse_args()
     folder = given.folder or Path(tempfile.mkdtemp(prefix="parts-"))
     folder.mkdir(parents=True, exist_ok=True)
     try:
-        {"answers": answers, "embed": embed, "memory": memory, "time": times}[given.what](
-            given, folder
-        )
+        WHAT[given.what](given, folder)
     finally:
         if given.folder is None:
             shutil.rmtree(folder)
@@ -194,6 +194,41 @@ def times(given: argparse.Namespace, folder: Path) -> None:
             f"{max(ratios):.3f} in {given.rounds} rounds), "
             f"{statistics.median(rates):,.0f} items per CPU second"
         )
+
+
+def shards(given: argparse.Namespace, folder: Path) -> None:
+    """A process for each shard beside one `encode` of two threads, by the clock, in turn."""
+    files, model = made_files(folder, given.items), made_model(folder, larger=given.larger)
+    ratios = []
+    with multiprocessing.get_context("spawn").Pool(1) as pool:
+        pool.apply(seconds_of_encode, (model, files))  # loads what is loaded when first used
+        for _ in range(given.rounds):
+            out = fresh(folder / "timed")
+            alone = pool.apply(seconds_of_encode, (model, files))
+            started = time.perf_counter()
+            running = [
+                start(
+                    [*("embed", model, files, "--out", out, "--shard", f"{shard}/{given.shards}")]
+                )
+                for shard in range(given.shards)
+            ]
+            check(not any(ended(child) for child in running), "a shard ended otherwise than well")
+            ratios.append(alone / (time.perf_counter() - started))
+    print(
+        f"{given.shards} shards: {statistics.median(ratios):.3f} of encode ({min(ratios):.3f} to "
+        f"{max(ratios):.3f} in {given.rounds} rounds), {alone:.1f} s of encode in the last"
+    )
+
+
+def seconds_of_encode(path: Path, files: Path) -> float:
+    """Seconds by the clock of `encode` on two threads, of the files that can be read."""
+    torch.set_num_threads(2)
+    model = lw.load(path)
+    started = time.perf_counter()
+    sources = sorted(map(str, files.glob("*/*.png")))[UNREADABLE:]
+    items = lw.data.ImageFiles(sources, [0] * len(sources), image_size=SIDE, channels=1)
+    lw.encode(model.encoder, items, preprocess=model.preprocess.apply)
+    return time.perf_counter() - started
 
 
 def made_files(folder: Path, count: int) -> Path:
@@ -334,6 +369,9 @@ def resident(name: str) -> float:
     lines = Path("/proc/self/status").read_text().splitlines()
     (line,) = [line for line in lines if line.startswith(name)]
     return int(line.split()[1]) / 1024
+
+
+WHAT = {"answers": answers, "embed": embed, "memory": memory, "time": times, "shards": shards}
 
 
 if __name__ == "__main__":

@@ -9,7 +9,7 @@ import pytest
 from PIL import Image
 
 PROJECT = Path(__file__).parents[1]
-PAGES = [PROJECT / "README.md", *sorted(PROJECT.glob("docs/*.md")), PROJECT / "CONTRIBUTING.md"]
+PAGES = [PROJECT / "README.md", *sorted(PROJECT.glob("docs/**/*.md")), PROJECT / "CONTRIBUTING.md"]
 
 
 def python_of(page):

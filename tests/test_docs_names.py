@@ -20,7 +20,7 @@ from likewise.service.openapi import ENDPOINTS
 
 PROJECT = Path(__file__).parents[1]
 ROOT = PROJECT / "src" / "likewise"
-PAGES = [*sorted(PROJECT.glob("*.md")), *sorted(PROJECT.glob("docs/*.md"))]
+PAGES = [*sorted(PROJECT.glob("*.md")), *sorted(PROJECT.glob("docs/**/*.md"))]
 
 # What stands in backticks and is no name of ours: formulas, file formats, words of a shell.
 NO_NAMES = {

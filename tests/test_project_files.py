@@ -54,9 +54,16 @@ def test_slow_tests_are_there():
 
 def test_every_page_is_in_the_navigation():
     navigation = (PROJECT / "mkdocs.yml").read_text()
-    pages = [path.name for path in PROJECT.glob("docs/*.md")]
+    docs = PROJECT / "docs"
+    pages = [path.relative_to(docs).as_posix() for path in docs.glob("**/*.md")]
     missing = [page for page in pages if f": {page}\n" not in navigation]
     assert missing == [], "add a line for it under nav in mkdocs.yml"
+
+
+def test_an_empty_line_ends_each_table():
+    for page in PROJECT.glob("docs/**/*.md"):
+        joined = re.findall(r"^\|.*\n(?!\||\n|\Z)(.*)", page.read_text(), re.MULTILINE)
+        assert joined == [], f"{page.name}: the site would make rows of these"
 
 
 @pytest.mark.parametrize(("page", "most"), [("README.md", 120), ("docs/architecture.md", 150)])

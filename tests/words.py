@@ -53,7 +53,7 @@ def found_in(text: str) -> list[tuple[int, str, str]]:
 
 def main(names: list[str]) -> int:
     """Print each place of the files, or of the whole package and its pages; 1 if there is one."""
-    default = [*PROJECT.glob("*.md"), *PROJECT.glob("docs/*.md"), *PROJECT.glob("src/**/*.py")]
+    default = [*PROJECT.glob("*.md"), *PROJECT.glob("docs/**/*.md"), *PROJECT.glob("src/**/*.py")]
     status = 0
     for path in sorted(map(Path, names)) or sorted(default):
         if path.suffix in {".py", ".md"} and path.resolve() != Path(__file__).resolve():

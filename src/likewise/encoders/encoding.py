@@ -128,7 +128,8 @@ def encode_chosen(
     embeddings: list[Tensor] = []
     waiting: list[Any] = []
     done = 0
-    first = next((w for m in modules for w in m.parameters(recurse=False)), _NO_PARAMETER)
+    own = (weight for module in modules for weight in module._parameters.values())
+    first = next((weight for weight in own if weight is not None), _NO_PARAMETER)
     batch_size = batch_size or fitting_batch(inputs, first.device)
     with _evaluating(modules):
         for batch in _batches(inputs, batch_size, workers):
