@@ -3,6 +3,7 @@
 import dataclasses
 
 import pytest
+import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -11,7 +12,7 @@ from likewise import distances
 from likewise.augment import presets
 from likewise.cli import options
 from likewise.journeys import recipe as names
-from likewise.journeys.fitting import LOSSES
+from likewise.journeys.fitting import LOSSES, batches_of
 from likewise.training.loop import PRECISIONS
 
 CHOICES = {
@@ -130,3 +131,23 @@ def test_the_command_line_offers_the_choices_that_there_are():
     assert lw.Recipe.projection == options.Projection.DROP
     assert lw.Recipe.distance == options.DistanceName.COSINE
     assert lw.Recipe.precision == options.Precision.FLOAT32
+
+
+@pytest.mark.parametrize(
+    ("classes", "choices", "batches"),
+    [
+        (5, {}, 150),  # 30 for each class
+        (64, {}, 160),  # a pass
+        (1, {"batches": 7}, 7),
+        (5, {"encoder": "none", "head": "linear"}, 160),
+        (64, {"labels": False}, 160),
+    ],
+)
+def test_an_epoch_of_the_small_network_has_at_most_30_batches_for_each_class(
+    classes, choices, batches
+):
+    items = lw.data.ArrayDataset(torch.zeros(160 * 128, 1), torch.arange(160 * 128) % classes)
+    assert batches_of(lw.Recipe(**choices), items) == batches
+    if choices.get("labels", True):
+        doubled = lw.augment.MadeClasses(items, [torch.neg], ["negative"])
+        assert batches_of(lw.Recipe(**choices), doubled) == batches

@@ -267,7 +267,9 @@ def train(
     batches: Annotated[
         Optional[int],  # noqa: UP045
         typer.Option(
-            rich_help_panel=SCHEDULE, help="Per epoch; default one pass over the data, at least 50."
+            rich_help_panel=SCHEDULE,
+            help="Per epoch; default one pass over the data, at least 50, and with the small "
+            "network at most 30 for each class.",
         ),
     ] = None,
     classes_per_batch: Annotated[

@@ -31,6 +31,7 @@ LOSSES: dict[str, Callable[..., nn.Module]] = {
     "triplet": losses.TripletLoss,
 }
 FEWEST_BATCHES = 50  # per epoch
+BATCHES_PER_CLASS = 30  # per epoch, at most
 SMALL_RATE, PRETRAINED_RATE, SENTENCES_RATE = 1e-3, 1e-4, 2e-4  # learning rates
 CENTERS_FASTER = 10  # times, as class centers begin at random and a pretrained encoder does not
 BATCH, SENTENCES_BATCH = 128, 64  # items
@@ -141,10 +142,16 @@ def _batch(recipe: Recipe, part: Any) -> _Batch:
 
 def batches_of(recipe: Recipe, part: Any) -> int:
     """Batches per epoch: about a pass over the items, those of made classes not counted."""
+    if recipe.batches:
+        return recipe.batches
     size = _batch(recipe, part).size
     while isinstance(part, changes.MadeClasses):
         part = part.data
-    return recipe.batches or max(FEWEST_BATCHES, len(part) // size)
+    most = len(part) // size
+    if recipe.is_small and recipe.labels:
+        # More items of few classes teach little about classes to come.
+        most = min(most, BATCHES_PER_CLASS * len(data.items_per_class(part)))
+    return max(FEWEST_BATCHES, most)
 
 
 def drawing(recipe: Recipe, part: Any) -> dict[str, Any]:

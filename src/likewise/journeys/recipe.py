@@ -85,8 +85,8 @@ class Recipe:
             computed on: "drop" to leave them out of the model, "keep", or "none" for no such
             layers.
         epochs: Number of epochs.
-        batches: Batches per epoch; None for about one pass over the data, at least 50. Made classes
-            add none.
+        batches: Batches per epoch; None for about one pass over the data, at least 50, and with the
+            small network at most 30 for each class. Made classes add none.
         classes_per_batch: Classes in a balanced batch; None for the default of `fit`, or 64 where
             a sentence encoder trains with a loss that has class centers.
         items_per_class: Items of each class in a batch; None for the default of `fit`, or as many
