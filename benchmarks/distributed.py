@@ -572,6 +572,8 @@ def _plot(counts: tuple[int, ...], found: dict[str, list[float]]) -> None:
     axes.set_ylabel("cost of the loss per process, by that of one")
     axes.set_yscale("log", base=2)
     axes.set_xscale("log", base=2)
+    axes.set_xticks(counts, map(str, counts))
+    axes.set_yticks([2**at for at in range(7)], [str(2**at) for at in range(7)])
     axes.legend(fontsize=8)
     figure.tight_layout()
     path = Path(__file__).parents[1] / "docs" / "processes_growth.png"
