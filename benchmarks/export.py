@@ -167,13 +167,14 @@ def told(family: str, count: int, *, int8: bool, threads: int) -> None:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("families", nargs="*", choices=[*FAMILIES, []], default=list(FAMILIES))
+    # Python 3.11 looks for the empty list among the choices, too.
+    parser.add_argument("families", nargs="*", metavar="FAMILY", choices=[*FAMILIES, []])
     parser.add_argument("--items", type=int, default=10_000)
     parser.add_argument("--int8", action="store_true")
     parser.add_argument("--threads", type=int, default=1)
     given = parser.parse_args()
     torch.set_num_threads(given.threads)
-    for family in given.families:
+    for family in given.families or FAMILIES:
         told(family, given.items, int8=given.int8, threads=given.threads)
 
 
