@@ -297,7 +297,7 @@ def test_a_kill_as_the_next_migration_begins_leaves_the_way_back(tmp_path, monke
 
 def test_a_class_without_items_is_unknown_to_both(tmp_path):
     old, new = made(tmp_path)
-    gone = "class 03"
+    gone = "class 01"
     with lw.Gallery(tmp_path / "known") as gallery:
         ids = gallery.ids[[name == gone for name in KNOWN[1]]].tolist()
         gallery.remove(ids)
