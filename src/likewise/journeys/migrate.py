@@ -413,7 +413,7 @@ class _Migrating:
         if isinstance(new.index, Gallery):
             new.index.close()
         like = index if self.old is None else self.old.index
-        searched = {"recall": like.recall, "approximate": like.approximate}
+        searched: dict[str, Any] = {"recall": like.recall, "approximate": like.approximate}
         with Gallery(
             place,
             distance=new.distance,
@@ -759,7 +759,7 @@ def _compared(
     found = {}
     truth = label_names(both[0])
     labels = old.index.labels
-    codes = labels[labels >= 0].unique().tolist()
+    codes = torch.unique(labels[labels >= 0]).tolist()
     known = {name_of(code, old.class_names, "") for code in codes}
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # of a guarantee outgrown, which each match tells
