@@ -313,6 +313,14 @@ def test_both_encodings_are_in_the_precision_of_the_first():
     torch.testing.assert_close(gradient(4), gradient(12), rtol=0.02, atol=1e-3)
 
 
+def test_a_second_backward_is_refused():
+    encoder = nn.Linear(3, 2)
+    value = Chunks(4, encoder)(encoder, torch.rand(10, 3)).square().sum()
+    value.backward(retain_graph=True)
+    with pytest.raises(lw.errors.InputError, match="must be gone back through once"):
+        value.backward()
+
+
 class Moody(nn.Module):
     """Draws from Python's random numbers, which are not brought back."""
 

@@ -139,6 +139,11 @@ class _Encoded(torch.autograd.Function):
     @once_differentiable
     def backward(ctx: Any, *slopes: Tensor | None) -> tuple[None, ...]:
         encoder, firsts = ctx.encoder, ctx.saved_tensors
+        if ctx.inputs is None:
+            raise InputError(
+                "embeddings in chunks must be gone back through once, got a second backward. "
+                "Encode the batch again, or whole."
+            )
         left = _random_state(ctx.devices)
         buffers = [(buffer, buffer.clone()) for buffer in ctx.changing]
         lengths, deviations = [], []
