@@ -2,6 +2,7 @@
 
 import os
 import shutil
+import time
 
 import numpy as np
 import pytest
@@ -13,6 +14,7 @@ from likewise.index import Gallery, check_gallery
 from likewise.index._durable import kept
 from likewise.index._searching import approximate as _approximate
 from likewise.index._searching.inside import KINDS
+from likewise.journeys.answers import lookup_parts
 
 every_kind = pytest.mark.parametrize("kind", KINDS)
 
@@ -194,6 +196,34 @@ def test_a_saved_model_searches_as_it_was_told_to(tmp_path, no_training, kind):
     again.index.close()
     with lw.load(tmp_path / "model").index as exact:
         assert exact.searched_by.kind == "exact"
+
+
+def test_all_parts_of_answers_are_searched_alike(tmp_path, monkeypatch):
+    made(tmp_path / "g")
+    model = lw.SimilarityModel(None, distance=EUCLIDEAN)
+    model.use_gallery(tmp_path / "g", recall=0.95)
+    model.save(tmp_path / "model")
+    model.index.close()
+    (tmp_path / "g" / kept.KEPT).unlink()
+    train, lookup, kinds = _approximate.Trained.of, lw.Index.lookup, []
+
+    def slowly(*args):
+        time.sleep(0.3)
+        return train(*args)
+
+    def noted(index, *args, **options):
+        kinds.append(index.searched_by.kind)
+        return lookup(index, *args, **options)
+
+    monkeypatch.setattr(_approximate.Trained, "of", slowly)
+    monkeypatch.setattr(lw.Index, "lookup", noted)
+    model = lw.load(tmp_path / "model")
+    with model.index:
+        lookup_parts(model, clustered(60, 2), tmp_path / "out", k=3, part_rows=20)
+    first, *others = kinds
+    assert first == "exact", "one vector was asked about before"
+    assert len(others) == 3
+    assert all(kind.startswith("IVF") for kind in others)
 
 
 def test_opening_draws_no_random_numbers(tmp_path):
