@@ -19,6 +19,7 @@ run. It needs Fashion-MNIST in $LIKEWISE_DATA, and `likewise[tables]`.
 """
 
 import argparse
+import contextlib
 import multiprocessing
 import os
 import random
@@ -284,9 +285,10 @@ def options(given: argparse.Namespace) -> list[str]:
 def start(command: Sequence[object]) -> int:
     """Run a command in a fork of this process, which has the libraries; its id."""
     child = os.fork()
+    with contextlib.suppress(OSError):  # by either, whichever is first
+        os.setpgid(child, child)  # so that workers are killed too
     if child:
         return child
-    os.setpgid(0, 0)  # so that workers are killed too
     torch.set_num_threads(1)
     os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
     sys.argv = ["likewise", *map(str, command)]
@@ -294,7 +296,8 @@ def start(command: Sequence[object]) -> int:
         cli.main()
     except SystemExit as end:
         os._exit(int(end.code or 0))
-    os._exit(99)
+    finally:
+        os._exit(99)  # or a fork would go on as its parent, and remove the folder
 
 
 def killed(child: int, out: Path, random_: random.Random, before: int) -> bool:

@@ -2,16 +2,19 @@
 
 import os
 import shutil
+import time
 
 import numpy as np
 import pytest
 import torch
 
+import likewise as lw
 from likewise.distances import EUCLIDEAN
 from likewise.index import Gallery, check_gallery
 from likewise.index._durable import kept
 from likewise.index._searching import approximate as _approximate
 from likewise.index._searching.inside import KINDS
+from likewise.journeys.answers import lookup_parts
 
 every_kind = pytest.mark.parametrize("kind", KINDS)
 
@@ -168,6 +171,98 @@ def test_a_folder_that_cannot_be_written_loses_only_the_search(tmp_path, monkeyp
         monkeypatch.undo()
     assert not [name for name in os.listdir(tmp_path / "g") if "search" in name and "part" in name]
     assert check_gallery(tmp_path / "g").is_whole
+
+
+@every_kind
+def test_a_saved_model_searches_as_it_was_told_to(tmp_path, no_training, kind):
+    made(tmp_path / "g", kind)
+    no_training()
+    model = lw.SimilarityModel(None, distance=EUCLIDEAN)
+    model.use_gallery(tmp_path / "g", recall=0.95, approximate=kind)
+    by = model.index.searched_by
+    assert by.kind.startswith(kind)
+    model.save(tmp_path / "model")
+    model.index.close()
+    for options in ({}, {"read_only": False}, {"gallery": tmp_path / "g"}):
+        again = lw.load(tmp_path / "model", **options)
+        assert again.index.searched_by == by
+        again.index.close()
+    again = lw.load(tmp_path / "model")
+    again.add(clustered(1, 8))  # which opens the gallery for writing
+    assert again.index.searched_by.kind == by.kind
+    again.use_gallery(tmp_path / "g", recall=1)
+    assert again.index.searched_by.kind == "exact"
+    again.save(tmp_path / "model")
+    again.index.close()
+    with lw.load(tmp_path / "model").index as exact:
+        assert exact.searched_by.kind == "exact"
+
+
+def test_all_parts_of_answers_are_searched_alike(tmp_path, monkeypatch):
+    made(tmp_path / "g")
+    model = lw.SimilarityModel(None, distance=EUCLIDEAN)
+    model.use_gallery(tmp_path / "g", recall=0.95)
+    model.save(tmp_path / "model")
+    model.index.close()
+    (tmp_path / "g" / kept.KEPT).unlink()
+    train, lookup, kinds = _approximate.Trained.of, lw.Index.lookup, []
+
+    def slowly(*args):
+        time.sleep(0.3)
+        return train(*args)
+
+    def noted(index, *args, **options):
+        kinds.append(index.searched_by.kind)
+        return lookup(index, *args, **options)
+
+    monkeypatch.setattr(_approximate.Trained, "of", slowly)
+    monkeypatch.setattr(lw.Index, "lookup", noted)
+    model = lw.load(tmp_path / "model")
+    with model.index:
+        lookup_parts(model, clustered(60, 2), tmp_path / "out", k=3, part_rows=20)
+    first, *others = kinds
+    assert first == "exact", "one vector was asked about before"
+    assert len(others) == 3
+    assert all(kind.startswith("IVF") for kind in others)
+
+
+def test_opening_draws_no_random_numbers(tmp_path):
+    made(tmp_path / "g")
+    torch.manual_seed(0)
+    expected = torch.rand(3)
+    torch.manual_seed(0)
+    opened(tmp_path / "g", recall=0.9).close()
+    assert torch.equal(torch.rand(3), expected)
+
+
+def test_what_was_put_in_place_of_the_file_meanwhile_is_not_taken(tmp_path, monkeypatch):
+    made(tmp_path / "g")
+    made(tmp_path / "other")
+    read, others = kept.read_inside, (tmp_path / "other" / kept.KEPT).read_bytes()
+
+    def replaced(kind, path):
+        kept.Path(path).unlink()
+        kept.Path(path).write_bytes(others)
+        return read(kind, path)
+
+    monkeypatch.setattr(kept, "read_inside", replaced)
+    with opened(tmp_path / "g", read_only=True) as one:
+        assert one.searched_by.kind == "exact"
+
+
+def test_nothing_is_looked_up_while_lists_are_written(tmp_path, monkeypatch):
+    made(tmp_path / "g")
+    (tmp_path / "g" / kept.KEPT).unlink()
+    write, held = kept.written, []
+
+    def looked(inside):
+        held.append(one._store.current.searching._lock.locked())
+        return write(inside)
+
+    monkeypatch.setattr(kept, "written", looked)
+    with opened(tmp_path / "g") as one:
+        one.wait()
+    assert held[:1] == [True]
 
 
 def test_what_no_kind_is_called_is_refused(tmp_path):

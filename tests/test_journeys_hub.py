@@ -111,6 +111,9 @@ def test_a_pushed_model_is_the_same_and_has_its_card(tmp_path, monkeypatch):
     assert len(lw.from_pretrained(there).index) == 27
     assert len({file.name for file in there.iterdir()}) == len(first), "no file of the one before"
     assert sorted(folder.glob("README*")) == []
+    (folder / "evaluation.json").unlink()
+    lw.push_to_hub(folder, "owner/kinds")
+    assert not (there / "evaluation.json").exists(), "nor an evaluation of the one before"
 
 
 def test_a_fetched_model_is_found_in_the_cache(tmp_path, monkeypatch):
@@ -127,6 +130,10 @@ def test_a_fetched_model_is_found_in_the_cache(tmp_path, monkeypatch):
     model = lw.from_pretrained("owner/kinds", cache=tmp_path / "cache")
     assert model.match(aside).names == lw.load(folder).match(aside).names
     assert len(lw.from_pretrained("owner/kinds", revision=commit, cache=tmp_path / "cache").index)
+    model.use_gallery(tmp_path / "known")
+    model.save(cached / "snapshots" / commit)
+    with pytest.raises(ArtifactError, match="name must be a model that holds its known items"):
+        lw.from_pretrained("owner/kinds", cache=tmp_path / "cache")
     (cached / "snapshots" / commit / "model.json").unlink()
     with pytest.raises(InputError, match="name must be"):
         lw.from_pretrained("owner/kinds", cache=tmp_path / "cache")

@@ -209,18 +209,129 @@ def test_what_was_changed_meanwhile_is_followed(tmp_path):
     torch.testing.assert_close(after.index.embeddings, wanted)
 
 
-def test_an_item_that_was_put_anew_is_encoded_anew(tmp_path):
+@pytest.fixture
+def encoded(monkeypatch):
+    """How many items were put into each gallery, call by call."""
+    counts, add = [], lw.Gallery.add
+
+    def counted(gallery, embeddings, **options):
+        counts.append(len(embeddings))
+        return add(gallery, embeddings, **options)
+
+    monkeypatch.setattr(lw.Gallery, "add", counted)
+    return counts
+
+
+# Of the last ones neither id nor order tells that they were put anew.
+@pytest.mark.parametrize("ids", [["id 7"], ["id 119"], ["id 3", "id 90"], ["id 118", "id 119"]])
+def test_an_item_that_was_put_anew_is_encoded_anew(tmp_path, encoded, ids):
     old, new = made(tmp_path)
     lw.migrate(old, new, items=KNOWN, aside=ASIDE, switch=False)
     model = lw.load(old, read_only=False)
-    model.index.remove(["id 7"])
-    other = drawn(1, 6)
-    model.add(other, ids=["id 7"])
+    model.index.remove(ids)
+    other = drawn(len(ids), 6)
+    model.add(other, ids=ids)
     model.index.close()
     every = np.concatenate([KNOWN[0], other[0]]), [*KNOWN[1], *other[1]]
+    encoded.clear()
     lw.migrate(old, new, items=every, aside=ASIDE)
+    assert encoded == [len(ids)], "and no other"
     after = opened(old)
-    torch.testing.assert_close(after.index.get(["id 7"]).embeddings, after.embed(other[0]))
+    torch.testing.assert_close(after.index.get(ids).embeddings, after.embed(other[0]))
+
+
+def test_other_items_under_the_same_ids_are_no_items_that_were_done(tmp_path, encoded):
+    old, new = made(tmp_path)
+    lw.migrate(old, new, items=KNOWN, aside=ASIDE, switch=False)
+    model = lw.load(old, read_only=False)
+    model.index.clear()
+    other = drawn(120, 8)
+    model.add(other, ids=[f"id {row}" for row in range(120)])
+    model.index.close()
+    encoded.clear()
+    lw.migrate(old, new, items=other, aside=ASIDE)
+    assert sum(encoded) == 120
+    after = opened(old)
+    torch.testing.assert_close(after.index.embeddings, after.embed(other[0]))
+    assert after.index.metadata(["id 0"])[0].keys() == {"fingerprint"}, "no row, as before"
+
+
+def test_what_was_changed_in_the_new_gallery_before_it_was_taken_back_is_not_kept(tmp_path):
+    old, new = made(tmp_path)
+    lw.migrate(old, new, items=KNOWN, aside=ASIDE)
+    model = lw.load(old, read_only=False)
+    model.index.remove(["id 119"])
+    model.add(drawn(1, 6), ids=["id 119"])
+    model.index.close()
+    take_back(old)
+    lw.migrate(old, new, items=KNOWN, aside=ASIDE)
+    assert kind(old) == "new"
+
+
+def test_a_gallery_of_the_new_encoder_is_not_migrated_onto_itself(tmp_path):
+    old, new = made(tmp_path)
+    sample = drawn(400, 3)
+    lw.migrate(old, new, mapped_on=sample, aside=ASIDE)
+    shutil.rmtree(tmp_path / "old.migration")  # as the page says, once one is sure
+    with pytest.raises(InputError, match="to must have another encoder than the items"):
+        lw.migrate(old, new, mapped_on=sample, aside=ASIDE)
+    assert len(opened(old).index) == len(KNOWN[1])
+
+
+def test_a_kill_as_the_next_migration_begins_leaves_the_way_back(tmp_path, monkeypatch):
+    old, new = made(tmp_path)
+    lw.migrate(old, new, items=KNOWN, aside=ASIDE)
+    turned(2, 5).save(tmp_path / "third")
+    from likewise.journeys import migrate as module
+
+    def killed(*arguments):
+        raise Killed
+
+    monkeypatch.setattr(module._Workplace, "write", killed)
+    with pytest.raises(Killed):
+        lw.migrate(old, tmp_path / "third", items=KNOWN, aside=ASIDE)
+    monkeypatch.undo()
+    assert take_back(old)
+    assert kind(old) == "old"
+
+
+def test_a_class_without_items_is_unknown_to_both(tmp_path):
+    old, new = made(tmp_path)
+    gone = "class 01"
+    with lw.Gallery(tmp_path / "known") as gallery:
+        ids = gallery.ids[[name == gone for name in KNOWN[1]]].tolist()
+        gallery.remove(ids)
+    before = opened(old)
+    assert gone in before.class_names
+    done = lw.migrate(old, new, items=KNOWN, aside=ASIDE)
+    wanted = ["unknown" if name == gone else name for name in ASIDE[1]]
+    right = [
+        np.mean([a == b for a, b in zip(model.match(ASIDE[0]).names, wanted, strict=True)])
+        for model in (opened(old), before)
+    ]
+    assert done.points["nearest"].right.value == pytest.approx(right[0] - right[1])
+
+
+def test_how_items_are_stored_and_searched_goes_along(tmp_path):
+    for name in ("memory", "gallery"):
+        (tmp_path / name).mkdir()
+        old = turned(0, 6)
+        how = {"recall": 0.9, "approximate": "HNSW"}
+        if name == "memory":
+            old.index = lw.Index(old.distance, storage="float16", **how)
+        else:
+            lw.Gallery(
+                tmp_path / name / "known", encoder=old.fingerprint, storage="float16"
+            ).close()
+            old.use_gallery(tmp_path / name / "known", **how)
+        old.add(KNOWN)
+        old.save(tmp_path / name / "old")
+        old.index.close()
+        turned(1, 9).save(tmp_path / name / "new")
+        lw.migrate(tmp_path / name / "old", tmp_path / name / "new", items=KNOWN)
+        after = opened(tmp_path / name / "old").index
+        assert (after.dimension, after.storage) == (9, "float16")
+        assert (after.recall, after.approximate) == (0.9, "HNSW")
 
 
 def test_nothing_is_switched_while_somebody_writes(tmp_path):
@@ -422,6 +533,7 @@ def test_the_command_migrates_and_goes_back(tmp_path, run):
     status, told, _ = run("migrate", old, "--to", new, *reads)
     assert status == 0
     assert "switched: " in told
+    assert "the new thresholds were chosen on the same items" in told
     assert kind(old) == "new"
     status, told, _ = run("migrate", old, "--back")
     assert (status, kind(old)) == (0, "old")

@@ -22,7 +22,8 @@ server_manager = pytest.importorskip(
     "milvus_lite.server_manager", reason="needs milvus-lite, which serves on loopback"
 )
 
-from likewise.index._milvus.collections import METRICS  # noqa: E402
+from likewise.index._milvus.collections import METRICS, Collections  # noqa: E402
+from likewise.index._milvus.options import Connection  # noqa: E402
 from likewise.index.galleries import MilvusGallery  # noqa: E402
 
 numbers = itertools.count()
@@ -75,6 +76,33 @@ def again(one, **options):
 
 
 @pytest.mark.parametrize(
+    ("where", "asked"),
+    [
+        ("known.db", 0),
+        ("C:\\data\\known.db", 0),
+        ("http://host:19530", 1),
+        ("HTTPS://host", 1),
+        ("unix:/run/milvus.sock", 1),
+    ],
+)
+def test_only_a_server_is_asked_to_load_what_it_built(where, asked):
+    calls = []
+
+    class Client:
+        def list_indexes(self, *args, **named):
+            return []
+
+        def __getattr__(self, name):
+            return lambda *args, **named: calls.append(name)
+
+    one = object.__new__(Collections)
+    one.connection, one.name, one._client, one._errors = Connection(where), "c", Client(), ()
+    one.settle()
+    assert calls.count("refresh_load") == asked
+    assert MilvusGallery.is_file(where) == (not asked)
+
+
+@pytest.mark.parametrize(
     "distance", [COSINE, EUCLIDEAN, SQUARED_EUCLIDEAN, INNER_PRODUCT], ids=lambda d: d.name
 )
 @pytest.mark.parametrize("dimension", [1, 3])
@@ -89,6 +117,15 @@ def test_answers_are_those_of_a_full_sort_where_nearly_all_ties(home, distance, 
     assert found.ids.tolist() == expected.ids.tolist()
     assert found.distances.tolist() == expected.distances.tolist()
     assert (one.embeddings == stored).all()
+
+
+def test_what_was_measured_is_forgotten_with_the_index_it_was_measured_of(home):
+    one = home()
+    one.add(gaussian(30, 4))
+    one._store.collections.put_tuned({"recall": 0.9})
+    one.reindex("FLAT")
+    assert one._store.collections.tuned() == {}
+    assert one.lookup(gaussian(1, 4), k=3).ids.shape == (1, 3)
 
 
 def test_near_equal_embeddings_far_from_the_origin_are_told_apart(home):

@@ -43,7 +43,7 @@ def test_parts_of_every_loss_add_up_to_it_with_its_gradients_and_memory(ranks):
         assert {name: apart for name, apart in each["parts"].items() if not apart < 1e-12} == {}
 
 
-@pytest.mark.parametrize("name", ["memory", "proxies", "views"])
+@pytest.mark.parametrize("name", ["memory", "proxies", "views", "chunks", "stream"])
 def test_two_processes_train_what_one_trains(ranks, name):
     told, _ = ranks
     state, records = two_processes.trainings()[name]()
@@ -83,6 +83,8 @@ def test_processes_that_differ_are_refused_by_name(ranks):
         assert told.startswith("InputError: seed must be the same in every process, got 0 in")
     for told in outcomes(ranks, "other batches"):
         assert told.startswith("InputError: batch_sampler must draw the same batches in every")
+    for told in outcomes(ranks, "other streams"):
+        assert told.startswith("InputError: data must be the same stream in every process, got ot")
     for told in outcomes(ranks, "small batches"):
         assert told.startswith("InputError: batches must hold at least one item for each of 2 pro")
 
@@ -91,6 +93,8 @@ def test_no_process_waits_for_one_that_failed(ranks):
     first, second = outcomes(ranks, "unread")
     assert first.startswith("ConnectionError: process 1 of this training could not load its share")
     assert second == "OSError: item 20 is gone"
+    for told in outcomes(ranks, "overflowed"):
+        assert told.startswith("InputError: weights must stay finite, got NaN or infinity in epoch")
     first, second = outcomes(ranks, "gone")
     assert first.startswith("ConnectionError: another process of this training ended")
     assert second == "MemoryError: no memory left here"

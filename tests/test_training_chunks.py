@@ -295,6 +295,32 @@ def test_mixed_precision_goes_with_chunks(precision):
     assert loss == pytest.approx(expected, rel=1e-3)
 
 
+def test_both_encodings_are_in_the_precision_of_the_first():
+    def gradient(chunk):
+        encoder, dtypes = nn.Linear(6, 4), []
+        nn.init.constant_(encoder.weight, 0.1)
+        nn.init.zeros_(encoder.bias)
+        encoder.register_forward_hook(lambda _, __, out: dtypes.append(out.dtype))
+        encoded = lw.training.Chunks(chunk, encoder)
+        items = torch.rand(12, 6, generator=torch.Generator().manual_seed(0))
+        with torch.autocast("cpu", torch.bfloat16):
+            made = encoded(encoder, items)
+            value = made.float().square().sum() + encoder(items[:1]).float().sum()
+        value.backward()
+        assert set(dtypes) == {torch.bfloat16}
+        return encoder.weight.grad
+
+    torch.testing.assert_close(gradient(4), gradient(12), rtol=0.02, atol=1e-3)
+
+
+def test_a_second_backward_is_refused():
+    encoder = nn.Linear(3, 2)
+    value = Chunks(4, encoder)(encoder, torch.rand(10, 3)).square().sum()
+    value.backward(retain_graph=True)
+    with pytest.raises(lw.errors.InputError, match="must be gone back through once"):
+        value.backward()
+
+
 class Moody(nn.Module):
     """Draws from Python's random numbers, which are not brought back."""
 

@@ -20,6 +20,7 @@ from likewise.training.processes import Processes, share_of
 
 CLASSES, WIDTH = 5, 4
 SIZES = (7, 5, 4, 3, 2)
+UNBATCHED = {"classes_per_batch": None, "items_per_class": None, "batches": None}
 
 
 class Net(nn.Module):
@@ -36,6 +37,13 @@ class Net(nn.Module):
 
     def forward(self, items):
         return self.layers(items.flatten(1).double())
+
+
+class Widened(nn.Module):
+    """Items in float64."""
+
+    def forward(self, items):
+        return items.double()
 
 
 def points():
@@ -256,12 +264,16 @@ def trainings():
     proxies = losses.Sum(losses.ProxyAnchorLoss(WIDTH, CLASSES), losses.TripletLoss())
     memory = losses.CrossBatchMemory(losses.ContrastiveLoss(), embedding_dim=WIDTH, size=20)
     memory_of_views = losses.CrossBatchMemory(losses.NTXentLoss(), embedding_dim=WIDTH, size=30)
+    torch.manual_seed(4)
+    plain = nn.Sequential(Widened(), nn.Linear(WIDTH, 8), nn.Tanh(), nn.Linear(8, WIDTH)).double()
     return {
         "proxies": lambda: trained(proxies, points()),
         "memory": lambda: trained(memory, points(), epochs=2),
         "views": lambda: trained(
             memory_of_views, lw.data.ViewDataset(images()), width=36, augment=changes
         ),
+        "chunks": lambda: trained(losses.NTXentLoss(), points(), plain, epochs=2, chunk=3),
+        "stream": lambda: trained(losses.TripletLoss(), streamed(), epochs=2, **UNBATCHED),
     }
 
 
@@ -289,6 +301,38 @@ class Failing(Net):
         if self.training and not lw.training.is_first_process():
             raise MemoryError("no memory left here")
         return super().forward(items)
+
+
+class Overflowing(Net):
+    """An encoder of which a buffer overflows on one process only."""
+
+    def __init__(self):
+        super().__init__()
+        self.register_buffer("total", torch.zeros(()))
+
+    def forward(self, items):
+        if self.training and not lw.training.is_first_process():
+            self.total.fill_(torch.inf)
+        return super().forward(items)
+
+
+def streamed(order=None):
+    """The points as a stream, which shuffles by torch's own random numbers or comes in an order."""
+    source = points()
+
+    class Shuffled:
+        class_names = tuple(f"class {code}" for code in range(CLASSES))
+
+        def __iter__(self):
+            rows = torch.randperm(len(source)) if order is None else torch.tensor(order)
+            for row in rows.tolist():
+                item, label = source[row]
+                yield {"x": item, "label": label}
+
+    stream = lw.data.Stream(Shuffled(), item="x")
+    return lw.data.BalancedStream(
+        stream, classes_per_batch=3, items_per_class=3, batches=4, buffer=12
+    )
 
 
 class Batches(torch.utils.data.Sampler):
@@ -346,7 +390,6 @@ def main():
     broken = Broken(lw.data.items(source), source.labels)
     memory = losses.CrossBatchMemory(losses.ContrastiveLoss(), embedding_dim=WIDTH, size=20)
     where = folder / "checkpoint"
-    unbatched = {"classes_per_batch": None, "items_per_class": None, "batches": None}
     noise = [nn.Sequential(Net(), nn.Dropout(0.5)).double() for _ in range(2)]
     acts = {
         "stopped early": stopped_early,
@@ -355,12 +398,16 @@ def main():
             memory, source, epochs=2, callbacks=[interrupt], checkpoint=where
         ),
         "other seeds": lambda: trained(loss, source, seed=rank),
-        "other batches": lambda: trained(loss, source, batch_sampler=own, **unbatched),
-        "small batches": lambda: trained(loss, source, batch_sampler=small, **unbatched),
+        "other batches": lambda: trained(loss, source, batch_sampler=own, **UNBATCHED),
+        "other streams": lambda: trained(
+            loss, streamed(range(21)[:: 1 - 2 * rank]), epochs=1, **UNBATCHED
+        ),
+        "small batches": lambda: trained(loss, source, batch_sampler=small, **UNBATCHED),
         "unread": lambda: trained(
-            loss, broken, batch_sampler=Batches([[0, 1, 7, 20]]), **unbatched
+            loss, broken, batch_sampler=Batches([[0, 1, 7, 20]]), **UNBATCHED
         ),
         "dropout": lambda: trained(loss, source, noise[0])[0],
+        "overflowed": lambda: trained(loss, source, Overflowing()),
         "gone": lambda: trained(loss, source, Failing()),
         "again": lambda: trained(loss, source),
     }

@@ -33,6 +33,7 @@ from likewise.cli.options import (
     Loss,
     MadeClasses,
     Model,
+    NewModel,
     PartRows,
     PartsFolder,
     Point,
@@ -44,6 +45,7 @@ from likewise.cli.options import (
     Split,
     Threshold,
     Trained,
+    Unknowns,
     Workers,
     reads_data,
 )
@@ -101,7 +103,7 @@ def demo(
 def train(
     ctx: typer.Context,
     source: Data,
-    out: Annotated[Path, typer.Option(help="Folder for the model.")],
+    out: NewModel,
     recipe: Annotated[
         Optional[Path],  # noqa: UP045
         typer.Option(help="A .toml file with choices; options given here go before it."),
@@ -462,14 +464,7 @@ def calibrate(
             "classes).",
         ),
     ] = None,
-    unknowns: Annotated[
-        Optional[str],  # noqa: UP045
-        typer.Option(
-            metavar="DATA",
-            help="Real unknowns, for matching: they give a second threshold, and the stricter of "
-            "both is kept.",
-        ),
-    ] = None,
+    unknowns: Unknowns = None,
     for_gallery_of: Annotated[
         Optional[int],  # noqa: UP045
         typer.Option(help="Number of items that the index may grow to, for matching."),

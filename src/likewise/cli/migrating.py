@@ -6,7 +6,7 @@ from typing import Annotated, Any, Optional
 import typer
 
 from likewise.cli import console
-from likewise.cli.options import Device, EncoderFrom, Json, reads_data_with_ids
+from likewise.cli.options import Device, EncoderFrom, Json, Unknowns, reads_data_with_ids
 from likewise.errors import InputError
 
 
@@ -48,10 +48,7 @@ def migrate(
             help="Labeled items to calibrate and to compare both models on.",
         ),
     ] = None,
-    unknowns: Annotated[
-        Optional[str],  # noqa: UP045
-        typer.Option(metavar="DATA", help="Real unknowns to calibrate with, as calibrate has."),
-    ] = None,
+    unknowns: Unknowns = None,
     allow: Annotated[
         Optional[float],  # noqa: UP045
         typer.Option(
@@ -120,6 +117,12 @@ def migrate(
 def lines_of(done: Any) -> list[str]:
     """A migration in words."""
     lines = [*repr(done).splitlines()]
+    points = done.points.values()
+    if any(each.right is not None and each.threshold_after is not None for each in points):
+        lines.append(
+            "the new thresholds were chosen on the same items, which favors them a little; "
+            "likewise evaluate tells how the new model does on others"
+        )
     if done.mapped_by is not None:
         told = done.mapped_by
         lines.append(

@@ -12,6 +12,15 @@ import typer
 from likewise._parts import MOST_PARTS, ROWS
 
 Model = Annotated[str, typer.Argument(metavar="MODEL", help="Folder of a saved model.")]
+NewModel = Annotated[Path, typer.Option("--out", help="Folder for the model.")]
+Unknowns = Annotated[
+    Optional[str],  # noqa: UP045  typer reads this at run time
+    typer.Option(
+        metavar="DATA",
+        help="Real unknowns, for matching: they give a second threshold, and the stricter of "
+        "both is kept.",
+    ),
+]
 Data = Annotated[
     str,
     typer.Argument(
@@ -22,7 +31,7 @@ Data = Annotated[
     ),
 ]
 Split = Annotated[
-    Optional[str],  # noqa: UP045  typer reads this at run time
+    Optional[str],  # noqa: UP045
     typer.Option(
         help="train, val, test or all, where the data has parts; of in-shop also query or gallery."
     ),

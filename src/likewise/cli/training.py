@@ -123,10 +123,8 @@ def train(
             tell_kept(checkpoint, recipe.epochs)
         raise
     except InputError:
-        if (
-            is_new and checkpoint is not None and is_first_process()
-        ):  # what was refused cannot go on
-            forget(checkpoint)
+        if is_new and checkpoint is not None and is_first_process():
+            forget(checkpoint)  # as what was refused cannot go on
         raise
 
 

@@ -1,12 +1,20 @@
 """The command that makes a model over embeddings made elsewhere: `wrap`."""
 
-from pathlib import Path
 from typing import Annotated, Optional
 
 import typer
 
 from likewise.cli import console
-from likewise.cli.options import DistanceName, GalleryFolder, Id, Json, Label, Labels, Vectors
+from likewise.cli.options import (
+    DistanceName,
+    GalleryFolder,
+    Id,
+    Json,
+    Label,
+    Labels,
+    NewModel,
+    Vectors,
+)
 
 
 # Nothing heavy is imported up here: `likewise --help` must not wait for torch.
@@ -18,7 +26,7 @@ def wrap(
             help="A .csv, .tsv, .parquet, .feather, .arrow, .jsonl, .npz or .npy file.",
         ),
     ],
-    out: Annotated[Path, typer.Option(help="Folder for the model.")],
+    out: NewModel,
     id_: Id = None,
     label: Label = None,
     metadata: Annotated[

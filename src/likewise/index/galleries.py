@@ -10,7 +10,7 @@ from likewise.index._asked import Asked, check_encoder
 from likewise.index._durable.copies import backup, merge
 from likewise.index._durable.folder import InFolder, is_gallery, open_folder
 from likewise.index._milvus.collection import InMilvus, open_collection
-from likewise.index._milvus.options import Connection, Layout, Searched
+from likewise.index._milvus.options import Connection, Layout, Searched, is_file
 from likewise.index.index import Index
 
 
@@ -218,6 +218,11 @@ class MilvusGallery(Index):
         layout = Layout(index_type, index_params, consistency, shards)
         searched = Searched(recall, search_params)
         self._start(open_collection(there, collection, asked, layout, searched))
+
+    @staticmethod
+    def is_file(uri: str | Path) -> bool:
+        """Whether a `uri` names a file that Milvus Lite keeps, not a server."""
+        return is_file(str(uri))
 
     def wait(self) -> None:
         """Until all items are in the index; then measure how an approximate one is searched.

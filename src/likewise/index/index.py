@@ -155,6 +155,11 @@ class Index:
         return self._store.recall
 
     @property
+    def approximate(self) -> str:
+        """Kind of approximate index, where a recall is given."""
+        return self._store.approximate
+
+    @property
     def storage(self) -> str:
         """How embeddings are kept."""
         return self._store.facts.storage

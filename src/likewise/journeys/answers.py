@@ -397,8 +397,11 @@ def _answered(
         "encoder": _encoders(model),
         **facts,
         "known_items": _known(model),
+        "searched": [model.index.recall, model.index.approximate],
         "data": digest_of(source, *(() if names is None else names)),
     }
+    if model.collection is None:
+        model.index.wait()  # or the first parts would be answered by what stands in meanwhile
 
     def encode(side: int, items: Any) -> tuple[Tensor, None]:
         return model.embed(items, queries=True), None

@@ -272,10 +272,10 @@ def _check_can(model: SimilarityModel, precision: str) -> None:
                 f"rule must be one of {', '.join(votes.RULES)} to be exported, got {made.rule!r} "
                 f"of the operating point {name!r}."
             )
-    if model.index.recall is not None:
+    if model.index.recall not in (None, 1):
         raise InputError(
             f"index must be searched exactly to be exported, got recall={model.index.recall}. "
-            "Calibrate with a gallery that is searched exactly."
+            "Give Index or use_gallery recall=1, and calibrate again."
         )
     if not model.has_encoder:
         if precision != "float32":

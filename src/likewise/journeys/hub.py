@@ -48,7 +48,7 @@ def push_to_hub(
     """
     hub = _hub()
     place = Path(folder)
-    if described_in(place).manifest.get("gallery") is not None:
+    if _names_gallery(place):
         raise InputError(
             "model must hold its known items itself to be pushed, got them in a gallery, which "
             "stays here. Save a copy of the model without a gallery, and push that."
@@ -71,7 +71,7 @@ def push_to_hub(
                 folder_path=staged,
                 commit_message=message,
                 allow_patterns=[*FILES, "README.md"],
-                delete_patterns=["*.safetensors", "index-*.json"],
+                delete_patterns=["*.safetensors", "index-*.json", EVALUATION],
             )
         except _refusals(hub) as error:
             raise _refused(name, error, "takes no model") from error
@@ -131,7 +131,16 @@ def from_pretrained(
             f"name must be a model of likewise on the hub, got {str(name)!r}, which holds no "
             f"{MANIFEST}. Look at its page."
         )
+    if options.get("gallery") is None and _names_gallery(Path(folder)):
+        raise ArtifactError(
+            f"name must be a model that holds its known items itself, got {str(name)!r}, which "
+            "names a gallery or a server elsewhere. Give gallery=, one of your own."
+        )
     return load(folder, **options)
+
+
+def _names_gallery(folder: Path) -> bool:
+    return described_in(folder).manifest.get("gallery") is not None
 
 
 def _hub() -> Any:

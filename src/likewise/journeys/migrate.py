@@ -26,13 +26,14 @@ from likewise.data.parts import label_names
 from likewise.embedded import Embedded
 from likewise.errors import ArtifactError, GalleryError, InputError
 from likewise.evaluation.comparison import compare
-from likewise.index import Gallery, Index
+from likewise.index import Gallery, Index, name_of
 from likewise.intervals import Estimate, binomial
 from likewise.journeys.calibration_items import calibrated_on, pairs_of
 from likewise.journeys.embedding_map import EmbeddingMap, fit_map
 from likewise.journeys.migrating_items import (
     Encode,
     Known,
+    Marks,
     as_known,
     by_map,
     by_model,
@@ -49,7 +50,7 @@ from likewise.model.trials import PAIRS
 
 SUFFIX = ".migration"  # of the folder beside the model
 RECORD, LOCK = "migration.json", "migration.lock"
-BEFORE, AFTER, KNOWN = "before", "after", "known"
+BEFORE, AFTER, KNOWN, MARKS = "before", "after", "known", "known.marks"
 FORMAT = 1
 LARGEST = 1 << 22  # bytes of a record
 MOST = 10_000  # known items that are compared where there are no others
@@ -69,7 +70,8 @@ class PointChange:
         to_unknown: Decisions that were accepted before, and are not now; pairs: the same before.
         from_unknown: Decisions that are accepted now, and were not before.
         right: Difference of the shares that are right, after less before, where labels tell;
-            None where they do not.
+            None where they do not. The new threshold was chosen on these items, which favors it a
+            little; to judge the new model, evaluate it on others.
         threshold_before: The threshold of the model before; None where it had none.
         threshold_after: Threshold of the model after; None where there is none.
     """
@@ -203,6 +205,10 @@ class _Workplace:
                 f"{str(self.folder)!r}, and begin again; the model is as it was."
             ) from error
 
+    def forget_marks(self) -> None:
+        """From now on others may write the new gallery."""
+        (self.folder / MARKS).unlink(missing_ok=True)
+
     def write(self, record: _Record) -> None:
         content = msgspec.json.format(msgspec.json.encode(record), indent=1)
         write_whole(self.folder / RECORD, content)
@@ -237,7 +243,8 @@ def migrate(
     Args:
         model: The folder of a saved model, which is replaced. Or a gallery without one: `to` is
             then the folder that is replaced, so that it answers from the gallery's items.
-        to: The model with the new encoder, or its folder. Its own known items play no part.
+        to: The model with the new encoder, or its folder. Its own known items play no part. A
+            model becomes the one after, and its gallery is closed; give the folder to keep it.
         items: The known items: a source as `data.load` takes it, or a dataset. Without, they are
             read by the texts or the files that their metadata tell.
         mapped_on: A sample of items to fit a map from old to new embeddings on, where the known
@@ -333,6 +340,7 @@ def take_back(model: str | Path) -> bool:
         record = workplace.read()
         if record is None:
             raise ArtifactError("migration must have been begun to be taken back, got none.")
+        workplace.forget_marks()
         key = described_in(target).manifest.get("key")
         if key == record.before:
             workplace.write(msgspec.structs.replace(record, stage="back"))
@@ -404,20 +412,32 @@ class _Migrating:
         place = Path(self.record.gallery)
         if isinstance(new.index, Gallery):
             new.index.close()
-        with Gallery(place, distance=new.distance, encoder=new.fingerprint) as staged:
+        like = index if self.old is None else self.old.index
+        searched: dict[str, Any] = {"recall": like.recall, "approximate": like.approximate}
+        with Gallery(
+            place,
+            distance=new.distance,
+            encoder=new.fingerprint,
+            storage=like.storage,
+            **searched,
+        ) as staged:
+            marks = Marks(self.workplace.folder / MARKS, staged)
             for _ in range(ROUNDS):
-                follow(known, staged, encode, progress)
+                follow(known, staged, marks, encode, progress)
                 known = Known(index)
-                if is_followed(known, staged):
+                if is_followed(known, staged, marks):
                     break
                 encode = self._encoder(known, items, fitted)
+            if self.gallery is not None:
+                staged.wait()  # so that an approximate search is trained here, and once
         for each in (new.calibrations, new.class_thresholds, new.probabilities):
             each.clear()
         if self.gallery is None:
-            new.index = _in_memory(place, new)
+            new.index = Index(new.distance, storage=like.storage, **searched)
+            _fill(new.index, place)
             new.gallery = new.collection = None
         else:
-            new.use_gallery(place, read_only=True)
+            new.use_gallery(place, read_only=True, **searched)
         if after is not None:
             _calibrate(asked, new, after, None if unknowns is None else self._opened(new, unknowns))
         if before is not None and after is not None and self.old is not None:
@@ -457,7 +477,8 @@ class _Migrating:
                         "Stop what writes it, and run this again: it goes on from here."
                     ) from error
                 with Gallery(done.gallery or "", read_only=True) as staged:
-                    if not is_followed(Known(writer), staged):
+                    marks = Marks(self.workplace.folder / MARKS, staged)
+                    if not is_followed(Known(writer), staged, marks):
                         raise GalleryError(
                             f"gallery must stay as it is while it is switched, got "
                             f"{self.gallery!r}, which was changed. Run this again: it goes on "
@@ -473,6 +494,7 @@ class _Migrating:
                 ),
             )
         self._note(stage="switched")
+        self.workplace.forget_marks()
         return dataclasses.replace(done, switched=True)
 
     def _start(self, *, fresh: bool) -> None:
@@ -481,16 +503,16 @@ class _Migrating:
         part = copy.with_name(f"{BEFORE}.part")
         shutil.rmtree(part, ignore_errors=True)
         self.seen = copy_model(self.target, part)
-        shutil.rmtree(copy, ignore_errors=True)
-        os.rename(part, copy)
-        if fresh:  # mapping takes seconds, and another map would not go with what is there
-            shutil.rmtree(self.record.gallery, ignore_errors=True)
-        self._note(
+        self._note(  # first, or `take_back` would take the new copy for the one before it
             stage="filling",
             before=self.seen.manifest["key"],
             after=None,
             seen_from=os.path.realpath(self.target),
         )
+        shutil.rmtree(copy, ignore_errors=True)
+        os.rename(part, copy)
+        if fresh:  # mapping takes seconds, and another map would not go with what is there
+            shutil.rmtree(self.record.gallery, ignore_errors=True)
 
     def _note(self, **changes: Any) -> None:
         self.record = msgspec.structs.replace(self.record, **changes)
@@ -654,12 +676,18 @@ def _begun(
             f"model must not be within a migration to another encoder, got "
             f"{str(workplace.folder)!r}. Go on with that one, or remove the folder."
         )
+    place = _place_of(workplace, gallery, encoder, way)
+    if gallery is not None and os.path.realpath(gallery) == os.path.realpath(place):
+        raise InputError(
+            f"to must have another encoder than the items of the gallery {gallery!r}, got the "
+            "same. There is nothing to migrate."
+        )
     return _Record(
         FORMAT,
         likewise.__version__,
         encoder,
         way,
-        str(_place_of(workplace, gallery, encoder, way)),
+        str(place),
         "filling",
         key,
         None,
@@ -681,8 +709,7 @@ def _naming_aside() -> Iterator[None]:
         ) from error
 
 
-def _in_memory(place: Path, new: SimilarityModel) -> Index:
-    index = Index(new.distance)
+def _fill(index: Index, place: Path) -> None:
     with Gallery(place, read_only=True) as staged:
         index.name_classes(staged.class_names)
         index.add(
@@ -692,7 +719,6 @@ def _in_memory(place: Path, new: SimilarityModel) -> Index:
             metadata=staged.metadata(staged.ids),
             payloads=staged.payloads(staged.ids),
         )
-    return index
 
 
 def _calibrate(asked: _Asked, new: SimilarityModel, aside: Embedded, unknowns: Any) -> None:
@@ -732,6 +758,9 @@ def _compared(
     """Every operating point, decided by both models."""
     found = {}
     truth = label_names(both[0])
+    labels = old.index.labels
+    codes = torch.unique(labels[labels >= 0]).tolist()
+    known = {name_of(code, old.class_names, "") for code in codes}
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # of a guarantee outgrown, which each match tells
         for name, made in old.calibrations.items():
@@ -752,13 +781,13 @@ def _compared(
                 each.match(items, point=name).names
                 for each, items in zip((old, new), both, strict=True)
             ]
-            found[name] = _of_names(names, truth, set(old.class_names), thresholds)
+            found[name] = _of_names(names, truth, known, thresholds)
         if all(made.rule == PAIRS for made in old.calibrations.values()):
             near = [
                 each.lookup(items, k=1).names for each, items in zip((old, new), both, strict=True)
             ]
             names = [[row[0] for row in side] for side in near]
-            found["lookup"] = _of_names(names, truth, set(old.class_names), (None, None))
+            found["lookup"] = _of_names(names, truth, known, (None, None))
     return found
 
 

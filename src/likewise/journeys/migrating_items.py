@@ -1,5 +1,7 @@
 """Known items in another gallery, embedded by another encoder: filled, and followed until equal."""
 
+import hashlib
+import json
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
@@ -10,6 +12,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from likewise import data as sources
+from likewise._files import write_whole
 from likewise.data.parts import ids_of, paths_of
 from likewise.embedded import Embedded
 from likewise.encoders import takes_texts
@@ -32,14 +35,68 @@ class Known:
 
     def __init__(self, index: Index) -> None:
         self.index = index
-        self.ids = index.ids
-        self.class_names = index.class_names
-        self.labels = index.labels[: len(self.ids)]
+        is_whole = False
+        while not is_whole:  # another process may write between two of these
+            self.ids = index.ids
+            self.class_names = index.class_names
+            self.labels = index.labels[: len(self.ids)]
+            self.embeddings = index.embeddings[: len(self.ids)]
+            is_whole = np.array_equal(index.ids[: len(self.ids)], self.ids)
         self.metadata = index.metadata(self.ids) if len(self.ids) else []
+        self.marks = {
+            key_of(id_): _mark(embedding, facts)
+            for id_, embedding, facts in zip(
+                self.ids.tolist(), self.embeddings.numpy(), self.metadata, strict=True
+            )
+        }
 
     def column(self, name: str) -> list[Any]:
         """What each item's metadata has under a name; None without."""
         return [facts.get(name) for facts in self.metadata]
+
+
+class Marks:
+    """What each item was when it was put into another gallery, in a file that lasts.
+
+    An id alone does not tell: another item may have been put under it since.
+
+    Args:
+        path: The file.
+        staged: The other gallery. Marks of a gallery that was there before are forgotten.
+    """
+
+    def __init__(self, path: Path, staged: Gallery) -> None:
+        self.path = path
+        head = staged.key.encode()
+        content = path.read_bytes() if path.exists() else b""
+        rows = content.removeprefix(head) if content.startswith(head) else b""
+        rows = rows[: len(rows) // 16 * 16]  # a kill may have cut off the last
+        self._of = dict(np.frombuffer(rows, dtype="<i8").reshape(-1, 2).tolist())
+        write_whole(path, head + rows)
+
+    def put(self, marks: dict[int, int]) -> None:
+        """Keep these; called before the items are put, so that no item is there without."""
+        with self.path.open("ab") as file:
+            file.write(np.array([*marks.items()], dtype="<i8").tobytes())
+        self._of |= marks
+
+    def has(self, known: Known, key: int) -> bool:
+        """Whether an item is still what it was when it was put."""
+        return key in self._of and self._of[key] == known.marks.get(key)
+
+
+def key_of(id_: Any) -> int:
+    """A number that stands for an id."""
+    return _number(repr(id_).encode())
+
+
+def _mark(embedding: np.ndarray[Any, Any], facts: dict[str, Any]) -> int:
+    return _number(json.dumps(facts, sort_keys=True).encode() + embedding.tobytes())
+
+
+def _number(content: bytes) -> int:
+    digest = hashlib.blake2b(content, digest_size=8).digest()
+    return int.from_bytes(digest, "little", signed=True)
 
 
 def rows_in(
@@ -100,7 +157,13 @@ def kept_source(model: SimilarityModel, known: Known) -> Any:
     return told
 
 
-def follow(known: Known, staged: Gallery, encode: Encode, progress: Progress | None = None) -> bool:
+def follow(
+    known: Known,
+    staged: Gallery,
+    marks: Marks,
+    encode: Encode,
+    progress: Progress | None = None,
+) -> bool:
     """Make a gallery hold the same items as another, each under its id; whether any was missing.
 
     What is there already stays, so that an interrupted call goes on where it was.
@@ -108,6 +171,7 @@ def follow(known: Known, staged: Gallery, encode: Encode, progress: Progress | N
     Args:
         known: The items that it shall hold.
         staged: The gallery; nobody else may write it.
+        marks: What the items were that it holds.
         encode: Gives the embeddings of items that it lacks.
         progress: Called as progress(done, total) while encoding.
     """
@@ -115,14 +179,17 @@ def follow(known: Known, staged: Gallery, encode: Encode, progress: Progress | N
         staged.name_classes(known.class_names)
     there = staged.ids.tolist() if len(staged) else []
     wanted = known.ids.tolist()
-    place = {id_: row for row, id_ in enumerate(wanted)}
-    stays = [id_ for id_ in there if id_ in place]
-    # An item that was put anew stands behind all others, so order tells what may have changed.
-    same = next(
-        (at for at, (a, b) in enumerate(zip(stays, wanted, strict=False)) if a != b), len(stays)
-    )
-    stays = stays[:same]
-    gone = [id_ for id_ in there if id_ not in set(stays)]
+    # An item that was put anew stands behind all others, so those that stay are the first.
+    place = {id_: row for row, id_ in enumerate(there)}
+    same, last = 0, -1
+    for id_ in wanted:
+        row = place.get(id_, -1)
+        if row <= last or not marks.has(known, key_of(id_)):
+            break
+        same, last = same + 1, row
+    stays = wanted[:same]
+    kept = set(stays)
+    gone = [id_ for id_ in there if id_ not in kept]
     if gone:
         staged.remove(gone)
     _relabel(known, staged, stays)
@@ -130,6 +197,8 @@ def follow(known: Known, staged: Gallery, encode: Encode, progress: Progress | N
     for start in range(same, total, CHUNK):
         rows = np.arange(start, min(start + CHUNK, total))
         embeddings, prints = encode(rows)
+        keys = [key_of(id_) for id_ in wanted[start : start + CHUNK]]
+        marks.put({key: known.marks[key] for key in keys})
         staged.add(
             embeddings,
             labels=_codes(known, staged, rows),
@@ -142,14 +211,16 @@ def follow(known: Known, staged: Gallery, encode: Encode, progress: Progress | N
     return bool(gone) or same < total
 
 
-def is_followed(known: Known, staged: Gallery) -> bool:
+def is_followed(known: Known, staged: Gallery, marks: Marks) -> bool:
     """Whether a gallery holds the same items with the same labels, in the same order."""
     if len(staged) != len(known.ids):
         return False
     if not len(staged):
         return True
     names = [_names(known.class_names, known.labels), _names(staged.class_names, staged.labels)]
-    return staged.ids.tolist() == known.ids.tolist() and names[0] == names[1]
+    if staged.ids.tolist() != known.ids.tolist() or names[0] != names[1]:
+        return False
+    return all(marks.has(known, key) for key in known.marks)
 
 
 def by_model(
@@ -209,7 +280,7 @@ def as_known(
 
 def by_map(known: Known, mapped: Callable[[Tensor], Tensor], *, keeps_prints: bool) -> Encode:
     """Maps the embeddings of known items."""
-    embeddings = known.index.embeddings
+    embeddings = known.embeddings
     prints = known.column("fingerprint")
 
     def encode(some: np.ndarray[Any, Any]) -> tuple[Tensor, list[int] | None]:

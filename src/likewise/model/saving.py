@@ -19,7 +19,7 @@ from likewise.calibration import Calibration, ClassThresholds, CrossFit
 from likewise.calibration.cross_fit import TENSORS
 from likewise.distances import Distance
 from likewise.errors import ArtifactError, InputError
-from likewise.index import Gallery, Index
+from likewise.index import Gallery, Index, MilvusGallery
 from likewise.matching import RULES, Rule
 from likewise.model import rebuilding
 from likewise.model.folders import (
@@ -99,17 +99,20 @@ class Contents:
 class Place(msgspec.Struct, forbid_unknown_fields=True, frozen=True):
     """Where a gallery is: as seen from the model's folder, and from anywhere.
 
-    In Milvus that is the address of the server, or a file, and the collection there.
+    In Milvus that is the address of the server, or a file, and the collection there. What a
+    lookup in a folder shall find, `Gallery` does not keep.
     """
 
     absolute: _Text
     relative: _Text | None = None
     key: str | None = None
     collection: _Text | None = None
+    recall: Annotated[float, msgspec.Meta(ge=0, le=1)] | None = None
+    approximate: Literal["IVF", "HNSW", "RaBitQ"] = "IVF"
 
     def found(self, folder: Path) -> str | None:
         """The gallery's path, the one beside the model first; None where neither is one."""
-        if "://" in self.absolute:
+        if not MilvusGallery.is_file(self.absolute):
             return self.absolute  # whether a server answers, only asking it tells
         is_there = Gallery.is_at if self.collection is None else os.path.exists
         beside = None if self.relative is None else os.path.realpath(folder / self.relative)
@@ -248,7 +251,8 @@ def _described(contents: Contents, folder: Path) -> tuple[dict[str, Any], dict[s
     described = rebuilding.describe(contents.encoder)
     place = contents.place
     if place is not None:
-        relative = None if "://" in place.absolute else _relative(place.absolute, folder)
+        is_file = MilvusGallery.is_file(place.absolute)
+        relative = _relative(place.absolute, folder) if is_file else None
         place = msgspec.structs.replace(place, relative=relative)
     manifest = {
         "likewise": likewise.__version__,
@@ -334,7 +338,8 @@ def _units(manifest: Mapping[str, Any], files: Mapping[str, Part], folder: Path)
     gallery = manifest.get("gallery")
     if gallery is not None:  # a folder that was moved with its gallery is unchanged
         place = msgspec.convert(gallery, Place)
-        units[_INDEX][0] = [place.found(folder) or place.absolute, place.collection]
+        searched = [place.recall, place.approximate]
+        units[_INDEX][0] = [place.found(folder) or place.absolute, place.collection, *searched]
     for kind in _BY_POINT:
         for point, made in manifest[kind].items():
             units.setdefault(_point(point), {})[kind] = made

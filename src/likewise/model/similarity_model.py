@@ -269,6 +269,7 @@ class SimilarityModel:
         path: str | Path,
         *,
         recall: float | None = None,
+        approximate: str | None = None,
         read_only: bool = False,
         adopt: bool = False,
     ) -> Gallery:
@@ -279,15 +280,21 @@ class SimilarityModel:
 
         Args:
             path: its folder.
-            recall: see `Gallery`.
+            recall: The share of the true nearest that a lookup shall find, see `Gallery`; 1 for
+                exact search, None for what the index in use has. Saved with the model.
+            approximate: What searches then, likewise.
             read_only: look things up in a gallery that another process may write.
             adopt: take over a gallery of embeddings whose encoder is not told, as they are this
                 model's; which is not checked.
         """
         place = os.path.realpath(path)
+        recall = self.index.recall if recall is None else recall
+        approximate = approximate or self.index.approximate
         if place == self.gallery:
             self.index.close()  # else the folder would stay locked
-        self.index = self._opened_gallery(place, recall, read_only=read_only, adopt=adopt)
+        self.index = self._opened_gallery(
+            place, recall, approximate, read_only=read_only, adopt=adopt
+        )
         self._moved_to(place, None)
         return self.index
 
@@ -302,7 +309,7 @@ class SimilarityModel:
             token: likewise. It is not saved with the model; give it to `load` again.
             options: What else `MilvusGallery` takes, such as `index_type` and `recall`.
         """
-        place = os.path.realpath(uri) if "://" not in str(uri) else str(uri)
+        place = os.path.realpath(uri) if MilvusGallery.is_file(uri) else str(uri)
         opened_there = MilvusGallery(
             place,
             collection=collection,
@@ -321,7 +328,7 @@ class SimilarityModel:
         return self.index
 
     def _opened_gallery(
-        self, place: str, recall: float | None, *, read_only: bool, adopt: bool
+        self, place: str, recall: float | None, approximate: str, *, read_only: bool, adopt: bool
     ) -> Gallery:
         own = self.fingerprint
         is_new = not Gallery.is_at(place)
@@ -330,6 +337,7 @@ class SimilarityModel:
             distance=self.distance,
             encoder=own if is_new else None,
             recall=recall,
+            approximate=approximate,
             read_only=read_only and not adopt,
         )
         try:
@@ -341,7 +349,7 @@ class SimilarityModel:
             raise
         if adopt and read_only:
             gallery.close()
-            return self._opened_gallery(place, recall, read_only=True, adopt=False)
+            return self._opened_gallery(place, recall, approximate, read_only=True, adopt=False)
         return gallery
 
     def _moved_to(self, place: str, collection: str | None) -> None:
@@ -856,7 +864,12 @@ class SimilarityModel:
         """
         place = None
         if self.gallery is not None:
-            place = saving.Place(self.gallery, key=self._gallery_key, collection=self.collection)
+            searched: dict[str, Any] = {}  # Milvus keeps that itself
+            if self.collection is None:
+                searched = {"recall": self.index.recall, "approximate": self.index.approximate}
+            place = saving.Place(
+                self.gallery, key=self._gallery_key, collection=self.collection, **searched
+            )
         contents = saving.Contents(
             encoder=self.encoder,
             distance=self.distance,
@@ -1016,6 +1029,12 @@ def load(
     if opened is not None and without_encoder:
         model.index = Gallery(opened, distance=model.distance, read_only=True)
     elif opened is not None:
-        model.use_gallery(opened, read_only=read_only is not False)
+        searched = contents.place or saving.Place(opened)
+        model.use_gallery(
+            opened,
+            recall=searched.recall,
+            approximate=searched.approximate,
+            read_only=read_only is not False,
+        )
         model._may_write_gallery = read_only is None
     return model

@@ -1,5 +1,6 @@
 """Which batches `fit` draws, and what encoder and loss make of one."""
 
+import zlib
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any, NamedTuple, TypeGuard
 
@@ -26,6 +27,7 @@ from likewise.data import (
 from likewise.encoders import SiameseNet, TripletNet, TwoTowers
 from likewise.errors import InputError
 from likewise.samplers import BalancedBatchSampler, ShuffledBatchSampler
+from likewise.training.processes import Processes, share_of
 
 SIDES_PER_BATCH = 64  # pairs, triplets or items in views, if no batch_sampler says otherwise
 
@@ -91,12 +93,48 @@ class StreamLoader:
         return len(self.stream)
 
     def __iter__(self) -> Iterator[Batch]:
-        for items, labels in self.stream:
-            there = items.to(self.device) if isinstance(items, Tensor) else items
-            yield Batch(there, labels.to(self.device))
+        yield from map(self.placed, self.stream)
+
+    def placed(self, batch: Batch) -> Batch:
+        """A batch on the device."""
+        items, labels = batch
+        there = items.to(self.device) if isinstance(items, Tensor) else items
+        return Batch(there, labels.to(self.device))
 
     def set_epoch(self, epoch: int) -> None:
         """Nothing, as a stream goes on where it was."""
+
+
+class DividedStream(StreamLoader):
+    """The share that one process has of each batch of a stream, all of which every process reads.
+
+    Args:
+        stream: The stream, which gives the same items in every process.
+        device: Device of the batches.
+        processes: The processes.
+    """
+
+    reads_apart = False
+    unlike = (
+        "data must be the same stream in every process, got other classes in some. Give each the "
+        "whole stream, in one order: fit divides its batches."
+    )
+
+    def __init__(self, stream: BalancedStream, device: torch.device, processes: Processes) -> None:
+        super().__init__(stream, device)
+        self.processes = processes
+        self._drawn = 0
+
+    def __iter__(self) -> Iterator[Batch]:
+        for items, labels in self.stream:
+            names = [self.stream.class_names[code] for code in labels.tolist()]
+            self._drawn = zlib.crc32("\0".join(names).encode(), zlib.crc32(labels.numpy().data))
+            mine = share_of(len(labels), self.processes)
+            yield self.placed(Batch(items[mine], labels[mine]))
+
+    def of_next(self) -> int:
+        """A checksum of the labels of the whole batch that came last."""
+        return self._drawn
 
 
 class Step(NamedTuple):

@@ -1,8 +1,9 @@
 """Embeddings of a large batch, made a chunk at a time, so that only the loss sees all of it."""
 
 import math
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager, contextmanager, nullcontext
+from functools import partial
 from typing import Any
 
 import torch
@@ -112,7 +113,8 @@ class _Encoded(torch.autograd.Function):
         devices = _devices(encoder)
         states = []
         whole: list[Tensor] = []
-        with _one_update(encoder) as turn:
+        precise = _precision(encoder)
+        with _one_update(encoder) as turn, precise():
             for place in rows:
                 states.append(_random_state(devices))
                 part = [_of(side, place) for side in inputs]
@@ -123,7 +125,7 @@ class _Encoded(torch.autograd.Function):
                 for all_rows, each in zip(whole, made, strict=True):
                     all_rows[place] = each
         ctx.chunks, ctx.encoder, ctx.inputs, ctx.rows = chunks, encoder, inputs, rows
-        ctx.states, ctx.devices = states, devices
+        ctx.states, ctx.devices, ctx.precise = states, devices, precise
         # A batch norm changes its statistics without a new version.
         ctx.changing = [
             buffer
@@ -137,12 +139,17 @@ class _Encoded(torch.autograd.Function):
     @once_differentiable
     def backward(ctx: Any, *slopes: Tensor | None) -> tuple[None, ...]:
         encoder, firsts = ctx.encoder, ctx.saved_tensors
+        if ctx.inputs is None:
+            raise InputError(
+                "embeddings in chunks must be gone back through once, got a second backward. "
+                "Encode the batch again, or whole."
+            )
         left = _random_state(ctx.devices)
         buffers = [(buffer, buffer.clone()) for buffer in ctx.changing]
         lengths, deviations = [], []
         for place, state in zip(ctx.rows, ctx.states, strict=True):
             _set_random_state(state, ctx.devices)
-            with torch.enable_grad():
+            with torch.enable_grad(), ctx.precise():
                 again = encoder(*(_of(side, place) for side in ctx.inputs))
             again = again if isinstance(again, tuple) else (again,)
             for first, each in zip(firsts, again, strict=True):
@@ -252,6 +259,17 @@ def _tuple_of(made: Any, part: Sequence[Any]) -> tuple[Tensor, ...]:
             f"{told}. Leave chunk out, or return a tensor with a row for each."
         )
     return each
+
+
+def _precision(encoder: nn.Module) -> Callable[[], AbstractContextManager[Any]]:
+    """What brings mixed precision back as it is now.
+
+    Weights that were cast are not kept meanwhile, as those of the first encoding have no gradient.
+    """
+    kind = next((weight.device.type for weight in encoder.parameters()), "cpu")
+    if not torch.is_autocast_enabled(kind):
+        return nullcontext
+    return partial(torch.autocast, kind, torch.get_autocast_dtype(kind), cache_enabled=False)
 
 
 def _devices(encoder: nn.Module) -> list[int]:

@@ -77,7 +77,7 @@ class Guard:
             where = f"batch {first + 1} of epoch {epoch}"
             if int(broken.sum()) > 1:
                 where += f", the first of {int(broken.sum())} such batches"
-        elif self._weights_broke():
+        elif not bool(everywhere(torch.tensor(not self._weights_broke()).to(torch.uint8))):
             name, where = "weights", f"epoch {epoch}"
         else:
             return

@@ -31,6 +31,7 @@ from likewise.errors import InputError
 from likewise.training import settings
 from likewise.training.batch_norm import averaged, synchronized
 from likewise.training.batches import (
+    DividedStream,
     StreamLoader,
     batch_loss,
     default_batches,
@@ -47,7 +48,6 @@ from likewise.training.processes import (
     Processes,
     is_known_to_all,
     known_to_all,
-    of_stream,
     placed,
     told_count,
 )
@@ -234,8 +234,10 @@ def fit(
     generator = torch.Generator()
     processes = Processes()
     loader: Any
-    divided: Divided | None = None
-    if streamed is not None:
+    divided: Divided | DividedStream | None = None
+    if streamed is not None and processes.count > 1:
+        loader = divided = DividedStream(streamed, accelerator.device, processes)
+    elif streamed is not None:
         loader = StreamLoader(streamed, accelerator.device)
     else:
         divided = Divided(batch_sampler, processes) if processes.count > 1 else None
@@ -464,7 +466,7 @@ class _Run(NamedTuple):
     clip_gradients: float | None
     encoded: Callable[..., Any]
     processes: Processes
-    divided: Divided | None
+    divided: Divided | DividedStream | None
     views: int
 
 
@@ -494,7 +496,7 @@ def _epoch(
 
     number = 0
     weights = [*run.encoder.parameters(), *run.loss.parameters()]
-    here = processes.batches(_workers.batches(_shared(run)), run.divided)
+    here = processes.batches(_workers.batches(run.loader), run.divided)
     for number, (batch, rows) in enumerate(here, start=1):
         with sharing(share(processes, rows, run.views)):
             compare: Any = run.loss if processes.count == 1 else Parted(run.loss)
@@ -545,12 +547,6 @@ def _epoch(
         "learning_rate": learning_rate,
         "seconds": time.perf_counter() - started,
     }
-
-
-def _shared(run: _Run) -> Any:
-    if isinstance(run.loader, StreamLoader) and run.processes.count > 1:
-        return of_stream(run.loader, run.processes)
-    return run.loader
 
 
 def _means(

@@ -7,7 +7,7 @@ import os
 import zlib
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from datetime import timedelta
 from typing import Any, TypeVar
 
@@ -227,8 +227,12 @@ class Processes:
                 for gradient, part in zip(some, parts, strict=True):
                     gradient.copy_(part.view_as(gradient))
 
-    def batches(self, loader: Iterable[Any], drawn: "Divided | None") -> Iterator[Any]:
+    def batches(self, loader: Iterable[Any], drawn: Any) -> Iterator[Any]:
         """The shares of batches that are loaded here, each with the rows of all processes.
+
+        Args:
+            loader: Gives this process's shares.
+            drawn: What divides the batches, such as `Divided`; None on one process.
 
         Yields:
             A batch and the number of its rows on each process.
@@ -244,12 +248,13 @@ class Processes:
         while True:
             batch, failed = None, None
             try:
-                with self.own_chance():
+                # What is read alike by all must be drawn alike.
+                with self.own_chance() if drawn.reads_apart else nullcontext():
                     batch = next(iterator, None)
             except BaseException as error:
                 failed = error
             rows = 0 if batch is None else rows_of(batch)
-            of_whole = drawn.of_next() if drawn is not None and batch is not None else 0
+            of_whole = 0 if batch is None else drawn.of_next()
             every = self.numbers(-1 if failed is not None else rows, of_whole, _random_key())
             if failed is not None:
                 raise known_to_all(failed)
@@ -262,12 +267,7 @@ class Processes:
                         )
                     )
             if len({whole for _, whole, _ in every}) > 1 or len({n > 0 for n, *_ in every}) > 1:
-                raise known_to_all(
-                    InputError(
-                        "batch_sampler must draw the same batches in every process, got others in "
-                        "some. Let its random numbers come from a seed."
-                    )
-                )
+                raise known_to_all(InputError(drawn.unlike))
             if batch is None:
                 return
             if len({key for *_, key in every}) > 1:  # one drew more often than another
@@ -327,6 +327,12 @@ class Divided(Sampler[list[int]]):
         InputError: When gone through, if a batch has fewer items than there are processes.
     """
 
+    reads_apart = True
+    unlike = (
+        "batch_sampler must draw the same batches in every process, got others in some. Let its "
+        "random numbers come from a seed."
+    )
+
     def __init__(self, sampler: Any, processes: Processes) -> None:
         self.drawing = sampler
         self.processes = processes
@@ -369,13 +375,6 @@ def share_of(rows: int, processes: Processes) -> slice:
     each, more = divmod(rows, processes.count)
     first = processes.rank * each + min(processes.rank, more)
     return slice(first, first + each + (processes.rank < more))
-
-
-def of_stream(batches: Iterable[Any], processes: Processes) -> Iterator[Any]:
-    """This process's share of each batch of a stream, which every process goes through."""
-    for batch in batches:
-        mine = share_of(len(batch.labels), processes)
-        yield batch._replace(items=batch.items[mine], labels=batch.labels[mine])
 
 
 def placed(loader: Any, device: torch.device) -> Any:

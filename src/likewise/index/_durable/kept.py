@@ -29,18 +29,19 @@ _FORMAT = 1
 
 def write_kept(folder: Path, now: Snapshot) -> None:
     """Put the file in place, whole, unless it is there; where it cannot be, it is left out."""
-    lists = now.searching.lists
-    if lists is None or not lists.effort or _holds_nearly(folder, now, lists):
-        return
-    rows = lists.now.numpy()
-    positions = np.where(rows >= 0, now.positions[rows.clip(min=0)], -1)
-    inside = written(lists.inside)
+    with now.searching.trained_lists() as lists:
+        if lists is None or not lists.effort or _holds_nearly(folder, now, lists):
+            return
+        rows = lists.now.numpy()
+        positions = np.where(rows >= 0, now.positions[rows.clip(min=0)], -1)
+        inside = written(lists.inside)
+        tail = _tail(now, lists, inside, positions)
     part = folder / f"{KEPT}.part"
     try:
         with part.open("wb") as file:
             file.write(inside)
             file.write(positions.tobytes())
-            file.write(_tail(now, lists, inside, positions))
+            file.write(tail)
         os.replace(part, folder / KEPT)  # whoever has mapped the one before keeps it
     except OSError:
         with suppress(OSError):
@@ -66,7 +67,7 @@ def read_kept(folder: Path, now: Snapshot) -> None:
     if not at or not np.array_equal(np.sort(rows[rows >= 0]), np.arange(at)):
         return
     inside = read_inside(told["kind"], str(path))
-    if inside.index.ntotal != count:
+    if inside.index.ntotal != count or _told(path) != told:  # replaced since it was looked at
         return
     lists = Trained(by_name(now.facts.distance), inside, rows, rows=at, trained_on=told["size"])
     lists.effort, lists.recall, lists.asked = told["effort"], told["recall"], told["asked"]

@@ -299,6 +299,7 @@ class InMilvus:
                 index_type=layout.index_type or "FLAT",
                 index_params=layout.built_with(),
             )
+            self._forget_tuned()  # what was measured is of the other index
             if kept.dimension is not None:
                 metric = METRICS[self.distance]
                 try:
@@ -308,7 +309,10 @@ class InMilvus:
                         self.collections.reindex(metric, now.facts.layout)
                     raise
             self._remember(kept, now.class_names)
-            self._tuned = None
+
+    def _forget_tuned(self) -> None:
+        self.collections.put_tuned({})
+        self._tuned = None
 
     def settle(self) -> None:
         """Return when all items are in the index, and how that is searched is measured."""
@@ -364,6 +368,8 @@ class InMilvus:
 
     def clear(self, now: CollectionView) -> None:
         """Forget all items."""
+        if now.facts.index_type not in EXACT:
+            self._forget_tuned()  # others will come
         self._remember(now.facts, now.class_names)
         dimension = now.facts.dimension or 1
         self.collections.make_items(dimension, METRICS[self.distance], now.facts.layout)

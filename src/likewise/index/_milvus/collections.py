@@ -18,7 +18,7 @@ from likewise._checks import check_format
 from likewise.distances import COSINE, EUCLIDEAN, INNER_PRODUCT, SQUARED_EUCLIDEAN, Distance
 from likewise.errors import GalleryError, MissingExtra
 from likewise.index._durable.checksums import keys_of
-from likewise.index._milvus.options import WAIT, Connection, Layout
+from likewise.index._milvus.options import WAIT, Connection, Layout, is_file
 
 METRICS: dict[Distance, str] = {
     COSINE: "COSINE",
@@ -238,7 +238,7 @@ class Collections:
                 time.sleep(0.2)
             # What is searched follows what is built.
             client.load_collection(self.name, timeout=self._long)
-            if "://" in self.connection.uri:  # Milvus Lite loads at once, and never says so
+            if not is_file(self.uri):  # Milvus Lite loads at once, and never says so
                 self._client.refresh_load(self.name, timeout=self._long)
 
     def count(self, expression: str = "") -> int:

@@ -4,12 +4,14 @@ import json
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
+from urllib.parse import urlparse
 
 from likewise._checks import check_at_least, check_choice, check_count, check_rate
 from likewise.errors import InputError, InputTypeError
 
 EXACT = ("FLAT", "GPU_BRUTE_FORCE")  # index types that look at every item
 CONSISTENCY = ("Strong", "Session", "Bounded", "Eventually")
+SCHEMES = ("http", "https", "tcp", "unix")  # of a server
 MOST_SHARDS = 16
 WAIT = 600.0  # seconds that the server may take to build or load an index, at least
 RECALL = 0.99  # of an approximate index where none is asked for
@@ -49,6 +51,16 @@ _DEFAULTS: dict[str, dict[str, Any]] = {
     "IVF_FLAT": {"nlist": 1024},
     "IVF_SQ8": {"nlist": 1024},
 }
+
+
+def is_file(uri: str) -> bool:
+    """Whether Milvus Lite keeps the items in a file; by the rule of pymilvus.
+
+    Example:
+        >>> is_file("known.db"), is_file("http://host:19530")
+        (True, False)
+    """
+    return urlparse(uri).scheme.lower() not in SCHEMES
 
 
 @dataclass(frozen=True)

@@ -1,6 +1,8 @@
 """Search that is exact for small galleries and nearly so, but much faster, for large ones."""
 
 import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any
 
 import numpy as np
@@ -107,10 +109,11 @@ class Search:
             with self._lock:
                 self._take_over()
 
-    @property
-    def lists(self) -> "Trained | None":
-        """What was trained, to be kept."""
-        return self._lists
+    @contextmanager
+    def trained_lists(self) -> Iterator["Trained | None"]:
+        """What was trained, to be kept; meanwhile nothing is looked up or put in."""
+        with self._lock:
+            yield self._lists
 
     def take(self, lists: "Trained", stored: Tensor) -> None:
         """Search by what was trained before, of rows of which these are the first or all."""
@@ -118,7 +121,9 @@ class Search:
         if recall is None or self._approximate != lists.inside.kind:
             return
         if lists.asked != recall:
-            lists.tune(stored, torch.randperm(lists.rows)[:SAMPLE], recall)
+            generator = torch.Generator().manual_seed(0)
+            sample = torch.randperm(lists.rows, generator=generator)[:SAMPLE]
+            lists.tune(stored, sample, recall)
         with self._lock:
             self._lists, self._tried = lists, lists.trained_on
 
