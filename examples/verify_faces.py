@@ -30,13 +30,14 @@ of whom trained and ten judged. Each finished run is kept in --out and not run a
 """
 
 import argparse
+import functools
 import io
 import itertools
 import json
 import os
 import time
 import zipfile
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -48,13 +49,15 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
 import likewise as lw
-from likewise.encoders import OverViews, SideBySide
+from likewise.encoders import OverViews, SideBySide, Whitening
 from likewise.normalization import AdaptiveNorm
 
 HOME = Path(os.environ.get("LIKEWISE_DATA", "../shared/data")) / "att-faces" / "att_faces.zip"
 FEATURES = Path("out/verify-faces/features.safetensors")
+VIEW_FEATURES = FEATURES.with_name("features-of-views.safetensors")
 Embed = Callable[[lw.data.Dataset], Tensor]
 Method = tuple[Embed, lw.distances.Distance]  # what compares two photographs
+Made = Callable[[tuple[Any, ...], list[str]], Method]  # of a choice and of people
 
 LAYERS = (16, "pool", 32, "pool", 64, "pool", 128, "pool")
 AUGMENT = lw.augment.Augment(
@@ -70,6 +73,10 @@ AUGMENT = lw.augment.Augment(
 ENCODERS = 5
 WEIGHT = 2.0  # of the pixels, next to five embeddings of unit length
 NEAREST = 0.6  # share of the cohort that a distance is compared with
+FEW = 3  # encoders beside the pretrained network; one where a choice is made
+QUARTER = 4  # of the sides of what the pretrained network sees, the others see
+# Of "together": whether features are whitened, weights of the trained and of the pixels, AS-norm.
+CHOICES = list(itertools.product((False, True), (0.0, 0.5, 1.0), (0.0, 0.5, 1.0), (None, NEAREST)))
 
 
 def photographs(size: tuple[int, int]) -> lw.data.ArrayDataset:
@@ -161,9 +168,7 @@ def trained_on(people: lw.data.Dataset, seed: int) -> tuple[lw.SimilarityModel, 
 def pretrained(train: list[str], seed: int) -> tuple[Method, float, dict[str, Any]]:
     """A network for photographs; halves of the training people choose what goes with it."""
     faces = photographs((56, 46))
-    pixels = lw.data.items(faces)
-    pixels = nn.functional.normalize((pixels - pixels.mean(dim=(1, 2, 3), keepdim=True)).flatten(1))
-    features = photograph_features()
+    pixels, features = unit_pixels(faces), photograph_features()
 
     def made(choice: tuple[Any, ...], people: list[str]) -> Method:
         is_white, weight, nearest = choice
@@ -171,26 +176,122 @@ def pretrained(train: list[str], seed: int) -> tuple[Method, float, dict[str, An
         found = features
         if is_white:
             some = features[cohort.source_indices]
-            found = lw.encoders.Whitening.fit(some, cohort.labels, shrinkage=1.0)(features)
-        whole = torch.cat([found.detach(), weight * pixels], dim=1)
-        if nearest is None:
-            return lambda data: whole[data.source_indices], lw.distances.COSINE
-        known = whole[cohort.source_indices]
-        norm = AdaptiveNorm(known, lw.distances.COSINE, nearest=round(nearest * len(known)))
-        return lambda data: whole[data.source_indices], norm.as_distance()
+            found = Whitening.fit(some, cohort.labels, shrinkage=1.0)(features).detach()
+        return compared(torch.cat([found, weight * pixels], dim=1), cohort, nearest)
 
+    choices = itertools.product((False, True), (0.0, 0.5, 1.0), (None, NEAREST))
+    best, found = chosen(train, seed, choices, made)
+    return made(best, train), found.threshold, {"chosen": list(best)}
+
+
+def together(train: list[str], seed: int) -> tuple[Method, float, dict[str, Any]]:
+    """Trained encoders beside the pretrained network and the pixels, all over views."""
+    made = together_on(train, seed)
+    best, found = chosen(train, seed, CHOICES, made)
+    return made(best, train), found.threshold, {"chosen": list(best)}
+
+
+def together_on(train: list[str], seed: int) -> Made:
+    """What makes a method of a choice and of people; encoders train once for all choices."""
+    faces, features = large_photographs(), view_features()
+    small = pooled(faces)
+    pixels, read = unit_pixels(small), reading_small(small)
+
+    @functools.cache
+    def whitened(people: tuple[str, ...]) -> Tensor:
+        some = lw.data.choose_classes(faces, people)
+        fitted = Whitening.fit(features[some.source_indices], some.labels, shrinkage=1.0)
+        return fitted(features).detach()
+
+    @functools.cache
+    def trained(people: tuple[str, ...]) -> Tensor:
+        count = FEW if len(people) == len(train) else 1
+        encoders = encoders_over_views(lw.data.choose_classes(small, people), read, seed, count)
+        return lw.encode(SideBySide(encoders), small, preprocess=read.apply) / count**0.5
+
+    def made(choice: tuple[Any, ...], people: list[str]) -> Method:
+        is_white, of_trained, of_pixels, nearest = choice
+        parts = [whitened(tuple(people)) if is_white else features, of_pixels * pixels]
+        if of_trained:
+            parts.append(of_trained * trained(tuple(people)))
+        return compared(torch.cat(parts, dim=1), lw.data.choose_classes(faces, people), nearest)
+
+    return made
+
+
+def compared(whole: Tensor, cohort: lw.data.Subset, nearest: float | None) -> Method:
+    """Embeddings of all photographs, compared by their cosine, perhaps against a cohort."""
+    if nearest is None:
+        return lambda data: whole[data.source_indices], lw.distances.COSINE
+    known = whole[cohort.source_indices]
+    norm = AdaptiveNorm(known, lw.distances.COSINE, nearest=round(nearest * len(known)))
+    return lambda data: whole[data.source_indices], norm.as_distance()
+
+
+def chosen(
+    train: list[str],
+    seed: int,
+    choices: Iterable[tuple[Any, ...]],
+    made: Made,
+) -> tuple[tuple[Any, ...], lw.Calibration]:
+    """The choice that is best on people of the training part, and its threshold on some of them.
+
+    Twice the people are drawn into 12, of whom a method is made, and others, who judge it.
+    """
+    faces = photographs((56, 46))
     splits = []
     for draw in range(2):
         drawn = [str(name) for name in np.random.default_rng(100 * seed + draw).permutation(train)]
         splits.append((drawn[:12], lw.data.choose_classes(faces, drawn[12:])))
     scores = {}
-    for choice in itertools.product((False, True), (0.0, 0.5, 1.0), (None, NEAREST)):
+    for choice in choices:
         told = [judged(made(choice, people), others, 0.0) for people, others in splits]
         scores[choice] = sum(each["roc_auc"] + each["one_shot"] for each in told)
     best = max(scores, key=lambda choice: scores[choice])
     people, others = splits[0]
-    threshold = threshold_on(made(best, people), others)
-    return made(best, train), threshold, {"chosen": list(best)}
+    pairs = balanced_pairs(made(best, people), others)
+    return best, lw.calibrate(*pairs, goal=lw.best_accuracy)
+
+
+def large_photographs() -> lw.data.ArrayDataset:
+    """The photographs at twice their size, as the pretrained network gets them."""
+    return photographs((224, 184))
+
+
+def pooled(faces: lw.data.Dataset) -> lw.data.ArrayDataset:
+    """The same photographs with a quarter of the pixels on a side."""
+    small = nn.functional.avg_pool2d(lw.data.items(faces), QUARTER)
+    return lw.data.ArrayDataset(small, faces.labels, faces.class_names)
+
+
+def pretrained_over_views() -> tuple[nn.Module, lw.data.Preprocess]:
+    """The pretrained network over an image and its mirror, and how it reads large photographs."""
+    shape = large_photographs().item_shape
+    encoder = lw.encoders.by_name("timm:tf_efficientnet_lite0", item_shape=shape, train="none")
+    settings = {**encoder.preprocess_settings, "framing": None}
+    return OverViews(encoder, pixels=0), lw.data.Preprocess(**settings)
+
+
+def reading_small(small: lw.data.Dataset) -> lw.data.Preprocess:
+    """How small photographs are read: as large ones are, so that one model holds all parts."""
+    _, read = pretrained_over_views()
+    return lw.data.Preprocess(small.item_shape, read.mean, read.std)
+
+
+def view_features() -> Tensor:
+    """Unit features of every large photograph and its mirror image; kept in a file."""
+    if not VIEW_FEATURES.exists():
+        views, read = pretrained_over_views()
+        found = lw.encode(views, large_photographs(), batch_size=20, preprocess=read.apply)
+        VIEW_FEATURES.parent.mkdir(parents=True, exist_ok=True)
+        save_file({"x": found}, VIEW_FEATURES)
+    return load_file(VIEW_FEATURES)["x"]
+
+
+def unit_pixels(faces: lw.data.Dataset) -> Tensor:
+    """The pixels of photographs less their mean, of unit length."""
+    images = lw.data.items(faces)
+    return nn.functional.normalize((images - images.mean(dim=(1, 2, 3), keepdim=True)).flatten(1))
 
 
 def photograph_features() -> Tensor:
@@ -210,14 +311,36 @@ def photograph_features() -> Tensor:
     return load_file(file)["x"]
 
 
-METHODS = {"pixels": pixels, "seed": seed_network, "likewise": likewise, "pretrained": pretrained}
+METHODS = {
+    "pixels": pixels,
+    "seed": seed_network,
+    "likewise": likewise,
+    "pretrained": pretrained,
+    "together": together,
+}
 
 
 def train_encoders(people: lw.data.Dataset, seed: int) -> lw.SimilarityModel:
     """Encoders trained on `people`, over views, next to the pixels; `people` are the cohort."""
     preprocess = lw.data.Preprocess.fit(people)
-    encoders = []
-    for number in range(ENCODERS):
+    encoders = encoders_over_views(people, preprocess, seed)
+    model = lw.SimilarityModel(
+        SideBySide(
+            [*encoders, centered_pixels(people.item_shape)], weights=[1.0] * ENCODERS + [WEIGHT]
+        ),
+        preprocess=preprocess,
+        trained=people,
+    )
+    model.use_cohort(people, nearest=round(NEAREST * len(people)))
+    return model
+
+
+def encoders_over_views(
+    people: lw.data.Dataset, preprocess: lw.data.Preprocess, seed: int, count: int = ENCODERS
+) -> list[nn.Module]:
+    """Small encoders, each trained on `people` from another start."""
+    encoders: list[nn.Module] = []
+    for number in range(count):
         torch.manual_seed(ENCODERS * seed + number)
         encoder = lw.encoders.ConvEncoder(
             people.item_shape, layers=LAYERS, pool_before_norm=True, embedding_dim=64
@@ -236,18 +359,8 @@ def train_encoders(people: lw.data.Dataset, seed: int) -> lw.SimilarityModel:
             augment=AUGMENT,
             seed=ENCODERS * seed + number,
         )
-        encoders.append(encoder)
-
-    model = lw.SimilarityModel(
-        SideBySide(
-            [*(OverViews(each) for each in encoders), centered_pixels(people.item_shape)],
-            weights=[1.0] * ENCODERS + [WEIGHT],
-        ),
-        preprocess=preprocess,
-        trained=people,
-    )
-    model.use_cohort(people, nearest=round(NEAREST * len(people)))
-    return model
+        encoders.append(OverViews(encoder))
+    return encoders
 
 
 def centered_pixels(item_shape: Sequence[int]) -> nn.Module:
@@ -256,14 +369,38 @@ def centered_pixels(item_shape: Sequence[int]) -> nn.Module:
 
 
 def saved(folder: Path, seed: int = 0) -> None:
-    """The recipe as one model of the training people of the first fold, in a folder.
+    """ "together" as one model of the training people of the first fold, in a folder.
 
-    Its threshold for pairs is that of encoders to whom 30% of these people were new.
+    Its threshold for pairs is that of the choice: on training people new to what judged them.
     """
-    people = lw.data.choose_classes(photographs((56, 46)), halves(0)[0])
-    model, made = trained_on(people, seed)
+    train = halves(0)[0]
+    best, made = chosen(train, seed, CHOICES, together_on(train, seed))
+    model = one_model(best, lw.data.choose_classes(large_photographs(), train), seed)
     model.calibrations[made.rule] = made
     model.save(folder)
+
+
+def one_model(choice: tuple[Any, ...], people: lw.data.Subset, seed: int) -> lw.SimilarityModel:
+    """What "together" compares by, as one encoder and a cohort."""
+    is_white, of_trained, of_pixels, nearest = choice
+    views, read = pretrained_over_views()
+    parts, weights = [views], [1.0]
+    if is_white:
+        features = lw.encode(views, people, preprocess=read.apply)
+        whitening = Whitening.fit(features, people.labels, shrinkage=1.0)
+        parts = [nn.Sequential(views, whitening)]
+    small = pooled(people)
+    if of_trained:
+        encoders = encoders_over_views(small, reading_small(small), seed, FEW)
+        parts += [nn.Sequential(nn.AvgPool2d(QUARTER), each) for each in encoders]
+        weights += [of_trained / FEW**0.5] * FEW
+    if of_pixels:
+        parts.append(nn.Sequential(nn.AvgPool2d(QUARTER), centered_pixels(small.item_shape)))
+        weights.append(of_pixels)
+    model = lw.SimilarityModel(SideBySide(parts, weights=weights), preprocess=read, trained=people)
+    if nearest is not None:
+        model.use_cohort(people, nearest=round(nearest * len(people)))
+    return model
 
 
 def threshold_on(method: Method, people: lw.data.Dataset) -> float:

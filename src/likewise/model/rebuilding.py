@@ -214,7 +214,7 @@ _KINDS: dict[type[nn.Module], _Kind] = {
 }
 _HOLDERS: dict[type[nn.Module], dict[str, Any]] = {
     nn.Sequential: {},
-    OverViews: {"pixels": Size, "mirrored": bool},
+    OverViews: {"pixels": Whole, "mirrored": bool},
     SelectOutput: {"key": Whole | str},
     SideBySide: {"weights": list[float]},
     WithFeatures: {"weight": float},
