@@ -25,8 +25,8 @@ def faces(
     padding: Annotated[
         float,
         typer.Option(
-            help="Share of the side that is added around: 0 goes from the forehead to below the "
-            "mouth, 0.25 shows hair and chin as well."
+            help="Share of the side that is added around: 0 goes from the forehead to the chin, "
+            "0.25 shows hair and shoulders as well."
         ),
     ] = 0.0,
     workers: Annotated[int, typer.Option(min=0, help="Processes that find faces.")] = 0,

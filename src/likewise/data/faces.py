@@ -68,8 +68,8 @@ class Face:
             image: The image that the face is in, gray or color.
             size: Pixels of a side of the square.
             padding: Share of the side that is added on each of the four sides before the square is
-                brought to `size`: 0 goes from the forehead to below the mouth, 0.25 shows hair
-                and chin as well.
+                brought to `size`: 0 goes from the forehead to the chin, 0.25 shows hair and
+                shoulders as well.
 
         Raises:
             InputError: `size` is below 1 or `padding` is not in 0..2.

@@ -88,7 +88,8 @@ class OverViews(nn.Module):
         super().__init__()
         if not isinstance(encoder, nn.Module):
             raise InputTypeError(f"encoder must be a torch module, got {type(encoder).__name__}.")
-        check_count("pixels", pixels, 0)
+        # Without either there would be nothing but the encoder.
+        check_count("pixels", pixels, 0 if mirrored else 1)
         self.encoder = encoder
         self.pixels = pixels
         self.mirrored = mirrored
