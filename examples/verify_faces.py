@@ -49,12 +49,13 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
 import likewise as lw
-from likewise.encoders import OverViews, SideBySide, Whitening
+from likewise.encoders import FaceEncoder, OverViews, SideBySide, Whitening
 from likewise.normalization import AdaptiveNorm
 
 HOME = Path(os.environ.get("LIKEWISE_DATA", "../shared/data")) / "att-faces" / "att_faces.zip"
 FEATURES = Path("out/verify-faces/features.safetensors")
 VIEW_FEATURES = FEATURES.with_name("features-of-views.safetensors")
+FACE_FEATURES = FEATURES.with_name("features-of-faces.safetensors")
 Embed = Callable[[lw.data.Dataset], Tensor]
 Method = tuple[Embed, lw.distances.Distance]  # what compares two photographs
 Made = Callable[[tuple[Any, ...], list[str]], Method]  # of a choice and of people
@@ -311,12 +312,52 @@ def photograph_features() -> Tensor:
     return load_file(file)["x"]
 
 
+def face_network(train: list[str], seed: int) -> tuple[Method, float, dict[str, Any]]:
+    """A network that was trained on faces; only the threshold is fitted here."""
+    features = face_features()
+
+    def embed(data: lw.data.Dataset) -> Tensor:
+        return features[data.source_indices]
+
+    method = embed, lw.distances.EUCLIDEAN
+    return method, threshold_on(method, lw.data.choose_classes(photographs((56, 46)), train)), {}
+
+
+def aligned_photographs() -> lw.data.ArrayDataset:
+    """The faces of all photographs; where none is found, what is there in most of them."""
+    faces, find = photographs((112, 92)), lw.data.DlibFaces()
+    images = [Image.fromarray(item) for item in (255 * lw.data.items(faces)[:, 0]).byte().numpy()]
+    found = [max(find(image), key=lambda face: face.area, default=None) for image in images]
+    seen = [face for face in found if face is not None]
+    left, right = (
+        np.mean([getattr(face, eye) for face in seen], axis=0).tolist()
+        for eye in ("left_eye", "right_eye")
+    )
+    usual = lw.data.Face((0, 0, 92, 112), tuple(left), tuple(right))
+    print(f"faces found in {len(seen)} of {len(found)} photographs", flush=True)
+    cut = [
+        np.asarray((face or usual).aligned(image, size=200, padding=0.1))
+        for image, face in zip(images, found, strict=True)
+    ]
+    return lw.data.ArrayDataset(np.stack(cut)[:, None], faces.labels, faces.class_names)
+
+
+def face_features() -> Tensor:
+    """Embeddings of every photograph by the network for faces; kept in a file."""
+    if not FACE_FEATURES.exists():
+        found = lw.encode(FaceEncoder(), aligned_photographs())
+        FACE_FEATURES.parent.mkdir(parents=True, exist_ok=True)
+        save_file({"x": found}, FACE_FEATURES)
+    return load_file(FACE_FEATURES)["x"]
+
+
 METHODS = {
     "pixels": pixels,
     "seed": seed_network,
     "likewise": likewise,
     "pretrained": pretrained,
     "together": together,
+    "face-network": face_network,
 }
 
 
@@ -368,14 +409,24 @@ def centered_pixels(item_shape: Sequence[int]) -> nn.Module:
     return nn.Sequential(nn.LayerNorm(tuple(item_shape), elementwise_affine=False), nn.Flatten())
 
 
-def saved(folder: Path, seed: int = 0) -> None:
-    """ "together" as one model of the training people of the first fold, in a folder.
+def saved(method: str, folder: Path, seed: int = 0) -> None:
+    """A method as one model with what it learns from the training people of the first fold.
 
-    Its threshold for pairs is that of the choice: on training people new to what judged them.
+    The threshold for pairs is that of the method, which was fitted on training people.
     """
     train = halves(0)[0]
-    best, made = chosen(train, seed, CHOICES, together_on(train, seed))
-    model = one_model(best, lw.data.choose_classes(large_photographs(), train), seed)
+    if method == "face-network":
+        encoder = FaceEncoder()
+        reading = lw.data.Preprocess(**encoder.preprocess_settings)
+        model = lw.SimilarityModel(encoder, distance=lw.distances.EUCLIDEAN, preprocess=reading)
+        people = lw.data.choose_classes(photographs((56, 46)), train)
+        compared_by, _, _ = face_network(train, seed)
+        made = lw.calibrate(*balanced_pairs(compared_by, people), goal=lw.best_accuracy)
+    elif method == "together":
+        best, made = chosen(train, seed, CHOICES, together_on(train, seed))
+        model = one_model(best, lw.data.choose_classes(large_photographs(), train), seed)
+    else:
+        model, made = trained_on(lw.data.choose_classes(photographs((56, 46)), train), seed)
     model.calibrations[made.rule] = made
     model.save(folder)
 
@@ -483,11 +534,13 @@ def main() -> None:
     parser.add_argument("--methods", nargs="+", choices=METHODS, default=list(METHODS))
     parser.add_argument("--folds", nargs="+", type=int, default=range(10))
     parser.add_argument("--summary", action="store_true", help="only print the tables")
-    parser.add_argument("--save", type=Path, metavar="MODEL", help="train and save one model")
+    parser.add_argument(
+        "--save", type=Path, metavar="MODEL", help="save the last of the methods as one model"
+    )
     parser.add_argument("--out", type=Path, default=Path("out/verify-faces"))
     arguments = parser.parse_args()
     if arguments.save is not None:
-        saved(arguments.save)
+        saved(arguments.methods[-1], arguments.save)
         return
     arguments.out.mkdir(parents=True, exist_ok=True)
     split = "three" if arguments.three else "halves"

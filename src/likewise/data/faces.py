@@ -1,19 +1,17 @@
 """Faces in photographs: where they are, and how one is turned upright and cut out."""
 
 import functools
-import importlib
-import importlib.util
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any, Protocol
 
 import numpy as np
 from PIL import Image
 
+from likewise import _dlib
 from likewise._checks import check_count, check_number
-from likewise.errors import InputError, MissingExtra
+from likewise.errors import InputError
 
 # Where the eyes are in an aligned face, in shares of its side: as networks for faces mostly have
 # them (InsightFace's template of 112 pixels), made symmetric.
@@ -175,16 +173,8 @@ class DlibFaces:
     @functools.cache
     def _load() -> tuple[Any, Any, Any]:
         """The module, its detector and its landmarks; once for each process."""
-        try:
-            dlib = importlib.import_module("dlib")
-        except ModuleNotFoundError as error:
-            raise _missing("dlib") from error
-        # Its __init__ needs a part of setuptools that is gone; only the files are wanted.
-        found = importlib.util.find_spec("face_recognition_models")
-        if found is None or not found.submodule_search_locations:
-            raise _missing("face_recognition_models")
-        folder = Path(found.submodule_search_locations[0]) / "models"
-        landmarks = dlib.shape_predictor(str(folder / "shape_predictor_5_face_landmarks.dat"))
+        dlib = _dlib.dlib()
+        landmarks = dlib.shape_predictor(str(_dlib.weights_at(_dlib.LANDMARKS)))
         return dlib, dlib.get_frontal_face_detector(), landmarks
 
 
@@ -206,13 +196,6 @@ def check_size(size: int, padding: float) -> None:
     check_number("padding", padding)
     if not 0 <= padding <= 2:
         raise InputError(f"must be between 0 and 2, got {padding}.", argument="padding")
-
-
-def _missing(module: str) -> MissingExtra:
-    return MissingExtra(
-        f"dlib-bin and face-recognition-models must be installed to find faces, got no module "
-        f'{module!r}. Use pip install "likewise[faces]".'
-    )
 
 
 def _with_border(image: Image.Image, left: int, top: int, right: int, bottom: int) -> Image.Image:
