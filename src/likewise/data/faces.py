@@ -147,8 +147,8 @@ class DlibFaces:
         scale = min(max(longer, SHORTEST), LONGEST) / longer
         shown = image.convert("L" if image.mode in ("1", "L", "I", "F") else "RGB")
         if scale != 1:
-            sides = (max(1, round(side * scale)) for side in image.size)
-            shown = shown.resize(tuple(sides), Image.Resampling.BICUBIC)
+            wide, tall = (max(1, round(side * scale)) for side in image.size)
+            shown = shown.resize((wide, tall), Image.Resampling.BICUBIC)
         pixels = np.ascontiguousarray(shown)
         across, down = image.width / shown.width, image.height / shown.height
         faces = []
