@@ -4,7 +4,8 @@
     python examples/verify_faces.py --three        37 train, 3 judge, ten splits; the first is the
                                                    seed's (people 5, 6, 7)
     python examples/verify_faces.py --summary      the tables, from the runs that are finished
-    python examples/verify_faces.py --save MODEL   the recipe as one model, for `likewise verify`
+    python examples/verify_faces.py --methods face-network --save MODEL
+                                                   a method as one model, for `likewise verify`
 
 Protocol. No person who is judged is trained on, and nothing is chosen by looking at them. The ten
 folds are five random halvings, each used both ways. For the people held out:
@@ -15,7 +16,7 @@ folds are five random halvings, each used both ways. For the people held out:
 - one-shot: each photograph is named by the nearest of one photograph per person; each of a
   person's ten serves in turn.
 
-Four methods. "pixels": Euclidean distance of the images. "seed": network, contrastive loss and
+Six methods. "pixels": Euclidean distance of the images. "seed": network, contrastive loss and
 schedule of the one-shot face notebook (three convolutions, 80,000 → 500 → 500 → 5; margin 2, Adam
 5e-4, 100 epochs of pairs, batches of 64), its threshold fitted on its training people. "likewise":
 five small convolutional encoders, trained with a multi-similarity loss on augmented images, their
@@ -25,6 +26,9 @@ is fitted on 30% of the training people by encoders trained on the other 70%, to
 as new as people held out are to the final ones. "pretrained": EfficientNet-Lite0, trained on
 ImageNet, on each photograph and its mirror image. Whether its features are whitened, the weight of
 the pixels beside them, and AS-norm are chosen by two halvings of the training people of a fold.
+"together": three trained encoders, that network and the pixels side by side; their weights are
+chosen in the same way. "face-network": dlib's network for faces on aligned faces; nothing but the
+threshold is fitted. It needs `pip install "likewise[faces]"`.
 The recipe of "likewise" was settled on people 1 to 20 alone, ten
 of whom trained and ten judged. Each finished run is kept in --out and not run again.
 """
@@ -361,6 +365,9 @@ METHODS = {
 }
 
 
+SAVED = ("likewise", "together", "face-network")
+
+
 def train_encoders(people: lw.data.Dataset, seed: int) -> lw.SimilarityModel:
     """Encoders trained on `people`, over views, next to the pixels; `people` are the cohort."""
     preprocess = lw.data.Preprocess.fit(people)
@@ -535,12 +542,17 @@ def main() -> None:
     parser.add_argument("--folds", nargs="+", type=int, default=range(10))
     parser.add_argument("--summary", action="store_true", help="only print the tables")
     parser.add_argument(
-        "--save", type=Path, metavar="MODEL", help="save the last of the methods as one model"
+        "--save",
+        type=Path,
+        metavar="MODEL",
+        help="save the one method named, likewise, together or face-network, as one model",
     )
     parser.add_argument("--out", type=Path, default=Path("out/verify-faces"))
     arguments = parser.parse_args()
     if arguments.save is not None:
-        saved(arguments.methods[-1], arguments.save)
+        if len(arguments.methods) != 1 or arguments.methods[0] not in SAVED:
+            parser.error(f"--save must come with --methods and one of {', '.join(SAVED)}")
+        saved(arguments.methods[0], arguments.save)
         return
     arguments.out.mkdir(parents=True, exist_ok=True)
     split = "three" if arguments.three else "halves"
