@@ -5,7 +5,7 @@ BIN := $(VENV)/bin
 CORE := $(VENV)/core
 READY := $(VENV)/ready
 LOWEST := .venv-lowest
-EXTRAS := backbones,export,milvus,serve,tables,trackers
+EXTRAS := backbones,export,faces,milvus,serve,tables,trackers
 
 help: ## list the targets
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 12

@@ -49,6 +49,7 @@ NO_NAMES = {
     *("import torch", "import likewise", ".item()", ".nonzero()", "torch.save", "torch.load"),
     *("encoder.onnx", "embeddings.npy", "labels.npy", "items.json", "cohort.npy"),
     *("tokenizer.json", "export.json", "parity.json"),  # in the folder of an exported model
+    *("anna/1.jpg", "anna/1.jpg.png", "failures.csv"),  # in folders of faces
     *("Host", "Origin", "multipart/form-data", "enroll"),
     *(
         "KMP_DUPLICATE_LIB_OK=TRUE",

@@ -58,6 +58,15 @@ def test_views_are_the_image_moved_each_way_with_its_border_repeated(mirrored, c
         torch.testing.assert_close(whole(IMAGES), whole(IMAGES.flip(-1)))
 
 
+def test_without_moved_copies_the_image_and_its_mirror_count():
+    flat = nn.Flatten()
+    expected = unit(flat(IMAGES) + flat(IMAGES.flip(-1)))
+    both = OverViews(flat, pixels=0)
+    torch.testing.assert_close(both(IMAGES), expected)
+    again = rebuilding.rebuild(rebuilding.describe(both))
+    assert torch.equal(again(IMAGES), both(IMAGES))
+
+
 @pytest.mark.parametrize(
     ("message", "make"),
     [
@@ -70,7 +79,11 @@ def test_views_are_the_image_moved_each_way_with_its_border_repeated(mirrored, c
         ("weights must be .* above 0", lambda: SideBySide([nn.Flatten()], weights=[0.0])),
         ("encoders must be torch modules, got str", lambda: SideBySide(["small"])),
         ("encoder must be a torch module, got str", lambda: OverViews("small")),
-        ("pixels must be", lambda: OverViews(nn.Flatten(), pixels=0)),
+        ("pixels must be at least 0, got -1", lambda: OverViews(nn.Flatten(), pixels=-1)),
+        (
+            "pixels must be at least 1, got 0",
+            lambda: OverViews(nn.Flatten(), pixels=0, mirrored=False),
+        ),
         (
             r"images must have shape \(n, c, h, w\), got \(2, 3\)",
             lambda: OverViews(nn.Flatten())(torch.ones(2, 3)),
@@ -139,7 +152,8 @@ def test_a_description_with_other_parts_is_refused():
         replace(described, parts=[]),
         replace(views, parts=[("other", flat)]),
         replace(views, parts=[]),
-        replace(views, config={"pixels": 0, "mirrored": True}),
+        replace(views, config={"pixels": -1, "mirrored": True}),
+        replace(views, config={"pixels": 0, "mirrored": False}),
     ):
         with pytest.raises((lw.InputError, msgspec.ValidationError)):
             rebuilding.rebuild(changed)

@@ -16,7 +16,7 @@ FLOORS = [
     ["errors"],
     ["_arguments", "_progress", "_tables"],
     ["_checks", "_devices", "_files"],
-    ["_parts", "_pixels", "_shares", "_tokens"],
+    ["_dlib", "_parts", "_pixels", "_shares", "_tokens"],
     ["_workers", "distances", "embedded", "masks", "intervals", "runtime"],
     ["data", "samplers", "augment", "encoders", "miners", "metrics", "normalization"],
     ["losses", "training", "index", "calibration", "probability"],

@@ -13,6 +13,7 @@ from likewise.cli import (
     embed,
     ending,
     exporting,
+    faces,
     gallery,
     known,
     maps,
@@ -717,6 +718,7 @@ app.command()(comparing.compare)
 app.command()(drifting.drift)
 app.command()(embed.embed)
 app.command()(exporting.export)
+app.command()(faces.faces)
 app.command()(migrating.migrate)
 app.command()(serving.serve)
 app.command()(serving.key)

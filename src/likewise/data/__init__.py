@@ -3,6 +3,8 @@
 from likewise.data.adapting import as_dataset as as_dataset
 from likewise.data.adapting import as_inputs as as_inputs
 from likewise.data.adapting import as_items as as_items
+from likewise.data.aligned_faces import AlignedFaces as AlignedFaces
+from likewise.data.aligned_faces import align_faces as align_faces
 from likewise.data.cross_pairs import CrossBatch as CrossBatch
 from likewise.data.cross_pairs import CrossPairs as CrossPairs
 from likewise.data.cross_tables import load_cross_pairs as load_cross_pairs
@@ -11,6 +13,9 @@ from likewise.data.datasets import Batch as Batch
 from likewise.data.datasets import Dataset as Dataset
 from likewise.data.datasets import fetch as fetch
 from likewise.data.datasets import items as items
+from likewise.data.faces import DlibFaces as DlibFaces
+from likewise.data.faces import Face as Face
+from likewise.data.faces import FaceDetector as FaceDetector
 from likewise.data.fingerprints import fingerprints as fingerprints
 from likewise.data.framing import Framing as Framing
 from likewise.data.images import ImageFiles as ImageFiles

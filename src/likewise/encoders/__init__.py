@@ -3,6 +3,7 @@
 from likewise.encoders.backbones import Backbone, backbone
 from likewise.encoders.encoding import encode, takes_texts
 from likewise.encoders.ensembles import OverViews, SideBySide
+from likewise.encoders.face_encoder import FaceEncoder
 from likewise.encoders.features import WithFeatures, condensed
 from likewise.encoders.heads import (
     GeneralizedMeanPool1d,
@@ -23,6 +24,7 @@ __all__ = [
     "Backbone",
     "BesideRawInput",
     "ConvEncoder",
+    "FaceEncoder",
     "GeneralizedMeanPool1d",
     "GeneralizedMeanPool2d",
     "MLPEncoder",

@@ -70,10 +70,11 @@ class OverViews(nn.Module):
 
     The image is moved up, down, left and right; its border is repeated where it moved away. Takes
     five times as long as the encoder alone, or ten with mirror images.
+    With `pixels=0` nothing is moved, and only the mirror image counts beside the image.
 
     Args:
         encoder: A module from a batch of images to embeddings.
-        pixels: Pixels by which the copies are moved.
+        pixels: Pixels by which the copies are moved; 0 for no moved copies.
         mirrored: Whether the mirror image and its copies count as well.
 
     Example:
@@ -87,7 +88,8 @@ class OverViews(nn.Module):
         super().__init__()
         if not isinstance(encoder, nn.Module):
             raise InputTypeError(f"encoder must be a torch module, got {type(encoder).__name__}.")
-        check_count("pixels", pixels)
+        # Without either there would be nothing but the encoder.
+        check_count("pixels", pixels, 0 if mirrored else 1)
         self.encoder = encoder
         self.pixels = pixels
         self.mirrored = mirrored
@@ -108,6 +110,9 @@ class OverViews(nn.Module):
         far, middle = 2 * self.pixels, self.pixels
         moved = []
         for side in (images, images.flip(-1)) if self.mirrored else (images,):
+            if not self.pixels:
+                moved.append(side)
+                continue
             wide = nn.functional.pad(side, (middle,) * 4, mode="replicate")
             for down, right in (
                 (middle, middle),

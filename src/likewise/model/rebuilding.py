@@ -22,6 +22,7 @@ from likewise.data import Preprocess
 from likewise.encoders import (
     Backbone,
     ConvEncoder,
+    FaceEncoder,
     GeneralizedMeanPool1d,
     GeneralizedMeanPool2d,
     MLPEncoder,
@@ -169,6 +170,7 @@ _KINDS: dict[type[nn.Module], _Kind] = {
         tokenizer_bytes=Annotated[int, msgspec.Meta(ge=0, le=1 << 28)],
         trainable=str,
     ),
+    FaceEncoder: _by_attributes(FaceEncoder, weights=str),
     GeneralizedMeanPool1d: _pooling(GeneralizedMeanPool1d),
     GeneralizedMeanPool2d: _pooling(GeneralizedMeanPool2d),
     Normalize: _by_attributes(Normalize),
@@ -214,7 +216,7 @@ _KINDS: dict[type[nn.Module], _Kind] = {
 }
 _HOLDERS: dict[type[nn.Module], dict[str, Any]] = {
     nn.Sequential: {},
-    OverViews: {"pixels": Size, "mirrored": bool},
+    OverViews: {"pixels": Whole, "mirrored": bool},
     SelectOutput: {"key": Whole | str},
     SideBySide: {"weights": list[float]},
     WithFeatures: {"weight": float},
