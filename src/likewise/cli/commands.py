@@ -702,10 +702,10 @@ def evaluate(
     lines = answers.evaluation_lines(found)
     lines += selection_notes(loaded.origin, list(items_per_class(examples)))
     if report is not None:
-        from likewise.pages.evaluate import evaluation_page
+        from likewise.pages import report as write_report
 
         title = f"{Path(model).name} on {source}"
-        page = evaluation_page(report, loaded, found, title=title, source=source)
+        page = write_report(found, report, model=loaded, title=title, source=source)
         result["report"] = str(page)
         lines.append(f"report: {page}")
     if card:
