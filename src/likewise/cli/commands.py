@@ -15,6 +15,7 @@ from likewise.cli import (
     exporting,
     gallery,
     known,
+    leaking,
     maps,
     migrating,
     serving,
@@ -720,6 +721,7 @@ app.command()(comparing.compare)
 app.command()(drifting.drift)
 app.command()(embed.embed)
 app.command()(exporting.export)
+app.command()(leaking.leaks)
 app.command()(migrating.migrate)
 app.command()(serving.serve)
 app.command()(serving.key)
