@@ -37,6 +37,7 @@ from likewise.cli.options import (
     PartRows,
     PartsFolder,
     Point,
+    Pooling,
     Precision,
     Projection,
     Resume,
@@ -138,6 +139,15 @@ def train(
     head: Annotated[
         Optional[Head],  # noqa: UP045
         typer.Option(rich_help_panel=ENCODER, help="Layers behind a pretrained encoder."),
+    ] = None,
+    pooling: Annotated[
+        Optional[Pooling],  # noqa: UP045
+        typer.Option(
+            rich_help_panel=ENCODER,
+            show_default="the network's own",
+            help="What makes features of the maps or tokens of a network of timm; gem is the "
+            "generalized mean.",
+        ),
     ] = None,
     weights: Annotated[
         Optional[Path],  # noqa: UP045

@@ -292,6 +292,14 @@ class Head(StrEnum):
     WHITENING = "whitening"
 
 
+class Pooling(StrEnum):
+    """What makes features of a network's maps or tokens."""
+
+    AVERAGE = "average"
+    MAX = "max"
+    GEM = "gem"
+
+
 class Projection(StrEnum):
     """What becomes of the layers behind the encoder."""
 
