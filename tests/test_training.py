@@ -790,7 +790,9 @@ def test_facts_on_validation_are_means_over_its_batches():
     seen = []
 
     class Watched(nn.Module):
-        facts = {}
+        def __init__(self):
+            super().__init__()
+            self.facts = {}
 
         def forward(self, *batch, **options):
             value = loss(*batch, **options)

@@ -84,7 +84,7 @@ class Validation:
 
     @torch.no_grad()
     def __call__(self, encoder: nn.Module, loss: nn.Module) -> dict[str, float]:
-        """The numbers in evaluation mode; random state and the loss's own facts stay as they are."""
+        """The numbers in evaluation mode; random state and facts of training stay as they are."""
         encoder.eval()
         loss.eval()
         self._generator.manual_seed(self._seed)
