@@ -57,10 +57,6 @@ def test_items_of_two_data_are_those_of_check_leaks_with_their_labels():
     assert "Shared classes: 3 (a, b, c)." in said
 
 
-def encoded(items):
-    return lw.SimilarityModel(None, distance=lw.distances.EUCLIDEAN).embed(items)
-
-
 @pytest.mark.parametrize("within", [0.0, 0.7])
 def test_near_items_are_those_within_a_distance_by_loops(within):
     first, second = drawn(30, 2), drawn(25, 3)

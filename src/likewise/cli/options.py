@@ -18,7 +18,8 @@ Data = Annotated[
         metavar="DATA",
         help="digits, mnist, fashion-mnist, cifar-10, cifar-100, omniglot, imagenette, lfw, "
         "cub-200-2011, cars196, stanford-online-products, in-shop, inaturalist-2018, a folder of "
-        "images or of idx files, a table (.csv, .tsv, .jsonl, .parquet, .feather, .arrow), an .npz or an .npy.",
+        "images or of idx files, a table (.csv, .tsv, .jsonl, .parquet, .feather, .arrow), an .npz "
+        "or an .npy.",
     ),
 ]
 Split = Annotated[
