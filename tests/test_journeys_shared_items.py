@@ -13,11 +13,15 @@ from likewise.errors import InputError
 from likewise.journeys.shared_items import find_leaks, open_to_compare
 
 
-def drawn(count, seed):
-    """Vectors of which some are there twice, with labels of which some are missing."""
+def drawn(count, seed, among=()):
+    """Vectors of which some are there twice, with labels of which some are missing.
+
+    The first ones are those of `among`.
+    """
     rng = np.random.default_rng(seed)
     points = rng.normal(size=(count, 4)).astype(np.float32)
     points[rng.integers(0, count, count // 3)] = points[rng.integers(0, count, count // 3)]
+    points[: len(among)] = among
     return ArrayDataset(points, rng.integers(-1, 3, count), ["a", "b", "c"])
 
 
@@ -27,7 +31,7 @@ def differ(first, second):
 
 def test_items_that_stand_twice_are_told_beside_the_first_one():
     items = drawn(40, 0)
-    rows = [tuple(row) for row in items.items.tolist()]
+    rows = [tuple(row) for row in lw.data.items(items).tolist()]
     expected = [[rows.index(row), at] for at, row in enumerate(rows) if rows.index(row) != at]
     found = find_leaks(items)
     assert found.pairs.tolist() == expected
@@ -42,7 +46,8 @@ def test_items_that_stand_twice_are_told_beside_the_first_one():
 def test_items_of_two_data_are_those_of_check_leaks_with_their_labels():
     whole = drawn(60, 1)
     first = lw.data.Subset(whole, range(40))
-    second = ArrayDataset(whole.items[30:], whole.labels[30:].roll(1), ["a", "c", "b"])
+    points = lw.data.items(whole)[30:]
+    second = ArrayDataset(points, whole.labels[30:].roll(1), ["a", "c", "b"])
     found = find_leaks(first, second, names=("train", "test"))
     expected = check_leaks({"train": first, "test": second})
     assert torch.equal(found.pairs, expected.items["train", "test"])
@@ -59,10 +64,11 @@ def test_items_of_two_data_are_those_of_check_leaks_with_their_labels():
 
 @pytest.mark.parametrize("within", [0.0, 0.7])
 def test_near_items_are_those_within_a_distance_by_loops(within):
-    first, second = drawn(30, 2), drawn(25, 3)
-    second.items[:4] = first.items[5:9]
+    first = drawn(30, 2)
+    points = lw.data.items(first).double()
+    second = drawn(25, 3, among=points[5:9])
     model = lw.SimilarityModel(None, distance=lw.distances.EUCLIDEAN)
-    apart = torch.cdist(first.items.double(), second.items.double())
+    apart = torch.cdist(points, lw.data.items(second).double())
     nearest = apart.argmin(dim=1)
     expected = [[a, int(b)] for a, b in enumerate(nearest) if apart[a, b] <= within]
     found = find_leaks(first, second, model=model, within=within)
@@ -70,7 +76,7 @@ def test_near_items_are_those_within_a_distance_by_loops(within):
     assert 0 < len(expected) < 30
     np.testing.assert_allclose(found.distances, [apart[a, b] for a, b in expected], atol=1e-6)
     alone = find_leaks(first, model=model, within=within)
-    apart = torch.cdist(first.items.double(), first.items.double())
+    apart = torch.cdist(points, points)
     pairs = [[a, b] for a in range(30) for b in range(a + 1, 30) if apart[a, b] <= within]
     assert alone.pairs.tolist() == pairs
     assert pairs
