@@ -390,7 +390,8 @@ def test_a_text_finds_pictures_which_are_added_where_known_items_are(browser, tm
 
 def test_an_unknown_text_cannot_become_a_known_picture(browser, tmp_path):
     model = tower_model(tmp_path / "known")
-    model.calibrate((["red", "a red one", "green", "x green", "blue"] * 4, list("rrggb") * 4))
+    words = ["red", "a red one", "green", "a green one", "blue"]
+    model.calibrate((words * 4, ["red", "red", "green", "green", "blue"] * 4))
     with served(model, tmp_path / "keep") as service, opened(browser, service.url) as page:
         page.get_by_label("A text").fill("only blue")
         page.get_by_role("button", name="Match").click()
