@@ -373,7 +373,7 @@ def test_a_text_finds_pictures_which_are_added_where_known_items_are(browser, tm
         page.get_by_role("button", name="Add", exact=True).click()
         expect(things(page)).to_have_count(3)
         expect(things(page).first).to_contain_text("sky")
-        assert page.get_by_role("status").inner_text().startswith("Added as “sky”, item 2.")
+        expect(page.get_by_role("status")).to_contain_text("Added as “sky”, item 2.")
 
         visit(page, "Match")
         page.get_by_label("A text").fill("blue")
