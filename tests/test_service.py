@@ -514,12 +514,14 @@ def near_axes(per_class, seed, width, spread=0.05):
     return points.astype(np.float32), [f"class {label}" for label in labels]
 
 
-def tower_model():
+def tower_model(gallery=None):
     """Queries of eight numbers over known items of six."""
     before = {width: lw.data.Preprocess((width,), (0.0,), (1.0,)) for width in (6, 8)}
     model = lw.SimilarityModel(
         axes(6), preprocess=before[6], query_encoder=axes(8), query_preprocess=before[8]
     )
+    if gallery is not None:
+        model.use_gallery(gallery)
     known, names = near_axes(3, 0, 6)
     model.add((known[:12], names[:12]))
     model.calibrate(near_axes(30, 1, 8, spread=0.2))
@@ -611,8 +613,7 @@ def test_a_card_tells_both_sides_of_two_towers_and_a_new_calibration_is_followed
 
 
 def test_an_unknown_of_two_towers_is_kept_and_cannot_become_known(tmp_path):
-    model = tower_model()
-    model.use_gallery(tmp_path / "known")
+    model = tower_model(tmp_path / "known")
     far = asked([[-1.0] * 8])
     with served(model, writes=True, keep=tmp_path / "keep") as client:
         told = client.post("/v1/match", json=far).json()["answers"][0]
