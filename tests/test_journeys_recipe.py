@@ -48,7 +48,7 @@ def test_a_recipe_comes_back_from_a_dict_and_from_toml(tmp_path_factory, choices
     ("choices", "sentence"),
     [
         ({"epochs": 0}, "epochs must be at least 1, got 0"),
-        ({"pooling": "token"}, "pooling must be one of average, max, gem, got 'token'"),
+        ({"pooling": "token"}, "pooling must be one of average, gem, max, got 'token'"),
         ({"encoder": "small", "pooling": "gem"}, "pooling must be left out for small, got 'gem'"),
         (
             {"towers": ("small", "sentence:x"), "pooling": "gem"},

@@ -21,7 +21,8 @@ def drawn(count, seed, among=()):
     rng = np.random.default_rng(seed)
     points = rng.normal(size=(count, 4)).astype(np.float32)
     points[rng.integers(0, count, count // 3)] = points[rng.integers(0, count, count // 3)]
-    points[: len(among)] = among
+    if len(among):
+        points[: len(among)] = among
     return ArrayDataset(points, rng.integers(-1, 3, count), ["a", "b", "c"])
 
 
