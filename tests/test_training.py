@@ -778,11 +778,11 @@ def test_the_accuracy_on_validation_is_that_of_a_loop_over_its_items(make):
 
     best = training.KeepBest("validation_accuracy")
     options = {"classes_per_batch": 4, "items_per_class": 6, "callbacks": [by_hand, best]}
-    _, history = fit(loss=loss, validation=held, epochs=4, learning_rate=0.01, **options)
+    _, history = fit(loss=loss, validation=held, epochs=6, learning_rate=0.05, **options)
     assert [record["validation_accuracy"] for record in history.records] == pytest.approx(told)
     assert told != [record["accuracy"] for record in history.records]
     assert best.value == pytest.approx(max(told))
-    assert max(told) > 0.6  # of four classes
+    assert max(told) > 0.6  # and 0.25 by chance
 
 
 def test_facts_on_validation_are_means_over_its_batches():

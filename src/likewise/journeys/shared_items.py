@@ -234,14 +234,15 @@ def open_to_compare(
         return opened[0], None
     shapes = [tuple(part.item_shape) for part in opened]
     if shapes[0] != shapes[1] and all(len(shape) == 3 for shape in shapes):
-        size, channels = shapes[0][1:], max(shape[0] for shape in shapes)
+        _, height, width = shapes[0]
+        channels = max(shape[0] for shape in shapes)
         for at, (place, part) in enumerate(asked):
-            if shapes[at] != (channels, *size):
+            if shapes[at] != (channels, height, width):
                 opened[at] = open_data(
                     place,
                     part,
                     default_split="all",
-                    image_size=size,
+                    image_size=(height, width),
                     channels=channels,
                     reading=reading,
                 )
