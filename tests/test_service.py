@@ -711,6 +711,30 @@ def test_a_text_finds_pictures_and_forms_hold_a_text_beside_a_picture(tmp_path):
     assert forms["embed"]["schema"]["required"] == []
 
 
+def test_a_picture_finds_texts_and_forms_hold_a_picture_beside_a_text():
+    model = lw.SimilarityModel(
+        ColorWords(),
+        query_encoder=Colors(),
+        query_preprocess=lw.data.Preprocess((3, 8, 8), (0.0,) * 3, (1.0,) * 3),
+    )
+    model.add((["a red one", "a blue one"], ["red", "blue"]))
+    colors = torch.eye(3)[[0, 2], :, None, None].expand(2, 3, 8, 8)
+    pairs = [[0, 0], [1, 1], [0, 1], [1, 0]]
+    texts = lw.data.TextDataset(["red", "blue"], [0, 1])
+    truth = [True, True, False, False]
+    model.calibrate(
+        lw.data.CrossPairs(lw.data.ArrayDataset(colors, [0, 1]), texts, pairs, truth), rule="pairs"
+    )
+    with served(model) as client:
+        told = client.post("/v1/lookup", files={"image": picture_of("blue")}, data={"k": "1"})
+        (near,) = told.json()["answers"][0]["neighbors"]
+        assert (near["label"], near["distance"] < 0.01) == ("blue", True)
+        for text, same in (("a red one", True), ("a blue one", False)):
+            sides = {"a": ("a.png", picture_of("red")), "b": (None, text)}
+            told = client.post("/v1/verify", files=sides).json()
+            assert told["answers"][0]["same"] == same
+
+
 # ---------------------------------------------------------------------------------------------
 # Known items
 
