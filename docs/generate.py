@@ -18,6 +18,7 @@ JOURNEYS = {
     "migrate": ["migrate"],
     "recipe": ["Recipe"],
     "search": ["JudgedSearch", "judge_search"],
+    "shared_items": ["SharedItems", "find_leaks"],
     "train": ["train"],
     "verify": ["Pairs", "judge", "read"],
     "wrap": ["wrap"],

@@ -14,6 +14,7 @@ from torch import nn
 
 import likewise as lw
 from likewise.encoders import Backbone, backbone, backbones, encode
+from likewise.encoders._timm import unpooled
 from likewise.encoders._torchvision import retried
 from likewise.model import ArtifactError
 from oracles import seal_model
@@ -101,6 +102,68 @@ def test_a_cut_reaches_nodes_that_are_no_modules():
     after = made(cut="layer2.0.act2", normalize=False).eval()(IMAGES)  # the rectifier behind it
     assert not torch.allclose(sums, after)
     assert (after >= sums).all()
+
+
+def seen_at(network, cut, images):
+    """What a network gives at a module, and of all of it before anything is pooled."""
+    seen = []
+    if cut is None:
+        found = network.forward_features(images)
+        norm = getattr(getattr(network, "head", None), "norm", None)
+        return found if norm is None else norm(found)
+    network.get_submodule(cut).register_forward_hook(lambda *call: seen.append(call[-1]))
+    network(images)
+    return seen[0]
+
+
+def pooled_by_loops(places, pooling):
+    """Features of (n, c, places), position by position."""
+    columns = places.unbind(dim=2)
+    if pooling == "max":
+        largest = columns[0]
+        for column in columns:
+            largest = torch.maximum(largest, column)
+        return largest
+    power = {"average": 1, "gem": 3}[pooling]
+    least = 1e-6 if pooling == "gem" else -torch.inf
+    return (sum(c.clamp(min=least) ** power for c in columns) / len(columns)) ** (1 / power)
+
+
+@pytest.mark.parametrize("pooling", ["average", "max", "gem"])
+@pytest.mark.parametrize(
+    ("name", "cut", "places"),
+    [
+        ("test_resnet", None, lambda maps: maps.flatten(2)),
+        ("test_convnext", None, lambda maps: maps.flatten(2)),
+        ("test_vit", None, lambda tokens: tokens[:, 1:].transpose(1, 2)),  # without the class token
+        ("test_resnet", "layer3", lambda maps: maps.flatten(2)),
+        ("test_vit", "blocks.2", lambda tokens: tokens.transpose(1, 2)),
+        ("test_mambaout", "stages.1", lambda maps: maps.movedim(3, 1).flatten(2)),
+    ],
+)
+def test_a_pooling_is_that_of_all_places_by_loops(name, cut, places, pooling):
+    side = 32 if name == "test_vit" else 96  # so that a map has more than one pixel
+    images = torch.rand(3, 3, side, side, generator=torch.Generator().manual_seed(1))
+    asked = {"cut": cut, "normalize": False, "image_size": side}
+    encoder = made(name, pooling=pooling, **asked).eval()
+    with torch.no_grad():
+        expected = pooled_by_loops(places(seen_at(by_timm(name), cut, images)), pooling)
+        found = encoder(images)
+    assert encoder.embedding_dim == expected.shape[1]
+    torch.testing.assert_close(found, expected, rtol=1e-4, atol=1e-5)
+    own = made(name, **asked).eval()
+    assert set(encoder.state_dict()) <= set(own.state_dict())  # the same weights fit
+    with torch.no_grad():
+        is_own = torch.allclose(own(images), found, atol=1e-5)
+    # A convnext has a norm behind its own pooling, and a transformer takes its class token.
+    assert is_own == (pooling == "average" and (cut is not None or name == "test_resnet"))
+
+
+def test_a_pooling_that_is_not_chosen_leaves_no_trace():
+    assert "pooling" not in made().config
+    assert made(pooling="gem").config["pooling"] == "gem"
+    with pytest.raises(ValueError, match="pooling must be left out for x, whose own one cannot"):
+        unpooled(nn.Linear(1, 1), "x", "gem")
 
 
 def test_a_head_of_the_size_asked_for():
@@ -312,6 +375,8 @@ def test_files_of_other_weights_are_named(file, write, error, message, tmp_path)
         ({"image_size": 0}, ValueError, "image_size must be at least 1"),
         ({"image_size": (1, 2, 3)}, ValueError, r"image_size must be \(height, width\)"),
         ({"name": "test_vit", "image_size": 5}, ValueError, r"must suit test_vit, got 3 and"),
+        ({"pooling": "mean"}, ValueError, "pooling must be one of average, gem, max, got 'mean'"),
+        ({"cut": "global_pool", "pooling": "max"}, ValueError, "which gives no maps and no tokens"),
     ],
 )
 def test_what_cannot_be_made_is_named(settings, error, message):
@@ -366,6 +431,7 @@ SETTINGS = [
     {"trainable": "frozen", "channels": 1, "normalize": False},
     {"name": "test_vit", "trainable": "blocks.3"},
     {"name": "test_efficientnet", "cut": "blocks.1", "image_size": (32, 48)},
+    {"pooling": "gem", "embedding_dim": 6},
 ]
 
 
@@ -387,7 +453,7 @@ def no_network(*_):
     raise AssertionError("something wants the network")
 
 
-@pytest.mark.parametrize("settings", SETTINGS[1:3], ids=repr)
+@pytest.mark.parametrize("settings", [*SETTINGS[1:3], SETTINGS[-1]], ids=repr)
 def test_a_saved_model_loads_without_network_and_bit_equal(settings, tmp_path, monkeypatch):
     saved_weights(tmp_path / "w.safetensors", num_classes=1000)
     encoder = made(weights=tmp_path / "w.safetensors", **settings)
@@ -412,6 +478,7 @@ def test_a_saved_model_loads_without_network_and_bit_equal(settings, tmp_path, m
         {"name": "hf-hub:someone/theirs"},
         {"name": "local-dir:."},
         {"cut": "__import__('os')"},
+        {"pooling": "__import__('os')"},
     ],
     ids=repr,
 )

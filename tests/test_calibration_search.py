@@ -12,7 +12,6 @@ from likewise.distances import EUCLIDEAN
 from likewise.index import Index
 from likewise.index._searching import approximate as _approximate
 from likewise.matching import found_without_own_class, lookup_without_own_class
-from likewise.pages.evaluate import evaluation_page
 
 CLASSES, DIM = 100, 12
 
@@ -114,7 +113,7 @@ def test_the_search_is_told_wherever_a_threshold_is(tmp_path):
     assert any(f"measured through {told}" in line for line in lines)
     assert result["calibrations"]["nearest"]["search_recall"] == 0.6
     found = model.evaluate(dataset(3, seed=5))
-    page = evaluation_page(tmp_path / "page.html", model, found, title="t", source="s")
+    page = lw.report(found, tmp_path / "page.html", model=model)
     assert f"measured through {told}" in page.read_text()
     exact = model_of(None).calibrate(aside)
     assert (exact.search, exact.search_recall, exact.measured_through) == ("exact", None, None)

@@ -8,7 +8,9 @@ import tarfile
 import threading
 import zipfile
 
+import numpy as np
 import pytest
+import torch
 from PIL import Image
 
 from likewise.data import downloads, has_splits, lfw_pairs, load
@@ -104,6 +106,112 @@ def test_imagenette_is_read_from_a_local_folder(tmp_path, monkeypatch, name, unp
     assert [round(float(item.mean() * 255)) for item, _ in (test[3], test[9])] == [30, 90]
     by_path = load(tmp_path / name / (SETS[name] if unpacked_here else ""), split="test")
     assert by_path.class_names == test.class_names
+
+
+CIFAR = {
+    "cifar-10": ("cifar-10-batches-bin", "batches.meta.txt", 1),
+    "cifar-100": ("cifar-100-binary", "fine_label_names.txt", 2),
+}
+
+
+def cifar_files(name):
+    """Six records for each file, with every byte of the pixels known."""
+    _, names, labels = CIFAR[name]
+    batches = [f"data_batch_{number}.bin" for number in range(1, 6)] + ["test_batch.bin"]
+    files = {names: b"cat\ndog\nowl\n\n", "readme.html": b"x"}
+    if name == "cifar-100":
+        batches = ["train.bin", "test.bin"]
+        files["coarse_label_names.txt"] = b"\n".join(b"c%d" % code for code in range(20))
+    rng = np.random.default_rng(0)
+    for number, file in enumerate(batches):
+        records = rng.integers(0, 256, (6, labels + 3072), dtype=np.uint8)
+        records[:, :labels] = 19
+        records[:, labels - 1] = (np.arange(6) + number) % 3
+        files[file] = records.tobytes()
+    return files
+
+
+@pytest.mark.parametrize("name", CIFAR)
+@pytest.mark.parametrize("is_unpacked", [False, True])
+def test_cifar_is_read_record_by_record(tmp_path, monkeypatch, name, is_unpacked):
+    monkeypatch.setenv("LIKEWISE_DATA", str(tmp_path))
+    inside, _, labels = CIFAR[name]
+    files = cifar_files(name)
+    write(tmp_path / name / (inside if is_unpacked else ""), files)
+    assert has_splits(name)
+    train, test, whole = (load(name, split=split) for split in ("train", "test", None))
+    batches = [file for file in files if file.endswith(".bin")]
+    assert (len(train), len(test)) == (6 * len(batches) - 6, 6)
+    assert len(whole) == 6 * len(batches)
+    assert train.class_names == ["cat", "dog", "owl"]
+    for dataset, part in ((train, batches[:-1]), (test, batches[-1:])):
+        content = b"".join(files[file] for file in part)
+        length = labels + 3072
+        for row in range(len(dataset)):
+            image, code = dataset[row]
+            record = content[row * length : (row + 1) * length]
+            assert code == record[labels - 1]
+            expected = torch.tensor(list(record[labels:])).view(3, 32, 32) / 255
+            torch.testing.assert_close(image, expected)
+    assert load(tmp_path / name / (inside if is_unpacked else ""), image_size=8)[0][0].shape == (
+        3,
+        8,
+        8,
+    )
+
+
+@pytest.mark.parametrize("name", CIFAR)
+def test_cifar_is_downloaded_once_checked_and_unpacked(tmp_path, monkeypatch, served, hashes, name):
+    folder, url = served
+    inside = CIFAR[name][0]
+    file = f"{name}-binary.tar.gz"
+    files = {f"{inside}/{path}": content for path, content in cifar_files(name).items()}
+    archive(folder / file, files)
+    cache = tmp_path / "cache"
+    with pytest.raises(ValueError, match=r"must have the sha256 .* got a file with another one"):
+        downloads.download(name, base_url=url, cache=cache)
+    hashes(name, [(file, folder / file)])
+    assert downloads.download(name, base_url=url, cache=cache) == cache / name
+    assert [path.name for path in (cache / name).iterdir()] == [inside]
+    (folder / file).unlink()
+    downloads.download(name, base_url=url, cache=cache)  # nothing is fetched again
+    monkeypatch.setenv("LIKEWISE_DATA", str(tmp_path / "nothing"))
+    monkeypatch.setattr(downloads, "download", lambda name: cache / name)
+    assert len(load(name, split="test")) == 6
+
+
+@pytest.mark.parametrize("name", CIFAR)
+def test_damaged_cifar_is_refused_and_pickles_are_never_opened(tmp_path, name):
+    _, names, labels = CIFAR[name]
+    files = cifar_files(name)
+    last = list(files)[-1]
+    for number, (wrong, message) in enumerate(
+        [
+            ({last: files[last][:-1]}, rf"records of {labels + 3072:,} bytes, got"),
+            ({last: b""}, r"got 0 bytes\. The file is damaged"),
+            ({names: b"cat\ndog\n"}, "must hold labels below 2, as .* got 2"),
+        ]
+    ):
+        write(tmp_path / str(number), files | wrong)
+        with pytest.raises(ValueError, match=message):
+            load(tmp_path / str(number), split="test")
+    only_names = tmp_path / "names"
+    write(only_names, {names: files[names]})
+    with pytest.raises(ValueError, match=r"must hold the \.bin files of CIFAR, got none"):
+        load(only_names)
+    pickled = ("batches.meta", "data_batch_1") if labels == 1 else ("meta", "train", "test")
+    write(tmp_path / "py", dict.fromkeys(pickled, b"cos\nsystem\n(S'touch struck'\ntR."))
+    with pytest.raises(ValueError, match="source must hold the binary version of CIFAR, got the p"):
+        load(tmp_path / "py")
+
+
+def test_a_missing_batch_of_cifar_is_named(tmp_path):
+    files = cifar_files("cifar-10")
+    del files["data_batch_3.bin"]
+    write(tmp_path, files)
+    assert len(load(tmp_path, split="test")) == 6
+    with pytest.raises(FileNotFoundError, match=r"data_batch_3\.bin"):
+        load(tmp_path, split="train")
 
 
 def test_other_classes_keep_the_names_of_their_folders(tmp_path):

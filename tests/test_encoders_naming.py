@@ -220,6 +220,8 @@ def test_the_hub_counts_as_reached_only_if_it_answers(monkeypatch):
         ("none", {"head": "linear", "item_shape": (3, 8, 8)}, "got 'none', which is for vectors"),
         ("none", {"head": "deep"}, "head must be one of"),
         ("none", {"train": "some"}, "train must be one of"),
+        ("none", {"pooling": "gem"}, "pooling must be left out for 'none', got 'gem'"),
+        ("small", {"item_shape": (3, 8, 8), "pooling": "max"}, "pooling must be left out for 'sm"),
         ("none", {"item_shape": (5,), "embedding_dim": 3}, "embedding_dim must be left out"),
         ("sentence:/nowhere/at/all", {}, "encoder must be a folder that exists"),
     ],

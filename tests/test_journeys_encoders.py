@@ -121,6 +121,34 @@ def test_a_frozen_encoder_sees_each_item_once_and_its_head_learns(tmp_path, rand
     assert torch.equal(again.embed(files), model.embed(files))
 
 
+def test_a_pooling_is_part_of_the_recipe_and_of_the_saved_model(tmp_path, random_weights, run):
+    folder = photographs(tmp_path / "photos", per_class=3)
+    files = sorted(folder.rglob("*.png"))
+    made = {}
+    for pooling in (None, "gem"):
+        recipe = lw.Recipe(encoder=TINY, train="none", pooling=pooling)
+        made[pooling] = lw.train(folder, recipe, device="cpu")
+    model = made["gem"]
+    assert model.encoder.config["pooling"] == "gem"
+    assert not torch.allclose(model.embed(files), made[None].embed(files), atol=1e-3)
+    assert model.fingerprint != made[None].fingerprint
+    assert torch.equal(lw.load(model.save(tmp_path / "m")).embed(files), model.embed(files))
+    options = ("--encoder", TINY, "--train", "none", "--pooling", "gem", "--device", "cpu")
+    status, _, said = run("train", folder, "--out", tmp_path / "told", *options)
+    assert status == 0, said
+    assert lw.load(tmp_path / "told").fingerprint == model.fingerprint
+    towers = lw.Recipe(towers=(TINY, "small"), train="all", pooling="max")
+    assert [towers.of_tower(side).pooling for side in (0, 1)] == ["max", None]
+
+
+def test_a_pooling_for_items_of_the_small_network_is_refused(run, tmp_path):
+    status, _, said = run("train", "digits", "--out", tmp_path / "m", "--pooling", "gem")
+    assert (status, "--encoder must be timm:NAME for the pooling 'gem', got none" in said) == (
+        2,
+        True,
+    ), said
+
+
 @pytest.mark.parametrize("train", ["last", "all"])
 def test_a_pretrained_network_trains_in_part_or_whole(tmp_path, random_weights, train):
     folder = photographs(tmp_path / "photos", per_class=4)

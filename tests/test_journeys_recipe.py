@@ -11,6 +11,7 @@ import likewise as lw
 from likewise import distances
 from likewise.augment import presets
 from likewise.cli import options
+from likewise.encoders import backbones
 from likewise.journeys import recipe as names
 from likewise.journeys.fitting import LOSSES, batches_of
 from likewise.training.loop import PRECISIONS
@@ -48,6 +49,12 @@ def test_a_recipe_comes_back_from_a_dict_and_from_toml(tmp_path_factory, choices
     ("choices", "sentence"),
     [
         ({"epochs": 0}, "epochs must be at least 1, got 0"),
+        ({"pooling": "token"}, "pooling must be one of average, gem, max, got 'token'"),
+        ({"encoder": "small", "pooling": "gem"}, "pooling must be left out for small, got 'gem'"),
+        (
+            {"towers": ("small", "sentence:x"), "pooling": "gem"},
+            "pooling must be left out for small and sentence:x",
+        ),
         ({"epochs": 1.5}, "epochs must be a whole number, got 1.5"),
         ({"batches": 0}, "batches must be at least 1, got 0"),
         ({"seed": -1}, "seed must be at least 0, got -1"),
@@ -128,6 +135,7 @@ def test_the_command_line_offers_the_choices_that_there_are():
     assert set(options.Loss) == {*LOSSES, *others}
     assert set(options.Augment) == set(names.AUGMENTS) == set(presets.NAMES)
     assert set(options.Projection) == set(names.PROJECTIONS)
+    assert set(options.Pooling) == set(names.POOLINGS) == set(backbones.POOLINGS)
     assert lw.Recipe.projection == options.Projection.DROP
     assert lw.Recipe.distance == options.DistanceName.COSINE
     assert lw.Recipe.precision == options.Precision.FLOAT32

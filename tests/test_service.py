@@ -496,6 +496,246 @@ def test_a_model_with_another_encoder_is_not_followed(tmp_path, caplog):
 
 
 # ---------------------------------------------------------------------------------------------
+# Two towers
+
+
+def axes(width):
+    """An encoder that keeps the first four numbers of an item."""
+    layer = nn.Linear(width, 4, bias=False)
+    layer.weight.data = torch.eye(4, width)
+    return nn.Sequential(layer)
+
+
+def near_axes(per_class, seed, width, spread=0.05):
+    """Points of five classes; encoders see nothing of the last one."""
+    rng = np.random.default_rng(seed)
+    labels = np.repeat(np.arange(5), per_class)
+    points = np.eye(5, width)[labels] + spread * rng.normal(size=(len(labels), width))
+    return points.astype(np.float32), [f"class {label}" for label in labels]
+
+
+def tower_model(gallery=None):
+    """Queries of eight numbers over known items of six."""
+    before = {width: lw.data.Preprocess((width,), (0.0,), (1.0,)) for width in (6, 8)}
+    model = lw.SimilarityModel(
+        axes(6), preprocess=before[6], query_encoder=axes(8), query_preprocess=before[8]
+    )
+    if gallery is not None:
+        model.use_gallery(gallery)
+    known, names = near_axes(3, 0, 6)
+    model.add((known[:12], names[:12]))
+    model.calibrate(near_axes(30, 1, 8, spread=0.2))
+    a, b = near_axes(8, 2, 8, spread=0.2), near_axes(8, 3, 6, spread=0.2)
+    rows = torch.cartesian_prod(torch.arange(40), torch.arange(40))
+    same = rows[:, 0] // 8 == rows[:, 1] // 8
+    pairs = lw.data.CrossPairs(lw.data.load(a), lw.data.load(b), rows, same)
+    model.calibrate(pairs, rule="pairs")
+    return model
+
+
+def test_two_towers_encode_what_is_asked_about_and_what_is_known_each_by_its_own(tmp_path):
+    model = tower_model()
+    model.save(tmp_path / "model")
+    queries, _ = near_axes(3, 7, 8, spread=0.3)
+    others, _ = near_axes(3, 8, 6, spread=0.3)
+    place = {"gallery": tmp_path / "known", "keep": tmp_path / "keep"}
+    with client_of(open_service(tmp_path / "model", **place)) as client:
+        told = client.post("/v1/match", json=asked(queries)).json()["answers"]
+        decided = model.match(queries)
+        assert [each["distance"] for each in told] == decided.distances.tolist()
+        assert [each["label"] or "unknown" for each in told] == decided.names
+        assert len(set(decided.names)) == 5
+        told = client.post("/v1/lookup", json=asked(queries, k=2)).json()["answers"]
+        near = model.lookup(queries, k=2).distances.tolist()
+        assert [[n["distance"] for n in each["neighbors"]] for each in told] == near
+
+        pairs = [
+            {"a": {"vector": a.tolist()}, "b": {"vector": b.tolist()}}
+            for a, b in zip(queries, np.roll(others, 1, axis=0), strict=True)
+        ]
+        told = client.post("/v1/verify", json={"pairs": pairs}).json()["answers"]
+        verdicts = model.verify(queries, np.roll(others, 1, axis=0))
+        assert [each["distance"] for each in told] == verdicts.distances.tolist()
+        assert {each["same"] for each in told} == {True, False}
+
+        made = client.post("/v1/embed", json=asked(others)).json()
+        assert made == {"embeddings": model.embed(others).tolist(), "encoder": model.fingerprint}
+        made = client.post("/v1/embed", json=asked(queries, queries=True)).json()
+        assert made["embeddings"] == model.embed(queries, queries=True).tolist()
+        assert made["encoder"] == model.query_fingerprint != model.fingerprint
+        again = {"items": [{"embedding": each} for each in made["embeddings"]]}
+        told = client.post("/v1/match", json=again).json()["answers"]
+        assert [each["distance"] for each in told] == decided.distances.tolist()
+
+        for path, body in (
+            ("match", asked(others)),
+            ("lookup", asked(others)),
+            ("embed", asked(queries)),
+            ("embed", asked(others, queries=True)),
+            ("verify", {"pairs": [{"a": each["b"], "b": each["a"]} for each in pairs]}),
+            ("items", asked(queries)),
+        ):
+            words = refused(client.post(f"/v1/{path}", json=body), 422, "invalid")
+            assert "must hold 8 numbers" in words or "must hold 6 numbers" in words
+
+        new = {"items": [{"vector": [0.0, 0, 0, -1, 0, 0], "label": "new"}]}
+        assert client.post("/v1/items", json=new).status_code == 201
+        told = client.post("/v1/lookup", json=asked([[0.0] * 3 + [-2.0] + [0] * 4], k=1)).json()
+        (found,) = told["answers"][0]["neighbors"]
+        assert (found["label"], found["distance"]) == ("new", pytest.approx(0, abs=1e-6))
+
+
+def test_a_card_tells_both_sides_of_two_towers_and_a_new_calibration_is_followed(tmp_path):
+    model = tower_model()
+    model.save(tmp_path / "model")
+    application = open_service(tmp_path / "model")
+    with client_of(application) as client:
+        card = client.get("/v1/model").json()
+        assert (card["takes"], card["item_shape"]) == ("vector", [8])
+        assert (card["known_takes"], card["known_item_shape"]) == ("vector", [6])
+        assert card["encoder"]["fingerprint"] == model.fingerprint
+        assert card["query_encoder"]["fingerprint"] == model.query_fingerprint
+        assert card["query_encoder"]["dimension"] == 4
+        model.calibrate(near_axes(30, 9, 8, spread=0.4))
+        model.save(tmp_path / "model")
+        application.routes.follow()
+        queries, _ = near_axes(3, 7, 8, spread=0.3)
+        told = client.post("/v1/match", json=asked(queries)).json()
+        decided = model.match(queries)
+        assert told["point"]["threshold"] == decided.threshold
+        assert [each["distance"] for each in told["answers"]] == decided.distances.tolist()
+        before = client.get("/v1/model").json()
+        assert before["version"] != card["version"]
+        model.query_encoder[0].weight.data += 1
+        model.save(tmp_path / "model")
+        application.routes.follow()
+        assert client.get("/v1/model").json() == before
+
+
+def test_an_unknown_of_two_towers_is_kept_and_cannot_become_known(tmp_path):
+    model = tower_model(tmp_path / "known")
+    far = asked([[-1.0] * 8])
+    with served(model, writes=True, keep=tmp_path / "keep") as client:
+        told = client.post("/v1/match", json=far).json()["answers"][0]
+        assert told["label"] is None
+        path = f"/v1/unknowns/{told['unknown_id']}"
+        enrolled = client.post(f"{path}/enroll", json={"label": "far"})
+        assert "two towers" in refused(enrolled, 409, "two_towers")
+        assert client.delete(path).json() == {"removed": 1, "left": 0}
+    with lw.Gallery(tmp_path / "keep" / "unknowns", read_only=True) as kept:
+        assert kept.encoder == model.query_fingerprint
+
+
+class Colors(nn.Module):
+    """The mean color of an image."""
+
+    def forward(self, images):
+        return images.mean(dim=(2, 3))
+
+
+class ColorWords(nn.Module):
+    """The colors that a text names."""
+
+    takes_texts = True
+
+    def forward(self, texts):
+        names = ("red", "green", "blue")
+        return torch.tensor([[float(name in text) + 0.01 for name in names] for text in texts])
+
+
+def picture_of(color):
+    content = io.BytesIO()
+    Image.new("RGB", (8, 8), color).save(content, "PNG")
+    return content.getvalue()
+
+
+def test_a_text_finds_pictures_and_forms_hold_a_text_beside_a_picture(tmp_path):
+    model = lw.SimilarityModel(
+        Colors(),
+        preprocess=lw.data.Preprocess((3, 8, 8), (0.0,) * 3, (1.0,) * 3),
+        query_encoder=ColorWords(),
+    )
+    model.use_gallery(tmp_path / "known")
+    texts = lw.data.TextDataset(["red", "a red one", "blue", "a blue one"], [0, 0, 1, 1])
+    images = lw.data.ArrayDataset(torch.eye(3)[[0, 2], :, None, None].expand(2, 3, 8, 8), [0, 1])
+    rows = torch.cartesian_prod(torch.arange(4), torch.arange(2))
+    same = rows[:, 0] // 2 == rows[:, 1]
+    model.calibrate(lw.data.CrossPairs(texts, images, rows, same), rule="pairs")
+    with served(model, writes=True) as client:
+        for name in ("red", "green", "blue"):
+            sent = {"image": picture_of(name if name != "green" else "lime")}
+            made = client.post("/v1/items", files=sent, data={"label": name})
+            assert made.status_code == 201, made.text
+        told = client.post("/v1/lookup", files=[("text", (None, "a red one")), ("k", (None, "1"))])
+        (near,) = told.json()["answers"][0]["neighbors"]
+        assert near["label"] == "red"
+        assert client.get(f"/v1/items/{near['id']}/picture").status_code == 200
+
+        def verdict(text, color):
+            sides = [("a", (None, text)), ("b", ("b.png", picture_of(color)))]
+            return client.post("/v1/verify", files=sides).json()["answers"][0]["same"]
+
+        assert (verdict("red", "red"), verdict("red", "blue")) == (True, False)
+        for form, status in (({"queries": "true"}, 200), ({}, 422)):
+            sent = [("text", (None, "red")), *((name, (None, x)) for name, x in form.items())]
+            made = client.post("/v1/embed", files=sent)
+            assert made.status_code == status, made.text
+        words = refused(client.post("/v1/lookup", files=sent[:0] or {"x": b"1"}), 422, "invalid")
+        assert words.startswith("items[0] must be of the kind text for a query of this model")
+        new = client.post("/v1/items", json={"items": [{"text": "red"}]})
+        assert "must be of the kind image for a known item" in refused(new, 422, "invalid")
+
+        card = client.get("/v1/model").json()
+        assert (card["takes"], card["known_takes"]) == ("text", "image")
+        assert (card["item_shape"], card["known_item_shape"]) == (None, [3, 8, 8])
+        told = client.get("/openapi.json").json()
+    schemas, paths = told["components"]["schemas"], told["paths"]
+    assert set(schemas["Item"]["properties"]) == {"text", "embedding"}
+    assert set(schemas["ItemOfKnown"]["properties"]) == {"image", "embedding"}
+    assert {"image", "label"} < set(schemas["NewItem"]["properties"]) > {"embedding"}
+    assert "text" not in schemas["NewItem"]["properties"]
+    sides = schemas["Pair"]["properties"]
+    assert sides["a"] == {"$ref": "#/components/schemas/Item"}
+    assert sides["b"] == {"$ref": "#/components/schemas/ItemOfKnown"}
+    assert "/v1/unknowns/{id}/enroll" not in paths
+    forms = {
+        name: paths[f"/v1/{name}"]["post"]["requestBody"]["content"]["multipart/form-data"]
+        for name in ("match", "embed", "items", "verify")
+    }
+    offered = {name: set(form["schema"]["properties"]) for name, form in forms.items()}
+    assert {"text"} == offered["match"] & {"text", "image"}
+    assert {"text", "image"} == offered["embed"] & {"text", "image"}
+    assert {"image"} == offered["items"] & {"text", "image"}
+    a, b = (forms["verify"]["schema"]["properties"][side] for side in "ab")
+    assert (a.get("format"), b["format"]) == (None, "binary")
+    assert forms["embed"]["schema"]["required"] == []
+
+
+def test_a_picture_finds_texts_and_forms_hold_a_picture_beside_a_text():
+    model = lw.SimilarityModel(
+        ColorWords(),
+        query_encoder=Colors(),
+        query_preprocess=lw.data.Preprocess((3, 8, 8), (0.0,) * 3, (1.0,) * 3),
+    )
+    model.add((["a red one", "a blue one"], ["red", "blue"]))
+    colors = torch.eye(3)[[0, 2], :, None, None].expand(2, 3, 8, 8)
+    pairs = [[0, 0], [1, 1], [0, 1], [1, 0]]
+    texts = lw.data.TextDataset(["red", "blue"], [0, 1])
+    truth = [True, True, False, False]
+    model.calibrate(
+        lw.data.CrossPairs(lw.data.ArrayDataset(colors, [0, 1]), texts, pairs, truth), rule="pairs"
+    )
+    with served(model) as client:
+        told = client.post("/v1/lookup", files={"image": picture_of("blue")}, data={"k": "1"})
+        (near,) = told.json()["answers"][0]["neighbors"]
+        assert (near["label"], near["distance"] < 0.01) == ("blue", True)
+        for text, same in (("a red one", True), ("a blue one", False)):
+            sides = {"a": ("a.png", picture_of("red")), "b": (None, text)}
+            told = client.post("/v1/verify", files=sides).json()
+            assert told["answers"][0]["same"] == same
+
+
+# ---------------------------------------------------------------------------------------------
 # Known items
 
 

@@ -314,6 +314,99 @@ def test_texts_are_typed(browser, tmp_path):
         expect(page.locator("section:not([hidden]) .note")).to_contain_text("not calibrated")
 
 
+class ColorWords(nn.Module):
+    """The colors that a text names."""
+
+    takes_texts = True
+
+    def forward(self, texts):
+        names = ("red", "green", "blue")
+        return torch.tensor([[float(name in text) + 0.01 for name in names] for text in texts])
+
+
+def tower_model(folder):
+    """Texts over pictures of two colors, of which "pairs" alone is calibrated."""
+    model = lw.SimilarityModel(
+        Averages(),
+        preprocess=lw.data.Preprocess((3, 8, 8), (0.0,) * 3, (1.0,) * 3),
+        query_encoder=ColorWords(),
+    )
+    model.use_gallery(folder)
+    pictures = torch.stack([square(COLORS[name]) for name in ("red", "green")]) / 255
+    model.add((pictures, ["red", "green"]), keep_pictures=True)
+    words = ["red", "a red one", "green", "a green one"]
+    rows = torch.cartesian_prod(torch.arange(4), torch.arange(2))
+    pairs = lw.data.CrossPairs(
+        lw.data.TextDataset(words, [0, 0, 1, 1]),
+        lw.data.ArrayDataset(pictures, [0, 1]),
+        rows,
+        rows[:, 0] // 2 == rows[:, 1],
+    )
+    model.calibrate(pairs, rule="pairs")
+    return model
+
+
+def test_a_text_finds_pictures_which_are_added_where_known_items_are(browser, tmp_path):
+    model = tower_model(tmp_path / "known")
+    with served(model, tmp_path / "keep") as service, opened(browser, service.url) as page:
+        note = page.locator("section:not([hidden]) .note")
+        expect(note).to_contain_text("Until then only the nearest known items are shown.")
+        page.get_by_label("A text").fill("a red one")
+        page.keyboard.press("Control+Enter")
+        expect(answer(page)).to_have_text("Nearest known items")
+        expect(things(page)).to_have_count(2)
+        expect(things(page).first).to_contain_text("red")
+        expect(things(page).first.locator("img")).to_be_visible()
+        said = page.get_by_role("status").inner_text()
+        assert said.startswith("2 neighbors. Nearest: “red”, distance ")
+        things(page).first.get_by_role("button", name="Relabel").click()
+        page.get_by_label("Right label of item 0").fill("crimson")
+        page.get_by_role("button", name="Save").click()
+        expect(page.locator(".answer .note").first).to_contain_text("Item 0 is “crimson” now.")
+
+        visit(page, "Known")
+        page.get_by_text("Add a known item").click()
+        page.get_by_label("Its label").fill("sky")
+        page.get_by_role("button", name="Add", exact=True).click()
+        expect(page.get_by_role("alert").filter(has_text="A picture must be given")).to_be_visible()
+        page.get_by_label("Picture to add").set_input_files(file_of(COLORS["blue"]))
+        page.get_by_role("button", name="Add", exact=True).click()
+        expect(things(page)).to_have_count(3)
+        expect(things(page).first).to_contain_text("sky")
+        expect(page.get_by_role("status")).to_contain_text("Added as “sky”, item 2.")
+
+        visit(page, "Match")
+        page.get_by_label("A text").fill("blue")
+        page.get_by_role("button", name="Look up").click()
+        expect(things(page).first).to_contain_text("sky")
+
+        visit(page, "Compare")
+        page.get_by_label("First text").fill("blue")
+        for color, verdict in (("blue", "SAME"), ("red", "DIFFERENT")):
+            page.get_by_label("Second picture").set_input_files(file_of(COLORS[color]))
+            page.get_by_role("button", name="Compare").click()
+            expect(answer(page)).to_have_text(verdict)
+
+
+def test_an_unknown_text_cannot_become_a_known_picture(browser, tmp_path):
+    model = tower_model(tmp_path / "known")
+    words = ["red", "a red one", "green", "a green one", "blue"]
+    model.calibrate((words * 4, ["red", "red", "green", "green", "blue"] * 4))
+    with served(model, tmp_path / "keep") as service, opened(browser, service.url) as page:
+        page.get_by_label("A text").fill("only blue")
+        page.get_by_role("button", name="Match").click()
+        expect(answer(page)).to_have_text("UNKNOWN")
+        assert page.get_by_role("button", name="Enroll").count() == 0
+        visit(page, "Unknowns")
+        expect(things(page)).to_have_count(1)
+        expect(things(page).first).to_contain_text("only blue")
+        shown = page.locator("section:not([hidden])").inner_text()
+        assert "an unknown cannot become known" in shown
+        assert page.get_by_role("button", name="Enroll").count() == 0
+        things(page).get_by_role("button", name="Forget").click()
+        expect(things(page)).to_have_count(0)
+
+
 def test_vectors_are_pasted_and_a_service_that_changes_nothing_says_so(browser):
     model = lw.SimilarityModel(None)
     model.index.add(

@@ -754,9 +754,61 @@ def test_validation_changes_nothing_of_the_training(kind):
         assert all(torch.equal(value, after[name]) for name, value in before.items())
     assert dict(without[2].facts) == dict(with_it[2].facts)
     for before, after in zip(without[3].records, with_it[3].records, strict=True):
-        assert after.pop("validation_loss") > 0
-        assert before.keys() == after.keys()
+        assert after["validation_loss"] > 0
+        told = {name for name in after if name.startswith("validation_")}
+        facts = set(with_it[2].facts)  # but memory has none of its own before it is warm
+        assert told == {f"validation_{name}" for name in ("loss", *facts)}
+        assert before.keys() == after.keys() - told
         assert before["loss"] == after["loss"]
+
+
+@pytest.mark.parametrize("make", [losses.SoftmaxLoss, losses.ArcFaceLoss])
+def test_the_accuracy_on_validation_is_that_of_a_loop_over_its_items(make):
+    held = blobs(per_class=6)
+    items = torch.stack([held[row][0] for row in range(len(held))])
+    torch.manual_seed(0)
+    loss = make(3, 4)
+    told = []
+
+    def by_hand(record, encoder):
+        with torch.no_grad():
+            logits = loss.logits(encoder(items))
+        right = sum(int(row.argmax()) == int(y) for row, y in zip(logits, held.labels, strict=True))
+        told.append(right / len(items))
+
+    best = training.KeepBest("validation_accuracy")
+    options = {"classes_per_batch": 4, "items_per_class": 6, "callbacks": [by_hand, best]}
+    _, history = fit(loss=loss, validation=held, epochs=6, learning_rate=0.05, **options)
+    assert [record["validation_accuracy"] for record in history.records] == pytest.approx(told)
+    assert told != [record["accuracy"] for record in history.records]
+    assert best.value == pytest.approx(max(told))
+    assert max(told) > 0.6  # and 0.25 by chance
+
+
+def test_facts_on_validation_are_means_over_its_batches():
+    held = blobs(per_class=6, seed=1)
+    loss = losses.TripletLoss(margin=0.5)
+    seen = []
+
+    class Watched(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.facts = {}
+
+        def forward(self, *batch, **options):
+            value = loss(*batch, **options)
+            self.facts = loss.facts
+            if not self.training:
+                seen.append({"loss": float(value), **{k: float(v) for k, v in loss.facts.items()}})
+            return value
+
+    options = {"classes_per_batch": 2, "items_per_class": 3}  # several batches
+    _, history = fit(loss=Watched(), validation=held, epochs=1, **options)
+    assert len(seen) > 2
+    for name in seen[0]:
+        mean = sum(each[name] for each in seen) / len(seen)
+        assert history[0][f"validation_{name}"] == pytest.approx(mean, abs=1e-6)
+    assert "negative_distance" in seen[0]
 
 
 def test_ids_of_validation_are_none_of_the_training():

@@ -62,6 +62,7 @@ if TYPE_CHECKING:
     from likewise.journeys.wrap import wrap
     from likewise.matching import UNKNOWN, Matches, match
     from likewise.model import BatchEmbedder, SimilarityModel, embed, load
+    from likewise.pages import report
     from likewise.plots import show
     from likewise.training import History, fit
 
@@ -123,6 +124,7 @@ __all__ = [
     "plots",
     "probability",
     "push_to_hub",
+    "report",
     "runtime",
     "samplers",
     "service",
@@ -168,6 +170,7 @@ _MODULE_OF = {  # the other names of __all__ are modules themselves
     "match": "matching",
     "migrate": "journeys.migrate",
     "push_to_hub": "journeys.hub",
+    "report": "pages",
     "show": "plots",
     "train": "journeys.train",
     "wrap": "journeys.wrap",

@@ -16,6 +16,7 @@ from likewise.cli import (
     faces,
     gallery,
     known,
+    leaking,
     maps,
     migrating,
     serving,
@@ -38,6 +39,7 @@ from likewise.cli.options import (
     PartRows,
     PartsFolder,
     Point,
+    Pooling,
     Precision,
     Projection,
     Resume,
@@ -140,6 +142,15 @@ def train(
     head: Annotated[
         Optional[Head],  # noqa: UP045
         typer.Option(rich_help_panel=ENCODER, help="Layers behind a pretrained encoder."),
+    ] = None,
+    pooling: Annotated[
+        Optional[Pooling],  # noqa: UP045
+        typer.Option(
+            rich_help_panel=ENCODER,
+            show_default="the network's own",
+            help="What makes features of the maps or tokens of a network of timm; gem is the "
+            "generalized mean.",
+        ),
     ] = None,
     weights: Annotated[
         Optional[Path],  # noqa: UP045
@@ -700,10 +711,10 @@ def evaluate(
     lines = answers.evaluation_lines(found)
     lines += selection_notes(loaded.origin, list(items_per_class(examples)))
     if report is not None:
-        from likewise.pages.evaluate import evaluation_page
+        from likewise.pages import report as write_report
 
         title = f"{Path(model).name} on {source}"
-        page = evaluation_page(report, loaded, found, title=title, source=source)
+        page = write_report(found, report, model=loaded, title=title, source=source)
         result["report"] = str(page)
         lines.append(f"report: {page}")
     if card:
@@ -719,6 +730,7 @@ app.command()(drifting.drift)
 app.command()(embed.embed)
 app.command()(exporting.export)
 app.command()(faces.faces)
+app.command()(leaking.leaks)
 app.command()(migrating.migrate)
 app.command()(serving.serve)
 app.command()(serving.key)

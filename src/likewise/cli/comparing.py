@@ -56,9 +56,9 @@ def compare(
         )
     result, lines = answer(found)
     if report is not None:
-        from likewise.pages.compare import comparison_page
+        from likewise.pages import report as write_report
 
-        written = comparison_page(report, found, source=source, seed=seed)
+        written = write_report(found, report, source=source)
         result["report"] = str(written)
         lines.append(f"report: {written}")
     console.finish(result, lines, as_json=as_json)

@@ -11,7 +11,7 @@ from likewise.cli import console, journeys
 from likewise.cli.training import tell_epoch
 from likewise.journeys.index import index
 from likewise.journeys.opening import open_fitting
-from likewise.pages.evaluate import evaluation_page
+from likewise.pages import report
 
 HELD_OUT = ("0", "4", "5", "8")  # digits that the encoder never sees
 PER_CLASS = 10  # examples of every digit in the index
@@ -48,10 +48,10 @@ def run(out: Path, *, seed: int = 0, device: str | None = None) -> tuple[dict[st
     test = lw.data.load("digits", split="test")
     console.say(f"match and verify: {len(test)} test images, with the model loaded again")
     found = reloaded.evaluate(test, seed=seed)
-    page = evaluation_page(
-        out / "report.html",
-        reloaded,
+    page = report(
         found,
+        out / "report.html",
+        model=reloaded,
         title="Digits, four of ten never seen in training",
         source="digits, test part",
     )

@@ -25,9 +25,10 @@ Data = Annotated[
     str,
     typer.Argument(
         metavar="DATA",
-        help="digits, mnist, fashion-mnist, omniglot, imagenette, lfw, cub-200-2011, cars196, "
-        "stanford-online-products, in-shop, inaturalist-2018, a folder of images or of idx files, "
-        "a table (.csv, .tsv, .jsonl, .parquet, .feather, .arrow), an .npz or an .npy.",
+        help="digits, mnist, fashion-mnist, cifar-10, cifar-100, omniglot, imagenette, lfw, "
+        "cub-200-2011, cars196, stanford-online-products, in-shop, inaturalist-2018, a folder of "
+        "images or of idx files, a table (.csv, .tsv, .jsonl, .parquet, .feather, .arrow), an .npz "
+        "or an .npy.",
     ),
 ]
 Split = Annotated[
@@ -299,6 +300,14 @@ class Head(StrEnum):
     LINEAR = "linear"
     MLP = "mlp"
     WHITENING = "whitening"
+
+
+class Pooling(StrEnum):
+    """What makes features of a network's maps or tokens."""
+
+    AVERAGE = "average"
+    MAX = "max"
+    GEM = "gem"
 
 
 class Projection(StrEnum):

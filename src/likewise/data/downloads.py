@@ -41,6 +41,8 @@ _FAST_AI = "https://s3.amazonaws.com/fast-ai-imageclas/"
 HOMES = {
     "mnist": "https://ossci-datasets.s3.amazonaws.com/mnist/",
     "fashion-mnist": "https://github.com/zalandoresearch/fashion-mnist/raw/master/data/fashion/",
+    "cifar-10": "https://www.cs.toronto.edu/~kriz/",
+    "cifar-100": "https://www.cs.toronto.edu/~kriz/",
     "imagenette": _FAST_AI,
     "imagenette-320": _FAST_AI,
     "imagenette-160": _FAST_AI,
@@ -62,6 +64,8 @@ BY_HAND = {
 
 # The folder that an archive holds, for those that are archives.
 _INSIDE = {
+    "cifar-10": "cifar-10-batches-bin",
+    "cifar-100": "cifar-100-binary",
     "imagenette": "imagenette2",
     "imagenette-320": "imagenette2-320",
     "imagenette-160": "imagenette2-160",
@@ -82,7 +86,10 @@ _PLACES = {
 _CONTENTS = {
     "lfw": "a folder per person, pairs.txt, pairsDevTrain.txt and pairsDevTest.txt",
     **dict.fromkeys(("imagenette", "imagenette-320", "imagenette-160"), "its train/ and val/"),
-    **dict.fromkeys(("cub-200-2011", "stanford-online-products"), "what its archive holds"),
+    **dict.fromkeys(
+        ("cifar-10", "cifar-100", "cub-200-2011", "stanford-online-products"),
+        "what its archive holds",
+    ),
 }
 
 SHA256 = {
@@ -112,6 +119,17 @@ SHA256 = {
         ),
         "t10k-labels-idx1-ubyte.gz": (
             "67da17c76eaffca5446c3361aaab5c3cd6d1c2608764d35dfb1850b086bf8dd5"
+        ),
+    },
+    # The binary versions as TensorFlow Datasets lists them; not fetched by us.
+    "cifar-10": {
+        "cifar-10-binary.tar.gz": (
+            "c4a38c50a1bc5f3a1c5537f2155ab9d68f9f25eb1ed8d9ddda3db29a59bca1dd"
+        ),
+    },
+    "cifar-100": {
+        "cifar-100-binary.tar.gz": (
+            "58a81ae192c23a4be8b1804d68e518ed807d710a4eb253b1f2a199162a40d8ec"
         ),
     },
     # Of the archives of 2021, as TensorFlow Datasets lists them.
@@ -171,7 +189,7 @@ def find_or_download(name: str) -> Path:
 
 
 def unpacked(folder: Path, name: str) -> Path:
-    """The folder of images of a named data set: the one its archive holds if it is there."""
+    """The folder with the items of a named data set: the one its archive holds if it is there."""
     inside = folder / _INSIDE.get(name, "")
     return inside if inside.is_dir() else folder
 
@@ -195,7 +213,7 @@ def download(name: str, *, base_url: str | None = None, cache: Path | None = Non
     folder = (cache or Path(pooch.os_cache("likewise"))) / name
     base_url = base_url or HOMES[name]
     for file, sha256 in SHA256[name].items():
-        archive = name in _INSIDE and file.endswith((".tgz", ".zip"))
+        archive = name in _INSIDE and file.endswith((".tgz", ".tar.gz", ".zip"))
         if archive and (folder / _INSIDE[name]).is_dir():
             continue
         url = base_url + _PLACES.get(file, file)

@@ -16,6 +16,7 @@ from torch import Tensor
 from likewise._checks import check_choice, check_exists
 from likewise._parts import is_parts
 from likewise.data.benchmarks import BENCHMARKS, PARTS, Benchmark, benchmark_at, benchmark_parts
+from likewise.data.cifar import cifar_parts, is_cifar, read_cifar
 from likewise.data.datasets import ArrayDataset, stored_items
 from likewise.data.downloads import (
     BY_HAND,
@@ -161,6 +162,8 @@ def load(
                             fixed split of every class, 75% and 25%
     "mnist",                idx files in $LIKEWISE_DATA/<name> (default ../shared/data/<name>),
     "fashion-mnist"         else downloaded; train and test as published
+    "cifar-10",             small photographs (3, 32, 32) of 10 or 100 classes, of the latter the
+    "cifar-100"             fine ones; found or downloaded; train and test as published
     "imagenette",           ten classes of ImageNet, of several sizes: give image_size; likewise
     "imagenette-320",       found or downloaded and unpacked; the published val is test
     "imagenette-160"
@@ -295,6 +298,8 @@ def load(
     match _kind(path):
         case "idx":
             return _load_idx(path, where, split, size, channels)
+        case "cifar":
+            return _load_cifar(path, where, split, size, channels)
         case "folder":
             return _load_folder(path, where, asked)
         case "benchmark":
@@ -371,6 +376,8 @@ def has_splits(
     match _kind(path):
         case "idx":
             return set(idx_parts(path)) == {"train", "test"}
+        case "cifar":
+            return set(cifar_parts(path)) == {"train", "test"}
         case "benchmark":
             return True
         case "folder":
@@ -456,7 +463,7 @@ def _check_columns(asked: _Asked, path: Path | None) -> None:
 
 
 def _kind(path: Path) -> str:
-    """One of idx, benchmark, folder, parts, saved, table, records, npz, npy, tar, image."""
+    """One of idx, cifar, benchmark, folder, parts, saved, table, records, npz, npy, tar, image."""
     if path.is_dir() and benchmark_at(path) is not None:
         return "benchmark"
     if path.is_dir():
@@ -464,6 +471,8 @@ def _kind(path: Path) -> str:
             return "parts"
         if is_saved_dataset(path):
             return "saved"
+        if is_cifar(path):
+            return "cifar"
         return "idx" if idx_parts(path) else "folder"
     suffix = path.suffix.lower()
     if suffix in TABLES:
@@ -574,6 +583,26 @@ def _load_idx(
     )
     names = FASHION_CLASSES if fashion else None
     return _in_memory(parts, where, split, image_size, channels, names)
+
+
+def _load_cifar(
+    path: Path,
+    where: str,
+    split: str | None,
+    image_size: ImageSize | None,
+    channels: int | None,
+) -> ArrayDataset:
+    parts: dict[str, _Part] = {}
+    names: list[str] = []
+    for part in _choose(cifar_parts(path), split, where):
+        images, codes, names = read_cifar(path, part)
+        parts[part] = _Part(partial(np.asarray, images), codes)
+    if not parts:
+        raise InputError(
+            f"must hold the .bin files of CIFAR, got none in {where}. Unpack its archive there.",
+            argument="source",
+        )
+    return _in_memory(parts, where, None, image_size, channels, names)
 
 
 def _load_folder(path: Path, where: str, asked: _Asked) -> ImageFiles:

@@ -161,6 +161,17 @@ def weights_of_hub(name: str, channels: int, size: Sequence[int]) -> Mapping[str
         ) from error
 
 
+def unpooled(network: Any, name: str, pooling: str) -> None:
+    """Take off a network's own pooling, so that it gives maps or tokens."""
+    try:
+        network.reset_classifier(0, global_pool="")
+    except (AssertionError, AttributeError, TypeError, ValueError) as error:
+        raise InputError(
+            f"pooling must be left out for {name}, whose own one cannot be taken off, got "
+            f"{pooling!r}."
+        ) from error
+
+
 def cut_at(network: nn.Module, name: str, cut: str) -> nn.Module:
     """The network up to a node; what comes after is gone."""
     models = _timm().models

@@ -9,19 +9,22 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from likewise._checks import check_count
+from likewise._checks import check_choice, check_count
 from likewise.encoders._timm import (
     created,
     cut_at,
     framing_of,
     near,
     settings_of,
+    unpooled,
     unsuited,
     weights_of_file,
     weights_of_hub,
 )
-from likewise.encoders.heads import Normalize, describe
+from likewise.encoders.heads import GeneralizedMeanPool1d, Normalize, describe
 from likewise.errors import InputError
+
+POOLINGS = ("average", "max", "gem")
 
 
 def backbone(
@@ -35,6 +38,7 @@ def backbone(
     image_size: int | Sequence[int] | None = None,
     embedding_dim: int | None = None,
     normalize: bool = True,
+    pooling: str | None = None,
 ) -> "Backbone":
     """A `Backbone` with pretrained weights.
 
@@ -53,6 +57,7 @@ def backbone(
         image_size: Size of the images.
         embedding_dim: size of an embedding.
         normalize: whether embeddings have unit length.
+        pooling: What makes features of maps or tokens.
 
     Raises:
         InputError: if an argument is out of its range, or the file holds other weights.
@@ -74,6 +79,7 @@ def backbone(
         image_size=image_size,
         embedding_dim=embedding_dim,
         normalize=normalize,
+        pooling=pooling,
     )
     _, *size = encoder.preprocess_settings["item_shape"]
     if weights is not None:
@@ -96,9 +102,10 @@ class Backbone(nn.Module):
     """Embeddings (n, d) of images (n, c, h, w) from a network of timm, with random weights.
 
     `backbone` gives one with pretrained weights. The classifier is left out; what is left of the
-    network gives features, pooled in the network's own way. With `cut` it ends at the node named,
-    and what follows is gone: of maps comes the mean over the pixels, of tokens the mean over all.
-    Then come a linear layer to `embedding_dim`, if that is given, and the scaling to unit length.
+    network gives features, pooled in the network's own way, or as `pooling` says. With `cut` it
+    ends at the node named, and what follows is gone: of maps comes the mean over the pixels, of
+    tokens the mean over all, unless `pooling` says otherwise. Then come a linear layer to
+    `embedding_dim`, if that is given, and the scaling to unit length.
 
     The part of the network that does not train is always in evaluation mode: after `train()` too
     its batch norms keep their statistics and nothing is dropped out. `config` holds the arguments
@@ -117,6 +124,10 @@ class Backbone(nn.Module):
             pretrained weights. Other sizes are refused.
         embedding_dim: size of an embedding; by default as many as the network gives features.
         normalize: whether embeddings have unit length.
+        pooling: What makes features of maps or tokens: "average", "max" or "gem", the generalized
+            mean with the power 3, which listens more to large values; see `GeneralizedMeanPool1d`.
+            It comes last, also where a network has a norm behind its own pooling. Class tokens,
+            which stand before those of the patches, are left out. None for the network's own way.
 
     Attributes:
         network: what of timm's network is used.
@@ -141,9 +152,12 @@ class Backbone(nn.Module):
         image_size: int | Sequence[int] | None = None,
         embedding_dim: int | None = None,
         normalize: bool = True,
+        pooling: str | None = None,
     ) -> None:
         super().__init__()
         check_count("channels", channels)
+        if pooling is not None:
+            check_choice("pooling", pooling, POOLINGS)
         if embedding_dim is not None:
             check_count("embedding_dim", embedding_dim)
         self.preprocess_settings = settings_for(name, channels, image_size)
@@ -156,8 +170,15 @@ class Backbone(nn.Module):
             "image_size": list(size),
             "embedding_dim": embedding_dim,
             "normalize": normalize,
+            # Left out where it is not chosen, so that models saved before it was there stay alike.
+            **({} if pooling is None else {"pooling": pooling}),
         }
         network = created(name, channels, size, num_classes=0).eval()
+        self._pooling, self._before_patches = pooling, 0
+        if pooling is not None and cut is None:
+            unpooled(network, name, pooling)
+            self._before_patches = getattr(network, "num_prefix_tokens", 0)
+        self._generalized = GeneralizedMeanPool1d()
         stages = [stage["module"] for stage in getattr(network, "feature_info", None) or []]
         self._pixels = (1, 2) if getattr(network, "output_fmt", "NCHW") == "NHWC" else (2, 3)
         self.network = network if cut is None else cut_at(network, name, cut)
@@ -188,9 +209,25 @@ class Backbone(nn.Module):
         return self
 
     def _pooled(self, features: Tensor) -> Float[Tensor, "n d"]:
+        if self._pooling is not None:
+            return self._pooled_as_chosen(features)
         if features.ndim == 4:
             return features.mean(dim=self._pixels)
         return features.mean(dim=1) if features.ndim == 3 else features
+
+    def _pooled_as_chosen(self, features: Tensor) -> Float[Tensor, "n d"]:
+        if features.ndim == 4:
+            places = features.movedim(self._pixels, (2, 3)).flatten(2)
+        elif features.ndim == 3:
+            places = features[:, self._before_patches :].transpose(1, 2)
+        else:
+            raise InputError(
+                f"pooling must be left out for {self.config['name']}, which gives no maps and no "
+                f"tokens, got {self._pooling!r}."
+            )
+        if self._pooling == "gem":
+            return self._generalized(places)  # type: ignore[no-any-return]
+        return places.amax(dim=2) if self._pooling == "max" else places.mean(dim=2)
 
     def _count_features(self) -> int:
         """How many features the network gives, from a black image."""

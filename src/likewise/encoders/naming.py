@@ -32,6 +32,7 @@ def by_name(
     weights: str | Path | None = None,
     pretrained: bool = True,
     tell: Callable[[str], None] | None = None,
+    pooling: str | None = None,
 ) -> nn.Module:
     """The encoder of a name, ready to encode, to train, and to be saved in a model.
 
@@ -61,6 +62,8 @@ def by_name(
         weights: File with weights of the network, .safetensors or .pth.
         pretrained: False for random weights.
         tell: Called with a line before anything is fetched.
+        pooling: Pooling of a network of timm: "average", "max" or "gem"; None for its own. See
+            `Backbone`.
 
     Returns:
         A module from a batch of items to embeddings (n, d) of unit length; of "none" as they are.
@@ -85,6 +88,11 @@ def by_name(
         check_choice("train", train, TRAINED)
     if embedding_dim is not None:
         check_count("embedding_dim", embedding_dim)
+    if pooling is not None and kind != "timm":
+        raise InputError(
+            f"must be left out for {name!r}, got {pooling!r}. It is for networks of timm.",
+            argument="pooling",
+        )
     if kind == "small":
         _check_small(train, head, weights)
         if item_shape is None:
@@ -114,7 +122,7 @@ def by_name(
             )
         body, features = nn.Identity(), _width(item_shape, head)
     else:
-        body, features = _of_timm(rest, item_shape, trainable, weights, pretrained, tell)
+        body, features = _of_timm(rest, item_shape, trainable, weights, pretrained, tell, pooling)
     if head == "none":
         if embedding_dim not in (None, features):
             raise InputError(
@@ -215,6 +223,7 @@ def _of_timm(
     weights: str | Path | None,
     pretrained: bool,
     tell: Callable[[str], None] | None,
+    pooling: str | None,
 ) -> tuple[Backbone, int]:
     if item_shape is not None and len(item_shape) != 3:
         raise InputError(
@@ -232,6 +241,7 @@ def _of_timm(
         trainable=trainable,
         channels=3 if item_shape is None else item_shape[0],
         image_size=None if item_shape is None else item_shape[1:],
+        pooling=pooling,
     )
     return made, made.embedding_dim
 

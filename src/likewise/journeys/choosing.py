@@ -229,6 +229,12 @@ def start_of(
     """The encoder of a recipe for items of a shape."""
     torch.manual_seed(recipe.seed)
     if recipe.is_small:
+        if recipe.pooling is not None:
+            raise InputError(
+                f"must be timm:NAME for the pooling {recipe.pooling!r}, got none: these items get "
+                "the small network, which pools in its own way.",
+                argument="encoder",
+            )
         made = small(item_shape, recipe.embedding_dim or SMALL_DIM)
         return Start(made, made, None)
     head = "none" if recipe.is_frozen else recipe.head or "none"
@@ -242,6 +248,7 @@ def start_of(
         embedding_dim=None if head == "none" else recipe.embedding_dim,
         weights=weights,
         tell=tell,
+        pooling=recipe.pooling,
     )
     body = made if head == "none" else made[0]  # type: ignore[index]
     return Start(body, made, preprocess_for(body, item_shape))

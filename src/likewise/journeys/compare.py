@@ -63,6 +63,7 @@ class Compared:
     holds_for: str
     comparison: Comparison
     biased: list[str]  # what is too good, and why, a line each
+    seed: int  # of the pairs that were drawn
 
     __repr__ = _tables.as_text
     _repr_html_ = _tables.as_html
@@ -177,6 +178,7 @@ def compare_models(
             for name, model, part in zip(names, models, parts, strict=True)
             for line in _biases(model, part)
         ],
+        seed,
     )
 
 

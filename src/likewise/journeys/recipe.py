@@ -35,6 +35,7 @@ AUGMENTS = ("none", "light", "photos", "strong", "views")
 PROJECTIONS = ("drop", "keep", "none")
 TRAINED = ("none", "head", "last", "all")
 HEADS = ("none", "linear", "mlp", "whitening")
+POOLINGS = ("average", "max", "gem")
 MADE_CLASSES = ("none", "turned", "mirrored", "both")
 _NEEDS = {
     "pairs": "The two views of an item are its pairs.",
@@ -61,6 +62,8 @@ class Recipe:
             on held-out classes. With pretrained towers a head on each trains if None.
         head: Layers behind a frozen or pretrained encoder: "none", "linear", "mlp", or
             "whitening", which is fitted at once; None for what `train` needs.
+        pooling: Pooling of a network of timm: "average", "max" or "gem"; None for its own. See
+            `encoders.Backbone`.
         embedding_dim: Numbers per embedding; None for 64, or as many as a pretrained encoder has.
             With two towers the smaller number.
         features: Weight of the small network's features beside its embedding, which has 1, in the
@@ -130,6 +133,7 @@ class Recipe:
     towers: tuple[str, str] | None = None
     train: str | None = None
     head: str | None = None
+    pooling: str | None = None
     embedding_dim: int | None = None
     features: float | None = None
     labels: bool = True
@@ -409,6 +413,7 @@ class Recipe:
             encoder=name,
             train=None if small else self.train or "head",
             head=None if small else self.head,
+            pooling=self.pooling if name.startswith("timm:") else None,
             embedding_dim=self.embedding_dim,
             augment=self.augment,
             learning_rate=self.learning_rate,
@@ -427,6 +432,15 @@ class Recipe:
             check_choice("train", self.train, TRAINED)
         if self.head is not None:
             check_choice("head", self.head, HEADS)
+        if self.pooling is not None:
+            check_choice("pooling", self.pooling, POOLINGS)
+            names = self.towers or (self.encoder,)
+            if not any(name is None or name.startswith("timm:") for name in names):
+                raise InputError(
+                    f"must be left out for {' and '.join(map(str, names))}, got {self.pooling!r}. "
+                    "It is for networks of timm.",
+                    argument="pooling",
+                )
         if self.encoder == "small":
             if self.train not in (None, "all"):
                 raise InputError(

@@ -9,7 +9,7 @@ import hashlib
 import json
 import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from typing import Annotated, Any, Literal, NamedTuple, TypedDict
+from typing import Annotated, Any, Literal, NamedTuple, TypedDict, get_args
 
 import msgspec
 import safetensors
@@ -128,6 +128,7 @@ _KINDS: dict[type[nn.Module], _Kind] = {
         image_size=list[Annotated[int, msgspec.Meta(ge=1, le=4096)]],
         embedding_dim=Annotated[int, msgspec.Meta(ge=1, le=1 << 16)] | None,
         normalize=bool,
+        pooling=Literal["average", "max", "gem"] | msgspec.UnsetType,
     ),
     ConvEncoder: _by_config(
         ConvEncoder,
@@ -530,6 +531,7 @@ def _arguments(known: type[nn.Module], config: Mapping[str, Any]) -> dict[str, A
             f"the arguments of {known.__name__} are of other types: {error}"
         ) from error
     found = {name: getattr(read, name) for name in read.__struct_fields__}
+    found = {name: value for name, value in found.items() if value is not msgspec.UNSET}
     if any(isinstance(value, float) and not math.isfinite(value) for value in found.values()):
         raise InputError(f"the arguments of {known.__name__} must be finite, got others.")
     return {
@@ -541,7 +543,12 @@ def _arguments(known: type[nn.Module], config: Mapping[str, Any]) -> dict[str, A
 def _schema(name: str) -> type[msgspec.Struct]:
     known = _CLASSES[name]
     fields = _HOLDERS[known] if known in _HOLDERS else _KINDS[known].fields
-    return msgspec.defstruct(name, list(fields.items()), forbid_unknown_fields=True)
+    # An argument that came later may be left out; such stand last.
+    listed: list[Any] = [
+        (each, kind, msgspec.UNSET) if msgspec.UnsetType in get_args(kind) else (each, kind)
+        for each, kind in fields.items()
+    ]
+    return msgspec.defstruct(name, listed, forbid_unknown_fields=True)
 
 
 def _listed(value: Any) -> Any:

@@ -264,6 +264,12 @@ class SimilarityModel:
         """
         return encoder_fingerprint(self.encoder) if self.has_encoder else None
 
+    @property
+    def query_fingerprint(self) -> str | None:
+        """The same of the encoder of queries, which is another one with two towers."""
+        encoder, _ = self.tower(queries=True)
+        return None if isinstance(encoder, nn.Identity) else encoder_fingerprint(encoder)
+
     def use_gallery(
         self,
         path: str | Path,

@@ -10,7 +10,9 @@ from likewise.pages.writing import Section, write_page
 from likewise.plots.comparison import differences
 
 
-def comparison_page(path: Path, found: Compared, *, source: str, seed: int) -> Path:
+def comparison_page(
+    path: Path, found: Compared, *, title: str | None = None, source: str | None = None
+) -> Path:
     """Write the report of a comparison."""
     a, b = found.names
     first, second = (judged.verification for judged in found.judged)
@@ -52,9 +54,9 @@ def comparison_page(path: Path, found: Compared, *, source: str, seed: int) -> P
         ),
     ]
     settings = {
-        "compared on": source,
+        **({} if source is None else {"compared on": source}),
         "items": len(found.items),
-        "seed": seed,
+        "seed": found.seed,
         **{
             f"{name}: {key}": value
             for name, model in zip(found.names, found.models, strict=True)
@@ -67,5 +69,6 @@ def comparison_page(path: Path, found: Compared, *, source: str, seed: int) -> P
         if measure in gaps:
             one = found.comparison.measures[measure]
             facts += [(f"{told[measure]}, {a}", one.a), (f"{told[measure]}, {b}", one.b)]
-    title = f"{a} and {b} on {source}"
+    if title is None:
+        title = f"{a} and {b}" if source is None else f"{a} and {b} on {source}"
     return write_page(path, title=title, facts=facts, sections=sections, settings=settings)

@@ -32,8 +32,8 @@ def evaluation_page(
     model: SimilarityModel,
     found: Evaluation,
     *,
-    title: str,
-    source: str,
+    title: str | None = None,
+    source: str | None = None,
 ) -> Path:
     """Write the report of what `model.evaluate` found; only the items shown are read again.
 
@@ -42,7 +42,7 @@ def evaluation_page(
         model: what was evaluated.
         found: what came out.
         title: Title of the page.
-        source: what the examples are, for the foot of the page.
+        source: Name of the examples, for the foot of the page.
     """
     unit = f"{model.distance.name} distance"
     examples = found.examples
@@ -76,12 +76,14 @@ def evaluation_page(
         ),
     ]
     settings = {
-        "evaluated on": source,
+        **({} if source is None else {"evaluated on": source}),
         **{f"trained: {k}": v for k, v in model.origin.items() if k != "history" and v is not None},
         "distance": model.distance.name,
         "indexed items": len(model.index),
         **{f"calibrated for {rule}": _goal(made) for rule, made in model.calibrations.items()},
     }
+    if title is None:
+        title = "Evaluation" if source is None else f"Evaluation on {source}"
     return write_page(
         path, title=title, facts=_facts(model, found), sections=sections, settings=settings
     )
@@ -236,7 +238,7 @@ def _retrieval(found: Evaluation) -> Section:
     return Section("Retrieval", text, table=rows)
 
 
-def _map(examples: Embedded, trained_on: Sequence[str], source: str) -> list[Section]:
+def _map(examples: Embedded, trained_on: Sequence[str], source: str | None) -> list[Section]:
     if len(examples) < 2:
         return []
     kept = _chosen(len(examples), MOST_POINTS)
@@ -246,11 +248,12 @@ def _map(examples: Embedded, trained_on: Sequence[str], source: str) -> list[Sec
     figure = plots.embedding_map(
         points, labels, examples.class_names, axis_title=axis, unseen=unseen
     )
-    text = (
-        f"{len(labels)} of the items. Hollow marks are classes that were never trained on.\n\n"
-        f"To move about in the map, with a picture of each item: "
-        f"likewise map MODEL {source} --out map.html"
-    )
+    text = f"{len(labels)} of the items. Hollow marks are classes that were never trained on."
+    if source is not None:
+        text += (
+            "\n\nTo move about in the map, with a picture of each item: "
+            f"likewise map MODEL {source} --out map.html"
+        )
     return [Section("Embeddings", text, figures=[figure])]
 
 

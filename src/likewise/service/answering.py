@@ -12,7 +12,7 @@ import msgspec
 import numpy as np
 import torch
 from jaxtyping import Float
-from torch import Tensor
+from torch import Tensor, nn
 
 from likewise.calibration import Calibration
 from likewise.data.fingerprints import item_fingerprints
@@ -28,7 +28,15 @@ from likewise.model import SimilarityModel
 from likewise.model.trials import PAIRS, candidates_for, check_candidates, neighbors_for
 from likewise.service import bodies
 from likewise.service.items import Reader, Ready, Takes
-from likewise.service.jobs import Fields, Job, fields_of, label_of, shown_metadata, verify_answers
+from likewise.service.jobs import (
+    Fields,
+    Job,
+    fields_of,
+    label_of,
+    prepare,
+    shown_metadata,
+    verify_answers,
+)
 from likewise.service.refusals import Refusal
 
 TRIES = 4  # to read while nobody writes, before writers are made to wait
@@ -65,13 +73,14 @@ class Answerer:
         self.model, self.reader, self.version = model, reader, version
         self.writing = writing or threading.RLock()
         self.fingerprint = model.fingerprint  # which hashes all weights
+        self.query_fingerprint = (
+            self.fingerprint if model.query_encoder is None else model.query_fingerprint
+        )
         self._points: dict[tuple[str, int], bodies.OperatingPoint] = {}
 
     def prepare(self, job: Job) -> None:
         """Decode the items of a job."""
-        job.ready = [
-            self.reader.read(item, name) for item, name in zip(job.items, job.names, strict=True)
-        ]
+        prepare(job, self.reader)
 
     def answer(self, jobs: Sequence[Job]) -> list[object]:
         """One answer per job."""
@@ -86,7 +95,8 @@ class Answerer:
             elif isinstance(asked, bodies.VerifyRequest):
                 answers[at] = self._verified(asked, part)
             elif isinstance(asked, bodies.EmbedRequest):
-                answers[at] = bodies.Embeddings(part.tolist(), self.fingerprint)
+                made_by = self.query_fingerprint if asked.queries else self.fingerprint
+                answers[at] = bodies.Embeddings(part.tolist(), made_by)
             else:
                 answers[at] = embedded_of(job.ready, part)
         if searches:
@@ -142,18 +152,20 @@ class Answerer:
         return self.model.calibrations[name].guarantee if by_class is None else by_class.guarantee
 
     def _embeddings(self, items: Sequence[Ready]) -> Float[Tensor, "n d"]:
-        by_shape: dict[object, list[int]] = defaultdict(list)
+        alike: dict[tuple[bool, object], list[int]] = defaultdict(list)
         rows: list[Tensor | None] = [
             None if one.embedding is None else torch.from_numpy(one.embedding) for one in items
         ]
         for at, one in enumerate(items):
             if isinstance(one.given, np.ndarray):
-                by_shape[one.given.shape].append(at)
+                alike[one.is_query, one.given.shape].append(at)
             elif one.given is not None:
-                by_shape["text"].append(at)
-        for kind, places in by_shape.items():
+                alike[one.is_query, "text"].append(at)
+        for (are_queries, kind), places in alike.items():
             given: Any = [items[at].given for at in places]
-            made = self.model.embed(given if kind == "text" else torch.from_numpy(np.stack(given)))
+            if kind != "text":
+                given = torch.from_numpy(np.stack(given))
+            made = self.model.embed(given, queries=are_queries)
             if len(places) == len(items):
                 return made
             for at, row in zip(places, made, strict=True):
@@ -387,22 +399,27 @@ def embedded_of(ready: Sequence[Ready], embeddings: Float[Tensor, "n d"]) -> Emb
     return replace(_plain(embeddings), fingerprints=torch.cat(prints), pictures=pictures)
 
 
-def taken_by(model: SimilarityModel) -> Takes:
+def taken_by(model: SimilarityModel, *, queries: bool = False) -> Takes:
     """What a model takes.
+
+    Args:
+        model: The model.
+        queries: Side of two towers.
 
     Example:
         >>> import likewise as lw
         >>> taken_by(lw.SimilarityModel(None)).kind
         'vector'
     """
-    if takes_texts(model.encoder):
+    encoder, preprocess = model.tower(queries=queries)
+    if takes_texts(encoder):
         return Takes("text")
-    if not model.has_encoder:
+    if isinstance(encoder, nn.Identity):
         dimension = model.index.dimension
         return Takes("vector", None if dimension is None else (dimension,), encodes=False)
-    if model.preprocess is None:
+    if preprocess is None:
         return Takes("vector")
-    shape = tuple(model.preprocess.item_shape)
+    shape = tuple(preprocess.item_shape)
     if len(shape) == 3 and shape[0] in (1, 3):
-        return Takes("image", shape, model.preprocess.framing or Framing(*shape[1:]))
+        return Takes("image", shape, preprocess.framing or Framing(*shape[1:]))
     return Takes("vector", shape)

@@ -15,11 +15,12 @@ from likewise.service.settings import Settings
 
 SMALL = 65_536  # bytes of a body that is decoded where it arrives
 QUICK = 16_384  # bytes of images that are decoded on the way to their answer
-Form = Callable[[list[Part], str], Mapping[str, Any]]
+Sides = tuple[str, str]  # what a query is, and a known item: "image", "text" or "vector"
+Form = Callable[[list[Part], Sides], Mapping[str, Any]]
 _T = TypeVar("_T")
 
 
-def read_body(typed: str, content: bytes, kind: type[_T], form: Form | None, takes: str) -> _T:
+def read_body(typed: str, content: bytes, kind: type[_T], form: Form | None, takes: Sides) -> _T:
     """A body as a struct.
 
     Args:
@@ -27,7 +28,7 @@ def read_body(typed: str, content: bytes, kind: type[_T], form: Form | None, tak
         content: The body.
         kind: The struct.
         form: Makes the fields of the struct from the parts of a form; None where none is taken.
-        takes: "image", "text" or "vector".
+        takes: Kinds of a query and of a known item.
 
     Raises:
         Refusal: It is neither JSON nor a form, or does not fit.
@@ -52,7 +53,7 @@ def is_slow(job: Job) -> bool:
     return sum(sizes) > QUICK
 
 
-def with_items(parts: list[Part], takes: str) -> dict[str, Any]:
+def with_items(parts: list[Part], takes: Sides) -> dict[str, Any]:
     """The fields of a form with items: files, or texts under the name "text"."""
     fields: dict[str, Any] = {"items": []}
     for part in parts:
@@ -70,7 +71,7 @@ def with_items(parts: list[Part], takes: str) -> dict[str, Any]:
     return fields
 
 
-def with_new_items(parts: list[Part], takes: str) -> dict[str, Any]:
+def with_new_items(parts: list[Part], takes: Sides) -> dict[str, Any]:
     """The fields of a form with items to be added."""
     fields = with_items(parts, takes)
     shared = {name: fields.pop(name) for name in ("label", "metadata") if name in fields}
@@ -78,7 +79,7 @@ def with_new_items(parts: list[Part], takes: str) -> dict[str, Any]:
     return fields
 
 
-def with_pair(parts: list[Part], takes: str) -> dict[str, Any]:
+def with_pair(parts: list[Part], takes: Sides) -> dict[str, Any]:
     """The fields of a form with a pair."""
     sides: dict[str, Any] = {}
     fields: dict[str, Any] = {}
@@ -86,7 +87,7 @@ def with_pair(parts: list[Part], takes: str) -> dict[str, Any]:
         if part.name in sides or part.name in fields or part.name == "pairs":
             raise Refusal("invalid", f"form must have each field once, got {part.name[:40]!r}.")
         if part.name in ("a", "b"):
-            is_text = takes == "text" and not part.is_file
+            is_text = takes["ab".index(part.name)] == "text" and not part.is_file
             sides[part.name] = {"text": _text(part)} if is_text else _item_of(part)
         else:
             fields[part.name] = _text(part)

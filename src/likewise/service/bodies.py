@@ -66,13 +66,19 @@ class LookupRequest(msgspec.Struct, forbid_unknown_fields=True):
 
 
 class EmbedRequest(msgspec.Struct, forbid_unknown_fields=True):
-    """Items to be encoded."""
+    """Items to be encoded.
+
+    Attributes:
+        items: The items.
+        queries: Side of two towers: whether they are queries rather than known items.
+    """
 
     items: Items
+    queries: bool = False
 
 
 class Pair(msgspec.Struct, forbid_unknown_fields=True):
-    """Two items."""
+    """Two items; with two towers a is a query, and b a known item."""
 
     a: Item
     b: Item
@@ -390,9 +396,12 @@ class ModelCard(msgspec.Struct):
         name: The name of the model's folder.
         version: A hash of what was saved, which changes with every save.
         likewise: The version of the library.
-        takes: "image", "text" or "vector".
-        item_shape: Shape of one item, where it is of numbers.
-        encoder: What makes embeddings.
+        takes: What match and lookup take: "image", "text" or "vector".
+        item_shape: Shape of such an item, where it is of numbers.
+        known_takes: What a known item is; not always the same with two towers.
+        known_item_shape: Shape of such an item, where it is of numbers.
+        encoder: What makes embeddings of known items, and of queries too without two towers.
+        query_encoder: What makes embeddings of queries, with two towers; else null.
         distance: How they are compared.
         points: Operating points with what they guarantee.
         indexed: Known items.
@@ -411,7 +420,10 @@ class ModelCard(msgspec.Struct):
     likewise: str
     takes: str
     item_shape: list[int] | None
+    known_takes: str
+    known_item_shape: list[int] | None
     encoder: Encoder
+    query_encoder: Encoder | None
     distance: str
     points: list[OperatingPoint]
     indexed: int

@@ -14,7 +14,14 @@ from likewise.runtime.inputs import framing_of
 from likewise.runtime.loaded import PAIRS
 from likewise.service import bodies
 from likewise.service.items import Numbers, Reader, Takes
-from likewise.service.jobs import Job, fields_of, label_of, shown_metadata, verify_answers
+from likewise.service.jobs import (
+    Job,
+    fields_of,
+    label_of,
+    prepare,
+    shown_metadata,
+    verify_answers,
+)
 from likewise.service.refusals import Refusal, not_exported
 
 
@@ -32,9 +39,7 @@ class ExportedAnswerer:
 
     def prepare(self, job: Job) -> None:
         """Decode the items of a job."""
-        job.ready = [
-            self.reader.read(item, name) for item, name in zip(job.items, job.names, strict=True)
-        ]
+        prepare(job, self.reader)
 
     def answer(self, jobs: Sequence[Job]) -> list[object]:
         """One answer per job."""

@@ -1,6 +1,5 @@
 """What each endpoint does over an exported model; what it cannot do has no method here."""
 
-import math
 from collections import Counter
 from pathlib import Path
 from typing import Any
@@ -46,13 +45,13 @@ class ExportedRoutes(Questions):
 
     def served(self, *, has_keys: bool) -> Served:
         """What the OpenAPI document tells of the service."""
-        shape, points = self.reader.item_shape, self.runtime.points
+        takes, points = self.reader.known, self.runtime.points
         return Served(
             has_keys,
-            self.reader.takes,
+            takes.kind,
             tuple(name for name, each in points.items() if each.rule != PAIRS),
             tuple(name for name, each in points.items() if each.rule == PAIRS),
-            None if shape is None else math.prod(shape),
+            takes.width,
             self.runtime.dimension,
             self.settings,
             exported=True,
@@ -85,18 +84,22 @@ class ExportedRoutes(Questions):
         runtime, manifest = self.runtime, self.runtime.manifest
         counts = Counter(runtime.labels[runtime.labels >= 0].tolist())
         told = {str(label_of(code, runtime.class_names)): many for code, many in counts.items()}
-        shape = self.reader.item_shape
+        takes = self.reader.known
+        shape = None if takes.shape is None else list(takes.shape)
         return bodies.ModelCard(
             name=self.name,
             version=self.version,
             likewise=likewise.__version__,
-            takes=self.reader.takes,
-            item_shape=None if shape is None else list(shape),
+            takes=takes.kind,
+            item_shape=shape,
+            known_takes=takes.kind,
+            known_item_shape=shape,
             encoder=bodies.Encoder(
                 name=None if manifest.encoder is None else f"ONNX, {manifest.precision}",
                 fingerprint=manifest.encoder,
                 dimension=runtime.dimension,
             ),
+            query_encoder=None,
             distance=manifest.distance,
             points=[
                 self.answerer.check_point(name, pairs=each.rule == PAIRS)
@@ -140,6 +143,6 @@ class ExportedRoutes(Questions):
             )
         return row
 
-    async def _ask(self, asked: Any) -> object:
+    async def _ask(self, asked: Any, *, are_queries: bool = True) -> object:
         self.answerer.check(asked)
-        return await super()._ask(asked)
+        return await super()._ask(asked, are_queries=are_queries)

@@ -22,7 +22,7 @@ Numbers = npt.NDArray[np.float32]
 
 @dataclass(frozen=True)
 class Takes:
-    """What a model takes.
+    """What an encoder takes.
 
     Attributes:
         kind: "image", "text" or "vector".
@@ -36,6 +36,11 @@ class Takes:
     frame: Frame | None = None
     encodes: bool = True
 
+    @property
+    def width(self) -> int | None:
+        """Numbers of one item, where it is of numbers and known."""
+        return None if self.shape is None else math.prod(self.shape)
+
 
 @dataclass(frozen=True)
 class Ready:
@@ -44,27 +49,35 @@ class Ready:
     Attributes:
         given: Numbers or a text for the encoder; None for an embedding.
         embedding: Given as one; None for what is to be encoded.
+        is_query: Whether the query tower encodes it; False without two towers.
     """
 
     given: Numbers | str | None
     embedding: Numbers | None
+    is_query: bool = False
 
 
 class Reader:
     """Decodes items for one model.
 
     Args:
-        takes: What an item is.
+        known: What a known item is.
         settings: Say how large one may be.
         dimension: Tells the length of an embedding, if it is known.
+        queries: What a query is, with two towers; None where the same encoder takes both.
     """
 
     def __init__(
-        self, takes: Takes, settings: Settings, dimension: Callable[[], int | None]
+        self,
+        known: Takes,
+        settings: Settings,
+        dimension: Callable[[], int | None],
+        *,
+        queries: Takes | None = None,
     ) -> None:
         self.settings, self.dimension = settings, dimension
-        self.takes, self.item_shape = takes.kind, takes.shape
-        self._frame, self._encodes = takes.frame, takes.encodes
+        self.known, self.queries = known, queries or known
+        self.has_two_towers = queries is not None
         self._large = threading.Lock()
 
     def check_count(self, items: Sequence[object]) -> None:
@@ -75,12 +88,13 @@ class Reader:
                 "too_large", f"items must be at most {most:,}, got {len(items):,}. Ask twice."
             )
 
-    def read(self, item: Item, name: str = "item") -> Ready:
+    def read(self, item: Item, name: str = "item", *, is_query: bool = False) -> Ready:
         """One item, decoded.
 
         Args:
             item: From a request.
             name: What a sentence about it calls it.
+            is_query: Side of two towers.
 
         Raises:
             Refusal: It is too large, or not what the model takes.
@@ -97,22 +111,26 @@ class Reader:
         (kind,) = given
         if kind == "embedding":
             return Ready(None, self._numbers(item.embedding, self.dimension(), name))
-        if kind != self.takes:
+        takes = self.queries if is_query else self.known
+        by_queries = is_query and self.has_two_towers
+        if kind != takes.kind:
+            asked = "this model"
+            if self.has_two_towers:
+                asked = f"a {'query' if is_query else 'known item'} of this model"
             raise Refusal(
-                "invalid", f"{name} must be of the kind {self.takes} for this model, got {kind}."
+                "invalid", f"{name} must be of the kind {takes.kind} for {asked}, got {kind}."
             )
         if isinstance(item.image, bytes):
-            return Ready(self._image(item.image, name), None)
+            return Ready(self._image(item.image, takes, name), None, by_queries)
         if isinstance(item.text, str):
-            return Ready(self._text(item.text, name), None)
-        width = None if self.item_shape is None else math.prod(self.item_shape)
-        numbers = self._numbers(item.vector, width, name)
-        if not self._encodes:
+            return Ready(self._text(item.text, name), None, by_queries)
+        numbers = self._numbers(item.vector, takes.width, name)
+        if not takes.encodes:
             return Ready(None, numbers)
-        shaped = numbers if self.item_shape is None else numbers.reshape(self.item_shape)
-        return Ready(shaped, None)
+        shaped = numbers if takes.shape is None else numbers.reshape(takes.shape)
+        return Ready(shaped, None, by_queries)
 
-    def _image(self, content: bytes, name: str) -> Numbers:
+    def _image(self, content: bytes, takes: Takes, name: str) -> Numbers:
         most, large = self.settings.most_pixels, False
 
         def check(width: int, height: int) -> None:
@@ -126,12 +144,12 @@ class Reader:
             if large:
                 self._large.acquire()
 
-        channels = 3 if self.item_shape is None else self.item_shape[0]
+        channels = 3 if takes.shape is None else takes.shape[0]
         try:
             with reading(name, io.BytesIO(content), FORMATS, name) as image:
                 check(*image.size)
-                whole = upright(image, name, channels, self._frame)
-                pixels = plain_pixels(whole, channels, self._frame)
+                whole = upright(image, name, channels, takes.frame)
+                pixels = plain_pixels(whole, channels, takes.frame)
             return pixels.astype(np.float32) / np.float32(255)
         except TooManyPixels:
             raise Refusal(

@@ -1,5 +1,6 @@
 """The OpenAPI document, made from the table of endpoints and the structs of their bodies."""
 
+import copy
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
@@ -13,6 +14,7 @@ from likewise.service.settings import Settings
 
 LARGEST = 3.4028234663852886e38  # of float32
 REF = "#/components/schemas/{name}"
+OTHER = "ItemOfKnown"  # what a known item is, where it is not what a query is
 ALWAYS = ("unauthorized", "forbidden", "too_many_requests", "internal", "busy", "stopping")
 OF_BODIES = ("too_slow", "too_large", "unsupported_media_type", "invalid")
 
@@ -127,7 +129,7 @@ ENDPOINTS = (
         "The embedding of each item.",
         bodies.Embeddings,
         bodies.EmbedRequest,
-        form=("image", "text"),
+        form=("image", "text", "queries"),
         exported=True,
     ),
     Endpoint(
@@ -220,7 +222,15 @@ ENDPOINTS = (
         bodies.EnrollRequest,
         scope="write",
         status=201,
-        codes=("not_kept", "read_only", "not_found", "id_taken", "key_reused", "storage_failed"),
+        codes=(
+            "not_kept",
+            "two_towers",
+            "read_only",
+            "not_found",
+            "id_taken",
+            "key_reused",
+            "storage_failed",
+        ),
         parameters=(ID,),
     ),
     Endpoint(
@@ -272,13 +282,15 @@ class Served:
 
     Attributes:
         has_keys: Whether clients must give a key.
-        takes: "image", "text" or "vector".
+        takes: Kind of a query: "image", "text" or "vector".
         points: Names of the operating points that match.
         pair_points: Names of the operating points that verify.
-        width: Numbers of a vector, if it is known.
+        width: Numbers of a query that is a vector, if it is known.
         dimension: Numbers of an embedding, if it is known.
         settings: Limits.
         exported: Whether an exported model answers, which can do less.
+        known_takes: Kind of a known item, with two towers; None where it is that of a query.
+        known_width: Numbers of a known item that is a vector, with two towers.
     """
 
     has_keys: bool
@@ -289,6 +301,13 @@ class Served:
     dimension: int | None = None
     settings: Settings = field(default_factory=Settings)
     exported: bool = False
+    known_takes: str | None = None
+    known_width: int | None = None
+
+    @property
+    def kinds(self) -> tuple[str, str]:
+        """Kinds of a query and of a known item."""
+        return self.takes, self.known_takes or self.takes
 
 
 def document(served: Served) -> dict[str, Any]:
@@ -302,7 +321,7 @@ def document(served: Served) -> dict[str, Any]:
         [{'required': ['text']}, {'required': ['embedding']}]
     """
     structs: set[type] = {Envelope}
-    offered = [each for each in ENDPOINTS if each.exported or not served.exported]
+    offered = [each for each in ENDPOINTS if _is_offered(each, served)]
     for each in offered:
         structs |= {kind for kind in (each.asks, each.answers) if isinstance(kind, type)}
     ordered = sorted(structs, key=lambda kind: kind.__name__)
@@ -326,26 +345,30 @@ def document(served: Served) -> dict[str, Any]:
     }
 
 
+def _is_offered(endpoint: Endpoint, served: Served) -> bool:
+    if served.exported:
+        return endpoint.exported
+    # Unknowns are queries, which are no known items with two towers.
+    return served.known_takes is None or endpoint.name != "enroll_unknown"
+
+
 def _narrow(schemas: dict[str, dict[str, Any]], served: Served) -> None:
     """Tell what this model takes, and the limits of this service."""
     settings = served.settings
-    kinds = (served.takes, "embedding")
-    for name in ("Item", "NewItem"):
-        if name not in schemas:  # where nothing can be added
-            continue
-        fields = schemas[name]["properties"]
-        for kind in ("image", "text", "vector"):
-            if kind not in kinds:
-                del fields[kind]
-        schemas[name]["oneOf"] = [{"required": [kind]} for kind in kinds]
-        if "text" in fields:
-            fields["text"]["maxLength"] = settings.most_characters
-        for kind, width in (("vector", served.width), ("embedding", served.dimension)):
-            if kind in fields:
-                number = {"type": "number", "minimum": -LARGEST, "maximum": LARGEST}
-                fields[kind]["items"] = number
-                if width is not None:
-                    fields[kind] |= {"minItems": width, "maxItems": width}
+    query, known = served.kinds
+    if served.known_takes is not None:
+        schemas[OTHER] = {**copy.deepcopy(schemas["Item"]), "title": OTHER}
+        schemas["Pair"]["properties"]["b"] = {"$ref": REF.format(name=OTHER)}
+        either = [{"$ref": REF.format(name=name)} for name in ("Item", OTHER)]
+        schemas["EmbedRequest"]["properties"]["items"]["items"] = {"anyOf": either}
+    known_width = served.width if served.known_takes is None else served.known_width
+    for name, takes, width in (
+        ("Item", query, served.width),
+        ("NewItem", known, known_width),
+        (OTHER, known, known_width),
+    ):
+        if name in schemas:  # where nothing can be added, there is no NewItem
+            _narrow_item(schemas[name], takes, width, served)
     for name in ("MatchRequest", "LookupRequest"):
         fields = schemas[name]["properties"]
         fields["k"]["maximum"] = settings.most_neighbors
@@ -357,6 +380,35 @@ def _narrow(schemas: dict[str, dict[str, Any]], served: Served) -> None:
         for many in ("items", "pairs"):
             if many in each.get("properties", {}) and "minItems" in each["properties"][many]:
                 each["properties"][many]["maxItems"] = settings.most_items
+
+
+def _narrow_item(schema: dict[str, Any], takes: str, width: int | None, served: Served) -> None:
+    kinds = (takes, "embedding")
+    fields = schema["properties"]
+    for kind in ("image", "text", "vector"):
+        if kind not in kinds:
+            del fields[kind]
+    schema["oneOf"] = [{"required": [kind]} for kind in kinds]
+    if "text" in fields:
+        fields["text"]["maxLength"] = served.settings.most_characters
+    for kind, count in (("vector", width), ("embedding", served.dimension)):
+        if kind in fields:
+            number = {"type": "number", "minimum": -LARGEST, "maximum": LARGEST}
+            fields[kind]["items"] = number
+            if count is not None:
+                fields[kind] |= {"minItems": count, "maxItems": count}
+
+
+def _form_fields(endpoint: Endpoint, served: Served) -> tuple[dict[str, Any], list[str]]:
+    """The items of a form, and which of them it must have; none where it cannot hold them."""
+    query, known = served.kinds
+    if endpoint.name == "verify":
+        if query not in FORMS or known not in FORMS:
+            return {}, []
+        return {"a": FORMS[query]["a"], "b": FORMS[known]["b"]}, ["a", "b"]
+    taken = {"add_items": (known,), "embed": (query, known)}.get(endpoint.name, (query,))
+    fields = {kind: FORMS[kind][kind] for kind in dict.fromkeys(taken) if kind in FORMS}
+    return fields, list(fields) if len(fields) == 1 else []
 
 
 def _name_points(schema: dict[str, Any], names: Sequence[str]) -> None:
@@ -387,9 +439,10 @@ def _operation(
     }
     if endpoint.asks is not None:
         content: dict[str, Any] = {"application/json": {"schema": _ref(endpoint.asks)}}
-        if endpoint.form and served.takes in FORMS:
+        items, required = _form_fields(endpoint, served)
+        if endpoint.form and items:
             known = schemas[endpoint.asks.__name__]["properties"]
-            fields = FIELDS | FORMS[served.takes]
+            fields = FIELDS | items
             content["multipart/form-data"] = {
                 "schema": {
                     "type": "object",
@@ -398,7 +451,7 @@ def _operation(
                         for name in endpoint.form
                         if name in fields or name in known
                     },
-                    "required": [name for name in endpoint.form if name in FORMS[served.takes]],
+                    "required": required,
                     "additionalProperties": False,
                 }
             }

@@ -92,11 +92,12 @@ def _of_model(
     from likewise.service.routes import Routes
 
     model = load(path, gallery=_there(gallery), read_only=True if read_only else None)
-    model.check_one_tower("the service")
     writes = False
     if not read_only:
         writes = _open_for_writing(model, path, gallery)
-    model.encoder.to(device)
+    for encoder in (model.encoder, model.query_encoder):
+        if encoder is not None:
+            encoder.to(device)
     return Routes(
         model,
         settings,

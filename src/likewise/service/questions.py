@@ -72,7 +72,8 @@ class Questions:
         self.reader.check_count(asked.pairs)
         items = [pair.a for pair in asked.pairs] + [pair.b for pair in asked.pairs]
         names = [f"pairs[{at}].{side}" for side in "ab" for at in range(len(asked.pairs))]
-        return as_json(await self.batcher.ask(Job(asked, items, names), len(items)))
+        job = Job(asked, items, names, queries=len(asked.pairs))
+        return as_json(await self.batcher.ask(job, len(items)))
 
     async def lookup(self, request: Request, content: bytes) -> Response:
         """Answer `POST /v1/lookup`."""
@@ -83,7 +84,7 @@ class Questions:
     async def embed(self, request: Request, content: bytes) -> Response:
         """Answer `POST /v1/embed`."""
         asked = await self._read(request, content, bodies.EmbedRequest, with_items)
-        return as_json(await self._ask(asked))
+        return as_json(await self._ask(asked, are_queries=asked.queries))
 
     async def health(self, request: Request, content: bytes) -> Response:
         """Answer `GET /v1/health`."""
@@ -98,10 +99,11 @@ class Questions:
         text = await self._run(self.counts.metrics)
         return Response(text, media_type="text/plain; version=0.0.4")
 
-    async def _ask(self, asked: Any) -> object:
+    async def _ask(self, asked: Any, *, are_queries: bool = True) -> object:
         self.reader.check_count(asked.items)
         names = [f"items[{at}]" for at in range(len(asked.items))]
-        return await self.batcher.ask(Job(asked, asked.items, names), len(names))
+        job = Job(asked, asked.items, names, queries=len(names) if are_queries else 0)
+        return await self.batcher.ask(job, len(names))
 
     async def _run(self, call: Callable[[], _T]) -> _T:
         return await asyncio.get_running_loop().run_in_executor(self._slow, call)
@@ -109,7 +111,8 @@ class Questions:
     async def _read(
         self, request: Request, content: bytes, kind: type[_T], form: Form | None
     ) -> _T:
-        typed, takes = request.headers.get("content-type", ""), self.reader.takes
+        typed = request.headers.get("content-type", "")
+        takes = (self.reader.queries.kind, self.reader.known.kind)
         if len(content) <= SMALL or not typed.lower().startswith("application/json"):
             return read_body(typed, content, kind, form, takes)
         return await self._run(lambda: read_body(typed, content, kind, form, takes))

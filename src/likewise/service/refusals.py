@@ -15,6 +15,7 @@ CODES: dict[str, tuple[int, str]] = {
     "read_only": (409, "The service was started without a place to keep items."),
     "not_kept": (409, "The service was started without a place to keep unknowns."),
     "not_exported": (409, "An exported model answers, which cannot do this."),
+    "two_towers": (409, "The model has two towers, and an item is of the other side."),
     "not_calibrated": (409, "The model has no operating point for this."),
     "too_few_items": (409, "There are fewer known items than the answer needs."),
     "id_taken": (409, "An item has this id already."),

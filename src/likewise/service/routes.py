@@ -4,7 +4,6 @@ import asyncio
 import hashlib
 import json
 import logging
-import math
 import threading
 import time
 from collections import Counter
@@ -15,6 +14,7 @@ from typing import TypeVar
 
 from starlette.requests import Request
 from starlette.responses import Response
+from torch import nn
 
 import likewise
 from likewise.model import SimilarityModel
@@ -77,7 +77,12 @@ class Routes(Questions):
     ) -> None:
         self.folder, self._again = folder, again
         self._stamp = None if folder is None else _stamp(folder)
-        reader = Reader(taken_by(model), settings, lambda: self.model.index.dimension)
+        reader = Reader(
+            taken_by(model),
+            settings,
+            lambda: self.model.index.dimension,
+            queries=None if model.query_encoder is None else taken_by(model, queries=True),
+        )
         self.writer = Writer(model, is_open=writes)
         answerer = Answerer(model, reader, self.writer.lock, _version(folder))
         super().__init__(reader, answerer, settings)
@@ -119,7 +124,7 @@ class Routes(Questions):
             _log.warning("the model was saved with another encoder or gallery: start again")
             new.index.close()
             return
-        new.encoder = old.encoder
+        new.encoder, new.query_encoder = old.encoder, old.query_encoder
         if old.gallery is not None:
             new.index.close()
             new.index = old.index
@@ -142,15 +147,17 @@ class Routes(Questions):
 
     def served(self, *, has_keys: bool) -> Served:
         """What the OpenAPI document tells of the service."""
-        shape, made = self.reader.item_shape, self.model.calibrations
+        reader, made = self.reader, self.model.calibrations
         return Served(
             has_keys,
-            self.reader.takes,
+            reader.queries.kind,
             tuple(name for name, each in made.items() if each.rule != PAIRS),
             tuple(name for name, each in made.items() if each.rule == PAIRS),
-            None if shape is None else math.prod(shape),
+            reader.queries.width,
             self.model.index.dimension,
             self.settings,
+            known_takes=reader.known.kind if reader.has_two_towers else None,
+            known_width=reader.known.width if reader.has_two_towers else None,
         )
 
     def close(self) -> None:
@@ -195,7 +202,7 @@ class Routes(Questions):
             before = self.writer.repeated(key, digest)
             if before is not None:
                 return as_json(before, 201)
-        items = await self._ask(asked)
+        items = await self._ask(asked, are_queries=False)
         added = await self._write(
             lambda: self.writer.add(
                 items,  # type: ignore[arg-type]
@@ -248,6 +255,12 @@ class Routes(Questions):
     async def enroll_unknown(self, request: Request, content: bytes) -> Response:
         """Answer `POST /v1/unknowns/{id}/enroll`."""
         queue, id_ = self._queue(), request.path_params["id"]
+        if self.reader.has_two_towers:
+            raise Refusal(
+                "two_towers",
+                "unknown must be of the same side as known items to be enrolled, got a query of "
+                "two towers. Add the known item that it should find with POST /v1/items.",
+            )
         self.writer.check_open()
         asked = await self._read(request, content, bodies.EnrollRequest, None)
         return as_json(await self._write(lambda: self._enrolled(queue, id_, asked)), 201)
@@ -286,19 +299,19 @@ class Routes(Questions):
         labels, names = index.labels, index.class_names
         counts = Counter(labels[labels >= 0].tolist())
         told = {str(label_of(code, names)): count for code, count in counts.items()}
-        name = getattr(model.encoder, "name", type(model.encoder).__name__)
-        shape = self.reader.item_shape
+        queries, known = self.reader.queries, self.reader.known
         return bodies.ModelCard(
             name=self.name,
             version=answerer.version,
             likewise=likewise.__version__,
-            takes=self.reader.takes,
-            item_shape=None if shape is None else list(shape),
-            encoder=bodies.Encoder(
-                name=str(name) if model.has_encoder else None,
-                fingerprint=answerer.fingerprint,
-                dimension=index.dimension,
-            ),
+            takes=queries.kind,
+            item_shape=None if queries.shape is None else list(queries.shape),
+            known_takes=known.kind,
+            known_item_shape=None if known.shape is None else list(known.shape),
+            encoder=_told(model.encoder, answerer.fingerprint, index.dimension),
+            query_encoder=None
+            if model.query_encoder is None
+            else _told(model.query_encoder, answerer.query_fingerprint, index.dimension),
             distance=model.distance.name,
             points=[answerer.point(each) for each in model.calibrations],
             indexed=len(labels),
@@ -333,6 +346,13 @@ class Routes(Questions):
         return self.queue
 
 
+def _told(encoder: nn.Module, fingerprint: str | None, dimension: int | None) -> bodies.Encoder:
+    name = None
+    if not isinstance(encoder, nn.Identity):
+        name = str(getattr(encoder, "name", type(encoder).__name__))
+    return bodies.Encoder(name=name, fingerprint=fingerprint, dimension=dimension)
+
+
 def _marks(model: SimilarityModel) -> dict[str, str]:
     """A hash of each calibration, by the name of its point."""
     return {
@@ -343,11 +363,15 @@ def _marks(model: SimilarityModel) -> dict[str, str]:
 
 def _basis(model: SimilarityModel) -> tuple[object, ...]:
     """What of a model cannot be changed while it is served."""
-    preprocess = None if model.preprocess is None else model.preprocess.to_dict()
+    before = [
+        None if each is None else each.to_dict()
+        for each in (model.preprocess, model.query_preprocess)
+    ]
     return (
         model.fingerprint,
+        None if model.query_encoder is None else model.query_fingerprint,
         model.distance.name,
-        preprocess,
+        before,
         model.gallery is None,
         model.collection,
         model.index.key,

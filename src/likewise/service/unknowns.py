@@ -53,7 +53,7 @@ class Queue:
         self.most, self.seconds = most, days * 86_400
         folder.mkdir(parents=True, exist_ok=True)
         self.gallery = Gallery(
-            folder / "unknowns", distance=model.distance, encoder=model.fingerprint
+            folder / "unknowns", distance=model.distance, encoder=model.query_fingerprint
         )
         self._new: deque[_New] = deque()
         self._lock = threading.RLock()

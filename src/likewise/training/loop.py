@@ -151,7 +151,8 @@ def fit(
             are augmented and preprocessed before, all together. None encodes batches whole.
         validation: Data as `data` takes it that is not trained on. After each epoch the record
             gets `validation_loss`: the mean loss in evaluation mode over about one pass, in the
-            same batches each time, without augmentation. A loss with weights for each class
+            same batches each time, without augmentation. It also gets what the loss tells of
+            them, such as `validation_accuracy` of a softmax. A loss with weights for each class
             needs classes that it has weights for.
         callbacks: called as callback(record, encoder) after each epoch, the encoder in
             evaluation mode; may add numbers to the record, and returns True to stop. One with
@@ -374,7 +375,7 @@ def fit(
 
                 def judged(record: dict[str, float] = record) -> tuple[dict[str, float], bool]:
                     if validated is not None:
-                        record["validation_loss"] = validated(run.encoder, loss)
+                        record |= validated(run.encoder, loss)
                     if streamed is not None:
                         record["classes_seen"] = len(streamed.class_names)
                     check_healthy(record, records)

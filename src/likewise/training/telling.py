@@ -9,7 +9,7 @@ from likewise.errors import InputTypeError
 
 AfterBatch = Callable[[int, int, int], None]
 NAMES = (
-    *("loss", "validation_loss", "active", "accuracy"),
+    *("loss", "validation_loss", "active", "accuracy", "validation_accuracy"),
     *("positive_distance", "negative_distance"),
 )
 ENDINGS = ("_map_at_r", "pairs_roc_auc")

@@ -1,10 +1,10 @@
-"""The loss on data that is not trained on, over the same batches after every epoch."""
+"""The loss and its facts on data not trained on, over the same batches after every epoch."""
 
 from collections.abc import Callable
 from typing import Any
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from likewise import _workers
 from likewise.data import (
@@ -21,7 +21,10 @@ from likewise.training.suiting import PerSide, of_side
 
 
 class Validation:
-    """Called with the encoder and the loss after an epoch: the mean loss over its batches.
+    """Called with the encoder and the loss after an epoch: what the record gets.
+
+    That is the mean loss over its batches, `validation_loss`, and the mean of each fact that the
+    loss tells, such as `validation_accuracy`.
 
     The batches are drawn once, as `fit` draws them by default. Where the data has fewer classes
     than a batch of the training, all of them are in a batch.
@@ -80,22 +83,28 @@ class Validation:
         )
 
     @torch.no_grad()
-    def __call__(self, encoder: nn.Module, loss: nn.Module) -> float:
-        """The loss in evaluation mode; random state and the facts of the loss stay as they are."""
+    def __call__(self, encoder: nn.Module, loss: nn.Module) -> dict[str, float]:
+        """The numbers in evaluation mode; random state and facts of training stay as they are."""
         encoder.eval()
         loss.eval()
         self._generator.manual_seed(self._seed)
-        told = [(part, part.facts) for part in loss.modules() if "facts" in vars(part)]
-        values = []
+        before = [(part, part.facts) for part in loss.modules() if "facts" in vars(part)]
+        told: list[dict[str, Tensor]] = []
         with torch.random.fork_rng(devices=self._devices):
             for batch in _workers.batches(self._loader):
                 if isinstance(batch, IdBatch) and self._first_id is not None:
                     batch = batch._replace(ids=batch.ids + self._first_id)
                 step = batch_loss(encoder, loss, batch, self._prepared, self._encoded)
-                values.append(step.loss)
-        for part, facts in told:
+                # Read before the next batch, which makes others of them.
+                told.append({"loss": step.loss, **getattr(loss, "facts", {})})
+        for part, facts in before:
             part.facts = facts
-        return float(torch.stack(values).double().mean())
+        return {
+            f"validation_{name}": float(
+                torch.stack([each[name].float() for each in told]).double().mean()
+            )
+            for name in told[0]
+        }
 
     def _prepared(self, items: Any, side: int) -> Any:
         apply = of_side(self._preprocess, side)

@@ -2,7 +2,7 @@
 
 import { ask, Refused } from "./api.js";
 import { attempt, facts, make, newId, number, refusalPlace, share } from "./elements.js";
-import { ItemInput } from "./items.js";
+import { ItemInput, knownOf, queryOf } from "./items.js";
 import { gauge, notCalibrated, pointChoice, pointFacts, pointsOf } from "./points.js";
 
 export function compareView(context) {
@@ -11,8 +11,10 @@ export function compareView(context) {
   const heading = make("h2", { tabindex: -1 }, "Compare");
   if (!points.length) return { heading, element: make("section", {}, heading, notCalibrated("pairs")) };
 
-  const noun = model.takes === "image" ? "picture" : model.takes;
-  const sides = ["First", "Second"].map((which) => new ItemInput(model, `${which} ${noun}`));
+  const sides = [
+    ["First", queryOf(model)],
+    ["Second", knownOf(model)],
+  ].map(([which, side]) => new ItemInput(side, `${which} ${side.takes === "image" ? "picture" : side.takes}`));
   const point = pointChoice(points, "pairs");
   const prior = make("input", { id: newId("prior"), type: "number", min: 0.000001, max: 0.999999, step: "any", value: 0.5, required: true });
   const place = refusalPlace();
@@ -44,7 +46,8 @@ export function compareView(context) {
       async () => {
         answer.replaceChildren();
         const [a, b] = sides.map((side) => side.given());
-        show(await ask("POST", "v1/verify", bodyOfPair(a, b, { point: point.select.value, prior: prior.valueAsNumber }, model)));
+        const fields = { point: point.select.value, prior: prior.valueAsNumber };
+        show(await ask("POST", "v1/verify", await bodyOfPair(a, b, fields, model)));
       },
       submit,
     );
@@ -71,8 +74,9 @@ export function compareView(context) {
   return { heading, element: make("section", { class: "two" }, heading, form, answer) };
 }
 
-function bodyOfPair(a, b, fields, model) {
-  if (a.image === undefined) return { json: { pairs: [{ a, b }], ...fields } };
+async function bodyOfPair(a, b, fields, model) {
+  if (a.image === undefined || b.image === undefined)
+    return { json: { pairs: [{ a: await inJson(a), b: await inJson(b) }], ...fields } };
   if (a.image.size + b.image.size > model.limits.most_bytes)
     throw new Refused("Two pictures must fit into one request, got larger ones. Make them smaller.");
   const form = new FormData();
@@ -80,4 +84,16 @@ function bodyOfPair(a, b, fields, model) {
   form.append("a", a.image);
   form.append("b", b.image);
   return { form };
+}
+
+/** An item as JSON holds it: a picture in base64. */
+async function inJson(item) {
+  if (item.image === undefined) return item;
+  const reader = new FileReader();
+  await new Promise((resolve, reject) => {
+    reader.addEventListener("load", resolve);
+    reader.addEventListener("error", () => reject(new Refused("The picture must be readable, got none. Choose it again.")));
+    reader.readAsDataURL(item.image);
+  });
+  return { image: reader.result.slice(reader.result.indexOf(",") + 1) };
 }

@@ -3,19 +3,34 @@
 import { ask, Refused } from "./api.js";
 import { attempt, count, labelForm, make, named, newId, number, picture, refusalPlace } from "./elements.js";
 
-/** Where somebody gives one item: a picture, a text or a vector, as the model takes it. */
+/** What is asked about, as `ItemInput` takes it. */
+export function queryOf({ takes, item_shape: shape, limits }) {
+  return { takes, shape, limits };
+}
+
+/** What is known, which two towers take by an encoder of its own. */
+export function knownOf({ known_takes: takes, known_item_shape: shape, limits }) {
+  return { takes, shape, limits };
+}
+
+/** Whether what is asked about can become known: with two towers it is of the other side. */
+export function isOneSided(model) {
+  return model.query_encoder === null;
+}
+
+/** Where somebody gives one item: a picture, a text or a vector, as its side takes it. */
 export class ItemInput {
-  constructor(model, question, onGiven = () => {}) {
-    this.model = model;
+  constructor(side, question, onGiven = () => {}) {
+    this.side = side;
     this.file = null;
     const id = newId("item");
-    if (model.takes === "image") this.element = this.#pictures(id, question, onGiven);
+    if (side.takes === "image") this.element = this.#pictures(id, question, onGiven);
     else this.element = this.#words(id, question);
   }
 
   /** The item, as the service takes it. */
   given() {
-    const { takes, limits } = this.model;
+    const { takes, limits } = this.side;
     if (takes === "image") {
       if (this.file === null) throw new Refused("A picture must be given, got none. Choose one.");
       if (this.file.size > limits.most_bytes) {
@@ -32,7 +47,7 @@ export class ItemInput {
   }
 
   take(file) {
-    if (this.model.takes !== "image" || !file) return false;
+    if (this.side.takes !== "image" || !file) return false;
     this.file = file;
     this.told.textContent = file.name;
     const url = URL.createObjectURL(file);
@@ -81,11 +96,11 @@ export class ItemInput {
   }
 
   #words(id, question) {
-    const { takes, item_shape: shape } = this.model;
+    const { takes, shape, limits } = this.side;
     const size = shape?.reduce((a, b) => a * b, 1);
     const hint =
       takes === "text"
-        ? `At most ${count(this.model.limits.most_characters, "character")}.`
+        ? `At most ${count(limits.most_characters, "character")}.`
         : `${size ? count(size, "number") : "Numbers"}, with commas or spaces between.`;
     this.input = make("textarea", {
       id,
@@ -110,9 +125,9 @@ export class ItemInput {
   }
 }
 
-export function questionFor(model) {
-  if (model.takes === "image") return "Drop a picture here, or choose one";
-  return model.takes === "text" ? "A text" : "A vector";
+export function questionFor({ takes }) {
+  if (takes === "image") return "Drop a picture here, or choose one";
+  return takes === "text" ? "A text" : "A vector";
 }
 
 function numbersOf(text) {
@@ -180,7 +195,7 @@ export function knownRow(context, item, { onChanged, onRemoved = null }) {
     ),
     shown ? make("span", { class: "more quiet" }, shown) : null,
   );
-  const isPictured = item.picture ?? (context.model.takes === "image" && !context.model.exported);
+  const isPictured = item.picture ?? (context.model.known_takes === "image" && !context.model.exported);
   const row = make(
     "li",
     { class: "thing" },

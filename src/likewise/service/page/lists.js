@@ -2,7 +2,7 @@
 
 import { ask } from "./api.js";
 import { attempt, clock, count, labelForm, make, named, newId, number, picture, refusalPlace } from "./elements.js";
-import { knownRow, whyNothingChanges } from "./items.js";
+import { addItem, isOneSided, ItemInput, knownOf, knownRow, whyNothingChanges } from "./items.js";
 
 const SHOWN = 20;
 
@@ -21,9 +21,20 @@ export function unknownsView(context) {
   });
   return {
     heading,
-    element: make("section", {}, heading, whyNothingChanges(context.model) ?? "", list.element),
+    element: make("section", {}, heading, whyNothingEnrolls(context.model) ?? "", list.element),
     show: () => list.load(),
   };
+}
+
+function whyNothingEnrolls(model) {
+  return isOneSided(model)
+    ? whyNothingChanges(model)
+    : make(
+        "p",
+        { class: "quiet" },
+        "What is asked about and what is known have different encoders, so an unknown cannot become known. " +
+          "Add what it should find under Known.",
+      );
 }
 
 export function knownView(context) {
@@ -65,9 +76,42 @@ export function knownView(context) {
   });
   return {
     heading,
-    element: make("section", {}, heading, whyNothingChanges(context.model) ?? "", form, list.element),
+    element: make(
+      "section",
+      {},
+      heading,
+      whyNothingChanges(context.model) ?? adding(context, () => list.load()),
+      form,
+      list.element,
+    ),
     show: () => list.load(),
   };
+}
+
+/** A form that makes an item known. */
+function adding(context, onAdded) {
+  const side = knownOf(context.model);
+  const noun = side.takes === "image" ? "Picture" : side.takes === "text" ? "Text" : "Vector";
+  const place = make("div");
+  const renew = () => {
+    const input = new ItemInput(side, `${noun} to add`);
+    const form = labelForm(context, {
+      question: "Its label",
+      button: "Add",
+      onLabel: async (label) => {
+        const added = await addItem(input.given(), label);
+        renew();
+        await context.refresh();
+        await onAdded();
+        context.say(`Added as ${named(label)}, item ${added.ids[0]}. ${count(added.indexed, "known item")} now.`);
+        place.querySelector("input, textarea").focus();
+      },
+    });
+    form.prepend(input.element);
+    place.replaceChildren(form);
+  };
+  renew();
+  return make("details", {}, make("summary", {}, "Add a known item"), place);
 }
 
 /** A list that comes in parts. */
@@ -164,7 +208,7 @@ function unknownRow(context, unknown, onLeft) {
       unknown.nearest === null ? null : make("span", { class: "quiet" }, `nearest: ${unknown.nearest}`),
     ),
   );
-  if (context.model.writes) {
+  if (context.model.writes && isOneSided(context.model)) {
     row.append(
       labelForm(context, {
         question: `What is the unknown of ${at}?`,

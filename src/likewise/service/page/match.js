@@ -1,26 +1,26 @@
-// The view that says which known thing an item is.
+// The view that says which known thing an item is, or which known items are nearest.
 
 import { ask, Refused } from "./api.js";
 import { attempt, count, facts, labelForm, make, named, newId, number, refusalPlace, share } from "./elements.js";
-import { addItem, bodyOf, ItemInput, knownRow, questionFor, whyNothingChanges } from "./items.js";
+import { addItem, bodyOf, isOneSided, ItemInput, knownRow, queryOf, questionFor, whyNothingChanges } from "./items.js";
 import { gauge, notCalibrated, pointChoice, pointFacts, pointsOf } from "./points.js";
 
 export function matchView(context) {
   const { model } = context;
   const points = pointsOf(model, false);
   const heading = make("h2", { tabindex: -1 }, "Match");
-  if (!points.length) return { heading, element: make("section", {}, heading, notCalibrated("matching")) };
-
+  const decides = points.length > 0; // else it only looks up
   const place = refusalPlace();
   const answer = make("div", { class: "answer" });
-  const submit = make("button", {}, "Match");
-  const input = new ItemInput(model, questionFor(model), () => form.requestSubmit());
+  const submit = make("button", {}, decides ? "Match" : "Look up");
+  const input = new ItemInput(queryOf(model), questionFor(model), () => form.requestSubmit());
   const point = pointChoice(points, "nearest");
-  const k = make("input", { id: newId("k"), type: "number", min: 0, max: model.limits.most_neighbors, value: 5, required: true });
+  const k = make("input", { id: newId("k"), type: "number", min: decides ? 0 : 1, max: model.limits.most_neighbors, value: 5, required: true });
   const where = make("input", { id: newId("where"), autocomplete: "off", spellcheck: "false", placeholder: '{"shop": "north"}' });
   const form = make(
     "form",
     { class: "card" },
+    decides ? null : notCalibrated("matching", "Until then only the nearest known items are shown."),
     input.element,
     point.element,
     make(
@@ -48,31 +48,53 @@ export function matchView(context) {
     const mine = (working = new AbortController());
     answer.setAttribute("aria-busy", "true");
     try {
-      const fields = { point: point.select.value, k: k.valueAsNumber, where: filterOf(where.value) };
-      const told = await ask("POST", "v1/match", { ...bodyOf(item, fields), signal: mine.signal });
-      show(item, told, note);
+      const fields = { k: k.valueAsNumber, where: filterOf(where.value) };
+      if (decides) fields.point = point.select.value;
+      const path = decides ? "v1/match" : "v1/lookup";
+      const told = await ask("POST", path, { ...bodyOf(item, fields), signal: mine.signal });
+      (decides ? show : showNear)(item, told, note);
     } finally {
       if (mine === working) answer.removeAttribute("aria-busy");
     }
   }
 
-  function show(item, { answers: [found], point: used }, note) {
-    const isKnown = found.label !== null;
-    const title = make("h3", { class: isKnown ? "known" : "unknown", tabindex: -1 }, isKnown ? found.label : "UNKNOWN");
-    const again = async (sentence) => {
-      await context.refresh();
-      await match(item, sentence);
-    };
-    const rows = found.neighbors.map((near) =>
+  async function again(item, sentence) {
+    await context.refresh();
+    await match(item, sentence);
+  }
+
+  function rowsOf(item, neighbors) {
+    const rows = neighbors.map((near) =>
       knownRow(context, near, {
         onChanged: async (now, sentence) => {
-          await again(sentence);
+          await again(item, sentence);
           const row = [...answer.querySelectorAll(".thing")].find((each) => each.itemId === now.id);
           (row?.relabel ?? answer.querySelector("h3"))?.focus();
         },
       }),
     );
-    rows.forEach((row, at) => (row.itemId = found.neighbors[at].id));
+    rows.forEach((row, at) => (row.itemId = neighbors[at].id));
+    return rows;
+  }
+
+  function showNear(item, { answers: [found] }, note) {
+    const rows = rowsOf(item, found.neighbors);
+    answer.replaceChildren(
+      ...(note ? [make("p", { class: "note" }, note)] : []),
+      make("h3", { tabindex: -1 }, "Nearest known items"),
+      make("ul", { class: "things" }, ...rows),
+    );
+    const nearest = found.neighbors[0];
+    context.say(
+      `${note} ${count(rows.length, "neighbor")}.`.trim() +
+        (nearest ? ` Nearest: ${named(nearest.label)}, distance ${number(nearest.distance)}.` : ""),
+    );
+  }
+
+  function show(item, { answers: [found], point: used }, note) {
+    const isKnown = found.label !== null;
+    const title = make("h3", { class: isKnown ? "known" : "unknown", tabindex: -1 }, isKnown ? found.label : "UNKNOWN");
+    const rows = rowsOf(item, found.neighbors);
     const near = isKnown ? "Accepted: the distance is within the threshold." : why(found);
     answer.replaceChildren(
       ...[
@@ -86,7 +108,7 @@ export function matchView(context) {
           [isKnown ? "Probability" : "Probability of the neighbors’ label", found.probability === null ? null : share(found.probability)],
         ]),
         pointFacts(used),
-        enroll(item, found, again),
+        enroll(item, found),
         rows.length ? make("h4", {}, "Nearest known items") : null,
         rows.length ? make("ul", { class: "things" }, ...rows) : null,
       ].filter(Boolean),
@@ -104,15 +126,16 @@ export function matchView(context) {
     );
   }
 
-  function enroll(item, found, again) {
+  function enroll(item, found) {
     if (!context.model.writes) return whyNothingChanges(context.model);
+    if (!isOneSided(context.model)) return null; // known items are added in their own view
     const isKnown = found.label !== null;
     const form = labelForm(context, {
       question: isKnown ? "What is it really?" : "What is it?",
       button: isKnown ? "Add as this" : "Enroll",
       onLabel: async (label) => {
         const added = (await enrollKept(found.unknown_id, label)) ?? (await addItem(item, label));
-        await again(`Enrolled as ${named(label)}, item ${added.ids[0]}. ${count(added.indexed, "known item")} now.`);
+        await again(item, `Enrolled as ${named(label)}, item ${added.ids[0]}. ${count(added.indexed, "known item")} now.`);
         answer.querySelector("h3")?.focus();
       },
     });

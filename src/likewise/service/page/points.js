@@ -22,11 +22,11 @@ export function pointChoice(points, usual) {
   return { element, select };
 }
 
-export function notCalibrated(kind) {
+export function notCalibrated(kind, meanwhile = "") {
   return make(
     "p",
     { class: "note" },
-    `The model is not calibrated for ${kind}. Run likewise calibrate, then start the service again.`,
+    `The model is not calibrated for ${kind}. Run likewise calibrate, then start the service again. ${meanwhile}`.trim(),
   );
 }
 
