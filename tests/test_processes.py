@@ -84,7 +84,7 @@ def test_processes_that_differ_are_refused_by_name(ranks):
     for told in outcomes(ranks, "other batches"):
         assert told.startswith("InputError: batch_sampler must draw the same batches in every")
     for told in outcomes(ranks, "other streams"):
-        assert told.startswith("InputError: data must be the same stream in every process, got ot")
+        assert told.startswith("InputError: data must be the same stream in every process, got")
     for told in outcomes(ranks, "small batches"):
         assert told.startswith("InputError: batches must hold at least one item for each of 2 pro")
 
