@@ -159,3 +159,11 @@ def test_an_epoch_of_the_small_network_has_at_most_30_batches_for_each_class(
     if choices.get("labels", True):
         doubled = lw.augment.MadeClasses(items, [torch.neg], ["negative"])
         assert batches_of(lw.Recipe(**choices), doubled) == batches
+
+
+def test_pairs_without_classes_have_a_pass_of_batches():
+    count = 160 * 128
+    ends = torch.stack([torch.arange(count), torch.arange(count) + count], dim=1)
+    points = lw.data.ArrayDataset(torch.zeros(2 * count, 1), torch.arange(2 * count) % 5)
+    pairs = lw.data.GivenPairs(points, ends, ends[:, 0] % 2 == 0)
+    assert batches_of(lw.Recipe(pairs=True), pairs) == 160

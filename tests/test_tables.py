@@ -32,7 +32,7 @@ NOT_RESULTS = {  # settings, and what is passed on between steps
     ),
     *("CrossFit", "GivenUnknowns", "Preprocess", "Section", "Trials"),
     *("Contents", "Folder", "Fresh", "Kinds", "Reading", "Records"),
-    *("Features", "Framing", "Read", "SearchedBy", "Trial"),
+    *("Face", "Features", "Framing", "Read", "SearchedBy", "Trial"),
 }
 
 
@@ -65,9 +65,9 @@ def large(kind, name=""):
     if hasattr(kind, "dim_str"):  # jaxtyping's
         dims = kind.dim_str.split()
         dtype = {"Bool": torch.bool, "Int": torch.int64}.get(kind.__name__.split("[")[0])
-        values = torch.zeros(
-            [10 if len(dims) > 2 else 300] * len(dims), dtype=dtype or torch.float32
-        )
+        many = 10 if len(dims) > 2 else 300
+        sizes = [int(dim) if dim.isdigit() else many for dim in dims]
+        values = torch.zeros(sizes, dtype=dtype or torch.float32)
         return values.numpy() if kind.array_type is np.ndarray else values
     if inner and type(None) in inner:
         return large(next(each for each in inner if each is not type(None)), name)
