@@ -21,6 +21,7 @@ is done is kept in the folder given, so that an interrupted run goes on.
 
 import argparse
 import json
+import math
 import os
 import zipfile
 from collections.abc import Callable
@@ -187,6 +188,8 @@ def told(values: list[list[float]]) -> str:
     if len(values) > 1:
         whole = mean(torch.tensor([each[0] for each in values]), within=(0.0, 1.0))
         value, low, high = whole.value, whole.low, whole.high
+    if math.isnan(low):  # chance, which needs no draw
+        return f"{100 * value:.1f}"
     return f"{100 * value:.1f} [{100 * low:.1f}, {100 * high:.1f}]"
 
 
