@@ -15,6 +15,7 @@ each with its mean over the seeds. Needs lightly:
 """
 
 import argparse
+import importlib
 import json
 import math
 import os
@@ -29,6 +30,7 @@ from torch import Tensor
 import likewise as lw
 from likewise import data
 from likewise.augment.presets import fitted
+from likewise.encoders._torchvision import retried
 from likewise.encoders.naming import small
 from likewise.journeys.recipe import VIEW_LOSSES
 
@@ -79,6 +81,7 @@ def ours(train: data.Dataset, loss: str, epochs: int, seed: int, device: str) ->
 
 def theirs(train: data.Dataset, epochs: int, seed: int, device: str) -> lw.SimilarityModel:
     """SimCLR of lightly: the loop of its example, with our network and views."""
+    retried(lambda: importlib.import_module("torchvision"))  # lightly needs it, compiled or not
     from lightly.loss import NTXentLoss
     from lightly.models.modules import SimCLRProjectionHead
 

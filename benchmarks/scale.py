@@ -4,9 +4,9 @@
 
 Vectors of 64 numbers around 2,000 centers, and images of 28 × 28 in files through the small
 encoder. Every part is measured in a process of its own at a tenth of the items and at all of them.
-What grows from one to the other as n^p is told for more items by that power, at least 1 for what
-each item adds. Shards divide images and vectors, so that processor time and bytes are those of all
-together. It needs Fashion-MNIST in $LIKEWISE_DATA, and `likewise[tables]`.
+Seconds that grow from one to the other as n^p are told for more items by that power, at least 1 but
+for a query; bytes in proportion. Shards divide images and vectors, so that processor time and bytes
+are those of all together. It needs Fashion-MNIST in $LIKEWISE_DATA, and `likewise[tables]`.
 """
 
 import argparse
@@ -53,7 +53,7 @@ def main() -> None:
             continue  # which was asked for, and is told above
         (few, small), (many, large) = found
         power = math.log(large / small) / math.log(many / few)
-        power = max(power, 0.0 if "a query" in name else 1.0)
+        power = 1.0 if "bytes" in name else max(power, 0.0 if "a query" in name else 1.0)
         more = [shown(name, large * (n / many) ** power) for n in MORE]
         row = (name, f"{shown(name, large)} at {many:,}", f"n^{power:.2f}", *more)
         print("| " + " | ".join(row) + " |")
