@@ -14,7 +14,7 @@ from likewise.errors import InputError
 from likewise.journeys import unlabeled
 from likewise.journeys.recipe import CLASS_LOSSES, GIVEN_PAIRS_LOSSES, Recipe
 from likewise.samplers import SimilarLengthBatchSampler
-from likewise.training.batches import default_batches, has_classes
+from likewise.training.batches import default_batches
 from likewise.training.following import KeepBest, StopEarly
 
 LOSSES: dict[str, Callable[..., nn.Module]] = {
@@ -148,7 +148,7 @@ def batches_of(recipe: Recipe, part: Any) -> int:
     while isinstance(part, changes.MadeClasses):
         part = part.data
     most = len(part) // size
-    if recipe.is_small and recipe.labels and has_classes(part):
+    if recipe.is_small and recipe.labels and not isinstance(part, data.GivenPairs):
         # More items of few classes teach little about classes to come.
         most = min(most, BATCHES_PER_CLASS * len(data.items_per_class(part)))
     return max(FEWEST_BATCHES, most)
