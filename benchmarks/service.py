@@ -1,6 +1,6 @@
 """What a service costs, and what it keeps: latency, throughput, memory, kills, whole states.
 
-    python benchmarks/service.py latency      one match over HTTP and the same call in process
+    python benchmarks/service.py latency      one match over HTTP, in process, in a bare server
     python benchmarks/service.py throughput   32 clients, beside FastAPI over torch and FAISS
     python benchmarks/service.py memory       resident memory over 100,000 requests
     python benchmarks/service.py crashes      rounds of mixed load, each ended by kill -9
@@ -235,43 +235,78 @@ def together(port, sent, clients, seconds):
     return len(kept) / seconds, *np.percentile(took * 1000, [50, 99]).tolist(), bad
 
 
+BARE = """
+import sys
+import torch, uvicorn
+from starlette.applications import Starlette
+from starlette.responses import JSONResponse
+from starlette.routing import Route
+import likewise as lw
+from likewise.data.images import decode_image
+
+torch.set_num_threads(1)
+model = lw.load(sys.argv[1], read_only=True)
+
+async def answer(request):
+    item = decode_image(await request.body(), "item", channels=1, image_size=int(sys.argv[2]))
+    return JSONResponse({"answers": [{"distance": float(model.match(item[None]).distances[0])}]})
+
+app = Starlette(routes=[Route("/", answer, methods=["POST"])])
+config = uvicorn.Config(app, port=0, access_log=False, log_level="error")
+listening = config.bind_socket()
+print(f"http://127.0.0.1:{listening.getsockname()[1]}", flush=True)
+uvicorn.Server(config).run(sockets=[listening])
+"""
+
+
 def latency(folder, rounds):
-    """One match over HTTP, in turn with the same call in process."""
+    """One match over HTTP, in turn with the same call in process and in the barest server."""
     model = lw.load(make_model(folder), read_only=True)
     torch.set_num_threads(1)
-    server = serve(folder / "model", "--read-only")
+    (folder / "bare.py").write_text(BARE)
+    server, bare = serve(folder / "model", "--read-only"), None
     rng = np.random.default_rng(1)
     pictures = [picture(rng) for _ in range(64)]
     try:
-        line = Line(server.port)
-        own, http, spent = [], [], 0.0
+        bare = Server(folder / "bare.py", folder / "model", SIDE)
+        lines = {"over HTTP": Line(server.port), "bare server": Line(bare.port)}
+        taken = {name: [] for name in ("in process", *lines)}
+        spent = 0.0
         for at in range(rounds + 100):
             if at == 100:
                 used = server.cpu()
             content = pictures[at % len(pictures)]
-            sent = upload(server.port, "/v1/match", content, k=1)
+            sent = {
+                "over HTTP": upload(server.port, "/v1/match", content, k=1),
+                "bare server": request(bare.port, "/", content, "image/png"),
+            }
             t0, c0 = time.perf_counter(), time.process_time()
             decided = model.match(numbers(content)[None])
-            t1, c1 = time.perf_counter(), time.process_time()
-            status, answer = line.ask(sent)
-            t2 = time.perf_counter()
-            told = json.loads(answer)["answers"][0]
-            if status != 200 or abs(told["distance"] - float(decided.distances[0])) > 1e-5:
-                raise AssertionError(answer)
+            own, its_cpu = time.perf_counter() - t0, time.process_time() - c0
+            seconds = {"in process": own}
+            for name, line in lines.items():
+                t0 = time.perf_counter()
+                status, answer = line.ask(sent[name])
+                seconds[name] = time.perf_counter() - t0
+                told = json.loads(answer)["answers"][0]
+                if status != 200 or abs(told["distance"] - float(decided.distances[0])) > 1e-5:
+                    raise AssertionError(answer)
             if at >= 100:
-                own.append(t1 - t0)
-                http.append(t2 - t1)
-                spent += c1 - c0
+                spent += its_cpu
+                for name, each in seconds.items():
+                    taken[name].append(each)
         used = server.cpu() - used
     finally:
         server.end()
-    own, http = (np.percentile(np.array(each) * 1000, [50, 99]) for each in (own, http))
-    return {
-        "in process p50 ms": own[0],
-        "over HTTP p50 ms": http[0],
-        "added p50 ms": http[0] - own[0],
-        "in process p99 ms": own[1],
-        "over HTTP p99 ms": http[1],
+        if bare is not None:
+            bare.end()
+    found = {}
+    for name, each in taken.items():
+        p50, p99 = np.percentile(np.array(each) * 1000, [50, 99])
+        found |= {f"{name} p50 ms": p50, f"{name} p99 ms": p99}
+    return found | {
+        "added p50 ms": found["over HTTP p50 ms"] - found["in process p50 ms"],
+        "added by the bare server p50 ms": found["bare server p50 ms"] - found["in process p50 ms"],
         "in process, processor ms": 1000 * spent / rounds,
         "server, processor ms": 1000 * used / rounds,
     }
