@@ -53,6 +53,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
 import likewise as lw
+from likewise.data.faces import largest
 from likewise.encoders import FaceEncoder, OverViews, SideBySide, Whitening
 from likewise.normalization import AdaptiveNorm
 
@@ -331,7 +332,7 @@ def aligned_photographs() -> lw.data.ArrayDataset:
     """The faces of all photographs; where none is found, what is there in most of them."""
     faces, find = photographs((112, 92)), lw.data.DlibFaces()
     images = [Image.fromarray(item) for item in (255 * lw.data.items(faces)[:, 0]).byte().numpy()]
-    found = [max(find(image), key=lambda face: face.area, default=None) for image in images]
+    found = [largest(find(image)) for image in images]
     seen = [face for face in found if face is not None]
     left, right = (
         np.mean([getattr(face, eye) for face in seen], axis=0).tolist()

@@ -9,7 +9,9 @@ import torch
 from PIL import Image
 
 import likewise as lw
+from likewise._parts import MOST_PARTS, ROWS
 from likewise.cli import console
+from likewise.cli.options import PartRows
 from likewise.journeys.embed import embed_parts
 
 TRAIN = lw.data.load("digits", split="train")
@@ -71,6 +73,11 @@ def test_match_writes_parts_goes_on_and_says_what_is_there(run, model, tmp_path)
     assert (status, summary["rows"], summary["there_before"]) == (0, 447, 347)
     assert summary["counts"]["unknown"] == expected.count(None)
     assert [row["label"] for row in read(out)] == expected
+
+
+def test_the_help_tells_the_rows_that_a_part_has():
+    (told,) = PartRows.__metadata__
+    assert told.show_default.startswith(f"{ROWS:,}; more where there would be over {MOST_PARTS:,} ")
 
 
 def test_files_that_cannot_be_read_do_not_end_the_run(run, model, table, tmp_path):

@@ -315,6 +315,9 @@ def test_wrong_wishes_end_in_one_sentence(photos, tmp_path):
         align(tmp_path / "note.txt", tmp_path / "faces")
     with pytest.raises(lw.InputError, match="workers must be at least 0"):
         align(photos, tmp_path / "faces", workers=-1)
+    for wrong in (lambda image: [], "dlib"):
+        with pytest.raises(lw.errors.InputTypeError, match="must be a callable with a name"):
+            align(photos, tmp_path / "faces", detector=wrong)
     assert not (tmp_path / "faces").exists()
 
 

@@ -238,9 +238,8 @@ def reading(
     except Exception as error:  # decoders raise whatever their parsers meet
         reason = re.sub(r"\s+", " ", str(error)) or type(error).__name__
         if isinstance(error, UnidentifiedImageError):
-            reason = (
-                "of no known kind"  # else it would tell an address, or the number of an open file
-            )
+            # Pillow would tell an address in memory, or the number of an open file.
+            reason = "of no known kind"
         raise InputError(
             f"{name} must be a whole {KINDS}, got a file that cannot be read ({reason}). "
             "Replace or remove it."

@@ -38,7 +38,7 @@ def faces(
     take DIR as DATA. Photographs without a face, or that cannot be read, are listed in its
     failures.csv. A face is made anew only where its photograph or a setting changed.
     """
-    from likewise.data import align_faces
+    from likewise.data.aligned_faces import FAILURES, align_faces
 
     with console.warnings_as_lines(), console.progress("finding faces") as show:
         found = align_faces(source, out, size=size, padding=padding, workers=workers, progress=show)
@@ -46,7 +46,7 @@ def faces(
     if found.kept:
         lines[0] += f"; {found.kept:,} were there before"
     if found.failures:
-        listed = found.folder / "failures.csv"
+        listed = found.folder / FAILURES
         lines.append(f"{len(found.failures):,} photographs without a face, listed in {listed}:")
         lines += [f"  {path}: {reason}" for path, reason in found.failures[:MOST_TOLD]]
         if len(found.failures) > MOST_TOLD:

@@ -9,8 +9,6 @@ from typing import Annotated, Any, Optional
 
 import typer
 
-from likewise._parts import MOST_PARTS, ROWS
-
 Model = Annotated[str, typer.Argument(metavar="MODEL", help="Folder of a saved model.")]
 NewModel = Annotated[Path, typer.Option("--out", help="Folder for the model.")]
 Unknowns = Annotated[
@@ -127,7 +125,7 @@ PartRows = Annotated[
         min=1,
         rich_help_panel=_PARTS,
         metavar="ROWS",
-        show_default=f"{ROWS:,}; more where there would be over {MOST_PARTS:,} parts",
+        show_default="4,096; more where there would be over 10,000 parts",
         help="Rows of a part, which is what an interruption costs.",
     ),
 ]

@@ -21,7 +21,7 @@ from likewise.data.attempts import sentence_of
 from likewise.data.faces import DlibFaces, FaceDetector, check_size, largest
 from likewise.data.image_folders import files_by_class
 from likewise.data.images import image_in, is_image_name
-from likewise.errors import InputError
+from likewise.errors import InputError, InputTypeError
 
 FAILURES = "failures.csv"
 NO_FACE = "no face was found"
@@ -108,6 +108,7 @@ def align_faces(
     Raises:
         InputError: `source` holds no images, `out` lies in it, or `out` holds another file at the
             place of a face.
+        InputTypeError: `detector` cannot be called or has no name.
         FileNotFoundError: There is no `source`.
         MissingExtra: There is no detector, and the extra "faces" is not installed.
 
@@ -128,6 +129,11 @@ def align_faces(
         )
     tasks = _tasks(source, out)
     detector = DlibFaces() if detector is None else detector
+    if not callable(detector) or not isinstance(getattr(detector, "name", None), str):
+        raise InputTypeError(
+            f"detector must be a callable with a name, got {type(detector).__name__}. "
+            "See FaceDetector."
+        )
     settings = {
         "method": _METHOD,
         "detector": detector.name,

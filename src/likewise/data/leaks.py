@@ -97,14 +97,15 @@ def check_leaks(parts: Mapping[str, Dataset], *, batch_size: int = 1024) -> Leak
     items: dict[Parts, Tensor] = {}
     classes: dict[Parts, list[str]] = {}
     for first, second in combinations(parts, 2):
-        if len(found := _shared(prints[first], prints[second])):
+        if len(found := same_prints(prints[first], prints[second])):
             items[first, second] = found
         if both := sorted(named[first] & named[second]):
             classes[first, second] = both
     return Leaks(items, classes)
 
 
-def _shared(first: "np.ndarray", second: "np.ndarray") -> Int[Tensor, "n 2"]:
+def same_prints(first: "np.ndarray", second: "np.ndarray") -> Int[Tensor, "n 2"]:
+    """Positions of first fingerprints that are in the second too, beside the first such there."""
     distinct, at = np.unique(second, return_index=True)
     if len(distinct) == 0:
         return torch.empty(0, 2, dtype=torch.int64)

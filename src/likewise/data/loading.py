@@ -297,9 +297,9 @@ def load(
         return _in_memory(parts, where, split, size, channels, names)
     match _kind(path):
         case "idx":
-            return _load_idx(path, where, split, size, channels)
+            return _load_idx(path, where, asked)
         case "cifar":
-            return _load_cifar(path, where, split, size, channels)
+            return _load_cifar(path, where, asked)
         case "folder":
             return _load_folder(path, where, asked)
         case "benchmark":
@@ -566,13 +566,7 @@ def _load_digits(
     return parts[_choose(parts, split, "'digits'")[0]]
 
 
-def _load_idx(
-    path: Path,
-    where: str,
-    split: str | None,
-    image_size: ImageSize | None,
-    channels: int | None,
-) -> ArrayDataset:
+def _load_idx(path: Path, where: str, asked: _Asked) -> ArrayDataset:
     parts = {
         part: _Part(partial(read_idx, images), read_idx(labels))
         for part, (images, labels) in idx_parts(path).items()
@@ -582,19 +576,13 @@ def _load_idx(
         for name, part in parts.items()
     )
     names = FASHION_CLASSES if fashion else None
-    return _in_memory(parts, where, split, image_size, channels, names)
+    return _in_memory(parts, where, asked.split, asked.size, asked.channels, names)
 
 
-def _load_cifar(
-    path: Path,
-    where: str,
-    split: str | None,
-    image_size: ImageSize | None,
-    channels: int | None,
-) -> ArrayDataset:
+def _load_cifar(path: Path, where: str, asked: _Asked) -> ArrayDataset:
     parts: dict[str, _Part] = {}
     names: list[str] = []
-    for part in _choose(cifar_parts(path), split, where):
+    for part in _choose(cifar_parts(path), asked.split, where):
         images, codes, names = read_cifar(path, part)
         parts[part] = _Part(partial(np.asarray, images), codes)
     if not parts:
@@ -602,7 +590,7 @@ def _load_cifar(
             f"must hold the .bin files of CIFAR, got none in {where}. Unpack its archive there.",
             argument="source",
         )
-    return _in_memory(parts, where, None, image_size, channels, names)
+    return _in_memory(parts, where, None, asked.size, asked.channels, names)
 
 
 def _load_folder(path: Path, where: str, asked: _Asked) -> ImageFiles:

@@ -127,7 +127,8 @@ class Backbone(nn.Module):
         pooling: What makes features of maps or tokens: "average", "max" or "gem", the generalized
             mean with the power 3, which listens more to large values; see `GeneralizedMeanPool1d`.
             It comes last, also where a network has a norm behind its own pooling. Class tokens,
-            which stand before those of the patches, are left out. None for the network's own way.
+            which stand before those of the patches, are left out, though not with `cut`. None for
+            the network's own way.
 
     Attributes:
         network: what of timm's network is used.

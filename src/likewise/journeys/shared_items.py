@@ -5,14 +5,13 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from likewise import _tables, data
 from likewise._checks import check_at_least
-from likewise.data.leaks import check_leaks
+from likewise.data.leaks import same_prints
 from likewise.data.parts import label_names
 from likewise.errors import InputError
 from likewise.index import Index
@@ -150,8 +149,8 @@ def find_leaks(
 
     Example:
         >>> from likewise.data import ArrayDataset
-        >>> train = ArrayDataset(np.eye(4), ["cat", "dog", "cat", "owl"])
-        >>> test = ArrayDataset(np.eye(4)[2:], ["cat", "dog"])
+        >>> train = ArrayDataset(torch.eye(4), ["cat", "dog", "cat", "owl"])
+        >>> test = ArrayDataset(torch.eye(4)[2:], ["cat", "dog"])
         >>> found = find_leaks(train, test)
         >>> found.pairs.tolist(), found.conflicting.tolist(), found.classes
         ([[2, 0], [3, 1]], [False, True], ['cat', 'dog'])
@@ -259,15 +258,10 @@ def _check_alike(parts: Sequence[data.Dataset]) -> None:
 
 
 def _equal(parts: Sequence[data.Dataset]) -> Found:
-    if len(parts) == 2:
-        found = check_leaks({"a": parts[0], "b": parts[1]}).items
-        pairs = found.get(("a", "b"), torch.empty(0, 2, dtype=torch.int64))
-    else:
-        prints = data.fingerprints(parts[0]).numpy()
-        _, first, inverse = np.unique(prints, return_index=True, return_inverse=True)
-        rows = np.arange(len(prints))
-        again = rows[first[inverse] != rows]
-        pairs = torch.from_numpy(np.stack([first[inverse][again], again], axis=1))
+    prints = [data.fingerprints(part).numpy() for part in parts]
+    pairs = same_prints(prints[0], prints[-1])
+    if len(parts) == 1:
+        pairs = pairs[pairs[:, 0] != pairs[:, 1]].flip(1)
     return pairs, torch.zeros(len(pairs), dtype=torch.float64)
 
 
@@ -287,10 +281,10 @@ def _near(
         return found.pairs, found.distances
     index = Index(model.distance)
     index.add(embeddings[1])
-    nearest = torch.as_tensor(index.lookup(embeddings[0], k=1).ids[:, 0])
-    apart = model.distance.paired(embeddings[0], embeddings[1][nearest]).double()
+    nearest = index.lookup(embeddings[0], k=1)
+    apart, at = nearest.distances[:, 0].double(), torch.as_tensor(nearest.ids[:, 0])
     rows = (apart <= within).nonzero().flatten()
-    return torch.stack([rows, nearest[rows]], dim=1), apart[rows]
+    return torch.stack([rows, at[rows]], dim=1), apart[rows]
 
 
 def _moved(progress: Progress | None, start: int, total: int) -> Progress | None:
