@@ -680,7 +680,7 @@ def test_a_text_finds_pictures_and_forms_hold_a_text_beside_a_picture(tmp_path):
             sent = [("text", (None, "red")), *((name, (None, x)) for name, x in form.items())]
             made = client.post("/v1/embed", files=sent)
             assert made.status_code == status, made.text
-        words = refused(client.post("/v1/lookup", files=sent[:0] or {"x": b"1"}), 422, "invalid")
+        words = refused(client.post("/v1/lookup", files={"x": b"1"}), 422, "invalid")
         assert words.startswith("items[0] must be of the kind text for a query of this model")
         new = client.post("/v1/items", json={"items": [{"text": "red"}]})
         assert "must be of the kind image for a known item" in refused(new, 422, "invalid")
@@ -1143,12 +1143,12 @@ def test_a_model_without_a_calibration_says_so():
 def test_requests_beyond_those_worked_on_are_refused(images, monkeypatch):
     gate, entered = threading.Event(), threading.Event()
     application = Application(Routes(images, Settings(most_concurrent=2)))
-    answer = application.routes.answerer.prepare
+    prepare = application.routes.batcher._prepare
 
     def slow(job):
         entered.set()
         gate.wait(20)
-        return answer(job)
+        return prepare(job)
 
     monkeypatch.setattr(application.routes.batcher, "_prepare", slow)
     embedding = {"items": [{"embedding": [0.1] * images.index.dimension}]}

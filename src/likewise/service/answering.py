@@ -27,13 +27,12 @@ from likewise.matching import OF_CENTERS, Matches, match
 from likewise.model import SimilarityModel
 from likewise.model.trials import PAIRS, candidates_for, check_candidates, neighbors_for
 from likewise.service import bodies
-from likewise.service.items import Reader, Ready, Takes
+from likewise.service.items import Ready, Takes
 from likewise.service.jobs import (
     Fields,
     Job,
     fields_of,
     label_of,
-    prepare,
     shown_metadata,
     verify_answers,
 )
@@ -58,7 +57,6 @@ class Answerer:
 
     Args:
         model: Answers.
-        reader: Decodes items.
         writing: Whoever changes known items holds it.
         version: Version of the saved model.
     """
@@ -66,21 +64,16 @@ class Answerer:
     def __init__(
         self,
         model: SimilarityModel,
-        reader: Reader,
         writing: "threading.RLock | None" = None,
         version: str = "unsaved",
     ) -> None:
-        self.model, self.reader, self.version = model, reader, version
+        self.model, self.version = model, version
         self.writing = writing or threading.RLock()
         self.fingerprint = model.fingerprint  # which hashes all weights
         self.query_fingerprint = (
             self.fingerprint if model.query_encoder is None else model.query_fingerprint
         )
         self._points: dict[tuple[str, int], bodies.OperatingPoint] = {}
-
-    def prepare(self, job: Job) -> None:
-        """Decode the items of a job."""
-        prepare(job, self.reader)
 
     def answer(self, jobs: Sequence[Job]) -> list[object]:
         """One answer per job."""

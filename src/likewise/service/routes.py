@@ -84,7 +84,7 @@ class Routes(Questions):
             queries=None if model.query_encoder is None else taken_by(model, queries=True),
         )
         self.writer = Writer(model, is_open=writes)
-        answerer = Answerer(model, reader, self.writer.lock, _version(folder))
+        answerer = Answerer(model, self.writer.lock, _version(folder))
         super().__init__(reader, answerer, settings)
         self.queue = (
             None
@@ -131,7 +131,7 @@ class Routes(Questions):
         elif not self.writer.is_open:
             self.writer.model = new
         self.watch.calibrated(_marks(new))
-        self.answerer = Answerer(new, self.reader, self.writer.lock, version)
+        self.answerer = Answerer(new, self.writer.lock, version)
         _log.info("the model was saved again and is followed", extra={"told": {"version": version}})
 
     def _keep_up(self) -> None:
