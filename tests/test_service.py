@@ -152,13 +152,27 @@ def test_candidates_are_those_of_the_library_with_what_they_rest_on(point):
         plain = client.post("/v1/match", json=asked(points)).json()
         assert plain["candidates_rest_on"] is None
         assert {each["candidates"] for each in plain["answers"]} == {None}
-        for more, words in (
-            ({"candidates": 0.9999}, "which takes 9,999: 9,699 more would do"),
-            ({"candidates": 0.9, "where": {"shop": "north"}}, "left out with where"),
-            ({"candidates": 1.0}, "candidates"),
+        for more, status, code, words in (
+            ({"candidates": 0.9999}, 409, "too_few_items", "takes 9,999: 9,699 more would do"),
+            ({"candidates": 0.9, "where": {"shop": "north"}}, 422, "invalid", "out with where"),
+            ({"candidates": 1.0}, 422, "invalid", "candidates"),
         ):
             response = client.post("/v1/match", json=asked(points, **more))
-            assert words in refused(response, 422, "invalid")
+            assert words in refused(response, status, code)
+
+
+@pytest.mark.parametrize("with_cohort", [False, True])
+def test_a_point_of_more_neighbors_than_known_items_is_refused_by_their_number(with_cohort):
+    model = vector_model()
+    points, _ = vectors(4, 7)
+    if with_cohort:
+        model.use_cohort(points, nearest=5)
+    model.calibrate(vectors(60, 1, spread=0.3), rule="majority", k=5)
+    model.index.remove(model.index.ids[:-4])
+    with served(model) as client:
+        response = client.post("/v1/match", json=asked(points, point="majority"))
+        words = refused(response, 409, "too_few_items")
+        assert words == "gallery must hold at least 5 items for this operating point, got 4."
 
 
 @pytest.mark.parametrize("rule", ["majority", "weighted", "center", "relative"])

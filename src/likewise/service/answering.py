@@ -25,7 +25,7 @@ from likewise.index import MilvusGallery, Neighbors
 from likewise.journeys.measuring import measured
 from likewise.matching import OF_CENTERS, Matches, match
 from likewise.model import SimilarityModel
-from likewise.model.trials import PAIRS, candidates_for, check_candidates, neighbors_for
+from likewise.model.trials import PAIRS, candidates_for, neighbors_for
 from likewise.service import bodies
 from likewise.service.items import Ready, Takes
 from likewise.service.jobs import (
@@ -223,16 +223,16 @@ class Answerer:
             for each in asked
         ]
         alone = [made is not None and self._needs_own_lookup(made) for made in points]
-        deciding = [
-            0 if made is None or apart else (made.k or 1)
-            for made, apart in zip(points, alone, strict=True)
+        needed = [
+            0 if made is None or made.rule in OF_CENTERS else (made.k or 1) for made in points
         ]
-        if max(deciding, default=0) > size:
+        if max(needed) > size:
             raise Refusal(
                 "too_few_items",
-                f"gallery must hold at least {max(deciding)} items for this operating point, "
+                f"gallery must hold at least {max(needed)} items for this operating point, "
                 f"got {size}.",
             )
+        deciding = [0 if apart else k for k, apart in zip(needed, alone, strict=True)]
         most = max([*wanted, *deciding])
         embeddings = torch.cat(list(parts))
         found = model.index.lookup(embeddings, k=most, where=where) if most else None
@@ -296,7 +296,6 @@ class Answerer:
         embeddings: Float[Tensor, "n d"],
     ) -> None:
         made = self.model.calibrations[asked.point]
-        check_candidates(level, made, asked.where)
         found = candidates_for(
             self.model.index,
             embeddings,
