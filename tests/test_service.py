@@ -599,6 +599,26 @@ def test_two_towers_encode_what_is_asked_about_and_what_is_known_each_by_its_own
         assert (found["label"], found["distance"]) == ("new", pytest.approx(0, abs=1e-6))
 
 
+def test_two_towers_that_take_the_same_are_not_mixed():
+    model = lw.SimilarityModel(axes(6), query_encoder=axes(6))
+    model.query_encoder[0].weight.data = model.encoder[0].weight.data.roll(1, dims=1)
+    known = lw.data.load(near_axes(3, 0, 6))
+    queries = lw.data.load(near_axes(3, 1, 6))
+    rows = torch.cartesian_prod(torch.arange(15), torch.arange(15))
+    same = rows[:, 0] // 3 == rows[:, 1] // 3
+    model.calibrate(lw.data.CrossPairs(queries, known, rows, same), rule="pairs")
+    a, b = near_axes(2, 4, 6, spread=0.3)[0], near_axes(2, 5, 6, spread=0.3)[0]
+    pairs = [
+        {"a": {"vector": one.tolist()}, "b": {"vector": two.tolist()}}
+        for one, two in zip(a, b, strict=True)
+    ]
+    with served(model) as client:
+        told = client.post("/v1/verify", json={"pairs": pairs}).json()["answers"]
+    expected = model.verify(a, b).distances
+    assert [each["distance"] for each in told] == expected.tolist()
+    assert not torch.equal(expected, model.verify(b, a).distances)
+
+
 def test_a_card_tells_both_sides_of_two_towers_and_a_new_calibration_is_followed(tmp_path):
     model = tower_model()
     model.save(tmp_path / "model")
@@ -1316,6 +1336,7 @@ def test_the_document_names_every_endpoint_and_every_refusal(client):
     told = client.get("/openapi.json").json()
     served = client.app.routes.served(has_keys=False)
     assert told == json.loads(json.dumps(document(served)))
+    assert "two_towers" not in json.dumps(told)
     assert set(told["components"]["schemas"]["Item"]["properties"]) == {"vector", "embedding"}
     assert told["components"]["schemas"]["Item"]["properties"]["vector"]["maxItems"] == 8
     for each in ENDPOINTS:
