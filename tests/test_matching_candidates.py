@@ -121,7 +121,7 @@ def test_the_limit_is_the_smallest_that_covers_enough_with_one_more(distances, l
 
 def test_too_few_items_are_told_with_what_is_missing_and_what_is_possible():
     known = KnownDistances.of(torch.arange(18.0), torch.arange(18) % 2)
-    with pytest.raises(lw.InputError) as refused:
+    with pytest.raises(lw.errors.TooFewItems) as refused:
         known.limit(0.95)
     assert str(refused.value) == (
         "candidates must be at most 0.947 with 18 items to rest on, got 0.95, which takes 19: "

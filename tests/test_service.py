@@ -152,13 +152,27 @@ def test_candidates_are_those_of_the_library_with_what_they_rest_on(point):
         plain = client.post("/v1/match", json=asked(points)).json()
         assert plain["candidates_rest_on"] is None
         assert {each["candidates"] for each in plain["answers"]} == {None}
-        for more, words in (
-            ({"candidates": 0.9999}, "which takes 9,999: 9,699 more would do"),
-            ({"candidates": 0.9, "where": {"shop": "north"}}, "left out with where"),
-            ({"candidates": 1.0}, "candidates"),
+        for more, status, code, words in (
+            ({"candidates": 0.9999}, 409, "too_few_items", "takes 9,999: 9,699 more would do"),
+            ({"candidates": 0.9, "where": {"shop": "north"}}, 422, "invalid", "out with where"),
+            ({"candidates": 1.0}, 422, "invalid", "candidates"),
         ):
             response = client.post("/v1/match", json=asked(points, **more))
-            assert words in refused(response, 422, "invalid")
+            assert words in refused(response, status, code)
+
+
+@pytest.mark.parametrize("with_cohort", [False, True])
+def test_a_point_of_more_neighbors_than_known_items_is_refused_by_their_number(with_cohort):
+    model = vector_model()
+    points, _ = vectors(4, 7)
+    if with_cohort:
+        model.use_cohort(points, nearest=5)
+    model.calibrate(vectors(60, 1, spread=0.3), rule="majority", k=5)
+    model.index.remove(model.index.ids[:-4])
+    with served(model) as client:
+        response = client.post("/v1/match", json=asked(points, point="majority"))
+        words = refused(response, 409, "too_few_items")
+        assert words == "gallery must hold at least 5 items for this operating point, got 4."
 
 
 @pytest.mark.parametrize("rule", ["majority", "weighted", "center", "relative"])
@@ -585,6 +599,26 @@ def test_two_towers_encode_what_is_asked_about_and_what_is_known_each_by_its_own
         assert (found["label"], found["distance"]) == ("new", pytest.approx(0, abs=1e-6))
 
 
+def test_two_towers_that_take_the_same_are_not_mixed():
+    model = lw.SimilarityModel(axes(6), query_encoder=axes(6))
+    model.query_encoder[0].weight.data = model.encoder[0].weight.data.roll(1, dims=1)
+    known = lw.data.load(near_axes(3, 0, 6))
+    queries = lw.data.load(near_axes(3, 1, 6))
+    rows = torch.cartesian_prod(torch.arange(15), torch.arange(15))
+    same = rows[:, 0] // 3 == rows[:, 1] // 3
+    model.calibrate(lw.data.CrossPairs(queries, known, rows, same), rule="pairs")
+    a, b = near_axes(2, 4, 6, spread=0.3)[0], near_axes(2, 5, 6, spread=0.3)[0]
+    pairs = [
+        {"a": {"vector": one.tolist()}, "b": {"vector": two.tolist()}}
+        for one, two in zip(a, b, strict=True)
+    ]
+    with served(model) as client:
+        told = client.post("/v1/verify", json={"pairs": pairs}).json()["answers"]
+    expected = model.verify(a, b).distances
+    assert [each["distance"] for each in told] == expected.tolist()
+    assert not torch.equal(expected, model.verify(b, a).distances)
+
+
 def test_a_card_tells_both_sides_of_two_towers_and_a_new_calibration_is_followed(tmp_path):
     model = tower_model()
     model.save(tmp_path / "model")
@@ -680,7 +714,7 @@ def test_a_text_finds_pictures_and_forms_hold_a_text_beside_a_picture(tmp_path):
             sent = [("text", (None, "red")), *((name, (None, x)) for name, x in form.items())]
             made = client.post("/v1/embed", files=sent)
             assert made.status_code == status, made.text
-        words = refused(client.post("/v1/lookup", files=sent[:0] or {"x": b"1"}), 422, "invalid")
+        words = refused(client.post("/v1/lookup", files={"x": b"1"}), 422, "invalid")
         assert words.startswith("items[0] must be of the kind text for a query of this model")
         new = client.post("/v1/items", json={"items": [{"text": "red"}]})
         assert "must be of the kind image for a known item" in refused(new, 422, "invalid")
@@ -1143,12 +1177,12 @@ def test_a_model_without_a_calibration_says_so():
 def test_requests_beyond_those_worked_on_are_refused(images, monkeypatch):
     gate, entered = threading.Event(), threading.Event()
     application = Application(Routes(images, Settings(most_concurrent=2)))
-    answer = application.routes.answerer.prepare
+    prepare = application.routes.batcher._prepare
 
     def slow(job):
         entered.set()
         gate.wait(20)
-        return answer(job)
+        return prepare(job)
 
     monkeypatch.setattr(application.routes.batcher, "_prepare", slow)
     embedding = {"items": [{"embedding": [0.1] * images.index.dimension}]}
@@ -1302,6 +1336,7 @@ def test_the_document_names_every_endpoint_and_every_refusal(client):
     told = client.get("/openapi.json").json()
     served = client.app.routes.served(has_keys=False)
     assert told == json.loads(json.dumps(document(served)))
+    assert "two_towers" not in json.dumps(told)
     assert set(told["components"]["schemas"]["Item"]["properties"]) == {"vector", "embedding"}
     assert told["components"]["schemas"]["Item"]["properties"]["vector"]["maxItems"] == 8
     for each in ENDPOINTS:

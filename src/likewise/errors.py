@@ -3,6 +3,7 @@
     InputError(ValueError)          an argument, a file or a state that cannot work
     ├── InputTypeError(TypeError)   an argument of the wrong type
     ├── MissingFileError            a file or folder that is not there; a FileNotFoundError as well
+    ├── TooFewItems                 fewer known items than what is asked rests on
     ├── ArtifactError               a saved model that cannot be read or written
     └── GalleryError                a gallery that is damaged, in use, full or unreachable
     MissingExtra(ImportError)       an optional package that is not installed
@@ -22,6 +23,7 @@ __all__ = [
     "InputTypeError",
     "MissingExtra",
     "MissingFileError",
+    "TooFewItems",
 ]
 
 
@@ -72,6 +74,10 @@ class InputTypeError(InputError, TypeError):
 
 class MissingFileError(InputError, FileNotFoundError):
     """A file or a folder that is not there."""
+
+
+class TooFewItems(InputError):
+    """Fewer known items than what is asked rests on; more of them would do."""
 
 
 class ArtifactError(InputError):

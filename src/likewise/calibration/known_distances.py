@@ -20,7 +20,7 @@ from likewise._checks import (
     is_finite_number,
 )
 from likewise.calibration.guarantee import check_inside, disjoint_rows
-from likewise.errors import InputError
+from likewise.errors import InputError, TooFewItems
 
 MOST = 1000  # kept; a level of 99.9% takes 999
 HOLDS_FOR = ("items", "classes")
@@ -103,8 +103,8 @@ class KnownDistances:
             level: Share of known items whose set holds their class, at least.
 
         Raises:
-            InputError: A level that is not between 0 and 1, or that takes more items (or classes)
-                than there are.
+            InputError: A level that is not between 0 and 1.
+            TooFewItems: A level that takes more items (or classes) than there are.
         """
         check_inside("candidates", level, "Use e.g. 0.95.")
         count = len(self.distances)
@@ -113,7 +113,7 @@ class KnownDistances:
             needed = math.floor(level / (1 - level))
             needed += _place(needed, level) > needed
             possible = math.floor(1000 * count / (count + 1)) / 1000
-            raise InputError(
+            raise TooFewItems(
                 f"must be at most {possible:g} with {count} {self.holds_for} to rest on, got "
                 f"{level:g}, which takes {needed:,}: {needed - count:,} more would do.",
                 argument="candidates",

@@ -25,15 +25,14 @@ from likewise.index import MilvusGallery, Neighbors
 from likewise.journeys.measuring import measured
 from likewise.matching import OF_CENTERS, Matches, match
 from likewise.model import SimilarityModel
-from likewise.model.trials import PAIRS, candidates_for, check_candidates, neighbors_for
+from likewise.model.trials import PAIRS, candidates_for, neighbors_for
 from likewise.service import bodies
-from likewise.service.items import Reader, Ready, Takes
+from likewise.service.items import Ready, Takes
 from likewise.service.jobs import (
     Fields,
     Job,
     fields_of,
     label_of,
-    prepare,
     shown_metadata,
     verify_answers,
 )
@@ -58,7 +57,6 @@ class Answerer:
 
     Args:
         model: Answers.
-        reader: Decodes items.
         writing: Whoever changes known items holds it.
         version: Version of the saved model.
     """
@@ -66,21 +64,16 @@ class Answerer:
     def __init__(
         self,
         model: SimilarityModel,
-        reader: Reader,
         writing: "threading.RLock | None" = None,
         version: str = "unsaved",
     ) -> None:
-        self.model, self.reader, self.version = model, reader, version
+        self.model, self.version = model, version
         self.writing = writing or threading.RLock()
         self.fingerprint = model.fingerprint  # which hashes all weights
         self.query_fingerprint = (
             self.fingerprint if model.query_encoder is None else model.query_fingerprint
         )
         self._points: dict[tuple[str, int], bodies.OperatingPoint] = {}
-
-    def prepare(self, job: Job) -> None:
-        """Decode the items of a job."""
-        prepare(job, self.reader)
 
     def answer(self, jobs: Sequence[Job]) -> list[object]:
         """One answer per job."""
@@ -230,16 +223,16 @@ class Answerer:
             for each in asked
         ]
         alone = [made is not None and self._needs_own_lookup(made) for made in points]
-        deciding = [
-            0 if made is None or apart else (made.k or 1)
-            for made, apart in zip(points, alone, strict=True)
+        needed = [
+            0 if made is None or made.rule in OF_CENTERS else (made.k or 1) for made in points
         ]
-        if max(deciding, default=0) > size:
+        if max(needed) > size:
             raise Refusal(
                 "too_few_items",
-                f"gallery must hold at least {max(deciding)} items for this operating point, "
+                f"gallery must hold at least {max(needed)} items for this operating point, "
                 f"got {size}.",
             )
+        deciding = [0 if apart else k for k, apart in zip(needed, alone, strict=True)]
         most = max([*wanted, *deciding])
         embeddings = torch.cat(list(parts))
         found = model.index.lookup(embeddings, k=most, where=where) if most else None
@@ -303,7 +296,6 @@ class Answerer:
         embeddings: Float[Tensor, "n d"],
     ) -> None:
         made = self.model.calibrations[asked.point]
-        check_candidates(level, made, asked.where)
         found = candidates_for(
             self.model.index,
             embeddings,

@@ -13,12 +13,11 @@ from likewise.runtime.exported import Point
 from likewise.runtime.inputs import framing_of
 from likewise.runtime.loaded import PAIRS
 from likewise.service import bodies
-from likewise.service.items import Numbers, Reader, Takes
+from likewise.service.items import Numbers, Takes
 from likewise.service.jobs import (
     Job,
     fields_of,
     label_of,
-    prepare,
     shown_metadata,
     verify_answers,
 )
@@ -30,16 +29,11 @@ class ExportedAnswerer:
 
     Args:
         runtime: Answers.
-        reader: Decodes items.
     """
 
-    def __init__(self, runtime: Runtime, reader: Reader) -> None:
-        self.runtime, self.reader = runtime, reader
+    def __init__(self, runtime: Runtime) -> None:
+        self.runtime = runtime
         self._points = {name: _told(name, made) for name, made in runtime.points.items()}
-
-    def prepare(self, job: Job) -> None:
-        """Decode the items of a job."""
-        prepare(job, self.reader)
 
     def answer(self, jobs: Sequence[Job]) -> list[object]:
         """One answer per job."""

@@ -36,7 +36,7 @@ class ExportedRoutes(Questions):
 
     def __init__(self, runtime: Runtime, settings: Settings, *, folder: Path) -> None:
         reader = Reader(taken_by(runtime), settings, lambda: runtime.dimension)
-        super().__init__(reader, ExportedAnswerer(runtime, reader), settings)
+        super().__init__(reader, ExportedAnswerer(runtime), settings)
         self.runtime = runtime
         self.name = folder.resolve().name
         self.version = checksum((folder / MANIFEST).read_bytes())[:12]

@@ -7,7 +7,7 @@ from typing import Any
 
 from likewise._tables import name_of
 from likewise.service import bodies
-from likewise.service.items import Reader, Ready
+from likewise.service.items import Ready
 
 Fields = tuple[str | None, float | None, float, float | None]  # of a `MatchAnswer`
 HIDDEN = ("fingerprint", "idempotency", "source")  # metadata that is ours
@@ -30,14 +30,6 @@ class Job:
     names: Sequence[str]
     queries: int
     ready: list[Ready] = field(default_factory=list)
-
-
-def prepare(job: Job, reader: Reader) -> None:
-    """Decode the items of a job."""
-    job.ready = [
-        reader.read(item, name, is_query=at < job.queries)
-        for at, (item, name) in enumerate(zip(job.items, job.names, strict=True))
-    ]
 
 
 def label_of(code: int, class_names: Sequence[str]) -> str | None:

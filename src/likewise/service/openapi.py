@@ -222,15 +222,7 @@ ENDPOINTS = (
         bodies.EnrollRequest,
         scope="write",
         status=201,
-        codes=(
-            "not_kept",
-            "two_towers",
-            "read_only",
-            "not_found",
-            "id_taken",
-            "key_reused",
-            "storage_failed",
-        ),
+        codes=("not_kept", "read_only", "not_found", "id_taken", "key_reused", "storage_failed"),
         parameters=(ID,),
     ),
     Endpoint(

@@ -51,7 +51,7 @@ class Questions:
         self.is_ready = True
         # All of a batch is answered by one answerer, while another may take its place.
         self.batcher: Batcher[Job] = Batcher(
-            lambda job: self.answerer.prepare(job),
+            self._prepare,
             lambda jobs: self.answerer.answer(jobs),
             most=settings.batch,
             wait=settings.wait_ms / 1000,
@@ -98,6 +98,12 @@ class Questions:
         """Answer `GET /v1/metrics`."""
         text = await self._run(self.counts.metrics)
         return Response(text, media_type="text/plain; version=0.0.4")
+
+    def _prepare(self, job: Job) -> None:
+        job.ready = [
+            self.reader.read(item, name, is_query=at < job.queries)
+            for at, (item, name) in enumerate(zip(job.items, job.names, strict=True))
+        ]
 
     async def _ask(self, asked: Any, *, are_queries: bool = True) -> object:
         self.reader.check_count(asked.items)

@@ -2,7 +2,7 @@
 
 import msgspec
 
-from likewise.errors import GalleryError, InputError
+from likewise.errors import GalleryError, InputError, TooFewItems
 
 # What each code means, for the documents; the status is that of the answer.
 CODES: dict[str, tuple[int, str]] = {
@@ -17,7 +17,10 @@ CODES: dict[str, tuple[int, str]] = {
     "not_exported": (409, "An exported model answers, which cannot do this."),
     "two_towers": (409, "The model has two towers, and an item is of the other side."),
     "not_calibrated": (409, "The model has no operating point for this."),
-    "too_few_items": (409, "There are fewer known items than the answer needs."),
+    "too_few_items": (
+        409,
+        "There are fewer known items, or fewer calibrated on, than the answer needs.",
+    ),
     "id_taken": (409, "An item has this id already."),
     "key_reused": (409, "The idempotency key was used for another request."),
     "too_large": (413, "The body, an image or a text is larger than allowed, or there are more."),
@@ -90,6 +93,8 @@ def refusal_of(error: Exception) -> Refusal | None:
         return Refusal("storage_failed", "Known items must be readable and writable. Try again.")
     if isinstance(error, MemoryError):
         return Refusal("busy", "Memory must be enough for the request. Send less, or try later.")
+    if isinstance(error, TooFewItems):
+        return Refusal("too_few_items", error.whole)
     if isinstance(error, InputError):
         return Refusal("invalid", error.whole)
     return None

@@ -19,7 +19,7 @@ from torch import nn
 import likewise
 from likewise.model import SimilarityModel
 from likewise.model.folders import MANIFEST
-from likewise.model.trials import PAIRS
+from likewise.model.trials import PAIRS, check_candidates
 from likewise.service import bodies
 from likewise.service.answering import Answerer, Decided, taken_by
 from likewise.service.asking import (
@@ -84,7 +84,7 @@ class Routes(Questions):
             queries=None if model.query_encoder is None else taken_by(model, queries=True),
         )
         self.writer = Writer(model, is_open=writes)
-        answerer = Answerer(model, reader, self.writer.lock, _version(folder))
+        answerer = Answerer(model, self.writer.lock, _version(folder))
         super().__init__(reader, answerer, settings)
         self.queue = (
             None
@@ -131,7 +131,7 @@ class Routes(Questions):
         elif not self.writer.is_open:
             self.writer.model = new
         self.watch.calibrated(_marks(new))
-        self.answerer = Answerer(new, self.reader, self.writer.lock, version)
+        self.answerer = Answerer(new, self.writer.lock, version)
         _log.info("the model was saved again and is followed", extra={"told": {"version": version}})
 
     def _keep_up(self) -> None:
@@ -176,7 +176,9 @@ class Routes(Questions):
         """Answer `POST /v1/match`."""
         asked = await self._read(request, content, bodies.MatchRequest, with_items)
         self._check_neighbors(asked.k)
-        self.answerer.check_point(asked.point, pairs=False)
+        made = self.answerer.check_point(asked.point, pairs=False)
+        if asked.candidates is not None:  # here, as a failure makes a batch be answered twice
+            check_candidates(asked.candidates, made, asked.where)
         decided = await self._ask(asked)
         if not isinstance(decided, Decided):
             raise TypeError("a match must be decided")
