@@ -268,13 +268,16 @@ def test_other_known_items_or_another_encoder_do_not_go_on(tmp_path):
         match_parts(made(1, [0, 1, 2]), TEST, tmp_path, threshold=LIMIT, resume=True)
 
 
+class Inverse(nn.Module):
+    """Embeddings that are not finite for a 0."""
+
+    def forward(self, items):
+        return 1 / items.flatten(1)
+
+
 def test_an_encoder_that_suits_no_item_ends_the_run_and_one_bad_item_does_not(
     tmp_path, monkeypatch
 ):
-    class Inverse(nn.Module):
-        def forward(self, items):
-            return 1 / items.flatten(1)
-
     model = lw.SimilarityModel(Inverse(), distance=lw.distances.EUCLIDEAN)
     model.index.add(torch.eye(2) + 1, labels=["a", "b"])
     items = torch.tensor([[1.0, 2.0], [0.0, 2.0], [2.0, 2.0]])
@@ -321,10 +324,6 @@ def test_what_is_refused_is_refused_before_the_work(model, tmp_path):
 
 
 def test_one_bad_item_in_the_last_part_is_a_row_also_after_a_kill_and_in_its_own_shard(tmp_path):
-    class Inverse(nn.Module):
-        def forward(self, items):
-            return 1 / items.flatten(1)
-
     model = lw.SimilarityModel(Inverse(), distance=lw.distances.EUCLIDEAN)
     model.index.add(torch.eye(2) + 1, labels=["a", "b"])
     items = torch.tensor([[1.0, 2.0], [2.0, 2.0], [0.0, 2.0]])
