@@ -30,6 +30,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable, Sequence
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -161,12 +162,8 @@ def times(given: argparse.Namespace, folder: Path) -> None:
     """Each journey beside `encode`, in turn."""
     files = made_files(folder, given.items)
     model = lw.load(made_model(folder, larger=given.larger))
-    sources = sorted(map(str, files.glob("*/*.png")))[UNREADABLE:]  # those can be read
     torch.set_num_threads(1)
-
-    def opened() -> lw.data.ImageFiles:
-        return lw.data.ImageFiles(sources, [0] * len(sources), image_size=SIDE, channels=1)
-
+    opened = partial(readable, files)
     out = folder / "timed"
     journeys: dict[str, Callable[[], object]] = {
         "match": lambda: match_parts(model, opened(), fresh(out)),
@@ -189,7 +186,7 @@ def times(given: argparse.Namespace, folder: Path) -> None:
                 run()
                 spent[run] = sum(os.times()[:4]) - before
             ratios.append(spent[encoded] / spent[journey])
-            rates.append(len(sources) / spent[journey])
+            rates.append(len(opened()) / spent[journey])
         print(
             f"{name}: {statistics.median(ratios):.3f} of encode ({min(ratios):.3f} to "
             f"{max(ratios):.3f} in {given.rounds} rounds), "
@@ -226,10 +223,14 @@ def seconds_of_encode(path: Path, files: Path) -> float:
     torch.set_num_threads(2)
     model = lw.load(path)
     started = time.perf_counter()
-    sources = sorted(map(str, files.glob("*/*.png")))[UNREADABLE:]
-    items = lw.data.ImageFiles(sources, [0] * len(sources), image_size=SIDE, channels=1)
-    lw.encode(model.encoder, items, preprocess=model.preprocess.apply)
+    lw.encode(model.encoder, readable(files), preprocess=model.preprocess.apply)
     return time.perf_counter() - started
+
+
+def readable(files: Path) -> lw.data.ImageFiles:
+    """The image files that can be read."""
+    sources = sorted(map(str, files.glob("*/*.png")))[UNREADABLE:]
+    return lw.data.ImageFiles(sources, [0] * len(sources), image_size=SIDE, channels=1)
 
 
 def made_files(folder: Path, count: int) -> Path:

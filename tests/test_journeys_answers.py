@@ -268,13 +268,16 @@ def test_other_known_items_or_another_encoder_do_not_go_on(tmp_path):
         match_parts(made(1, [0, 1, 2]), TEST, tmp_path, threshold=LIMIT, resume=True)
 
 
+class Inverse(nn.Module):
+    """Embeddings that are not finite for a 0."""
+
+    def forward(self, items):
+        return 1 / items.flatten(1)
+
+
 def test_an_encoder_that_suits_no_item_ends_the_run_and_one_bad_item_does_not(
     tmp_path, monkeypatch
 ):
-    class Inverse(nn.Module):
-        def forward(self, items):
-            return 1 / items.flatten(1)
-
     model = lw.SimilarityModel(Inverse(), distance=lw.distances.EUCLIDEAN)
     model.index.add(torch.eye(2) + 1, labels=["a", "b"])
     items = torch.tensor([[1.0, 2.0], [0.0, 2.0], [2.0, 2.0]])
@@ -321,10 +324,6 @@ def test_what_is_refused_is_refused_before_the_work(model, tmp_path):
 
 
 def test_one_bad_item_in_the_last_part_is_a_row_also_after_a_kill_and_in_its_own_shard(tmp_path):
-    class Inverse(nn.Module):
-        def forward(self, items):
-            return 1 / items.flatten(1)
-
     model = lw.SimilarityModel(Inverse(), distance=lw.distances.EUCLIDEAN)
     model.index.add(torch.eye(2) + 1, labels=["a", "b"])
     items = torch.tensor([[1.0, 2.0], [2.0, 2.0], [0.0, 2.0]])
@@ -355,6 +354,43 @@ def test_another_calibration_with_the_same_threshold_does_not_go_on(model, tmp_p
         same.probabilities[point] = dataclasses.replace(made, prior=0.1)
         with pytest.raises(InputError, match="the same calibration"):
             ask(same, resume=True)
+
+
+def test_another_cohort_does_not_go_on(model, tmp_path):
+    items = lw.data.Subset(TEST, range(9))
+    pairs = pairs_of.read(model, ["a.png", "b.png"], None, unchecked=True)
+    same = lw.load(model.save(tmp_path / "model"))
+
+    def use_cohort(seed):
+        same.use_cohort(lw.data.sample_items(DIGITS, per_class=3, seed=seed), nearest=20)
+
+    for number, ask in enumerate(
+        (
+            lambda out, **how: match_parts(same, items, out, threshold=0.1, **how),
+            lambda out, **how: verify_parts(same, pairs, out, threshold=0.1, **how),
+        )
+    ):
+        same.norm = None
+        for at, seed in enumerate((0, 1)):
+            out = tmp_path / f"{number}-{at}"
+            ask(out)
+            ask(out, resume=True)
+            use_cohort(seed)
+            with pytest.raises(InputError, match="the same distance"):
+                ask(out, resume=True)
+
+
+def test_a_model_of_a_cohort_without_known_items_verifies_in_parts(files, tmp_path):
+    model = lw.SimilarityModel(
+        lw.encoders.MLPEncoder(DIGITS.item_shape),
+        preprocess=lw.data.Preprocess(DIGITS.item_shape, (0.3,), (0.4,)),
+    )
+    model.use_cohort(lw.data.sample_items(DIGITS, per_class=3), nearest=20)
+    sides = [files[0], files[1]]
+    verify_parts(model, pairs_of.read(model, sides, None), tmp_path / "out", threshold=0.0)
+    (row,) = read(tmp_path / "out")
+    (expected,) = model.verify([sides[0]], [sides[1]], threshold=0.0).distances.tolist()
+    assert row["distance"] == pytest.approx(expected, abs=1e-5)
 
 
 def test_names_that_are_no_text_of_utf_8_are_written_with_their_bytes_escaped(tmp_path):

@@ -1,5 +1,6 @@
 """Migration: the same items under another encoder, switched whole or not at all, and back."""
 
+import contextlib
 import json
 import os
 import shutil
@@ -256,9 +257,25 @@ def test_other_items_under_the_same_ids_are_no_items_that_were_done(tmp_path, en
     assert after.index.metadata(["id 0"])[0].keys() == {"fingerprint"}, "no row, as before"
 
 
-def test_what_was_changed_in_the_new_gallery_before_it_was_taken_back_is_not_kept(tmp_path):
+@pytest.mark.parametrize("killed", [False, True])
+def test_what_was_changed_in_the_new_gallery_before_it_was_taken_back_is_not_kept(
+    tmp_path, monkeypatch, killed
+):
     old, new = made(tmp_path)
-    lw.migrate(old, new, items=KNOWN, aside=ASIDE)
+    from likewise.journeys import migrate as module
+
+    if killed:  # right after the switch
+        switch = module.switch_model
+
+        def last(*arguments, **options):
+            switch(*arguments, **options)
+            raise Killed
+
+        monkeypatch.setattr(module, "switch_model", last)
+    with pytest.raises(Killed) if killed else contextlib.nullcontext():
+        lw.migrate(old, new, items=KNOWN, aside=ASIDE)
+    monkeypatch.undo()
+    assert kind(old) == "new"
     model = lw.load(old, read_only=False)
     model.index.remove(["id 119"])
     model.add(drawn(1, 6), ids=["id 119"])
@@ -341,6 +358,26 @@ def test_nothing_is_switched_while_somebody_writes(tmp_path):
             lw.migrate(old, new, items=KNOWN, aside=ASIDE)
         assert kind(old) == "old"
     assert lw.migrate(old, new, items=KNOWN, aside=ASIDE).switched
+
+
+def test_an_item_that_was_put_anew_before_the_switch_is_seen(tmp_path, monkeypatch):
+    old, new = made(tmp_path)
+    from likewise.journeys import migrate as module
+
+    compared, other = module._compared, drawn(1, 6)
+    before = (old / "model.json").read_bytes()
+
+    def changed_behind(*arguments):
+        model = lw.load(old, read_only=False)
+        model.index.remove(["id 119"])  # the last, so that ids and their order stay
+        model.index.add(model.embed(other[0]), labels=[KNOWN[1][119]], ids=["id 119"])
+        model.index.close()
+        return compared(*arguments)
+
+    monkeypatch.setattr(module, "_compared", changed_behind)
+    with pytest.raises(GalleryError, match="must stay as it is while it is switched"):
+        lw.migrate(old, new, items=KNOWN, aside=ASIDE)
+    assert (old / "model.json").read_bytes() == before
 
 
 def test_a_model_that_was_saved_meanwhile_is_not_lost(tmp_path, monkeypatch):

@@ -148,7 +148,7 @@ def test_the_command_line_offers_the_choices_that_there_are():
         (64, {}, 160),  # a pass
         (1, {"batches": 7}, 7),
         (5, {"encoder": "none", "head": "linear"}, 160),
-        (64, {"labels": False}, 160),
+        (5, {"labels": False}, 160),
     ],
 )
 def test_an_epoch_of_the_small_network_has_at_most_30_batches_for_each_class(

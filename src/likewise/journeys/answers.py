@@ -33,7 +33,8 @@ from likewise.journeys.in_parts import (
 )
 from likewise.journeys.opening import known_embeddings
 from likewise.journeys.verify import Pairs
-from likewise.model import SimilarityModel, Verified
+from likewise.metrics.priors import check_prior
+from likewise.model import SimilarityModel
 from likewise.model.embedding import opened
 from likewise.model.rebuilding import embedding_fingerprint
 from likewise.model.trials import PAIRS
@@ -270,12 +271,10 @@ def verify_parts(
         part_rows: Rows of a part.
         progress: Called as progress(done, total), of the items that are left to read.
     """
-
-    def decide(left: Tensor, right: Tensor) -> Verified:
-        sides = _as_embedded(left), _as_embedded(right)
-        return model.verify(*sides, point=point, threshold=threshold, prior=prior)
-
-    _check(model, lambda vector: decide(vector, vector))
+    check_no_cache(model)
+    limit = model.limit_of_pairs(point, threshold)
+    if prior is not None:
+        check_prior(prior)
     towers = model.query_encoder is not None
     if not model.has_encoder:
         sides = [opened(known_embeddings(model, pairs.sides), model.preprocess, model.encoder)]
@@ -321,10 +320,10 @@ def verify_parts(
         made = None
         if good.any():
             left, right = (
-                one.embeddings[(np.cumsum(one.good) - 1)[of[good]]]
+                _as_embedded(one.embeddings[(np.cumsum(one.good) - 1)[of[good]]])
                 for one, of in zip(both, places, strict=True)
             )
-            made = decide(left, right)
+            made = model.verify(left, right, point=point, threshold=threshold, prior=prior)
         chances = None if made is None else made.probabilities
         empty = torch.empty(0)
         names = [[plain(pairs.names[at]) for at in part[:, side].tolist()] for side in (0, 1)]
@@ -347,7 +346,8 @@ def verify_parts(
     truth = b"" if pairs.same is None else pairs.same.numpy().tobytes()
     facts = {
         "encoder": _encoders(model),
-        "threshold": model.calibrations[point].threshold if threshold is None else float(threshold),
+        "distance": _compared_by(model),
+        "threshold": limit,
         "point": point,
         "prior": prior,
         "calibration": _calibration(model, point),
@@ -395,6 +395,7 @@ def _answered(
     truths = class_of_each(source) if _has_truth(source) else None
     all_facts = {
         "encoder": _encoders(model),
+        "distance": _compared_by(model),
         **facts,
         "known_items": _known(model),
         "searched": [model.index.recall, model.index.approximate],
@@ -487,6 +488,15 @@ def _calibration(model: SimilarityModel, point: str) -> str:
 def _encoders(model: SimilarityModel) -> list[str]:
     towers = [model.tower(queries=queries) for queries in (True, False)]
     return list(dict.fromkeys(embedding_fingerprint(*tower) for tower in towers))
+
+
+def _compared_by(model: SimilarityModel) -> str:
+    """By which distances are known to be those of before."""
+    norm = model.norm
+    if norm is None:
+        return model.compared_by.name
+    cohort = hashlib.sha256(norm.cohort.float().numpy(force=True).tobytes()).hexdigest()[:16]
+    return f"{model.compared_by.name}, {norm.nearest} of {cohort}"
 
 
 def _known(model: SimilarityModel) -> str:

@@ -749,11 +749,7 @@ class SimilarityModel:
             threshold: used instead of the calibration.
             prior: share of such pairs that are the same, for the probabilities; 0.5 if None.
         """
-        bound = self.bound(point, threshold)
-        if isinstance(bound, Calibration) and bound.rule != PAIRS:
-            raise InputError(
-                f"must be one for pairs, got {point!r}, for {bound.rule}.", argument="point"
-            )
+        limit = self.limit_of_pairs(point, threshold)
         sides = []
         for side, is_query in ((a, True), (b, False)):
             encoder, preprocess = self.tower(queries=is_query)
@@ -765,7 +761,7 @@ class SimilarityModel:
         left, right = self.embed(sides[0], queries=True), self.embed(sides[1])
         return verified(
             self.compared_by.paired(left, right),
-            bound.threshold if isinstance(bound, Calibration) else bound,
+            limit,
             probability=self.probabilities.get(point),
             prior=prior,
         )
@@ -921,6 +917,21 @@ class SimilarityModel:
                 "your own), or give --threshold where there is one.",
             )
         return self.calibrations[point]
+
+    def limit_of_pairs(self, point: str = PAIRS, threshold: float | None = None) -> float:
+        """The threshold of an operating point for pairs, or the one that is given instead.
+
+        Raises:
+            InputError: the model is not calibrated for it, or it is one for matching.
+        """
+        bound = self.bound(point, threshold)
+        if not isinstance(bound, Calibration):
+            return bound
+        if bound.rule != PAIRS:
+            raise InputError(
+                f"must be one for pairs, got {point!r}, for {bound.rule}.", argument="point"
+            )
+        return bound.threshold
 
 
 def _check_maker(place: str, told: str | None, own: str | None) -> None:
