@@ -3,14 +3,17 @@
 import json
 import subprocess
 import sys
+from functools import partial
 from pathlib import Path
 
 import pytest
 import torch
+import torch.nn.functional as F
 
 import likewise as lw
 import two_processes
 from likewise import losses
+from likewise.training import batch_norm
 from two_processes import WIDTH, every_loss, points, trained
 
 SCRIPT = Path(two_processes.__file__)
@@ -144,3 +147,47 @@ def test_processes_that_cannot_reach_each_other_are_refused(variables, sentence,
     for name in variables:
         monkeypatch.setenv(name, "1")
     trained(losses.TripletLoss(), points())
+
+
+class Twice:
+    """Two processes that have the same rows."""
+
+    def stacked(self, values):
+        return torch.stack([values, values])
+
+    def add(self, values):
+        return 2 * values
+
+
+@pytest.mark.parametrize("is_affine", [True, False])
+@pytest.mark.parametrize("shape", [(6, 5), (4, 3, 7), (5, 4, 6, 6), (3, 2, 2, 2, 2)])
+def test_batch_norm_over_processes_is_that_of_torch_on_all_rows(shape, is_affine):
+    values = torch.randn(shape, dtype=torch.float64) * 2 + 30
+    slopes = torch.randn(shape, dtype=torch.float64)
+    found = []
+    for times, normalize in (
+        (1, partial(batch_norm._batch_norm, Twice())),
+        (2, F.batch_norm),
+    ):
+        copies = [times, *[1] * (len(shape) - 1)]
+        rows = values.repeat(copies).requires_grad_()
+        weights = [torch.linspace(at, 2, shape[1]).double().requires_grad_() for at in (1, -1)]
+        running = [torch.zeros(shape[1]).double(), torch.ones(shape[1]).double()]
+        given = weights if is_affine else [None, None]
+        normalized = normalize(rows, *running, *given, True, 0.3, 1e-3)
+        normalized.backward(slopes.repeat(copies))
+        of_weights = [each.grad / times for each in given if each is not None]
+        found.append([normalized, *running, rows.grad, *of_weights])
+    for ours, torchs in zip(*found, strict=True):
+        assert torch.allclose(ours, torchs[: len(ours)], rtol=1e-9, atol=1e-10)
+
+
+def test_batch_norm_over_processes_takes_no_rows_and_bfloat16():
+    for shape in ((0, 5), (0, 3, 4, 4), (8, 3, 4, 4)):
+        rows = torch.randn(shape, dtype=torch.bfloat16).requires_grad_()
+        running = torch.zeros(shape[1]), torch.ones(shape[1])
+        normalized = batch_norm._batch_norm(Twice(), rows, *running, training=True)
+        normalized.sum().backward()
+        assert normalized.shape == rows.grad.shape == shape
+        assert normalized.dtype == rows.grad.dtype == torch.bfloat16
+    assert normalized.detach().float().std() == pytest.approx(1, abs=0.02)

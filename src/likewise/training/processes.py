@@ -22,6 +22,7 @@ Result = TypeVar("Result")
 MPI_SIZES = ("PMI_SIZE", "OMPI_COMM_WORLD_SIZE", "MV2_COMM_WORLD_SIZE")
 PATIENCE = timedelta(days=30)  # with which processes wait while the first one evaluates
 _left: list[int] = []  # the ranks that this process had where it ended the connection
+FEW = 1 << 12  # numbers that all have sooner by sending each other theirs than by a ring
 BUCKET = 1 << 23  # gradients, in numbers, that are added up at once
 
 
@@ -155,6 +156,8 @@ class Processes:
         return self._reduced(values, dist.ReduceOp.MAX) if self.count > 1 else values
 
     def _reduced(self, values: Tensor, how: Any) -> Tensor:
+        if values.numel() <= FEW and how is dist.ReduceOp.SUM:
+            return self.stacked(values).sum(dim=0)
         total = values.detach().clone(memory_format=torch.contiguous_format)
         with _reached():
             dist.all_reduce(total, how, group=self._group(total))
@@ -204,8 +207,7 @@ class Processes:
         # One that encoder and loss share comes once.
         learning = [weight for weight in dict.fromkeys(weights) if weight.requires_grad]
         used = torch.tensor([weight.grad is not None for weight in learning], dtype=torch.uint8)
-        with _reached():
-            dist.all_reduce(used, dist.ReduceOp.MAX, group=self._control)
+        used = self.stacked(used).amax(dim=0)
         groups: dict[Any, list[Tensor]] = {}
         for weight, is_used in zip(learning, used.tolist(), strict=True):
             if not is_used:
