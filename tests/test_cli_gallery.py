@@ -1,8 +1,10 @@
 import json
 
+import numpy as np
 import pytest
 
 import likewise as lw
+from likewise.index._searching import approximate
 
 
 @pytest.fixture(scope="module")
@@ -123,3 +125,31 @@ def test_a_callers_mistake_ends_in_one_sentence_and_status_2(
     assert (status, out) == (2, "")
     assert told in err
     assert "Traceback" not in err
+
+
+def test_a_recall_is_reached_kept_with_the_model_and_taken_back(run, tmp_path, monkeypatch):
+    monkeypatch.setattr(approximate, "EXACT_UP_TO", 2000)
+    rng = np.random.default_rng(0)
+    labels = rng.integers(0, 40, 3000)
+    vectors = rng.normal(size=(40, 16))[labels] + rng.normal(size=(3000, 16)) / 2
+    np.savez(tmp_path / "known.npz", x=vectors.astype("float32"), y=labels)
+    model, folder = tmp_path / "wrapped", tmp_path / "known"
+    _, out, _ = run("wrap", tmp_path / "known.npz", "--out", model, "--recall", 0.9)
+    assert "lookups by IVF" in out
+    assert lw.load(model).index.searched_by.recall >= 0.9
+    assert (tmp_path / "wrapped.gallery" / "gallery.search").exists()
+
+    run("wrap", tmp_path / "known.npz", "--out", model)
+    status, _, err = run("index", model, tmp_path / "known.npz", "--recall", 0.9)
+    assert status == 2
+    assert err == "likewise: --recall must come with --gallery or --milvus, got none.\n"
+    asked = ["index", model, tmp_path / "known.npz"]
+    _, out, _ = run(*asked, "--gallery", folder, "--recall", 0.8)
+    assert "lookups by IVF" in out
+    run(*asked, "--sync")
+    assert (lw.load(model).index.recall, (folder / "gallery.search").exists()) == (0.8, True)
+    status, out, _ = run(*asked, "--recall", 1)
+    assert (status, out.splitlines()[1]) == (0, "lookups by exact search")
+    with pytest.raises(lw.InputError, match="recall must come with gallery or out"):
+        lw.wrap(tmp_path / "known.npz", recall=0.9)
+    assert run(*asked, "--recall", 2)[0] == 2

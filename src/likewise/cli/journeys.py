@@ -37,6 +37,7 @@ def open_model(
     milvus: str | None = None,
     collection: str | None = None,
     milvus_index: str | None = None,
+    recall: float | None = None,
 ) -> SimilarityModel:
     """A saved model with its encoder on the device asked for, and its gallery if it has one.
 
@@ -65,12 +66,26 @@ def open_model(
             encoder = made_encoder(encoder_from)
     model = lw.load(path, gallery=gallery, read_only=not writing, encoder=encoder, token=token)
     if milvus is not None and collection is not None:
-        model.use_milvus(milvus, collection=collection, token=token, index_type=milvus_index)
+        model.use_milvus(
+            milvus, collection=collection, token=token, index_type=milvus_index, recall=recall
+        )
+    elif recall is not None:
+        _look_up_with(model, recall, token)
     for encoder in (model.encoder, model.query_encoder):
         if encoder is not None:
             encoder.to(chosen_device(device))
     model.cache = cache
     return model
+
+
+def _look_up_with(model: SimilarityModel, recall: float, token: str | None) -> None:
+    """Let the gallery that a model uses already find this share of the nearest."""
+    if model.gallery is None:
+        raise InputError("must come with --gallery or --milvus, got none.", argument="recall")
+    if model.collection is None:
+        model.use_gallery(model.gallery, recall=recall)
+    else:
+        model.use_milvus(model.gallery, collection=model.collection, token=token, recall=recall)
 
 
 def made_encoder(place: str) -> torch.nn.Module:

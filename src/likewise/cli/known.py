@@ -20,6 +20,7 @@ from likewise.cli.options import (
     PartRows,
     PartsFolder,
     Point,
+    Recall,
     Resume,
     Rule,
     Seed,
@@ -62,6 +63,7 @@ def index(
     milvus: Milvus = None,
     collection: Collection = None,
     milvus_index: MilvusIndex = None,
+    recall: Recall = None,
     replace: Annotated[
         bool,
         typer.Option("--replace", help="Put the data in place of all known items, in one step."),
@@ -103,6 +105,7 @@ def index(
         milvus=milvus,
         collection=collection,
         milvus_index=milvus_index,
+        recall=recall,
     )
     examples = open_fitting(loaded, source, split, default_split="train", reading=reading)
     if classes or except_:
@@ -113,6 +116,8 @@ def index(
         told = indexed(
             loaded, examples, way=way, source=source, keep_pictures=keep_pictures, progress=show
         )
+    if loaded.index.recall is not None:
+        loaded.index.wait()  # else each later command would train the search
     loaded.save(model)
     place = "the index" if loaded.gallery is None else f"the gallery {loaded.gallery}"
     if loaded.collection is not None:
@@ -132,7 +137,11 @@ def index(
             f"{told.as_another_class} of those added are there as another class too: remove "
             "what is wrong"
         )
-    if told.has_changed and any(made.rule != "pairs" for made in loaded.calibrations.values()):
+    if recall is not None:
+        lines.append(f"lookups by {loaded.index.searched_by}")
+    if (told.has_changed or recall is not None) and any(
+        made.rule != "pairs" for made in loaded.calibrations.values()
+    ):
         lines.append("thresholds were calibrated before: calibrate again")
     result = {**told.to_dict(), "indexed": len(loaded.index), "gallery": loaded.gallery}
     console.finish(result, lines, as_json=as_json)

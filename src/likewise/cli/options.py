@@ -78,6 +78,15 @@ MilvusIndex = Annotated[
         show_default="FLAT",
     ),
 ]
+Recall = Annotated[
+    Optional[float],  # noqa: UP045
+    typer.Option(
+        metavar="SHARE",
+        help="Share of the nearest that lookups in the gallery find, such as 0.99: from 50,000 "
+        "items on they are then many times as fast. The model keeps it.",
+        show_default="1, all",
+    ),
+]
 Cache = Annotated[
     Optional[Path],  # noqa: UP045
     typer.Option(

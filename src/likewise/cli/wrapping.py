@@ -13,6 +13,7 @@ from likewise.cli.options import (
     Label,
     Labels,
     NewModel,
+    Recall,
     Vectors,
 )
 
@@ -42,6 +43,7 @@ def wrap(
         DistanceName, typer.Option(help="How embeddings are compared.")
     ] = DistanceName.COSINE,
     gallery: GalleryFolder = None,
+    recall: Recall = None,
     as_json: Json = False,
 ) -> None:
     """Make a model of embeddings that were made elsewhere; nothing is trained."""
@@ -58,6 +60,7 @@ def wrap(
             labels=labels,
             distance=str(distance),
             gallery=gallery,
+            recall=recall,
             progress=show,
         )
     count, classes = len(model.index), len(model.class_names)
@@ -66,6 +69,7 @@ def wrap(
     after = f"calibrate {out} LABELED" if classes else f"lookup {out} VECTORS"
     lines = [
         f"{count:,} items {of}, {model.index.dimension} numbers each{where}",
+        *([] if recall is None else [f"lookups by {model.index.searched_by}"]),
         f"model saved in {out}; next: likewise {after}",
     ]
     result = {

@@ -44,6 +44,7 @@ def wrap(
     labels: str | Path | None = None,
     distance: str = "cosine",
     gallery: str | Path | None = None,
+    recall: float | None = None,
     progress: Callable[[int, int], None] | None = None,
 ) -> SimilarityModel:
     """A model whose items are embeddings already, with those of the source as its known items.
@@ -65,7 +66,8 @@ def wrap(
         labels: a file with the labels of an .npy: text with one in each line, or another .npy.
         distance: a distance by name.
         gallery: a new folder for the known items. By default they are in the model, and of more
-            than 100,000 items in a gallery beside it, `<out>.gallery`.
+            than 100,000 items, or with a `recall`, in a gallery beside it, `<out>.gallery`.
+        recall: the share of the true nearest that a lookup shall find, see `Gallery`; all if None.
         progress: called as progress(done, total).
 
     Raises:
@@ -90,7 +92,9 @@ def wrap(
     codes, names = _labels(records, columns.label, labels, total)
     if out is not None:
         check_target(Path(out))
-    if gallery is None and out is not None and total > LARGE:
+    if gallery is None and out is None and recall is not None:
+        raise InputError("must come with gallery or out, got none.", argument="recall")
+    if gallery is None and out is not None and (total > LARGE or recall is not None):
         gallery = f"{str(out).rstrip('/')}.gallery"
     if vectors is None and records.as_numbers is not None:  # a CSV is else read by other rules
         vectors = columns.vectors[0] if columns.vectors[0] in records.kinds.lists else ALL
@@ -117,7 +121,9 @@ def wrap(
         if gallery is not None:
             model.index.close()  # which leaves a file to be mapped
             model.index = Index(compare)  # so that its memory is free before that is mapped
-            model.use_gallery(gallery)
+            model.use_gallery(gallery, recall=recall)
+        if recall is not None:
+            model.index.wait()  # else each later opening would train the search
         if out is not None:
             model.save(out)
     return model
