@@ -316,7 +316,10 @@ def whole(place: Path, models: list[lw.SimilarityModel], known: Any, aside: Any)
     old, new = models
     old.use_gallery(place / "known")
     old.add(known, metadata=texts_of(known))
-    old.calibrate(aside)
+    calibrated = aside
+    if isinstance(aside, str):  # a folder, which each model reads by its own framing
+        calibrated = lw.data.load(aside, image_size=old.preprocess.framing, channels=3)
+    old.calibrate(calibrated)
     old.save(place / "old")
     old.index.close()
     new.save(place / "new")
