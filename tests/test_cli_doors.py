@@ -97,6 +97,13 @@ def test_progress_is_told_in_lines_where_there_is_no_terminal(monkeypatch, capsy
         "reading: 2,000 of 6,000, about 80 s left",
         "reading: 4,000 of 6,000, about 40 s left",
     ]
+    with console.progress("training") as show:
+        for done, total in ((0, 9), (9, 9), (1, 5), (2, 5), (3, 5)):  # another stage of other steps
+            show(done, total)
+    assert capsys.readouterr().err.splitlines() == [
+        "training: 1 of 5",
+        "training: 3 of 5, about 40 s left",
+    ]
     assert [console._duration(s) for s in (99.0, 100.0, 5999.0, 9000.0)] == [
         "99 s",
         "2 min",
