@@ -78,6 +78,13 @@ def test_columns_of_a_table_are_named_on_the_command_line(run, photos, tmp_path)
     named = ("--path-column", "photo", "--label-column", "species")
     status, out, err = run("train", "t.csv", *named, "--out", "M", "--image-size", "16", *TRAIN)
     assert (status, "of 2 classes" in out) == (0, True), err
+    assert out.endswith("next: likewise index M t.csv\n"), "no class has the 20 items"
+    status, _, err = run("index", "M", "t.csv", "--per-class", "7")
+    assert (status, "--per-class must be at most 6" in err, "with --except" in err) == (
+        2,
+        True,
+        True,
+    )
     status, out, err = run("index", "M", "t.csv")  # as the model remembers
     assert (status, "added 12 items" in out) == (0, True), err
     status, _, err = run("index", "M", "t.csv", "--path-column", "picture")
