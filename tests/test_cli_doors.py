@@ -46,11 +46,19 @@ def test_photographs_of_every_kind_are_trained_on_with_one_word(run, photos):
     status, out, err = run("index", "M", photos)
     assert status == 2
     assert "dog/bad.png' must be a whole PNG" in err
+    assert err.endswith("or leave such files out with --skip-unreadable.\n")
     assert err.count("\n") == 1
     status, out, err = run("index", "M", photos, "--skip-unreadable")
     assert (status, "12 were there already" in out) == (0, True), err
     assert "left out 1 of 13 files that cannot be read as images: " in err
     assert "dog/bad.png'" in err
+    some = [*sorted((photos / "dog").glob("*.jpg")), photos / "dog" / "bad.png"]
+    status, _, err = run("match", "M", *some, "--threshold", "1")
+    assert (status, "out with --skip-unreadable" in err) == (2, True)
+    status, out, err = run("match", "M", *some, "--threshold", "1", "--skip-unreadable")
+    assert (status, "left out 1 of 2 files" in err, "in all: dog 1" in out) == (0, True, True), err
+    status, _, err = run("verify", "M", *some, "--threshold", "1")
+    assert (status, err.endswith(" Replace or remove it.\n")) == (2, True), err
     for suffix in ("jpg", "webp", "tif", "gif", "bmp"):
         (file,) = (photos / "dog").glob(f"*.{suffix}")
         status, out, err = run("match", "M", file, "--threshold", "0.001")

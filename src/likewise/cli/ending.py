@@ -145,7 +145,8 @@ def _sentence(error: Exception, names: Mapping[str, str]) -> str | None:
     """What the caller has to mend; None if that is nothing."""
     if isinstance(error, InputError):
         argument = names.get(error.argument or "", error.argument)
-        remedy = error.remedy if error.command is None else error.command
+        is_offered = "skip_unreadable" in names or "--skip-unreadable" not in (error.command or "")
+        remedy = error.command if error.command is not None and is_offered else error.remedy
         return " ".join(part for part in (argument, error.sentence, remedy) if part)
     if isinstance(error, MissingExtra):
         return str(error)
