@@ -46,11 +46,19 @@ def test_photographs_of_every_kind_are_trained_on_with_one_word(run, photos):
     status, out, err = run("index", "M", photos)
     assert status == 2
     assert "dog/bad.png' must be a whole PNG" in err
+    assert err.endswith("or leave such files out with --skip-unreadable.\n")
     assert err.count("\n") == 1
     status, out, err = run("index", "M", photos, "--skip-unreadable")
     assert (status, "12 were there already" in out) == (0, True), err
     assert "left out 1 of 13 files that cannot be read as images: " in err
     assert "dog/bad.png'" in err
+    some = [*sorted((photos / "dog").glob("*.jpg")), photos / "dog" / "bad.png"]
+    status, _, err = run("match", "M", *some, "--threshold", "1")
+    assert (status, "out with --skip-unreadable" in err) == (2, True)
+    status, out, err = run("match", "M", *some, "--threshold", "1", "--skip-unreadable")
+    assert (status, "left out 1 of 2 files" in err, "in all: dog 1" in out) == (0, True, True), err
+    status, _, err = run("verify", "M", *some, "--threshold", "1")
+    assert (status, err.endswith(" Replace or remove it.\n")) == (2, True), err
     for suffix in ("jpg", "webp", "tif", "gif", "bmp"):
         (file,) = (photos / "dog").glob(f"*.{suffix}")
         status, out, err = run("match", "M", file, "--threshold", "0.001")
@@ -78,6 +86,13 @@ def test_columns_of_a_table_are_named_on_the_command_line(run, photos, tmp_path)
     named = ("--path-column", "photo", "--label-column", "species")
     status, out, err = run("train", "t.csv", *named, "--out", "M", "--image-size", "16", *TRAIN)
     assert (status, "of 2 classes" in out) == (0, True), err
+    assert out.endswith("next: likewise index M t.csv\n"), "no class has the 20 items"
+    status, _, err = run("index", "M", "t.csv", "--per-class", "7")
+    assert (status, "--per-class must be at most 6" in err, "with --except" in err) == (
+        2,
+        True,
+        True,
+    )
     status, out, err = run("index", "M", "t.csv")  # as the model remembers
     assert (status, "added 12 items" in out) == (0, True), err
     status, _, err = run("index", "M", "t.csv", "--path-column", "picture")
@@ -96,6 +111,13 @@ def test_progress_is_told_in_lines_where_there_is_no_terminal(monkeypatch, capsy
     assert lines == [
         "reading: 2,000 of 6,000, about 80 s left",
         "reading: 4,000 of 6,000, about 40 s left",
+    ]
+    with console.progress("training") as show:
+        for done, total in ((0, 9), (9, 9), (1, 5), (2, 5), (3, 5)):  # another stage of other steps
+            show(done, total)
+    assert capsys.readouterr().err.splitlines() == [
+        "training: 1 of 5",
+        "training: 3 of 5, about 40 s left",
     ]
     assert [console._duration(s) for s in (99.0, 100.0, 5999.0, 9000.0)] == [
         "99 s",

@@ -111,6 +111,8 @@ FAULTS = [
     (ValueError("x must y"), 1),
     (TypeError("x must y"), 1),
     (ImportError("x must y"), 1),
+    (ModuleNotFoundError("x must y", name="no_part_of_likewise"), 1),
+    (ModuleNotFoundError("as --no-deps leaves it", name="torch"), 2),
     (RuntimeError("x must y"), 1),
     (EOFError("x must y"), 1),
     (np.exceptions.AxisError("x must y"), 1),

@@ -203,3 +203,24 @@ def test_long_work_tells_how_much_time_is_left(run, model, tmp_path, monkeypatch
     assert status == 0
     assert "embedding: 300 of " in error
     assert "left" in error
+
+
+def test_an_item_of_no_known_class_is_answered_rightly_by_unknown(run, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    known, others = np.eye(4)[[0, 1]], np.eye(4)[[0, 1, 2, 3, 0]]
+    np.save(tmp_path / "known.npy", known)
+    np.save(tmp_path / "asked.npy", others)
+    (tmp_path / "known.txt").write_text("cup\nmug\n")
+    (tmp_path / "asked.txt").write_text("cup\ncup\npot\npan\nlid\n")
+    made = run("wrap", "known.npy", "--labels", "known.txt", "--out", "M")
+    assert made[0] == 0, made[2]
+    asked = ("match", "M", "asked.npy", "--labels", "asked.txt", "--threshold", "0.1")
+    expected = ": 3 of 5 (60.00%); of the 3 of no known class 2 were answered unknown"
+    for more in ((), ("--out", "O")):
+        status, told, _ = run(*asked, *more)
+        assert (status, f"right{expected}" in told or f"rightly{expected}" in told) == (0, True)
+    told = json.loads(run(*asked, "--json")[1])
+    assert told["named_rightly"] == 0.6
+    told = json.loads(run(*asked, "--out", "P", "--json")[1])
+    found = [told[name] for name in ("told", "right", "told_unknown", "right_unknown")]
+    assert found == [5, 3, 3, 2]

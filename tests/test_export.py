@@ -213,6 +213,11 @@ def test_another_format_is_refused(exported, tmp_path):
         lw.runtime.load(tmp_path)
 
 
+def test_an_export_is_no_model(exported):
+    with pytest.raises(ArtifactError, match=r"which holds an export\. Use likewise\.runtime\.load"):
+        lw.load(exported)
+
+
 def test_wrong_questions_are_refused(exported):
     runtime = lw.runtime.load(exported)
     with pytest.raises(InputError, match="point must be one of the exported operating points"):

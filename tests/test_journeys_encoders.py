@@ -267,6 +267,18 @@ def test_the_command_line_says_what_was_decided(run, tmp_path, random_weights):
     assert "trained on" in told or "as it is" in told
 
 
+def test_a_head_without_epochs_is_told_of(run, tmp_path):
+    labels = np.arange(120) % 4
+    items = np.random.default_rng(0).normal(size=(120, 8)) + 3 * np.eye(8)[labels]
+    np.savez(tmp_path / "vectors.npz", x=items, y=labels)
+    options = ("--encoder", "none", "--train", "head", "--head", "whitening", "--cross-fit", "off")
+    status, told, said = run("train", tmp_path / "vectors.npz", "--out", tmp_path / "m", *options)
+    assert status == 0, said
+    assert "encoder none as it is, behind it a head that was fitted to " in told
+    assert "items of 4 classes" in told
+    assert told.endswith("vectors.npz --per-class 20\n")
+
+
 def test_the_command_line_refuses_in_its_own_words(run, tmp_path):
     out = ("--out", tmp_path / "m")
     status, _, said = run("train", "digits", *out, "--encoder", "none", "--head", "none")

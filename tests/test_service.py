@@ -698,8 +698,11 @@ def test_a_text_finds_pictures_and_forms_hold_a_text_beside_a_picture(tmp_path):
     with served(model, writes=True) as client:
         for name in ("red", "green", "blue"):
             sent = {"image": picture_of(name if name != "green" else "lime")}
-            made = client.post("/v1/items", files=sent, data={"label": name})
-            assert made.status_code == 201, made.text
+            made = client.post("/v1/items", files=sent, data={"label": name, "id": f"the {name}"})
+            assert (made.status_code, made.json()["ids"]) == (201, [f"the {name}"]), made.text
+        two = [("image", picture_of("red")), ("image", picture_of("blue"))]
+        answer = client.post("/v1/items", files=two, data={"label": "x", "id": "one"})
+        assert "one item for its id, got 2" in refused(answer, 422, "invalid")
         told = client.post("/v1/lookup", files=[("text", (None, "a red one")), ("k", (None, "1"))])
         (near,) = told.json()["answers"][0]["neighbors"]
         assert near["label"] == "red"
@@ -740,6 +743,7 @@ def test_a_text_finds_pictures_and_forms_hold_a_text_beside_a_picture(tmp_path):
     assert {"text"} == offered["match"] & {"text", "image"}
     assert {"text", "image"} == offered["embed"] & {"text", "image"}
     assert {"image"} == offered["items"] & {"text", "image"}
+    assert {"label", "id", "metadata"} <= offered["items"]
     a, b = (forms["verify"]["schema"]["properties"][side] for side in "ab")
     assert (a.get("format"), b["format"]) == (None, "binary")
     assert forms["embed"]["schema"]["required"] == []

@@ -241,8 +241,9 @@ def reading(
             # Pillow would tell an address in memory, or the number of an open file.
             reason = "of no known kind"
         raise InputError(
-            f"{name} must be a whole {KINDS}, got a file that cannot be read ({reason}). "
-            "Replace or remove it."
+            f"{name} must be a whole {KINDS}, got a file that cannot be read ({reason}).",
+            remedy="Replace or remove it.",
+            command="Replace or remove it, or leave such files out with --skip-unreadable.",
         ) from error
 
 

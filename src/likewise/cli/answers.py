@@ -81,12 +81,29 @@ def matches(model: SimilarityModel, decided: Matches, names: Sequence[str], item
             f"for {int((sizes == 0).sum())} of {len(sets)}; {sets.rests_on}"
         )
     if hasattr(items, "labels"):
+        known = set(model.index.summary().items_per_class)
         told = [(a, b) for a, b in zip(labels, label_names(items), strict=True) if b is not None]
-        right = sum(a == b for a, b in told)
-        result["named_rightly"] = right / len(told) if told else None
+        right = [a == (b if b in known else None) for a, b in told]
+        result["named_rightly"] = sum(right) / len(told) if told else None
         if told:
-            lines.append(f"named rightly: {right} of {len(told)} ({right / len(told):.2%})")
+            others = [each for each, (_, b) in zip(right, told, strict=True) if b not in known]
+            lines.append(
+                right_line("named rightly", sum(right), len(told), sum(others), len(others))
+            )
     return {**result, "queries": entries}, lines
+
+
+def right_line(title: str, right: int, told: int, unknown: int, others: int) -> str:
+    """How many answers are right; an item of no known class is answered rightly by unknown.
+
+    Example:
+        >>> right_line("right", 9, 12, 3, 4)
+        'right: 9 of 12 (75.00%); of the 4 of no known class 3 were answered unknown'
+    """
+    line = f"{title}: {right:,} of {told:,} ({right / told:.2%})"
+    if others:
+        line += f"; of the {others:,} of no known class {unknown:,} were answered unknown"
+    return line
 
 
 def calibration_lines(name: str, made: Calibration) -> list[str]:

@@ -406,7 +406,7 @@ def train(
         raise InputError(
             "must not be runs with --track, which logs there, got 'runs'.", argument="out"
         )
-    model = training.train(
+    model, fewest = training.train(
         source,
         training.choices_of(ctx, recipe),
         split=split,
@@ -428,7 +428,7 @@ def train(
     folder = model.save(out)
     if checkpoint is not None:
         training.forget(checkpoint)
-    result, lines = training.answer(model, folder, source)
+    result, lines = training.answer(model, folder, source, fewest)
     console.finish(result, lines, as_json=as_json)
 
 

@@ -103,16 +103,26 @@ class _Told:
 
     def __init__(self, title: str) -> None:
         self.title = title
-        self.started = self.last = time.monotonic()
+        self.last = time.monotonic()
+        self.begun: tuple[float, int, int] | None = None  # when, at which count, of how many
 
     def show(self, done: int, total: int) -> None:
-        """Say how far the work is, if it was not said lately."""
+        """Say how far the work is, if it was not said lately.
+
+        The pace is that since the first count of this total: what came before it, as reading or
+        another stage, says nothing about the rest.
+        """
         now = time.monotonic()
+        if self.begun is None or self.begun[2] != total or done < self.begun[1]:
+            self.begun = (now, done, total)
         if now - self.last < BETWEEN or not 0 < done < total:
             return
         self.last = now
-        left = (now - self.started) / done * (total - done)
-        say(f"{self.title}: {done:,} of {total:,}, about {_duration(left)} left")
+        said = f"{self.title}: {done:,} of {total:,}"
+        if done > self.begun[1]:
+            left = (now - self.begun[0]) / (done - self.begun[1]) * (total - done)
+            said += f", about {_duration(left)} left"
+        say(said)
 
 
 def _duration(seconds: float) -> str:

@@ -5,12 +5,14 @@ anything else is a fault of ours and keeps its traceback.
 """
 
 import os
+import re
 import signal
 import sys
 import threading
 import traceback
 import warnings
 from collections.abc import Callable, Mapping
+from importlib import metadata
 from types import FrameType
 from typing import Any
 
@@ -143,10 +145,17 @@ def _sentence(error: Exception, names: Mapping[str, str]) -> str | None:
     """What the caller has to mend; None if that is nothing."""
     if isinstance(error, InputError):
         argument = names.get(error.argument or "", error.argument)
-        remedy = error.remedy if error.command is None else error.command
+        is_offered = "skip_unreadable" in names or "--skip-unreadable" not in (error.command or "")
+        remedy = error.command if error.command is not None and is_offered else error.remedy
         return " ".join(part for part in (argument, error.sentence, remedy) if part)
     if isinstance(error, MissingExtra):
         return str(error)
+    if isinstance(error, ModuleNotFoundError) and _is_required(error.name):
+        return (
+            f"{error.name} must be installed for this command, got no module {error.name!r}. Use "
+            "pip install likewise without --no-deps; what answers without torch is likewise serve "
+            "over an exported folder."
+        )
     if isinstance(error, _out_of_memory()):
         return (
             "memory must be enough for what was asked, got too little. Use fewer items, smaller "
@@ -158,6 +167,16 @@ def _sentence(error: Exception, names: Mapping[str, str]) -> str | None:
         where = f" {os.fsdecode(error.filename)!r}" if error.filename else ""
         return f"file{where} must be readable and writable, got: {error.strerror}."
     return None
+
+
+def _is_required(module: str | None) -> bool:
+    """Whether likewise asks for the package of a module, which --no-deps leaves out."""
+    try:
+        asked = metadata.requires("likewise") or []
+    except metadata.PackageNotFoundError:
+        return False
+    needed = [re.split(r"[^\w.-]", each)[0] for each in asked if "extra ==" not in each]
+    return module in {name.replace("-", "_") for name in needed}
 
 
 def _out_of_memory() -> tuple[type[BaseException], ...]:

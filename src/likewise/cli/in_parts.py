@@ -5,6 +5,7 @@ from pathlib import Path
 from typing import Any
 
 from likewise.cli import console
+from likewise.cli.answers import right_line
 from likewise.errors import InputError
 
 MOST_COUNTS = 20  # answers that are counted in a line; --json has all
@@ -43,7 +44,6 @@ def write(
         said = ", ".join(f"{name} {count:,}" for name, count in first)
         lines.append(f"in all: {said}" + (f", and {more} more; --json gives all" if more else ""))
     if written.told:
-        lines.append(
-            f"right: {written.right:,} of {written.told:,} ({written.right / written.told:.2%})"
-        )
+        unknown = (written.right_unknown or 0, written.told_unknown or 0)
+        lines.append(right_line("right", written.right, written.told, *unknown))
     console.finish(written.to_dict(), lines, as_json=as_json)

@@ -20,6 +20,7 @@ from likewise.encoders import takes_texts
 from likewise.errors import InputError, InputTypeError, naming
 from likewise.journeys import opening
 from likewise.journeys.opening import PLAIN, is_pair_table, names_of, open_pairs
+from likewise.masks import UNLABELED
 from likewise.model import SimilarityModel
 from likewise.model.trials import LEAVE_OUT, check_some_indexed
 
@@ -242,7 +243,13 @@ def queries(
                 "must be vectors for a model without an encoder, got image files.",
                 argument="sources",
             )
-        return list(sources), list(sources)
+        files = list(sources)
+        if reading.skip_unreadable:
+            unlabeled = [UNLABELED] * len(files)
+            with console.warnings_as_lines():
+                skipping = data.ImageFiles(files, unlabeled, None, 8, 3, skip_unreadable=True)
+            files = skipping.paths
+        return files, files
     if len(sources) > 1:
         raise InputError(
             f"FILE must be image files, or one source of data, got {' '.join(sources)}."

@@ -1,6 +1,7 @@
 """`likewise train`: words of the command line become a recipe, and its training is told of."""
 
 import dataclasses
+import shlex
 import shutil
 from collections.abc import Mapping, Sequence
 from enum import StrEnum
@@ -26,6 +27,7 @@ from likewise.training.checkpoints import MANIFEST, load_checkpoint
 from likewise.training.telling import epoch_line
 from likewise.training.tracking import Track
 
+INDEXED = 20  # items of each class, as the next command proposes
 _OPTIONS = {"train": "train_", "labels": "use_labels"}  # where the command has the name already
 
 
@@ -46,11 +48,13 @@ def train(
     reading: data.Reading = PLAIN,
     checkpoint: Path | None = None,
     weights: Path | None = None,
-) -> SimilarityModel:
-    """`likewise.train` on a source, told of as it goes.
+) -> tuple[SimilarityModel, int]:
+    """`likewise.train` on a source, told of as it goes; and the items of its smallest class.
 
-    Trackers go to the folder that holds `tracked`, as a run of its name.
+    Trackers go to the folder that holds `tracked`, as a run of its name. What is not counted
+    before the training, as a stream, has 0 items.
     """
+    fewest = 0
     is_new = checkpoint is not None and not (checkpoint / MANIFEST).is_file()
     callbacks: list[Any] = [tell_epoch]
     if track is not None:
@@ -91,7 +95,8 @@ def train(
             weights=weights,
             reading=reading,
         )
-        present = list(data.items_per_class(given))
+        counts = data.items_per_class(given)
+        present, fewest = list(counts), min(counts.values(), default=0)
         if hold_out_classes:
             held = held_out(hold_out_classes, present)
             recipe = dataclasses.replace(recipe, hold_out_classes=held)
@@ -102,7 +107,7 @@ def train(
         )
     try:
         with console.warnings_as_lines(), console.progress("training") as show:
-            return lw.train(
+            model = lw.train(
                 given,
                 recipe,
                 evaluate=scored,
@@ -118,6 +123,7 @@ def train(
                 weights=weights,
                 tell=console.say,
             )
+        return model, fewest
     except KeyboardInterrupt:
         if checkpoint is not None and is_first_process():
             tell_kept(checkpoint, recipe.epochs)
@@ -192,8 +198,12 @@ def choices_of(ctx: typer.Context, recipe: Path | None) -> dict[str, Any]:
     return choices
 
 
-def answer(model: SimilarityModel, folder: Path, source: str) -> Answer:
-    """What came of a training, and what to do next."""
+def answer(model: SimilarityModel, folder: Path, source: str, fewest: int) -> Answer:
+    """What came of a training, and what to do next.
+
+    Where each class has more than `INDEXED` items, that many are to be indexed, and the rest can
+    be calibrated on.
+    """
     history = model.origin["history"]
     seconds = sum(record["seconds"] for record in history)
     recipe = model.origin["recipe"]
@@ -201,18 +211,27 @@ def answer(model: SimilarityModel, folder: Path, source: str) -> Answer:
     of = "in pairs" if is_of_pairs else f"of {len(model.trained_on)} classes"
     if not recipe["labels"]:
         of = "without their labels"
-    after = f"index {folder} {source} --per-class 20"
+    model_words, source_words = shlex.quote(str(folder)), shlex.quote(source)
+    after = f"index {model_words} {source_words}"
+    if fewest > INDEXED:
+        after += f" --per-class {INDEXED}"
     if "towers" in recipe:
-        after = f"index {folder} KNOWN"
+        after = f"index {model_words} KNOWN"
     elif recipe["pairs"]:
-        after = f"calibrate {folder} {'OTHER_PAIRS.csv' if not model.trained_on else source}"
+        after = f"calibrate {model_words} "
+        after += source_words if model.trained_on else "OTHER_PAIRS.csv"
     chosen = {key: model.origin[key] for key in model.origin if key.startswith("selected_")}
     encoder = recipe.get("encoder") or " and ".join(recipe.get("towers", ["small"]))
     trained = (
         f"trained on {model.origin['items']} items {of}, {len(history)} epochs in {seconds:.1f} s"
     )
     if not history:
-        trained = f"encoder {encoder} as it is: nothing was trained"
+        trained = f"encoder {encoder} as it is"
+        trained += (
+            f", behind it a head that was fitted to {model.origin['items']} items {of}"
+            if model.trained_on
+            else ": nothing was trained"
+        )
     lines = [
         trained,
         *([f"kept the encoder of epoch {chosen['selected_epoch']}"] if chosen else []),

@@ -301,8 +301,11 @@ def sample_items(data: Dataset, *, per_class: int, seed: int = 0) -> Subset:
     scarce = min(counts, key=counts.__getitem__, default=None)
     if scarce is not None and counts[scarce] < per_class:
         raise InputError(
-            f"per_class must be at most {counts[scarce]}, the number of items of class "
-            f"{scarce!r}, got {per_class}. Leave small classes out with choose_classes."
+            f"must be at most {counts[scarce]}, the number of items of class "
+            f"{scarce!r}, got {per_class}.",
+            argument="per_class",
+            remedy="Leave small classes out with choose_classes.",
+            command="Ask for fewer, or leave small classes out with --except.",
         )
     rng = np.random.default_rng(seed)
     drawn = [

@@ -163,6 +163,7 @@ def match_parts(
         progress=progress,
         truth=("label", "truth") if has_truth else None,
         counted="label",
+        known=model.index.summary().items_per_class,
     )
 
 

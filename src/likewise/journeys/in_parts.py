@@ -3,7 +3,7 @@
 import hashlib
 import os
 import warnings
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field
 from functools import lru_cache
@@ -42,7 +42,10 @@ class Written:
         damaged: Files that were written again, as their bytes were not those written.
         counts: How many rows have which answer; of what is answered with one word.
         told: Rows whose truth the data tell; None where they tell none.
-        right: Count of answers among them that are right.
+        right: Count of answers among them that are right. An item of no known class is answered
+            rightly by unknown.
+        told_unknown: Rows among those told whose class is not known; None where that is no matter.
+        right_unknown: Count of answers among these that are right.
     """
 
     folder: Path
@@ -53,6 +56,8 @@ class Written:
     counts: dict[str, int] = field(default_factory=dict)
     told: int | None = None
     right: int | None = None
+    told_unknown: int | None = None
+    right_unknown: int | None = None
 
     __repr__ = _tables.as_text
     _repr_html_ = _tables.as_html
@@ -111,6 +116,7 @@ def written(
     progress: Progress | None = None,
     truth: tuple[str, str] | None = None,
     counted: str | None = None,
+    known: Collection[str] | None = None,
     **options: Any,
 ) -> Written:
     """Read, encode and write every part of a shard that is not there yet.
@@ -129,6 +135,7 @@ def written(
         progress: Called as progress(done, total), of the items that are to be read now.
         truth: Columns of the answer and of the truth.
         counted: A column of which each value is counted.
+        known: The classes that can be answered; an item of another one is to be answered null.
         options: How Parquet keeps the rows.
     """
     check_count("workers", workers, least=0)
@@ -155,7 +162,7 @@ def written(
             sum(own),
             there_before=sum(own) - left,
             damaged=writer.damaged,
-            **_counted(writer.files(), truth, counted),
+            **_counted(writer.files(), truth, counted, known),
         )
 
 
@@ -317,12 +324,16 @@ def _take(side: Read, ask: Ask, found: Attempt, encode: Encode, *, any_yet: bool
 
 
 def _counted(
-    files: Sequence[Path], truth: tuple[str, str] | None, counted: str | None
+    files: Sequence[Path],
+    truth: tuple[str, str] | None,
+    counted: str | None,
+    known: Collection[str] | None,
 ) -> dict[str, Any]:
     """What the rows of all files say together."""
     compute, parquet = pyarrow("pyarrow.compute"), pyarrow("pyarrow.parquet")
     columns = list(dict.fromkeys(filter(None, ["error", counted, *(truth or ())])))
-    failed, told, right = 0, 0, 0
+    failed, told, right, others, rejected = 0, 0, 0, 0, 0
+    names = None if known is None else pyarrow().array([plain(name) for name in known], "string")
     counts: dict[str, int] = {}
     for file in files:
         with parquet.ParquetFile(file) as opened:
@@ -338,10 +349,22 @@ def _counted(
             has_truth = table.filter(compute.is_valid(table[truth[1]]))
             told += len(has_truth)
             same = compute.equal(has_truth[truth[0]], has_truth[truth[1]])
-            right += compute.sum(compute.cast(compute.fill_null(same, False), "int64")).as_py() or 0
+            right += _count_true(compute, compute.fill_null(same, False))
+            if names is not None:
+                is_other = compute.invert(compute.is_in(has_truth[truth[1]], value_set=names))
+                is_null = compute.is_null(has_truth[truth[0]])
+                others += _count_true(compute, is_other)
+                rejected += _count_true(compute, compute.and_(is_other, is_null))
     found: dict[str, Any] = {"failed": failed}
     found["counts"] = dict(sorted(counts.items(), key=lambda entry: (-entry[1], entry[0])))
-    return found if truth is None else {**found, "told": told, "right": right}
+    if truth is None:
+        return found
+    found |= {"told": told, "right": right + rejected}
+    return found if known is None else found | {"told_unknown": others, "right_unknown": rejected}
+
+
+def _count_true(compute: Any, values: Any) -> int:
+    return compute.sum(compute.cast(values, "int64")).as_py() or 0
 
 
 def _word(value: Any) -> str:

@@ -17,6 +17,7 @@ from likewise._files import Lock, read_regular, sync_folder, write_whole
 from likewise.errors import ArtifactError, InputError
 
 MANIFEST = "model.json"
+EXPORTED = "export.json"  # the manifest of an export
 LOCK = "model.lock"
 FORMAT = 4  # of the folder; raised when an older likewise could not read it
 LARGEST_MANIFEST = 1 << 25  # bytes; as Python objects some 20 times as much
@@ -200,6 +201,14 @@ def _manifest(path: Path) -> bytes:
     except (FileNotFoundError, NotADirectoryError, ValueError) as error:
         if isinstance(error, InputError):
             raise damaged(path, MANIFEST) from error
+        if (path / EXPORTED).is_file():
+            raise ArtifactError(
+                f"must be a folder saved by likewise, got {str(path)!r}, which holds an export.",
+                argument="path",
+                remedy="Use likewise.runtime.load, or give the model that was exported.",
+                command="Use likewise serve, likewise.runtime.load in Python, or the model that "
+                "was exported.",
+            ) from error
         raise ArtifactError(
             f"must be a folder saved by likewise, got {str(path)!r} without {MANIFEST}.",
             argument="path",

@@ -72,9 +72,15 @@ def with_items(parts: list[Part], takes: Sides) -> dict[str, Any]:
 
 
 def with_new_items(parts: list[Part], takes: Sides) -> dict[str, Any]:
-    """The fields of a form with items to be added."""
+    """The fields of a form with items to be added, which share the fields beside them."""
     fields = with_items(parts, takes)
-    shared = {name: fields.pop(name) for name in ("label", "metadata") if name in fields}
+    shared = {name: fields.pop(name) for name in ("label", "id", "metadata") if name in fields}
+    if "id" in shared and len(fields["items"]) > 1:
+        raise Refusal(
+            "invalid",
+            f"form must hold one item for its id, got {len(fields['items'])}. Send each alone, or "
+            "leave the id out.",
+        )
     fields["items"] = [{**item, **shared} for item in fields["items"]]
     return fields
 

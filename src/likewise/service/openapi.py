@@ -75,7 +75,7 @@ _FILE = {"type": "string", "format": "binary"}
 _TEXT = {"type": "string", "minLength": 1}
 _JSON = {"type": "string", "description": "JSON."}
 # Fields of forms that are not as in the body; items by what the model takes. Vectors have no form.
-FIELDS: dict[str, Any] = {"label": _TEXT, "where": _JSON, "metadata": _JSON}
+FIELDS: dict[str, Any] = {"label": _TEXT, "id": _TEXT, "where": _JSON, "metadata": _JSON}
 FORMS: dict[str, dict[str, Any]] = {
     "image": {"image": {"type": "array", "items": _FILE, "minItems": 1}, "a": _FILE, "b": _FILE},
     "text": {"text": {"type": "array", "items": _TEXT, "minItems": 1}, "a": _TEXT, "b": _TEXT},
@@ -139,7 +139,7 @@ ENDPOINTS = (
         "Add known items, all of them or none. They are on disk when this is answered.",
         bodies.Added,
         bodies.AddRequest,
-        form=("image", "text", "label", "metadata"),
+        form=("image", "text", "label", "id", "metadata"),
         scope="write",
         status=201,
         codes=("read_only", "id_taken", "key_reused", "storage_failed"),
