@@ -222,7 +222,8 @@ def cases() -> dict[str, Case]:
     )
     views = {"SimCLR": losses.SimCLRLoss, "VICReg": losses.VICRegLoss}
     views["Barlow twins"] = losses.BarlowTwinsLoss
-    views["SimSiam"] = partial(losses.SimSiamLoss, nn.Linear(DIM, DIM, dtype=torch.float64))
+    # A predictor of its own for each training.
+    views["SimSiam"] = lambda: losses.SimSiamLoss(nn.Linear(DIM, DIM, dtype=torch.float64))
     changed = {"augment": Augment(noise=0.2, blur=1.0), "width": SIDE * SIDE, **rows}
     for name, loss in views.items():
         each[f"{name} on views"] = Case(
