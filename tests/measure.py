@@ -10,7 +10,7 @@ import sys
 from collections import Counter
 from pathlib import Path
 
-MOST = 2.0
+MOST = 1.5
 PROJECT = Path(__file__).parents[1]
 MEASURED = PROJECT / "out" / "durations.jsonl"
 SLOW = PROJECT / "tests" / "slow.txt"
