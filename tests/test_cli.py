@@ -206,6 +206,14 @@ MISTAKES = {
         ["match", "MODEL", "digits", "--rule", "majority"],
         "model must be calibrated for majority",
     ),
+    "a point that is not there": (
+        ["match", "MODEL", "digits", "--point", "strict"],
+        "name the one there is with --point",
+    ),
+    "classes too few for a guarantee": (
+        ["calibrate", "MODEL", "digits", "--rule", "nearest", "--goal", "far=0.01@0.95"],
+        "indexed, or add --holds-for items for new items of these only.",
+    ),
     "an empty index": (["lookup", "EMPTY", "digits"], "index"),
     "an uncalibrated match": (["match", "EMPTY", "digits"], "model must be calibrated for nearest"),
     "a level that takes more items": (

@@ -224,3 +224,8 @@ def test_an_item_of_no_known_class_is_answered_rightly_by_unknown(run, tmp_path,
     told = json.loads(run(*asked, "--out", "P", "--json")[1])
     found = [told[name] for name in ("told", "right", "told_unknown", "right_unknown")]
     assert found == [5, 3, 3, 2]
+
+    np.save(tmp_path / "one.npy", np.eye(4)[[3]])
+    status, told, error = run("index", "M", "one.npy")
+    assert status == 0, error
+    assert told.startswith("added 1 item; the index holds 3\n1 of 1 items have no class: where ")

@@ -97,6 +97,7 @@ class Guarantee:
         *,
         kind: str = "different pairs that share no item",
         remedy: str = "Give more items, raise the rate, or lower the confidence.",
+        command: str | None = None,
         growth_with: Growth | None = None,
     ) -> int:
         """The loosest threshold of a sweep that these independent negatives allow.
@@ -107,6 +108,7 @@ class Guarantee:
                 at distances, (n,).
             kind: what they are called, for the errors.
             remedy: what helps where they are too few.
+            command: the same at the command line, where it is said otherwise there.
             growth_with: The growth by the number of negatives; None if it stays.
 
         Raises:
@@ -123,8 +125,9 @@ class Guarantee:
             raise InputError(
                 f"{kind} must be at least {needed:,} for at most {self.rate:.3g} false "
                 f"accepts with a confidence of {self.confidence:.3g}, got {count:,}: "
-                f"{needed - count:,} more would do{self._possible(count, counts.growth)}. "
-                f"{remedy}"
+                f"{needed - count:,} more would do{self._possible(count, counts.growth)}.",
+                remedy=remedy,
+                command=command,
             )
         limit = float(negatives.double().sort().values[looked_at - 1])
         at = int((counts.thresholds < limit).sum()) - 1
@@ -384,6 +387,8 @@ def keep(
             kind="unknown classes" if by_class else "unknown queries (of classes not indexed)",
             remedy="Give queries of more classes that are not indexed"
             + (", or ask for new items of these classes only." if by_class else "."),
+            command="Give queries of more classes that are not indexed"
+            + (", or add --holds-for items for new items of these only." if by_class else "."),
             growth_with=growth_with if by_class else None,
         )
     accepted = int((negatives <= counts.thresholds[at]).sum())

@@ -123,7 +123,10 @@ def calibration_lines(name: str, made: Calibration) -> list[str]:
             *(f"  {judged}" for judged in made.unknowns),
         ]
         if len(made.unknowns) > 1:
-            each = ", ".join(f"{one.threshold:.4g} by {one.kind}" for one in made.unknowns)
+            each = ", ".join(
+                f"{one.threshold:.4g} by {'real' if one.kind == 'given' else one.kind} unknowns"
+                for one in made.unknowns
+            )
             lines.append(f"  the stricter of {each}")
     if made.measured_through is not None:
         lines.append(f"  measured through {made.measured_through}")

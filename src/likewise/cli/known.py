@@ -122,7 +122,7 @@ def index(
     place = "the index" if loaded.gallery is None else f"the gallery {loaded.gallery}"
     if loaded.collection is not None:
         place = f"{loaded.collection} of Milvus at {loaded.gallery}"
-    parts = [f"added {told.added} items"]
+    parts = [f"added {told.added} {'item' if told.added == 1 else 'items'}"]
     if told.already_there:
         parts.append(f"{told.already_there} were there already")
     if way == "sync":
@@ -136,6 +136,12 @@ def index(
         lines.append(
             f"{told.as_another_class} of those added are there as another class too: remove "
             "what is wrong"
+        )
+    unlabeled = int((examples.labels < 0).sum())
+    if told.has_changed and unlabeled and loaded.class_names:
+        lines.append(
+            f"{unlabeled} of {len(examples)} items have no class: where one is the nearest, match "
+            "answers unknown"
         )
     if recall is not None:
         lines.append(f"lookups by {loaded.index.searched_by}")

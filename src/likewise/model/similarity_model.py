@@ -914,7 +914,9 @@ class SimilarityModel:
                 f"model must be calibrated for {point}, got {made}.",
                 remedy=f'Use calibrate(data, rule="{point}"), or give a threshold.',
                 command=f"Run likewise calibrate with --rule {point} (and --point for a name of "
-                "your own), or give --threshold where there is one.",
+                "your own)"
+                + (", name the one there is with --point" if self.calibrations else "")
+                + ", or give --threshold where there is one.",
             )
         return self.calibrations[point]
 
