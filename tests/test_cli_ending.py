@@ -15,7 +15,7 @@ import torch
 from PIL import Image
 
 import likewise as lw
-from likewise.cli import console
+from likewise.cli import console, ending
 from likewise.errors import InputError, InputTypeError, MissingExtra
 
 PROGRAM = [sys.executable, "-m", "likewise"]
@@ -343,6 +343,41 @@ def plain_model(tmp_path_factory):
     digits = lw.data.load("digits")
     made = lw.SimilarityModel(lw.encoders.MLPEncoder(digits.item_shape))
     return made.save(tmp_path_factory.mktemp("plain") / "m")
+
+
+def test_an_interrupt_that_was_swallowed_ends_the_work_at_its_next_step(tmp_path):
+    # As where code in C that is being imported makes nothing of it.
+    code = (
+        "import os, signal, sys, time\n"
+        "import likewise as lw\n"
+        "train = lw.train\n"
+        "def trained(*given, **named):\n"
+        "    try:\n"
+        "        os.kill(os.getpid(), signal.SIGINT)\n"
+        "        time.sleep(5)\n"
+        "    except KeyboardInterrupt:\n"
+        "        return train(*given, **named)\n"
+        "lw.train = trained\n"
+        "from likewise.cli import main\n"
+        "main()\n"
+    )
+    words = ("train", "digits", "--epochs", 10_000, "--cross-fit", "off", "--out", tmp_path / "m")
+    with interruptible(sys.executable, "-c", code, *words) as process:
+        _, err = process.communicate(timeout=120)
+    assert (process.returncode, err.splitlines()[-1]) == (130, "likewise: stopped.")
+    assert "epoch 1" not in err
+
+
+def test_a_remedy_names_options_that_the_command_has():
+    names = {"source": "DATA", "--skip-unreadable": "--skip-unreadable"}
+    for remedy, is_offered in (
+        ("Leave such files out with --skip-unreadable.", True),
+        ("Leave small classes out with --except.", False),
+        ("Use --skip-unreadable, or --except.", False),
+        ("Make one with likewise train DATA --out FOLDER.", True),
+        ("Give more.", True),
+    ):
+        assert ending._is_offered(remedy, names) == is_offered, remedy
 
 
 def test_an_interrupt_that_became_another_exception_is_still_one():

@@ -153,3 +153,15 @@ def test_a_recall_is_reached_kept_with_the_model_and_taken_back(run, tmp_path, m
     with pytest.raises(lw.InputError, match="recall must come with gallery or out"):
         lw.wrap(tmp_path / "known.npz", recall=0.9)
     assert run(*asked, "--recall", 2)[0] == 2
+
+
+def test_a_search_is_trained_only_where_it_is_kept(run, model, tmp_path, monkeypatch):
+    waited = []
+    monkeypatch.setattr(lw.Index, "wait", lambda index: waited.append(type(index).__name__))
+    some = lw.load(model)
+    some.index = lw.Index(some.distance, recall=0.9)
+    some.save(model)
+    run("index", model, "digits", "--per-class", 3)
+    assert waited == []
+    run("index", model, "digits", "--per-class", 3, "--gallery", tmp_path / "g")
+    assert waited == ["Gallery"]

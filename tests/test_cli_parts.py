@@ -116,7 +116,10 @@ def test_embed_shards_are_imported_evaluated_and_calibrated_on(run, model, tmp_p
         if shard == "1/2":
             status, _, error = run("gallery", "import", gallery, parts)
             assert status == 2
-            assert "missing are some of shard 1/2. Write them with --resume." in error
+            assert (
+                "missing are some of shard 1/2. Write them with the same likewise command "
+                "and --resume." in error
+            )
         status, told, _ = run(
             *("embed", model, "digits", "--split", "test", "--out", parts),
             *("--shard", shard, "--part-rows", 100),

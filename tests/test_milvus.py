@@ -495,3 +495,24 @@ def test_the_command_line_keeps_known_items_in_milvus(uri, tmp_path, run):
     ):
         status, _, err = run(*index, *more)
         assert (status, message in err) == (2, True), err
+
+
+def test_the_command_line_asks_milvus_for_a_recall(uri, tmp_path, run, monkeypatch):
+    asked = []
+    use_milvus = lw.SimilarityModel.use_milvus
+
+    def used(model, *given, **named):
+        asked.append(named.get("recall"))
+        return use_milvus(model, *given, **named)
+
+    monkeypatch.setattr(lw.SimilarityModel, "use_milvus", used)
+    a_model().save(tmp_path / "m")
+    np.savez(tmp_path / "v.npz", x=np.eye(2), y=["a", "b"])
+    index = ("index", tmp_path / "m", tmp_path / "v.npz")
+    status, _, err = run(
+        *index, "--milvus", uri, "--collection", f"cli_{next(numbers)}", "--recall", 0.9
+    )
+    assert (status, asked) == (0, [0.9]), err
+    status, out, err = run(*index, "--recall", 0.8)
+    assert (status, asked[-1]) == (0, 0.8), err
+    assert "lookups by exact search" in out

@@ -14,6 +14,7 @@ import likewise as lw
 import two_processes
 from likewise import losses
 from likewise.training import batch_norm
+from likewise.training.processes import Processes
 from two_processes import WIDTH, every_loss, points, trained
 
 SCRIPT = Path(two_processes.__file__)
@@ -180,6 +181,15 @@ def test_batch_norm_over_processes_is_that_of_torch_on_all_rows(shape, is_affine
         found.append([normalized, *running, rows.grad, *of_weights])
     for ours, torchs in zip(*found, strict=True):
         assert torch.allclose(ours, torchs[: len(ours)], rtol=1e-9, atol=1e-10)
+
+
+def test_sums_of_few_numbers_keep_their_type(monkeypatch):
+    processes = Processes()
+    processes.count = 2
+    monkeypatch.setattr(processes, "stacked", lambda values: torch.stack([values, values]))
+    for values in (torch.tensor([1, 2], dtype=torch.uint8), torch.tensor(1.5).bfloat16()):
+        assert torch.equal(processes.add(values), 2 * values)
+        assert processes.add(values).dtype == values.dtype
 
 
 def test_batch_norm_over_processes_takes_no_rows_and_bfloat16():

@@ -247,7 +247,7 @@ class Parts:
                 f"{self.plan.count} parts; missing are some of shard {of}.",
                 argument="parts",
                 remedy="Write them with resume=True.",
-                command="Write them with --resume.",
+                command="Write them with the same likewise command and --resume.",
             )
         self.files = [found[number][0] for number in range(self.plan.count)]
 
@@ -269,7 +269,7 @@ class Parts:
             raise InputError(
                 f"{str(file)!r} must have the bytes that were written, got others.",
                 remedy="Write it again with resume=True.",
-                command="Write it again with --resume.",
+                command="Write it again with the same likewise command and --resume.",
             )
 
 

@@ -24,6 +24,8 @@ STOPPED = 130
 BETWEEN = 30.0  # seconds between two lines of progress
 READER_GONE = 141  # as of any program whose output nobody reads any more
 
+interrupts: list[int] = []  # signals of Ctrl-C since the command began
+
 # Control codes, line and paragraph ends, marks that turn the direction of writing, and halves of
 # characters, as which the bytes of a file name come that are no UTF-8.
 _UNSAFE = re.compile(
@@ -91,6 +93,8 @@ def progress(title: str) -> Iterator[Callable[[int, int], None]]:
     with _progress.bar(shown(title)) as bar:
 
         def show(done: int, total: int) -> None:
+            if interrupts:  # of which an import made nothing, as the work goes on
+                raise KeyboardInterrupt
             bar(done, total)
             if told is not None:
                 told.show(done, total)

@@ -25,12 +25,12 @@ from likewise.cli.console import (
     READER_GONE,
     STOPPED,
     ReaderGone,
+    interrupts,
     say,
     write_out,
 )
 from likewise.errors import InputError, MissingExtra
 
-_interrupts: list[int] = []  # signals of Ctrl-C so far
 # What the library calls an argument that a command calls otherwise; the first that it has.
 _ALSO = {
     "csv_path": ("pairs", "source"),
@@ -55,14 +55,14 @@ class Command(TyperCommand):
         except KeyboardInterrupt:
             raise typer.Exit(stopped()) from None
         except Exception as error:
-            if _interrupts:
+            if interrupts:
                 raise typer.Exit(stopped()) from None
             if hasattr(error, "format_message"):  # click's own words about options
                 raise
             raise typer.Exit(exit_status(error, self._names())) from error
 
     def _names(self) -> dict[str, str]:
-        """What the command line calls each argument of this command."""
+        """What the command line calls each argument of this command, and its options themselves."""
         own = {}
         for each in self.params:
             if isinstance(each, TyperArgument):
@@ -71,6 +71,7 @@ class Command(TyperCommand):
                 own[str(each.name)] = own[str(each.name).rstrip("_")] = max(
                     each.opts or each.secondary_opts, key=len
                 )
+                own |= {option: option for option in (*each.opts, *each.secondary_opts)}
         also = {
             theirs: own[ours]
             for theirs, candidates in _ALSO.items()
@@ -83,6 +84,7 @@ class Command(TyperCommand):
 def run(app: Callable[..., Any]) -> int:
     """Run the command line; its exit status."""
     _open_streams()
+    interrupts.clear()
     is_main = threading.current_thread() is threading.main_thread()
     if is_main and signal.getsignal(signal.SIGINT) is signal.default_int_handler:
         signal.signal(signal.SIGINT, _interrupted)
@@ -102,7 +104,7 @@ def run(app: Callable[..., Any]) -> int:
     except SystemExit:  # click's own way out of a pipe that nobody reads
         return READER_GONE
     except Exception as error:
-        if _interrupts:
+        if interrupts:
             return stopped()
         if hasattr(error, "format_message"):
             say(f"likewise: {error.format_message()}")
@@ -111,8 +113,8 @@ def run(app: Callable[..., Any]) -> int:
 
 
 def _interrupted(number: int, frame: FrameType | None) -> None:
-    # Code in C that is being imported may make another exception of the one raised here.
-    _interrupts.append(number)
+    # Code in C that is being imported may make another exception of the one raised here, or none.
+    interrupts.append(number)
     signal.default_int_handler(number, frame)
 
 
@@ -145,8 +147,9 @@ def _sentence(error: Exception, names: Mapping[str, str]) -> str | None:
     """What the caller has to mend; None if that is nothing."""
     if isinstance(error, InputError):
         argument = names.get(error.argument or "", error.argument)
-        is_offered = "skip_unreadable" in names or "--skip-unreadable" not in (error.command or "")
-        remedy = error.command if error.command is not None and is_offered else error.remedy
+        remedy = error.remedy
+        if error.command is not None and _is_offered(error.command, names):
+            remedy = error.command
         return " ".join(part for part in (argument, error.sentence, remedy) if part)
     if isinstance(error, MissingExtra):
         return str(error)
@@ -167,6 +170,12 @@ def _sentence(error: Exception, names: Mapping[str, str]) -> str | None:
         where = f" {os.fsdecode(error.filename)!r}" if error.filename else ""
         return f"file{where} must be readable and writable, got: {error.strerror}."
     return None
+
+
+def _is_offered(remedy: str, names: Mapping[str, str]) -> bool:
+    """Whether the command has the options that a remedy names; of another one, it names that."""
+    asked = set(re.findall(r"--[a-z][a-z-]*", remedy))
+    return "likewise " in remedy or not names or asked <= set(names)
 
 
 def _is_required(module: str | None) -> bool:

@@ -116,7 +116,8 @@ def index(
         told = indexed(
             loaded, examples, way=way, source=source, keep_pictures=keep_pictures, progress=show
         )
-    if loaded.index.recall is not None:
+    keeps_search = loaded.gallery is not None and loaded.collection is None
+    if recall is not None or (keeps_search and loaded.index.recall is not None):
         loaded.index.wait()  # else each later command would train the search
     loaded.save(model)
     place = "the index" if loaded.gallery is None else f"the gallery {loaded.gallery}"

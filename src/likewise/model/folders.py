@@ -17,7 +17,6 @@ from likewise._files import Lock, read_regular, sync_folder, write_whole
 from likewise.errors import ArtifactError, InputError
 
 MANIFEST = "model.json"
-EXPORTED = "export.json"  # the manifest of an export
 LOCK = "model.lock"
 FORMAT = 4  # of the folder; raised when an older likewise could not read it
 LARGEST_MANIFEST = 1 << 25  # bytes; as Python objects some 20 times as much
@@ -201,7 +200,9 @@ def _manifest(path: Path) -> bytes:
     except (FileNotFoundError, NotADirectoryError, ValueError) as error:
         if isinstance(error, InputError):
             raise damaged(path, MANIFEST) from error
-        if (path / EXPORTED).is_file():
+        from likewise.runtime.exported import is_exported  # slow, and only needed here
+
+        if is_exported(path):
             raise ArtifactError(
                 f"must be a folder saved by likewise, got {str(path)!r}, which holds an export.",
                 argument="path",

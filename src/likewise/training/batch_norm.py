@@ -120,7 +120,7 @@ class _Normalized(torch.autograd.Function):
 
     Weight and bias are applied as well. Returns besides the mean, the sum of squares about it, and
     the count. Each pass over the values is torch's own of a layer that does not train, which
-    takes any mean and variance: these are several times as fast as the same in single steps.
+    takes any mean and variance and is faster than the same in single steps.
     """
 
     @staticmethod

@@ -145,7 +145,11 @@ class Processes:
 
     def add(self, values: Tensor) -> Tensor:
         """The sum over all processes."""
-        return self._reduced(values, dist.ReduceOp.SUM) if self.count > 1 else values
+        if self.count == 1:
+            return values
+        if values.numel() <= FEW:
+            return self.stacked(values).sum(dim=0, dtype=values.dtype)
+        return self._reduced(values, dist.ReduceOp.SUM)
 
     def least(self, values: Tensor) -> Tensor:
         """The smallest over all processes, number by number."""
@@ -156,8 +160,6 @@ class Processes:
         return self._reduced(values, dist.ReduceOp.MAX) if self.count > 1 else values
 
     def _reduced(self, values: Tensor, how: Any) -> Tensor:
-        if values.numel() <= FEW and how is dist.ReduceOp.SUM:
-            return self.stacked(values).sum(dim=0)
         total = values.detach().clone(memory_format=torch.contiguous_format)
         with _reached():
             dist.all_reduce(total, how, group=self._group(total))
