@@ -75,9 +75,8 @@ def source(out: Path, name: str) -> Any:
         return lw.data.load(name)
     whole = lw.data.load(name, split="train", image_size=28)
     if name == "omniglot":
-        return lw.data.choose_classes(
-            whole, whole.class_names[:: len(whole.class_names) // OF_OMNIGLOT]
-        )
+        characters = torch.unique(whole.labels).tolist()
+        return lw.data.choose_classes(whole, characters[:: len(characters) // OF_OMNIGLOT])
     return lw.data.sample_items(whole, per_class=PER_CLASS, seed=0)
 
 

@@ -10,10 +10,10 @@ from likewise.losses import (
     RecallAtKLoss,
     SmoothAPLoss,
     fast_ap_loss,
-    smooth_ranking,
     smooth_ranks,
 )
 from likewise.masks import masks
+from likewise.miners import anchor_rows
 
 LABELS = torch.tensor([0, 0, 1, 1, 1, 2, 0])
 
@@ -163,7 +163,7 @@ def test_blocks_of_rows_change_nothing(loss, monkeypatch):
     points, labels = batch(3)
     results = []
     for most in (1 << 20, 40):
-        monkeypatch.setattr(smooth_ranking, "MOST", most)
+        monkeypatch.setattr(anchor_rows, "MOST", most)
         value = loss(points, labels)
         (gradient,) = torch.autograd.grad(value, points)
         results.append((value.detach(), gradient))

@@ -336,13 +336,16 @@ def choose_classes(data: Dataset, classes: Sequence[str] | Sequence[int]) -> Sub
     codes = [known.get(name, -1) if isinstance(name, str) else int(name) for name in classes]
     absent = [name for name, code in zip(classes, codes, strict=True) if code not in known.values()]
     if absent or not codes:
-        few = ", ".join(list(known)[:12]) + (", ..." if len(known) > 12 else "")
         raise InputError(
-            f"classes must be among those of the data ({few}), got "
-            f"{', '.join(repr(name) for name in absent) or 'none'}. "
+            f"classes must be among those of the data ({_some(list(known))}), got "
+            f"{_some([repr(name) for name in absent]) or 'none'}. "
             "Strings are class names, integers are codes."
         )
     return Subset(data, np.flatnonzero(np.isin(data.labels.numpy(), codes)))
+
+
+def _some(names: list[str]) -> str:
+    return ", ".join(names[:12]) + (", ..." if len(names) > 12 else "")
 
 
 def _rows_by_class(data: Dataset) -> list[np.ndarray]:

@@ -12,8 +12,8 @@ from likewise._checks import check_count, check_positive
 from likewise.distances import COSINE, Distance
 from likewise.losses._shown import shown
 from likewise.losses.facts import batch_facts, batch_mean_where
-from likewise.losses.smooth_ranking import blocks
 from likewise.masks import compared
+from likewise.miners.anchor_rows import row_blocks
 
 
 def fast_ap_loss(
@@ -81,7 +81,7 @@ class _SoftCounts(torch.autograd.Function):
         slopes = slopes / -ctx.per_bin
         gradient = torch.empty_like(places)
         last = slopes.shape[2] - 1
-        for rows in blocks(len(places), places.shape[1]):
+        for rows in row_blocks(places, width=1):
             # Beyond the last edge nothing moves, and no reference is counted less before it.
             edge = places[rows].long()
             outside = edge == last

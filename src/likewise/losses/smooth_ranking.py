@@ -1,6 +1,6 @@
 """Losses on smooth ranks: every positive ranked among its references, exactly by the definition."""
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import torch
@@ -14,8 +14,7 @@ from likewise.errors import InputError
 from likewise.losses._shown import shown
 from likewise.losses.facts import batch_facts, batch_mean_where
 from likewise.masks import compared
-
-MOST = 1 << 20  # values made at once: 4 MB of float32, which a processor's cache holds
+from likewise.miners.anchor_rows import row_blocks
 
 
 def smooth_ranks(
@@ -70,7 +69,7 @@ class _Nearer(torch.autograd.Function):
     ) -> Tensor:
         places = distances / temperature
         sums = places.new_empty(*columns.shape, 2)
-        for rows in blocks(len(places), columns.shape[1] * places.shape[1]):
+        for rows in row_blocks(places, columns.shape[1]):
             gaps, kinds = _gaps_and_kinds(places, columns, positive, negative, rows)
             torch.bmm(gaps.sigmoid_(), kinds, out=sums[rows])
         ctx.save_for_backward(places, columns, positive, negative)
@@ -83,7 +82,7 @@ class _Nearer(torch.autograd.Function):
         places, columns, positive, negative = ctx.saved_tensors
         gradient = torch.zeros_like(places)
         slopes = slopes / ctx.temperature
-        for rows in blocks(len(places), columns.shape[1] * places.shape[1]):
+        for rows in row_blocks(places, columns.shape[1]):
             gaps, kinds = _gaps_and_kinds(places, columns, positive, negative, rows)
             sigmoid = gaps.sigmoid_()
             steep = torch.addcmul(sigmoid, sigmoid, sigmoid, value=-1)
@@ -99,12 +98,6 @@ def _gaps_and_kinds(
     some = places[rows]
     gaps = some.gather(1, columns[rows])[:, :, None] - some[:, None, :]
     return gaps, torch.stack([positive[rows], negative[rows]], dim=2).to(places.dtype)
-
-
-def blocks(rows: int, width: int) -> Iterator[slice]:
-    """Slices of the rows, each small enough that about `MOST` values of `width` are made."""
-    size = max(1, MOST // max(1, width))
-    return (slice(start, start + size) for start in range(0, rows, size))
 
 
 class SmoothAPLoss(nn.Module):

@@ -10,12 +10,14 @@ from torch import Tensor
 from likewise._checks import free_to_look
 from likewise.errors import InputError
 
-MOST = 1 << 20  # entries of a temporary
+MOST = 1 << 20  # entries of a temporary, which a processor's cache holds
+MOST_ON_A_GPU = 1 << 26  # where a launch costs more than memory
 
 
 def row_blocks(matrix: Float[Tensor, "n m"], width: int) -> Iterator[slice]:
     """Slices of rows so short that (rows, width, m) stays small."""
-    step = max(1, MOST // max(1, width * matrix.shape[1]))
+    most = MOST if free_to_look(matrix) else MOST_ON_A_GPU
+    step = max(1, most // max(1, width * matrix.shape[1]))
     for start in range(0, len(matrix), step):
         yield slice(start, start + step)
 

@@ -130,7 +130,7 @@ class _Normalized(torch.autograd.Function):
         axes = [0, *range(2, values.ndim)]
         count = values.numel() // max(values.shape[1], 1)
         mean = values.sum(dim=axes) / max(count, 1)
-        centered = F.batch_norm(values, mean, torch.ones_like(mean), eps=0)
+        centered = values - mean.view(1, -1, *[1] * (values.ndim - 2))
         squares = centered.square_().sum(dim=axes)
         every = processes.stacked(torch.cat([mean, squares, mean.new_tensor([count])]))
         counts, means = every[:, -1:], every[:, : len(mean)]

@@ -98,8 +98,9 @@ class StreamLoader:
     def placed(self, batch: Batch) -> Batch:
         """A batch on the device."""
         items, labels = batch
-        there = items.to(self.device) if isinstance(items, Tensor) else items
-        return Batch(there, labels.to(self.device))
+        at_once = self.device.type == "cuda"  # a copy to a GPU need not be waited for
+        there = items.to(self.device, non_blocking=at_once) if isinstance(items, Tensor) else items
+        return Batch(there, labels.to(self.device, non_blocking=at_once))
 
     def set_epoch(self, epoch: int) -> None:
         """Nothing, as a stream goes on where it was."""

@@ -582,7 +582,7 @@ def _with_state(callbacks: Sequence[Callback]) -> dict[str, Any]:
 
 
 def _accelerator(device: str | None, precision: str) -> Any:
-    from accelerate import Accelerator
+    from accelerate import Accelerator, DataLoaderConfiguration
     from accelerate.state import AcceleratorState
 
     check_choice("precision", precision, PRECISIONS)
@@ -598,7 +598,12 @@ def _accelerator(device: str | None, precision: str) -> Any:
         os.environ[ACCELERATES_DEVICE] = chosen  # the only way to name one of several GPUs to it
     try:
         # Of several processes it makes a group on CPUs only where it is told that there is no GPU.
-        accelerator = Accelerator(cpu=chosen == "cpu", mixed_precision=PRECISIONS[precision])
+        accelerator = Accelerator(
+            cpu=chosen == "cpu",
+            mixed_precision=PRECISIONS[precision],
+            # A batch is on its way to a GPU while the step is already asked for.
+            dataloader_config=DataLoaderConfiguration(non_blocking=chosen.startswith("cuda")),
+        )
     finally:
         if told is None:
             os.environ.pop(ACCELERATES_DEVICE, None)

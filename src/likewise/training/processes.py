@@ -386,7 +386,12 @@ def placed(loader: Any, device: torch.device) -> Any:
     from accelerate.data_loader import prepare_data_loader
 
     return prepare_data_loader(
-        loader, device=device, num_processes=1, process_index=0, put_on_device=True
+        loader,
+        device=device,
+        num_processes=1,
+        process_index=0,
+        put_on_device=True,
+        non_blocking=device.type == "cuda",
     )
 
 
