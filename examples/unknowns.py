@@ -165,7 +165,6 @@ def judged(parts: Parts, fit: Any = None, names: Any = None) -> dict[str, Any]:
     own = lookup_without_own_class(items, truth, index, distance=lw.distances.COSINE, k=1)
     left_out = decide(own)[1]
     count = len(torch.unique(parts.gallery[1]))
-    growth = count / (count - 1)
     goals = {
         f"{RATE:.0%}": at_most_false_accepts(RATE),
         "cautious": at_most_false_accepts(RATE, cautious=True),
@@ -175,10 +174,11 @@ def judged(parts: Parts, fit: Any = None, names: Any = None) -> dict[str, Any]:
         "before": chosen(best_f1, near, right, torch.ones_like(right)),
         "before, 5%": chosen(at_most_false_accepts(RATE), near, right, torch.ones_like(right)),
     }
-    sources = {"left out": left_out.double()}
+    # An unknown meets more classes in use: one more than here, or all folds instead of all but one.
+    sources = {"left out": (left_out.double(), count / (count - 1))}
     if fit is not None:
-        sources["cross-fit"] = fit.carried(near)
-    for source, unknown in sources.items():
+        sources["cross-fit"] = (fit.carried(near), fit.folds / (fit.folds - 1))
+    for source, (unknown, growth) in sources.items():
         together = torch.cat([near.double(), unknown])
         known = torch.arange(len(together)) < len(near)
         same = torch.cat([right, torch.zeros(len(unknown), dtype=torch.bool)])

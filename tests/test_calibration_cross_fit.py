@@ -62,12 +62,23 @@ def test_quantiles_between_known_distances_are_interpolated():
     known, now = torch.tensor([0.0, 1.0, 4.0]), torch.tensor([10.0, 20.0, 40.0])
     unknown = torch.tensor([0.5, 1.0, 2.5, 4.0, -1.0, 5.0])
     scale = (36 - 12) / (3.4 - 0.2)  # of the ranges from the 10th to the 90th percentile
-    expected = [15.0, 20.0, 30.0, 40.0, 10 - scale, 40 + scale]
+    low, high = (0.1, 11), (3.7, 38)  # the 5th and the 95th percentile of both
+    beyond = [high[1] + scale * (place - high[0]) for place in (4, 5)]
+    expected = [15.0, 20.0, 30.0, beyond[0], low[1] + scale * (-1 - low[0]), beyond[1]]
     torch.testing.assert_close(
         carried(unknown, known, now), torch.tensor(expected, dtype=torch.float64)
     )
     flat = carried(torch.tensor([3.0, 5.0]), torch.full((4,), 3.0), now)
     assert bool(flat.isfinite().all() & (flat[1] > flat[0]))
+
+
+def test_one_far_known_query_does_not_carry_the_unknowns_away():
+    known = torch.linspace(0, 1, 40)
+    outlier = torch.cat([known[:-1], torch.tensor([50.0])])
+    moved = carried(torch.tensor([2.0, 3.0]), known, outlier)
+    assert bool((moved < 4).all())
+    moved = carried(torch.tensor([2.0, 3.0]), outlier, known)
+    assert bool((moved > 1).all())
 
 
 def test_what_cannot_be_carried_is_refused():

@@ -14,6 +14,7 @@ from likewise.errors import InputError
 
 ALONE = 10  # classes up to which each is a fold of its own
 FOLDS = 5  # of more classes
+TAILS = (0.05, 0.95)
 FEWEST_KNOWN = 2  # distances, of which quantiles can be had
 
 
@@ -53,8 +54,9 @@ def carried(
 
     A distance has no meaning in another encoder, but its quantile among the distances of known
     queries has: each distance goes to the same quantile of `known_now`, interpolated. Beyond the
-    nearest and the farthest known one it keeps its gap, in units of the range from the 10th to
-    the 90th percentile. So the order stays, and equal encoders change nothing.
+    5th and the 95th percentile, where the extremes of a few queries say more about their number
+    than about the encoder, it keeps its gap, in units of the range from the 10th to the 90th
+    percentile. So the order stays, and equal encoders change nothing.
 
     Args:
         distances: Distances of unknowns, by the encoder of one fold.
@@ -85,9 +87,10 @@ def carried(
     levels = np.interp(place, there, _levels(len(there)))
     moved = np.interp(levels, _levels(len(now)), now)
     scale = _spread(now) / (_spread(there) or 1.0)
-    below, above = place < there[0], place > there[-1]
-    moved[below] = now[0] + scale * (place[below] - there[0])
-    moved[above] = now[-1] + scale * (place[above] - there[-1])
+    (low, high), (low_now, high_now) = (np.quantile(each, TAILS) for each in (there, now))
+    below, above = place < low, place > high
+    moved[below] = low_now + scale * (place[below] - low)
+    moved[above] = high_now + scale * (place[above] - high)
     return torch.from_numpy(moved)
 
 
