@@ -132,17 +132,19 @@ def table(out: Path, sets: list[str], draws: int) -> None:
     print("|---|---|---|---|---|---|---|")
     for name in sets:
         rows = [kept(out, name, seed, "default") for seed in range(draws)]
-        baselines = [key for key in rows[0] if key in ("raw input", "the frozen encoder")]
-        if not baselines:
-            print(f"| {name} | | | | {rows[0].get('decided')} | | |")
-        for baseline in baselines:
-            gaps = [row["model"] - row[baseline] for row in rows]
-            mean = [sum(row[of] for row in rows) / draws for of in ("model", baseline)]
+        for baseline in ("raw input", "the frozen encoder"):
+            told = [
+                row for row in rows if baseline in row
+            ]  # others keep the frozen encoder as it is
+            if not told:
+                continue
+            gaps = [row["model"] - row[baseline] if baseline in row else 0.0 for row in rows]
+            mean = [sum(row[of] for row in told) / len(told) for of in ("model", baseline)]
             ahead = sum(gap > 0 for gap in gaps)
             seconds = sum(row["seconds"] for row in rows) / draws
             print(
                 f"| {name} | {baseline} | {mean[0]:.3f} | {mean[1]:.3f} | {interval(gaps)} "
-                f"| {ahead} of {draws} | {seconds:.0f} |"
+                f"| {ahead} of {draws}, frozen kept in {draws - len(told)} | {seconds:.0f} |"
             )
 
 

@@ -244,6 +244,7 @@ MOST = 1 << 21  # numbers in a temporary
 WIDE = 1 << 19  # products up to which float64 costs less than the care that float32 needs
 EXACT = 1e-7  # share of the largest squared length, above which float64 keeps float32's digits
 FEW = 8  # with so few rows on one side, differences cost no more than a product
+NOTHING = 1e-14  # share of both squared lengths, of which float64's product keeps no digit
 SMALL = 1 << 18  # nor with no more differences than this
 
 
@@ -257,8 +258,8 @@ class _Euclidean(torch.autograd.Function):
 
     The product |a|² + |b|² - 2ab is many times faster than differences, but puts equal float32
     unit vectors up to 1e-3 apart, and its gradient is noise there. On a CPU the near pairs are
-    found and done again. On a GPU that would wait for their number: there the differences are
-    cheap, and a product in float64 gives the gradient its digits.
+    found and done again. On a GPU that would wait for their number: there the product is made in
+    float64. What is nearer than 1e-7 of its length from the mean counts as equal.
     """
 
     @staticmethod
@@ -277,7 +278,10 @@ class _Euclidean(torch.autograd.Function):
             if work > SMALL:
                 middle = _round_middle(b)
                 matrix, near = _by_product(a, b, middle)
-        if near is None:
+        if near is None and _is_wide_quick(a):
+            squares = _by_wide_product(a, b)
+            matrix = (squares if squared else squares.sqrt_()).float()
+        elif near is None:
             # In float64 a root and its square are the whole number that they came from.
             x, y = (a.double(), b.double()) if squared else (a, b)
             matrix = torch.cdist(x, y, compute_mode="donot_use_mm_for_euclid_dist")
@@ -333,6 +337,24 @@ class _Euclidean(torch.autograd.Function):
             None if to_b is None else to_b.to(b.dtype),
             None,
         )
+
+
+def _is_wide_quick(a: Tensor) -> bool:
+    return not free_to_look(a) and a.dtype == torch.float32 and a.device.type != "mps"
+
+
+def _by_wide_product(a: Tensor, b: Tensor) -> Tensor:
+    # Squared distances in float64, about the mean, where a product loses least.
+    middle = b.double().mean(dim=0)
+    x = a.double() - middle
+    y = x if b is a else b.double() - middle
+    lengths = x.square().sum(dim=1)[:, None]
+    both = lengths + (lengths.T if b is a else y.square().sum(dim=1))
+    squares = torch.addmm(both, x, y.T, alpha=-2)
+    squares.masked_fill_(squares <= NOTHING * both, 0)
+    if b is a:
+        squares.diagonal().zero_()
+    return squares
 
 
 def _in_double(a: Tensor, b: Tensor) -> Tensor | None:
