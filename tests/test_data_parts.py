@@ -121,7 +121,9 @@ def test_data_without_same_or_without_different_is_refused():
         ValueError, match="a class with at least 2 items, got 1 item in each of its 3"
     ):
         check_trainable(make([0, 1, 2]))
-    with pytest.raises(ValueError, match=r"data must have at least 2 classes, got 0 \(none\)"):
+    with pytest.raises(
+        ValueError, match=r"data must have at least 2 classes, got 0 \(no item has a label\)"
+    ):
         check_trainable(Subset(make([0, 1]), []))
 
 

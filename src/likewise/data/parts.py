@@ -153,8 +153,16 @@ def check_trainable(dataset: Dataset) -> None:
         InputError: there are fewer than two classes, or no class has two items.
     """
     counts = items_per_class(dataset)
+    if not counts:
+        raise InputError(
+            "must have at least 2 classes, got 0 (no item has a label).",
+            argument="data",
+            remedy="Give labels, or learn from views: data.ViewDataset.",
+            command="Put the images of each class into a folder of its own, name the column of a "
+            "table with --label, or learn without classes: --no-labels.",
+        )
     if len(counts) < 2:
-        names = ", ".join(repr(name) for name in counts) or "none"
+        names = ", ".join(repr(name) for name in counts)
         raise InputError(
             f"data must have at least 2 classes, got {len(counts)} ({names}). "
             "Add items of another class to learn what is different."
