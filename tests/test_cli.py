@@ -85,6 +85,11 @@ def test_every_journey_ends_well_and_answers_in_json(run, model, tmp_path):
     (pair,) = json.loads(out)["pairs"]
     assert status == 0
     assert pair["same"] == (pair["distance"] <= json.loads(out)["threshold"])
+    assert json.loads(out)["prior"] == 0.5
+    status, out, _ = run("verify", model, a, b, "--prior", 0.01, "--json")
+    rarer = json.loads(out)
+    assert (status, rarer["prior"]) == (0, 0.01)
+    assert rarer["pairs"][0]["probability"] < pair["probability"]
 
     report = tmp_path / "report.html"
     status, out, _ = run("evaluate", model, "digits", "--report", report, "--json")
@@ -103,6 +108,8 @@ def test_without_json_there_are_lines_to_read(run, model, tmp_path):
         (["match", model, "digits"], "named rightly: "),
         (["match", model, a, "--candidates", 0.9], "candidates: "),
         (["verify", model, a, b], "threshold "),
+        (["verify", model, a, b], "hold where 0.5 of such pairs are the same (--prior)"),
+        (["verify", model, a, b, "--prior", 0.01], "hold where 0.01 of such pairs"),
         (["evaluate", model, "digits"], "classes never trained on"),
     ]:
         status, out, _ = run(*arguments)

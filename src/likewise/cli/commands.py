@@ -610,7 +610,10 @@ def verify(
     with console.progress("verifying") as show:
         decided = pairs_of.judge(loaded, asked, progress=show, **question)
     judged = pairs_of.evaluated(loaded, asked, decided, question["point"])
-    result, lines = told.answer(asked, decided, judged)
+    kept = loaded.probabilities.get(question["point"])
+    result, lines = told.answer(
+        asked, decided, judged, kept.prior if prior is None and kept else prior
+    )
     if picture is not None or report is not None:
         from likewise.pages.verify import pairs_page, pairs_picture
     if picture is not None:

@@ -9,7 +9,9 @@ from likewise.journeys.verify import Pairs, verification_numbers
 from likewise.model import Verified
 
 
-def answer(pairs: Pairs, decided: Verified, judged: VerificationResult | None) -> Answer:
+def answer(
+    pairs: Pairs, decided: Verified, judged: VerificationResult | None, prior: float | None
+) -> Answer:
     """The verdict on each pair, and how well they do where the truth is known."""
     names = [[pairs.names[row] for row in pair] for pair in pairs.positions.tolist()]
     distances, same = decided.distances.tolist(), decided.same.tolist()
@@ -32,6 +34,9 @@ def answer(pairs: Pairs, decided: Verified, judged: VerificationResult | None) -
     ]
     lines = [*cut(columns(table), MOST_LINES, len(entries)), f"threshold {decided.threshold:.4f}"]
     result: dict[str, Any] = {"threshold": decided.threshold, "pairs": entries}
+    if decided.probabilities is not None and prior is not None:
+        result["prior"] = prior
+        lines.append(f"probabilities hold where {prior:.3g} of such pairs are the same (--prior)")
     if pairs.same is not None:
         accuracy = float((decided.same == pairs.same).double().mean())
         result["accuracy"] = accuracy
