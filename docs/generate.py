@@ -244,9 +244,16 @@ def generated() -> dict[str, str]:
     return {"reference/likewise.md": top_page(), "reference/cli.md": command_page()} | made
 
 
-def linked(markdown: str, repository: str) -> str:
-    """A page with links from public names to the reference, and from files to the repository."""
-    markdown = re.sub(r"\]\(\.\./(?!docs/)([^)]+)\)", rf"]({repository}/blob/main/\1)", markdown)
+def linked(markdown: str, repository: str, folders: int = 0) -> str:
+    """A page with links from public names to the reference, and from files to the repository.
+
+    Args:
+        markdown: The page.
+        repository: Its address.
+        folders: Below docs/ that the page lies in.
+    """
+    above = re.escape("../" * (folders + 1))
+    markdown = re.sub(rf"\]\({above}(?!docs/)([^)]+)\)", rf"]({repository}/blob/main/\1)", markdown)
     parts = re.split(r"(^```.*?^```)", markdown, flags=re.DOTALL | re.MULTILINE)
 
     def link(found: re.Match[str]) -> str:
@@ -282,4 +289,4 @@ def on_files(files: Any, config: Any) -> Any:
 
 def on_page_markdown(markdown: str, page: Any, config: Any, files: Any) -> str:
     """Called by MkDocs for each page: adds the links that sources go without."""
-    return linked(markdown, config.extra["repository"])
+    return linked(markdown, config.extra["repository"], page.file.src_uri.count("/"))

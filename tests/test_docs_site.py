@@ -131,6 +131,10 @@ def test_names_become_links_outside_of_code_only():
         "[`lw.losses.TripletLoss`][likewise.losses.TripletLoss], `lw.nothing`\n"
         "```python\n`lw.fit`\n```\n[a](https://host/us/blob/main/b.md)"
     )
+    deeper = "![p](../p.png) [a](../../a.py)"
+    assert generate.linked(deeper, "https://host/us", folders=1) == (
+        "![p](../p.png) [a](https://host/us/blob/main/a.py)"
+    )
 
 
 def test_the_site_builds_without_a_warning(tmp_path):
