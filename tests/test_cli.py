@@ -140,7 +140,8 @@ def test_pairs_from_a_table_are_judged_where_the_truth_is_told(run, model, tmp_p
 
 
 def test_held_out_classes_may_be_a_share(run, tmp_path):
-    arguments = ["train", "digits", "--out", tmp_path / "m", "--epochs", 1, "--batches", 2]
+    quick = ["--epochs", 1, "--batches", 2, "--cross-fit", "off"]
+    arguments = ["train", "digits", "--out", tmp_path / "m", *quick]
     status, out, _ = run(*arguments, "--hold-out-classes", "40%", "--json")
     assert status == 0
     assert len(json.loads(out)["trained_on"]) == 6
@@ -162,7 +163,7 @@ def test_class_folders_with_paths_travel_the_whole_way(run, tmp_path):
         for row in np.flatnonzero(digit == LABELS)[:30]:
             picture(folder / f"digit {digit}" / f"{row}.png", row)
     model = tmp_path / "model"
-    arguments = ["--out", model, "--epochs", 1, "--keep-aside", 0.5]
+    arguments = ["--out", model, "--epochs", 1, "--batches", 10, "--keep-aside", 0.5]
     assert run("train", folder, *arguments)[0] == 0
     assert run("index", model, folder, "--per-class", 3)[0] == 0
     assert run("calibrate", model, folder)[0] == 0
@@ -391,7 +392,8 @@ def test_the_version_is_said(run):
 
 
 def test_info_tells_the_recipe(run, tmp_path):
-    model = lw.train("digits", lw.Recipe(epochs=1, batches=2, embedding_dim=7), device="cpu")
+    recipe = lw.Recipe(epochs=1, batches=2, embedding_dim=7, cross_fit="off")
+    model = lw.train("digits", recipe, device="cpu")
     status, told, _ = run("info", model.save(tmp_path / "m"))
     assert status == 0
     assert re.search(r"^recipe: embedding_dim +7$", told, re.MULTILINE)
