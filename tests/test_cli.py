@@ -26,9 +26,10 @@ def trained(tmp_path_factory):
         ["index", folder, "digits", "--per-class", 10],
         ["calibrate", folder, "digits"],
     ):
-        with pytest.MonkeyPatch.context() as patch, pytest.raises(SystemExit) as stopped:
+        with pytest.MonkeyPatch.context() as patch:
             patch.setattr(sys, "argv", ["likewise", *map(str, arguments)])
-            cli.main()
+            with pytest.raises(SystemExit) as stopped:
+                cli.main()
         assert stopped.value.code == 0
     return folder
 
@@ -374,6 +375,7 @@ def test_help_lists_every_command(run):
 
 def test_the_demo_writes_its_report_and_tells_what_matters(run, tmp_path, monkeypatch):
     monkeypatch.setattr(fitting, "FEWEST_BATCHES", 20)  # it is this good sooner, too
+    monkeypatch.setattr("likewise.plots.points._LARGEST_TSNE", 100)
     monkeypatch.setattr(torch, "set_num_threads", lambda count: None)
     status, out, err = run("demo", "--out", tmp_path, "--json")
     assert status == 0, err

@@ -40,7 +40,7 @@ def test_the_missing_operators_are_declared_after_the_failure_and_only_then(tmp_
 
 FAILURES = {
     "of_another_operator": "RuntimeError('operator torchvision::roi_align does not exist')",
-    "of_more_words": "RuntimeError('operator torchvision::nms does not exist, something else said')",
+    "of_more_words": "RuntimeError('operator torchvision::nms does not exist, they said')",
     "of_another_kind": "OSError('operator torchvision::nms does not exist')",
 }
 

@@ -152,7 +152,8 @@ def test_a_pooling_for_items_of_the_small_network_is_refused(run, tmp_path):
 @pytest.mark.parametrize("train", ["last", "all"])
 def test_a_pretrained_network_trains_in_part_or_whole(tmp_path, random_weights, train):
     folder = photographs(tmp_path / "photos", per_class=4)
-    recipe = lw.Recipe(encoder=TINY, train=train, epochs=1, batches=1, learning_rate=0.01)
+    choices = {"train": train, "learning_rate": 0.01, "cross_fit": "off"}
+    recipe = lw.Recipe(encoder=TINY, epochs=1, batches=1, **choices)
     frozen_ = lw.train(folder, lw.Recipe(encoder=TINY, train="none"), device="cpu").encoder
     trained = lw.train(folder, recipe, device="cpu").encoder
     before, after = frozen_.state_dict(), trained.state_dict()
@@ -240,7 +241,7 @@ def test_an_encoder_must_be_named_where_the_small_one_cannot_do_what_is_asked():
 def test_the_command_line_makes_the_same_model(run, tmp_path, random_weights):
     folder = photographs(tmp_path / "photos")
     options = ("--train", "head", "--head", "linear", "--embedding-dim", 8, "--epochs", 1)
-    options += ("--batches", 2, "--device", "cpu", "--json")
+    options += ("--batches", 2, "--cross-fit", "off", "--device", "cpu", "--json")
     status, told, said = run("train", folder, "--out", tmp_path / "m", *options)
     assert status == 0, said
     recipe = lw.Recipe.from_dict(json.loads(told)["recipe"])
@@ -322,7 +323,8 @@ def test_an_encoder_of_ones_own_comes_from_a_callable_that_is_named(run, tmp_pat
     ):
         status, _, said = run(*command, *place)
         assert status == 0, said
-    other = lw.train("digits", lw.Recipe(epochs=1, batches=1), device="cpu")
+    quick = lw.Recipe(epochs=1, batches=1, features=0, cross_fit="off")
+    other = lw.train("digits", quick, device="cpu")
     other.save(tmp_path / "other")
     status, _, said = run("compare", folder, tmp_path / "other", "digits", *place)
     assert status == 0, said

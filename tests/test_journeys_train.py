@@ -11,7 +11,7 @@ from likewise.journeys.choosing import settled
 from likewise.journeys.fitting import fitting_loss
 
 QUICK = {"epochs": 2, "batches": 3}
-ALONE = {"cross_fit": "off"}  # no other encoder beside it
+ALONE, TOLD = {"cross_fit": "off"}, ("--cross-fit", "off")  # no other encoder beside it
 
 
 def weights(model):
@@ -24,8 +24,7 @@ def weights(model):
         ({}, ()),
         (
             {"loss": "triplet", "margin": 0.3, "hold_out_classes": ["0", "4"], "seed": 3, **ALONE},
-            ("--loss", "triplet", "--margin", 0.3, "--hold-out-classes", "0,4", "--seed", 3)
-            + ("--cross-fit", "off"),
+            ("--loss", "triplet", "--margin", 0.3, "--hold-out-classes", "0,4", *TOLD, "--seed", 3),
         ),
         (
             {"pairs": True, "distance": "euclidean", "hold_out_classes": 0.4},
@@ -33,8 +32,7 @@ def weights(model):
         ),
         (
             {"loss": "arcface", "made_classes": "turned", "keep_aside": 0.3, **ALONE},
-            ("--loss", "arcface", "--made-classes", "turned", "--keep-aside", 0.3)
-            + ("--cross-fit", "off"),
+            ("--loss", "arcface", "--made-classes", "turned", "--keep-aside", 0.3, *TOLD),
         ),
     ],
 )
