@@ -1,3 +1,4 @@
+import gc
 import sys
 from pathlib import Path
 
@@ -5,6 +6,11 @@ import pytest
 
 PROJECT = Path(__file__).parents[1]
 SLOW = frozenset((PROJECT / "tests" / "slow.txt").read_text().split("\n"))
+
+
+@pytest.hookimpl(trylast=True)
+def pytest_collection_finish():
+    gc.freeze()  # thousands of tests, which the collector would else go through again and again
 
 
 def pytest_collection_modifyitems(items):

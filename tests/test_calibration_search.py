@@ -100,7 +100,7 @@ def test_of_an_exact_search_all_other_classes_are_found_and_padded(texts):
 
 
 @pytest.mark.usefixtures("misses")
-def test_the_search_is_told_wherever_a_threshold_is(tmp_path):
+def test_the_search_is_told_wherever_a_threshold_is(tmp_path, monkeypatch):
     model, aside = model_of(0.9), dataset(4, seed=2)
     made = model.calibrate(aside, goal=lw.at_most_false_accepts(0.2, confidence=0.5))
     told = f"{model.index.searched_by.kind} at recall 0.6"
@@ -113,6 +113,7 @@ def test_the_search_is_told_wherever_a_threshold_is(tmp_path):
     assert any(f"measured through {told}" in line for line in lines)
     assert result["calibrations"]["nearest"]["search_recall"] == 0.6
     found = model.evaluate(dataset(3, seed=5))
+    monkeypatch.setattr("likewise.pages.writing.image_bytes", lambda *_: b"")
     page = lw.report(found, tmp_path / "page.html", model=model)
     assert f"measured through {told}" in page.read_text()
     exact = model_of(None).calibrate(aside)

@@ -1,16 +1,17 @@
 import json
 import os
 import re
-import subprocess
 import sys
 
 import numpy as np
 import pytest
+import torch
 from PIL import Image
 from sklearn.datasets import load_digits
 
 import likewise as lw
-from likewise.journeys.fitting import LOSSES
+from likewise import cli
+from likewise.journeys import fitting
 
 IMAGES, LABELS = load_digits(return_X_y=True)
 
@@ -19,13 +20,17 @@ IMAGES, LABELS = load_digits(return_X_y=True)
 def trained(tmp_path_factory):
     """A folder with a small trained, indexed and calibrated model, copied by each test."""
     folder = tmp_path_factory.mktemp("cli") / "model"
-    program = [sys.executable, "-m", "likewise"]
+    quick = ["--epochs", 2, "--batches", 20]
     for arguments in (
-        ["train", "digits", "--out", folder, "--epochs", 2, "--hold-out-classes", "0,4,5,8"],
+        ["train", "digits", "--out", folder, *quick, "--hold-out-classes", "0,4,5,8"],
         ["index", folder, "digits", "--per-class", 10],
         ["calibrate", folder, "digits"],
     ):
-        subprocess.run([*program, *map(str, arguments)], check=True, capture_output=True)
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr(sys, "argv", ["likewise", *map(str, arguments)])
+            with pytest.raises(SystemExit) as stopped:
+                cli.main()
+        assert stopped.value.code == 0
     return folder
 
 
@@ -143,16 +148,18 @@ def test_pairs_from_a_table_are_judged_where_the_truth_is_told(run, model, tmp_p
 
 
 def test_held_out_classes_may_be_a_share(run, tmp_path):
-    arguments = ["train", "digits", "--out", tmp_path / "m", "--epochs", 1, "--batches", 2]
+    quick = ["--epochs", 1, "--batches", 2, "--cross-fit", "off"]
+    arguments = ["train", "digits", "--out", tmp_path / "m", *quick]
     status, out, _ = run(*arguments, "--hold-out-classes", "40%", "--json")
     assert status == 0
     assert len(json.loads(out)["trained_on"]) == 6
 
 
-@pytest.mark.parametrize("loss", LOSSES)
+@pytest.mark.parametrize("loss", fitting.LOSSES)
 def test_every_loss_trains(run, tmp_path, loss):
     arguments = ["--out", tmp_path / "m", "--epochs", 1, "--batches", 2, "--made-classes", "both"]
-    status, out, _ = run("train", "digits", *arguments, "--loss", loss, "--json")
+    quick = ["--features", 0, "--cross-fit", "off"]
+    status, out, _ = run("train", "digits", *arguments, *quick, "--loss", loss, "--json")
     assert status == 0
     assert json.loads(out)["history"][0]["loss"] > 0
 
@@ -164,7 +171,7 @@ def test_class_folders_with_paths_travel_the_whole_way(run, tmp_path):
         for row in np.flatnonzero(digit == LABELS)[:30]:
             picture(folder / f"digit {digit}" / f"{row}.png", row)
     model = tmp_path / "model"
-    arguments = ["--out", model, "--epochs", 1, "--keep-aside", 0.5]
+    arguments = ["--out", model, "--epochs", 1, "--batches", 10, "--keep-aside", 0.5]
     assert run("train", folder, *arguments)[0] == 0
     assert run("index", model, folder, "--per-class", 3)[0] == 0
     assert run("calibrate", model, folder)[0] == 0
@@ -373,14 +380,13 @@ def test_help_lists_every_command(run):
         assert command in out
 
 
-def test_the_demo_writes_its_report_and_tells_what_matters(tmp_path):
-    ran = subprocess.run(
-        [sys.executable, "-m", "likewise", "demo", "--out", str(tmp_path), "--json"],
-        capture_output=True,
-        text=True,
-        check=True,
-    )
-    told = json.loads(ran.stdout)
+def test_the_demo_writes_its_report_and_tells_what_matters(run, tmp_path, monkeypatch):
+    monkeypatch.setattr(fitting, "FEWEST_BATCHES", 20)  # it is this good sooner, too
+    monkeypatch.setattr("likewise.plots.points._LARGEST_TSNE", 100)
+    monkeypatch.setattr(torch, "set_num_threads", lambda count: None)
+    status, out, err = run("demo", "--out", tmp_path, "--json")
+    assert status == 0, err
+    told = json.loads(out)
     assert told["matching"]["accuracy_seen"]["value"] > 0.95
     assert told["matching"]["accuracy_unseen"]["value"] > 0.8
     assert told["thresholds"].keys() == {"nearest", "pairs"}
@@ -393,7 +399,8 @@ def test_the_version_is_said(run):
 
 
 def test_info_tells_the_recipe(run, tmp_path):
-    model = lw.train("digits", lw.Recipe(epochs=1, batches=2, embedding_dim=7), device="cpu")
+    recipe = lw.Recipe(epochs=1, batches=2, embedding_dim=7, cross_fit="off")
+    model = lw.train("digits", recipe, device="cpu")
     status, told, _ = run("info", model.save(tmp_path / "m"))
     assert status == 0
     assert re.search(r"^recipe: embedding_dim +7$", told, re.MULTILINE)

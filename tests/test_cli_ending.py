@@ -361,7 +361,8 @@ def test_an_interrupt_that_was_swallowed_ends_the_work_at_its_next_step(tmp_path
         "from likewise.cli import main\n"
         "main()\n"
     )
-    words = ("train", "digits", "--epochs", 10_000, "--cross-fit", "off", "--out", tmp_path / "m")
+    words = ("train", tmp_path / "d.npz", "--epochs", 10_000, "--out", tmp_path / "m")
+    np.savez(tmp_path / "d.npz", x=np.random.default_rng(0).random((60, 8)), y=np.arange(60) % 6)
     with interruptible(sys.executable, "-c", code, *words) as process:
         _, err = process.communicate(timeout=120)
     assert (process.returncode, err.splitlines()[-1]) == (130, "likewise: stopped.")

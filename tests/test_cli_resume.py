@@ -4,7 +4,7 @@ import torch
 import likewise as lw
 from likewise.cli import training
 
-OPTIONS = ("--epochs", "3", "--batches", "4", "--embedding-dim", "8")
+OPTIONS = ("--epochs", "3", "--batches", "4", "--embedding-dim", "8", "--cross-fit", "off")
 
 
 def weights(folder):
@@ -42,7 +42,7 @@ def test_an_interrupted_training_goes_on_to_the_same_model(run, tmp_path, monkey
     go_on()
     status, _, err = run("train", "digits", "--out", "m", *OPTIONS)
     assert (status, "--resume must go on with the training" in err) == (2, True), err
-    status, _, err = run("train", "digits", "--out", "m", *OPTIONS[:-1], "9", "--resume")
+    status, _, err = run("train", "digits", "--out", "m", *OPTIONS, "--seed", "9", "--resume")
     assert (status, "must be of this training" in err) == (2, True), err
     assert (tmp_path / "m.checkpoint").exists()
     status, out, err = run("train", "digits", "--out", "m", *OPTIONS, "--resume")

@@ -13,7 +13,7 @@ IMAGES, LABELS = load_digits(return_X_y=True)
 @pytest.fixture
 def train(run, tmp_path):
     def train(*options, source="digits", out="model", batches=3):
-        quick = ["--batches", batches, "--json", "--device", "cpu"]
+        quick = ["--batches", batches, "--cross-fit", "off", "--json", "--device", "cpu"]
         status, told, said = run("train", source, "--out", tmp_path / out, *quick, *options)
         return status, json.loads(told) if status == 0 else None, said
 
@@ -154,7 +154,7 @@ def test_a_training_on_pairs_is_scored_on_other_pairs(run, train, tables):
     status, told, _ = train(*options, tables / "judge.csv", source=tables / "train.csv")
     assert status == 0
     assert {"pairs_roc_auc", "pairs_equal_error_rate"} <= set(told["history"][0])
-    quick = ("--batches", 3, "--device", "cpu", "--out", tables / "kept")
+    quick = ("--batches", 3, "--device", "cpu", "--out", tables / "kept", "--cross-fit", "off")
     best = ("--keep-best", "pairs_roc_auc")
     _, told, _ = run("train", tables / "train.csv", *options, tables / "judge.csv", *quick, *best)
     assert "epoch 1 was chosen by pairs_roc_auc on the pairs of" in told

@@ -8,6 +8,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from likewise.journeys import fitting
+
 PROJECT = Path(__file__).parents[1]
 PAGES = [PROJECT / "README.md", *sorted(PROJECT.glob("docs/**/*.md")), PROJECT / "CONTRIBUTING.md"]
 
@@ -73,6 +75,8 @@ DATA_OF = {"photographs.md": photographs, "pairs.md": pair_tables}
 def test_the_python_of_a_page_runs(page, tmp_path, monkeypatch):
     DATA_OF.get(page.name, lambda folder: None)(tmp_path)
     monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(fitting, "FEWEST_BATCHES", 5)  # an epoch that is soon over
+    monkeypatch.setattr("likewise.plots.points._LARGEST_TSNE", 100)  # as t-SNE takes seconds
     assert run(python_of(page.read_text()), str(page))  # names that it made
 
 

@@ -1,5 +1,6 @@
 """The documentation site: each public name and command is on it, with a use that is right."""
 
+import functools
 import importlib
 import importlib.util
 import re
@@ -69,9 +70,14 @@ def commands_of(page):
     return found
 
 
+@functools.cache
+def program():
+    return typer.main.get_command(app)
+
+
 def parse(words):
     """Read a command line as the command would, without running it."""
-    command, context = typer.main.get_command(app), None
+    command, context = program(), None
     while True:
         context = command.make_context(command.name, list(words), parent=context)
         if not hasattr(command, "commands"):

@@ -1,6 +1,7 @@
 """The architecture, as tests: floors, exports, names, pages."""
 
 import ast
+import functools
 import re
 import subprocess
 import sys
@@ -37,10 +38,26 @@ def name(path):
     return ".".join(path.relative_to(ROOT).with_suffix("").parts)
 
 
-def imported_modules(source):
-    """Names of our own modules that `source` imports, e.g. {"distances", "miners"}."""
+@pytest.fixture(scope="module", params=SOURCES, ids=name)
+def path(request):
+    """Each file in turn; all tests of one come together."""
+    return request.param
+
+
+@pytest.fixture(scope="module")
+def tree(path):
+    return ast.parse(path.read_text())
+
+
+@pytest.fixture(scope="module")
+def nodes(tree):
+    return list(ast.walk(tree))
+
+
+def imported_modules(nodes):
+    """Names of our own modules that a source imports, e.g. {"distances", "miners"}."""
     found = set()
-    for node in ast.walk(ast.parse(source)):
+    for node in nodes:
         if isinstance(node, ast.ImportFrom):
             assert node.level == 0, "imports are absolute"
             if node.module == "likewise":
@@ -52,13 +69,12 @@ def imported_modules(source):
     return found
 
 
-@pytest.mark.parametrize("path", SOURCES, ids=name)
-def test_modules_import_only_from_lower_floors(path):
+def test_modules_import_only_from_lower_floors(path, nodes):
     module = path.relative_to(ROOT).parts[0].removesuffix(".py")
     if module in {"__init__", "__main__"}:
         return
     assert module in FLOOR_OF, f"{module} has no floor yet: add it to FLOORS and architecture.md"
-    for other in imported_modules(path.read_text()) - {module}:
+    for other in imported_modules(nodes) - {module}:
         assert FLOOR_OF[other] < FLOOR_OF[module], f"{module} must not import {other}"
 
 
@@ -67,9 +83,8 @@ GROUND = {module for floor in FLOORS[:4] for module in floor}
 
 @pytest.mark.parametrize("path", sorted((ROOT / "runtime").glob("*.py")), ids=name)
 def test_the_runtime_stands_on_the_ground_alone(path):
-    assert imported_modules(path.read_text()) <= GROUND - {"_checks", "_devices", "_workers"} | {
-        "runtime"
-    }
+    nodes = ast.walk(ast.parse(path.read_text()))
+    assert imported_modules(nodes) <= GROUND - {"_checks", "_devices", "_workers"} | {"runtime"}
 
 
 def imported_files(source):
@@ -84,6 +99,7 @@ def imported_files(source):
     return {file_of(module) for module in found}
 
 
+@functools.cache
 def file_of(module):
     path = ROOT.parent.joinpath(*module.split("."))
     files = (path.with_suffix(".py"), path / "__init__.py")
@@ -133,7 +149,7 @@ def test_the_reader_of_imports_sees_every_form():
     source = (
         "import likewise.data.idx\nfrom likewise import miners\nfrom likewise.losses.x import y"
     )
-    assert imported_modules(source) == {"data", "miners", "losses"}
+    assert imported_modules(ast.walk(ast.parse(source))) == {"data", "miners", "losses"}
 
 
 def test_every_exported_name_is_there():
@@ -161,19 +177,17 @@ def test_architecture_names_every_module():
             assert f"`{module}" in architecture, f"docs/architecture.md does not name {module}"
 
 
-@pytest.mark.parametrize("path", SOURCES, ids=name)
-def test_modules_say_what_they_are(path):
-    assert ast.get_docstring(ast.parse(path.read_text())), "a module begins with what it is"
+def test_modules_say_what_they_are(tree):
+    assert ast.get_docstring(tree), "a module begins with what it is"
 
 
 FORBIDDEN = {"pickle", "joblib", "print", "torch.load", "torch.save", "eval", "exec"}
 READS_PICKLED_WEIGHTS = "encoders._pickled"  # the only one, with weights_only=True
 
 
-@pytest.mark.parametrize("path", SOURCES, ids=name)
-def test_nothing_is_pickled_printed_or_run_from_text(path):
+def test_nothing_is_pickled_printed_or_run_from_text(path, nodes):
     used = set()
-    for node in ast.walk(ast.parse(path.read_text())):
+    for node in nodes:
         if isinstance(node, (ast.Import, ast.ImportFrom)):
             used |= {alias.name for alias in node.names} | {getattr(node, "module", "")}
         elif isinstance(node, ast.Call):
@@ -184,9 +198,8 @@ def test_nothing_is_pickled_printed_or_run_from_text(path):
     assert not used & (FORBIDDEN - allowed)
 
 
-@pytest.mark.parametrize("path", SOURCES, ids=name)
-def test_no_code_of_others_is_trusted(path):
-    for node in ast.walk(ast.parse(path.read_text())):
+def test_no_code_of_others_is_trusted(nodes):
+    for node in nodes:
         if isinstance(node, ast.keyword) and node.arg == "trust_remote_code":
             assert ast.unparse(node.value) == "False"
 
@@ -227,10 +240,9 @@ def test_no_file_name_is_used_twice():
     assert [found for found in places.values() if len(found) > 1] == []
 
 
-@pytest.mark.parametrize("path", SOURCES, ids=name)
-def test_private_files_and_names_stay_in_their_folder(path):
+def test_private_files_and_names_stay_in_their_folder(path, nodes):
     own = path.relative_to(ROOT).parts[:-1]
-    for node in ast.walk(ast.parse(path.read_text())):
+    for node in nodes:
         if isinstance(node, ast.ImportFrom) and (node.module or "").startswith("likewise"):
             for alias in node.names:
                 chain = [*node.module.split(".")[1:], alias.name]

@@ -167,7 +167,8 @@ def test_absent_weights_are_told_of_once(monkeypatch):
 
 
 def test_the_command_line_takes_a_number_of_folds_or_a_word(run, tmp_path):
-    words = ("train", "digits", "--epochs", 1, "--batches", 1, "--device", "cpu", "--json")
+    words = ("train", "digits", "--epochs", 1, "--batches", 1, "--features", 0)
+    words += ("--device", "cpu", "--json")
     for given, folds in (("2", 2), ("off", None)):
         status, told, said = run(*words, "--out", tmp_path / given, "--cross-fit", given)
         assert status == 0, said

@@ -152,7 +152,8 @@ def test_a_pooling_for_items_of_the_small_network_is_refused(run, tmp_path):
 @pytest.mark.parametrize("train", ["last", "all"])
 def test_a_pretrained_network_trains_in_part_or_whole(tmp_path, random_weights, train):
     folder = photographs(tmp_path / "photos", per_class=4)
-    recipe = lw.Recipe(encoder=TINY, train=train, epochs=1, batches=1, learning_rate=0.01)
+    choices = {"train": train, "learning_rate": 0.01, "cross_fit": "off"}
+    recipe = lw.Recipe(encoder=TINY, epochs=1, batches=1, **choices)
     frozen_ = lw.train(folder, lw.Recipe(encoder=TINY, train="none"), device="cpu").encoder
     trained = lw.train(folder, recipe, device="cpu").encoder
     before, after = frozen_.state_dict(), trained.state_dict()
@@ -163,19 +164,16 @@ def test_a_pretrained_network_trains_in_part_or_whole(tmp_path, random_weights, 
 
 def test_a_head_is_kept_only_where_it_is_ahead_on_held_out_classes():
     told = []
-    helped = lw.train(
-        vectors(classes=12, spread=3.0), lw.Recipe(encoder="none"), device="cpu", tell=told.append
-    )
+    recipe = lw.Recipe(encoder="none", epochs=4, batches=20, learning_rate=0.01)
+    helped = lw.train(vectors(classes=12, spread=3.0), recipe, device="cpu", tell=told.append)
     assert "head linear kept behind the frozen encoder" in told[0]
     assert helped.origin["decided"] == told[0]
     assert type(helped.encoder[1]).__name__ == "MLPEncoder"
     told.clear()
-    model = lw.train(
-        vectors(spread=0.01), lw.Recipe(encoder="none"), device="cpu", tell=told.append
-    )
+    model = lw.train(vectors(spread=0.01), recipe, device="cpu", tell=told.append)
     assert told[0].startswith("frozen encoder kept: MAP@R on held-out classes frozen ")
     assert isinstance(model.encoder, nn.Identity)
-    few = lw.train(vectors(classes=5), lw.Recipe(encoder="none"), device="cpu", tell=told.append)
+    few = lw.train(vectors(classes=5), recipe, device="cpu", tell=told.append)
     assert told[1] == "frozen encoder kept: fewer than 6 classes to try on"
     assert few.origin["history"] == []
 
@@ -243,7 +241,7 @@ def test_an_encoder_must_be_named_where_the_small_one_cannot_do_what_is_asked():
 def test_the_command_line_makes_the_same_model(run, tmp_path, random_weights):
     folder = photographs(tmp_path / "photos")
     options = ("--train", "head", "--head", "linear", "--embedding-dim", 8, "--epochs", 1)
-    options += ("--batches", 2, "--device", "cpu", "--json")
+    options += ("--batches", 2, "--cross-fit", "off", "--device", "cpu", "--json")
     status, told, said = run("train", folder, "--out", tmp_path / "m", *options)
     assert status == 0, said
     recipe = lw.Recipe.from_dict(json.loads(told)["recipe"])
@@ -261,7 +259,8 @@ def test_the_command_line_makes_the_same_model(run, tmp_path, random_weights):
 
 def test_the_command_line_says_what_was_decided(run, tmp_path, random_weights):
     folder = photographs(tmp_path / "photos", per_class=3)
-    status, told, said = run("train", folder, "--out", tmp_path / "m", "--device", "cpu")
+    options = ("--epochs", 2, "--batches", 5, "--device", "cpu")
+    status, told, said = run("train", folder, "--out", tmp_path / "m", *options)
     assert status == 0, said
     assert "MAP@R on held-out classes frozen" in said
     assert "trained on" in told or "as it is" in told
@@ -324,7 +323,8 @@ def test_an_encoder_of_ones_own_comes_from_a_callable_that_is_named(run, tmp_pat
     ):
         status, _, said = run(*command, *place)
         assert status == 0, said
-    other = lw.train("digits", lw.Recipe(epochs=1, batches=1), device="cpu")
+    quick = lw.Recipe(epochs=1, batches=1, features=0, cross_fit="off")
+    other = lw.train("digits", quick, device="cpu")
     other.save(tmp_path / "other")
     status, _, said = run("compare", folder, tmp_path / "other", "digits", *place)
     assert status == 0, said

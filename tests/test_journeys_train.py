@@ -11,6 +11,7 @@ from likewise.journeys.choosing import settled
 from likewise.journeys.fitting import fitting_loss
 
 QUICK = {"epochs": 2, "batches": 3}
+ALONE, TOLD = {"cross_fit": "off"}, ("--cross-fit", "off")  # no other encoder beside it
 
 
 def weights(model):
@@ -22,16 +23,16 @@ def weights(model):
     [
         ({}, ()),
         (
-            {"loss": "triplet", "margin": 0.3, "hold_out_classes": ["0", "4"], "seed": 3},
-            ("--loss", "triplet", "--margin", 0.3, "--hold-out-classes", "0,4", "--seed", 3),
+            {"loss": "triplet", "margin": 0.3, "hold_out_classes": ["0", "4"], "seed": 3, **ALONE},
+            ("--loss", "triplet", "--margin", 0.3, "--hold-out-classes", "0,4", *TOLD, "--seed", 3),
         ),
         (
             {"pairs": True, "distance": "euclidean", "hold_out_classes": 0.4},
             ("--pairs", "--distance", "euclidean", "--hold-out-classes", "40%"),
         ),
         (
-            {"loss": "arcface", "made_classes": "turned", "keep_aside": 0.3},
-            ("--loss", "arcface", "--made-classes", "turned", "--keep-aside", 0.3),
+            {"loss": "arcface", "made_classes": "turned", "keep_aside": 0.3, **ALONE},
+            ("--loss", "arcface", "--made-classes", "turned", "--keep-aside", 0.3, *TOLD),
         ),
     ],
 )
@@ -61,7 +62,7 @@ def test_python_and_the_command_line_give_the_same_model_bit_for_bit(
 
 
 def test_an_option_goes_before_the_file_and_the_file_before_the_default(run, tmp_path):
-    file = lw.Recipe(epochs=2, batches=3, embedding_dim=5).write(tmp_path / "recipe.toml")
+    file = lw.Recipe(**QUICK, **ALONE, embedding_dim=5).write(tmp_path / "recipe.toml")
     out = ("--out", tmp_path / "m", "--recipe", file, "--json", "--device", "cpu")
     status, told, said = run("train", "digits", *out, "--epochs", 1)
     assert status == 0, said
@@ -72,7 +73,8 @@ def test_an_option_goes_before_the_file_and_the_file_before_the_default(run, tmp
 
 def test_another_seed_gives_another_model():
     first, again, other = (
-        lw.train("digits", lw.Recipe(**QUICK, seed=seed), device="cpu") for seed in (0, 0, 1)
+        lw.train("digits", lw.Recipe(**QUICK, **ALONE, seed=seed), device="cpu")
+        for seed in (0, 0, 1)
     )
     assert first.fingerprint == again.fingerprint != other.fingerprint
 
@@ -80,7 +82,9 @@ def test_another_seed_gives_another_model():
 def test_what_is_held_out_and_kept_aside_is_not_trained_on():
     digits = lw.data.load("digits", split="train")
     model = lw.train(
-        digits, lw.Recipe(**QUICK, hold_out_classes=["3", "8"], keep_aside=0.5), device="cpu"
+        digits,
+        lw.Recipe(**QUICK, **ALONE, hold_out_classes=["3", "8"], keep_aside=0.5),
+        device="cpu",
     )
     assert set(model.trained_on) == set("01245679")
     new = model.is_new(digits)
@@ -91,9 +95,8 @@ def test_what_is_held_out_and_kept_aside_is_not_trained_on():
 
 
 def test_the_best_epoch_is_kept_as_the_recipe_asks():
-    recipe = lw.Recipe(
-        epochs=3, batches=2, hold_out_classes=0.3, keep_best="unseen_map_at_r", learning_rate=0.05
-    )
+    choices = {"hold_out_classes": 0.3, "keep_best": "unseen_map_at_r", "learning_rate": 0.05}
+    recipe = lw.Recipe(epochs=3, batches=2, **choices, **ALONE)
     model = lw.train("digits", recipe, device="cpu")
     scores = [record["unseen_map_at_r"] for record in model.origin["history"]]
     assert model.origin["selected_epoch"] == scores.index(max(scores)) + 1

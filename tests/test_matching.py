@@ -57,7 +57,7 @@ rows = st.integers(1, 7).flatmap(
 
 @pytest.mark.parametrize("rule", ["majority", "weighted"])
 @given(rows=rows)
-@settings(deadline=None, max_examples=300)
+@settings(deadline=None, max_examples=100)
 def test_votes_agree_with_the_loops(rule, rows):
     labels, distances = decide(neighbors(*map(list, zip(*rows, strict=True))), rule)
     expected = [elect(*row, dudani=rule == "weighted") for row in rows]

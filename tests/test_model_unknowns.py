@@ -236,7 +236,8 @@ def test_the_folds_are_planned_by_time_and_classes():
 def test_training_keeps_what_folds_said_of_left_out_classes(keep_aside):
     digits = lw.data.load("digits", split="train")
     seen, said = [], []
-    recipe = lw.Recipe(epochs=1, batches=6, keep_aside=keep_aside)
+    choices = {"epochs": 1, "batches": 6, "keep_aside": keep_aside, "features": 0}
+    recipe = lw.Recipe(**choices)
     model = lw.train(
         digits, recipe, device="cpu", tell=said.append, progress=lambda *now: seen.append(now)
     )
@@ -251,11 +252,7 @@ def test_training_keeps_what_folds_said_of_left_out_classes(keep_aside):
         here = fit.unknown_folds == fold
         assert {fit.class_names[code] for code in fit.classes[here].tolist()} == set(names)
         assert not {fit.class_names[code] for code in fit.taken_for[here].tolist()} & set(names)
-    alone = lw.train(
-        digits,
-        lw.Recipe(epochs=1, batches=6, keep_aside=keep_aside, cross_fit="off"),
-        device="cpu",
-    )
+    alone = lw.train(digits, lw.Recipe(**choices, cross_fit="off"), device="cpu")
     assert alone.cross_fit is None
     assert alone.fingerprint == model.fingerprint  # folds change nothing of the model itself
 

@@ -104,7 +104,8 @@ def test_a_second_command_with_a_cache_decodes_and_encodes_nothing(
     known = photos(tmp_path / "known", 1)
     others = photos(tmp_path / "others", 2)
     model, kept = tmp_path / "model", tmp_path / "cache"
-    journey("train", known, "--out", model, "--epochs", 1, "--batches", 2, "--image-size", 16)
+    quick = ("--epochs", 1, "--batches", 2, "--image-size", 16)
+    journey("train", known, "--out", model, *quick, "--features", 0, "--cross-fit", "off")
     journey("index", model, others, "--per-class", 5)
     journey("calibrate", model, others)
     encoded.clear()

@@ -20,14 +20,15 @@ import likewise as lw
 from likewise.sklearn import SimilarityClassifier, SimilarityTransformer, _by_class
 
 SHORT = lw.Recipe(epochs=2, batches=10)
+SHORTEST = lw.Recipe(epochs=2, batches=5, cross_fit="off")
 AS_IT_IS = lw.Recipe(encoder="none", train="none")  # nothing is trained
 
 
 @parametrize_with_checks(
     [
-        SimilarityClassifier(SHORT),
+        SimilarityClassifier(SHORTEST),
         SimilarityClassifier(lw.Recipe(encoder="none", head="whitening"), rule="center"),
-        SimilarityTransformer(SHORT),
+        SimilarityTransformer(SHORTEST),
     ]
 )
 def test_scikit_learn_accepts_them(estimator, check):
@@ -272,7 +273,7 @@ X, Y = np.random.default_rng(0).normal(size=(20, 2)), np.arange(20) % 2
         (
             ValueError,
             "Keep some aside",
-            SimilarityClassifier(lw.Recipe(keep_aside=0.0), unknown=-1),
+            SimilarityClassifier(lw.Recipe(epochs=1, batches=1, keep_aside=0.0), unknown=-1),
         ),
         (
             ValueError,
