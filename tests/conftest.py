@@ -3,9 +3,15 @@ import sys
 from pathlib import Path
 
 import pytest
+from hypothesis import settings
 
 PROJECT = Path(__file__).parents[1]
 SLOW = frozenset((PROJECT / "tests" / "slow.txt").read_text().split("\n"))
+
+
+# A machine that others use takes its time.
+settings.register_profile("likewise", deadline=None)
+settings.load_profile("likewise")
 
 
 @pytest.hookimpl(trylast=True)

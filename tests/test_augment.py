@@ -228,7 +228,7 @@ def test_a_rectangle_of_at_most_the_given_share_is_erased(fill, painted):
     dtype=st.sampled_from([torch.float16, torch.bfloat16, torch.float32, torch.float64]),
     fill=st.sampled_from([0.0, 1.0, "border", "reflection"]),
 )
-@settings(deadline=None, max_examples=50)
+@settings(max_examples=50)
 def test_shape_and_dtype_are_kept_and_values_stay_in_range(n, height, width, dtype, fill):
     images = torch.rand(n, 3, height, width).to(dtype)
     before = images.clone()
@@ -379,7 +379,6 @@ def test_turned_images_are_classes_of_their_own(turns):
 
 
 @given(st.lists(st.integers(0, 47), min_size=1, max_size=20))
-@settings(deadline=None)
 def test_a_batch_holds_what_single_items_are(indices):
     made = make_rotated_classes(digits())
     (batch,) = made.__getitems__(indices)

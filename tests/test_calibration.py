@@ -5,7 +5,7 @@ import re
 import numpy as np
 import pytest
 import torch
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from likewise.calibration import (
@@ -164,7 +164,6 @@ def test_costs_that_cannot_be_are_refused():
 
 
 @given(seed=st.integers(0, 2**16), levels=st.sampled_from([None, 4]))
-@settings(deadline=None)
 def test_thresholds_follow_any_increasing_map_of_the_distances(seed, levels):
     distances, same = pairs(seed, n=30, levels=levels)
     distances[0] = -1.0

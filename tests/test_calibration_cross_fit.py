@@ -36,7 +36,7 @@ def numbers(seed, count, scale=1.0):
 
 
 @given(seed=st.integers(0, 2**16), m=st.integers(2, 40), n=st.integers(2, 40))
-@settings(deadline=None, max_examples=50)
+@settings(max_examples=50)
 def test_carrying_keeps_the_order_and_the_share_of_knowns_below(seed, m, n):
     known, now, unknown = numbers(seed, m), numbers(seed + 1, n, 3.0), numbers(seed + 2, 30, 2.0)
     moved = carried(unknown, known, now)
@@ -49,7 +49,7 @@ def test_carrying_keeps_the_order_and_the_share_of_knowns_below(seed, m, n):
 
 
 @given(seed=st.integers(0, 2**16), levels=st.sampled_from([None, 2]))
-@settings(deadline=None, max_examples=30)
+@settings(max_examples=30)
 def test_an_equal_encoder_changes_nothing_and_another_unit_only_the_unit(seed, levels):
     known, unknown = numbers(seed, 25), numbers(seed + 1, 40, 2.0)
     if levels:

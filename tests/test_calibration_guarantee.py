@@ -6,7 +6,7 @@ import re
 import numpy as np
 import pytest
 import torch
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from scipy.special import ndtr
 from scipy.stats import binom, binomtest
@@ -41,7 +41,6 @@ def drawn(seed, n, items=None, near=0.25):
 
 
 @given(seed=st.integers(0, 2**16), n=st.integers(0, 40), held=st.integers(1, 3))
-@settings(deadline=None)
 def test_rows_that_count_share_nothing_and_none_could_be_added(seed, n, held):
     rng = torch.Generator().manual_seed(seed)
     items = torch.randint(-3, 15, (n, held), generator=rng)

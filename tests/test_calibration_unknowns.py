@@ -56,7 +56,7 @@ def errors(distances, right, known, threshold):
     unknowns=st.sampled_from([0.1, 0.5, 0.7]),
     levels=st.sampled_from([None, 2, 1]),
 )
-@settings(deadline=None, max_examples=40)
+@settings(max_examples=40)
 def test_balanced_is_the_least_weighted_error_of_all_thresholds_and_the_strictest(
     seed, unknowns, levels
 ):
@@ -125,7 +125,7 @@ def test_words_for_goals(text, name):
 
 
 @given(seed=st.integers(0, 2**16), rate=st.sampled_from([0.05, 0.1, 0.3]))
-@settings(deadline=None, max_examples=30)
+@settings(max_examples=30)
 def test_a_false_accept_is_an_accepted_unknown_and_a_confidence_never_loosens(seed, rate):
     distances, right, known, classes = queries(seed)
     distances[right.nonzero()[0]] = -9.0

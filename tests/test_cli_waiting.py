@@ -60,8 +60,8 @@ def test_the_kernel_counts_what_we_compute():
 
 def test_the_command_line_decides_before_pytorch_is_loaded():
     code = (
-        "import sys, likewise.cli as cli, likewise.cli.commands as commands\n"
-        "cli.sleep_where_others_compute = lambda _: print('torch' in sys.modules)\n"
+        "import sys, likewise.cli as cli, likewise.cli.waiting, likewise.cli.commands as commands\n"
+        "cli.waiting.sleep_where_others_compute = lambda _: print('torch' in sys.modules)\n"
         "commands.run = lambda: 0\n"
         "cli.main()\n"
     )

@@ -279,7 +279,7 @@ TYPES = (torch.int64, torch.int32, torch.int16, torch.uint8, torch.float64, torc
 
 
 @given(hnp.arrays(np.int64, (5, 4), elements=st.integers(0, 100)))
-@settings(deadline=None, max_examples=30)
+@settings(max_examples=30)
 def test_equal_numbers_have_equal_embeddings_whatever_their_type(whole):
     preprocess = Preprocess((4,), (4.43,), (2.82,))
     truth = (torch.from_numpy(whole).double() - 4.43) / 2.82

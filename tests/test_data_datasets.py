@@ -3,7 +3,7 @@ import pickle
 import numpy as np
 import pytest
 import torch
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from torch.utils.data import DataLoader
 
@@ -131,7 +131,6 @@ def test_a_dataset_without_batched_access_gives_the_same_batches():
 
 
 @given(st.lists(st.integers(0, 5), max_size=9), st.integers(1, 4))
-@settings(deadline=None)
 def test_items_are_stacked_in_the_order_asked_for(indices, batch_size):
     data = ArrayDataset(IMAGES, LABELS)
     expected = torch.stack([data[i][0] for i in indices]) if indices else torch.empty(0, 1, 5, 4)

@@ -47,7 +47,7 @@ def test_the_pairs_are_those_that_items_propose_first(monkeypatch, distance, see
 
 
 @given(st.integers(2, 25), st.integers(1, 5), st.floats(0.2, 12), st.integers(0, 20))
-@settings(deadline=None, max_examples=150)
+@settings(max_examples=150)
 def test_hard_pairs_are_distinct_true_and_half_of_each_kind(n, classes, per_item, seed):
     embeddings, labels = points(n, seed, classes)
     truth = labels[:, None] == labels

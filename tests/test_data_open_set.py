@@ -27,7 +27,7 @@ def rows(part):
 # split_open_set
 
 
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=40)
 @given(
     counts=st.tuples(*[st.integers(0, 3)] * 4).filter(lambda c: c[0] + c[1] > 0),
     seed=st.integers(0, 9),

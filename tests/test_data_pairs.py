@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 import torch
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from torch.utils.data import DataLoader
 
@@ -31,7 +31,6 @@ FIVE = make([0, 0, 1, 1, 2])
 
 
 @given(st.integers(2, 30), st.integers(0, 99))
-@settings(deadline=None)
 def test_given_pairs_are_taken_as_they_are_whatever_the_labels_say(n, seed):
     rng = np.random.default_rng(seed)
     every = np.stack(np.triu_indices(n, 1), axis=1)

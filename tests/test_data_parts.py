@@ -46,7 +46,6 @@ def test_a_part_of_a_part_refers_to_the_whole():
 
 
 @given(st.lists(st.integers(1, 3), min_size=1, max_size=3), st.integers(0, 50))
-@settings(deadline=None)
 def test_splitting_by_class_gives_disjoint_classes_with_all_their_items(counts, seed):
     if sum(counts) > 6:
         counts = counts[:2]
@@ -64,7 +63,6 @@ def test_the_seed_chooses_the_classes_and_every_class_has_its_turn():
 
 
 @given(labeled, st.lists(st.floats(0.05, 1), min_size=1, max_size=4), st.integers(0, 9))
-@settings(deadline=None)
 def test_splitting_items_deals_every_class_by_its_shares(data, weights, seed):
     shares = np.array(weights) / sum(weights)
     parts = split_items(data, shares.tolist(), seed=seed)
@@ -164,7 +162,6 @@ def test_bad_arguments_are_named(call, error, message):
 
 
 @given(labeled, st.integers(2, 6), st.integers(0, 20))
-@settings(deadline=None)
 def test_every_class_is_in_one_fold_and_in_the_rest_of_all_others(data, folds, seed):
     classes = set(data.labels.tolist())
     if folds > len(classes):
@@ -196,7 +193,7 @@ def test_the_seed_decides_the_folds():
 
 
 @given(labeled, st.floats(0.1, 20), st.integers(0, 5))
-@settings(deadline=None, max_examples=200)
+@settings(max_examples=200)
 def test_pairs_are_distinct_true_and_half_of_each_kind(data, per_item, seed):
     labels = data.labels.tolist()
     same = sum(labels[a] == labels[b] for a, b in combinations(range(len(labels)), 2))

@@ -49,7 +49,7 @@ def place(tmp_path_factory):
 
 
 @given(st.data(), STYLE)
-@settings(deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(suppress_health_check=[HealthCheck.function_scoped_fixture])
 def test_what_was_written_is_read_back(place, data, style):
     others = st.lists(NAME.filter(bool), max_size=3, unique_by=str.lower)
     header = data.draw(st.permutations(["path", "label", *data.draw(others)]))
@@ -61,7 +61,7 @@ def test_what_was_written_is_read_back(place, data, style):
 
 
 @given(st.data(), STYLE, st.sampled_from(LABEL_NAMES), st.sampled_from(PATH_NAMES), st.booleans())
-@settings(deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(suppress_health_check=[HealthCheck.function_scoped_fixture])
 def test_a_table_of_files_is_read_whatever_its_layout(place, data, style, label, path, named):
     usual = {"split", *LABEL_NAMES, *PATH_NAMES}
     others = st.lists(
@@ -106,7 +106,7 @@ NUMBER = st.floats(-1e6, 1e6, width=32).map(lambda x: np.float32(x).item())
 
 
 @given(st.data(), STYLE, st.sampled_from(LABEL_NAMES))
-@settings(deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(suppress_health_check=[HealthCheck.function_scoped_fixture])
 def test_a_table_of_numbers_is_read_wherever_its_label_stands(place, data, style, label):
     width = data.draw(st.integers(1, 3))
     numbers = st.lists(NUMBER, min_size=width, max_size=width)
@@ -122,7 +122,7 @@ def test_a_table_of_numbers_is_read_wherever_its_label_stands(place, data, style
 
 
 @given(st.data(), st.sampled_from(SEPARATORS), st.booleans())
-@settings(deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(suppress_health_check=[HealthCheck.function_scoped_fixture])
 def test_without_a_header_the_label_comes_first(place, data, separator, end):
     label = st.sampled_from(["cat", "dog", "7", "b c", "ü"])
     rows = data.draw(

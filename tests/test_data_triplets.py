@@ -1,7 +1,7 @@
 import numpy as np
 import pytest
 import torch
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from torch.utils.data import DataLoader
 
@@ -13,7 +13,6 @@ def make(labels):
 
 
 @given(st.lists(st.integers(0, 4), min_size=2, max_size=30), st.floats(0.5, 4), st.integers(0, 99))
-@settings(deadline=None)
 def test_triplets_are_of_the_classes_guaranteed_and_anchors_take_turns(labels, per_item, seed):
     labels = np.array(labels)
     sizes = np.bincount(labels)[labels]

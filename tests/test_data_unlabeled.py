@@ -94,7 +94,7 @@ def of(labels):
 
 
 @given(some, st.integers(0, 9))
-@settings(deadline=None, max_examples=40)
+@settings(max_examples=40)
 def test_unlabeled_items_are_in_no_pair_and_no_triplet(labels, seed):
     whole = of(labels)
     (kept,) = torch.where(whole.labels >= 0)

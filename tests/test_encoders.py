@@ -287,7 +287,6 @@ def test_items_of_another_shape_are_refused(encoder):
 
 
 @given(seed=st.integers(0, 2**16), exponent=st.integers(-30, 30))
-@settings(deadline=None)
 def test_normalize_gives_unit_length_at_any_scale(seed, exponent):
     rng = torch.Generator().manual_seed(seed)
     rows = torch.randn(5, 7, generator=rng)
@@ -481,7 +480,7 @@ def test_encode_is_the_encoder_in_evaluation_mode():
 
 
 @given(batch_size=st.integers(1, 30))
-@settings(deadline=None, max_examples=15)
+@settings(max_examples=15)
 def test_the_batch_size_is_irrelevant(batch_size):
     encoder = convolutional()
     torch.testing.assert_close(

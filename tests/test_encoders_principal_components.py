@@ -14,7 +14,7 @@ def drawn(seed, n=30, d=5):
 
 
 @given(seed=st.integers(0, 2**16), dim=st.integers(1, 5))
-@settings(deadline=None, max_examples=25)
+@settings(max_examples=25)
 def test_what_is_kept_is_the_most_that_so_many_directions_can_keep(seed, dim):
     embeddings = drawn(seed)
     points = PrincipalComponents.fit(embeddings, dim)(embeddings)

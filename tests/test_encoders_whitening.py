@@ -34,7 +34,7 @@ def cosines_by_loops(embeddings, labels, shrinkage):
 
 
 @given(seed=st.integers(0, 2**16), shrinkage=st.floats(0.01, 10))
-@settings(deadline=None, max_examples=25)
+@settings(max_examples=25)
 def test_cosines_are_those_of_the_shrunk_inverse_covariance(seed, shrinkage):
     embeddings, labels = drawn(seed)
     white = Whitening.fit(embeddings, labels, shrinkage=shrinkage)(embeddings)

@@ -201,7 +201,7 @@ def test_leaving_out_classes_covers_new_classes_where_independent_queries_do_not
 
 
 @given(seed=st.integers(0, 2**16), chunk_size=st.integers(1, 50))
-@settings(deadline=None, max_examples=25)
+@settings(max_examples=25)
 def test_chunks_names_and_order_of_items_are_irrelevant(seed, chunk_size):
     embeddings, labels = labeled(seed)
     order = torch.randperm(len(labels), generator=torch.Generator().manual_seed(seed))
@@ -301,7 +301,6 @@ def test_matching_numbers_are_the_shares_they_are_said_to_be():
 
 
 @given(seed=st.integers(0, 2**16), n=st.integers(1, 40))
-@settings(deadline=None)
 def test_the_confusion_counts_every_query_once(seed, n):
     rng = torch.Generator().manual_seed(seed)
     truth = torch.randint(0, 6, (n,), generator=rng) * 2

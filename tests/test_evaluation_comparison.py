@@ -57,7 +57,7 @@ def test_hits_of_queries_are_tested_like_mcnemar(wins, losses):
     assert (-other.high, -other.low) == pytest.approx((one.difference.low, one.difference.high))
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(
     st.lists(st.tuples(st.integers(0, 4), st.integers(0, 4)), min_size=3, max_size=60),
     st.sampled_from([1, 4]),

@@ -130,7 +130,7 @@ def test_of_equally_near_ones_the_first_counts(rule):
 
 
 @given(seed=st.integers(0, 2**16), scale=st.sampled_from([0.5, 4.0]), grouped=st.booleans())
-@settings(deadline=None, max_examples=10)
+@settings(max_examples=10)
 def test_names_and_scale_change_nothing_and_one_example_is_its_own_center(seed, scale, grouped):
     embeddings, labels, group = drawn(seed % 7)
     asked = {"ways": 2, "episodes": 30, "seed": seed}

@@ -84,7 +84,7 @@ def by_loops(found, grades, k):
 
 
 @given(seed=st.integers(0, 2**16), k=st.integers(1, 4))
-@settings(deadline=None, max_examples=25)
+@settings(max_examples=25)
 def test_scores_agree_with_loops_on_rows_of_any_length(seed, k):
     rng = np.random.default_rng(seed)
     grades = [

@@ -118,7 +118,7 @@ def test_the_sweep_holds_the_curve():
         assert float(sweep.false_accept_rate[at]) == pytest.approx(wrong / unknowns)
 
 
-@settings(max_examples=10, deadline=None)
+@settings(max_examples=10)
 @given(seed=st.integers(0, 10_000), factor=st.floats(0.1, 9), shift=st.floats(-5, 5))
 def test_only_the_order_of_distances_and_no_name_of_a_class_counts(seed, factor, shift):
     distances, labels, truth, known = some_queries(seed, count=60)

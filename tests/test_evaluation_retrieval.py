@@ -146,7 +146,7 @@ def test_where_all_are_at_one_point_the_order_given_decides(n):
 
 
 @given(seed=st.integers(0, 2**16), tile=st.sampled_from([1, 600, 2**21]))
-@settings(deadline=None, max_examples=8)
+@settings(max_examples=8)
 def test_neither_pieces_nor_class_codes_matter(seed, tile):
     embeddings, labels = directions(seed, 150, d=16), labels_of(seed, 150, 40)
     whole = evaluate_retrieval(embeddings, labels)

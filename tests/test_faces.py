@@ -87,7 +87,7 @@ def spots(image):
     ]
 
 
-@settings(deadline=None, max_examples=30)
+@settings(max_examples=30)
 @given(
     st.tuples(st.integers(60, 120), st.integers(60, 140)),
     st.floats(40, 110),

@@ -263,7 +263,7 @@ steps = st.lists(
 
 
 @given(steps=steps, distance=st.sampled_from([EUCLIDEAN, COSINE, NAMED["snr"]]))
-@settings(deadline=None, max_examples=80)
+@settings(max_examples=80)
 def test_the_index_behaves_like_a_dict(steps, distance):
     index, model, ever = Index(distance), {}, -1  # model: id -> (vector, label, metadata)
     for verb, rows, random in steps:

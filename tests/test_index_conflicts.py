@@ -71,7 +71,7 @@ def test_a_pair_exactly_at_the_limit_counts(distance):
     assert [0, 1] not in find_conflicts(points, distance=distance, within=below).pairs.tolist()
 
 
-@settings(max_examples=30, deadline=None)
+@settings(max_examples=30)
 @given(seed=st.integers(0, 999), within=st.floats(0, 2))
 def test_what_is_left_without_the_duplicates_has_none(seed, within):
     points, labels = some_items(seed, count=24)

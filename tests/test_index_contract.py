@@ -272,9 +272,7 @@ def test_payloads_come_back(home):
 
 
 @given(prints=st.lists(st.integers(-(2**63), 2**63 - 1) | st.none(), min_size=1, max_size=4))
-@settings(
-    deadline=None, max_examples=5, suppress_health_check=[HealthCheck.function_scoped_fixture]
-)
+@settings(max_examples=5, suppress_health_check=[HealthCheck.function_scoped_fixture])
 def test_fingerprints_are_those_of_the_metadata_bit_by_bit(home, prints):
     one = home()
 
@@ -422,7 +420,6 @@ steps = st.lists(
 
 @given(steps=steps, text=st.booleans())
 @settings(
-    deadline=None,
     max_examples=10,
     suppress_health_check=[HealthCheck.function_scoped_fixture],
 )

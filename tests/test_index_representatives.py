@@ -67,7 +67,7 @@ def test_centers_reach_at_most_twice_as_far_as_the_best(seed):
     assert cost(matrix, medoids) <= cost(matrix, centers.tolist())
 
 
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=40)
 @given(
     seed=st.integers(0, 999),
     per_class=st.integers(1, 9),

@@ -99,7 +99,7 @@ def test_few_pairs_are_all_ranked_with_the_answers_of_a_search(distance, storage
     tile=st.integers(1, 90),
     count=st.integers(1, 70),
 )
-@settings(deadline=None, max_examples=80)
+@settings(max_examples=80)
 def test_tiles_have_the_best_of_the_whole_product(seed, queries, rows, tile, count):
     count = min(count, rows)
     a = gaussian(queries, 3, seed=seed).round()

@@ -80,7 +80,7 @@ def check_equal(index, columns):
     assert columns.distance == index.distance.name
 
 
-@settings(max_examples=30, deadline=None)
+@settings(max_examples=30)
 @given(index=indexes(), batch_size=st.integers(1, 7))
 def test_what_goes_into_a_table_comes_back(index, batch_size):
     table = to_table(index, batch_size=batch_size)
@@ -92,14 +92,14 @@ def test_what_goes_into_a_table_comes_back(index, batch_size):
         check_equal(again, columns)
 
 
-@settings(max_examples=25, deadline=None)
+@settings(max_examples=25)
 @given(index=indexes())
 def test_what_goes_into_a_pandas_table_comes_back(index):
     pytest.importorskip("pandas", reason='needs pip install "likewise[tables]"')
     check_equal(index, from_table(to_frame(index)))
 
 
-@settings(max_examples=25, deadline=None)
+@settings(max_examples=25)
 @given(index=indexes(), batch_size=st.integers(1, 7))
 def test_what_goes_into_a_file_comes_back(tmp_path_factory, index, batch_size):
     path = tmp_path_factory.mktemp("tables") / "items.parquet"

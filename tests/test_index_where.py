@@ -145,7 +145,6 @@ def check_against_the_definition(one, facts, where):
 
 @given(facts=metadata, where=wheres)
 @settings(
-    deadline=None,
     max_examples=150,
     suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow],
 )

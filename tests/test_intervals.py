@@ -6,7 +6,7 @@ import re
 import numpy as np
 import pytest
 import torch
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from scipy import stats
 
@@ -82,7 +82,6 @@ def test_binomial_agrees_with_scipy(confidence):
             assert f"{confidence:.0%}" in ours.method
 
 
-@settings(deadline=None)
 @given(p=st.floats(0.001, 0.999), total=st.integers(1, 60))
 def test_binomial_covers_any_share_as_often_as_it_says(p, total):
     chances = stats.binom.pmf(np.arange(total + 1), total, p)
@@ -226,7 +225,6 @@ def test_the_interval_of_a_rate_stands_where_a_part_has_no_mistake():
 
 
 @given(seed=st.integers(0, 2**16), n=st.integers(6, 40))
-@settings(deadline=None)
 def test_the_grouped_mean_is_the_jackknife_of_the_mean(seed, n):
     rng = torch.Generator().manual_seed(seed)
     values = torch.randn(n, generator=rng, dtype=torch.float64)

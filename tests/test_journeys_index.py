@@ -173,7 +173,7 @@ items = st.lists(st.tuples(st.integers(0, 4), st.sampled_from("abc")), min_size=
 
 
 @given(before=items, after=items)
-@settings(max_examples=40, deadline=None, suppress_health_check=[HealthCheck.too_slow])
+@settings(max_examples=40, suppress_health_check=[HealthCheck.too_slow])
 def test_after_a_sync_the_index_holds_the_data_and_a_second_changes_nothing(before, after):
     def data(pairs):
         x = torch.tensor([[float(value), 1.0] for value, _ in pairs])

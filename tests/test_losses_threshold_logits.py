@@ -4,7 +4,7 @@ import re
 import pytest
 import torch
 import torch.nn.functional as F
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from likewise import losses, miners
@@ -23,7 +23,6 @@ def learned(threshold=0.7, scale=1.3):
 
 
 @given(seed=st.integers(0, 2**16), threshold=st.floats(-2, 2), scale=st.floats(0.1, 20))
-@settings(deadline=None)
 def test_the_cost_is_the_cross_entropy_of_the_logits(seed, threshold, scale):
     rng = torch.Generator().manual_seed(seed)
     distances = torch.rand(9, generator=rng, dtype=torch.float64) * 3

@@ -1,6 +1,6 @@
 import pytest
 import torch
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 import likewise.masks
@@ -10,7 +10,6 @@ LABELS = torch.tensor([3, 1, 3, 3, 7])
 
 
 @given(st.lists(st.integers(-3, 3), min_size=1, max_size=12))
-@settings(deadline=None)
 def test_within_a_batch_masks_agree_with_the_loops(labels):
     is_positive, is_negative = masks(torch.tensor(labels))
     for i, a in enumerate(labels):

@@ -57,7 +57,7 @@ rows = st.integers(1, 7).flatmap(
 
 @pytest.mark.parametrize("rule", ["majority", "weighted"])
 @given(rows=rows)
-@settings(deadline=None, max_examples=100)
+@settings(max_examples=100)
 def test_votes_agree_with_the_loops(rule, rows):
     labels, distances = decide(neighbors(*map(list, zip(*rows, strict=True))), rule)
     expected = [elect(*row, dudani=rule == "weighted") for row in rows]
@@ -102,7 +102,6 @@ def test_votes_case_by_case(labels, distances, by_majority, by_weight):
 
 
 @given(rows=rows, shift=st.integers(-4, 4), scale=st.sampled_from([0.5, 2.0, 8.0]))
-@settings(deadline=None)
 def test_weighted_votes_do_not_depend_on_unit_or_zero_of_the_distance(rows, shift, scale):
     labels, distances = map(list, zip(*rows, strict=True))
     moved = [[scale * d + shift for d in row] for row in distances]

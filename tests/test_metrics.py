@@ -5,7 +5,7 @@ import re
 import numpy as np
 import pytest
 import torch
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from sklearn import metrics as sklearn_metrics
 
@@ -93,7 +93,6 @@ def test_without_known_recall_is_the_true_accept_rate():
 
 
 @given(seed=st.integers(0, 2**16), levels=st.sampled_from(LEVELS))
-@settings(deadline=None)
 def test_no_count_depends_on_the_order_of_pairs_or_the_scale_of_distances(seed, levels):
     distances, same = pairs(seed, levels=levels)
     one = metrics.sweep(distances, same)
@@ -294,7 +293,6 @@ def test_the_equal_error_rate_at_its_ends(sign, error):
 
 
 @given(seed=st.integers(0, 2**16), far=st.floats(0, 1), levels=st.sampled_from(LEVELS))
-@settings(deadline=None)
 def test_the_true_accept_rate_is_that_of_the_loosest_threshold_allowed(seed, far, levels):
     distances, same = pairs(seed, levels=levels)
     allowed = [
@@ -397,7 +395,6 @@ def test_the_gain_falls_short_where_relevant_items_are_not_retrieved():
 
 
 @given(seed=st.integers(0, 2**16))
-@settings(deadline=None)
 def test_moving_a_hit_forward_never_lowers_a_score(seed):
     relevant, total = ranking(seed)
     better = relevant.sort(dim=1, descending=True).values

@@ -4,7 +4,7 @@ import re
 import numpy as np
 import pytest
 import torch
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from sklearn import metrics as sklearn_metrics
 from sklearn.calibration import calibration_curve
@@ -119,7 +119,6 @@ def test_the_smallest_cllr_is_that_of_the_slopes_of_the_convex_hull(seed, levels
 
 
 @given(seed=st.integers(0, 2**16), slope=st.floats(0.1, 5), offset=st.floats(-3, 3))
-@settings(deadline=None)
 def test_no_rising_rule_has_a_cllr_below_the_smallest(seed, slope, offset):
     p, same = judged(seed, n=60)
     ratio = torch.logit(p)

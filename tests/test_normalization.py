@@ -51,7 +51,7 @@ def test_pairs_and_matrix_are_those_of_the_loops(distance):
 
 
 @given(seed=st.integers(0, 999), shift=st.floats(-5, 5), scale=st.floats(0.1, 10))
-@settings(deadline=None, max_examples=30)
+@settings(max_examples=30)
 def test_unit_and_zero_of_the_distance_do_not_matter(seed, shift, scale):
     d, mean_a, mean_b = drawn(seed, 3, 7)
     spread_a, spread_b = drawn(seed + 1, 2, 7).abs() + 0.1

@@ -5,7 +5,7 @@ import re
 import numpy as np
 import pytest
 import torch
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from matplotlib.colors import to_hex
 from matplotlib.container import BarContainer
@@ -67,7 +67,6 @@ def test_the_worst_pairs_are_those_of_the_loops(seed):
 
 
 @given(seed=st.integers(0, 2**16), count=st.integers(0, 30), k=st.integers(1, 40))
-@settings(deadline=None)
 def test_the_worst_pairs_do_not_depend_on_the_unit_and_mistakes_come_first(seed, count, k):
     distances, same = some_pairs(count, gap=0.4, seed=seed)
     worst = plots.worst_pairs(distances, same, 0.3, k)

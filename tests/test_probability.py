@@ -6,7 +6,7 @@ import re
 import numpy as np
 import pytest
 import torch
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from sklearn.isotonic import IsotonicRegression
 from sklearn.linear_model import LogisticRegression
@@ -94,7 +94,6 @@ def test_probabilities_come_true_at_the_stated_prior(fit, prior):
     share=st.sampled_from([0.1, 0.5, 0.9]),
     scale=st.sampled_from([1e-6, 1.0, -1.0, 1e6]),
 )
-@settings(deadline=None)
 def test_a_probability_is_finite_and_never_rises_with_distance(fit, seed, n, levels, share, scale):
     distances, same = pairs(seed, n=n, levels=levels, share=share)
     fitted = fit(distances * scale, same)

@@ -37,7 +37,6 @@ def samplers(draw):
 
 
 @given(samplers())
-@settings(deadline=None)
 def test_a_batch_has_the_classes_and_the_items_asked_for_and_none_twice(drawn):
     sizes, sampler = drawn
     labels = make_labels(sizes)
@@ -50,7 +49,6 @@ def test_a_batch_has_the_classes_and_the_items_asked_for_and_none_twice(drawn):
 
 
 @given(samplers())
-@settings(deadline=None)
 def test_classes_and_items_within_a_class_are_used_equally_up_to_one_round(drawn):
     sizes, sampler = drawn
     labels = make_labels(sizes)
@@ -64,7 +62,6 @@ def test_classes_and_items_within_a_class_are_used_equally_up_to_one_round(drawn
 
 
 @given(samplers(), st.integers(0, 5))
-@settings(deadline=None)
 def test_a_sampler_goes_on_exactly_from_a_saved_state(drawn, drawn_before):
     sizes, sampler = drawn
     for _ in range(drawn_before):
@@ -181,7 +178,6 @@ def test_with_replacement_every_class_gives_its_share_and_items_repeat():
 
 
 @given(samplers())
-@settings(deadline=None)
 def test_filled_batches_repeat_items_of_small_classes_only_and_these_evenly(drawn):
     sizes, plain = drawn
     labels, each = make_labels(sizes), plain.items_per_class
@@ -329,7 +325,7 @@ def test_every_kind_is_seeded_and_goes_on_from_its_state(kind):
 
 
 @given(st.integers(0, 99))
-@settings(deadline=None, max_examples=20)
+@settings(max_examples=20)
 def test_hierarchical_batches_are_classes_within_super_classes(seed):
     labels = make_labels([3, 4, 5, 1, 2, 6])
     above = np.array([0, 0, 0, 1, 1, 2])[labels // 3]
@@ -424,7 +420,7 @@ def test_unlabeled_items_come_into_no_batch_and_are_told_of():
     st.integers(1, 6),
     st.integers(1, 9),
 )
-@settings(deadline=None, max_examples=50)
+@settings(max_examples=50)
 def test_similar_lengths_come_together_and_what_is_drawn_stays(lengths, together, size, batches):
     def other():
         return ShuffledBatchSampler(len(lengths), batch_size=size, batches=batches, seed=3)

@@ -174,7 +174,7 @@ def test_without_rows_aside_no_row_is_its_own_nearest():
     assert 1 < log_loss(y, classifier.predict_proba(x)) * 20 < 20
 
 
-@settings(max_examples=30, deadline=None)
+@settings(max_examples=30)
 @given(st.data())
 def test_distances_by_class_are_the_least_of_each(drawn):
     count, classes = drawn.draw(st.integers(1, 9)), drawn.draw(st.integers(1, 4))

@@ -60,7 +60,7 @@ def towers(seed=0):
     return TwoTowers(nn.Linear(6, 4), Letters())
 
 
-@settings(max_examples=50, deadline=None)
+@settings(max_examples=50)
 @given(
     st.integers(1, 6),
     st.integers(1, 6),
