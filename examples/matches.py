@@ -5,6 +5,9 @@ threshold at 5% false accepts. The first new photograph of three known classes a
 looked up. Nothing is trained: the encoder is pretrained, and stays as it is.
 
     python examples/matches.py OUT
+
+Photographs, cropped and shrunk: F.-F. Li, M. Andreeto, M. A. Ranzato, P. Perona, Caltech 101, 2022,
+https://doi.org/10.22002/D1.20086, CC BY 4.0 (https://creativecommons.org/licenses/by/4.0/).
 """
 
 import argparse
