@@ -2,27 +2,36 @@
 
 import inspect
 import itertools
+import json
+import re
 import subprocess
 import sys
 import threading
-from dataclasses import replace
+from dataclasses import asdict, replace
 
 import numpy as np
 import pytest
 import torch
+from hypothesis import given, settings
 
 import likewise as lw
+import milvus_partitions
 import test_index_contract
 import test_index_where
 from likewise.distances import COSINE, EUCLIDEAN, INNER_PRODUCT, MANHATTAN, SQUARED_EUCLIDEAN
 from likewise.index import GalleryError, Index
+from likewise.index._where import parsed
 
 pytest.importorskip("pymilvus", reason="needs pip install likewise[milvus]")
 server_manager = pytest.importorskip(
     "milvus_lite.server_manager", reason="needs milvus-lite, which serves on loopback"
 )
 
-from likewise.index._milvus.collections import METRICS, Collections  # noqa: E402
+from likewise.index._milvus.collections import (  # noqa: E402
+    METRICS,
+    CollectionFacts,
+    Collections,
+)
 from likewise.index._milvus.options import Connection  # noqa: E402
 from likewise.index.galleries import MilvusGallery  # noqa: E402
 
@@ -396,6 +405,138 @@ def test_embeddings_may_be_arrays_and_lists(home):
     assert one.embeddings.tolist() == [[0.5, 1.0], [9.0, 9.0], [3.0, 4.5]]
 
 
+# Partitions
+
+
+@pytest.fixture(scope="module")
+def partitioned(uri):
+    """A gallery with partitions, and an index in memory with the same items."""
+    plain = Index(EUCLIDEAN)
+    with MilvusGallery(
+        uri, collection="partitioned", distance=EUCLIDEAN, partition_by="tenant"
+    ) as one:
+        for each in (one, plain):
+            milvus_partitions.fill(each)
+        yield one, plain
+
+
+@given(where=milvus_partitions.WHERES)
+@settings(deadline=None, max_examples=100)
+def test_partitions_change_no_answer(partitioned, where):
+    one, plain = partitioned
+    assert milvus_partitions.answers(one, where) == milvus_partitions.answers(plain, where)
+
+
+def test_items_in_partitions_are_what_they_are_without(partitioned):
+    one, plain = partitioned
+    assert one.ids.tolist() == plain.ids.tolist()
+    assert one.metadata(one.ids) == plain.metadata(plain.ids)
+    assert one.payloads(one.ids) == plain.payloads(plain.ids)
+    with again(one) as other:
+        assert other._store.facts.partition_by == "tenant"
+
+
+@pytest.mark.parametrize(
+    ("where", "tenants"),
+    [
+        ({"tenant": "a"}, ["a"]),
+        ({"tenant": ["a", 1]}, ["a", 1]),
+        ({"tenant": {"==": [1]}}, [[1]]),
+        ({"n": 1, "tenant": {"in": ["a", None]}}, ["a", None]),
+        ({"tenant": ["a", 1], "and": [{"tenant": [1, 2.5]}, {"n": 0}]}, [1]),
+        ({"or": [{"tenant": "a"}, {"tenant": 1, "n": 2}]}, ["a", 1]),
+        ({"or": [{"tenant": "a"}, {"n": 2}]}, None),
+        ({"or": [{"tenant": "a"}, {"tenant": {">": 0}}]}, None),
+        ({"not": {"tenant": "a"}}, None),
+        ({"n": 1}, None),
+        ({"tenant": {">": 0}}, None),
+        ({"tenant": "a", "and": [{"tenant": 1}]}, None),
+    ],
+)
+def test_a_lookup_names_the_partitions_that_its_items_are_in(partitioned, where, tenants):
+    one, _ = partitioned
+    stored = {
+        json.dumps(json.loads(row["metadata"]).get("tenant", "none")): row["partition"]
+        for row in one._store.collections.everything(["metadata", "partition"], one._store.facts)
+    }
+    assert stored["1"] == stored["1.0"], "the same number"
+    assert (len(stored), len({*stored.values()})) == (12, 11)
+    _, expression = one._store.chosen(parsed(where))
+    named = re.match(r"\(partition in \[([-\d, ]+)\]\) and ", expression)
+    expected = None if tenants is None else sorted(stored[json.dumps(each)] for each in tenants)
+    assert (named and sorted(map(int, named[1].split(",")))) == expected
+    assert expression.count("partition") == (expected is not None)
+
+
+def test_partitions_are_those_of_the_server_and_last(home):
+    one = home(partition_by="tenant", dimension=2)
+    client = one._store.collections._client
+
+    def keys():
+        fields = client.describe_collection(one._store.name)["fields"]
+        return [each["name"] for each in fields if each.get("is_partition_key")]
+
+    assert keys() == ["partition"]
+    one.add(torch.eye(2), metadata=[{"tenant": "a"}, {}])
+    one.clear()
+    assert keys() == ["partition"]
+    one.add(torch.eye(2), metadata=[{"tenant": "a"}, {}])
+    with again(one, partition_by="tenant") as other:
+        found = other.lookup(torch.eye(2)[:1], k=2, where={"tenant": "a"})
+        assert found.ids.tolist() == [[2, -1]]
+    with pytest.raises(GalleryError, match=r"partition_by must be 'tenant', .* got 'n'\. Leave"):
+        again(one, partition_by="n")
+    with pytest.raises(GalleryError, match=r"partition_by must be None, .* got 'n'\. Leave"):
+        again(home(), partition_by="n")
+    with pytest.raises(TypeError, match=r"partition_by must be a key of the metadata, .* got 3"):
+        home(partition_by=3)
+
+
+def test_a_gallery_whose_facts_are_older_than_partitions_opens(home):
+    one = home(dimension=2)
+    one.add(torch.eye(2))
+    facts = asdict(one._store.facts)
+    del facts["partition_by"]
+    assert CollectionFacts(**facts) == one._store.facts
+    one._store.collections._put_values(0, [json.dumps({**facts, "batches": 9})])
+    with again(one) as other:
+        assert (len(other), other._store.facts.batches) == (2, 9)
+
+
+@pytest.mark.parametrize(
+    ("version", "by", "is_apart"),
+    [
+        ("v2.3.5-lite", "tenant", True),
+        ("", "tenant", True),
+        ("v2.4.0", "tenant", False),
+        ("2.10.1", "tenant", False),
+        ("v2.3.5-lite", None, False),
+    ],
+)
+def test_a_server_that_misplaces_what_is_upserted_gets_it_in_two_steps(
+    home, monkeypatch, version, by, is_apart
+):
+    one = home(partition_by=by)
+    one.add(torch.eye(2), metadata=[{"tenant": "a"}, {}])
+    client, calls = one._store.collections._client, []
+    monkeypatch.setattr(client, "get_server_version", lambda **_: version)
+
+    def counted(name, method):
+        def called(collection, *given, **more):
+            if collection == one._store.name:
+                calls.append(name)
+            return method(collection, *given, **more)
+
+        return called
+
+    for name in ("insert", "upsert", "delete"):
+        monkeypatch.setattr(client, name, counted(name, getattr(client, name)))
+    one.upsert(torch.ones(1, 2), ids=[0], metadata=[{"tenant": "b"}])
+    one.relabel([1], [4])
+    assert calls == (["delete", "insert"] if is_apart else ["upsert"]) * 2
+    assert one.labels.tolist() == [4, -1]
+
+
 # Inside a model
 
 
@@ -516,3 +657,18 @@ def test_the_command_line_asks_milvus_for_a_recall(uri, tmp_path, run, monkeypat
     status, out, err = run(*index, "--recall", 0.8)
     assert (status, asked[-1]) == (0, 0.8), err
     assert "lookups by exact search" in out
+
+
+def test_the_command_line_keeps_items_in_partitions(uri, tmp_path, run):
+    a_model().save(tmp_path / "m")
+    np.savez(tmp_path / "v.npz", x=np.eye(2), y=["a", "b"])
+    index = ("index", tmp_path / "m", tmp_path / "v.npz", "--milvus-partition-by", "source")
+    status, _, err = run(*index)
+    assert (status, "--milvus-partition-by must come with --milvus" in err) == (2, True), err
+    name = f"cli_{next(numbers)}"
+    status, _, err = run(*index, "--milvus", uri, "--collection", name)
+    assert status == 0, err
+    with MilvusGallery(uri, collection=name, partition_by="source") as one:
+        source = one.metadata([0])[0]["source"]
+        found = one.lookup(torch.eye(2), k=2, where={"source": source})
+        assert found.ids.tolist() == [[0, 1], [1, 0]]

@@ -13,6 +13,7 @@ import pytest
 import torch
 
 import likewise as lw
+import milvus_partitions
 import milvus_servers
 from likewise.distances import COSINE, EUCLIDEAN, INNER_PRODUCT, SQUARED_EUCLIDEAN
 from likewise.index import GalleryError, Index, MilvusGallery
@@ -83,6 +84,26 @@ def test_every_verb_does_what_it_does_in_memory(server, ids):
                 assert (told.items, told.search, told.batches) == (len(plain), "exact", 4)
         assert one.clear() == len(plain)
         assert (len(one), one.dimension) == (0, 6)
+
+
+def test_partitions_change_no_answer(server):
+    plain = Index(EUCLIDEAN)
+    with gallery(server, partition_by="tenant") as one:
+        for each in (one, plain):
+            milvus_partitions.fill(each)
+        for where in (
+            *({"tenant": {"==": value}} for value in milvus_partitions.TENANTS),
+            {"tenant": "new"},
+            {"tenant": ["a", 1, True]},
+            {"tenant": "a", "n": [0, 1]},
+            {"n": 9},
+            {"not": {"tenant": ["a", 1]}},
+            {"or": [{"tenant": "1"}, {"tenant": "a", "not": {"n": 1}}]},
+            {"or": [{"tenant": "1"}, {"n": 2}]},
+            {"tenant": {">": 0}},
+        ):
+            expected = milvus_partitions.answers(plain, where)
+            assert milvus_partitions.answers(one, where) == expected, where
 
 
 @pytest.mark.parametrize(

@@ -38,6 +38,7 @@ def open_model(
     milvus: str | None = None,
     collection: str | None = None,
     milvus_index: str | None = None,
+    milvus_partition_by: str | None = None,
     recall: float | None = None,
 ) -> SimilarityModel:
     """A saved model with its encoder on the device asked for, and its gallery if it has one.
@@ -52,8 +53,10 @@ def open_model(
         )
     if milvus is not None and gallery is not None:
         raise InputError("must be left out with --gallery, got both.", argument="milvus")
-    if milvus_index is not None and milvus is None:
-        raise InputError("must come with --milvus, got none.", argument="milvus_index")
+    of_milvus = {"milvus_index": milvus_index, "milvus_partition_by": milvus_partition_by}
+    for name, value in of_milvus.items():
+        if value is not None and milvus is None:
+            raise InputError("must come with --milvus, got none.", argument=name)
     token = os.environ.get(TOKEN)
     if gallery is not None and not writing:
         check_exists("gallery", gallery)
@@ -68,7 +71,12 @@ def open_model(
     model = lw.load(path, gallery=gallery, read_only=not writing, encoder=encoder, token=token)
     if milvus is not None and collection is not None:
         model.use_milvus(
-            milvus, collection=collection, token=token, index_type=milvus_index, recall=recall
+            milvus,
+            collection=collection,
+            token=token,
+            index_type=milvus_index,
+            partition_by=milvus_partition_by,
+            recall=recall,
         )
     elif recall is not None:
         _look_up_with(model, recall, token)

@@ -16,6 +16,7 @@ from likewise.cli.options import (
     Json,
     Milvus,
     MilvusIndex,
+    MilvusPartitionBy,
     Model,
     PartRows,
     PartsFolder,
@@ -63,6 +64,7 @@ def index(
     milvus: Milvus = None,
     collection: Collection = None,
     milvus_index: MilvusIndex = None,
+    milvus_partition_by: MilvusPartitionBy = None,
     recall: Recall = None,
     replace: Annotated[
         bool,
@@ -105,6 +107,7 @@ def index(
         milvus=milvus,
         collection=collection,
         milvus_index=milvus_index,
+        milvus_partition_by=milvus_partition_by,
         recall=recall,
     )
     examples = open_fitting(loaded, source, split, default_split="train", reading=reading)

@@ -78,6 +78,14 @@ MilvusIndex = Annotated[
         show_default="FLAT",
     ),
 ]
+MilvusPartitionBy = Annotated[
+    Optional[str],  # noqa: UP045
+    typer.Option(
+        metavar="KEY",
+        help="Metadata key by whose values a new collection keeps items in partitions. A lookup "
+        "that asks for one value searches only its partition.",
+    ),
+]
 Recall = Annotated[
     Optional[float],  # noqa: UP045
     typer.Option(

@@ -154,7 +154,8 @@ class MilvusGallery(Index):
     asked for. One process at a time may write; several may where each gives ids and class names of
     its own. A verb that writes stores its items in messages of 16 MB: where the connection breaks
     between two of them, `add` takes back what it stored, as far as it can, and `upsert` and
-    `relabel` are to be called again.
+    `relabel` are to be called again. With `partition_by` on a server before Milvus 2.4 these two
+    remove the items of a message and then add them: what breaks in between loses them.
 
     Args:
         uri: Address of a server or cluster, `http://host:19530`, or `https://` for one with TLS; or
@@ -181,6 +182,10 @@ class MilvusGallery(Index):
             that was written; "Bounded", "Session" and "Eventually" wait less and may see older
             items. Verbs that write always see all.
         shards: Number of channels that a new gallery is written through, from 1 to 16.
+        partition_by: Metadata key of a new gallery, such as "tenant", by whose values Milvus keeps
+            items in partitions. A lookup whose `where` asks for one or some of these values, such
+            as `where={"tenant": "a"}`, searches only their partitions. All answers are the same as
+            without, but lookups that name no value take longer.
         timeout: Seconds that a question may take. An insert may take longer, as to repeat it could
             store its items twice; so may building and loading an index.
         connection: What `pymilvus.MilvusClient` takes beside these, such as `db_name`,
@@ -188,7 +193,7 @@ class MilvusGallery(Index):
 
     Raises:
         GalleryError: nothing answers at `uri`, or the gallery was made for another encoder,
-            distance or dimension, or with another index.
+            distance or dimension, or with another layout.
         MissingExtra: pymilvus is not installed.
     """
 
@@ -210,12 +215,13 @@ class MilvusGallery(Index):
         search_params: Mapping[str, Any] | None = None,
         consistency: str | None = None,
         shards: int | None = None,
+        partition_by: str | None = None,
         timeout: float = 30.0,
         connection: Mapping[str, Any] | None = None,
     ) -> None:
         there = Connection(str(uri), token, timeout, {} if connection is None else connection)
         asked = Asked(distance, encoder, dimension, class_names)
-        layout = Layout(index_type, index_params, consistency, shards)
+        layout = Layout(index_type, index_params, consistency, shards, partition_by)
         searched = Searched(recall, search_params)
         self._start(open_collection(there, collection, asked, layout, searched))
 

@@ -32,8 +32,10 @@ from likewise.index._given import (
 from likewise.index._milvus.collections import (
     METRICS,
     MOST,
+    PARTITION,
     CollectionFacts,
     Collections,
+    filter_of_partitions,
     filter_of_parts,
     filter_of_tags,
 )
@@ -348,9 +350,10 @@ class InMilvus:
     ) -> None:
         """Store one batch."""
         check_length("class_names", class_names)
+        fields = EVERYTHING if now.facts.partition_by is None else [*EVERYTHING, PARTITION]
         relabeled = [
             {**row, "tags": list(row["tags"]), "label": label}
-            for row, label in zip(now.fetched(changed, EVERYTHING), labels.tolist(), strict=True)
+            for row, label in zip(now.fetched(changed, fields), labels.tolist(), strict=True)
         ]
         gone = {now.keys[row] for row in removed.tolist()}
         if added is None:
@@ -421,7 +424,7 @@ class InMilvus:
         is_text = added.given.are_text
         if is_text:
             check_apart(keys)
-        rows = rows_of(added, facts.next_position)
+        rows = rows_of(added, facts.next_position, facts.partition_by)
         dimension = embeddings.shape[1]
         if facts.dimension is None:
             self.collections.make_items(dimension, METRICS[self.distance], facts.layout)
@@ -488,6 +491,7 @@ class InMilvus:
             index_params=layout.built_with(),
             consistency=layout.consistency or "Strong",
             shards=layout.shards,
+            partition_by=layout.partition_by,
         )
         self.collections.make_facts()
         if asked.dimension is not None:
@@ -549,11 +553,14 @@ def _expression(now: CollectionView, condition: Condition) -> str:
     """What leaves the items that pass a lookup's `where`, for Milvus to search among.
 
     Milvus keeps a hash of each key with its value. A range becomes the values in it, for
-    which all metadata is fetched.
+    which all metadata is fetched. Where the condition fixes what partitions are chosen by, the
+    expression names them, and Milvus looks at no others.
 
     Raises:
         InputError: a key that no item has.
     """
+    by = now.facts.partition_by
+    needed = _needed(condition, by)
     values: dict[str, dict[str, Any]] | None = None  # key -> value as JSON -> value
 
     def read() -> dict[str, dict[str, Any]]:
@@ -563,11 +570,20 @@ def _expression(now: CollectionView, condition: Condition) -> str:
                 found.setdefault(key, {})[as_json(value)] = value
         return found
 
+    def within(expression: str) -> str:
+        if by is None or not needed:
+            return expression
+        return filter_of_parts("and", [filter_of_partitions(by, needed), expression])
+
+    def is_there(expression: str) -> bool:
+        cheapest_first = dict.fromkeys([within(expression), expression])
+        return any(now.collections.count(each) for each in cheapest_first)
+
     def of_test(test: Test) -> str:
         nonlocal values
         among = sorted(test.among)
         expression = filter_of_tags(test.key, among)
-        if not test.limits and among and now.collections.count(expression):
+        if not test.limits and among and is_there(expression):
             return expression
         # Whether any item has the key, no hash tells.
         values = read() if values is None else values
@@ -576,4 +592,21 @@ def _expression(now: CollectionView, condition: Condition) -> str:
         there = values[test.key].items()
         return filter_of_tags(test.key, [t for t, value in there if test.holds(value, t)])
 
-    return folded(condition, of_test, filter_of_parts)
+    return within(folded(condition, of_test, filter_of_parts))
+
+
+def _needed(condition: Condition, key: str | None) -> frozenset[str] | None:
+    """The values under a key, as JSON, of which an item that passes has one; None for any."""
+
+    def of_test(test: Test) -> frozenset[str] | None:
+        return test.among if test.key == key and not test.limits else None
+
+    def join(word: str, parts: list[frozenset[str] | None]) -> frozenset[str] | None:
+        told = [part for part in parts if part is not None]
+        if word == "and" and told:
+            return frozenset.intersection(*told)
+        if word == "or" and told and len(told) == len(parts):
+            return frozenset.union(*told)
+        return None
+
+    return folded(condition, of_test, join)

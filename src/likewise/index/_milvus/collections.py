@@ -4,11 +4,12 @@ import copy
 import importlib
 import json
 import logging
+import re
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import asdict, dataclass, field
-from functools import partial
+from functools import cached_property, partial
 from typing import Any
 
 import numpy as np
@@ -19,6 +20,7 @@ from likewise.distances import COSINE, EUCLIDEAN, INNER_PRODUCT, SQUARED_EUCLIDE
 from likewise.errors import GalleryError, MissingExtra
 from likewise.index._durable.checksums import keys_of
 from likewise.index._milvus.options import WAIT, Connection, Layout, is_file
+from likewise.index._where import as_json
 
 METRICS: dict[Distance, str] = {
     COSINE: "COSINE",
@@ -29,6 +31,7 @@ METRICS: dict[Distance, str] = {
 MOST = 16384  # results of one search or query, and queries of one search
 LONGEST = 65535  # bytes of a text
 TAGS = 4096  # entries of an array
+PARTITION = "partition"  # field whose hash chooses the partition of an item
 _AT_ONCE = 2**24  # bytes of one message; Milvus takes 64 MB
 _FORMAT = 3
 _FACTS = (0, -1)  # keys, which take turns: a write that breaks off leaves the facts before it
@@ -58,6 +61,7 @@ class CollectionFacts:
     index_params: dict[str, Any] = field(default_factory=dict)
     consistency: str = "Strong"
     shards: int | None = None
+    partition_by: str | None = None
     format: int = _FORMAT
 
     @property
@@ -68,7 +72,9 @@ class CollectionFacts:
     @property
     def layout(self) -> Layout:
         """How the collection of items is laid out."""
-        return Layout(self.index_type, self.index_params, self.consistency, self.shards)
+        return Layout(
+            self.index_type, self.index_params, self.consistency, self.shards, self.partition_by
+        )
 
 
 class Collections:
@@ -201,6 +207,8 @@ class Collections:
             ("payload", "VARCHAR"),
             ("embedding", "FLOAT_VECTOR"),
         ]
+        if layout.partition_by is not None:
+            fields.append((PARTITION, "INT64"))
         with self._sentences() as client:
             if client.has_collection(self.name):
                 client.drop_collection(self.name)
@@ -246,14 +254,20 @@ class Collections:
         return int(self._query(self.name, expression, ["count(*)"])[0]["count(*)"])
 
     def put(self, rows: Sequence[dict[str, Any]], *, replace: bool) -> None:
-        """Store rows; with `replace` also over those that have their keys."""
+        """Store rows; with `replace` also over those that have their keys.
+
+        Where a server misplaces what is upserted, those are removed first, message by message.
+        """
         bytes_of = [4 * len(r["embedding"]) + len(r["metadata"]) + len(r["payload"]) for r in rows]
         parts = np.cumsum([size + 100 for size in bytes_of]) // _AT_ONCE
+        is_apart = replace and any(PARTITION in row for row in rows[:1]) and self._misplaces
         with self._sentences() as client:
             # To repeat an insert of which nothing was heard could store its items twice.
             once = partial(client.insert, timeout=None, retry_times=0)
-            write = client.upsert if replace else once
+            write = client.upsert if replace and not is_apart else once
             for part in np.split(np.arange(len(rows)), np.flatnonzero(np.diff(parts)) + 1):
+                if is_apart:
+                    self.remove([rows[at]["key"] for at in part])
                 write(self.name, [rows[at] for at in part])
 
     def remove(self, keys: Sequence[int], *, soon: bool = False) -> None:
@@ -338,6 +352,14 @@ class Collections:
             )
             return rows
 
+    @cached_property
+    def _misplaces(self) -> bool:
+        """Whether an upsert puts items into partitions where no lookup seeks them."""
+        with self._sentences() as client:
+            told = re.search(r"(\d+)\.(\d+)", str(client.get_server_version()))
+        # Below 2.4 it is hashed by its id instead: github.com/milvus-io/milvus/issues/30607.
+        return told is None or (int(told[1]), int(told[2])) < (2, 4)
+
     @property
     def _long(self) -> float:
         return max(WAIT, self.connection.timeout)
@@ -368,7 +390,8 @@ class Collections:
             "FLOAT_VECTOR": {"dim": dimension},
         }
         for each, kind in fields:
-            schema.add_field(each, types[kind], is_primary=each == "key", **of_kind[kind])
+            place = {"is_primary": each == "key", "is_partition_key": each == PARTITION}
+            schema.add_field(each, types[kind], **place, **of_kind[kind])
         more = {} if layout.shards is None else {"num_shards": layout.shards}
         level = layout.consistency or "Strong"  # seen by whoever asks next, as in other stores
         client = _Asking(self._client, self.connection.timeout)
@@ -449,6 +472,16 @@ def tags_of(values: Mapping[str, str]) -> list[int]:
 def filter_of_tags(key: str, values: Sequence[str]) -> str:
     """The expression that leaves the items which have one of the values, given as JSON."""
     return f"array_contains_any(tags, {_tags(key, values)})" if values else _NOTHING
+
+
+def partition_of(key: str, values: Mapping[str, Any]) -> int:
+    """The number that chooses an item's partition, from its metadata; 0 without the key."""
+    return _tags(key, [as_json(values[key])])[0] if key in values else 0
+
+
+def filter_of_partitions(key: str, values: Collection[str]) -> str:
+    """The expression that limits a search to the partitions of these values, given as JSON."""
+    return f"{PARTITION} in {_tags(key, sorted(values))}"
 
 
 def filter_of_parts(word: str, parts: Sequence[str]) -> str:

@@ -104,19 +104,21 @@ class Layout:
         index_params: What it is built with.
         consistency: How new what a lookup sees is, by Milvus's name.
         shards: Number of channels that writes go through.
+        partition_by: Metadata key by whose values the server keeps items apart.
     """
 
     index_type: str | None = None
     index_params: Mapping[str, Any] | None = None
     consistency: str | None = None
     shards: int | None = None
+    partition_by: str | None = None
 
     def check(self) -> None:
         """Refuse what no collection can be laid out as.
 
         Raises:
             InputError: an unknown consistency, or a number of shards that Milvus does not take.
-            InputTypeError: a type that is no text, or parameters that are no mapping of JSON.
+            InputTypeError: a type or a key that is no text, or parameters that are no JSON.
         """
         if self.index_type is not None and not isinstance(self.index_type, str):
             raise InputTypeError(
@@ -131,6 +133,11 @@ class Layout:
                 raise InputError(
                     f"shards must be at most {MOST_SHARDS}, which Milvus takes, got {self.shards}."
                 )
+        if self.partition_by is not None and not isinstance(self.partition_by, str):
+            raise InputTypeError(
+                "partition_by must be a key of the metadata, such as 'tenant', got "
+                f"{self.partition_by!r}."
+            )
 
     def built_with(self) -> dict[str, Any]:
         """The parameters of the index."""

@@ -12,28 +12,34 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from likewise.errors import InputError
-from likewise.index._milvus.collections import LONGEST, TAGS, tags_of
+from likewise.index._milvus.collections import LONGEST, PARTITION, TAGS, partition_of, tags_of
 from likewise.index._store import Added
 from likewise.index._where import as_json
 
 EVERYTHING = ["position", "label", "text", "metadata", "tags", "payload", "embedding"]
 
 
-def rows_of(added: Added, first: int) -> list[dict[str, Any]]:
+def rows_of(added: Added, first: int, partition_by: str | None) -> list[dict[str, Any]]:
     """One row per item, at positions from `first` on.
+
+    Args:
+        added: Items.
+        first: Position of the first.
+        partition_by: Metadata key that partitions are chosen by; None where there are none.
 
     Raises:
         InputError: more than Milvus can hold.
     """
     ids, keys = added.given
     parts = [_payload_text(part) for part in added.payloads]
-    tags = [_tags(text) for text in added.metadata]
+    values = [json.loads(text) for text in added.metadata]
+    tags = [_tags(each) for each in values]
     check_length("ids", [id_ for id_ in ids if isinstance(id_, str)])
     check_length("metadata", added.metadata)
     check_length("payloads", parts)
     labels, vectors = added.labels.tolist(), list(wide(added.packed))
     columns = (keys.tolist(), ids, labels, added.metadata, tags, parts, vectors)
-    return [
+    rows = [
         {
             "key": key,
             "position": position,
@@ -48,6 +54,10 @@ def rows_of(added: Added, first: int) -> list[dict[str, Any]]:
             zip(*columns, strict=True), first
         )
     ]
+    if partition_by is not None:
+        for row, each in zip(rows, values, strict=True):
+            row[PARTITION] = partition_of(partition_by, each)
+    return rows
 
 
 def wide(embeddings: Float[Tensor, "n d"]) -> npt.NDArray[np.float32]:
@@ -92,8 +102,7 @@ def check_length(name: str, texts: Sequence[str]) -> None:
         )
 
 
-def _tags(text: str) -> list[int]:
-    values = json.loads(text)
+def _tags(values: Mapping[str, Any]) -> list[int]:
     if len(values) > TAGS:
         raise InputError(
             f"metadata must have at most {TAGS} keys in Milvus, got {len(values)}. "
