@@ -421,7 +421,7 @@ def partitioned(uri):
 
 
 @given(where=milvus_partitions.WHERES)
-@settings(deadline=None, max_examples=100)
+@settings(deadline=None, max_examples=60)
 def test_partitions_change_no_answer(partitioned, where):
     one, plain = partitioned
     assert milvus_partitions.answers(one, where) == milvus_partitions.answers(plain, where)
