@@ -2,7 +2,9 @@
 
 import ast
 import functools
+import html
 import re
+import textwrap
 from pathlib import Path
 from typing import Any
 
@@ -232,9 +234,9 @@ def command_page() -> str:
                 name = f"`{each.metavar or each.name.upper()}`"
             else:
                 name = "<br>".join(f"`{word}`" for word in [*each.opts, *each.secondary_opts])
-            rows.append(f"| {name} | {_cell(each.help)} | {_default(each)} |")
+            rows.append(f"| {name} | {_default(each)} | {_cell(each.help)} |")
         if rows:
-            text += ["| | | default |", "|---|---|---|", *rows, ""]
+            text += ["| option | default | meaning |", "|---|---|---|", *rows, ""]
     return "\n".join(text)
 
 
@@ -244,9 +246,14 @@ def generated() -> dict[str, str]:
     return {"reference/likewise.md": top_page(), "reference/cli.md": command_page()} | made
 
 
-def linked(markdown: str, repository: str) -> str:
-    """A page with links from public names to the reference, and from files to the repository."""
-    markdown = re.sub(r"\]\(\.\./(?!docs/)([^)]+)\)", rf"]({repository}/blob/main/\1)", markdown)
+def linked(markdown: str, repository: str, path: str = "page.md") -> str:
+    """A page with links from public names to the reference, and from files to the repository.
+
+    `path` is the page's below docs/. What lies above docs/ is in the repository.
+    """
+    above = re.escape("../" * (path.count("/") + 1))
+    outside = rf"\]\({above}(?!docs/)([^)]+)\)"
+    markdown = re.sub(outside, rf"]({repository}/blob/main/\1)", markdown)
     parts = re.split(r"(^```.*?^```)", markdown, flags=re.DOTALL | re.MULTILINE)
 
     def link(found: re.Match[str]) -> str:
@@ -256,6 +263,16 @@ def linked(markdown: str, repository: str) -> str:
     for at in range(0, len(parts), 2):
         parts[at] = re.sub(r"(?<!\[)`lw\.([\w.]+)`(?!\])", link, parts[at])
     return "".join(parts)
+
+
+def description(markdown: str) -> str:
+    """What a page says to a search engine: its first paragraph in words, without markup."""
+    text = re.sub(r"^```(?!text).*?^```$", "", markdown, flags=re.DOTALL | re.MULTILINE)
+    blocks = [block.strip().removeprefix("```text\n") for block in text.split("\n\n")]
+    plain = [block for block in blocks if re.match(r"(?!`python |`make )[\w`*]", block)]
+    said = re.sub(r"!?\[([^]]*)\](\([^)]*\)|\[[^]]*\])", r"\1", plain[0] if plain else "")
+    words = re.sub(r"[`*]", "", said).removeprefix("Protocol. ")
+    return html.escape(textwrap.shorten(words, 300, placeholder=" …"))
 
 
 def on_config(config: Any) -> Any:
@@ -282,4 +299,21 @@ def on_files(files: Any, config: Any) -> Any:
 
 def on_page_markdown(markdown: str, page: Any, config: Any, files: Any) -> str:
     """Called by MkDocs for each page: adds the links that sources go without."""
-    return linked(markdown, config.extra["repository"])
+    if not page.is_homepage:
+        page.meta["description"] = description(markdown)
+    if page.file.src_uri.startswith("reference/"):
+        page.meta["search"] = {"boost": 0.3}  # the page that explains a thing comes first
+    return linked(markdown, config.extra["repository"], page.file.src_uri)
+
+
+def unbroken(page: str) -> str:
+    """A page whose short names and options do not break at a dash."""
+    page = re.sub(r"<code>([^<\s]{1,30})</code>", r'<code class="short">\1</code>', page)
+    shown = re.compile(r'<code>[^<]*</code>|<div class="language-console.*?</code>', re.DOTALL)
+    option = re.compile(r"(?<=[ >])--?[a-z][\w-]*")
+    return shown.sub(lambda each: option.sub(r'<span class="short">\g<0></span>', each[0]), page)
+
+
+def on_post_page(output: str, page: Any, config: Any) -> str:
+    """Called by MkDocs for each page: keeps options whole, and names the theme's dialog."""
+    return unbroken(output).replace('role="dialog"', 'role="dialog" aria-label="Search"')
