@@ -133,14 +133,62 @@ def test_names_become_links_outside_of_code_only():
     )
 
 
-def test_the_site_builds_without_a_warning(tmp_path):
+def test_only_a_link_above_docs_leads_to_the_repository():
+    page = "[a](../a.png) [b](../../b.py)"
+    there = "[a](../a.png) [b](https://host/us/blob/main/b.py)"
+    assert generate.linked(page, "https://host/us", "experiments/faces.md") == there
+
+
+def test_a_page_describes_itself_by_its_first_sentences():
+    start = "# Title\n\n```console\n$ ls\n```\n\n`python a.py`\n\n"
+    page = start + "**Protocol.** *Two* [b](c.md) `<d>`.\n\nMore.\n"
+    assert generate.description(page) == "Two b &lt;d&gt;."
+
+
+def test_an_option_stays_whole():
+    page = "<code>--out</code><code>a --b C</code>"
+    there = '<code class="short">--out</code><code>a <span class="short">--b</span> C</code>'
+    assert generate.unbroken(page) == there
+    shell = '<div class="language-console"><code><span>$ </span>a'
+    assert (
+        generate.unbroken(f"{shell} -k 3</code>")
+        == f'{shell} <span class="short">-k</span> 3</code>'
+    )
+
+
+@pytest.fixture(scope="module")
+def site(tmp_path_factory):
+    """The folder of the built site."""
     pytest.importorskip("mkdocs")
+    out = tmp_path_factory.mktemp("site")
     built = subprocess.run(
-        [sys.executable, "-m", "mkdocs", "build", "--site-dir", str(tmp_path / "site")],
+        [sys.executable, "-m", "mkdocs", "build", "--site-dir", str(out)],
         cwd=PROJECT,
         capture_output=True,
         text=True,
     )
     assert built.returncode == 0, built.stderr
-    page = (tmp_path / "site" / "reference" / "likewise.losses" / "index.html").read_text()
+    return out
+
+
+def test_the_site_builds_without_a_warning(site):
+    page = (site / "reference" / "likewise.losses" / "index.html").read_text()
     assert 'id="likewise.losses.TripletLoss"' in page
+    pages = "".join(path.read_text() for path in site.rglob("index.html"))
+    files = set(re.findall(r'href="https://github.com/[^"]+/blob/main/([^"#]+)', pages))
+    assert [file for file in files if not (PROJECT / file).exists()] == []
+
+
+def test_no_page_is_wider_than_a_phone_and_every_picture_is_there(site, browser):
+    context = browser.new_context(viewport={"width": 390, "height": 844}, offline=True)
+    page, wrong = context.new_page(), []
+    for path in sorted(site.rglob("index.html")):
+        page.goto(path.as_uri())
+        wide, missing = page.evaluate(
+            """() => [document.scrollingElement.scrollWidth > innerWidth,
+                [...document.images].filter(each => !each.naturalWidth).map(each => each.src)]"""
+        )
+        if wide or missing:
+            wrong.append((path.parent.name, wide, missing))
+    context.close()
+    assert wrong == []

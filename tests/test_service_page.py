@@ -5,7 +5,6 @@ import io
 import json
 import os
 import re
-import shutil
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -23,7 +22,7 @@ pytest.importorskip("prometheus_client", reason="the extra serve is not installe
 if not os.environ.get("LIKEWISE_TEST_BROWSER"):
     pytest.importorskip("playwright", reason="Playwright is not installed")
 
-from playwright.sync_api import Error, expect, sync_playwright
+from playwright.sync_api import expect
 
 from likewise.service import Keys, Settings, make_key
 from likewise.service.application import PAGE, Application
@@ -81,23 +80,6 @@ def url(tmp_path_factory):
     folder = tmp_path_factory.mktemp("page")
     with served(color_model(folder / "known"), folder / "keep") as service:
         yield service.url
-
-
-@pytest.fixture(scope="module")
-def browser():
-    with sync_playwright() as player:
-        arguments = ["--no-sandbox"] if hasattr(os, "getuid") and os.getuid() == 0 else []
-        for path in (None, shutil.which("chromium"), shutil.which("google-chrome")):
-            try:
-                found = player.chromium.launch(executable_path=path, args=arguments)
-                break
-            except Error:
-                continue
-        else:
-            leave = pytest.fail if os.environ.get("LIKEWISE_TEST_BROWSER") else pytest.skip
-            leave("no Chromium is installed")
-        yield found
-        found.close()
 
 
 @contextmanager
