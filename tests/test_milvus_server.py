@@ -266,7 +266,8 @@ def opened_in_the_end(server, name, seconds=90):
             time.sleep(0.5)
 
 
-def test_a_server_that_asks_for_a_token_and_speaks_tls(tmp_path):
+def test_a_server_that_asks_for_a_token_and_speaks_tls(server, tmp_path):
+    server.stop()  # only one can run at a time; no test comes after this one
     pem = {name: tmp_path / f"{name}.pem" for name in ("server", "key")}
     names = "subjectAltName=DNS:localhost,IP:127.0.0.1"
     asked = f"req -x509 -newkey rsa:2048 -nodes -days 2 -subj /CN=localhost -addext {names}"
