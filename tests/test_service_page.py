@@ -243,6 +243,18 @@ def test_a_wrong_label_is_corrected(page):
     assert asked[0].endswith(", “green”?")
 
 
+def test_a_view_that_is_asked_for_before_the_model_is_known_has_the_focus(browser, url):
+    with opened(browser, "about:blank") as page:
+        waiting = []
+        page.route("**/v1/model", waiting.append)
+        page.goto(url)
+        page.evaluate("location.hash = 'compare'")
+        page.wait_for_timeout(50)
+        (route,) = waiting
+        route.continue_()
+        expect(page.get_by_role("heading", level=2, name="Compare")).to_be_focused()
+
+
 def test_two_items_are_compared(page):
     visit(page, "Compare")
     first, second = (page.get_by_label(f"{side} picture") for side in ("First", "Second"))

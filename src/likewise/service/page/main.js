@@ -12,6 +12,7 @@ const byId = (id) => document.getElementById(id);
 const main = byId("main");
 const views = {};
 let current = null;
+let isMoved = false; // whether a view was asked for since the page is there
 
 const context = {
   model: null,
@@ -69,7 +70,7 @@ whenKeyIsWanted(
     }),
 );
 
-function show(isMoved) {
+function show(isAsked) {
   const asked = location.hash.slice(1);
   const name = offers(asked) ? asked : current ?? "match";
   if (asked && !offers(asked) && current !== null) return; // as the link to the content
@@ -83,7 +84,7 @@ function show(isMoved) {
     else link.removeAttribute("aria-current");
   }
   document.title = `${view.heading.textContent} · ${context.model.name} · likewise`;
-  if (isMoved) view.heading.focus();
+  if (isAsked) view.heading.focus();
   view.show?.();
 }
 
@@ -92,7 +93,7 @@ function start() {
     byId("again").hidden = false;
     await context.refresh();
     byId("again").hidden = true;
-    show(false);
+    show(isMoved); // perhaps while the model was on its way
   });
 }
 
@@ -101,7 +102,10 @@ byId("forget").addEventListener("click", () => {
   forgetKey();
   location.reload(); // so that nothing stays that the key has shown
 });
-addEventListener("hashchange", () => context.model !== null && show(true));
+addEventListener("hashchange", () => {
+  isMoved = true;
+  if (context.model !== null) show(true);
+});
 // A file that is dropped beside its place must not replace the page.
 const hasFiles = (event) => event.dataTransfer.types.includes("Files");
 addEventListener("dragover", (event) => hasFiles(event) && event.preventDefault());
