@@ -246,7 +246,7 @@ def test_a_wrong_label_is_corrected(page):
 def test_a_view_that_is_asked_for_before_the_model_is_known_has_the_focus(browser, url):
     with opened(browser, "about:blank") as page:
         waiting = []
-        page.route("**/v1/model", waiting.append)
+        page.route("**/v1/model", lambda route: waiting.append(route))
         page.goto(url)
         page.evaluate("location.hash = 'compare'")
         page.wait_for_timeout(50)
