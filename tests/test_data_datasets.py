@@ -3,7 +3,7 @@ import pickle
 import numpy as np
 import pytest
 import torch
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 from torch.utils.data import DataLoader
 
@@ -141,11 +141,12 @@ def test_items_are_stacked_in_the_order_asked_for(indices, batch_size):
 
 
 @given(st.lists(st.integers(-(2**40), 2**40), min_size=1))
+@example([5, -1, -2])
 def test_integer_labels_are_coded_by_value(labels):
     codes, names = encode_labels(labels)
     assert codes.dtype == torch.int64
-    assert names == [str(value) for value in sorted(set(labels))]
-    assert [names[code] for code in codes] == [str(label) for label in labels]
+    assert names == [str(value) for value in sorted({*labels} - {-1})]
+    assert [names[code] if code >= 0 else "-1" for code in codes] == [str(each) for each in labels]
 
 
 @given(st.lists(st.text(st.characters(exclude_categories=["Cs"]), max_size=4), min_size=1))
