@@ -133,19 +133,21 @@ def table(out: Path, sets: list[str], draws: int) -> None:
     for name in sets:
         rows = [kept(out, name, seed, "default") for seed in range(draws)]
         for baseline in ("raw input", "the frozen encoder"):
-            told = [
-                row for row in rows if baseline in row
-            ]  # others keep the frozen encoder as it is
+            told = [row for row in rows if baseline in row]
             if not told:
                 continue
+            kept_frozen = draws - len(told)  # of which no model is judged
             gaps = [row["model"] - row[baseline] if baseline in row else 0.0 for row in rows]
             mean = [sum(row[of] for row in told) / len(told) for of in ("model", baseline)]
             ahead = sum(gap > 0 for gap in gaps)
             seconds = sum(row["seconds"] for row in rows) / draws
             print(
                 f"| {name} | {baseline} | {mean[0]:.3f} | {mean[1]:.3f} | {interval(gaps)} "
-                f"| {ahead} of {draws}, frozen kept in {draws - len(told)} | {seconds:.0f} |"
+                f"| {ahead} of {draws}{f', frozen kept in {kept_frozen}' * (kept_frozen > 0)} "
+                f"| {seconds:.0f} |"
             )
+        if not any("model" in row for row in rows):
+            print(f"| {name} | | | | {rows[0].get('decided')} | | |")
 
 
 def choose(out: Path, sets: list[str], draws: int) -> None:

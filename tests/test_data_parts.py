@@ -141,6 +141,11 @@ def test_data_without_same_or_without_different_is_refused():
         (lambda: split_items(SIX, [float("nan"), 1]), ValueError, "fractions must be above 0"),
         (lambda: sample_items(SIX, per_class=5), ValueError, "per_class must be at most 4, .* '0'"),
         (lambda: sample_items(SIX, per_class=0), ValueError, "per_class must be at least 1, got 0"),
+        (
+            lambda: choose_classes(SIX, [f"{number}" for number in range(6, 30)]),
+            ValueError,
+            r"got '6', .*'17', …\. Strings",
+        ),
         (lambda: choose_classes(SIX, ["9"]), ValueError, r"\(0, 1, 2, 3, 4, 5\), got '9'"),
         (lambda: choose_classes(SIX, [6]), ValueError, "classes must be among those .*, got 6"),
         (lambda: choose_classes(SIX, []), ValueError, "classes must be among .*, got none"),

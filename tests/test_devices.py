@@ -3,7 +3,7 @@ import os
 import pytest
 import torch
 
-from likewise._devices import chosen_device
+from likewise._devices import chosen_device, need_not_wait
 from likewise.errors import InputError
 from likewise.training.loop import _accelerator
 
@@ -58,3 +58,9 @@ def test_accelerate_takes_the_gpu_that_was_named_and_forgets_it(machine, monkeyp
     assert os.environ["ACCELERATE_TORCH_DEVICE"] == "cpu"
     machine(0)
     assert _accelerator(None, "float32").device == torch.device("cpu")
+
+
+def test_only_copies_to_cuda_are_not_waited_for():
+    told = {name: need_not_wait(name) for name in ("cpu", "mps", "cuda", "cuda:1")}
+    assert told == {"cpu": False, "mps": False, "cuda": True, "cuda:1": True}
+    assert need_not_wait(torch.device("cuda", 0))

@@ -245,14 +245,21 @@ def test_a_wrong_label_is_corrected(page):
 
 def test_a_view_that_is_asked_for_before_the_model_is_known_has_the_focus(browser, url):
     with opened(browser, "about:blank") as page:
-        waiting = []
-        page.route("**/v1/model", lambda route: waiting.append(route))
+        asked = []
+
+        def moved(route):
+            asked.append(
+                page.evaluate(
+                    "new Promise(go => { addEventListener('hashchange', () => go(location.hash));"
+                    "location.hash = 'compare'; })"
+                )
+            )
+            route.continue_()
+
+        page.route("**/v1/model", moved)
         page.goto(url)
-        page.evaluate("location.hash = 'compare'")
-        page.wait_for_timeout(50)
-        (route,) = waiting
-        route.continue_()
         expect(page.get_by_role("heading", level=2, name="Compare")).to_be_focused()
+        assert asked == ["#compare"]
 
 
 def test_two_items_are_compared(page):

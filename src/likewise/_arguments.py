@@ -9,6 +9,12 @@ from pathlib import Path
 from likewise.errors import ArtifactError, InputError, InputTypeError, MissingFileError
 
 
+def first_of(words: Iterable[str]) -> str:
+    """The first twelve words for a sentence, and a sign that there are more; "none" of none."""
+    words = list(words)
+    return (", ".join(words[:12]) or "none") + (", …" if len(words) > 12 else "")
+
+
 def is_finite_number(value: object) -> bool:
     """Whether a value is a number that a float can hold; JSON also has larger ones."""
     if isinstance(value, bool) or not isinstance(value, (int, float)):

@@ -7,6 +7,11 @@ import torch
 from likewise.errors import InputError
 
 
+def need_not_wait(device: str | torch.device) -> bool:
+    """Whether a copy to a device may go on while more is asked for: to CUDA alone it is safe."""
+    return torch.device(device).type == "cuda"
+
+
 def chosen_device(device: str | None) -> str:
     """A device by its name, such as "cuda:1"; the current GPU, else the CPU, if None.
 

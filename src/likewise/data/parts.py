@@ -11,6 +11,7 @@ from jaxtyping import Int
 from torch import Tensor
 from torch.utils.data import Dataset as TorchDataset
 
+from likewise._arguments import first_of
 from likewise._checks import as_tensor, check_count
 from likewise.data.datasets import Batch, Dataset, fetch
 from likewise.embedded import Embedded
@@ -345,15 +346,11 @@ def choose_classes(data: Dataset, classes: Sequence[str] | Sequence[int]) -> Sub
     absent = [name for name, code in zip(classes, codes, strict=True) if code not in known.values()]
     if absent or not codes:
         raise InputError(
-            f"classes must be among those of the data ({_some(list(known))}), got "
-            f"{_some([repr(name) for name in absent]) or 'none'}. "
+            f"classes must be among those of the data ({first_of(known)}), got "
+            f"{first_of(map(repr, absent))}. "
             "Strings are class names, integers are codes."
         )
     return Subset(data, np.flatnonzero(np.isin(data.labels.numpy(), codes)))
-
-
-def _some(names: list[str]) -> str:
-    return ", ".join(names[:12]) + (", ..." if len(names) > 12 else "")
 
 
 def _rows_by_class(data: Dataset) -> list[np.ndarray]:

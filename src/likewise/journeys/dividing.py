@@ -4,6 +4,7 @@ from typing import Any, NamedTuple
 
 from likewise import augment as changes
 from likewise import data
+from likewise._arguments import first_of
 from likewise.errors import InputError
 from likewise.journeys import frozen, unlabeled
 from likewise.journeys.recipe import Recipe
@@ -96,9 +97,9 @@ def _hold_out(whole: data.Dataset, recipe: Recipe) -> tuple[data.Dataset, data.D
         return kept, rest
     absent = [name for name in held if name not in present]
     if absent:
-        few = ", ".join(map(repr, present[:12])) + (", …" if len(present) > 12 else "")
         raise InputError(
-            f"must name classes of the data ({few}), got {', '.join(map(repr, absent))}.",
+            f"must name classes of the data ({first_of(map(repr, present))}), got "
+            f"{first_of(map(repr, absent))}.",
             argument="hold_out_classes",
         )
     kept_names = [name for name in present if name not in held]

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from likewise import data
+from likewise._arguments import first_of
 from likewise._checks import check_choice
 from likewise._parts import is_parts
 from likewise.data.benchmarks import PARTS
@@ -246,10 +247,9 @@ def named_classes(
             names += parts_of_list(word)
     absent = [name for name in names if name not in present]
     if absent or not names:
-        few = ", ".join(map(repr, present[:12])) + (", …" if len(present) > 12 else "")
         raise InputError(
-            f"must name classes of the data ({few}), got "
-            f"{', '.join(map(repr, absent)) or 'none'}. Give the option once for each class, or "
+            f"must name classes of the data ({first_of(map(repr, present))}), got "
+            f"{first_of(map(repr, absent))}. Give the option once for each class, or "
             "names separated by commas; one that holds a comma goes in double quotes.",
             argument=argument,
         )

@@ -119,8 +119,8 @@ class _Normalized(torch.autograd.Function):
     """Values less their mean, over their standard deviation, of each channel over all rows.
 
     Weight and bias are applied as well. Returns besides the mean, the sum of squares about it, and
-    the count. Each pass over the values is torch's own of a layer that does not train, which
-    takes any mean and variance and is faster than the same in single steps.
+    the count. To normalize, and to put the gradient together, is a pass of torch's own for a layer
+    that does not train: it takes any mean and variance, and is faster than single steps.
     """
 
     @staticmethod

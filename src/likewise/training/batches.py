@@ -10,6 +10,7 @@ from torch import Tensor, nn
 from torch.utils.data import Sampler
 
 from likewise._checks import check_count
+from likewise._devices import need_not_wait
 from likewise.data import (
     BalancedStream,
     Batch,
@@ -98,7 +99,7 @@ class StreamLoader:
     def placed(self, batch: Batch) -> Batch:
         """A batch on the device."""
         items, labels = batch
-        at_once = self.device.type == "cuda"  # a copy to a GPU need not be waited for
+        at_once = need_not_wait(self.device)
         there = items.to(self.device, non_blocking=at_once) if isinstance(items, Tensor) else items
         return Batch(there, labels.to(self.device, non_blocking=at_once))
 

@@ -15,7 +15,7 @@ from torch.utils.data import Sampler
 
 from likewise import _workers
 from likewise._checks import check_at_least, check_choice, check_count, check_positive
-from likewise._devices import chosen_device
+from likewise._devices import chosen_device, need_not_wait
 from likewise._shares import everything, sharing
 from likewise.augment.presets import draws_by_item
 from likewise.data import (
@@ -601,8 +601,7 @@ def _accelerator(device: str | None, precision: str) -> Any:
         accelerator = Accelerator(
             cpu=chosen == "cpu",
             mixed_precision=PRECISIONS[precision],
-            # A batch is on its way to a GPU while the step is already asked for.
-            dataloader_config=DataLoaderConfiguration(non_blocking=chosen.startswith("cuda")),
+            dataloader_config=DataLoaderConfiguration(non_blocking=need_not_wait(chosen)),
         )
     finally:
         if told is None:

@@ -16,6 +16,7 @@ import torch.distributed as dist
 from torch import Tensor, nn
 from torch.utils.data import Sampler
 
+from likewise._devices import need_not_wait
 from likewise.errors import InputError, MissingExtra
 
 Result = TypeVar("Result")
@@ -391,7 +392,7 @@ def placed(loader: Any, device: torch.device) -> Any:
         num_processes=1,
         process_index=0,
         put_on_device=True,
-        non_blocking=device.type == "cuda",
+        non_blocking=need_not_wait(device),
     )
 
 

@@ -260,7 +260,7 @@ class Collections:
         """
         bytes_of = [4 * len(r["embedding"]) + len(r["metadata"]) + len(r["payload"]) for r in rows]
         parts = np.cumsum([size + 100 for size in bytes_of]) // _AT_ONCE
-        is_apart = replace and any(PARTITION in row for row in rows[:1]) and self._misplaces
+        is_apart = replace and bool(rows) and PARTITION in rows[0] and self._misplaces
         with self._sentences() as client:
             # To repeat an insert of which nothing was heard could store its items twice.
             once = partial(client.insert, timeout=None, retry_times=0)
